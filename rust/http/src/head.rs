@@ -1,0 +1,202 @@
+//! Message heads: what a request or response says before its body.
+
+use crate::headers::{Headers, Span};
+
+/// The HTTP version a message arrived with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Version {
+    /// HTTP/1.0
+    Http10,
+    /// HTTP/1.1
+    #[default]
+    Http11,
+    /// HTTP/2
+    Http2,
+}
+
+impl Version {
+    /// As written in access logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Version::Http10 => "HTTP/1.0",
+            Version::Http11 => "HTTP/1.1",
+            Version::Http2 => "HTTP/2",
+        }
+    }
+}
+
+/// `http` or `https`; a request with any other scheme is refused by the codecs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    /// Cleartext.
+    #[default]
+    Http,
+    /// Over TLS.
+    Https,
+}
+
+impl Scheme {
+    /// Lower-case name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        }
+    }
+}
+
+/// A request method. Methods are case sensitive (RFC 9110 section 9.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Method {
+    #[default]
+    Get,
+    Head,
+    Post,
+    Put,
+    Delete,
+    Connect,
+    Options,
+    Trace,
+    Patch,
+    /// Any other token; the octets stand in the head's arena.
+    Other(Span),
+}
+
+impl Method {
+    /// The standard method with these octets, if it is one.
+    pub fn from_standard(name: &[u8]) -> Option<Method> {
+        Some(match name {
+            b"GET" => Method::Get,
+            b"HEAD" => Method::Head,
+            b"POST" => Method::Post,
+            b"PUT" => Method::Put,
+            b"DELETE" => Method::Delete,
+            b"CONNECT" => Method::Connect,
+            b"OPTIONS" => Method::Options,
+            b"TRACE" => Method::Trace,
+            b"PATCH" => Method::Patch,
+            _ => return None,
+        })
+    }
+
+    /// Idempotent by RFC 9110 section 9.2.2.
+    pub fn is_idempotent(self) -> bool {
+        matches!(
+            self,
+            Method::Get | Method::Head | Method::Put | Method::Delete | Method::Options | Method::Trace
+        )
+    }
+}
+
+/// A request without its body.
+///
+/// `authority`, `path` and `protocol` are spans of `headers`' arena; read them
+/// with the methods below. HTTP/1's `host` becomes `authority` and is not kept
+/// among the fields, so there is one place to look for either version.
+#[derive(Clone, Debug, Default)]
+pub struct RequestHead {
+    /// Fields, without pseudo-headers and without `host`.
+    pub headers: Headers,
+    /// The method.
+    pub method: Method,
+    /// From `:scheme`, the absolute form, or the transport.
+    pub scheme: Scheme,
+    /// The version it arrived with.
+    pub version: Version,
+    authority: Span,
+    path: Span,
+    protocol: Span,
+}
+
+impl RequestHead {
+    /// Forgets everything, keeps the memory.
+    pub fn clear(&mut self) {
+        self.headers.clear();
+        self.method = Method::Get;
+        self.scheme = Scheme::Http;
+        self.version = Version::Http11;
+        self.authority = Span::default();
+        self.path = Span::default();
+        self.protocol = Span::default();
+    }
+
+    /// The method's octets.
+    pub fn method_bytes(&self) -> &[u8] {
+        match self.method {
+            Method::Get => b"GET",
+            Method::Head => b"HEAD",
+            Method::Post => b"POST",
+            Method::Put => b"PUT",
+            Method::Delete => b"DELETE",
+            Method::Connect => b"CONNECT",
+            Method::Options => b"OPTIONS",
+            Method::Trace => b"TRACE",
+            Method::Patch => b"PATCH",
+            Method::Other(span) => self.headers.bytes(span),
+        }
+    }
+
+    /// Sets the method, storing it if it is not a standard one.
+    pub fn set_method(&mut self, name: &[u8]) {
+        self.method = match Method::from_standard(name) {
+            Some(method) => method,
+            None => Method::Other(self.headers.store(name)),
+        };
+    }
+
+    /// Host and optional port; empty if the request named none.
+    pub fn authority(&self) -> &[u8] {
+        self.headers.bytes(self.authority)
+    }
+
+    /// Sets host and optional port.
+    pub fn set_authority(&mut self, authority: &[u8]) {
+        self.authority = self.headers.store(authority);
+    }
+
+    /// Path and query, starting with `/`; `*` for OPTIONS; empty for CONNECT.
+    pub fn path(&self) -> &[u8] {
+        self.headers.bytes(self.path)
+    }
+
+    /// Sets path and query.
+    pub fn set_path(&mut self, path: &[u8]) {
+        self.path = self.headers.store(path);
+    }
+
+    /// The `:protocol` of an extended CONNECT (RFC 8441); empty otherwise.
+    pub fn protocol(&self) -> &[u8] {
+        self.headers.bytes(self.protocol)
+    }
+
+    /// Sets the `:protocol` of an extended CONNECT.
+    pub fn set_protocol(&mut self, protocol: &[u8]) {
+        self.protocol = self.headers.store(protocol);
+    }
+}
+
+/// A response without its body.
+#[derive(Clone, Debug, Default)]
+pub struct ResponseHead {
+    /// Fields, without `:status`.
+    pub headers: Headers,
+    /// Status code, 100 to 999.
+    pub status: u16,
+    /// The version it arrived with.
+    pub version: Version,
+}
+
+impl ResponseHead {
+    /// Forgets everything, keeps the memory.
+    pub fn clear(&mut self) {
+        self.headers.clear();
+        self.status = 0;
+        self.version = Version::Http11;
+    }
+
+    /// 1xx, other than 101 which ends the HTTP exchange.
+    pub fn is_interim(&self) -> bool {
+        (100..200).contains(&self.status) && self.status != 101
+    }
+}

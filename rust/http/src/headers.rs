@@ -1,0 +1,415 @@
+//! The header block: an ordered multimap in one arena.
+
+use std::fmt;
+
+/// A piece of a [`Headers`] arena. Only meaningful for the arena that made it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Span {
+    at: u32,
+    len: u32,
+}
+
+impl Span {
+    /// Length in octets.
+    pub fn len(self) -> usize {
+        self.len as usize
+    }
+
+    /// True for a span of no octets, as [`Span::default`] is.
+    pub fn is_empty(self) -> bool {
+        self.len == 0
+    }
+}
+
+macro_rules! known_headers {
+    ($($variant:ident = $name:literal,)*) => {
+        /// Field names that the proxy itself reads or writes. Comparing one is
+        /// an integer comparison, and its name takes no room in the arena.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum Known {
+            $(#[doc = $name] $variant,)*
+        }
+
+        impl Known {
+            /// Every known name, in the order of the discriminants.
+            pub const ALL: &'static [Known] = &[$(Known::$variant,)*];
+
+            /// The lower-case field name.
+            pub const fn name(self) -> &'static str {
+                match self { $(Known::$variant => $name,)* }
+            }
+
+            /// The known name that equals `name` (already lower case), if any.
+            pub fn from_name(name: &[u8]) -> Option<Known> {
+                // One length class at a time: the compiler turns each arm into a
+                // short chain of word comparisons.
+                match name {
+                    $(n if n == $name.as_bytes() => Some(Known::$variant),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+known_headers! {
+    Accept = "accept",
+    AcceptEncoding = "accept-encoding",
+    AcceptLanguage = "accept-language",
+    Age = "age",
+    Authorization = "authorization",
+    CacheControl = "cache-control",
+    Connection = "connection",
+    ContentEncoding = "content-encoding",
+    ContentLength = "content-length",
+    ContentType = "content-type",
+    Cookie = "cookie",
+    Date = "date",
+    Etag = "etag",
+    Expect = "expect",
+    GrpcStatus = "grpc-status",
+    GrpcMessage = "grpc-message",
+    GrpcTimeout = "grpc-timeout",
+    Host = "host",
+    Http2Settings = "http2-settings",
+    IfModifiedSince = "if-modified-since",
+    IfNoneMatch = "if-none-match",
+    KeepAlive = "keep-alive",
+    LastModified = "last-modified",
+    Location = "location",
+    Origin = "origin",
+    ProxyAuthenticate = "proxy-authenticate",
+    ProxyAuthorization = "proxy-authorization",
+    ProxyConnection = "proxy-connection",
+    Range = "range",
+    Referer = "referer",
+    Server = "server",
+    SetCookie = "set-cookie",
+    Te = "te",
+    Traceparent = "traceparent",
+    Tracestate = "tracestate",
+    Trailer = "trailer",
+    TransferEncoding = "transfer-encoding",
+    Upgrade = "upgrade",
+    UserAgent = "user-agent",
+    Vary = "vary",
+    Via = "via",
+    WwwAuthenticate = "www-authenticate",
+    XEnvoyAttemptCount = "x-envoy-attempt-count",
+    XEnvoyDecoratorOperation = "x-envoy-decorator-operation",
+    XEnvoyExpectedRqTimeoutMs = "x-envoy-expected-rq-timeout-ms",
+    XEnvoyOriginalPath = "x-envoy-original-path",
+    XEnvoyUpstreamServiceTime = "x-envoy-upstream-service-time",
+    XForwardedClientCert = "x-forwarded-client-cert",
+    XForwardedFor = "x-forwarded-for",
+    XForwardedHost = "x-forwarded-host",
+    XForwardedProto = "x-forwarded-proto",
+    XRequestId = "x-request-id",
+}
+
+const UNKNOWN: u8 = u8::MAX;
+const SENSITIVE: u8 = 1;
+
+#[derive(Clone, Copy)]
+struct Field {
+    /// Discriminant of [`Known`], or [`UNKNOWN`].
+    known: u8,
+    flags: u8,
+    name: Span,
+    value: Span,
+}
+
+/// Header fields in order of arrival, names in lower case, in one arena.
+///
+/// `clear` keeps the allocation, so a `Headers` that is reused for message
+/// after message stops allocating. Removing or replacing a field leaves its
+/// old octets in the arena until the next `clear`; the arena is bounded
+/// because the codecs bound what they put in.
+///
+/// The pseudo-header parts of a message (`:path` and so on) live in the same
+/// arena as [`Span`]s that [`crate::RequestHead`] keeps.
+#[derive(Clone, Default)]
+pub struct Headers {
+    arena: Vec<u8>,
+    fields: Vec<Field>,
+    list_size: usize,
+}
+
+impl Headers {
+    /// An empty block that has not allocated.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Forgets all fields and spans, keeps the memory.
+    pub fn clear(&mut self) {
+        self.arena.clear();
+        self.fields.clear();
+        self.list_size = 0;
+    }
+
+    /// Gives memory back when the arena has grown past `keep` octets.
+    pub fn shrink(&mut self, keep: usize) {
+        if self.arena.is_empty() && self.arena.capacity() > keep {
+            self.arena = Vec::new();
+            self.fields = Vec::new();
+        }
+    }
+
+    /// Number of fields.
+    pub fn len(&self) -> usize {
+        self.fields.len()
+    }
+
+    /// True if there are no fields.
+    pub fn is_empty(&self) -> bool {
+        self.fields.is_empty()
+    }
+
+    /// Size as RFC 9113 section 6.5.2 counts it: name + value + 32 for each field.
+    pub fn list_size(&self) -> usize {
+        self.list_size
+    }
+
+    /// Copies `bytes` into the arena.
+    pub fn store(&mut self, bytes: &[u8]) -> Span {
+        // Spans are 32 bits wide. The codecs cap a message far below that, so
+        // saturation can only shorten data that a limit has already refused.
+        let at = u32::try_from(self.arena.len()).unwrap_or(u32::MAX);
+        let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        self.arena.extend_from_slice(bytes);
+        Span { at, len }
+    }
+
+    /// The octets of a span of this arena; empty for a span that is not.
+    pub fn bytes(&self, span: Span) -> &[u8] {
+        let at = span.at as usize;
+        self.arena.get(at..at + span.len as usize).unwrap_or_default()
+    }
+
+    /// Adds a field at the end. `name` must be lower case already.
+    pub fn append(&mut self, name: &[u8], value: &[u8]) {
+        match Known::from_name(name) {
+            Some(known) => self.append_known(known, value),
+            None => {
+                let name = self.store(name);
+                self.append_field(UNKNOWN, name, value);
+            }
+        }
+    }
+
+    /// Adds a field at the end, lower-casing the name on the way in.
+    pub fn append_lower(&mut self, name: &[u8], value: &[u8]) {
+        let start = self.arena.len();
+        let span = self.store(name);
+        let stored = self.arena.get_mut(start..).unwrap_or_default();
+        stored.make_ascii_lowercase();
+        match Known::from_name(stored) {
+            Some(known) => {
+                self.arena.truncate(start);
+                self.append_known(known, value);
+            }
+            None => self.append_field(UNKNOWN, span, value),
+        }
+    }
+
+    /// Adds a field with a known name at the end.
+    pub fn append_known(&mut self, known: Known, value: &[u8]) {
+        self.append_field(known as u8, Span::default(), value);
+    }
+
+    fn append_field(&mut self, known: u8, name: Span, value: &[u8]) {
+        let value = self.store(value);
+        let field = Field { known, flags: 0, name, value };
+        self.list_size += self.name_of(&field).len() + value.len() + 32;
+        self.fields.push(field);
+    }
+
+    /// Marks the field added last as never to be indexed (RFC 7541 section 7.1.3).
+    pub fn mark_last_sensitive(&mut self) {
+        if let Some(field) = self.fields.last_mut() {
+            field.flags |= SENSITIVE;
+        }
+    }
+
+    /// Replaces every field of this name by one. `name` must be lower case.
+    pub fn set(&mut self, name: &[u8], value: &[u8]) {
+        match Known::from_name(name) {
+            Some(known) => self.set_known(known, value),
+            None => {
+                self.remove(name);
+                self.append(name, value);
+            }
+        }
+    }
+
+    /// Replaces every field of this known name by one.
+    pub fn set_known(&mut self, known: Known, value: &[u8]) {
+        self.remove_known(known);
+        self.append_known(known, value);
+    }
+
+    /// Removes every field of this name (lower case); true if there was one.
+    pub fn remove(&mut self, name: &[u8]) -> bool {
+        match Known::from_name(name) {
+            Some(known) => self.remove_known(known),
+            None => self.retain(|_, field_name, _| field_name != name),
+        }
+    }
+
+    /// Removes every field of this known name; true if there was one.
+    pub fn remove_known(&mut self, known: Known) -> bool {
+        if !self.contains_known(known) {
+            return false;
+        }
+        self.retain(|field_known, _, _| field_known != Some(known))
+    }
+
+    /// Keeps the fields for which `keep(known, name, value)` is true; true if any went.
+    pub fn retain(&mut self, mut keep: impl FnMut(Option<Known>, &[u8], &[u8]) -> bool) -> bool {
+        let mut fields = std::mem::take(&mut self.fields);
+        let before = fields.len();
+        fields.retain(|field| {
+            let (name, value) = (self.name_of(field), self.bytes(field.value));
+            keep(known_of(field), name, value)
+        });
+        let gone = fields.len() != before;
+        if gone {
+            self.list_size = fields
+                .iter()
+                .map(|field| self.name_of(field).len() + field.value.len() + 32)
+                .sum();
+        }
+        self.fields = fields;
+        gone
+    }
+
+    /// The first value of this name (lower case).
+    pub fn get(&self, name: &[u8]) -> Option<&[u8]> {
+        let known = Known::from_name(name);
+        let field = self.fields.iter().find(|field| self.is_named(field, known, name))?;
+        Some(self.bytes(field.value))
+    }
+
+    /// Every value of this name (lower case), in order.
+    pub fn get_all<'a>(&'a self, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> + 'a {
+        let known = Known::from_name(name);
+        self.fields
+            .iter()
+            .filter(move |field| self.is_named(field, known, name))
+            .map(|field| self.bytes(field.value))
+    }
+
+    fn is_named(&self, field: &Field, known: Option<Known>, name: &[u8]) -> bool {
+        match known {
+            Some(known) => field.known == known as u8,
+            None => field.known == UNKNOWN && self.bytes(field.name) == name,
+        }
+    }
+
+    /// The first value of this known name.
+    pub fn get_known(&self, known: Known) -> Option<&[u8]> {
+        self.get_all_known(known).next()
+    }
+
+    /// Every value of this known name, in order.
+    pub fn get_all_known(&self, known: Known) -> impl Iterator<Item = &[u8]> + '_ {
+        self.fields
+            .iter()
+            .filter(move |field| field.known == known as u8)
+            .map(|field| self.bytes(field.value))
+    }
+
+    /// True if there is a field of this known name.
+    pub fn contains_known(&self, known: Known) -> bool {
+        self.fields.iter().any(|field| field.known == known as u8)
+    }
+
+    /// All fields in order.
+    pub fn iter(&self) -> impl Iterator<Item = HeaderRef<'_>> + '_ {
+        self.fields.iter().map(|field| HeaderRef {
+            known: known_of(field),
+            name: self.name_of(field),
+            value: self.bytes(field.value),
+            sensitive: field.flags & SENSITIVE != 0,
+        })
+    }
+
+    fn name_of<'a>(&'a self, field: &Field) -> &'a [u8] {
+        match known_of(field) {
+            Some(known) => known.name().as_bytes(),
+            None => self.bytes(field.name),
+        }
+    }
+}
+
+fn known_of(field: &Field) -> Option<Known> {
+    Known::ALL.get(usize::from(field.known)).copied()
+}
+
+/// One field, borrowed from a [`Headers`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct HeaderRef<'a> {
+    /// The name as a [`Known`], if it is one.
+    pub known: Option<Known>,
+    /// The lower-case name.
+    pub name: &'a [u8],
+    /// The value.
+    pub value: &'a [u8],
+    /// Never to be put in an HPACK table.
+    pub sensitive: bool,
+}
+
+impl fmt::Debug for Headers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map()
+            .entries(self.iter().map(|h| {
+                (String::from_utf8_lossy(h.name), String::from_utf8_lossy(h.value))
+            }))
+            .finish()
+    }
+}
+
+impl PartialEq for Headers {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().map(|h| (h.name, h.value)).eq(other.iter().map(|h| (h.name, h.value)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeps_order_and_finds_by_name() {
+        let mut headers = Headers::new();
+        headers.append(b"x-a", b"1");
+        headers.append_lower(b"Content-Type", b"text/plain");
+        headers.append(b"x-a", b"2");
+        assert_eq!(headers.get_all(b"x-a").collect::<Vec<_>>(), [b"1", b"2"]);
+        assert_eq!(headers.get_known(Known::ContentType), Some(&b"text/plain"[..]));
+        assert_eq!(headers.list_size(), 3 + 1 + 32 + 12 + 10 + 32 + 3 + 1 + 32);
+        assert!(headers.remove(b"x-a"));
+        assert!(!headers.remove(b"x-a"));
+        assert_eq!(headers.len(), 1);
+        assert_eq!(headers.list_size(), 12 + 10 + 32);
+    }
+
+    #[test]
+    fn every_known_name_finds_itself() {
+        for &known in Known::ALL {
+            assert_eq!(Known::from_name(known.name().as_bytes()), Some(known));
+        }
+    }
+
+    #[test]
+    fn clear_keeps_the_allocation() {
+        let mut headers = Headers::new();
+        headers.append(b"x-long-name", &[b'v'; 500]);
+        let capacity = headers.arena.capacity();
+        headers.clear();
+        headers.append(b"x-long-name", &[b'v'; 400]);
+        assert_eq!(headers.arena.capacity(), capacity);
+    }
+}
