@@ -1,1 +1,25 @@
-//! pymesh-model.
+//! The intermediate representation between "what somebody configured" and
+//! "what the hot path reads".
+//!
+//! Whatever configured the proxy (xDS, a bootstrap file, a simulator) ends in
+//! one immutable [`Snapshot`]; the engine reads nothing else. The types say
+//! what is supported: a field that the engine does not act on does not exist
+//! here, so translation has nowhere to hide it and must refuse it by name.
+//!
+//! Everything is shared by `Arc`: a new snapshot that changes one cluster
+//! shares all the others with the old one, and the engine keeps the runtime
+//! state (pools, balancer cursors) of whatever is pointer-equal.
+#![forbid(unsafe_code)]
+
+pub mod cluster;
+pub mod endpoint;
+pub mod filter;
+pub mod format;
+pub mod http;
+pub mod listener;
+pub mod matcher;
+pub mod route;
+pub mod snapshot;
+pub mod tls;
+
+pub use snapshot::{Node, Snapshot};

@@ -1,0 +1,161 @@
+//! Clusters (Envoy `config.cluster.v3`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::endpoint::Endpoints;
+use crate::snapshot::WorkloadLabels;
+use crate::tls::ClientTls;
+
+/// A group of endpoints that serve the same thing, and how to talk to them.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    /// Unique name.
+    pub name: Arc<str>,
+    /// `alt_stat_name`, or the name.
+    pub stat_name: Arc<str>,
+    /// Where endpoints come from.
+    pub discovery: Discovery,
+    /// The endpoints known now. Shared, so that EDS updates leave the rest alone.
+    pub endpoints: Arc<Endpoints>,
+    /// How one is chosen.
+    pub balance: Balance,
+    /// Time for TCP and TLS handshakes together (default 5 s).
+    pub connect_timeout: Duration,
+    /// Circuit breakers at default priority.
+    pub thresholds: Thresholds,
+    /// Which HTTP is spoken.
+    pub http: UpstreamHttp,
+    /// How octets are carried.
+    pub transport: Transport,
+    /// Soft limit on octets buffered for one connection in each direction.
+    pub buffer_limit: usize,
+    /// What metrics call this destination, from `metadata.filter_metadata.istio`.
+    pub service: ServiceLabels,
+}
+
+/// `cluster_discovery_type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Discovery {
+    Static,
+    Eds,
+    StrictDns,
+    LogicalDns,
+    /// The address the client wanted to reach.
+    OriginalDst,
+}
+
+/// `lb_policy` with its settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Balance {
+    /// In turn, by weight.
+    RoundRobin,
+    /// The less busy of `choices` random ones; by weight when weights differ.
+    LeastRequest {
+        /// At least 2.
+        choices: u32,
+    },
+    /// Any, by weight.
+    Random,
+}
+
+/// Circuit breakers; a request over a threshold is answered 503 with flag `UO`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Thresholds {
+    pub connections: u32,
+    pub pending_requests: u32,
+    pub requests: u32,
+    pub retries: u32,
+}
+
+impl Default for Thresholds {
+    fn default() -> Self {
+        Thresholds { connections: 1024, pending_requests: 1024, requests: 1024, retries: 3 }
+    }
+}
+
+/// `HttpProtocolOptions`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamHttp {
+    /// Which version.
+    pub protocol: UpstreamProtocol,
+    /// A pooled connection without requests is closed after this; zero means never (default 1 h).
+    pub idle_timeout: Duration,
+    /// Requests after which a connection is closed; zero means no limit.
+    pub requests_per_connection: u32,
+    /// Most streams we open on one HTTP/2 connection.
+    pub concurrent_streams: u32,
+    /// Receive window per stream, octets.
+    pub stream_window: u32,
+    /// Receive window per connection, octets.
+    pub connection_window: u32,
+    /// Largest response header list, octets.
+    pub header_list_size: usize,
+    /// Most response fields.
+    pub header_count: usize,
+}
+
+impl Default for UpstreamHttp {
+    fn default() -> Self {
+        UpstreamHttp {
+            protocol: UpstreamProtocol::Http1,
+            idle_timeout: Duration::from_secs(3600),
+            requests_per_connection: 0,
+            concurrent_streams: 1024,
+            stream_window: 256 * 1024,
+            connection_window: 1024 * 1024,
+            header_list_size: 60 * 1024,
+            header_count: 100,
+        }
+    }
+}
+
+/// Which HTTP is spoken upstream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UpstreamProtocol {
+    /// `explicit_http_config.http_protocol_options`.
+    #[default]
+    Http1,
+    /// `explicit_http_config.http2_protocol_options`.
+    Http2,
+    /// `auto_config`: by ALPN.
+    Auto,
+    /// `use_downstream_protocol_config`.
+    Downstream,
+}
+
+/// `transport_socket` and `transport_socket_matches`.
+#[derive(Clone, Debug, Default)]
+pub struct Transport {
+    /// For endpoints that no match names: TLS or plain octets.
+    pub default: Option<Arc<ClientTls>>,
+    /// The first whose criteria are all in the endpoint's
+    /// `envoy.transport_socket_match` metadata is taken.
+    pub matches: Vec<TransportMatch>,
+}
+
+/// `TransportSocketMatch`.
+#[derive(Clone, Debug)]
+pub struct TransportMatch {
+    /// For logs.
+    pub name: Arc<str>,
+    /// Keys and values; empty matches every endpoint.
+    pub criteria: Vec<(Box<str>, Box<str>)>,
+    /// `None`: plain octets.
+    pub tls: Option<Arc<ClientTls>>,
+}
+
+/// What Istio's metrics say about a destination.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ServiceLabels {
+    /// Host, such as `reviews.shop.svc.cluster.local`.
+    pub host: Arc<str>,
+    /// Short name.
+    pub name: Arc<str>,
+    /// Namespace.
+    pub namespace: Arc<str>,
+    /// Workload, where the cluster stands for one (inbound clusters: this proxy's).
+    pub workload: WorkloadLabels,
+}

@@ -1,0 +1,295 @@
+//! Route tables (Envoy `config.route.v3`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use regex::bytes::Regex;
+
+use crate::format::Template;
+use crate::matcher::{HeaderMatch, QueryMatch};
+
+/// `RouteConfiguration`.
+#[derive(Clone, Debug, Default)]
+pub struct RouteTable {
+    /// Unique name.
+    pub name: Arc<str>,
+    /// Virtual hosts; a domain stands in one of them only.
+    pub virtual_hosts: Vec<VirtualHost>,
+    /// Applied last (or first, see `most_specific_wins`).
+    pub headers: HeaderOps,
+    /// `most_specific_header_mutations_wins`.
+    pub most_specific_wins: bool,
+    /// `ignore_port_in_host_matching`.
+    pub ignore_port: bool,
+}
+
+/// `VirtualHost`.
+#[derive(Clone, Debug, Default)]
+pub struct VirtualHost {
+    /// Unique name in its table.
+    pub name: Arc<str>,
+    /// Exact names, `*.suffix`, `prefix.*` or `*`, in lower case, with port if it was written.
+    pub domains: Vec<Box<str>>,
+    /// The first that matches is taken.
+    pub routes: Vec<Arc<Route>>,
+    /// Header operations for all routes.
+    pub headers: HeaderOps,
+    /// For routes that have no policy of their own.
+    pub retry: Option<Arc<RetryPolicy>>,
+    /// `require_tls`: redirect requests with scheme http to https.
+    pub require_tls: bool,
+    /// `include_request_attempt_count`: send `x-envoy-attempt-count` upstream.
+    pub attempt_count_in_request: bool,
+    /// `include_attempt_count_in_response`.
+    pub attempt_count_in_response: bool,
+}
+
+/// `Route`.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// Name for logs; may be empty.
+    pub name: Arc<str>,
+    /// When it is taken.
+    pub matches: RouteMatch,
+    /// What it does.
+    pub action: Action,
+    /// Header operations.
+    pub headers: HeaderOps,
+}
+
+/// `RouteMatch`.
+#[derive(Clone, Debug)]
+pub struct RouteMatch {
+    /// The path, without query.
+    pub path: PathMatch,
+    /// ASCII case of the path counts.
+    pub case_sensitive: bool,
+    /// All must match.
+    pub headers: Vec<HeaderMatch>,
+    /// All must match.
+    pub query: Vec<QueryMatch>,
+    /// Only requests whose `content-type` is gRPC.
+    pub grpc: bool,
+    /// `runtime_fraction`: the share of requests, in millionths; `None` for all.
+    pub fraction: Option<u32>,
+}
+
+/// `path_specifier`.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub enum PathMatch {
+    Prefix(Box<str>),
+    Exact(Box<str>),
+    Regex(Regex),
+    /// `/a` matches `/a` and `/a/b`, not `/ab`.
+    SeparatedPrefix(Box<str>),
+    /// CONNECT requests.
+    Connect,
+}
+
+/// What a route does.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// `RouteAction`: send it upstream.
+    Forward(Arc<Forward>),
+    /// `RedirectAction`.
+    Redirect(Arc<Redirect>),
+    /// `DirectResponseAction`.
+    Direct(Arc<DirectResponse>),
+}
+
+/// `RouteAction`.
+#[derive(Clone, Debug)]
+pub struct Forward {
+    /// Which cluster.
+    pub cluster: ClusterChoice,
+    /// Whole request including retries (default 15 s); zero means no limit.
+    pub timeout: Duration,
+    /// Stream without progress; `None`: as the connection manager says; zero means no limit.
+    pub idle_timeout: Option<Duration>,
+    /// `max_stream_duration.grpc_timeout_header_max`: honour `grpc-timeout` up to this; zero: no cap.
+    pub grpc_timeout_max: Option<Duration>,
+    /// `None`: as the virtual host says.
+    pub retry: Option<Arc<RetryPolicy>>,
+    /// How the path is rewritten.
+    pub path_rewrite: Option<PathRewrite>,
+    /// How the host is rewritten.
+    pub host_rewrite: Option<HostRewrite>,
+    /// Put the old host into `x-forwarded-host`.
+    pub append_x_forwarded_host: bool,
+    /// Status when the cluster is not known (503, or 404 / 500 as configured).
+    pub cluster_not_found_status: u16,
+    /// Upgrades allowed on this route; `None`: as the connection manager says.
+    pub upgrades: Option<Vec<Box<str>>>,
+}
+
+/// `cluster_specifier`.
+#[derive(Clone, Debug)]
+pub enum ClusterChoice {
+    /// Always this one.
+    One(Arc<str>),
+    /// By weight.
+    Weighted(Vec<WeightedCluster>),
+    /// Named by this request header (lower case).
+    Header(Box<str>),
+}
+
+/// One entry of `weighted_clusters`.
+#[derive(Clone, Debug)]
+pub struct WeightedCluster {
+    /// Cluster name.
+    pub name: Arc<str>,
+    /// Share of the sum of weights.
+    pub weight: u32,
+    /// Header operations for requests that go here.
+    pub headers: HeaderOps,
+}
+
+/// How the path changes on its way upstream. The query is kept.
+#[derive(Clone, Debug)]
+pub enum PathRewrite {
+    /// `prefix_rewrite`: replaces what the route matched.
+    Prefix(Box<str>),
+    /// `regex_rewrite`: every match of the pattern; `\1` in the substitution.
+    Regex(Regex, Box<str>),
+}
+
+/// How the authority changes on its way upstream.
+#[derive(Clone, Debug)]
+pub enum HostRewrite {
+    /// `host_rewrite_literal`.
+    Literal(Box<str>),
+    /// `auto_host_rewrite`: the endpoint's hostname.
+    Endpoint,
+    /// `host_rewrite_header`: the value of this header (lower case).
+    Header(Box<str>),
+}
+
+/// `RedirectAction`. `None` keeps the request's own.
+#[derive(Clone, Debug, Default)]
+#[allow(missing_docs)]
+pub struct Redirect {
+    /// `https_redirect` or `scheme_redirect`, lower case.
+    pub scheme: Option<Box<str>>,
+    pub host: Option<Box<str>>,
+    pub port: Option<u16>,
+    pub path: Option<RedirectPath>,
+    /// 301, 302, 303, 307 or 308.
+    pub status: u16,
+    pub strip_query: bool,
+}
+
+/// `path_rewrite_specifier` of a redirect.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub enum RedirectPath {
+    Full(Box<str>),
+    Prefix(Box<str>),
+    Regex(Regex, Box<str>),
+}
+
+/// `DirectResponseAction`.
+#[derive(Clone, Debug, Default)]
+#[allow(missing_docs)]
+pub struct DirectResponse {
+    pub status: u16,
+    pub body: Arc<[u8]>,
+}
+
+/// `RetryPolicy`.
+#[derive(Clone, Debug)]
+pub struct RetryPolicy {
+    /// Conditions.
+    pub on: RetryOn,
+    /// Status codes for `retriable-status-codes`.
+    pub statuses: Vec<u16>,
+    /// Attempts after the first.
+    pub num_retries: u32,
+    /// Zero: the route's timeout.
+    pub per_try_timeout: Duration,
+    /// Exponential back-off with full jitter: first and largest step.
+    pub base_interval: Duration,
+    /// See `base_interval`.
+    pub max_interval: Duration,
+    /// `previous_hosts`: prefer an endpoint that has not failed this request yet.
+    pub avoid_previous_hosts: bool,
+    /// `host_selection_retry_max_attempts`.
+    pub host_selection_attempts: u32,
+}
+
+/// `retry_on`, as flags.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct RetryOn {
+    /// `connect-failure`: nothing was sent.
+    pub connect_failure: bool,
+    /// `refused-stream`.
+    pub refused_stream: bool,
+    /// `reset`: the upstream went away before the response head.
+    pub reset: bool,
+    /// `reset-before-request`: the same, and the request was not sent.
+    pub reset_before_request: bool,
+    /// `5xx` (includes connect failure, reset and refused stream).
+    pub server_error: bool,
+    /// `gateway-error`: 502, 503, 504.
+    pub gateway_error: bool,
+    /// `retriable-4xx`: 409.
+    pub retriable_4xx: bool,
+    /// `retriable-status-codes`.
+    pub statuses: bool,
+    /// gRPC status `cancelled` in the response head.
+    pub grpc_cancelled: bool,
+    pub grpc_deadline_exceeded: bool,
+    pub grpc_internal: bool,
+    pub grpc_resource_exhausted: bool,
+    pub grpc_unavailable: bool,
+}
+
+/// Header operations: removals first, then additions in order.
+#[derive(Clone, Debug, Default)]
+pub struct HeaderOps {
+    /// On the request.
+    pub request: HeaderEdit,
+    /// On the response.
+    pub response: HeaderEdit,
+}
+
+/// Operations on one header block.
+#[derive(Clone, Debug, Default)]
+pub struct HeaderEdit {
+    /// Lower-case names.
+    pub remove: Vec<Box<str>>,
+    /// What to add, in order.
+    pub add: Vec<HeaderAdd>,
+}
+
+impl HeaderEdit {
+    /// True if nothing is to be done.
+    pub fn is_empty(&self) -> bool {
+        self.remove.is_empty() && self.add.is_empty()
+    }
+}
+
+/// `HeaderValueOption`.
+#[derive(Clone, Debug)]
+pub struct HeaderAdd {
+    /// Lower-case name; `:path` and `:authority` may be overwritten on requests.
+    pub name: Box<str>,
+    /// Value with substitutions.
+    pub value: Template,
+    /// What happens to values that are there.
+    pub action: AppendAction,
+    /// An empty value is still added.
+    pub keep_empty: bool,
+}
+
+/// `HeaderAppendAction`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum AppendAction {
+    #[default]
+    AppendIfExistsOrAdd,
+    AddIfAbsent,
+    OverwriteIfExistsOrAdd,
+    OverwriteIfExists,
+}
