@@ -1,0 +1,1 @@
+"""What tests and benchmarks share: peers, ports, processes, certificates and small origins."""
