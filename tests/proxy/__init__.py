@@ -1,0 +1,1 @@
+"""A running proxy, ours or Envoy, over one and the same bootstrap: what differential tests stand on."""
