@@ -1,8 +1,9 @@
 """Envoy's, Istio's and the well-known protobuf messages, in a pool of our own.
 
-The classes are built at first use from one pinned descriptor set (``proto/envoy.binpb``, the same file that the
-Rust side compiles). The pool is private on purpose: another package of the same process that registers its own
-``envoy.*`` files in protobuf's default pool can neither clash with these classes nor change them.
+The classes are built at first use from one pinned descriptor set (``proto/envoy.binpb``, the same file
+that the Rust side compiles). The pool is private on purpose: another package of the same process that
+registers its own ``envoy.*`` files in protobuf's default pool can neither clash with these classes nor
+change them.
 
     from pymesh.control.xds import pb
 
@@ -10,15 +11,16 @@ Rust side compiles). The pool is private on purpose: another package of the same
     http = pb.message("envoy.config.core.v3.Node")     # any message by its full name
     listener.filter_chains.add().filters.add(name="hcm", typed_config=pb.pack(pb.Router()))
 
-Messages of this pool never mix with messages of generated ``*_pb2`` modules: assigning one to the other raises.
+Messages of this pool never mix with messages of generated ``*_pb2`` modules: assigning one to the other
+raises.
 """
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
-from typing import Any
 
 from google.protobuf import descriptor_pb2, json_format, message_factory
 from google.protobuf.descriptor import EnumDescriptor
@@ -72,7 +74,7 @@ def pool() -> DescriptorPool:
 
 
 @cache
-def message(full_name: str) -> Any:
+def message(full_name: str) -> typing.Any:
     """The class of the message ``full_name``, as in ``envoy.config.core.v3.Node``.
 
     Raises ``KeyError`` when the descriptor set lacks it.
@@ -99,7 +101,7 @@ def _short_names() -> Mapping[str, tuple[str, ...]]:
     return index
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> typing.Any:
     """``pb.Listener`` and the like: a top-level message or enum by its short name."""
     candidates = _short_names().get(name, ()) if name[:1].isupper() else ()
     if not candidates:
@@ -124,25 +126,29 @@ def type_url(of: Message | type[Message]) -> str:
 
 
 def encode(of: Message) -> bytes:
-    """The one wire form of a message: map entries in sorted order, so that equal messages have equal bytes."""
+    """The one wire form of a message: map entries in sorted order, so that equal messages have equal
+    bytes.
+    """
     return of.SerializeToString(deterministic=True)
 
 
-def pack(of: Message) -> Any:
+def pack(of: Message) -> typing.Any:
     """``of`` in a ``google.protobuf.Any``, encoded deterministically."""
     return message("google.protobuf.Any")(type_url=type_url(of), value=encode(of))
 
 
-def unpack(packed: Any) -> Any:
-    """The message inside an ``Any``. Raises ``KeyError`` for a type we do not know, ``DecodeError`` for bad bytes."""
+def unpack(packed: typing.Any) -> typing.Any:
+    """The message inside an ``Any``. Raises ``KeyError`` for a type we do not know, ``DecodeError`` for
+    bad bytes.
+    """
     return message(packed.type_url.rpartition("/")[2]).FromString(packed.value)
 
 
-def to_json(of: Message) -> dict[str, Any]:
+def to_json(of: Message) -> dict[str, typing.Any]:
     """The message in protobuf's JSON form with proto field names, as Envoy's ``/config_dump`` shows it."""
     return json_format.MessageToDict(of, preserving_proto_field_name=True, descriptor_pool=pool())
 
 
-def from_json(full_name: str, value: Mapping[str, Any]) -> Any:
+def from_json(full_name: str, value: Mapping[str, typing.Any]) -> typing.Any:
     """The message ``full_name`` from its JSON form. Raises ``json_format.ParseError`` on unknown fields."""
     return json_format.ParseDict(dict(value), message(full_name)(), descriptor_pool=pool())

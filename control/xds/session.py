@@ -1,0 +1,262 @@
+"""One proxy's stream, as a pure machine: requests and snapshots go in, encoded responses come out.
+
+The machine holds no queue. It remembers what the proxy was sent, is told what the proxy should have
+(:meth:`Session.update`), and :meth:`Session.pull` computes the next response from the difference. A slow
+reader thus costs nothing: the driver pulls again when the last write finished, and only the latest
+snapshot counts.
+
+Rules of the protocol that are kept here, for both variants:
+
+* Types go out in the order clusters, endpoints, listeners, routes, secrets, and what was removed of
+  clusters and endpoints goes last, after the routes that stopped using it (make before break).
+* A cluster that changed waits in the proxy ("warms") until it hears its endpoints again, changed or not. Its endpoint
+  resource therefore becomes owed to the proxy whenever the cluster is sent.
+* The first request of a type is always answered, even by an empty response, since the proxy waits for one.
+* A refused response (NACK) is not sent again; the next change of a resource sends that resource.
+
+The two variants are :class:`~pymesh.control.xds.sotw.SotwSession` and
+:class:`~pymesh.control.xds.delta.DeltaSession`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from types import MappingProxyType
+from typing import Any
+
+from pymesh.control.xds import pb
+from pymesh.control.xds.cache import Resource, Snapshot, Table
+
+#: The order in which types are sent; types that are not listed come last, by name.
+ORDER = (pb.CLUSTER, pb.ENDPOINTS, pb.LISTENER, pb.ROUTES, pb.SECRET)
+#: Types whose removals wait until everything else was sent.
+RETIRED_LAST = (pb.CLUSTER, pb.ENDPOINTS)
+#: Types for which an empty first subscription means everything.
+WILDCARD_TYPES = frozenset({pb.CLUSTER, pb.LISTENER})
+WILDCARD = "*"
+#: Limits on what one stream may make us remember.
+MAX_NAMES = 100_000
+MAX_TYPES = 32
+
+EMPTY_TABLE = Table(MappingProxyType({}), "")
+
+
+class SessionError(Exception):
+    """The client broke the protocol; the stream ends with this message."""
+
+
+class Outcome(Enum):
+    """What a request meant."""
+
+    SUBSCRIBED = "subscribed"
+    ACKED = "acked"
+    REJECTED = "rejected"
+    STALE = "stale"
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A request, judged."""
+
+    outcome: Outcome
+    type_url: str
+    #: The version acknowledged or rejected, if the request was about one.
+    version: str = ""
+    #: The proxy's reason for a rejection.
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An encoded response, ready for the wire."""
+
+    type_url: str
+    nonce: str
+    version: str
+    body: bytes
+    resources: int
+    removed: int
+
+
+@dataclass(frozen=True, slots=True)
+class TypeStatus:
+    """What a stream knows about one type, for the admin pages."""
+
+    type_url: str
+    wildcard: bool
+    subscribed: int
+    sent_version: str
+    acked_version: str
+    rejected_version: str
+    rejection: str
+
+
+@dataclass(slots=True)
+class Subscription:
+    """Everything remembered about one type on one stream."""
+
+    type_url: str
+    wildcard: bool = False
+    names: set[str] = field(default_factory=set)
+    #: Name -> version of what the proxy has, as far as we know.
+    sent: dict[str, str] = field(default_factory=dict)
+    #: Names that must be answered although nothing changed, as far as (or as soon as) they are subscribed.
+    owed: set[str] = field(default_factory=set)
+    #: The proxy waits for a response, even an empty one.
+    awaited: bool = False
+    #: The table that the proxy is up to date with; None when that is not known.
+    settled: Table | None = None
+    #: Nonce of the latest response.
+    nonce: str = ""
+    sent_version: str = ""
+    acked_version: str = ""
+    rejected_version: str = ""
+    rejection: str = ""
+    requested: bool = False
+
+    def wants(self, name: str) -> bool:
+        return self.wildcard or name in self.names
+
+    def wanted(self, table: Table) -> Iterator[Resource]:
+        """The resources of ``table`` that the proxy subscribed to, in a stable order."""
+        if self.wildcard:
+            yield from table.resources.values()
+            return
+        for name in sorted(self.names):
+            resource = table.resources.get(name)
+            if resource is not None:
+                yield resource
+
+    def changed(self, table: Table) -> list[Resource]:
+        """The wanted resources that the proxy lacks, has in another version, or is owed."""
+        return [r for r in self.wanted(table) if self.sent.get(r.name) != r.version or r.name in self.owed]
+
+    def owe(self, name: str) -> None:
+        """Answer for ``name`` with the next response."""
+        self.owed.add(name)
+        self.settled = None
+
+    def absent(self, table: Table) -> set[str]:
+        """Names that the proxy is owed an answer for and that do not exist. Unwanted ones are forgotten."""
+        absent = {n for n in self.owed if n not in table.resources}
+        unwanted = {n for n in absent if not self.wants(n)}
+        self.owed -= unwanted
+        return absent - unwanted
+
+    def retired(self, table: Table) -> list[str]:
+        """Names that the proxy has and should not have."""
+        return sorted(n for n in self.sent if n not in table.resources or not self.wants(n))
+
+    def judge(self, version: str, reason: str | None) -> Received:
+        """Record the proxy's answer to the response that carried ``version``."""
+        if reason is None:
+            self.acked_version = version
+            if version == self.sent_version:
+                self.rejected_version = self.rejection = ""
+            return Received(Outcome.ACKED, self.type_url, version)
+        self.rejected_version, self.rejection = version, reason
+        return Received(Outcome.REJECTED, self.type_url, version, reason)
+
+    def status(self) -> TypeStatus:
+        return TypeStatus(
+            self.type_url,
+            self.wildcard,
+            len(self.names),
+            self.sent_version,
+            self.acked_version,
+            self.rejected_version,
+            self.rejection,
+        )
+
+
+class Session(ABC):
+    """What both variants share. Not thread-safe: one driver owns one session."""
+
+    def __init__(self) -> None:
+        self._snapshot: Snapshot = MappingProxyType({})
+        self._types: dict[str, Subscription] = {}
+        self._nonces = 0
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Say what the proxy should have from now on."""
+        self._snapshot = snapshot
+
+    @abstractmethod
+    def receive(self, request: Any) -> Received:
+        """Take a request message. Raises :class:`SessionError` when the stream has to end."""
+
+    @abstractmethod
+    def _respond(self, subscription: Subscription, table: Table, *, retire: bool) -> Response | None:
+        """The next response of one type, if any; removals only with ``retire``."""
+
+    def pull(self) -> Response | None:
+        """The next response to send, or None when the proxy has (or was sent) everything."""
+        subscribed = sorted((s for s in self._types.values() if s.requested), key=lambda s: _rank(s.type_url))
+        for retire in (False, True):
+            for subscription in subscribed:
+                table = self._snapshot.get(subscription.type_url, EMPTY_TABLE)
+                if subscription.settled is table and not subscription.awaited:
+                    continue
+                last = retire or subscription.type_url not in RETIRED_LAST
+                response = self._respond(subscription, table, retire=last)
+                if response is not None:
+                    return response
+                if last:
+                    subscription.settled = table
+        return None
+
+    def status(self) -> list[TypeStatus]:
+        """Per type what was sent, acknowledged and refused."""
+        return [self._types[t].status() for t in sorted(self._types, key=_rank) if self._types[t].requested]
+
+    def _subscription(self, type_url: str) -> Subscription:
+        if not type_url.startswith(pb.TYPE_PREFIX):
+            shown = type_url[:200]
+            raise SessionError(
+                f"type_url {shown!r} is not a resource type (it must start with {pb.TYPE_PREFIX})"
+            )
+        known = self._types.get(type_url)
+        if known is None:
+            if len(self._types) >= MAX_TYPES:
+                raise SessionError(f"more than {MAX_TYPES} resource types on one stream")
+            known = self._types[type_url] = Subscription(type_url)
+        return known
+
+    def _next_nonce(self) -> str:
+        self._nonces += 1
+        return f"{self._nonces:x}"
+
+    def _note_sent(self, subscription: Subscription, resources: Iterable[Resource]) -> None:
+        """Record resources as sent, and owe the endpoints that a sent cluster will wait for."""
+        for resource in resources:
+            subscription.sent[resource.name] = resource.version
+            subscription.owed.discard(resource.name)
+            if resource.endpoints is not None:
+                self._subscription(pb.ENDPOINTS).owe(resource.endpoints)
+
+
+def checked(names: Iterable[str], type_url: str, already: int = 0) -> list[str]:
+    """``names`` as a list, refused when the stream would have to remember too many."""
+    listed = list(names)
+    if already + len(listed) > MAX_NAMES:
+        raise SessionError(f"more than {MAX_NAMES} names subscribed of {type_url}")
+    return listed
+
+
+def rejection(request: Any) -> str | None:
+    """The proxy's reason when ``request`` refuses a response, None when it accepts."""
+    if not request.HasField("error_detail"):
+        return None
+    return str(request.error_detail.message) or f"code {request.error_detail.code}"
+
+
+def encoded(header: Any, fields: Iterable[bytes]) -> bytes:
+    """A response: its header's fields followed by the pre-encoded resource fields."""
+    return b"".join((pb.encode(header), *fields))
+
+
+def _rank(type_url: str) -> tuple[int, str]:
+    return (ORDER.index(type_url) if type_url in ORDER else len(ORDER), type_url)
