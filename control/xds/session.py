@@ -9,8 +9,8 @@ Rules of the protocol that are kept here, for both variants:
 
 * Types go out in the order clusters, endpoints, listeners, routes, secrets, and what was removed of
   clusters and endpoints goes last, after the routes that stopped using it (make before break).
-* A cluster that changed waits in the proxy ("warms") until it hears its endpoints again, changed or not. Its endpoint
-  resource therefore becomes owed to the proxy whenever the cluster is sent.
+* A cluster that changed waits in the proxy ("warms") until it hears its endpoints again, changed or not.
+  Its endpoint resource therefore becomes owed to the proxy whenever the cluster is sent.
 * The first request of a type is always answered, even by an empty response, since the proxy waits for one.
 * A refused response (NACK) is not sent again; the next change of a resource sends that resource.
 

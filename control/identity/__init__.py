@@ -1,0 +1,1 @@
+"""Who a workload is: tokens prove it once, certificates prove it to everybody else."""

@@ -1,0 +1,111 @@
+"""Bearer tokens of workloads.
+
+The local implementation is a file of hashes, so that reading the file does not give a token away:
+
+    {"<sha256 of the token, hex>": {"namespace": "shop", "serviceAccount": "cart"}}
+
+It must have mode 0600 and is read again whenever it changes. A change that cannot be read keeps the
+tokens that were valid before, and is logged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import os
+import re
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from pymesh.control.identity import private_files
+from pymesh.control.identity.spiffe import Identity
+
+log = logging.getLogger(__name__)
+
+_HASH = re.compile(r"[0-9a-f]{64}")
+#: Longer tokens are refused unread; service account JWTs are below 4 KiB.
+MAX_TOKEN = 16 * 1024
+
+
+class Authenticator(Protocol):
+    """Turns a bearer token into an identity."""
+
+    def authenticate(self, token: str) -> Identity | None:
+        """The identity that ``token`` proves, or None."""
+
+
+class TokenFileError(Exception):
+    """The token file cannot be used: what, where and how to fix it."""
+
+
+class _Workload(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
+    namespace: str
+    service_account: str
+
+
+class TokenFile:
+    """An :class:`Authenticator` over a file of token hashes."""
+
+    def __init__(self, path: Path, trust_domain: str) -> None:
+        self._path = path
+        self._trust_domain = trust_domain
+        self._stamp = self._stamp_of_file()
+        self._identities = self._load()
+
+    def authenticate(self, token: str) -> Identity | None:
+        if not token or len(token) > MAX_TOKEN:
+            return None
+        self._reload_if_changed()
+        presented = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+        found: Identity | None = None
+        # Every entry is compared, in constant time each: neither order nor success shows in the duration.
+        for known, identity in self._identities:
+            if hmac.compare_digest(known, presented):
+                found = identity
+        return found
+
+    def _reload_if_changed(self) -> None:
+        stamp = self._stamp_of_file()
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            self._identities = self._load()
+        except TokenFileError as error:
+            log.error("token file not reloaded, the old tokens stay valid", extra={"reason": str(error)})
+        else:
+            log.info("token file reloaded", extra={"tokens": len(self._identities)})
+
+    def _stamp_of_file(self) -> tuple[int, int, int] | None:
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns, found.st_size
+
+    def _load(self) -> list[tuple[bytes, Identity]]:
+        try:
+            content = private_files.read(self._path, limit=16 << 20)
+            entries = msgspec.json.decode(content, type=dict[str, _Workload])
+        except OSError as error:
+            raise TokenFileError(f"{self._path}: {error.strerror}") from error
+        except private_files.InsecureFile as error:
+            raise TokenFileError(str(error)) from error
+        except msgspec.DecodeError as error:
+            raise TokenFileError(f"{self._path}: {error}") from error
+        identities = []
+        for number, (hashed, workload) in enumerate(entries.items(), start=1):
+            if not _HASH.fullmatch(hashed):
+                raise TokenFileError(
+                    f"{self._path}: entry {number}: the key is not a sha256 in lower-case hex; "
+                    "hint: hash the token, never store it"
+                )
+            try:
+                identity = Identity(self._trust_domain, workload.namespace, workload.service_account)
+            except ValueError as error:
+                raise TokenFileError(f"{self._path}: entry {number}: {error}") from error
+            identities.append((bytes.fromhex(hashed), identity))
+        return identities

@@ -1,0 +1,107 @@
+"""The authority's files: modes, atomic creation, supplied authorities that do not fit."""
+
+import os
+import stat
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from pymesh.control.identity import private_files, storage
+from pymesh.control.identity.authority import AuthorityError, LifetimePolicy, private_pem, self_signed
+from pymesh.control.identity.spiffe import Identity
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+POLICY = LifetimePolicy()
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_the_root_is_private_and_kept(tmp_path: Path) -> None:
+    folder = tmp_path / "ca"
+    first = storage.open_or_create(folder, "cluster.local", NOW, POLICY)
+    again = storage.open_or_create(folder, "cluster.local", NOW, POLICY)
+    assert first.root_pem == again.root_pem
+    assert mode(folder) == 0o700
+    assert mode(folder / "root.pem") == 0o600
+    assert (folder / "root-cert.pem").read_text() == first.root_pem
+    assert sorted(p.name for p in folder.iterdir()) == ["root-cert.pem", "root.pem"]
+
+
+def test_creation_never_overwrites(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    assert private_files.create(path, b"first")
+    assert not private_files.create(path, b"second")
+    assert private_files.read(path) == b"first"
+    assert os.listdir(tmp_path) == ["secret"]
+
+
+def test_a_root_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    storage.open_or_create(tmp_path, "cluster.local", NOW, POLICY)
+    (tmp_path / "root.pem").chmod(0o640)
+    with pytest.raises(AuthorityError, match="chmod 600"):
+        storage.open_or_create(tmp_path, "cluster.local", NOW, POLICY)
+
+
+def test_a_damaged_or_expired_root_is_refused(tmp_path: Path) -> None:
+    made = storage.open_or_create(tmp_path, "cluster.local", NOW, POLICY)
+    with pytest.raises(AuthorityError, match="not valid now"):
+        storage.open_or_create(tmp_path, "cluster.local", made.root.not_valid_after_utc, POLICY)
+    private_files.write(tmp_path / "root.pem", b"garbage")
+    with pytest.raises(AuthorityError, match=r"root\.pem"):
+        storage.open_or_create(tmp_path, "cluster.local", NOW, POLICY)
+
+
+def supplied(folder: Path, *, ca: bool = True) -> None:
+    """An intermediate under a root, with Istio's file names."""
+    root = self_signed("corp.example", NOW)
+    key = ec.generate_private_key(ec.SECP256R1())
+    intermediate = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "mesh intermediate")]))
+        .issuer_name(root.root.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(NOW)
+        .not_valid_after(NOW + timedelta(days=30))
+        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+        .sign(root.key, hashes.SHA256())
+    )
+    pem = intermediate.public_bytes(serialization.Encoding.PEM)
+    (folder / "ca-cert.pem").write_bytes(pem)
+    private_files.write(folder / "ca-key.pem", private_pem(key))
+    (folder / "root-cert.pem").write_text(root.root_pem)
+    (folder / "cert-chain.pem").write_bytes(pem + root.root_pem.encode())
+
+
+def test_a_supplied_intermediate_signs_and_sends_its_chain(tmp_path: Path) -> None:
+    supplied(tmp_path)
+    authority = storage.open_supplied(tmp_path, NOW, POLICY)
+    key = ec.generate_private_key(ec.SECP256R1())
+    request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+    pem = request.public_bytes(serialization.Encoding.PEM).decode()
+    issued = authority.sign(pem, Identity("cluster.local", "shop", "cart"), NOW)
+    leaf, intermediate, root = (x509.load_pem_x509_certificate(c.encode()) for c in issued.chain)
+    leaf.verify_directly_issued_by(intermediate)
+    intermediate.verify_directly_issued_by(root)
+
+
+def test_supplied_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(AuthorityError, match=r"ca-cert\.pem: No such file"):
+        storage.open_supplied(tmp_path, NOW, POLICY)
+    supplied(tmp_path, ca=False)
+    with pytest.raises(AuthorityError, match="CA:TRUE is missing"):
+        storage.open_supplied(tmp_path, NOW, POLICY)
+    supplied(tmp_path)
+    private_files.write(tmp_path / "ca-key.pem", private_pem(ec.generate_private_key(ec.SECP256R1())))
+    with pytest.raises(AuthorityError, match="key does not belong"):
+        storage.open_supplied(tmp_path, NOW, POLICY)
+    supplied(tmp_path)
+    (tmp_path / "root-cert.pem").write_text(self_signed("other", NOW).root_pem)
+    with pytest.raises(AuthorityError, match="is not issued by"):
+        storage.open_supplied(tmp_path, NOW, POLICY)
