@@ -1,0 +1,88 @@
+# make demo   the shop mesh, live           make test    everything that has to hold
+# make check  the shop's promises, headless make bench   measure beside other proxies
+# Each target does its own set-up in .venv, dist and .tools; only Python 3.11, Rust (and Go for `test`) are expected.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+# `pip` reads the pinned versions from one file, wherever it is called.
+PIP := $(BIN)/pip --disable-pip-version-check
+SOURCES := $(shell find rust pymesh control -type f \( -name '*.rs' -o -name '*.toml' -o -name '*.py' -o -name '*.pyi' \
+	-o -name '*.proto' -o -name '*.binpb' -o -name '*.md' -o -name '*.html' -o -name '*.js' -o -name '*.css' \) -not -path '*/__pycache__/*')
+
+.DEFAULT_GOAL := help
+.PHONY: help demo check test bench wheel lint lock clean
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n '1,3s/^# //p' Makefile
+
+demo: $(VENV)/installed
+	$(BIN)/pymesh up examples/shop
+
+check: $(VENV)/installed
+	$(BIN)/pymesh up examples/shop --check
+
+wheel: dist/built
+
+# The order is cheap before dear; pytest is last, so that its summary closes the output.
+test: $(VENV)/installed $(VENV)/tools .tools/installed lint
+	@echo "== cargo clippy"
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	@echo "== cargo test"
+	cargo test --locked --workspace
+	@echo "== pytest"
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest
+
+lint: $(VENV)/installed $(VENV)/tools
+	@echo "== ruff, mypy, import-linter"
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/installed .tools/installed
+	PATH="$(CURDIR)/$(BIN):$$PATH" bench/run
+
+# One release build makes the wheel; cargo itself knows what of it is up to date.
+dist/built: $(SOURCES) Cargo.toml Cargo.lock pyproject.toml README.md | $(VENV)/maturin
+	@echo "== wheel (the first release build takes a few minutes)"
+	rm -f dist/*.whl
+	$(BIN)/maturin build --release --locked --out dist
+	@touch $@
+
+$(VENV)/installed: dist/built requirements.lock
+	@echo "== install"
+	$(PIP) install --quiet -c requirements.lock dist/*.whl
+	$(PIP) install --quiet --force-reinstall --no-deps dist/*.whl
+	@touch $@
+
+$(VENV)/python:
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed; hint: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@command -v cargo >/dev/null || { echo "error: cargo is not installed; hint: install Rust 1.88 or later with rustup" >&2; exit 1; }
+	@echo "== virtual environment in $(VENV)"
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/maturin: requirements.lock | $(VENV)/python
+	$(PIP) install --quiet -c requirements.lock maturin
+	@touch $@
+
+# The tools of tests and checks: the pinned file as a whole.
+$(VENV)/tools: requirements.lock | $(VENV)/python
+	$(PIP) install --quiet -r requirements.lock
+	@touch $@
+
+.tools/installed: tests/tools/install.py tests/tools/peers.py | $(VENV)/python
+	@echo "== foreign peers (Envoy, h2spec, gRPC interop, nginx and others)"
+	$(BIN)/python tests/tools/install.py
+	@mkdir -p .tools && touch $@
+
+lock: | $(VENV)/python
+	$(PIP) install --quiet pip-tools
+	$(BIN)/pip-compile --quiet --extra dev --strip-extras --no-emit-index-url --no-emit-trusted-host \
+		--no-emit-find-links --no-header --annotation-style=line -o requirements.lock pyproject.toml
+	@sed -i '1i # Pinned versions of everything that pyproject.toml names, and of what those need. Made by `make lock`.' requirements.lock
+
+clean:
+	rm -rf $(VENV) dist target .tools
