@@ -78,7 +78,7 @@ class CertificateAuthority:
     ) -> Issued:
         """Certify the key of a request for ``identity``, and for nothing that the request says.
 
-        Raises :class:`csr.BadRequest`, :class:`csr.WrongIdentity` or :class:`AuthorityError`.
+        Raises :class:`csr.BadRequestError`, :class:`csr.WrongIdentityError` or :class:`AuthorityError`.
         """
         key = csr.public_key(request_pem, identity)
         names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(str(identity))])

@@ -18,33 +18,33 @@ _CURVES = ("secp256r1", "secp384r1")
 PublicKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RSAPublicKey
 
 
-class BadRequest(Exception):
+class BadRequestError(Exception):
     """The request cannot be read or its key not be used."""
 
 
-class WrongIdentity(Exception):
+class WrongIdentityError(Exception):
     """The request asks for a name that is not the caller's."""
 
 
 def public_key(pem: str, identity: Identity) -> PublicKey:
     """The key to certify for ``identity``.
 
-    Raises :class:`BadRequest` or :class:`WrongIdentity`, never anything else, whatever the bytes are.
+    Whatever the bytes are, raises nothing but :class:`BadRequestError` and :class:`WrongIdentityError`.
     """
     if len(pem) > MAX_CSR:
-        raise BadRequest(f"the request is larger than {MAX_CSR} bytes")
+        raise BadRequestError(f"the request is larger than {MAX_CSR} bytes")
     try:
         request = x509.load_pem_x509_csr(pem.encode("utf-8", "surrogateescape"))
         if not request.is_signature_valid:
-            raise BadRequest("the request is not signed by its own key")
+            raise BadRequestError("the request is not signed by its own key")
         _check_names(request, identity)
         return _checked_key(request.public_key())
-    except (BadRequest, WrongIdentity):
+    except (BadRequestError, WrongIdentityError):
         raise
     except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature) as error:
-        raise BadRequest(f"the request cannot be parsed: {error}") from error
+        raise BadRequestError(f"the request cannot be parsed: {error}") from error
     except Exception as error:  # The parser is fed by strangers: a surprise in it must not reach the server.
-        raise BadRequest(f"the request cannot be parsed: {type(error).__name__}") from error
+        raise BadRequestError(f"the request cannot be parsed: {type(error).__name__}") from error
 
 
 def _check_names(request: x509.CertificateSigningRequest, identity: Identity) -> None:
@@ -55,7 +55,7 @@ def _check_names(request: x509.CertificateSigningRequest, identity: Identity) ->
     for name in names:
         if not isinstance(name, x509.UniformResourceIdentifier) or name.value != str(identity):
             shown = str(getattr(name, "value", name))[:200]
-            raise WrongIdentity(f"the request asks for {shown!r}, the caller is {str(identity)!r}")
+            raise WrongIdentityError(f"the request asks for {shown!r}, the caller is {str(identity)!r}")
 
 
 def _checked_key(key: object) -> PublicKey:
@@ -66,4 +66,4 @@ def _checked_key(key: object) -> PublicKey:
             return key
         case rsa.RSAPublicKey() if 2048 <= key.key_size <= 8192:
             return key
-    raise BadRequest("the key is not accepted; use ECDSA P-256 or P-384, Ed25519, or RSA 2048 to 8192")
+    raise BadRequestError("the key is not accepted; use ECDSA P-256 or P-384, Ed25519, or RSA 2048 to 8192")

@@ -10,7 +10,7 @@ from pathlib import Path
 PRIVATE_MODE = 0o600
 
 
-class InsecureFile(Exception):
+class InsecureFileError(Exception):
     """A file with a secret in it can be read by others."""
 
 
@@ -18,7 +18,7 @@ def write(path: Path, content: bytes, *, mode: int = PRIVATE_MODE) -> None:
     """Replace ``path`` atomically."""
     staged = _stage(path, content, mode)
     try:
-        os.replace(staged, path)
+        staged.replace(path)
     except BaseException:
         staged.unlink(missing_ok=True)
         raise
@@ -42,14 +42,16 @@ def create(path: Path, content: bytes) -> bool:
 
 
 def read(path: Path, *, limit: int = 1 << 20) -> bytes:
-    """The content of a private file. Raises :class:`InsecureFile` when others can read or change it."""
+    """The content of a private file. Raises :class:`InsecureFileError` when others can read or change it."""
     with path.open("rb") as file:
         mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
         if mode & 0o077:
-            raise InsecureFile(f"{path}: mode {mode:04o} lets others at a secret; hint: chmod 600 {path}")
+            raise InsecureFileError(
+                f"{path}: mode {mode:04o} lets others at a secret; hint: chmod 600 {path}"
+            )
         content = file.read(limit + 1)
     if len(content) > limit:
-        raise InsecureFile(f"{path}: larger than {limit} bytes")
+        raise InsecureFileError(f"{path}: larger than {limit} bytes")
     return content
 
 

@@ -47,7 +47,7 @@ def open_or_create(
         private_files.write(folder / ROOT_CERTIFICATE_FILE, authority.root_pem.encode(), mode=0o644)
     except OSError as error:
         raise AuthorityError(f"{error.filename}: {error.strerror}") from error
-    except private_files.InsecureFile as error:
+    except private_files.InsecureFileError as error:
         raise AuthorityError(str(error)) from error
     return authority
 
@@ -62,7 +62,7 @@ def open_supplied(folder: Path, now: datetime, policy: LifetimePolicy) -> Certif
         between = chain.read_bytes() if chain.exists() else b""
     except OSError as error:
         raise AuthorityError(f"{error.filename}: {error.strerror}") from error
-    except private_files.InsecureFile as error:
+    except private_files.InsecureFileError as error:
         raise AuthorityError(str(error)) from error
     authority = _authority(key, certificate, between, root, str(folder), policy)
     _check_usable(authority, str(folder), now)

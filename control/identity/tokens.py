@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
-import os
 import re
 from pathlib import Path
 from typing import Protocol
@@ -81,7 +80,7 @@ class TokenFile:
 
     def _stamp_of_file(self) -> tuple[int, int, int] | None:
         try:
-            found = os.stat(self._path)
+            found = self._path.stat()
         except OSError:
             return None
         return found.st_ino, found.st_mtime_ns, found.st_size
@@ -92,7 +91,7 @@ class TokenFile:
             entries = msgspec.json.decode(content, type=dict[str, _Workload])
         except OSError as error:
             raise TokenFileError(f"{self._path}: {error.strerror}") from error
-        except private_files.InsecureFile as error:
+        except private_files.InsecureFileError as error:
             raise TokenFileError(str(error)) from error
         except msgspec.DecodeError as error:
             raise TokenFileError(f"{self._path}: {error}") from error

@@ -1,6 +1,5 @@
 """The authority's files: modes, atomic creation, supplied authorities that do not fit."""
 
-import os
 import stat
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -38,7 +37,7 @@ def test_creation_never_overwrites(tmp_path: Path) -> None:
     assert private_files.create(path, b"first")
     assert not private_files.create(path, b"second")
     assert private_files.read(path) == b"first"
-    assert os.listdir(tmp_path) == ["secret"]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_root_that_others_can_read_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,43 @@
+"""The control plane's own TLS certificate, from its own authority, renewed while it serves."""
+
+from __future__ import annotations
+
+import secrets
+import ssl
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from pymesh.control.identity import private_files
+from pymesh.control.identity.authority import CertificateAuthority, private_pem
+
+
+class ServerCertificate:
+    """A TLS context whose certificate can be renewed: new handshakes use the new one, connections stay."""
+
+    def __init__(
+        self, authority: CertificateAuthority, hosts: Sequence[str], folder: Path, now: datetime
+    ) -> None:
+        self._authority = authority
+        self._hosts = tuple(hosts)
+        self._folder = folder
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self.context.set_alpn_protocols(["h2"])
+        self.renew_at = self.renew(now)
+
+    def renew(self, now: datetime) -> datetime:
+        """Issue and load a new certificate; the time at which to do it again (half its life)."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        issued = self._authority.issue_server(key, self._hosts, now)
+        # The ssl module loads keys from files only: a private one, for just that moment.
+        staged = self._folder / f".serving.{secrets.token_hex(8)}.pem"
+        try:
+            private_files.create(staged, private_pem(key) + "".join(issued.chain).encode())
+            self.context.load_cert_chain(staged)
+        finally:
+            staged.unlink(missing_ok=True)
+        self.renew_at = now + (issued.not_after - now) / 2
+        return self.renew_at

@@ -1,0 +1,191 @@
+"""The gRPC transport: grpclib over h2, narrowed to what the control plane's services need.
+
+Everything that touches grpclib stays here. Messages cross as bytes: responses are encoded before they
+come here, and a request is decoded by the service, after its length was checked. Beyond grpclib this file
+adds limits (message length, windows, connections), pings that find dead peers, and patience with HTTP/2
+frames that h2 reports and grpclib does not know.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from grpclib.config import Configuration
+from grpclib.const import Cardinality, Handler, Status
+from grpclib.encoding.base import CodecBase
+from grpclib.exceptions import GRPCError, StreamTerminatedError
+from grpclib.protocol import EventsProcessor, H2Protocol
+from grpclib.server import Server
+
+__all__ = ["Call", "GRPCError", "GrpcServer", "Limits", "Method", "Status", "StreamTerminatedError"]
+
+_PREFIX = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one client can make us hold."""
+
+    message: int = 16 << 20
+    stream_window: int = 256 << 10
+    connection_window: int = 1 << 20
+    connections: int = 10_000
+
+
+class Call:
+    """One call: metadata in, bytes in and out."""
+
+    def __init__(self, stream: Any, limits: Limits) -> None:
+        self._stream = stream
+        self._limits = limits
+
+    @property
+    def peer(self) -> str:
+        """The peer's address, for logs."""
+        address = self._stream.peer.addr()
+        return f"{address[0]}:{address[1]}" if isinstance(address, tuple) and len(address) > 1 else "local"
+
+    def header(self, name: str) -> str:
+        """A metadata value, or an empty string."""
+        value = self._stream.metadata.get(name, "")
+        return value if isinstance(value, str) else ""
+
+    async def receive(self) -> bytes | None:
+        """The next message, None at the end. Raises ``GRPCError`` for one that is broken or too long."""
+        source = self._stream._stream  # grpclib's own reader would buffer a message of any length
+        try:
+            prefix = await source.recv_data(_PREFIX)
+            if not prefix:
+                return None
+            if prefix[0]:
+                raise GRPCError(Status.UNIMPLEMENTED, "compressed messages are not accepted")
+            length = int.from_bytes(prefix[1:], "big")
+            if length > self._limits.message:
+                raise GRPCError(
+                    Status.RESOURCE_EXHAUSTED,
+                    f"a message of {length} bytes; the limit is {self._limits.message}",
+                )
+            content: bytes = await source.recv_data(length)
+        except AssertionError as error:  # grpclib's word for a stream that ends inside a message
+            raise GRPCError(Status.INVALID_ARGUMENT, "the stream ended inside a message") from error
+        if len(content) != length:
+            raise GRPCError(Status.INVALID_ARGUMENT, "the stream ended inside a message")
+        return content
+
+    async def send(self, message: bytes) -> None:
+        """Send one message; returns when HTTP/2 flow control took all of it."""
+        await self._stream.send_message(message)
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One method of a service."""
+
+    handle: Callable[[Call], Awaitable[None]]
+    streaming: bool
+
+
+class GrpcServer:
+    """Serves methods by path, on TCP or on a Unix socket."""
+
+    def __init__(self, methods: Mapping[str, Method], limits: Limits | None = None) -> None:
+        self._limits = limits or Limits()
+        self._server = _LimitedServer([_Methods(methods, self._limits)], self._limits)
+
+    async def start(self, sock: socket.socket, tls: ssl.SSLContext | None = None) -> None:
+        """Serve on a bound socket."""
+        await self._server.start(sock=sock, ssl=tls)
+
+    async def start_unix(self, path: str) -> None:
+        """Serve on a Unix socket at ``path``."""
+        await self._server.start(path=path)
+
+    async def stop(self) -> None:
+        """Refuse new connections, end the calls, close what is open."""
+        self._server.close()
+        self._server.drop_connections()
+        await self._server.wait_closed()
+
+
+class _Bytes(CodecBase):
+    """Messages are bytes on both sides."""
+
+    __content_subtype__ = "proto"
+
+    def encode(self, message: Any, message_type: Any) -> bytes:
+        return bytes(message)
+
+    def decode(self, data: bytes, message_type: Any) -> bytes:
+        return data
+
+
+class _Methods:
+    """grpclib's idea of a service."""
+
+    def __init__(self, methods: Mapping[str, Method], limits: Limits) -> None:
+        self._methods = methods
+        self._limits = limits
+
+    def __mapping__(self) -> dict[str, Handler]:
+        return {path: self._handler(method) for path, method in self._methods.items()}
+
+    def _handler(self, method: Method) -> Handler:
+        async def handle(stream: Any) -> None:
+            await method.handle(Call(stream, self._limits))
+
+        cardinality = Cardinality.STREAM_STREAM if method.streaming else Cardinality.UNARY_UNARY
+        return Handler(handle, cardinality, bytes, bytes)
+
+
+class _LimitedServer(Server):
+    def __init__(self, handlers: list[Any], limits: Limits) -> None:
+        config = Configuration(
+            _keepalive_time=30.0,
+            _keepalive_timeout=20.0,
+            _keepalive_permit_without_calls=True,
+            _http2_max_pings_without_data=0,
+            _http2_min_sent_ping_interval_without_data=10.0,
+            http2_connection_window_size=limits.connection_window,
+            http2_stream_window_size=limits.stream_window,
+        )
+        super().__init__(handlers, codec=_Bytes(), config=config)
+        self._connections: set[_Connection] = set()
+        self._most_connections = limits.connections
+
+    def _protocol_factory(self) -> H2Protocol:
+        plain = super()._protocol_factory()
+        return _Connection(plain, self._connections, self._most_connections)
+
+    def drop_connections(self) -> None:
+        for connection in list(self._connections):
+            connection.processor.close("the server stops")
+
+
+class _Connection(H2Protocol):
+    def __init__(self, plain: H2Protocol, connections: set[_Connection], most: int) -> None:
+        super().__init__(plain.handler, plain.config, plain.h2_config)
+        self._connections = connections
+        self._most = most
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self.processor = _Events(self.handler, self.connection)
+        if len(self._connections) >= self._most:
+            self.processor.close("too many connections")
+            return
+        self._connections.add(self)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._connections.discard(self)
+        super().connection_lost(exc)
+
+
+class _Events(EventsProcessor):
+    def process(self, event: Any) -> None:
+        # HTTP/2 lets a receiver ignore frames that it does not know (RFC 9113, 4.1); grpclib would raise.
+        if type(event) in getattr(self, "processors", ()):
+            super().process(event)

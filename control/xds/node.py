@@ -1,0 +1,55 @@
+"""Who connects: the node that a proxy describes, checked against the identity that it proved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf import json_format
+
+from pymesh.control.identity.spiffe import Identity
+
+#: Istio's metadata keys that say who a proxy is.
+NAMESPACE = "NAMESPACE"
+SERVICE_ACCOUNT = "SERVICE_ACCOUNT"
+
+
+class NodeRefusedError(Exception):
+    """The node's description cannot be accepted."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Node:
+    """A proxy's description of itself."""
+
+    id: str
+    cluster: str
+    metadata: Mapping[str, Any]
+    locality: tuple[str, str, str]
+    #: What the proxy proved with its token; None only where authentication is off.
+    identity: Identity | None
+
+
+def accept(described: Any, identity: Identity | None) -> Node:
+    """The node of a first request. Raises :class:`NodeRefusedError`.
+
+    A proxy may not describe itself as part of another namespace or service account than it authenticated as.
+    """
+    if not described.id:
+        raise NodeRefusedError("the first request must name the proxy: node.id is empty")
+    if len(described.id) > 1024:
+        raise NodeRefusedError("node.id is longer than 1024 characters")
+    try:
+        metadata = json_format.MessageToDict(described.metadata)
+    except (json_format.SerializeToJsonError, ValueError, RecursionError) as error:
+        raise NodeRefusedError(f"node.metadata cannot be read: {error}") from error
+    if identity is not None:
+        for key, proved in ((NAMESPACE, identity.namespace), (SERVICE_ACCOUNT, identity.service_account)):
+            claimed = metadata.get(key, proved)
+            if claimed != proved:
+                raise NodeRefusedError(f"node.metadata {key} is {claimed!r}, the token is of {proved!r}")
+    where = described.locality
+    return Node(
+        described.id, described.cluster, metadata, (where.region, where.zone, where.sub_zone), identity
+    )

@@ -1,0 +1,160 @@
+"""The aggregated discovery service on the wire: drives a session machine per stream.
+
+Two tasks serve a stream. One reads requests into the session; the other pulls responses and writes them,
+and blocks alone when its client reads slowly. No response exists before the one ahead of it was written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from pymesh.control.identity.bearer import authenticated
+from pymesh.control.identity.spiffe import Identity
+from pymesh.control.identity.tokens import Authenticator
+from pymesh.control.xds import pb
+from pymesh.control.xds.delta import DeltaSession
+from pymesh.control.xds.fleet import Connection, Fleet
+from pymesh.control.xds.grpc import Call, GRPCError, Method, Status
+from pymesh.control.xds.metrics import XdsMetrics, short_type
+from pymesh.control.xds.node import NodeRefusedError, accept
+from pymesh.control.xds.session import Outcome, Session, SessionError
+from pymesh.control.xds.sotw import SotwSession
+
+log = logging.getLogger(__name__)
+
+SERVICE = "/envoy.service.discovery.v3.AggregatedDiscoveryService/"
+#: A client that opens a stream has this long to say who it is.
+FIRST_REQUEST_SECONDS = 30.0
+
+
+class DiscoveryService:
+    """Both variants of ADS over one fleet."""
+
+    def __init__(self, fleet: Fleet, authenticator: Authenticator | None, metrics: XdsMetrics) -> None:
+        """Without an authenticator every client is served; only for loopback."""
+        self._fleet = fleet
+        self._authenticator = authenticator
+        self._metrics = metrics
+
+    def methods(self) -> dict[str, Method]:
+        """The methods to serve, by path."""
+        return {
+            SERVICE + "StreamAggregatedResources": Method(self._sotw, streaming=True),
+            SERVICE + "DeltaAggregatedResources": Method(self._delta, streaming=True),
+        }
+
+    async def _sotw(self, call: Call) -> None:
+        await self._serve(call, SotwSession(), pb.DiscoveryRequest.FromString, "sotw")
+
+    async def _delta(self, call: Call) -> None:
+        await self._serve(call, DeltaSession(), pb.DeltaDiscoveryRequest.FromString, "delta")
+
+    async def _serve(
+        self, call: Call, session: Session, decode: Callable[[bytes], Any], variant: str
+    ) -> None:
+        try:
+            identity = authenticated(call, self._authenticator) if self._authenticator else None
+            connection, first = await self._connect(call, session, decode, variant, identity)
+        except GRPCError as error:
+            self._metrics.refused.inc(error.status.name.lower())
+            log.warning("xDS stream refused", extra={"peer": call.peer, "reason": error.message})
+            raise
+        log.info("proxy connected", extra={"node": connection.node.id, "peer": call.peer, "variant": variant})
+        writer = asyncio.create_task(self._write(call, connection))
+        reader = asyncio.create_task(self._read(call, connection, decode, first))
+        try:
+            await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._fleet.disconnect(connection)
+            for task in (reader, writer):
+                task.cancel()
+            results = await asyncio.gather(reader, writer, return_exceptions=True)
+            log.info("proxy disconnected", extra={"node": connection.node.id, "peer": call.peer})
+        for result in results:
+            if isinstance(result, GRPCError):
+                raise result
+            if isinstance(result, Exception):
+                log.debug("stream ended", extra={"node": connection.node.id, "reason": repr(result)})
+
+    async def _connect(
+        self,
+        call: Call,
+        session: Session,
+        decode: Callable[[bytes], Any],
+        variant: str,
+        identity: Identity | None,
+    ) -> tuple[Connection, Any]:
+        first: Any = None
+        with suppress(asyncio.TimeoutError):
+            content = await asyncio.wait_for(call.receive(), FIRST_REQUEST_SECONDS)
+            first = None if content is None else _decoded(decode, content)
+        if first is None:
+            raise GRPCError(Status.INVALID_ARGUMENT, "the stream carried no request")
+        try:
+            node = accept(first.node, identity)
+        except NodeRefusedError as refused:
+            raise GRPCError(Status.PERMISSION_DENIED, str(refused)) from refused
+        try:
+            return self._fleet.connect(node, session, call.peer, variant), first
+        except Exception as error:
+            log.exception("translation failed for a new proxy", extra={"node": node.id})
+            raise GRPCError(Status.INTERNAL, "no configuration could be made for this proxy") from error
+
+    async def _read(
+        self, call: Call, connection: Connection, decode: Callable[[bytes], Any], first: Any
+    ) -> None:
+        request = first
+        while True:
+            try:
+                received = connection.session.receive(request)
+            except SessionError as error:
+                raise GRPCError(Status.INVALID_ARGUMENT, str(error)) from error
+            short = short_type(received.type_url)
+            if received.outcome is Outcome.REJECTED:
+                self._metrics.rejects.inc(short)
+                log.warning(
+                    "configuration rejected by a proxy",
+                    extra={"node": connection.node.id, "type": short, "reason": received.reason[:2000]},
+                )
+            elif received.outcome is Outcome.STALE:
+                self._metrics.expired.inc(short)
+            connection.wake.set()
+            content = await call.receive()
+            if content is None:
+                return
+            request = _decoded(decode, content)
+
+    async def _write(self, call: Call, connection: Connection) -> None:
+        while True:
+            await connection.wake.wait()
+            connection.wake.clear()
+            while (response := connection.session.pull()) is not None:
+                await call.send(response.body)
+                short = short_type(response.type_url)
+                self._metrics.pushes.inc(short)
+                self._metrics.sent_bytes.inc(short, len(response.body))
+                log.debug(
+                    "pushed",
+                    extra={
+                        "node": connection.node.id,
+                        "type": short,
+                        "resources": response.resources,
+                        "removed": response.removed,
+                        "version": response.version,
+                    },
+                )
+            if connection.changed_at is not None:
+                self._metrics.convergence.observe(time.monotonic() - connection.changed_at)
+                connection.changed_at = None
+
+
+def _decoded(decode: Callable[[bytes], Any], content: bytes) -> Any:
+    try:
+        return decode(content)
+    except pb.DecodeError as error:
+        raise GRPCError(Status.INVALID_ARGUMENT, "the request is not a valid message") from error
