@@ -39,7 +39,7 @@ impl fmt::Display for SecretName {
 }
 
 /// `DownstreamTlsContext`: TLS terminated by a filter chain.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ServerTls {
     /// At least one. With several, the first whose certificate covers the
     /// client's SNI is presented, otherwise the first.
@@ -49,41 +49,27 @@ pub struct ServerTls {
     /// How client certificates are judged; `None`: none is asked for. Without
     /// `require_client_certificate` a client may present none, not a bad one.
     pub validation: Option<Validation>,
-    /// `alpn_protocols`, most preferred first. A client that offers protocols
-    /// of which none is here is served without ALPN, as Envoy does.
+    /// `alpn_protocols`, most preferred first. A client that offers only
+    /// others is refused (RFC 7301, section 3.2); one that offers none is served.
     pub alpn: Vec<Vec<u8>>,
     /// Protocol versions that are accepted.
     pub versions: Versions,
 }
 
 /// `UpstreamTlsContext`: TLS originated towards a cluster's endpoints.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ClientTls {
     /// Presented when the server asks for a certificate.
     pub certificate: Option<SecretName>,
     /// How the server's certificate is judged; `None`: any certificate will
     /// do, so the connection is encrypted but its peer is unknown.
     pub validation: Option<Validation>,
-    /// The name that is asked for.
-    pub sni: Sni,
+    /// `sni`: the name that is asked for; `None` sends no name.
+    pub sni: Option<Arc<str>>,
     /// `alpn_protocols`, most preferred first.
     pub alpn: Vec<Vec<u8>>,
     /// Protocol versions that are offered.
     pub versions: Versions,
-}
-
-/// Which server name a client sends.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Sni {
-    /// None.
-    #[default]
-    Absent,
-    /// `sni`.
-    Fixed(Arc<str>),
-    /// `auto_sni`: the authority of the request that opens the connection, without its port.
-    FromAuthority,
-    /// `auto_host_sni`: the host name of the endpoint.
-    FromEndpoint,
 }
 
 /// `tls_minimum_protocol_version` and `tls_maximum_protocol_version`; `min <= max`.
@@ -114,7 +100,7 @@ pub enum Version {
 }
 
 /// `CertificateValidationContext`: how a peer's certificate is judged.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Validation {
     /// The trust bundle; until the store has it, every peer is refused.
     pub trust: SecretName,
@@ -137,7 +123,8 @@ pub enum Profile {
     /// An ordinary certificate.
     Pki {
         /// `auto_sni_san_validation`: it must be valid for the server name
-        /// that was asked for. Clients only.
+        /// that was asked for, or without one for the endpoint's IP address.
+        /// Clients only.
         match_server_name: bool,
     },
 }
@@ -149,6 +136,18 @@ pub struct SanMatch {
     pub kind: SanKind,
     /// What such a name must look like. IP addresses are compared as text.
     pub value: StringMatch,
+}
+
+impl PartialEq for SanMatch {
+    fn eq(&self, other: &Self) -> bool {
+        use StringPattern::{Contains, Exact, Prefix, Regex, Suffix};
+        let same_pattern = match (&self.value.pattern, &other.value.pattern) {
+            (Exact(a), Exact(b)) | (Prefix(a), Prefix(b)) | (Suffix(a), Suffix(b)) | (Contains(a), Contains(b)) => a == b,
+            (Regex(a), Regex(b)) => a.as_str() == b.as_str(),
+            _ => false,
+        };
+        same_pattern && self.kind == other.kind && self.value.ignore_case == other.value.ignore_case
+    }
 }
 
 /// `SanType`.

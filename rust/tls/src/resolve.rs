@@ -1,0 +1,55 @@
+//! Which certificate we present: looked up by name in each handshake.
+
+use std::fmt;
+use std::sync::Arc;
+
+use pymesh_model::tls::SecretName;
+use rustls::client::ResolvesClientCert;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::SignatureScheme;
+
+use crate::certificate::dns_covers;
+use crate::SecretStore;
+
+/// Names of identities and the store that has them.
+pub(crate) struct Presented {
+    pub(crate) names: Vec<SecretName>,
+    pub(crate) store: Arc<SecretStore>,
+}
+
+impl Presented {
+    /// The first identity whose names cover `sni`, otherwise the first there is.
+    fn choose(&self, sni: Option<&str>) -> Option<Arc<CertifiedKey>> {
+        let loaded = || self.names.iter().filter_map(|name| self.store.identity(name));
+        if let (Some(sni), true) = (sni, self.names.len() > 1) {
+            let covers = |dns: &String| dns_covers(dns, sni);
+            if let Some(identity) = loaded().find(|identity| identity.dns_names().iter().any(covers)) {
+                return Some(identity.certified.clone());
+            }
+        }
+        loaded().next().map(|identity| identity.certified.clone())
+    }
+}
+
+impl fmt::Debug for Presented {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Presented").field(&self.names).finish()
+    }
+}
+
+impl ResolvesServerCert for Presented {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.choose(hello.server_name())
+    }
+}
+
+impl ResolvesClientCert for Presented {
+    fn resolve(&self, _issuers: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.choose(None)
+    }
+
+    fn has_certs(&self) -> bool {
+        !self.names.is_empty()
+    }
+}

@@ -1,0 +1,179 @@
+//! All secrets of a process, by name.
+//!
+//! Readers (handshakes, on every worker) take no lock: they load one pointer.
+//! Writers (SDS, the certificate client) prepare a secret completely, then
+//! publish it together with all the others; a refused one changes nothing.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use pymesh_model::tls::SecretName;
+use rustls::crypto::CryptoProvider;
+
+use crate::secret::{CertificateDescription, Identity, PrivateKey, SecretError, SecretProblem, TrustBundle, Validity};
+use crate::TimeProvider;
+
+/// Secrets by name, swapped atomically.
+pub struct SecretStore {
+    current: ArcSwap<Secrets>,
+    clock: Arc<dyn TimeProvider>,
+    provider: Arc<CryptoProvider>,
+}
+
+#[derive(Clone, Default)]
+struct Secrets {
+    generation: u64,
+    identities: BTreeMap<SecretName, Arc<Identity>>,
+    trust: BTreeMap<SecretName, Arc<TrustBundle>>,
+}
+
+/// What may be shown of one secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretDescription {
+    /// Its name.
+    pub name: SecretName,
+    /// True for trust bundles, false for identities.
+    pub is_trust: bool,
+    /// The leaf and then its issuers, or the roots.
+    pub certificates: Vec<CertificateDescription>,
+}
+
+impl SecretStore {
+    /// An empty store. Every certificate is judged by this clock.
+    pub fn new(clock: Arc<dyn TimeProvider>) -> Self {
+        SecretStore {
+            current: ArcSwap::default(),
+            clock,
+            provider: Arc::new(rustls::crypto::aws_lc_rs::default_provider()),
+        }
+    }
+
+    /// Adds or replaces an identity: a PEM chain, leaf first, and a PEM key.
+    ///
+    /// # Errors
+    /// Which secret, and what is wrong with it. The old one stays.
+    pub fn put_identity(&self, name: &SecretName, chain_pem: &[u8], key_pem: &[u8]) -> Result<Validity, SecretError> {
+        let key = PrivateKey::from_pem(key_pem).map_err(|problem| refused(name, problem))?;
+        self.put_identity_with_key(name, chain_pem, key)
+    }
+
+    /// Adds or replaces an identity whose key was made here (see [`crate::csr`]).
+    ///
+    /// # Errors
+    /// Which secret, and what is wrong with it. The old one stays.
+    pub fn put_identity_with_key(
+        &self,
+        name: &SecretName,
+        chain_pem: &[u8],
+        key: PrivateKey,
+    ) -> Result<Validity, SecretError> {
+        let identity =
+            Identity::new(chain_pem, key, self.now(), &self.provider).map_err(|problem| refused(name, problem))?;
+        let validity = identity.validity();
+        let identity = Arc::new(identity);
+        self.publish(|secrets| {
+            secrets.trust.remove(name);
+            secrets.identities.insert(name.clone(), identity.clone());
+        });
+        Ok(validity)
+    }
+
+    /// Adds or replaces a trust bundle: one or more PEM certificates.
+    ///
+    /// # Errors
+    /// Which secret, and what is wrong with it. The old one stays.
+    pub fn put_trust(&self, name: &SecretName, roots_pem: &[u8]) -> Result<(), SecretError> {
+        let bundle = Arc::new(TrustBundle::new(roots_pem).map_err(|problem| refused(name, problem))?);
+        self.publish(|secrets| {
+            secrets.identities.remove(name);
+            secrets.trust.insert(name.clone(), bundle.clone());
+        });
+        Ok(())
+    }
+
+    /// Forgets a secret; handshakes that need it fail from now on.
+    pub fn remove(&self, name: &SecretName) {
+        self.publish(|secrets| {
+            secrets.identities.remove(name);
+            secrets.trust.remove(name);
+        });
+    }
+
+    /// True if a secret of this name is there.
+    pub fn contains(&self, name: &SecretName) -> bool {
+        let secrets = self.current.load();
+        secrets.identities.contains_key(name) || secrets.trust.contains_key(name)
+    }
+
+    /// Grows with each change.
+    pub fn generation(&self) -> u64 {
+        self.current.load().generation
+    }
+
+    /// What the admin page `/certs` shows, in order of name.
+    pub fn describe(&self) -> Vec<SecretDescription> {
+        let secrets = self.current.load();
+        let identities = secrets.identities.iter().map(|(name, identity)| SecretDescription {
+            name: name.clone(),
+            is_trust: false,
+            certificates: identity.chain.clone(),
+        });
+        let trust = secrets.trust.iter().map(|(name, bundle)| SecretDescription {
+            name: name.clone(),
+            is_trust: true,
+            certificates: bundle.roots.clone(),
+        });
+        let mut all: Vec<_> = identities.chain(trust).collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    /// Seconds since the Unix epoch. A clock that fails counts as the end of
+    /// time: then nothing is valid.
+    pub fn now(&self) -> i64 {
+        let now = self.clock.current_time().map(|now| now.as_secs());
+        now.and_then(|now| i64::try_from(now).ok()).unwrap_or(i64::MAX)
+    }
+
+    pub(crate) fn clock(&self) -> &Arc<dyn TimeProvider> {
+        &self.clock
+    }
+
+    pub(crate) fn provider(&self) -> &Arc<CryptoProvider> {
+        &self.provider
+    }
+
+    pub(crate) fn identity(&self, name: &SecretName) -> Option<Arc<Identity>> {
+        self.current.load().identities.get(name).cloned()
+    }
+
+    pub(crate) fn trust(&self, name: &SecretName) -> Option<Arc<TrustBundle>> {
+        self.current.load().trust.get(name).cloned()
+    }
+
+    fn publish(&self, change: impl Fn(&mut Secrets)) {
+        self.current.rcu(|current| {
+            let mut next = Secrets::clone(current);
+            change(&mut next);
+            next.generation = next.generation.saturating_add(1);
+            next
+        });
+    }
+}
+
+impl fmt::Debug for SecretStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let secrets = self.current.load();
+        f.debug_struct("SecretStore")
+            .field("generation", &secrets.generation)
+            .field("identities", &secrets.identities.keys())
+            .field("trust", &secrets.trust.keys())
+            .finish()
+    }
+}
+
+fn refused(name: &SecretName, problem: SecretProblem) -> SecretError {
+    SecretError { name: name.clone(), problem }
+}

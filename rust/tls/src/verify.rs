@@ -1,0 +1,347 @@
+//! Who is let in.
+//!
+//! rustls checks that the peer holds the key of its certificate; whether that
+//! certificate may be here is judged by [`PeerVerifier`], for clients and
+//! servers alike, in this order: chain, times and purpose (by webpki, against
+//! the bundle that the store has now), then key usage, then SPIFFE's rules, then
+//! the matchers of the configuration. The first rule that is broken is the
+//! [`Reason`]; no rule can let anyone in, only the end of the list does.
+
+use std::sync::Arc;
+
+use pymesh_model::matcher::StringPattern;
+use pymesh_model::tls::{Profile, SanKind, SanMatch, Validation};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{verify_tls12_signature, verify_tls13_signature, CryptoProvider, WebPkiSupportedAlgorithms};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme};
+use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
+
+use crate::certificate::{dns_covers, Facts};
+use crate::error::{Reason, Refusal};
+use crate::secret::TrustBundle;
+use crate::spiffe::SpiffeId;
+use crate::SecretStore;
+
+/// Judges the peers of one filter chain or cluster.
+#[derive(Debug)]
+pub(crate) struct PeerVerifier {
+    validation: Validation,
+    mandatory: bool,
+    store: Arc<SecretStore>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl PeerVerifier {
+    pub(crate) fn new(validation: Validation, mandatory: bool, store: Arc<SecretStore>) -> Self {
+        let algorithms = store.provider().signature_verification_algorithms;
+        PeerVerifier { validation, mandatory, store, algorithms }
+    }
+
+    fn judge(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: Option<&ServerName<'_>>,
+        now: UnixTime,
+    ) -> Result<(), Refusal> {
+        let facts = Facts::from_der(leaf).map_err(|what| Refusal::new(Reason::Malformed, what))?;
+        let Some(trust) = self.store.trust(&self.validation.trust) else {
+            let detail = format!("the trust bundle `{}` has not been loaded", self.validation.trust);
+            return Err(Refusal::new(Reason::TrustNotLoaded, detail));
+        };
+        let certificate = EndEntityCert::try_from(leaf).map_err(|error| chain_refusal(&error))?;
+        // Only clients hand in the name of their server.
+        let purpose = if server_name.is_some() { KeyUsage::server_auth() } else { KeyUsage::client_auth() };
+        certificate
+            .verify_for_usage(
+                self.algorithms.all,
+                &trust.anchors,
+                intermediates,
+                now,
+                purpose,
+                None,
+                Some(&|path| root_is_valid(&trust, path, now)),
+            )
+            .map_err(|error| chain_refusal(&error))?;
+        match &self.validation.profile {
+            Profile::Spiffe { trust_domains } => judge_svid(&facts, trust_domains)?,
+            Profile::Pki { match_server_name } => {
+                judge_key_usage(&facts, false)?;
+                if let (true, Some(name)) = (match_server_name, server_name) {
+                    certificate.verify_is_valid_for_subject_name(name).map_err(|_| {
+                        let detail = format!("it is valid for {}, not for {:?}", names(&facts), name.to_str());
+                        Refusal::new(Reason::ServerNameMismatch, detail)
+                    })?;
+                }
+            }
+        }
+        judge_names(&facts, &self.validation.san_matches)
+    }
+}
+
+/// webpki takes trust anchors without their dates, so they are looked at here.
+fn root_is_valid(trust: &TrustBundle, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), webpki::Error> {
+    let at = trust.anchors.iter().position(|anchor| anchor == path.anchor());
+    let root = at.and_then(|at| trust.roots.get(at)).ok_or(webpki::Error::UnknownIssuer)?;
+    let time = |seconds: i64| {
+        UnixTime::since_unix_epoch(std::time::Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
+    };
+    if now > time(root.not_after) {
+        return Err(webpki::Error::CertExpired { time: now, not_after: time(root.not_after) });
+    }
+    if now < time(root.not_before) {
+        return Err(webpki::Error::CertNotValidYet { time: now, not_before: time(root.not_before) });
+    }
+    Ok(())
+}
+
+/// X509-SVID, sections 2, 4 and 5.2.
+fn judge_svid(facts: &Facts, trust_domains: &[Arc<str>]) -> Result<(), Refusal> {
+    if facts.is_ca {
+        return Err(Refusal::new(Reason::LeafIsCa, "a certificate authority may not act as a workload"));
+    }
+    judge_key_usage(facts, true)?;
+    let uri = match &facts.sans.uri[..] {
+        [uri] => uri,
+        [] => {
+            let detail = format!("it has no URI among its names ({})", names(facts));
+            return Err(Refusal::new(Reason::NoSpiffeId, detail));
+        }
+        several => {
+            let detail = format!("it has {} URIs; an X.509-SVID has exactly one", several.len());
+            return Err(Refusal::new(Reason::SeveralUriSans, detail));
+        }
+    };
+    let id = SpiffeId::parse(uri)
+        .map_err(|what| Refusal::new(Reason::InvalidSpiffeId, format!("`{uri}` is not a SPIFFE ID: {what}")))?;
+    if trust_domains.is_empty() || trust_domains.iter().any(|domain| **domain == *id.trust_domain()) {
+        Ok(())
+    } else {
+        let detail = format!("`{uri}` is not of {}", trust_domains.join(" or "));
+        Err(Refusal::new(Reason::WrongTrustDomain, detail))
+    }
+}
+
+/// RFC 5280, section 4.2.1.3: with the extension, digitalSignature must be set
+/// to sign handshakes. SPIFFE demands the extension, and no signing of certificates.
+fn judge_key_usage(facts: &Facts, is_svid: bool) -> Result<(), Refusal> {
+    let refuse = |reason, detail: &str| Err(Refusal::new(reason, detail));
+    match facts.key_usage {
+        None if is_svid => refuse(Reason::NoDigitalSignature, "it has no key usage extension"),
+        Some(usage) if !usage.digital_signature => {
+            refuse(Reason::NoDigitalSignature, "its key usage does not include digitalSignature")
+        }
+        Some(usage) if is_svid && (usage.key_cert_sign || usage.crl_sign) => {
+            refuse(Reason::LeafSignsCertificates, "its key usage includes keyCertSign or cRLSign")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// `match_typed_subject_alt_names`: any matcher and any name of its type will do.
+fn judge_names(facts: &Facts, matches: &[SanMatch]) -> Result<(), Refusal> {
+    if matches.is_empty() || matches.iter().any(|san| has_match(facts, san)) {
+        Ok(())
+    } else {
+        let detail = format!("none of {} is expected here", names(facts));
+        Err(Refusal::new(Reason::SanMismatch, detail))
+    }
+}
+
+fn has_match(facts: &Facts, san: &SanMatch) -> bool {
+    let any = |names: &[String]| names.iter().any(|name| san.value.matches(name.as_bytes()));
+    match san.kind {
+        SanKind::Uri => any(&facts.sans.uri),
+        SanKind::Email => any(&facts.sans.email),
+        SanKind::Ip => facts.sans.ip.iter().any(|ip| san.value.matches(ip.to_string().as_bytes())),
+        // Envoy, too, lets a certificate's wildcard satisfy an exact DNS matcher.
+        SanKind::Dns => match (&san.value.pattern, std::str::from_utf8(exact(&san.value.pattern))) {
+            (StringPattern::Exact(_), Ok(host)) => facts.sans.dns.iter().any(|name| dns_covers(name, host)),
+            _ => any(&facts.sans.dns),
+        },
+    }
+}
+
+fn exact(pattern: &StringPattern) -> &[u8] {
+    match pattern {
+        StringPattern::Exact(text) => text,
+        _ => b"",
+    }
+}
+
+/// The names of a certificate for an error text, few enough for a log line.
+fn names(facts: &Facts) -> String {
+    const SHOWN: usize = 8;
+    let sans = &facts.sans;
+    let ips: Vec<String> = sans.ip.iter().map(ToString::to_string).collect();
+    let all: Vec<&str> = sans.uri.iter().chain(&sans.dns).chain(&sans.email).chain(&ips).map(String::as_str).collect();
+    match all.len() {
+        0 => "no names".into(),
+        count if count > SHOWN => format!("{} and {} more", all[..SHOWN].join(", "), count - SHOWN),
+        _ => all.join(", "),
+    }
+}
+
+fn chain_refusal(error: &webpki::Error) -> Refusal {
+    use webpki::Error as E;
+    let detail = match error {
+        E::CertExpired { time, not_after } => {
+            format!("it expired {} seconds ago", time.as_secs().saturating_sub(not_after.as_secs()))
+        }
+        E::CertNotValidYet { time, not_before } => {
+            format!("it will be valid in {} seconds", not_before.as_secs().saturating_sub(time.as_secs()))
+        }
+        E::UnknownIssuer => "no root of the trust bundle has signed its chain".into(),
+        other => other.to_string(),
+    };
+    let reason = match error {
+        E::CertExpired { .. } => Reason::Expired,
+        E::CertNotValidYet { .. } => Reason::NotYetValid,
+        E::UnknownIssuer => Reason::UnknownIssuer,
+        E::CaUsedAsEndEntity => Reason::LeafIsCa,
+        E::RequiredEkuNotFoundContext(_) | E::EmptyEkuExtension => Reason::WrongExtendedKeyUsage,
+        E::InvalidSignatureForPublicKey | E::SignatureAlgorithmMismatch => Reason::BadSignature,
+        E::UnsupportedSignatureAlgorithmContext(_) | E::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
+            Reason::UnsupportedAlgorithm
+        }
+        E::BadDer
+        | E::BadDerTime
+        | E::ExtensionValueInvalid
+        | E::InvalidCertValidity
+        | E::InvalidSerialNumber
+        | E::MalformedExtensions
+        | E::TrailingData(_)
+        | E::UnsupportedCertVersion => Reason::Malformed,
+        _ => Reason::InvalidChain,
+    };
+    Refusal::new(reason, detail)
+}
+
+impl ClientCertVerifier for PeerVerifier {
+    fn client_auth_mandatory(&self) -> bool {
+        self.mandatory
+    }
+
+    /// None: naming our roots to every client helps nobody in a mesh.
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        self.judge(leaf, intermediates, None, now)?;
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+impl ServerCertVerifier for PeerVerifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        _ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.judge(leaf, intermediates, Some(server_name), now)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+/// For clusters without a validation context: whoever holds the key of the
+/// certificate that it presents is the server.
+#[derive(Debug)]
+pub(crate) struct AnyServer {
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl AnyServer {
+    pub(crate) fn new(provider: &CryptoProvider) -> Self {
+        AnyServer { algorithms: provider.signature_verification_algorithms }
+    }
+}
+
+impl ServerCertVerifier for AnyServer {
+    fn verify_server_cert(
+        &self,
+        _leaf: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
