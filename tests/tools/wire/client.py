@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from tests.tools.wire import http1, http2
-from tests.tools.wire.message import Headers, Request, Response, whole
+from tests.tools.wire.message import Headers, Request, Response, Sink, whole
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ async def http1_connection(port: int, tls: ssl.SSLContext | None = None) -> Asyn
     try:
         yield client
     finally:
-        client.close()
+        await client.close()
 
 
 @asynccontextmanager
@@ -47,7 +47,7 @@ async def http2_connection(port: int, tls: ssl.SSLContext | None = None) -> Asyn
     try:
         yield connection
     finally:
-        connection.close()
+        await connection.close()
         await asyncio.wait([task])
 
 
@@ -62,16 +62,26 @@ async def _fetch(port: int, request: Request, body: bytes, use_http2: bool, tls:
     if use_http2:
         async with http2_connection(port, tls) as connection:
             stream = await connection.send(request, end=not body)
-            if body:
-                await stream.write(body)
-                await stream.end()
-            return await answer(stream, request.method)
+            return await exchange(stream, stream, request.method, body)
     async with http1_connection(port, tls) as client:
-        if body:
-            request = _with_length(request, len(body))
-        sink = await client.send(request)
+        sink = await client.send(_with_length(request, len(body)) if body else request)
+        return await exchange(sink, client, request.method, body)
+
+
+async def exchange(sink: Sink, source: http1.Client | http2.Stream, method: str, body: bytes) -> Answer:
+    """Send a body while the response comes in: an origin that echoes would otherwise block both sides."""
+
+    async def send() -> None:
         await sink.write(body)
-        return await answer(client, request.method)
+        await sink.end()
+
+    sending = asyncio.ensure_future(send()) if body else None
+    try:
+        return await answer(source, method)
+    finally:
+        if sending:
+            sending.cancel()
+            await asyncio.wait([sending])
 
 
 async def answer(source: http1.Client | http2.Stream, method: str = "GET") -> Answer:

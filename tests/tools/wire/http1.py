@@ -56,17 +56,17 @@ class Outgoing:
 
     def __init__(self, writer: asyncio.StreamWriter, headers: Headers, *, bodiless: bool = False) -> None:
         self._writer = writer
-        self._chunked = first(headers, "transfer-encoding") == "chunked" and not bodiless
+        self._chunks = first(headers, "transfer-encoding") == "chunked" and not bodiless
 
     async def write(self, data: bytes) -> None:
         """Send a piece."""
         if data:
-            self._writer.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+            self._writer.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunks else data)
             await self._writer.drain()
 
     async def end(self, trailers: Headers = ()) -> None:
         """The body is complete."""
-        if self._chunked:
+        if self._chunks:
             fields = "".join(f"{name}: {value}\r\n" for name, value in trailers)
             self._writer.write(f"0\r\n{fields}\r\n".encode())
             await self._writer.drain()
@@ -114,7 +114,7 @@ async def serve(
     except (OSError, Aborted, asyncio.IncompleteReadError):
         pass  # the other side left: the handler has seen it, nobody else has to
     finally:
-        writer.close()
+        await close(writer)
 
 
 class Client:
@@ -153,15 +153,24 @@ class Client:
         """End the connection with RST."""
         reset(self._writer)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """End the connection."""
-        self._writer.close()
+        await close(self._writer)
 
 
 def reset(writer: asyncio.StreamWriter) -> None:
     """End a connection with RST, dropping what was not sent."""
     writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
+
+
+async def close(writer: asyncio.StreamWriter) -> None:
+    """End a connection and wait until it is gone."""
+    writer.close()
+    try:
+        await writer.wait_closed()
+    except OSError:
+        pass  # the other side ended it first
 
 
 async def _line(reader: asyncio.StreamReader, *, optional: bool = False) -> str:

@@ -15,7 +15,7 @@ import h2.events
 import h2.exceptions
 import h2.settings
 
-from tests.tools.wire.http1 import reset
+from tests.tools.wire.http1 import close, reset
 from tests.tools.wire.message import Aborted, Exchange, Headers, Request, Response, first
 
 
@@ -176,15 +176,15 @@ class Connection:
                 stream.broken("connection closed")
             self._streams.clear()
             self._wider.set()
-            self._writer.close()
+            await close(self._writer)
 
     def reset(self) -> None:
         """End the connection with RST."""
         reset(self._writer)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """End the connection."""
-        self._writer.close()
+        await close(self._writer)
 
     def _dispatch(self, event: h2.events.Event) -> None:
         if isinstance(event, h2.events.RequestReceived):

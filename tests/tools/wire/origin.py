@@ -135,9 +135,12 @@ def origin(name: str = "a", *, http2: bool = False, tls: KeyPair | None = None, 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await running.connected(reader, writer, http2)
 
+    servers: list[asyncio.Server] = []
+
     async def start() -> None:
         server = await asyncio.start_server(connected, "127.0.0.1", port, ssl=context, limit=256 * 1024)
         running.port = server.sockets[0].getsockname()[1]
+        servers.append(server)
         started.set()
 
     def run() -> None:
@@ -153,6 +156,7 @@ def origin(name: str = "a", *, http2: bool = False, tls: KeyPair | None = None, 
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
+        servers[0].close()
         loop.run_until_complete(_end_tasks())
         loop.close()
 

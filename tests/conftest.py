@@ -1,6 +1,7 @@
-"""Foreign conformance suites against our proxy.
+"""What every test that runs a proxy shares.
 
-`PYMESH_TEST_PROXY=envoy` runs the same tests on Envoy, to tell a fault of the harness from one of the proxy.
+`PYMESH_TEST_PROXY=envoy` runs the suites that take `run_proxy` on Envoy instead of ours, to tell a fault of a test
+from a fault of the proxy.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-# At the end: the installed pymesh must win over the source tree of the same name.
-sys.path.append(str(Path(__file__).resolve().parents[2]))
+# At the end of the path: the installed pymesh must win over the source tree of the same name.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from tests.proxy.bootstrap import Json
 from tests.proxy.running import Proxy, proxy
