@@ -1,1 +1,25 @@
-//! pymesh-engine.
+//! The proxy as a deterministic state machine.
+//!
+//! Bytes, time and randomness go in; bytes, timers and records come out.
+//! Sockets, threads and the clock stay outside, so the same engine serves
+//! production (`rust/net`), the simulator (`pymesh.testing`) and replay.
+//!
+//! Start at [`Engine`] for the interface of a driver, at
+//! `LIFE_OF_A_REQUEST.md` for what happens to a request.
+#![forbid(unsafe_code)]
+
+pub mod base;
+mod cluster;
+mod conn;
+mod deadlines;
+mod engine;
+mod exchange;
+pub mod filter;
+mod listener;
+mod route;
+pub mod telemetry;
+
+pub use conn::{Conn, ConnKey};
+pub use engine::{Action, Engine, Options};
+pub use exchange::{Exchange, ExchangeKey};
+pub use listener::{ListenerKey, ListenerRuntime};

@@ -12,6 +12,7 @@
 //! bytes of a head. [`Limits`] bounds every quantity that a peer controls.
 #![forbid(unsafe_code)]
 
+pub mod h1;
 mod head;
 mod headers;
 mod limits;

@@ -1,1 +1,20 @@
-//! pymesh-net.
+//! The driver: sockets and the clock around the engine.
+//!
+//! Each worker is one thread with one epoll loop, one engine and its own
+//! listening sockets (SO_REUSEPORT spreads connections over workers). Workers
+//! share nothing on the path of a request; [`Shared`] is looked at once per
+//! turn for a new snapshot.
+//!
+//! System calls of an HTTP/1 request on warm connections: one `epoll_wait`
+//! shared by all requests of the turn, and for the request and the response
+//! one `read` and one `write` each.
+
+mod listen;
+mod log;
+mod shared;
+mod sockets;
+mod worker;
+
+pub use log::LogWriter;
+pub use shared::{FilterHost, NoFilters, Shared};
+pub use worker::{Worker, WorkerOptions};

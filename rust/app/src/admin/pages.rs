@@ -1,0 +1,235 @@
+//! The text of the admin pages, from counters and the snapshot. Pure.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use pymesh_engine::telemetry::istio::{Histogram, Series, Shard, BUCKETS, LABELS};
+use pymesh_engine::telemetry::stats::{sum, Groups, Hub, Kind, Stats};
+use pymesh_model::Snapshot;
+
+/// One group of counters: prefix in `/stats`, prefix and label in Prometheus.
+struct Family {
+    stat: &'static str,
+    metric: &'static str,
+    label: &'static str,
+}
+
+const CLUSTER: Family = Family { stat: "cluster", metric: "envoy_cluster", label: "envoy_cluster_name" };
+const HTTP: Family = Family { stat: "http", metric: "envoy_http", label: "envoy_http_conn_manager_prefix" };
+const TCP: Family = Family { stat: "tcp", metric: "envoy_tcp", label: "envoy_tcp_prefix" };
+const LISTENER: Family = Family { stat: "listener", metric: "envoy_listener", label: "envoy_listener_address" };
+
+/// `/stats`: one `name: value` a line, sorted.
+pub(crate) fn stats(hub: &Hub, process: &[(&'static str, u64)]) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    each(&hub.lock(), |family, name, stat, _, value| {
+        lines.push(format!("{}.{name}.{stat}: {value}", family.stat));
+    });
+    lines.extend(process.iter().map(|(name, value)| format!("server.{name}: {value}")));
+    lines.sort_unstable();
+    let mut text = lines.join("\n");
+    text.push('\n');
+    text
+}
+
+/// `/stats/prometheus`, in the text exposition format 0.0.4.
+pub(crate) fn prometheus(hub: &Hub, shards: &[Arc<Shard>], process: &[(&'static str, u64)]) -> String {
+    let mut out = String::new();
+    istio(&mut out, shards);
+    let mut families: HashMap<String, (Kind, Vec<String>)> = HashMap::new();
+    each(&hub.lock(), |family, name, stat, kind, value| {
+        let metric = format!("{}_{stat}", family.metric);
+        let line = format!("{metric}{{{}=\"{}\"}} {value}", family.label, escape(name));
+        families.entry(metric).or_insert((kind, Vec::new())).1.push(line);
+    });
+    let mut names: Vec<&String> = families.keys().collect();
+    names.sort_unstable();
+    for name in names {
+        if let Some((kind, lines)) = families.get(name) {
+            let kind = if *kind == Kind::Counter { "counter" } else { "gauge" };
+            let _infallible = writeln!(out, "# TYPE {name} {kind}");
+            let mut lines = lines.clone();
+            lines.sort_unstable();
+            out.push_str(&lines.join("\n"));
+            out.push('\n');
+        }
+    }
+    for (name, value) in process {
+        let _infallible = writeln!(out, "# TYPE envoy_server_{name} gauge\nenvoy_server_{name} {value}");
+    }
+    out
+}
+
+fn each(groups: &Groups, mut f: impl FnMut(&Family, &str, &'static str, Kind, u64)) {
+    fn walk<T: Stats>(
+        family: &Family,
+        group: &HashMap<Arc<str>, Vec<Arc<T>>>,
+        f: &mut dyn FnMut(&Family, &str, &'static str, Kind, u64),
+    ) {
+        for (name, workers) in group {
+            for (stat, kind, value) in sum(workers) {
+                f(family, name, stat, kind, value);
+            }
+        }
+    }
+    walk(&CLUSTER, &groups.clusters, &mut f);
+    walk(&HTTP, &groups.http, &mut f);
+    walk(&TCP, &groups.tcp, &mut f);
+    walk(&LISTENER, &groups.listeners, &mut f);
+}
+
+/// Series of all workers under one set of labels.
+#[derive(Default)]
+struct Merged {
+    requests: u64,
+    duration: Sums,
+    request_bytes: Sums,
+    response_bytes: Sums,
+}
+
+#[derive(Default)]
+struct Sums {
+    buckets: [u64; BUCKETS.len() + 1],
+    sum: f64,
+}
+
+impl Sums {
+    fn add(&mut self, histogram: &Histogram) {
+        for (total, bucket) in self.buckets.iter_mut().zip(&histogram.buckets) {
+            *total += bucket.value();
+        }
+        self.sum += histogram.sum_milli.value() as f64 / 1000.0;
+    }
+}
+
+fn istio(out: &mut String, shards: &[Arc<Shard>]) {
+    let mut merged: HashMap<String, Merged> = HashMap::new();
+    for series in shards.iter().flat_map(|shard| shard.series()) {
+        let entry = merged.entry(labels(&series)).or_default();
+        entry.requests += series.requests.value();
+        entry.duration.add(&series.duration);
+        entry.request_bytes.add(&series.request_bytes);
+        entry.response_bytes.add(&series.response_bytes);
+    }
+    let mut keys: Vec<&String> = merged.keys().collect();
+    keys.sort_unstable();
+    let sorted: Vec<(&String, &Merged)> = keys.into_iter().filter_map(|key| merged.get_key_value(key)).collect();
+    if sorted.is_empty() {
+        return;
+    }
+    out.push_str("# TYPE istio_requests_total counter\n");
+    for (labels, series) in &sorted {
+        let _infallible = writeln!(out, "istio_requests_total{{{labels}}} {}", series.requests);
+    }
+    type Pick = fn(&Merged) -> &Sums;
+    let histograms: [(&str, Pick); 3] = [
+        ("istio_request_duration_milliseconds", |m| &m.duration),
+        ("istio_request_bytes", |m| &m.request_bytes),
+        ("istio_response_bytes", |m| &m.response_bytes),
+    ];
+    for (name, pick) in histograms {
+        let _infallible = writeln!(out, "# TYPE {name} histogram");
+        for (labels, series) in &sorted {
+            histogram(out, name, labels, pick(series));
+        }
+    }
+}
+
+fn histogram(out: &mut String, name: &str, labels: &str, sums: &Sums) {
+    let mut cumulative = 0;
+    for (at, bucket) in sums.buckets.iter().enumerate() {
+        cumulative += bucket;
+        let bound = BUCKETS.get(at).map_or("+Inf".to_owned(), f64::to_string);
+        let _infallible = writeln!(out, "{name}_bucket{{{labels},le=\"{bound}\"}} {cumulative}");
+    }
+    let _infallible = writeln!(out, "{name}_sum{{{labels}}} {}\n{name}_count{{{labels}}} {cumulative}", sums.sum);
+}
+
+fn labels(series: &Series) -> String {
+    let mut text = String::new();
+    for (name, value) in LABELS.iter().zip(&series.labels) {
+        let _infallible = write!(text, "{name}=\"{}\",", escape(value));
+    }
+    let _infallible = write!(text, "grpc_response_status=\"{}\"", escape(&series.grpc_status));
+    text
+}
+
+/// Label values (exposition format: backslash, quote and newline are escaped).
+fn escape(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+/// `/clusters`: Envoy's text, for what exists here.
+pub(crate) fn clusters(snapshot: &Snapshot, hub: &Hub) -> String {
+    let mut out = String::new();
+    let groups = hub.lock();
+    let mut names: Vec<&Arc<str>> = snapshot.clusters.keys().collect();
+    names.sort_unstable();
+    for name in names {
+        let Some(cluster) = snapshot.clusters.get(name) else { continue };
+        let limits = cluster.thresholds;
+        let _infallible = writeln!(
+            out,
+            "{name}::default_priority::max_connections::{}\n{name}::default_priority::max_pending_requests::{}\n\
+             {name}::default_priority::max_requests::{}\n{name}::default_priority::max_retries::{}",
+            limits.connections, limits.pending_requests, limits.requests, limits.retries
+        );
+        for (stat, _, value) in groups.clusters.get(name).map(|workers| sum(workers)).unwrap_or_default() {
+            if stat.ends_with("_active") || stat.ends_with("_total") {
+                let _infallible = writeln!(out, "{name}::{stat}::{value}");
+            }
+        }
+        for (locality, endpoint) in cluster.endpoints.iter() {
+            let address = endpoint.address;
+            let health = match endpoint.health {
+                pymesh_model::endpoint::Health::Healthy => "healthy",
+                pymesh_model::endpoint::Health::Degraded => "/degraded_eds_health",
+                pymesh_model::endpoint::Health::Unhealthy => "/failed_eds_health",
+                pymesh_model::endpoint::Health::Draining => "/eds_status_draining",
+            };
+            let _infallible = writeln!(
+                out,
+                "{name}::{address}::hostname::{}\n{name}::{address}::health_flags::{health}\n\
+                 {name}::{address}::weight::{}\n{name}::{address}::region::{}\n{name}::{address}::zone::{}\n\
+                 {name}::{address}::sub_zone::{}\n{name}::{address}::priority::{}",
+                endpoint.hostname,
+                endpoint.weight,
+                locality.region,
+                locality.zone,
+                locality.sub_zone,
+                locality.priority
+            );
+        }
+    }
+    out
+}
+
+/// `/listeners`: `name::address` a line.
+pub(crate) fn listeners(snapshot: &Snapshot) -> String {
+    let lines = snapshot.listeners.iter().map(|listener| format!("{}::{}\n", listener.name, listener.address));
+    lines.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escapes_label_values() {
+        assert_eq!(escape("a\\b\"c\nd"), "a\\\\b\\\"c\\nd");
+    }
+
+    #[test]
+    fn stats_are_sorted_and_summed() {
+        let hub = Hub::default();
+        let name: Arc<str> = "a".into();
+        hub.cluster(0, &name).upstream_rq_total.add(2);
+        hub.cluster(1, &name).upstream_rq_total.add(3);
+        let text = stats(&hub, &[("live", 1)]);
+        assert!(text.contains("cluster.a.upstream_rq_total: 5\n"), "{text}");
+        assert!(text.ends_with("server.live: 1\n"));
+        let text = prometheus(&hub, &[], &[("live", 1)]);
+        assert!(text.contains("envoy_cluster_upstream_rq_total{envoy_cluster_name=\"a\"} 5\n"), "{text}");
+    }
+}

@@ -1,0 +1,73 @@
+//! One endpoint and its connections.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use pymesh_model::endpoint::Endpoint;
+
+use super::PoolKind;
+use crate::conn::ConnKey;
+use crate::exchange::ExchangeKey;
+
+/// An endpoint with what this worker has open to it.
+pub(crate) struct Host {
+    pub endpoint: Arc<Endpoint>,
+    /// It is in the cluster's configuration now.
+    pub listed: bool,
+    /// Requests on a connection or waiting for one.
+    pub active: u32,
+    /// Connections, open or being opened.
+    pub connections: u32,
+    pools: [Pool; 2],
+}
+
+impl Host {
+    pub fn new(endpoint: Arc<Endpoint>) -> Self {
+        Host { endpoint, listed: true, active: 0, connections: 0, pools: Default::default() }
+    }
+
+    pub fn pool(&mut self, kind: PoolKind) -> &mut Pool {
+        let [negotiated, http2] = &mut self.pools;
+        match kind {
+            PoolKind::Negotiated => negotiated,
+            PoolKind::Http2 => http2,
+        }
+    }
+
+    pub fn has_waiting(&self) -> bool {
+        self.pools.iter().any(|pool| !pool.waiting.is_empty())
+    }
+
+    /// Connections without requests, or that may take more: what is closed
+    /// when the host goes away.
+    pub fn pooled(&self) -> impl Iterator<Item = ConnKey> + '_ {
+        self.pools.iter().flat_map(|pool| pool.idle.iter().chain(&pool.shared).copied())
+    }
+}
+
+/// Connections of one kind to one host.
+///
+/// A connection stands in `idle` (HTTP/1 between requests) or in `shared`
+/// (HTTP/2), or in neither while it is being opened, is busy with HTTP/1, or
+/// takes no more requests. An exchange stands in `waiting` at most once.
+#[derive(Default)]
+pub(crate) struct Pool {
+    /// Last used at the end: the warmest connection goes out first.
+    pub idle: Vec<ConnKey>,
+    pub shared: Vec<ConnKey>,
+    pub connecting: u32,
+    pub waiting: VecDeque<ExchangeKey>,
+}
+
+impl Pool {
+    pub fn forget(&mut self, conn: ConnKey) {
+        self.idle.retain(|key| *key != conn);
+        self.shared.retain(|key| *key != conn);
+    }
+
+    pub fn stop_waiting(&mut self, exchange: ExchangeKey) -> bool {
+        let before = self.waiting.len();
+        self.waiting.retain(|key| *key != exchange);
+        self.waiting.len() != before
+    }
+}

@@ -1,0 +1,158 @@
+//! The runtime side of clusters: hosts, balancing, connection pools.
+//!
+//! Configuration says what a cluster is ([`pymesh_model::cluster::Cluster`]);
+//! a [`ClusterRuntime`] is what one worker knows of it while it lives. It
+//! survives every snapshot that does not change how its octets travel.
+
+pub(crate) mod balance;
+pub(crate) mod host;
+
+use std::sync::Arc;
+
+use pymesh_model::cluster::{Cluster, UpstreamProtocol};
+use pymesh_model::endpoint::Endpoint;
+use pymesh_model::tls::ClientTls;
+
+use crate::base::rng::Rng;
+use crate::base::slab::{Key, Slab};
+use crate::telemetry::stats::ClusterStats;
+use balance::Picker;
+use host::Host;
+
+pub(crate) type ClusterKey = Key<ClusterRuntime>;
+pub(crate) type HostKey = Key<Host>;
+
+/// One worker's view of a cluster.
+pub(crate) struct ClusterRuntime {
+    pub config: Arc<Cluster>,
+    pub stats: Arc<ClusterStats>,
+    pub hosts: Slab<Host>,
+    pub picker: Picker,
+    /// Connections, open or being opened.
+    pub connections: u32,
+    /// Requests that wait for a connection.
+    pub pending: u32,
+    /// Requests on a connection.
+    pub active: u32,
+    /// Retries in flight.
+    pub retries: u32,
+    /// No snapshot names it any more; it goes when its last connection does.
+    pub removed: bool,
+}
+
+impl ClusterRuntime {
+    pub fn new(config: Arc<Cluster>, stats: Arc<ClusterStats>, rng: &mut Rng) -> Self {
+        let mut cluster = ClusterRuntime {
+            config,
+            stats,
+            hosts: Slab::default(),
+            picker: Picker::default(),
+            connections: 0,
+            pending: 0,
+            active: 0,
+            retries: 0,
+            removed: false,
+        };
+        cluster.rebuild_hosts(rng);
+        cluster
+    }
+
+    /// Takes a changed configuration whose wire settings are the same.
+    /// Returns the hosts that are no longer listed.
+    pub fn update(&mut self, config: Arc<Cluster>, rng: &mut Rng) -> Vec<HostKey> {
+        self.config = config;
+        self.rebuild_hosts(rng)
+    }
+
+    fn rebuild_hosts(&mut self, rng: &mut Rng) -> Vec<HostKey> {
+        for host in self.hosts.iter_mut() {
+            host.listed = false;
+        }
+        let config = self.config.clone();
+        let mut listed = Vec::new();
+        for (locality, endpoint) in config.endpoints.iter() {
+            let key = match self.find(endpoint) {
+                Some(key) => key,
+                None => self.hosts.insert_with(|_| Host::new(endpoint.clone())),
+            };
+            if let Some(host) = self.hosts.get_mut(key) {
+                host.listed = true;
+                host.endpoint = endpoint.clone();
+                listed.push((key, locality.priority));
+            }
+        }
+        self.picker = Picker::new(config.balance, &listed, &self.hosts, rng);
+        self.stats.membership_total.set(listed.len() as u64);
+        self.stats.membership_healthy.set(self.picker.healthy() as u64);
+        let gone: Vec<HostKey> = self
+            .hosts
+            .keys()
+            .filter(|key| self.hosts.get(*key).is_some_and(|host| !host.listed))
+            .collect();
+        gone
+    }
+
+    fn find(&self, endpoint: &Endpoint) -> Option<HostKey> {
+        self.hosts.keys().find(|key| {
+            self.hosts.get(*key).is_some_and(|host| {
+                host.endpoint.address == endpoint.address
+                    && host.endpoint.transport_match == endpoint.transport_match
+            })
+        })
+    }
+
+    /// Forgets a host that is neither listed nor in use.
+    pub fn drop_host_if_unused(&mut self, key: HostKey) {
+        let unused = self
+            .hosts
+            .get(key)
+            .is_some_and(|host| !host.listed && host.connections == 0 && host.active == 0 && !host.has_waiting());
+        if unused {
+            self.hosts.remove(key);
+        }
+    }
+
+    /// The TLS that connections to this endpoint use.
+    pub fn tls_for(&self, endpoint: &Endpoint) -> Option<Arc<ClientTls>> {
+        let transport = &self.config.transport;
+        let matched = transport.matches.iter().find(|candidate| {
+            candidate.criteria.iter().all(|wanted| endpoint.transport_match.contains(wanted))
+        });
+        match matched {
+            Some(found) => found.tls.clone(),
+            None => transport.default.clone(),
+        }
+    }
+
+    /// True if `new` differs only in what a live connection does not feel.
+    pub fn keeps_wire(&self, new: &Cluster) -> bool {
+        let (old, new_http) = (&self.config.http, &new.http);
+        let transport = &self.config.transport;
+        old == new_http
+            && transport.default == new.transport.default
+            && transport.matches.len() == new.transport.matches.len()
+            && transport.matches.iter().zip(&new.transport.matches).all(|(a, b)| {
+                a.criteria == b.criteria && a.tls == b.tls
+            })
+    }
+}
+
+/// Which of a host's two pools serves a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PoolKind {
+    /// HTTP/1, or whatever ALPN decides.
+    Negotiated,
+    /// HTTP/2 by configuration.
+    Http2,
+}
+
+impl PoolKind {
+    pub fn choose(protocol: UpstreamProtocol, downstream_is_http2: bool) -> PoolKind {
+        match protocol {
+            UpstreamProtocol::Http1 | UpstreamProtocol::Auto => PoolKind::Negotiated,
+            UpstreamProtocol::Http2 => PoolKind::Http2,
+            UpstreamProtocol::Downstream if downstream_is_http2 => PoolKind::Http2,
+            UpstreamProtocol::Downstream => PoolKind::Negotiated,
+        }
+    }
+}

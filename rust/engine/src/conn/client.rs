@@ -1,0 +1,194 @@
+//! Responses from endpoints: events of the client-side codecs reach their exchanges.
+
+use pymesh_http::{h1, h2, Headers};
+
+use super::{Conn, Protocol, Reading};
+use crate::engine::Engine;
+use crate::exchange::{ExchangeKey, Failure};
+
+impl Engine {
+    pub(super) fn read_http1_response(&mut self, conn: &mut Conn, bytes: &[u8]) -> usize {
+        let mut used = 0;
+        loop {
+            let rest = bytes.get(used..).unwrap_or_default();
+            if rest.is_empty() {
+                return used;
+            }
+            let Protocol::Http1Client(h1) = &mut conn.protocol else { return bytes.len() };
+            let Some(key) = h1.exchange.filter(|_| !h1.response_ended) else {
+                // Nobody asked. The octets cannot belong to a later request either.
+                self.fail_upstream_protocol(conn);
+                return bytes.len();
+            };
+            let read = match &h1.reading {
+                Reading::Head => self.read_http1_response_head(conn, key, rest),
+                Reading::Body(_) if self.response_is_full(key) => {
+                    conn.paused = true;
+                    return used;
+                }
+                Reading::Body(_) => self.read_http1_response_body(conn, key, rest),
+                Reading::Discard => return bytes.len(),
+            };
+            match read {
+                Some(n) if n > 0 => used += n,
+                Some(_) => return used,
+                None => return bytes.len(),
+            }
+        }
+    }
+
+    /// `Some(0)` if more bytes are needed, `None` if the connection failed.
+    fn read_http1_response_head(&mut self, conn: &mut Conn, key: ExchangeKey, bytes: &[u8]) -> Option<usize> {
+        let limits = self.upstream_limits(conn)?;
+        let Protocol::Http1Client(h1) = &mut conn.protocol else { return None };
+        let response = &mut self.scratch.response;
+        match h1::parse_response(bytes, h1.method, &limits, response) {
+            Ok(None) => Some(0),
+            Err(_) => {
+                self.fail_upstream_protocol(conn);
+                None
+            }
+            // The proxy itself has answered `Expect`; other interim responses are dropped, as Envoy does.
+            Ok(Some(info)) if response.is_interim() => Some(info.consumed),
+            Ok(Some(info)) => {
+                h1.keep_alive = info.keep_alive;
+                let ended = info.framing == h1::Framing::None;
+                match ended {
+                    true => h1.response_ended = true,
+                    false => h1.reading = Reading::Body(h1::BodyDecoder::new(info.framing, &limits)),
+                }
+                self.response_head(key, ended);
+                Some(info.consumed)
+            }
+        }
+    }
+
+    fn read_http1_response_body(&mut self, conn: &mut Conn, key: ExchangeKey, bytes: &[u8]) -> Option<usize> {
+        let Protocol::Http1Client(h1) = &mut conn.protocol else { return None };
+        let Reading::Body(decoder) = &mut h1.reading else { return None };
+        let mut trailers = Headers::new();
+        match decoder.decode(bytes, &mut trailers) {
+            Err(_) => {
+                self.fail_upstream_protocol(conn);
+                None
+            }
+            Ok(step) => {
+                if step.ended {
+                    h1.reading = Reading::Head;
+                    h1.response_ended = true;
+                }
+                let data = bytes.get(step.data.clone()).unwrap_or_default();
+                if !data.is_empty() {
+                    self.response_data(key, data);
+                }
+                if step.ended {
+                    self.response_ended(key, &mut trailers);
+                }
+                Some(step.consumed)
+            }
+        }
+    }
+
+    fn fail_upstream_protocol(&mut self, conn: &mut Conn) {
+        if let Some(cluster) = conn.upstream().and_then(|up| self.clusters.get(up.cluster)) {
+            cluster.stats.upstream_cx_protocol_error.inc();
+        }
+        self.lose_upstream(conn, Failure::Protocol);
+        self.close_now(conn);
+    }
+
+    pub(super) fn read_http2_responses(&mut self, conn: &mut Conn, bytes: &[u8]) -> usize {
+        let Protocol::Http2Client(mut codec) = std::mem::replace(&mut conn.protocol, Protocol::Lent) else {
+            return 0;
+        };
+        let mut input = bytes;
+        let mut failed = false;
+        loop {
+            let mut scratch = std::mem::take(&mut self.scratch);
+            let event = codec.receive(&mut input, &mut scratch);
+            self.scratch = scratch;
+            match event {
+                Ok(Some(event)) => self.on_client_event(conn, &mut codec, event),
+                Ok(None) => break,
+                Err(_) => {
+                    failed = true;
+                    break;
+                }
+            }
+        }
+        conn.protocol = Protocol::Http2Client(codec);
+        self.mark_dirty(conn);
+        if failed {
+            if let Some(cluster) = conn.upstream().and_then(|up| self.clusters.get(up.cluster)) {
+                cluster.stats.upstream_cx_protocol_error.inc();
+            }
+            self.lose_upstream(conn, Failure::Protocol);
+            self.close_after_flush(conn);
+        }
+        bytes.len()
+    }
+
+    fn on_client_event(&mut self, conn: &mut Conn, codec: &mut h2::Connection, event: h2::Event<'_>) {
+        match event {
+            h2::Event::Response { stream, tag, end_stream } => {
+                let Some(key) = self.exchange_by_tag(conn, stream, tag) else { return };
+                if !self.scratch.response.is_interim() {
+                    self.response_head(key, end_stream);
+                }
+            }
+            h2::Event::Data { stream, tag, data, end_stream } => {
+                let Some(key) = self.exchange_by_tag(conn, stream, tag) else {
+                    codec.release(stream, data.len());
+                    return;
+                };
+                if !data.is_empty() {
+                    let taken = self.response_data(key, data);
+                    codec.release(stream, taken);
+                    if let Some(exchange) = self.exchanges.get_mut(key) {
+                        exchange.response_body.unreleased += data.len() - taken;
+                    }
+                }
+                if end_stream {
+                    self.response_ended(key, &mut Headers::new());
+                }
+            }
+            h2::Event::Trailers { stream, tag } => {
+                let Some(key) = self.exchange_by_tag(conn, stream, tag) else { return };
+                let mut trailers = std::mem::take(&mut self.scratch.trailers);
+                self.response_ended(key, &mut trailers);
+                self.scratch.trailers = trailers;
+            }
+            h2::Event::Reset { stream, tag, code, local } => {
+                let Some(key) = self.exchange_by_tag(conn, stream, tag) else { return };
+                let failure = match (local, code) {
+                    (true, _) => Failure::Protocol,
+                    (false, h2::ErrorCode::RefusedStream) => Failure::RefusedStream,
+                    // A server that has answered may stop reading the request (RFC 9113, 8.1).
+                    (false, h2::ErrorCode::NoError) if self.response_is_ended(key) => {
+                        return self.make_ready(key)
+                    }
+                    (false, _) => Failure::Reset,
+                };
+                self.upstream_failed(key, failure);
+            }
+            h2::Event::WindowOpened { stream: Some((stream, tag)) } => {
+                if let Some(key) = self.exchange_by_tag(conn, stream, tag) {
+                    self.make_ready(key);
+                }
+            }
+            h2::Event::WindowOpened { stream: None } => self.wake_exchanges_of(conn),
+            h2::Event::SettingsChanged => self.serve_waiting(conn, codec),
+            h2::Event::GoAway { last_stream, .. } => self.on_upstream_goaway(conn, codec, last_stream),
+            h2::Event::Request { .. } | h2::Event::HeadTooLarge { .. } | h2::Event::PingAck(_) => {}
+        }
+    }
+
+    fn upstream_limits(&self, conn: &Conn) -> Option<pymesh_http::Limits> {
+        let cluster = self.clusters.get(conn.upstream()?.cluster)?;
+        Some(pymesh_http::Limits {
+            header_list_size: cluster.config.http.header_list_size,
+            header_count: cluster.config.http.header_count,
+            ..Default::default()
+        })
+    }
+}

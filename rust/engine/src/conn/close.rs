@@ -1,0 +1,276 @@
+//! How connections end.
+
+use pymesh_http::h2;
+
+use super::{Conn, ConnKey, Protocol, Side};
+use crate::engine::{Action, Engine};
+use crate::exchange::Failure;
+use crate::telemetry::{details, Flags};
+
+/// How long a peer may take to notice that we have closed our half.
+const LINGER: std::time::Duration = std::time::Duration::from_secs(1);
+
+impl Engine {
+    /// The peer closed its half, or the whole connection, in order.
+    pub fn end_of_input(&mut self, key: ConnKey) {
+        let Some(mut conn) = self.conns.lend(key) else { return };
+        if !conn.peer_closed {
+            self.on_peer_closed(&mut conn);
+        }
+        self.conns.give_back(key, conn);
+    }
+
+    pub(super) fn on_peer_closed(&mut self, conn: &mut Conn) {
+        conn.peer_closed = true;
+        self.on_end_of_input(conn);
+    }
+
+    /// Decides what the end of input means, once all input before it was processed.
+    pub(super) fn on_end_of_input(&mut self, conn: &mut Conn) {
+        if conn.paused {
+            return;
+        }
+        match &mut conn.protocol {
+            Protocol::Http1Server(h1) => match h1.exchange {
+                // A client may close its half after a whole request and still read the answer.
+                Some(key) if self.exchanges.get(key).is_some_and(|x| x.request_body.ended) => {
+                    h1.keep_alive = false;
+                }
+                Some(key) => {
+                    self.abandon(key, Flags::DOWNSTREAM_TERMINATION, details::DOWNSTREAM_REMOTE_DISCONNECT);
+                    self.close_now(conn);
+                }
+                None => self.close_now(conn),
+            },
+            Protocol::Http2Server(_) => {
+                self.abandon_exchanges_of(conn.key, Flags::DOWNSTREAM_TERMINATION);
+                self.close_now(conn);
+            }
+            Protocol::Http1Client(h1) => {
+                if let (Some(key), super::Reading::Body(decoder)) = (h1.exchange, &mut h1.reading) {
+                    if decoder.finish_at_eof().is_ok() {
+                        h1.response_ended = true;
+                        h1.keep_alive = false;
+                        h1.reading = super::Reading::Head;
+                        self.response_ended(key, &mut pymesh_http::Headers::new());
+                        return;
+                    }
+                }
+                self.lose_upstream(conn, Failure::Closed);
+                self.close_now(conn);
+            }
+            Protocol::Http2Client(_) => {
+                self.lose_upstream(conn, Failure::Closed);
+                self.close_now(conn);
+            }
+            Protocol::Tcp(_) => self.relay_end(conn),
+            Protocol::Opening if matches!(conn.side, Side::Up(_)) => {
+                self.lose_upstream(conn, Failure::Connect);
+                self.close_now(conn);
+            }
+            Protocol::Inspecting | Protocol::Detecting | Protocol::Opening => self.close_now(conn),
+            Protocol::Closing { .. } => self.close_now(conn),
+            Protocol::Lent => {}
+        }
+    }
+
+    /// The socket failed: reset, unreachable, and so on.
+    pub fn failed(&mut self, key: ConnKey, reason: &str) {
+        let Some(mut conn) = self.conns.lend(key) else { return };
+        match &conn.side {
+            Side::Down(_) => self.abandon_exchanges_of(key, Flags::DOWNSTREAM_TERMINATION),
+            Side::Up(_) => {
+                let opening = matches!(conn.protocol, Protocol::Opening);
+                self.last_transport_failure = Some(reason.to_owned());
+                self.lose_upstream(&mut conn, if opening { Failure::Connect } else { Failure::Closed });
+            }
+        }
+        self.close_now(&mut conn);
+        self.conns.give_back(key, conn);
+    }
+
+    /// Something on this connection makes it useless: whoever depends on it is
+    /// told, what is still in its output goes out, then it closes.
+    pub(super) fn fail_conn(&mut self, conn: &mut Conn, flags: Flags, reason: &str) {
+        match &conn.side {
+            Side::Down(_) => self.abandon_exchanges_of(conn.key, flags),
+            Side::Up(_) => {
+                self.last_transport_failure = Some(reason.to_owned());
+                let opening = matches!(conn.protocol, Protocol::Opening);
+                self.lose_upstream(conn, if opening { Failure::Connect } else { Failure::Protocol });
+            }
+        }
+        self.close_after_flush(conn);
+    }
+
+    /// Sends what waits, then closes. Input is dropped from here on.
+    pub(crate) fn close_after_flush(&mut self, conn: &mut Conn) {
+        if conn.is_closing() {
+            return;
+        }
+        // HTTP/2 keeps its output in the codec: bring it over before the codec goes.
+        if let Protocol::Http2Server(h2) | Protocol::Http2Client(h2) = &mut conn.protocol {
+            conn.output.extend(h2.output());
+        }
+        if let Protocol::Tcp(end) = &conn.protocol {
+            let relay = end.relay;
+            self.forget_relay_end(relay, conn.key);
+        }
+        self.uncount(conn);
+        conn.protocol = Protocol::Closing { lingering: false };
+        conn.input.clear();
+        self.set_deadline(conn, self.now + LINGER * 5);
+        self.mark_dirty(conn);
+    }
+
+    /// All output was written: close our half, and give the peer a moment to
+    /// read it. Closing at once could destroy what it has not read yet.
+    pub(crate) fn on_closing_flushed(&mut self, conn: &mut Conn) {
+        match conn.protocol {
+            Protocol::Closing { lingering: false } if !conn.peer_closed => {
+                conn.protocol = Protocol::Closing { lingering: true };
+                self.act(Action::ShutdownWrite(conn.key));
+                self.set_deadline(conn, self.now + LINGER);
+            }
+            Protocol::Closing { lingering: false } => self.close_now(conn),
+            _ => {}
+        }
+    }
+
+    /// Closes without waiting for anything.
+    pub(crate) fn close_now(&mut self, conn: &mut Conn) {
+        if let Protocol::Tcp(end) = &conn.protocol {
+            let relay = end.relay;
+            self.forget_relay_end(relay, conn.key);
+        }
+        self.uncount(conn);
+        conn.protocol = Protocol::Closing { lingering: true };
+        if self.conns.contains(conn.key) {
+            self.conns.remove(conn.key);
+            self.act(Action::Close(conn.key));
+            if let Side::Down(down) = &conn.side {
+                down.listener.stats.downstream_cx_active.dec();
+                down.listener.stats.downstream_cx_destroy.inc();
+            }
+        }
+    }
+
+    /// [`Engine::close_now`] by key.
+    pub(crate) fn close_key(&mut self, key: ConnKey) {
+        if let Some(mut conn) = self.conns.lend(key) {
+            self.close_now(&mut conn);
+        }
+    }
+
+    /// Takes the connection out of the gauges it was counted in, once.
+    fn uncount(&mut self, conn: &mut Conn) {
+        match &conn.protocol {
+            Protocol::Closing { .. } => return,
+            Protocol::Http1Server(_) | Protocol::Http2Server(_) | Protocol::Detecting => {
+                if let Some(http) = conn.http() {
+                    http.stats.downstream_cx_active.dec();
+                    http.stats.downstream_cx_destroy.inc();
+                    http.stats.downstream_cx_rx_bytes_total.add(conn.received);
+                    http.stats.downstream_cx_tx_bytes_total.add(conn.sent);
+                }
+            }
+            _ => {}
+        }
+        self.forget_upstream(conn);
+    }
+
+    /// An HTTP/2 connection that takes no more streams closes with its last one.
+    pub(crate) fn close_http2_if_drained(&mut self, conn: &mut Conn) {
+        if let Protocol::Http2Server(h2) = &conn.protocol {
+            if h2.is_closing() && h2.active_streams() == 0 {
+                self.close_after_flush(conn);
+            }
+        }
+    }
+
+    /// Says to a client that its connection will go: GOAWAY now, or
+    /// `Connection: close` with the next response.
+    pub(crate) fn drain_conn(&mut self, key: ConnKey) {
+        let Some(mut conn) = self.conns.lend(key) else { return };
+        let drain_time = conn.http().map(|http| http.config.timeouts.drain);
+        if let Some(down) = conn.downstream_mut() {
+            if !down.draining {
+                down.draining = true;
+                match &mut conn.protocol {
+                    Protocol::Http2Server(h2) => {
+                        h2.shutdown_notice();
+                        let deadline = self.now + drain_time.unwrap_or_default();
+                        self.set_deadline(&mut conn, deadline);
+                        self.mark_dirty(&mut conn);
+                    }
+                    Protocol::Http1Server(h1) if h1.exchange.is_none() && conn.input.is_empty() => {
+                        self.close_after_flush(&mut conn);
+                    }
+                    Protocol::Inspecting | Protocol::Detecting => self.close_now(&mut conn),
+                    _ => {}
+                }
+            }
+        }
+        self.conns.give_back(key, conn);
+    }
+
+    /// A connection's deadline has passed.
+    pub(crate) fn on_conn_deadline(&mut self, key: ConnKey) {
+        let Some(mut conn) = self.conns.lend(key) else { return };
+        let http = conn.http().cloned();
+        match &mut conn.protocol {
+            Protocol::Inspecting => self.on_inspect_timeout(&mut conn),
+            Protocol::Closing { .. } => self.close_now(&mut conn),
+            Protocol::Opening => {
+                if let Some(cluster) = conn.upstream().and_then(|up| self.clusters.get(up.cluster)) {
+                    cluster.stats.upstream_cx_connect_timeout.inc();
+                }
+                self.lose_upstream(&mut conn, Failure::ConnectTimeout);
+                self.close_now(&mut conn);
+            }
+            Protocol::Detecting => self.close_now(&mut conn),
+            Protocol::Http1Server(h1) if h1.exchange.is_none() => {
+                if let Some(http) = http {
+                    match conn.input.is_empty() {
+                        true => http.stats.downstream_cx_idle_timeout.inc(),
+                        false => http.stats.downstream_rq_header_timeout.inc(),
+                    }
+                }
+                match conn.input.is_empty() {
+                    true => self.close_after_flush(&mut conn),
+                    false => self.refuse_http1(&mut conn, 408, details::REQUEST_HEADER_TIMEOUT),
+                }
+            }
+            Protocol::Http2Server(h2) if conn.side.is_draining() => {
+                h2.go_away(h2::ErrorCode::NoError);
+                self.mark_dirty(&mut conn);
+                self.set_deadline(&mut conn, crate::base::time::Time::NEVER);
+                self.close_http2_if_drained(&mut conn);
+            }
+            Protocol::Http2Server(h2) if h2.active_streams() == 0 => {
+                h2.go_away(h2::ErrorCode::NoError);
+                if let Some(http) = http {
+                    http.stats.downstream_cx_idle_timeout.inc();
+                }
+                self.close_after_flush(&mut conn);
+            }
+            Protocol::Http1Client(h1) if h1.exchange.is_none() => self.close_now(&mut conn),
+            Protocol::Http2Client(h2) if h2.active_streams() == 0 => {
+                h2.go_away(h2::ErrorCode::NoError);
+                self.close_after_flush(&mut conn);
+            }
+            Protocol::Tcp(_) => self.on_relay_idle(&mut conn),
+            _ => {}
+        }
+        self.conns.give_back(key, conn);
+    }
+}
+
+impl Side {
+    fn is_draining(&self) -> bool {
+        match self {
+            Side::Down(down) => down.draining,
+            Side::Up(up) => up.draining,
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! Connections, downstream and upstream.
+//!
+//! A [`Conn`] turns wire bytes into plaintext (through TLS or not), plaintext
+//! into HTTP events or relayed octets, and events into changes of
+//! [`Exchange`](crate::exchange::Exchange)s. It never calls another
+//! connection's codec while it is being fed, with one exception that pays for
+//! itself: body octets go straight to the other side's codec when nothing
+//! waits in between.
+//!
+//! ```text
+//! downstream:  Inspecting -> Detecting -> Http1Server | Http2Server
+//!                        \-> Tcp
+//! upstream:    Opening    -> Http1Client | Http2Client | Tcp
+//! any:         -> Closing (output is flushed, input is dropped)
+//! ```
+
+mod client;
+mod close;
+mod feed;
+mod inspect;
+mod server;
+mod tcp;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use pymesh_http::{h1, h2, Method};
+use pymesh_tls::Session;
+
+use crate::base::buffer::Buffer;
+use crate::base::slab::Key;
+use crate::base::time::Time;
+use crate::cluster::{ClusterKey, HostKey, PoolKind};
+use crate::exchange::ExchangeKey;
+use crate::listener::{ChainRuntime, HttpRuntime, ListenerRuntime};
+use crate::telemetry::Facts;
+
+pub(crate) use tcp::{Relay, RelayKey};
+
+/// Names a connection, for the engine and its driver.
+pub type ConnKey = Key<Box<Conn>>;
+
+/// One socket's worth of state.
+pub struct Conn {
+    pub(crate) key: ConnKey,
+    pub(crate) side: Side,
+    pub(crate) remote: SocketAddr,
+    pub(crate) local: SocketAddr,
+    pub(crate) tls: Option<Box<Session>>,
+    pub(crate) protocol: Protocol,
+    /// Plaintext that could not be processed yet.
+    pub(crate) input: Buffer,
+    /// Plaintext to send, except HTTP/2's, which waits in its codec.
+    pub(crate) output: Buffer,
+    /// The peer will send nothing more.
+    pub(crate) peer_closed: bool,
+    /// Processing stopped because something further on is full.
+    pub(crate) paused: bool,
+    /// Already in the engine's list of connections with output.
+    pub(crate) is_dirty: bool,
+    /// Already in the engine's list of connections to be processed again.
+    pub(crate) is_rescanned: bool,
+    pub(crate) buffer_limit: usize,
+    pub(crate) opened: Time,
+    pub(crate) deadline: Time,
+    /// Exchanges that wait for room in this connection's output.
+    pub(crate) waiting_for_room: Vec<ExchangeKey>,
+    pub(crate) received: u64,
+    pub(crate) sent: u64,
+}
+
+/// Who is at the other end.
+pub(crate) enum Side {
+    Down(Downstream),
+    Up(Upstream),
+}
+
+/// What is known of a client's connection.
+pub(crate) struct Downstream {
+    pub listener: Arc<ListenerRuntime>,
+    /// Set when a filter chain was chosen.
+    pub chain: Option<Arc<ChainRuntime>>,
+    /// What inspection found, for logs.
+    pub server_name: Option<Box<str>>,
+    /// Set when the transport is ready.
+    pub facts: Option<Arc<Facts>>,
+    pub requests: u32,
+    /// No new requests: `Connection: close`, GOAWAY.
+    pub draining: bool,
+}
+
+/// What is known of a connection to an endpoint.
+pub(crate) struct Upstream {
+    pub cluster: ClusterKey,
+    pub host: HostKey,
+    pub pool: PoolKind,
+    /// It carries a TCP relay and is in no pool.
+    pub relay: Option<RelayKey>,
+    pub requests: u32,
+    /// It takes no more requests.
+    pub draining: bool,
+}
+
+/// What is spoken.
+pub(crate) enum Protocol {
+    /// Downstream: octets are looked at before a filter chain is chosen.
+    Inspecting,
+    /// Downstream: an HTTP chain that must see which version comes.
+    Detecting,
+    Http1Server(Http1Server),
+    Http2Server(Box<h2::Connection>),
+    /// Upstream: TCP or TLS is being set up.
+    Opening,
+    Http1Client(Http1Client),
+    Http2Client(Box<h2::Connection>),
+    Tcp(tcp::TcpEnd),
+    /// Output is flushed, input is dropped, then the socket is closed.
+    Closing { lingering: bool },
+    /// Placeholder while the codec is lent to the function that feeds it.
+    Lent,
+}
+
+/// HTTP/1 towards a client.
+#[derive(Default)]
+pub(crate) struct Http1Server {
+    pub reading: Reading,
+    pub exchange: Option<ExchangeKey>,
+    pub encoder: Option<h1::BodyEncoder>,
+    /// The connection may serve another request after this one.
+    pub keep_alive: bool,
+}
+
+/// HTTP/1 towards an endpoint.
+#[derive(Default)]
+pub(crate) struct Http1Client {
+    pub reading: Reading,
+    pub exchange: Option<ExchangeKey>,
+    pub encoder: Option<h1::BodyEncoder>,
+    pub keep_alive: bool,
+    pub method: Method,
+    /// The whole response has been read.
+    pub response_ended: bool,
+}
+
+/// Where in a message an HTTP/1 reader is.
+#[derive(Default)]
+pub(crate) enum Reading {
+    #[default]
+    Head,
+    Body(h1::BodyDecoder),
+    /// The message was broken or is not wanted: the rest is dropped, and the
+    /// connection closes after what is being sent.
+    Discard,
+}
+
+impl Conn {
+    fn new(key: ConnKey, side: Side, remote: SocketAddr, local: SocketAddr, limit: usize, now: Time) -> Self {
+        Conn {
+            key,
+            side,
+            remote,
+            local,
+            tls: None,
+            protocol: Protocol::Opening,
+            input: Buffer::default(),
+            output: Buffer::default(),
+            peer_closed: false,
+            paused: false,
+            is_dirty: false,
+            is_rescanned: false,
+            buffer_limit: limit,
+            opened: now,
+            deadline: Time::NEVER,
+            waiting_for_room: Vec::new(),
+            received: 0,
+            sent: 0,
+        }
+    }
+
+    /// A connection that a client made to a listener.
+    pub(crate) fn from_client(
+        key: ConnKey,
+        listener: Arc<ListenerRuntime>,
+        remote: SocketAddr,
+        local: SocketAddr,
+        now: Time,
+    ) -> Self {
+        let limit = listener.config.buffer_limit;
+        let down = Downstream { listener, chain: None, server_name: None, facts: None, requests: 0, draining: false };
+        let conn = Conn::new(key, Side::Down(down), remote, local, limit, now);
+        Conn { protocol: Protocol::Inspecting, ..conn }
+    }
+
+    /// A connection that is to be made to an endpoint.
+    pub(crate) fn to_endpoint(key: ConnKey, up: Upstream, remote: SocketAddr, limit: usize, now: Time) -> Self {
+        let unbound = SocketAddr::from(([0, 0, 0, 0], 0));
+        Conn::new(key, Side::Up(up), remote, unbound, limit, now)
+    }
+
+    /// Octets that wait to be sent, before TLS and after.
+    pub(crate) fn unsent(&self) -> usize {
+        let plain = match &self.protocol {
+            Protocol::Http2Server(h2) | Protocol::Http2Client(h2) => h2.output().len(),
+            _ => self.output.len(),
+        };
+        plain + self.tls.as_ref().map_or(0, |tls| tls.output().len())
+    }
+
+    /// True if producers should wait.
+    pub(crate) fn is_full(&self) -> bool {
+        self.unsent() >= self.buffer_limit
+    }
+
+    pub(crate) fn downstream(&self) -> Option<&Downstream> {
+        match &self.side {
+            Side::Down(down) => Some(down),
+            Side::Up(_) => None,
+        }
+    }
+
+    pub(crate) fn downstream_mut(&mut self) -> Option<&mut Downstream> {
+        match &mut self.side {
+            Side::Down(down) => Some(down),
+            Side::Up(_) => None,
+        }
+    }
+
+    pub(crate) fn upstream(&self) -> Option<&Upstream> {
+        match &self.side {
+            Side::Up(up) => Some(up),
+            Side::Down(_) => None,
+        }
+    }
+
+    pub(crate) fn upstream_mut(&mut self) -> Option<&mut Upstream> {
+        match &mut self.side {
+            Side::Up(up) => Some(up),
+            Side::Down(_) => None,
+        }
+    }
+
+    pub(crate) fn http(&self) -> Option<&Arc<HttpRuntime>> {
+        self.downstream()?.chain.as_ref()?.http.as_ref()
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        matches!(self.protocol, Protocol::Closing { .. })
+    }
+}

@@ -1,0 +1,266 @@
+//! TCP proxying: octets are copied both ways until both halves are closed.
+//!
+//! A [`Relay`] ties two connections together. Each end appends what it reads
+//! to the other's output and stops reading while that is full. A closed half
+//! is passed on once everything before it was sent.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::{Conn, ConnKey, Protocol};
+use crate::base::slab::Key;
+use crate::base::time::Time;
+use crate::cluster::ClusterKey;
+use crate::engine::{Action, Engine};
+use crate::exchange::Failure;
+use crate::listener::TcpRuntime;
+use crate::telemetry::{Connection, Flags};
+
+pub(crate) type RelayKey = Key<Relay>;
+
+/// One proxied TCP connection.
+pub(crate) struct Relay {
+    pub tcp: Arc<TcpRuntime>,
+    pub down: ConnKey,
+    pub down_remote: SocketAddr,
+    pub down_local: SocketAddr,
+    pub up_remote: Option<SocketAddr>,
+    /// Set once an endpoint was chosen.
+    pub up: Option<ConnKey>,
+    pub up_open: bool,
+    pub cluster: Option<ClusterKey>,
+    pub attempts: u32,
+    pub flags: Flags,
+    pub failure: Option<String>,
+    pub started: Time,
+    pub last_progress: Time,
+    pub received: u64,
+    pub sent: u64,
+}
+
+/// A connection's part in a relay.
+#[derive(Clone, Copy)]
+pub(crate) struct TcpEnd {
+    pub relay: RelayKey,
+    /// Our half was closed, or will be when the output is out.
+    pub write_ended: bool,
+    pub write_shut: bool,
+}
+
+impl TcpEnd {
+    fn new(relay: RelayKey) -> Protocol {
+        Protocol::Tcp(TcpEnd { relay, write_ended: false, write_shut: false })
+    }
+}
+
+impl Engine {
+    /// A TCP chain was chosen for a downstream connection.
+    pub(super) fn start_tcp(&mut self, conn: &mut Conn, tcp: &Arc<TcpRuntime>) {
+        tcp.stats.downstream_cx_total.inc();
+        tcp.stats.downstream_cx_active.inc();
+        let relay = self.relays.insert_with(|_| Relay {
+            tcp: tcp.clone(),
+            down: conn.key,
+            down_remote: conn.remote,
+            down_local: conn.local,
+            up_remote: None,
+            up: None,
+            up_open: false,
+            cluster: None,
+            attempts: 0,
+            flags: Flags::NONE,
+            failure: None,
+            started: self.now,
+            last_progress: self.now,
+            received: 0,
+            sent: 0,
+        });
+        conn.protocol = TcpEnd::new(relay);
+        self.set_deadline(conn, self.now.after_limit(tcp.config.idle_timeout));
+        self.connect_relay(relay);
+        if self.relays.get(relay).is_some_and(|relay| relay.up.is_none()) {
+            self.close_now(conn);
+        }
+    }
+
+    /// Chooses an endpoint and starts a connection to it. On failure `up` stays empty.
+    fn connect_relay(&mut self, key: RelayKey) {
+        let Some(relay) = self.relays.get_mut(key) else { return };
+        relay.attempts += 1;
+        let tcp = relay.tcp.clone();
+        let total = tcp.config.clusters.iter().map(|c| u64::from(c.weight)).sum();
+        let mut point = self.rng.below(total);
+        let chosen = tcp.config.clusters.iter().find(|cluster| {
+            let weight = u64::from(cluster.weight);
+            let found = point < weight;
+            point = point.saturating_sub(weight);
+            found
+        });
+        let cluster = chosen.and_then(|chosen| self.cluster_names.get(&chosen.name)).copied();
+        let Some(relay) = self.relays.get_mut(key) else { return };
+        relay.cluster = cluster;
+        let Some(cluster_key) = cluster else {
+            relay.flags.insert(Flags::NO_CLUSTER);
+            tcp.stats.downstream_cx_no_route.inc();
+            return;
+        };
+        let down = relay.down;
+        let up = match self.pick_host(cluster_key, down) {
+            Some(host) => self.open_upstream(cluster_key, host, crate::cluster::PoolKind::Negotiated, Some(key)),
+            None => None,
+        };
+        let Some(relay) = self.relays.get_mut(key) else { return };
+        match up {
+            Some(up) => relay.up = Some(up),
+            None => relay.flags.insert(Flags::NO_HEALTHY_UPSTREAM),
+        }
+    }
+
+    /// The connection to the endpoint is there (TLS included).
+    pub(super) fn on_relay_open(&mut self, conn: &mut Conn, key: RelayKey) {
+        conn.protocol = TcpEnd::new(key);
+        let Some(relay) = self.relays.get_mut(key) else { return self.close_now(conn) };
+        relay.up_open = true;
+        relay.up_remote = Some(conn.remote);
+        let (down, idle) = (relay.down, relay.tcp.config.idle_timeout);
+        self.set_deadline(conn, self.now.after_limit(idle));
+        self.rescan_key(down);
+    }
+
+    /// The connection to the endpoint could not be made: another, or the end.
+    pub(super) fn on_relay_connect_failed(&mut self, key: RelayKey, _failure: Failure) {
+        let failure = self.last_transport_failure.take();
+        let Some(relay) = self.relays.get_mut(key) else { return };
+        relay.up = None;
+        let down = relay.down;
+        relay.failure = failure;
+        if relay.attempts < relay.tcp.config.max_connect_attempts {
+            self.connect_relay(key);
+        } else {
+            relay.flags.insert(Flags::UPSTREAM_CONNECTION_FAILURE);
+        }
+        if self.relays.get(key).is_some_and(|relay| relay.up.is_none()) {
+            self.close_key(down);
+        }
+    }
+
+    /// Passes octets on; says how many the other end took.
+    pub(super) fn relay(&mut self, conn: &mut Conn, bytes: &[u8]) -> usize {
+        let Protocol::Tcp(end) = &conn.protocol else { return bytes.len() };
+        let Some(relay) = self.relays.get_mut(end.relay) else { return bytes.len() };
+        let from_client = relay.down == conn.key;
+        let other = if from_client { relay.up.filter(|_| relay.up_open) } else { Some(relay.down) };
+        let Some(other) = other.and_then(|key| self.conns.get_mut(key)) else {
+            conn.paused = !bytes.is_empty();
+            return 0;
+        };
+        if other.is_full() {
+            conn.paused = true;
+            return 0;
+        }
+        relay.last_progress = self.now;
+        match from_client {
+            true => relay.received += bytes.len() as u64,
+            false => relay.sent += bytes.len() as u64,
+        }
+        other.output.extend(bytes);
+        if !other.is_dirty {
+            other.is_dirty = true;
+            self.dirty.push(other.key);
+        }
+        bytes.len()
+    }
+
+    /// This end will say no more: the other half closes behind its last octet.
+    pub(super) fn relay_end(&mut self, conn: &mut Conn) {
+        if !conn.input.is_empty() {
+            return;
+        }
+        let Protocol::Tcp(end) = &conn.protocol else { return };
+        let Some(relay) = self.relays.get(end.relay) else { return self.close_now(conn) };
+        let other = if relay.down == conn.key { relay.up } else { Some(relay.down) };
+        let Some(other) = other.and_then(|key| self.conns.get_mut(key)) else {
+            return self.close_now(conn);
+        };
+        if let Protocol::Tcp(other_end) = &mut other.protocol {
+            other_end.write_ended = true;
+        }
+        if !other.is_dirty {
+            other.is_dirty = true;
+            self.dirty.push(other.key);
+        }
+        if end.write_shut && conn.unsent() == 0 {
+            self.close_after_flush(conn);
+        }
+    }
+
+    /// All output of an end was written.
+    pub(crate) fn on_relay_flushed(&mut self, conn: &mut Conn) {
+        let Protocol::Tcp(end) = &mut conn.protocol else { return };
+        let relay = end.relay;
+        let shut_now = end.write_ended && !end.write_shut;
+        end.write_shut |= shut_now;
+        if end.write_shut && conn.peer_closed {
+            return self.close_after_flush(conn);
+        }
+        if shut_now {
+            match conn.tls.as_mut() {
+                Some(tls) => {
+                    tls.close();
+                    self.mark_dirty(conn);
+                }
+                None => self.act(Action::ShutdownWrite(conn.key)),
+            }
+        }
+        // There is room: the other end may read on.
+        let Some(relay) = self.relays.get(relay) else { return };
+        let other = if relay.down == conn.key { relay.up } else { Some(relay.down) };
+        if let Some(other) = other {
+            if self.conns.get(other).is_some_and(|other| other.paused || other.peer_closed) {
+                self.rescan_key(other);
+            }
+        }
+    }
+
+    pub(super) fn on_relay_idle(&mut self, conn: &mut Conn) {
+        let Protocol::Tcp(end) = &conn.protocol else { return };
+        let Some(relay) = self.relays.get(end.relay) else { return self.close_now(conn) };
+        let deadline = relay.last_progress.after_limit(relay.tcp.config.idle_timeout);
+        if deadline > self.now {
+            return self.set_deadline(conn, deadline);
+        }
+        relay.tcp.stats.idle_timeout.inc();
+        self.close_now(conn);
+    }
+
+    /// One end is gone: the other follows once its output is out.
+    pub(super) fn forget_relay_end(&mut self, key: RelayKey, gone: ConnKey) {
+        let Some(relay) = self.relays.remove(key) else { return };
+        let other = if relay.down == gone { relay.up } else { Some(relay.down) };
+        relay.tcp.stats.downstream_cx_active.dec();
+        relay.tcp.stats.downstream_cx_rx_bytes_total.add(relay.received);
+        relay.tcp.stats.downstream_cx_tx_bytes_total.add(relay.sent);
+        self.record_connection(&relay);
+        let Some(mut other) = other.and_then(|key| self.conns.lend(key)) else { return };
+        let other_key = other.key;
+        self.close_after_flush(&mut other);
+        self.conns.give_back(other_key, other);
+    }
+
+    fn record_connection(&mut self, relay: &Relay) {
+        let cluster = relay.cluster.and_then(|key| self.clusters.get(key));
+        self.telemetry.connection(&Connection {
+            tcp: &relay.tcp,
+            flags: relay.flags,
+            downstream_remote: relay.down_remote,
+            downstream_local: relay.down_local,
+            upstream: relay.up_remote,
+            cluster: cluster.map(|cluster| &*cluster.config),
+            received: relay.received,
+            sent: relay.sent,
+            started: relay.started,
+            ended: self.now,
+            transport_failure: relay.failure.as_deref(),
+        });
+    }
+}

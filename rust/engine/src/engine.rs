@@ -1,0 +1,454 @@
+//! The engine and the interface of its driver.
+//!
+//! A driver owns sockets and a clock. In each turn of its loop it
+//! 1. calls [`Engine::begin_turn`] with the time,
+//! 2. reports what happened ([`Engine::accept`], [`Engine::connected`],
+//!    [`Engine::receive`], [`Engine::end_of_input`], [`Engine::failed`]),
+//! 3. calls [`Engine::advance`], and runs filter calls if there are any,
+//! 4. carries out every [`Engine::next_action`],
+//! 5. writes what each connection of [`Engine::take_dirty`] has to send
+//!    ([`Engine::output`], [`Engine::sent`]).
+//!
+//! The same inputs in the same order give the same outputs: the engine reads
+//! no clock, no random source and no socket.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use pymesh_http::h2;
+use pymesh_model::format::LogSink;
+use pymesh_model::listener::Listener;
+use pymesh_model::Snapshot;
+use pymesh_tls::SecretStore;
+
+use crate::base::rng::Rng;
+use crate::base::slab::Slab;
+use crate::base::time::{Time, WallClock};
+use crate::cluster::{ClusterKey, ClusterRuntime};
+use crate::conn::{Conn, ConnKey, Protocol, Relay};
+use crate::deadlines::Deadlines;
+use crate::exchange::{Exchange, ExchangeKey};
+use crate::filter::{FilterCall, Gates};
+use crate::listener::{ListenerKey, ListenerRuntime};
+use crate::telemetry::date::Dates;
+use crate::telemetry::istio::Shard;
+use crate::telemetry::stats::Hub;
+use crate::telemetry::Recorder;
+
+/// What does not change while an engine lives.
+#[derive(Clone)]
+pub struct Options {
+    /// Number of this worker, from 0.
+    pub worker: usize,
+    /// Seed of everything that is random.
+    pub seed: u64,
+    /// The wall clock, for logs and `date`.
+    pub clock: WallClock,
+    /// Octets of a body that may wait in an exchange, in each direction.
+    pub stream_buffer: usize,
+    /// Counters shared with the admin side.
+    pub hub: Arc<Hub>,
+    /// Istio's metrics shared with the admin side.
+    pub shard: Arc<Shard>,
+    /// Certificates and trust.
+    pub secrets: Arc<SecretStore>,
+}
+
+/// What the driver is asked to do with a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Connect, then report [`Engine::connected`] or [`Engine::failed`].
+    Connect(ConnKey, SocketAddr),
+    /// Close our half; the connection stays.
+    ShutdownWrite(ConnKey),
+    /// Close; the key means nothing any more.
+    Close(ConnKey),
+}
+
+/// One worker's proxy: every connection, every request, every decision.
+pub struct Engine {
+    pub(crate) options: Options,
+    pub(crate) now: Time,
+    pub(crate) clock: WallClock,
+    pub(crate) rng: Rng,
+    pub(crate) secrets: Arc<SecretStore>,
+    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) listeners: Slab<Arc<ListenerRuntime>>,
+    pub(crate) clusters: Slab<ClusterRuntime>,
+    pub(crate) cluster_names: HashMap<Arc<str>, ClusterKey>,
+    pub(crate) conns: Slab<Box<Conn>>,
+    pub(crate) exchanges: Slab<Box<Exchange>>,
+    pub(crate) spare_exchanges: Vec<Box<Exchange>>,
+    pub(crate) relays: Slab<Relay>,
+    pub(crate) timers: Deadlines,
+    pub(crate) ready: VecDeque<ExchangeKey>,
+    pub(crate) rescans: Vec<ConnKey>,
+    pub(crate) dirty: Vec<ConnKey>,
+    pub(crate) actions: VecDeque<Action>,
+    pub(crate) filters: Gates,
+    pub(crate) filter_calls: Vec<FilterCall>,
+    pub(crate) telemetry: Recorder,
+    pub(crate) dates: Dates,
+    pub(crate) scratch: h2::Scratch,
+    pub(crate) plain: Vec<u8>,
+    pub(crate) last_transport_failure: Option<String>,
+    pub(crate) draining: bool,
+}
+
+/// Plaintext that one TLS flight takes at most, so that one connection with
+/// much to send does not double its memory.
+const TLS_FLIGHT: usize = 64 * 1024;
+
+impl Engine {
+    /// An engine without configuration.
+    pub fn new(options: Options) -> Engine {
+        Engine {
+            now: Time::default(),
+            clock: options.clock,
+            rng: Rng::new(options.seed),
+            secrets: options.secrets.clone(),
+            snapshot: Arc::default(),
+            listeners: Slab::default(),
+            clusters: Slab::default(),
+            cluster_names: HashMap::new(),
+            conns: Slab::default(),
+            exchanges: Slab::default(),
+            spare_exchanges: Vec::new(),
+            relays: Slab::default(),
+            timers: Deadlines::default(),
+            ready: VecDeque::new(),
+            rescans: Vec::new(),
+            dirty: Vec::new(),
+            actions: VecDeque::new(),
+            filters: Gates::default(),
+            filter_calls: Vec::new(),
+            telemetry: Recorder::new(options.clock, Arc::default(), options.shard.clone()),
+            dates: Dates::default(),
+            scratch: h2::Scratch::default(),
+            plain: Vec::new(),
+            last_transport_failure: None,
+            draining: false,
+            options,
+        }
+    }
+
+    /// Sets the time for everything until the next turn.
+    pub fn begin_turn(&mut self, now: Time) {
+        self.now = self.now.max(now);
+    }
+
+    /// Takes a new configuration. What is unchanged keeps its state; what has
+    /// gone is drained. Returns what could not be used, in words; the rest is
+    /// in force.
+    pub fn apply(&mut self, snapshot: Arc<Snapshot>) -> Vec<String> {
+        self.telemetry.reconfigure(&snapshot.node);
+        self.apply_clusters(&snapshot);
+        let errors = self.apply_listeners(&snapshot);
+        self.snapshot = snapshot;
+        errors
+    }
+
+    fn apply_clusters(&mut self, snapshot: &Snapshot) {
+        let mut to_close: Vec<ConnKey> = Vec::new();
+        for (name, config) in &snapshot.clusters {
+            let current = self.cluster_names.get(name).copied();
+            if let Some(cluster) = current.and_then(|key| self.clusters.get_mut(key)) {
+                if Arc::ptr_eq(&cluster.config, config) {
+                    continue;
+                }
+                if cluster.keeps_wire(config) {
+                    for gone in cluster.update(config.clone(), &mut self.rng) {
+                        to_close.extend(cluster.hosts.get(gone).into_iter().flat_map(|host| host.pooled()));
+                        cluster.drop_host_if_unused(gone);
+                    }
+                    continue;
+                }
+            }
+            if let Some(old) = current {
+                to_close.extend(self.retire_cluster(old));
+            }
+            let stats = self.options.hub.cluster(self.options.worker, name);
+            let runtime = ClusterRuntime::new(config.clone(), stats, &mut self.rng);
+            let key = self.clusters.insert_with(|_| runtime);
+            self.cluster_names.insert(name.clone(), key);
+        }
+        let gone: Vec<Arc<str>> =
+            self.cluster_names.keys().filter(|name| !snapshot.clusters.contains_key(*name)).cloned().collect();
+        for name in gone {
+            if let Some(key) = self.cluster_names.remove(&name) {
+                to_close.extend(self.retire_cluster(key));
+            }
+        }
+        for conn in to_close {
+            self.retire_upstream(conn);
+        }
+    }
+
+    /// Takes a cluster out of service; it goes with its last request.
+    fn retire_cluster(&mut self, key: ClusterKey) -> Vec<ConnKey> {
+        let Some(cluster) = self.clusters.get_mut(key) else { return Vec::new() };
+        cluster.removed = true;
+        let pooled: Vec<ConnKey> = cluster.hosts.iter().flat_map(|host| host.pooled()).collect();
+        if cluster.connections == 0 && cluster.active == 0 && cluster.pending == 0 {
+            self.clusters.remove(key);
+        }
+        pooled
+    }
+
+    /// Closes a pooled connection once it has no request.
+    fn retire_upstream(&mut self, key: ConnKey) {
+        let Some(mut conn) = self.conns.lend(key) else { return };
+        let is_busy = match &conn.protocol {
+            Protocol::Http2Client(h2) => h2.active_streams() > 0,
+            Protocol::Http1Client(h1) => h1.exchange.is_some(),
+            _ => false,
+        };
+        if let Some(up) = conn.upstream_mut() {
+            up.draining = true;
+        }
+        if !is_busy {
+            self.close_now(&mut conn);
+        }
+        self.conns.give_back(key, conn);
+    }
+
+    fn apply_listeners(&mut self, snapshot: &Snapshot) -> Vec<String> {
+        let mut errors = Vec::new();
+        let mut stale: Vec<ListenerKey> = Vec::new();
+        for key in self.listeners.keys() {
+            let still = self
+                .listeners
+                .get(key)
+                .is_some_and(|old| snapshot.listeners.iter().any(|new| Arc::ptr_eq(new, &old.config)));
+            if !still {
+                stale.push(key);
+            }
+        }
+        for config in &snapshot.listeners {
+            if self.listeners.iter().any(|old| Arc::ptr_eq(&old.config, config)) {
+                continue;
+            }
+            match ListenerRuntime::new(config, self.options.worker, &self.options.hub, &self.secrets) {
+                Ok(runtime) => {
+                    self.listeners.insert_with(|_| Arc::new(runtime));
+                }
+                Err(error) => errors.push(error),
+            }
+        }
+        for key in stale {
+            if let Some(old) = self.listeners.remove(key) {
+                self.drain_listener(&old);
+            }
+        }
+        errors
+    }
+
+    /// The listeners in force, for the driver to bind.
+    pub fn listeners(&self) -> impl Iterator<Item = (ListenerKey, Arc<Listener>)> + '_ {
+        self.listeners.keys().filter_map(|key| Some((key, self.listeners.get(key)?.config.clone())))
+    }
+
+    /// Every Python filter of the configuration, for the host to load.
+    pub fn python_filters(&self) -> Vec<Arc<pymesh_model::filter::PythonFilter>> {
+        let chains = self.listeners.iter().flat_map(|l| l.chains.iter().chain(&l.default_chain));
+        let filters = chains.filter_map(|chain| chain.http.as_ref()).flat_map(|http| &http.config.filters);
+        filters
+            .map(|filter| {
+                let pymesh_model::filter::FilterKind::Python(python) = &filter.kind;
+                python.clone()
+            })
+            .collect()
+    }
+
+    /// A client has connected. `None` if the listener is gone.
+    pub fn accept(&mut self, listener: ListenerKey, remote: SocketAddr, local: SocketAddr) -> Option<ConnKey> {
+        let listener = self.listeners.get(listener)?.clone();
+        listener.stats.downstream_cx_total.inc();
+        listener.stats.downstream_cx_active.inc();
+        let inspect = listener.config.inspect;
+        let deadline = self.now.after_limit(listener.config.inspect_timeout);
+        let now = self.now;
+        let key = self.conns.insert_with(|key| Box::new(Conn::from_client(key, listener, remote, local, now)));
+        let mut conn = self.conns.lend(key)?;
+        if inspect.tls || inspect.http {
+            self.set_deadline(&mut conn, deadline);
+        } else {
+            self.inspect(&mut conn);
+        }
+        self.conns.give_back(key, conn);
+        Some(key)
+    }
+
+    /// Does everything that can be done now.
+    pub fn advance(&mut self) {
+        while let Some(expired) = self.timers.pop(self.now) {
+            match expired {
+                crate::deadlines::Expired::Conn(index) => self.check_conn(index),
+                crate::deadlines::Expired::Exchange(index) => self.check_exchange(index),
+            }
+        }
+        loop {
+            while let Some(key) = self.rescans.pop() {
+                self.process_again(key);
+            }
+            match self.ready.pop_front() {
+                Some(key) => self.advance_exchange(key),
+                None if self.rescans.is_empty() => return,
+                None => {}
+            }
+        }
+    }
+
+    fn check_conn(&mut self, index: usize) {
+        let Some(key) = self.conns.key_at(index) else { return };
+        let Some(deadline) = self.conns.get(key).map(|conn| conn.deadline) else { return };
+        match deadline > self.now {
+            true => self.timers.arm_conn(key, deadline),
+            false => self.on_conn_deadline(key),
+        }
+    }
+
+    fn check_exchange(&mut self, index: usize) {
+        let Some(key) = self.exchanges.key_at(index) else { return };
+        let Some(deadline) = self.exchanges.get(key).map(|exchange| exchange.deadline) else { return };
+        match deadline > self.now {
+            true => self.timers.arm_exchange(key, deadline),
+            false => self.on_exchange_deadline(key),
+        }
+    }
+
+    /// When [`Engine::advance`] has something to do without any input.
+    pub fn next_timeout(&self) -> Option<Time> {
+        match self.ready.is_empty() && self.rescans.is_empty() {
+            true => self.timers.next(),
+            false => Some(self.now),
+        }
+    }
+
+    /// The next thing to do with a socket.
+    pub fn next_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// Connections that have something to send, or may be read again.
+    pub fn take_dirty(&mut self, into: &mut Vec<ConnKey>) {
+        into.append(&mut self.dirty);
+        for key in into.iter() {
+            if let Some(conn) = self.conns.get_mut(*key) {
+                conn.is_dirty = false;
+            }
+        }
+    }
+
+    /// What is to be written to the socket now.
+    pub fn output(&mut self, key: ConnKey) -> &[u8] {
+        let Some(conn) = self.conns.get_mut(key) else { return &[] };
+        let Conn { tls, protocol, output, .. } = &mut **conn;
+        let Some(tls) = tls else {
+            return match protocol {
+                Protocol::Http2Server(h2) | Protocol::Http2Client(h2) => h2.output(),
+                _ => output.as_slice(),
+            };
+        };
+        if !tls.is_handshaking() && tls.output().is_empty() {
+            match protocol {
+                Protocol::Http2Server(h2) | Protocol::Http2Client(h2) => {
+                    let flight = h2.output().len().min(TLS_FLIGHT);
+                    tls.send(h2.output().get(..flight).unwrap_or_default());
+                    h2.advance_output(flight);
+                }
+                _ => {
+                    let flight = output.len().min(TLS_FLIGHT);
+                    tls.send(output.as_slice().get(..flight).unwrap_or_default());
+                    output.advance(flight);
+                }
+            }
+            if matches!(protocol, Protocol::Closing { .. }) && output.is_empty() {
+                tls.close();
+            }
+        }
+        tls.output()
+    }
+
+    /// So much of [`Engine::output`] was written. Call it with 0 as well, when
+    /// there was nothing to write.
+    pub fn sent(&mut self, key: ConnKey, n: usize) {
+        let Some(mut conn) = self.conns.lend(key) else { return };
+        conn.sent = conn.sent.wrapping_add(n as u64);
+        let Conn { tls, protocol, output, .. } = &mut *conn;
+        match (tls, protocol) {
+            (Some(tls), _) => tls.advance_output(n),
+            (None, Protocol::Http2Server(h2) | Protocol::Http2Client(h2)) => h2.advance_output(n),
+            (None, _) => output.advance(n),
+        }
+        let unsent = conn.unsent();
+        if unsent < conn.buffer_limit / 2 && !conn.waiting_for_room.is_empty() {
+            self.wake_exchanges_of(&mut conn);
+        }
+        if unsent == 0 {
+            match conn.protocol {
+                Protocol::Closing { .. } => self.on_closing_flushed(&mut conn),
+                Protocol::Tcp(_) => self.on_relay_flushed(&mut conn),
+                _ => {}
+            }
+        }
+        self.conns.give_back(key, conn);
+    }
+
+    /// False while the driver should leave a connection's input in its socket.
+    pub fn wants_read(&self, key: ConnKey) -> bool {
+        self.conns.get(key).is_some_and(|conn| !conn.paused || conn.input.len() < conn.buffer_limit)
+            && self.conns.get(key).is_some_and(|conn| !conn.peer_closed)
+    }
+
+    /// Ends all connections in order: no new requests, GOAWAY, `Connection: close`.
+    pub fn drain(&mut self) {
+        self.draining = true;
+        let all: Vec<ConnKey> = self.conns.keys().collect();
+        for key in all {
+            self.drain_conn(key);
+        }
+    }
+
+    fn drain_listener(&mut self, listener: &Arc<ListenerRuntime>) {
+        let of_it = |key: &ConnKey| {
+            let down = self.conns.get(*key).and_then(|conn| conn.downstream());
+            down.is_some_and(|down| Arc::ptr_eq(&down.listener, listener))
+        };
+        let keys: Vec<ConnKey> = self.conns.keys().filter(of_it).collect();
+        for key in keys {
+            self.drain_conn(key);
+        }
+    }
+
+    /// Downstream connections that are open.
+    pub fn downstream_connections(&self) -> usize {
+        self.conns.iter().filter(|conn| conn.downstream().is_some()).count()
+    }
+
+    /// All connections, requests and relays: zero when nothing leaks and nothing runs.
+    pub fn in_use(&self) -> (usize, usize, usize) {
+        (self.conns.len(), self.exchanges.len(), self.relays.len())
+    }
+
+    /// Hands out access log lines; `write` empties what it has written.
+    pub fn take_log_lines(&mut self, write: impl FnMut(&LogSink, &mut Vec<u8>)) {
+        self.telemetry.take_lines(write);
+    }
+
+    /// True if there are lines to hand out.
+    pub fn has_log_lines(&self) -> bool {
+        self.telemetry.has_lines()
+    }
+
+    /// Log lines lost because their sink was too slow.
+    pub fn dropped_log_lines(&self) -> u64 {
+        self.telemetry.dropped_lines()
+    }
+
+    /// True after [`Engine::drain`].
+    pub fn is_draining(&self) -> bool {
+        self.draining
+    }
+}

@@ -1,0 +1,109 @@
+//! Header operations of routes.
+//!
+//! In Envoy's order: the chosen weighted cluster, the route, the virtual host,
+//! the table; turned around if the most specific is to win. Within each level
+//! removals come after additions would have been seen, so they go first here
+//! and additions follow in order.
+
+use pymesh_http::Headers;
+use pymesh_model::route::{AppendAction, ClusterChoice, HeaderEdit, HeaderOps};
+
+use super::{Exchange, ExchangeKey, Routed};
+use crate::engine::Engine;
+
+/// The two sides on which headers are edited.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Request,
+    Response,
+}
+
+impl Engine {
+    pub(super) fn edit_request_headers(&self, exchange: &mut Exchange, routed: &Routed) {
+        self.edit(exchange, routed, Side::Request);
+    }
+
+    /// Header operations of the route on the response.
+    pub(super) fn edit_response_headers(&mut self, key: ExchangeKey) {
+        let Some(routed) = self.exchanges.get(key).and_then(|exchange| exchange.routed.clone()) else { return };
+        let Some(mut exchange) = self.exchanges.lend(key) else { return };
+        self.edit(&mut exchange, &routed, Side::Response);
+        self.exchanges.give_back(key, exchange);
+    }
+
+    fn edit(&self, exchange: &mut Exchange, routed: &Routed, side: Side) {
+        let weighted = match routed.forward.as_ref().map(|forward| &forward.cluster) {
+            Some(ClusterChoice::Weighted(clusters)) => routed.weighted.and_then(|at| clusters.get(at)),
+            _ => None,
+        };
+        let virtual_host = routed.table.virtual_hosts.get(routed.virtual_host);
+        let mut levels: [Option<&HeaderOps>; 4] = [
+            weighted.map(|cluster| &cluster.headers),
+            Some(&routed.route.headers),
+            virtual_host.map(|host| &host.headers),
+            Some(&routed.table.headers),
+        ];
+        if routed.table.most_specific_wins {
+            levels.reverse();
+        }
+        for ops in levels.into_iter().flatten() {
+            let edit = if side == Side::Request { &ops.request } else { &ops.response };
+            if !edit.is_empty() {
+                self.apply_edit(exchange, edit, side);
+            }
+        }
+    }
+
+    fn apply_edit(&self, exchange: &mut Exchange, edit: &HeaderEdit, side: Side) {
+        for name in &edit.remove {
+            headers_of(exchange, side).remove(name.as_bytes());
+        }
+        let mut value = Vec::new();
+        for add in &edit.add {
+            value.clear();
+            match add.value.as_literal() {
+                Some(text) => value.extend_from_slice(text.as_bytes()),
+                None => {
+                    if let Some(facts) = &exchange.facts {
+                        self.telemetry.view(exchange, facts, self.now).render(&add.value, "", &mut value);
+                    }
+                    // A client's value must not start a field of its own.
+                    value.retain(|byte| !matches!(byte, b'\r' | b'\n' | 0));
+                }
+            }
+            if value.is_empty() && !add.keep_empty {
+                continue;
+            }
+            if side == Side::Request && set_pseudo(exchange, &add.name, &value) {
+                continue;
+            }
+            append(headers_of(exchange, side), add.name.as_bytes(), &value, add.action);
+        }
+    }
+}
+
+fn headers_of(exchange: &mut Exchange, side: Side) -> &mut Headers {
+    match side {
+        Side::Request => &mut exchange.request.headers,
+        Side::Response => &mut exchange.response.headers,
+    }
+}
+
+fn set_pseudo(exchange: &mut Exchange, name: &str, value: &[u8]) -> bool {
+    match name {
+        ":authority" | "host" => exchange.request.set_authority(value),
+        ":path" if value.first() == Some(&b'/') => exchange.request.set_path(value),
+        ":path" => {}
+        _ => return false,
+    }
+    true
+}
+
+fn append(headers: &mut Headers, name: &[u8], value: &[u8], action: AppendAction) {
+    let exists = headers.get(name).is_some();
+    match (action, exists) {
+        (AppendAction::AppendIfExistsOrAdd, _) | (AppendAction::AddIfAbsent, false) => headers.append(name, value),
+        (AppendAction::OverwriteIfExistsOrAdd, _) | (AppendAction::OverwriteIfExists, true) => headers.set(name, value),
+        (AppendAction::AddIfAbsent, true) | (AppendAction::OverwriteIfExists, false) => {}
+    }
+}

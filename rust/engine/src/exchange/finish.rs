@@ -1,0 +1,259 @@
+//! How an exchange ends, and its deadlines.
+
+use pymesh_http::h2;
+
+use super::{ExchangeKey, Failure, LocalReply, Stage};
+use crate::base::time::Time;
+use crate::conn::{Protocol, Reading};
+use crate::engine::Engine;
+use crate::telemetry::{details, Flags};
+
+/// Recycled exchanges that are kept.
+const SPARE: usize = 1024;
+
+impl Engine {
+    /// The response is out. What is left of the request is of no interest.
+    pub(super) fn finish_exchange(&mut self, key: ExchangeKey) {
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        let request_complete = exchange.request_body.ended;
+        let (down, stream) = (exchange.down, exchange.down_stream);
+        self.count_retry_success(key);
+        self.detach_upstream(key);
+        self.record(key);
+        self.recycle(key);
+        let Some(mut conn) = down.and_then(|down| self.conns.lend(down)) else { return };
+        let conn_key = conn.key;
+        let idle = conn.http().map_or(Time::NEVER, |http| self.now.after_limit(http.config.timeouts.idle));
+        let is_draining = conn.downstream().is_some_and(|down| down.draining);
+        match &mut conn.protocol {
+            Protocol::Http1Server(server) => {
+                server.exchange = None;
+                server.encoder = None;
+                let reusable = server.keep_alive
+                    && request_complete
+                    && !is_draining
+                    && matches!(server.reading, Reading::Head);
+                match reusable {
+                    false => self.close_after_flush(&mut conn),
+                    true => {
+                        self.set_deadline(&mut conn, idle);
+                        if !conn.input.is_empty() || conn.peer_closed {
+                            self.rescan(&mut conn);
+                        }
+                    }
+                }
+            }
+            Protocol::Http2Server(codec) => {
+                if let (Some(stream), false) = (stream, request_complete) {
+                    // RFC 9113 section 8.1: the answer did not need the rest of the request.
+                    codec.reset(stream, h2::ErrorCode::NoError);
+                }
+                if codec.active_streams() == 0 && !is_draining {
+                    self.set_deadline(&mut conn, idle);
+                }
+                self.close_http2_if_drained(&mut conn);
+                self.mark_dirty(&mut conn);
+            }
+            _ => {}
+        }
+        self.conns.give_back(conn_key, conn);
+    }
+
+    /// The exchange cannot be answered (any more): both sides are told by a
+    /// reset or a close.
+    pub(crate) fn abandon(&mut self, key: ExchangeKey, flags: Flags, why: &'static str) {
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        exchange.flags.insert(flags);
+        exchange.details = why;
+        let (down, stream) = (exchange.down, exchange.down_stream);
+        self.detach_upstream(key);
+        self.record(key);
+        self.recycle(key);
+        let Some(mut conn) = down.and_then(|down| self.conns.lend(down)) else { return };
+        let conn_key = conn.key;
+        match &mut conn.protocol {
+            Protocol::Http1Server(server) if server.exchange == Some(key) => {
+                server.exchange = None;
+                // What was promised cannot be delivered: only a close says so.
+                self.close_after_flush(&mut conn);
+            }
+            Protocol::Http2Server(codec) => {
+                if let Some(stream) = stream {
+                    codec.reset(stream, h2::ErrorCode::InternalError);
+                    if let Some(http) = conn.http() {
+                        http.stats.downstream_rq_tx_reset.inc();
+                    }
+                }
+                self.mark_dirty(&mut conn);
+            }
+            _ => {}
+        }
+        self.conns.give_back(conn_key, conn);
+    }
+
+    /// All exchanges of a client's connection end with it.
+    pub(crate) fn abandon_exchanges_of(&mut self, conn: crate::conn::ConnKey, flags: Flags) {
+        let of_it = |key: &ExchangeKey| self.exchanges.get(*key).is_some_and(|x| x.down == Some(conn));
+        let keys: Vec<ExchangeKey> = self.exchanges.keys().filter(of_it).collect();
+        for key in keys {
+            self.abandon(key, flags, details::DOWNSTREAM_REMOTE_DISCONNECT);
+        }
+    }
+
+    fn count_retry_success(&mut self, key: ExchangeKey) {
+        let Some(exchange) = self.exchanges.get(key) else { return };
+        let cluster = exchange.cluster.and_then(|cluster| self.clusters.get(cluster));
+        if let (Some(cluster), true, false) = (cluster, exchange.is_retry, exchange.is_local) {
+            if exchange.response.status < 500 {
+                cluster.stats.upstream_rq_retry_success.inc();
+            }
+        }
+    }
+
+    fn record(&mut self, key: ExchangeKey) {
+        if let Some(exchange) = self.exchanges.get(key) {
+            self.telemetry.request(exchange, self.now, &mut self.rng);
+        }
+    }
+
+    /// Takes the exchange out and keeps its memory for the next one.
+    fn recycle(&mut self, key: ExchangeKey) {
+        let Some(mut exchange) = self.exchanges.remove(key) else { return };
+        if let Some(http) = &exchange.http {
+            http.stats.downstream_rq_active.dec();
+            http.stats.downstream_rq_completed.inc();
+            let status = exchange.response.status;
+            match status / 100 {
+                2 => http.stats.downstream_rq_2xx.inc(),
+                3 => http.stats.downstream_rq_3xx.inc(),
+                4 => http.stats.downstream_rq_4xx.inc(),
+                5 => http.stats.downstream_rq_5xx.inc(),
+                _ => {}
+            }
+        }
+        if let Some(cluster) = exchange.cluster.and_then(|cluster| self.clusters.get_mut(cluster)) {
+            if exchange.is_retry {
+                cluster.retries = cluster.retries.saturating_sub(1);
+            }
+            if exchange.response_started && !exchange.is_local {
+                match exchange.response.status / 100 {
+                    2 => cluster.stats.upstream_rq_2xx.inc(),
+                    3 => cluster.stats.upstream_rq_3xx.inc(),
+                    4 => cluster.stats.upstream_rq_4xx.inc(),
+                    5 => cluster.stats.upstream_rq_5xx.inc(),
+                    _ => {}
+                }
+            }
+        }
+        if self.spare_exchanges.len() < SPARE {
+            exchange.reset();
+            self.spare_exchanges.push(exchange);
+        }
+    }
+
+    /// The clock of the route runs from the end of the request, as in Envoy.
+    pub(super) fn arm_request_timeout(&mut self, key: ExchangeKey) {
+        let deadline = self.next_deadline(key);
+        if let Some(exchange) = self.exchanges.get_mut(key) {
+            exchange.deadline = deadline;
+            self.timers.arm_exchange(key, deadline);
+        }
+    }
+
+    pub(super) fn arm_per_try_timeout(&mut self, key: ExchangeKey) {
+        self.arm_request_timeout(key);
+    }
+
+    /// The earliest of everything that may run out.
+    fn next_deadline(&self, key: ExchangeKey) -> Time {
+        let Some(exchange) = self.exchanges.get(key) else { return Time::NEVER };
+        let (route, per_try, idle) = self.deadlines(key);
+        let retry = if exchange.stage == Stage::BackingOff { exchange.retry_at } else { Time::NEVER };
+        route.min(per_try).min(idle).min(retry).min(self.request_deadline(key))
+    }
+
+    fn deadlines(&self, key: ExchangeKey) -> (Time, Time, Time) {
+        let never = (Time::NEVER, Time::NEVER, Time::NEVER);
+        let Some(exchange) = self.exchanges.get(key) else { return never };
+        let Some(http) = &exchange.http else { return never };
+        let forward = exchange.routed.as_ref().and_then(|routed| routed.forward.as_ref());
+        let idle = forward.and_then(|f| f.idle_timeout).unwrap_or(http.config.timeouts.stream_idle);
+        let idle = exchange.last_progress.after_limit(idle);
+        let (Some(forward), false) = (forward, exchange.is_local) else {
+            return (Time::NEVER, Time::NEVER, idle);
+        };
+        let limit = exchange.timeout_override.unwrap_or(forward.timeout);
+        let route = exchange.request_received.map_or(Time::NEVER, |received| received.after_limit(limit));
+        let per_try = match (&forward.retry, exchange.upstream_started, exchange.has_response) {
+            (Some(retry), Some(started), false) => started.after_limit(retry.per_try_timeout),
+            _ => Time::NEVER,
+        };
+        (route, per_try, idle)
+    }
+
+    fn request_deadline(&self, key: ExchangeKey) -> Time {
+        let Some(exchange) = self.exchanges.get(key) else { return Time::NEVER };
+        match (&exchange.http, exchange.request_body.ended) {
+            (Some(http), false) => exchange.started.after_limit(http.config.timeouts.request),
+            _ => Time::NEVER,
+        }
+    }
+
+    /// The deadline of an exchange has passed: which one, and what of it.
+    pub(crate) fn on_exchange_deadline(&mut self, key: ExchangeKey) {
+        let now = self.now;
+        let next = self.next_deadline(key);
+        let (route, per_try, idle) = self.deadlines(key);
+        let request = self.request_deadline(key);
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        exchange.deadline = next;
+        if next > now {
+            self.timers.arm_exchange(key, next);
+            return;
+        }
+        let Some(http) = exchange.http.clone() else { return };
+        let cluster = exchange.cluster.and_then(|cluster| self.clusters.get(cluster));
+        if request <= now {
+            http.stats.downstream_rq_timeout.inc();
+            return self.give_up(key, 408, details::REQUEST_OVERALL_TIMEOUT, Flags::NONE, b"request timeout");
+        }
+        if route <= now {
+            if let Some(cluster) = cluster {
+                cluster.stats.upstream_rq_timeout.inc();
+            }
+            let flags = Flags::UPSTREAM_REQUEST_TIMEOUT;
+            return self.give_up(key, 504, details::UPSTREAM_RESPONSE_TIMEOUT, flags, b"upstream request timeout");
+        }
+        if idle <= now {
+            http.stats.downstream_rq_idle_timeout.inc();
+            let flags = Flags::STREAM_IDLE_TIMEOUT;
+            let status = if exchange.request_body.ended { 504 } else { 408 };
+            return self.give_up(key, status, details::STREAM_IDLE_TIMEOUT, flags, b"stream timeout");
+        }
+        if per_try <= now {
+            if let Some(cluster) = cluster {
+                cluster.stats.upstream_rq_per_try_timeout.inc();
+            }
+            exchange.upstream_started = None;
+            return self.upstream_failed(key, Failure::PerTryTimeout);
+        }
+        if exchange.stage == Stage::BackingOff && exchange.retry_at <= now {
+            self.retry_now(key);
+        }
+        self.arm_request_timeout(key);
+    }
+
+    /// Too late: an answer if none has begun, else a reset.
+    fn give_up(&mut self, key: ExchangeKey, status: u16, why: &'static str, flags: Flags, body: &[u8]) {
+        let started = self.exchanges.get(key).is_some_and(|exchange| exchange.response_started);
+        if started {
+            return self.abandon(key, flags, why);
+        }
+        self.detach_upstream(key);
+        if let Some(exchange) = self.exchanges.get_mut(key) {
+            exchange.in_filter = false;
+        }
+        self.reply_locally(key, LocalReply::new(status, why).with_flags(flags).with_body(body));
+        self.make_ready(key);
+    }
+}

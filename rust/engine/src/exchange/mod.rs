@@ -1,0 +1,199 @@
+//! One request and its response: the unit of work of the engine.
+//!
+//! Connections put what arrives into an [`Exchange`] and put its key on the
+//! ready list; once per loop turn every ready exchange is advanced as far as
+//! it goes ([`Engine::advance_exchange`]). `rust/engine/LIFE_OF_A_REQUEST.md`
+//! is the table of the stages below.
+
+mod edit;
+mod finish;
+mod forward;
+mod ids;
+mod pipe;
+mod reply;
+mod request;
+mod response;
+mod retry;
+mod upstream;
+
+use std::sync::Arc;
+
+use pymesh_http::h2::StreamId;
+use pymesh_http::{RequestHead, ResponseHead};
+use pymesh_model::cluster::Cluster;
+use pymesh_model::endpoint::Endpoint;
+use pymesh_model::route::{Forward, Route, RouteTable};
+
+use crate::base::slab::Key;
+use crate::base::time::Time;
+use crate::cluster::{ClusterKey, HostKey, PoolKind};
+use crate::conn::ConnKey;
+use crate::engine::Engine;
+use crate::listener::HttpRuntime;
+use crate::telemetry::{Facts, Flags};
+
+pub(crate) use pipe::Pipe;
+pub(crate) use reply::LocalReply;
+pub(crate) use retry::Failure;
+
+/// Names an exchange.
+pub type ExchangeKey = Key<Box<Exchange>>;
+
+/// Where an exchange is. The order is the order in which it happens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// The request head has arrived.
+    #[default]
+    Arrived,
+    /// The request filter with this index is next, or is running.
+    RequestFilter(usize),
+    /// It waits to be tried again.
+    BackingOff,
+    /// An endpoint is to be chosen.
+    Picking,
+    /// It waits for a connection to the endpoint.
+    Pending,
+    /// Request and response flow.
+    Flowing,
+    /// The response filter with this index is next, or is running.
+    ResponseFilter(usize),
+    /// The proxy's own answer flows; there is no upstream.
+    Replying,
+}
+
+/// A request and its response while they pass through.
+///
+/// Exchanges are recycled: [`Exchange::reset`] keeps the memory of the heads
+/// and bodies for the next one.
+#[derive(Default)]
+pub struct Exchange {
+    pub(crate) stage: Stage,
+    /// A Python filter has it; nothing else touches its heads.
+    pub(crate) in_filter: bool,
+    pub(crate) is_ready: bool,
+
+    pub(crate) down: Option<ConnKey>,
+    pub(crate) down_stream: Option<StreamId>,
+    pub(crate) http: Option<Arc<HttpRuntime>>,
+    pub(crate) facts: Option<Arc<Facts>>,
+
+    pub(crate) request: RequestHead,
+    pub(crate) request_body: Pipe,
+    pub(crate) response: ResponseHead,
+    pub(crate) response_body: Pipe,
+    /// The response head has arrived (or the proxy made it).
+    pub(crate) has_response: bool,
+    /// The response head has been sent downstream.
+    pub(crate) response_started: bool,
+    /// The answer is the proxy's own.
+    pub(crate) is_local: bool,
+    /// The client was told `100 Continue`.
+    pub(crate) sent_continue: bool,
+    pub(crate) expects_continue: bool,
+
+    pub(crate) routed: Option<Routed>,
+    pub(crate) original_path: Option<Vec<u8>>,
+    pub(crate) cluster: Option<ClusterKey>,
+    pub(crate) host: Option<HostKey>,
+    pub(crate) pool: Option<PoolKind>,
+    /// The cluster and endpoint of the last attempt, for logs and metrics.
+    pub(crate) cluster_config: Option<Arc<Cluster>>,
+    pub(crate) endpoint: Option<Arc<Endpoint>>,
+    pub(crate) up: Option<ConnKey>,
+    pub(crate) up_stream: Option<StreamId>,
+    /// The request head has been written to the upstream connection.
+    pub(crate) request_started: bool,
+
+    /// 1 for the first.
+    pub(crate) attempt: u32,
+    pub(crate) retries_left: u32,
+    pub(crate) is_retry: bool,
+    pub(crate) tried: Vec<HostKey>,
+
+    pub(crate) flags: Flags,
+    pub(crate) details: &'static str,
+    pub(crate) transport_failure: Option<String>,
+    pub(crate) upstream_local: Option<std::net::SocketAddr>,
+
+    pub(crate) started: Time,
+    pub(crate) request_received: Option<Time>,
+    pub(crate) upstream_started: Option<Time>,
+    pub(crate) response_received: Option<Time>,
+    pub(crate) last_progress: Time,
+    pub(crate) retry_at: Time,
+    /// From `grpc-timeout`, in place of the route's.
+    pub(crate) timeout_override: Option<std::time::Duration>,
+    pub(crate) deadline: Time,
+    pub(crate) bytes_sent: u64,
+}
+
+/// What the router decided.
+#[derive(Clone)]
+pub(crate) struct Routed {
+    pub table: Arc<RouteTable>,
+    pub virtual_host: usize,
+    pub route: Arc<Route>,
+    /// Index into the route's weighted clusters.
+    pub weighted: Option<usize>,
+    /// For routes that forward.
+    pub forward: Option<Arc<Forward>>,
+}
+
+impl Exchange {
+    /// Ready for another request; keeps memory.
+    pub(crate) fn reset(&mut self) {
+        let mut request = std::mem::take(&mut self.request);
+        let mut response = std::mem::take(&mut self.response);
+        let mut request_body = std::mem::take(&mut self.request_body);
+        let mut response_body = std::mem::take(&mut self.response_body);
+        let mut tried = std::mem::take(&mut self.tried);
+        request.clear();
+        response.clear();
+        request_body.reset();
+        response_body.reset();
+        tried.clear();
+        *self = Exchange { request, response, request_body, response_body, tried, ..Exchange::default() };
+    }
+}
+
+impl Engine {
+    /// Puts an exchange on the list of those that can go on.
+    pub(crate) fn make_ready(&mut self, key: ExchangeKey) {
+        if let Some(exchange) = self.exchanges.get_mut(key) {
+            if !exchange.is_ready {
+                exchange.is_ready = true;
+                self.ready.push_back(key);
+            }
+        }
+    }
+
+    /// Takes an exchange as far as it goes now.
+    pub(crate) fn advance_exchange(&mut self, key: ExchangeKey) {
+        if let Some(exchange) = self.exchanges.get_mut(key) {
+            exchange.is_ready = false;
+        }
+        loop {
+            let Some(exchange) = self.exchanges.get(key) else { return };
+            if exchange.in_filter {
+                return;
+            }
+            let before = exchange.stage;
+            match before {
+                Stage::Arrived => self.on_arrived(key),
+                Stage::RequestFilter(index) => self.run_request_filter(key, index),
+                Stage::BackingOff | Stage::Pending => return,
+                Stage::Picking => self.pick_upstream(key),
+                Stage::Flowing => {
+                    self.pump_request(key);
+                    self.pump_response(key);
+                }
+                Stage::ResponseFilter(index) => self.run_response_filter(key, index),
+                Stage::Replying => self.pump_response(key),
+            }
+            match self.exchanges.get(key) {
+                Some(exchange) if exchange.stage != before => {}
+                _ => return,
+            }
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! The proxy's own answers.
+
+use pymesh_http::{Known, Version};
+
+use super::{ExchangeKey, Stage};
+use crate::engine::Engine;
+use crate::telemetry::Flags;
+
+/// An answer that the proxy gives itself.
+#[derive(Debug)]
+pub(crate) struct LocalReply {
+    pub status: u16,
+    pub details: &'static str,
+    pub flags: Flags,
+    pub headers: Vec<(&'static str, Vec<u8>)>,
+    pub extra_headers: Vec<(Vec<u8>, Vec<u8>)>,
+    pub body: Vec<u8>,
+    /// The connection is of no further use.
+    pub close: bool,
+}
+
+impl LocalReply {
+    pub fn new(status: u16, details: &'static str) -> Self {
+        LocalReply {
+            status,
+            details,
+            flags: Flags::NONE,
+            headers: Vec::new(),
+            extra_headers: Vec::new(),
+            body: Vec::new(),
+            close: false,
+        }
+    }
+
+    pub fn with_flags(mut self, flags: Flags) -> Self {
+        self.flags.insert(flags);
+        self
+    }
+
+    pub fn with_body(mut self, body: &[u8]) -> Self {
+        self.body = body.to_vec();
+        self
+    }
+
+    pub fn closing(mut self) -> Self {
+        self.close = true;
+        self
+    }
+}
+
+impl Engine {
+    /// Answers in place of an upstream. For gRPC the status travels as
+    /// trailers-only (gRPC over HTTP/2, "Responses"), so that clients see it.
+    pub(crate) fn reply_locally(&mut self, key: ExchangeKey, reply: LocalReply) {
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        exchange.is_local = true;
+        exchange.has_response = true;
+        exchange.stage = Stage::Replying;
+        exchange.flags.insert(reply.flags);
+        exchange.details = reply.details;
+        let is_grpc = exchange
+            .request
+            .headers
+            .get_known(Known::ContentType)
+            .is_some_and(|value| value.starts_with(b"application/grpc"));
+        let response = &mut exchange.response;
+        response.clear();
+        response.version = Version::Http11;
+        response.status = reply.status;
+        for (name, value) in &reply.headers {
+            response.headers.append(name.as_bytes(), value);
+        }
+        for (name, value) in &reply.extra_headers {
+            response.headers.append_lower(name, value);
+        }
+        let body = &mut exchange.response_body;
+        body.reset();
+        body.ended = true;
+        if is_grpc && reply.status != 200 {
+            response.status = 200;
+            response.headers.set_known(Known::ContentType, b"application/grpc");
+            let code = grpc_status(reply.status).to_string();
+            response.headers.set_known(Known::GrpcStatus, code.as_bytes());
+            if !reply.body.is_empty() {
+                response.headers.set_known(Known::GrpcMessage, &percent_encode(&reply.body));
+            }
+        } else {
+            if !reply.body.is_empty() && !response.headers.contains_known(Known::ContentType) {
+                response.headers.set_known(Known::ContentType, b"text/plain");
+            }
+            if response.status != 204 && response.status != 304 {
+                let length = reply.body.len().to_string();
+                response.headers.set_known(Known::ContentLength, length.as_bytes());
+            }
+            body.buffer.extend(&reply.body);
+            body.total = reply.body.len() as u64;
+        }
+        if reply.close {
+            if let Some(conn) = exchange.down.and_then(|down| self.conns.get_mut(down)) {
+                if let crate::conn::Protocol::Http1Server(h1) = &mut conn.protocol {
+                    h1.keep_alive = false;
+                }
+            }
+        }
+    }
+}
+
+/// The mapping of HTTP status codes (gRPC, "HTTP to gRPC Status Code Mapping").
+fn grpc_status(status: u16) -> u8 {
+    match status {
+        400 | 431 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502 | 503 | 504 => 14,
+        _ => 2,
+    }
+}
+
+/// `grpc-message` is percent-encoded outside of printable ASCII.
+fn percent_encode(message: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(message.len());
+    for &byte in message {
+        match byte {
+            b'%' | 0..=0x1f | 0x7f.. => out.extend(format!("%{byte:02X}").bytes()),
+            _ => out.push(byte),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grpc_mapping_and_message() {
+        assert_eq!([400, 401, 403, 404, 429, 503, 500].map(grpc_status), [13, 16, 7, 12, 14, 14, 2]);
+        assert_eq!(percent_encode("a%ü".as_bytes()), b"a%25%C3%BC");
+    }
+}

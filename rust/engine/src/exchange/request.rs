@@ -1,0 +1,232 @@
+//! The request on its way in: canonical form, route, filters, body.
+
+use std::sync::Arc;
+
+use pymesh_http::{Headers, Method, Version};
+use pymesh_model::filter::FilterKind;
+use pymesh_model::http::RouteSource;
+use pymesh_model::route::{Action, ClusterChoice, RouteTable};
+
+use super::{ExchangeKey, LocalReply, Routed, Stage};
+use crate::engine::Engine;
+use crate::filter::{FilterCall, Phase};
+use crate::route;
+use crate::telemetry::{details, Flags};
+
+/// Octets of a request body that are kept so that it can be sent again.
+pub(super) const REPLAY_LIMIT: usize = 64 * 1024;
+
+impl Engine {
+    /// The head is there: make it canonical, then route it.
+    pub(super) fn on_arrived(&mut self, key: ExchangeKey) {
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        let Some(http) = exchange.http.clone() else { return };
+        if exchange.has_response {
+            // Refused while it was parsed.
+            return;
+        }
+        exchange.stage = Stage::RequestFilter(0);
+        let port = exchange.facts.as_ref().map_or(0, |facts| facts.local.port());
+        let request = &mut exchange.request;
+        if request.version == Version::Http10 && !http.config.limits.accept_http_10 {
+            let reply = LocalReply::new(426, details::LOW_VERSION).closing();
+            return self.reply_locally(key, reply);
+        }
+        if request.authority().is_empty() && request.version != Version::Http10 {
+            return self.reply_locally(key, LocalReply::new(400, details::MISSING_HOST));
+        }
+        if request.method == Method::Connect {
+            return self.reply_locally(key, LocalReply::new(403, details::UPGRADE_FAILED));
+        }
+        match route::path::canonicalize(request, &http.config.path, port) {
+            route::path::Outcome::Unchanged => {}
+            route::path::Outcome::Changed { original } => exchange.original_path = original,
+            route::path::Outcome::Redirect(location) => {
+                let mut reply = LocalReply::new(307, "path_normalization_redirect");
+                reply.headers.push(("location", location));
+                return self.reply_locally(key, reply);
+            }
+            route::path::Outcome::Refuse(reason) => {
+                return self.reply_locally(key, LocalReply::new(400, reason));
+            }
+        }
+        self.sanitize_request(key);
+        self.choose_route(key);
+    }
+
+    /// Finds the route of a request; filters may make it run again.
+    pub(super) fn choose_route(&mut self, key: ExchangeKey) {
+        let random = self.rng.next();
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        let Some(http) = exchange.http.as_ref() else { return };
+        let table: Option<Arc<RouteTable>> = match &http.config.routes {
+            RouteSource::Inline(table) => Some(table.clone()),
+            RouteSource::Named(name) => self.snapshot.routes.get(name).cloned(),
+        };
+        exchange.routed = table.and_then(|table| {
+            let found = route::matcher::find(&table, &exchange.request, random)?;
+            let route = table.virtual_hosts.get(found.virtual_host)?.routes.get(found.route)?.clone();
+            let forward = match &route.action {
+                Action::Forward(forward) => Some(forward.clone()),
+                _ => None,
+            };
+            let weighted = match forward.as_deref().map(|f| &f.cluster) {
+                Some(ClusterChoice::Weighted(clusters)) => route::matcher::pick_weighted(clusters, random.rotate_left(32)),
+                _ => None,
+            };
+            Some(Routed { virtual_host: found.virtual_host, table, route, weighted, forward })
+        });
+    }
+
+    /// Runs request filters from `index` on; after the last, the route decides.
+    pub(super) fn run_request_filter(&mut self, key: ExchangeKey, index: usize) {
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        if exchange.is_local {
+            exchange.stage = Stage::Replying;
+            return;
+        }
+        let Some(http) = exchange.http.clone() else { return };
+        let Some(filter) = http.config.filters.get(index) else {
+            return self.act_on_route(key);
+        };
+        let FilterKind::Python(python) = &filter.kind;
+        let wanted = self.filters.wants(python, Phase::Request, &exchange.request);
+        match wanted {
+            Err(failure) => {
+                exchange.stage = Stage::RequestFilter(index + 1);
+                self.filter_failed(key, python.failure_policy, failure);
+            }
+            Ok(false) => exchange.stage = Stage::RequestFilter(index + 1),
+            Ok(true) => {
+                http.stats.python_filter_calls.inc();
+                exchange.in_filter = true;
+                let filter = python.clone();
+                self.filter_calls.push(FilterCall { exchange: key, phase: Phase::Request, index, filter });
+            }
+        }
+    }
+
+    /// All filters have let the request pass.
+    fn act_on_route(&mut self, key: ExchangeKey) {
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        let Some(http) = exchange.http.clone() else { return };
+        let Some(routed) = exchange.routed.clone() else {
+            http.stats.no_route.inc();
+            let reply = LocalReply::new(404, details::ROUTE_NOT_FOUND).with_flags(Flags::NO_ROUTE);
+            return self.reply_locally(key, reply);
+        };
+        let Some(virtual_host) = routed.table.virtual_hosts.get(routed.virtual_host) else { return };
+        if virtual_host.require_tls && exchange.request.scheme == pymesh_http::Scheme::Http {
+            let mut reply = LocalReply::new(301, details::HTTPS_REQUIRED);
+            reply.headers.push(("location", route::rewrite::https_location(&exchange.request)));
+            return self.reply_locally(key, reply);
+        }
+        match &routed.route.action {
+            Action::Redirect(redirect) => {
+                http.stats.rq_redirect.inc();
+                let location = route::rewrite::location(redirect, &routed.route.matches, &exchange.request);
+                let mut reply = LocalReply::new(redirect.status, details::DIRECT_RESPONSE);
+                reply.headers.push(("location", location));
+                self.reply_locally(key, reply);
+            }
+            Action::Direct(direct) => {
+                http.stats.rq_direct_response.inc();
+                let reply = LocalReply::new(direct.status, details::DIRECT_RESPONSE);
+                self.reply_locally(key, reply.with_body(&direct.body));
+            }
+            Action::Forward(forward) => {
+                let name = match &forward.cluster {
+                    ClusterChoice::One(name) => Some(name),
+                    ClusterChoice::Weighted(clusters) => {
+                        routed.weighted.and_then(|at| clusters.get(at)).map(|chosen| &chosen.name)
+                    }
+                    ClusterChoice::Header(_) => None,
+                };
+                let cluster = match (&forward.cluster, name) {
+                    (_, Some(name)) => self.cluster_names.get(name).copied(),
+                    (ClusterChoice::Header(header), None) => exchange
+                        .request
+                        .headers
+                        .get(header.as_bytes())
+                        .and_then(|value| std::str::from_utf8(value).ok())
+                        .and_then(|name| self.cluster_names.get(name))
+                        .copied(),
+                    _ => None,
+                };
+                let Some(cluster) = cluster else {
+                    http.stats.no_cluster.inc();
+                    let reply = LocalReply::new(forward.cluster_not_found_status, details::CLUSTER_NOT_FOUND);
+                    return self.reply_locally(key, reply.with_flags(Flags::NO_CLUSTER));
+                };
+                exchange.cluster = Some(cluster);
+                exchange.attempt = 1;
+                let retry = forward.retry.as_ref().or(virtual_host.retry.as_ref());
+                exchange.retries_left = retry.map_or(0, |retry| retry.num_retries);
+                exchange.request_body.replay = retry.is_some() && !exchange.request_body.is_drained();
+                exchange.stage = Stage::Picking;
+                self.prepare_request(key, &routed, forward);
+                self.arm_request_timeout(key);
+            }
+        }
+    }
+
+    /// Octets of the request body arrived. Says how many were taken at once;
+    /// the others wait in the exchange.
+    pub(crate) fn request_data(&mut self, key: ExchangeKey, data: &[u8]) -> usize {
+        let Some(exchange) = self.exchanges.get_mut(key) else { return data.len() };
+        exchange.last_progress = self.now;
+        exchange.request_body.total += data.len() as u64;
+        if exchange.is_local {
+            // The answer is on its way: nobody will read this.
+            return data.len();
+        }
+        let mut taken = 0;
+        if exchange.request_started && !exchange.request_body.replay && exchange.request_body.buffer.is_empty() {
+            taken = self.send_request_data(key, data);
+        }
+        let Some(exchange) = self.exchanges.get_mut(key) else { return data.len() };
+        let rest = data.get(taken..).unwrap_or_default();
+        if !rest.is_empty() {
+            exchange.request_body.buffer.extend(rest);
+            if exchange.request_body.replay && exchange.request_body.buffer.len() > REPLAY_LIMIT {
+                // Too much to keep: from here on there is one try only.
+                exchange.request_body.stop_replay();
+                exchange.retries_left = if exchange.request_started { 0 } else { exchange.retries_left };
+            }
+            self.make_ready(key);
+        }
+        taken
+    }
+
+    /// The request is complete.
+    pub(crate) fn request_ended(&mut self, key: ExchangeKey, trailers: &mut Headers) {
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        std::mem::swap(&mut exchange.request_body.trailers, trailers);
+        exchange.request_body.ended = true;
+        exchange.request_received = Some(self.now);
+        exchange.last_progress = self.now;
+        self.arm_request_timeout(key);
+        self.make_ready(key);
+    }
+
+    /// The body of a request broke off in the middle of its framing.
+    pub(crate) fn break_request(&mut self, key: ExchangeKey, status: u16, reason: &'static str) {
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        exchange.request_body.ended = true;
+        if exchange.response_started {
+            return self.abandon(key, Flags::DOWNSTREAM_PROTOCOL_ERROR, reason);
+        }
+        self.detach_upstream(key);
+        let reply = LocalReply::new(status, reason).with_flags(Flags::DOWNSTREAM_PROTOCOL_ERROR).closing();
+        self.reply_locally(key, reply);
+        self.make_ready(key);
+    }
+
+    /// True while the exchange holds as much of the request as it may.
+    pub(crate) fn request_is_full(&self, key: ExchangeKey) -> bool {
+        self.exchanges.get(key).is_some_and(|exchange| {
+            let waiting = exchange.request_body.waiting().len();
+            !exchange.is_local && waiting >= self.options.stream_buffer
+        })
+    }
+}

@@ -1,0 +1,310 @@
+//! The response on its way out: head, filters, retries, body.
+
+use pymesh_http::{h1, Headers, Known, Method, Version};
+use pymesh_model::filter::FilterKind;
+use pymesh_model::http::ServerHeader;
+
+use super::{ExchangeKey, Stage};
+use crate::conn::{Conn, Protocol};
+use crate::engine::Engine;
+use crate::filter::{FilterCall, Phase};
+use crate::telemetry::details;
+
+impl Engine {
+    /// The final response head of the upstream is in the scratch space.
+    pub(crate) fn response_head(&mut self, key: ExchangeKey, ended: bool) {
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        std::mem::swap(&mut exchange.response, &mut self.scratch.response);
+        exchange.has_response = true;
+        exchange.response_received = Some(self.now);
+        exchange.last_progress = self.now;
+        exchange.response_body.ended = ended;
+        self.make_ready(key);
+    }
+
+    /// Octets of the response body arrived; see [`Engine::request_data`].
+    pub(crate) fn response_data(&mut self, key: ExchangeKey, data: &[u8]) -> usize {
+        let Some(exchange) = self.exchanges.get_mut(key) else { return data.len() };
+        exchange.last_progress = self.now;
+        exchange.response_body.total += data.len() as u64;
+        let mut taken = 0;
+        if exchange.response_started && exchange.response_body.buffer.is_empty() {
+            taken = self.send_response_data(key, data);
+        }
+        let Some(exchange) = self.exchanges.get_mut(key) else { return data.len() };
+        let rest = data.get(taken..).unwrap_or_default();
+        if !rest.is_empty() {
+            exchange.response_body.buffer.extend(rest);
+            self.make_ready(key);
+        }
+        taken
+    }
+
+    /// The response is complete.
+    pub(crate) fn response_ended(&mut self, key: ExchangeKey, trailers: &mut Headers) {
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        std::mem::swap(&mut exchange.response_body.trailers, trailers);
+        exchange.response_body.ended = true;
+        exchange.last_progress = self.now;
+        self.make_ready(key);
+    }
+
+    pub(crate) fn response_is_ended(&self, key: ExchangeKey) -> bool {
+        self.exchanges.get(key).is_none_or(|exchange| exchange.response_body.ended)
+    }
+
+    /// True while the exchange holds as much of the response as it may.
+    pub(crate) fn response_is_full(&self, key: ExchangeKey) -> bool {
+        self.exchanges
+            .get(key)
+            .is_some_and(|exchange| exchange.response_body.waiting().len() >= self.options.stream_buffer)
+    }
+
+    /// Moves the response on: its head once, then octets, then its end.
+    pub(super) fn pump_response(&mut self, key: ExchangeKey) {
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        if !exchange.has_response {
+            return;
+        }
+        if !exchange.response_started {
+            if !exchange.is_local && self.retry_response(key) {
+                return;
+            }
+            let Some(exchange) = self.exchanges.get_mut(key) else { return };
+            if !matches!(exchange.stage, Stage::ResponseFilter(_)) {
+                let has_filters = exchange.http.as_ref().is_some_and(|http| !http.config.filters.is_empty());
+                if has_filters && !exchange.is_local {
+                    // Filters see the response in reverse order.
+                    let last = exchange.http.as_ref().map_or(0, |http| http.config.filters.len());
+                    exchange.stage = Stage::ResponseFilter(last);
+                    return;
+                }
+                self.start_response(key);
+            }
+        }
+        self.pump_response_body(key);
+    }
+
+    /// Runs the response filters below `index`, last first; then sends the head.
+    pub(super) fn run_response_filter(&mut self, key: ExchangeKey, index: usize) {
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        let Some(http) = exchange.http.clone() else { return };
+        let Some(at) = index.checked_sub(1) else {
+            exchange.stage = if exchange.is_local { Stage::Replying } else { Stage::Flowing };
+            self.start_response(key);
+            return self.make_ready(key);
+        };
+        let Some(filter) = http.config.filters.get(at) else { return };
+        let FilterKind::Python(python) = &filter.kind;
+        match self.filters.wants(python, Phase::Response, &exchange.request) {
+            Err(failure) => {
+                exchange.stage = Stage::ResponseFilter(at);
+                self.filter_failed(key, python.failure_policy, failure);
+            }
+            Ok(false) => exchange.stage = Stage::ResponseFilter(at),
+            Ok(true) => {
+                http.stats.python_filter_calls.inc();
+                exchange.in_filter = true;
+                let filter = python.clone();
+                self.filter_calls.push(FilterCall { exchange: key, phase: Phase::Response, index: at, filter });
+            }
+        }
+    }
+
+    /// Sends the response head downstream.
+    fn start_response(&mut self, key: ExchangeKey) {
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        if exchange.response_started {
+            return;
+        }
+        if !exchange.is_local {
+            exchange.details = details::VIA_UPSTREAM;
+            self.finish_upstream_headers(key);
+        }
+        self.edit_response_headers(key);
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        exchange.response_started = true;
+        exchange.request_body.stop_replay();
+        let Some(http) = exchange.http.as_ref() else { return };
+        let headers = &mut exchange.response.headers;
+        match http.config.server_header {
+            ServerHeader::Overwrite => headers.set_known(Known::Server, http.config.server_name.as_bytes()),
+            ServerHeader::AppendIfAbsent if !headers.contains_known(Known::Server) => {
+                headers.append_known(Known::Server, http.config.server_name.as_bytes());
+            }
+            ServerHeader::AppendIfAbsent | ServerHeader::PassThrough => {}
+        }
+        if !headers.contains_known(Known::Date) {
+            headers.append_known(Known::Date, self.dates.http_date(self.clock.unix_nanos(self.now)));
+        }
+        if http.config.always_set_request_id_in_response {
+            if let Some(id) = exchange.request.headers.get_known(Known::XRequestId) {
+                exchange.response.headers.set_known(Known::XRequestId, id);
+            }
+        }
+        let ended = exchange.response_body.is_drained() && !exchange.response_body.has_trailers();
+        let Some(down) = exchange.down else { return };
+        let Some(conn) = self.conns.get_mut(down) else { return };
+        let draining = conn.downstream().is_some_and(|d| d.draining)
+            || http.config.limits.requests_per_connection > 0
+                && conn.downstream().is_some_and(|d| d.requests >= http.config.limits.requests_per_connection);
+        let Conn { protocol, output, .. } = conn;
+        match protocol {
+            Protocol::Http1Server(server) => {
+                server.keep_alive &= !draining && exchange.request_body.ended;
+                let framing = h1::response_framing(
+                    &exchange.response,
+                    exchange.request.method,
+                    exchange.request.version,
+                    ended,
+                );
+                if framing == h1::Framing::UntilClose {
+                    server.keep_alive = false;
+                }
+                h1::write_response(
+                    output.tail(),
+                    &exchange.response,
+                    framing,
+                    exchange.request.version,
+                    server.keep_alive,
+                );
+                server.encoder = Some(h1::BodyEncoder::new(framing));
+            }
+            Protocol::Http2Server(h2) => {
+                if let Some(stream) = exchange.down_stream {
+                    if h2.send_response(stream, &exchange.response, ended).is_ok() && ended {
+                        exchange.response_body.finished = true;
+                    }
+                    if draining {
+                        h2.shutdown_notice();
+                    }
+                }
+            }
+            _ => {}
+        }
+        if !conn.is_dirty {
+            conn.is_dirty = true;
+            self.dirty.push(down);
+        }
+    }
+
+    fn pump_response_body(&mut self, key: ExchangeKey) {
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        if !exchange.response_started {
+            return;
+        }
+        if !exchange.response_body.waiting().is_empty() {
+            let buffer = std::mem::take(&mut exchange.response_body.buffer);
+            let taken = self.send_response_data(key, buffer.as_slice());
+            let Some(exchange) = self.exchanges.get_mut(key) else { return };
+            exchange.response_body.buffer = buffer;
+            exchange.response_body.take(taken);
+            let give_back = taken.min(exchange.response_body.unreleased);
+            exchange.response_body.unreleased -= give_back;
+            self.release_upstream(key, give_back);
+        }
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        if exchange.response_body.is_drained() && !exchange.response_body.finished {
+            self.end_response(key);
+        }
+        let Some(exchange) = self.exchanges.get(key) else { return };
+        if exchange.response_body.finished {
+            self.finish_exchange(key);
+        }
+    }
+
+    /// Writes response octets to the downstream codec; says how many it took.
+    fn send_response_data(&mut self, key: ExchangeKey, data: &[u8]) -> usize {
+        let Some(exchange) = self.exchanges.get_mut(key) else { return data.len() };
+        let Some(down) = exchange.down else { return data.len() };
+        let Some(conn) = self.conns.get_mut(down) else { return data.len() };
+        let is_full = conn.is_full();
+        let Conn { protocol, output, .. } = conn;
+        let taken = match protocol {
+            _ if is_full => 0,
+            Protocol::Http1Server(server) => match server.encoder.as_mut() {
+                // A body longer than its content-length is cut by the codec's refusal.
+                Some(encoder) => match encoder.encode(output.tail(), data) {
+                    Ok(()) => data.len(),
+                    Err(_) => {
+                        server.keep_alive = false;
+                        data.len()
+                    }
+                },
+                None => data.len(),
+            },
+            Protocol::Http2Server(h2) => match exchange.down_stream {
+                Some(stream) => h2.send_data(stream, data, false).unwrap_or(data.len()),
+                None => data.len(),
+            },
+            _ => data.len(),
+        };
+        exchange.bytes_sent += taken as u64;
+        if taken > 0 {
+            exchange.last_progress = self.now;
+        }
+        if taken < data.len() && is_full && !conn.waiting_for_room.contains(&key) {
+            conn.waiting_for_room.push(key);
+        }
+        if !conn.is_dirty {
+            conn.is_dirty = true;
+            self.dirty.push(down);
+        }
+        taken
+    }
+
+    /// Tells the client that the response is complete.
+    fn end_response(&mut self, key: ExchangeKey) {
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        let Some(down) = exchange.down else { return };
+        let Some(conn) = self.conns.get_mut(down) else { return };
+        let trailers = &exchange.response_body.trailers;
+        let Conn { protocol, output, .. } = conn;
+        match protocol {
+            Protocol::Http1Server(server) => {
+                if let Some(mut encoder) = server.encoder.take() {
+                    let trailers = (!trailers.is_empty()).then_some(trailers);
+                    if encoder.finish(output.tail(), trailers).is_err() {
+                        // Shorter than its content-length: only a close can say so.
+                        server.keep_alive = false;
+                    }
+                }
+            }
+            Protocol::Http2Server(h2) => {
+                if let Some(stream) = exchange.down_stream {
+                    let _gone = match trailers.is_empty() {
+                        true => h2.send_data(stream, &[], true).map(|_| ()),
+                        false => h2.send_trailers(stream, trailers),
+                    };
+                }
+            }
+            _ => {}
+        }
+        exchange.response_body.finished = true;
+        if !conn.is_dirty {
+            conn.is_dirty = true;
+            self.dirty.push(down);
+        }
+    }
+
+    /// `Expect: 100-continue`: the client may send its body, since somebody
+    /// is there to take it (RFC 9110 section 10.1.1).
+    pub(super) fn send_continue(&mut self, key: ExchangeKey) {
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        if !exchange.expects_continue || exchange.sent_continue || exchange.request_body.total > 0 {
+            return;
+        }
+        exchange.sent_continue = true;
+        let Some(down) = exchange.down else { return };
+        let Some(conn) = self.conns.get_mut(down) else { return };
+        if let Protocol::Http1Server(_) = &conn.protocol {
+            if exchange.request.version == Version::Http11 && exchange.request.method != Method::Connect {
+                conn.output.extend(b"HTTP/1.1 100 Continue\r\n\r\n");
+                if !conn.is_dirty {
+                    conn.is_dirty = true;
+                    self.dirty.push(down);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,583 @@
+//! From a chosen cluster to a connection, and the request body over it.
+
+use pymesh_http::{h1, h2};
+
+use super::{ExchangeKey, Failure, LocalReply, Stage};
+use crate::cluster::{ClusterKey, HostKey, PoolKind};
+use crate::conn::{Conn, ConnKey, Http1Client, Protocol, Reading, RelayKey, Upstream};
+use crate::engine::Engine;
+use crate::telemetry::{details, Flags};
+
+impl Engine {
+    /// Chooses an endpoint and takes a connection to it, or waits for one.
+    pub(super) fn pick_upstream(&mut self, key: ExchangeKey) {
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        let is_http2 = exchange.down_stream.is_some();
+        let Some(cluster_key) = exchange.cluster.filter(|cluster| self.clusters.contains(*cluster)) else {
+            let reply = LocalReply::new(503, details::CLUSTER_NOT_FOUND).with_flags(Flags::NO_CLUSTER);
+            return self.reply_locally(key, reply);
+        };
+        let tried = std::mem::take(&mut exchange.tried);
+        let host = self.pick_host_avoiding(cluster_key, &tried, key);
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        exchange.tried = tried;
+        let Some(host_key) = host else {
+            let reply = LocalReply::new(503, details::NO_HEALTHY_UPSTREAM);
+            let reply = reply.with_flags(Flags::NO_HEALTHY_UPSTREAM).with_body(b"no healthy upstream");
+            return self.reply_locally(key, reply);
+        };
+        let Some(cluster) = self.clusters.get_mut(cluster_key) else { return };
+        let thresholds = cluster.config.thresholds;
+        let kind = PoolKind::choose(cluster.config.http.protocol, is_http2);
+        let is_multiplexed = kind == PoolKind::Http2;
+        let Some(host) = cluster.hosts.get_mut(host_key) else { return };
+        exchange.host = Some(host_key);
+        exchange.pool = Some(kind);
+        exchange.cluster_config = Some(cluster.config.clone());
+        exchange.endpoint = Some(host.endpoint.clone());
+        if is_multiplexed && cluster.active >= thresholds.requests {
+            return self.overflow(key);
+        }
+        let pool = host.pool(kind);
+        let conns = &self.conns;
+        let idle = loop {
+            match pool.idle.pop() {
+                Some(conn) if conns.get(conn).is_some_and(|conn| !conn.is_closing()) => break Some(conn),
+                Some(_) => {}
+                None => break None,
+            }
+        };
+        let ready = idle.or_else(|| {
+            let can_open = |conn: &ConnKey| match conns.get(*conn).map(|conn| &conn.protocol) {
+                Some(Protocol::Http2Client(h2)) => h2.can_open(),
+                _ => false,
+            };
+            pool.shared.iter().copied().find(can_open)
+        });
+        if let Some(conn_key) = ready {
+            if let Some(mut conn) = self.conns.lend(conn_key) {
+                self.attach(key, &mut conn);
+                self.conns.give_back(conn_key, conn);
+            }
+            return;
+        }
+        if cluster.pending >= thresholds.pending_requests {
+            cluster.stats.upstream_rq_pending_overflow.inc();
+            return self.overflow(key);
+        }
+        host.active += 1;
+        let pool = host.pool(kind);
+        pool.waiting.push_back(key);
+        let wants_more = match kind {
+            PoolKind::Negotiated => pool.waiting.len() > pool.connecting as usize,
+            PoolKind::Http2 => pool.connecting == 0,
+        };
+        cluster.pending += 1;
+        cluster.stats.upstream_rq_pending_total.inc();
+        cluster.stats.upstream_rq_pending_active.inc();
+        exchange.stage = Stage::Pending;
+        if wants_more {
+            self.open_upstream(cluster_key, host_key, kind, None);
+        }
+    }
+
+    fn overflow(&mut self, key: ExchangeKey) {
+        if let Some(exchange) = self.exchanges.get_mut(key) {
+            exchange.host = None;
+        }
+        self.upstream_failed(key, Failure::Overflow);
+    }
+
+    fn pick_host_avoiding(&mut self, cluster: ClusterKey, tried: &[HostKey], key: ExchangeKey) -> Option<HostKey> {
+        let attempts = match tried.is_empty() {
+            true => 1,
+            false => {
+                let routed = self.exchanges.get(key)?.routed.as_ref()?;
+                let retry = routed.forward.as_ref()?.retry.as_ref();
+                let avoids = retry.is_some_and(|retry| retry.avoid_previous_hosts);
+                if avoids { retry.map_or(1, |retry| retry.host_selection_attempts.max(1)) } else { 1 }
+            }
+        };
+        let cluster = self.clusters.get_mut(cluster)?;
+        let mut chosen = None;
+        for _ in 0..attempts {
+            chosen = cluster.picker.pick(&cluster.hosts, &mut self.rng);
+            match chosen {
+                Some(host) if tried.contains(&host) => {}
+                _ => break,
+            }
+        }
+        chosen
+    }
+
+    /// The endpoint of a relay. For original-destination clusters that is the
+    /// address the client wanted.
+    pub(crate) fn pick_host(&mut self, cluster: ClusterKey, _down: ConnKey) -> Option<HostKey> {
+        let cluster = self.clusters.get_mut(cluster)?;
+        cluster.picker.pick(&cluster.hosts, &mut self.rng)
+    }
+
+    /// Starts a connection to a host, unless the cluster has too many. A host
+    /// without any may always have one, or nobody could be served.
+    pub(crate) fn open_upstream(
+        &mut self,
+        cluster_key: ClusterKey,
+        host_key: HostKey,
+        kind: PoolKind,
+        relay: Option<RelayKey>,
+    ) -> Option<ConnKey> {
+        let cluster = self.clusters.get_mut(cluster_key)?;
+        let host = cluster.hosts.get_mut(host_key)?;
+        if cluster.connections >= cluster.config.thresholds.connections && host.connections > 0 {
+            cluster.stats.upstream_cx_overflow.inc();
+            return None;
+        }
+        let address = host.endpoint.address;
+        host.connections += 1;
+        cluster.connections += 1;
+        cluster.stats.upstream_cx_total.inc();
+        cluster.stats.upstream_cx_active.inc();
+        if relay.is_none() {
+            host.pool(kind).connecting += 1;
+        }
+        let deadline = self.now.after_limit(cluster.config.connect_timeout);
+        let (buffer_limit, now) = (cluster.config.buffer_limit, self.now);
+        let up = Upstream { cluster: cluster_key, host: host_key, pool: kind, relay, requests: 0, draining: false };
+        let key = self.conns.insert_with(|key| {
+            let conn = Conn::to_endpoint(key, up, address, buffer_limit, now);
+            Box::new(Conn { deadline, ..conn })
+        });
+        self.timers.arm_conn(key, deadline);
+        self.act(crate::engine::Action::Connect(key, address));
+        Some(key)
+    }
+
+    /// The socket of an upstream connection is connected.
+    pub fn connected(&mut self, key: ConnKey, local: std::net::SocketAddr) {
+        let Some(mut conn) = self.conns.lend(key) else { return };
+        conn.local = local;
+        match self.upstream_session(&conn) {
+            Ok(None) => self.on_upstream_open(&mut conn),
+            Ok(Some(session)) => {
+                conn.tls = Some(Box::new(session));
+                self.mark_dirty(&mut conn);
+            }
+            Err(error) => {
+                self.last_transport_failure = Some(error);
+                self.lose_upstream(&mut conn, Failure::Connect);
+                self.close_now(&mut conn);
+            }
+        }
+        self.conns.give_back(key, conn);
+    }
+
+    fn upstream_session(&mut self, conn: &Conn) -> Result<Option<pymesh_tls::Session>, String> {
+        let Some(up) = conn.upstream() else { return Ok(None) };
+        let Some(cluster) = self.clusters.get_mut(up.cluster) else { return Ok(None) };
+        let Some(endpoint) = cluster.hosts.get(up.host).map(|host| host.endpoint.clone()) else { return Ok(None) };
+        let Some(tls) = cluster.tls_for(&endpoint) else { return Ok(None) };
+        let config = cluster.compiled_tls(&tls, &self.secrets).map_err(|error| error.to_string())?;
+        pymesh_tls::Session::client(config, tls.sni.as_deref(), conn.remote.ip())
+            .map(Some)
+            .map_err(|error| error.to_string())
+    }
+
+    /// TCP and TLS are ready: speak, and serve who waits.
+    pub(crate) fn on_upstream_open(&mut self, conn: &mut Conn) {
+        let Some(up) = conn.upstream() else { return };
+        let (cluster_key, host_key, kind) = (up.cluster, up.host, up.pool);
+        if let Some(relay) = up.relay {
+            return self.on_relay_open(conn, relay);
+        }
+        let Some(cluster) = self.clusters.get_mut(cluster_key) else { return self.close_now(conn) };
+        if let Some(host) = cluster.hosts.get_mut(host_key) {
+            let pool = host.pool(kind);
+            pool.connecting = pool.connecting.saturating_sub(1);
+        }
+        let is_http2 = kind == PoolKind::Http2 || conn.tls.as_ref().is_some_and(|tls| tls.alpn() == Some(b"h2"));
+        self.set_deadline(conn, crate::base::time::Time::NEVER);
+        self.speak_http_client(conn, is_http2);
+        if is_http2 {
+            if let Some(host) = self.clusters.get_mut(cluster_key).and_then(|c| c.hosts.get_mut(host_key)) {
+                host.pool(kind).shared.push(conn.key);
+            }
+        }
+        self.serve_pool(conn);
+    }
+
+    /// Gives a connection with room to whoever has waited longest, or to the pool.
+    pub(crate) fn serve_pool(&mut self, conn: &mut Conn) {
+        let Some(up) = conn.upstream() else { return };
+        let (cluster_key, host_key, kind, draining) = (up.cluster, up.host, up.pool, up.draining);
+        loop {
+            let has_room = match &conn.protocol {
+                Protocol::Http1Client(h1) => h1.exchange.is_none(),
+                Protocol::Http2Client(h2) => h2.can_open(),
+                _ => false,
+            };
+            let Some(cluster) = self.clusters.get_mut(cluster_key) else { return self.close_now(conn) };
+            let Some(host) = cluster.hosts.get_mut(host_key) else { return self.close_now(conn) };
+            if draining || !has_room {
+                return;
+            }
+            let Some(waiting) = host.pool(kind).waiting.pop_front() else { break };
+            host.active = host.active.saturating_sub(1);
+            cluster.pending = cluster.pending.saturating_sub(1);
+            cluster.stats.upstream_rq_pending_active.dec();
+            self.attach(waiting, conn);
+        }
+        if let Protocol::Http1Client(_) = &conn.protocol {
+            let Some(cluster) = self.clusters.get_mut(cluster_key) else { return };
+            let idle = cluster.config.http.idle_timeout;
+            let Some(host) = cluster.hosts.get_mut(host_key) else { return };
+            if !host.listed || cluster.removed {
+                return self.close_now(conn);
+            }
+            host.pool(kind).idle.push(conn.key);
+            self.set_deadline(conn, self.now.after_limit(idle));
+        }
+    }
+
+    /// Gives an exchange its upstream connection and writes the request head.
+    fn attach(&mut self, key: ExchangeKey, conn: &mut Conn) {
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        let Some(up) = conn.upstream_mut() else { return };
+        up.requests = up.requests.saturating_add(1);
+        let (cluster_key, host_key) = (up.cluster, up.host);
+        let Some(cluster) = self.clusters.get_mut(cluster_key) else { return };
+        let most = cluster.config.http.requests_per_connection;
+        if most > 0 && up.requests >= most {
+            up.draining = true;
+        }
+        cluster.active += 1;
+        cluster.stats.upstream_rq_total.inc();
+        cluster.stats.upstream_rq_active.inc();
+        if let Some(host) = cluster.hosts.get_mut(host_key) {
+            host.active += 1;
+        }
+        exchange.up = Some(conn.key);
+        exchange.stage = Stage::Flowing;
+        exchange.upstream_local = Some(conn.local);
+        exchange.request_started = true;
+        exchange.upstream_started = Some(self.now);
+        exchange.last_progress = self.now;
+        let ended = exchange.request_body.is_drained() && !exchange.request_body.has_trailers();
+        let Conn { protocol, output, .. } = conn;
+        let mut refused = false;
+        match protocol {
+            Protocol::Http1Client(client) => {
+                let framing = h1::request_framing(&exchange.request, ended);
+                h1::write_request(output.tail(), &exchange.request, framing);
+                *client = Http1Client {
+                    reading: Reading::Head,
+                    exchange: Some(key),
+                    encoder: Some(h1::BodyEncoder::new(framing)),
+                    keep_alive: true,
+                    method: exchange.request.method,
+                    response_ended: false,
+                };
+            }
+            Protocol::Http2Client(h2) => match h2.open(&exchange.request, ended, key.index() as u32) {
+                Ok(stream) => {
+                    exchange.up_stream = Some(stream);
+                    exchange.request_body.finished = ended;
+                }
+                Err(_) => refused = true,
+            },
+            _ => refused = true,
+        }
+        self.mark_dirty(conn);
+        if refused {
+            return self.upstream_failed(key, Failure::RefusedStream);
+        }
+        if self.exchanges.get(key).is_some_and(|exchange| exchange.expects_continue) {
+            self.send_continue(key);
+        }
+        self.arm_per_try_timeout(key);
+        self.make_ready(key);
+    }
+
+    /// Moves the request body on, then says its end.
+    pub(super) fn pump_request(&mut self, key: ExchangeKey) {
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        if exchange.up.is_none() || exchange.request_body.finished {
+            return;
+        }
+        if !exchange.request_body.waiting().is_empty() {
+            // Lent, so that the codec can read it while the exchange changes.
+            let mut body = std::mem::take(&mut exchange.request_body);
+            let taken = self.send_request_data(key, body.waiting());
+            body.take(taken);
+            let give_back = taken.min(body.unreleased);
+            body.unreleased -= give_back;
+            let Some(exchange) = self.exchanges.get_mut(key) else { return };
+            exchange.request_body = body;
+            self.release_downstream(key, give_back);
+        }
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        if exchange.request_body.is_drained() {
+            self.end_request(key);
+        }
+    }
+
+    /// Writes request octets to the upstream codec; says how many it took.
+    pub(super) fn send_request_data(&mut self, key: ExchangeKey, data: &[u8]) -> usize {
+        let Some(exchange) = self.exchanges.get_mut(key) else { return data.len() };
+        let Some(up) = exchange.up else { return 0 };
+        let Some(conn) = self.conns.get_mut(up) else { return 0 };
+        let is_full = conn.is_full();
+        let Conn { protocol, output, .. } = conn;
+        let taken = match protocol {
+            _ if is_full => 0,
+            Protocol::Http1Client(client) => match client.encoder.as_mut() {
+                Some(encoder) => {
+                    // The downstream codec has checked the length already.
+                    let _checked = encoder.encode(output.tail(), data);
+                    data.len()
+                }
+                None => data.len(),
+            },
+            Protocol::Http2Client(h2) => match exchange.up_stream {
+                Some(stream) => h2.send_data(stream, data, false).unwrap_or(data.len()),
+                None => 0,
+            },
+            _ => 0,
+        };
+        if taken > 0 {
+            exchange.last_progress = self.now;
+        }
+        if is_full && !conn.waiting_for_room.contains(&key) {
+            conn.waiting_for_room.push(key);
+        }
+        if !conn.is_dirty {
+            conn.is_dirty = true;
+            self.dirty.push(up);
+        }
+        taken
+    }
+
+    fn end_request(&mut self, key: ExchangeKey) {
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        let Some(up) = exchange.up else { return };
+        let Some(conn) = self.conns.get_mut(up) else { return };
+        let trailers = &exchange.request_body.trailers;
+        let Conn { protocol, output, .. } = conn;
+        match protocol {
+            Protocol::Http1Client(client) => {
+                if let Some(mut encoder) = client.encoder.take() {
+                    let trailers = (!trailers.is_empty()).then_some(trailers);
+                    if encoder.finish(output.tail(), trailers).is_err() {
+                        client.keep_alive = false;
+                    }
+                }
+            }
+            Protocol::Http2Client(h2) => {
+                if let Some(stream) = exchange.up_stream {
+                    let _gone = match trailers.is_empty() {
+                        true => h2.send_data(stream, &[], true).map(|_| ()),
+                        false => h2.send_trailers(stream, trailers),
+                    };
+                }
+            }
+            _ => {}
+        }
+        exchange.request_body.finished = true;
+        if !conn.is_dirty {
+            conn.is_dirty = true;
+            self.dirty.push(up);
+        }
+    }
+
+    /// The upstream took octets that the client's flow control waits for.
+    fn release_downstream(&mut self, key: ExchangeKey, n: usize) {
+        let Some(exchange) = self.exchanges.get(key) else { return };
+        let (Some(down), stream) = (exchange.down, exchange.down_stream) else { return };
+        let Some(conn) = self.conns.get_mut(down) else { return };
+        release(conn, stream, n);
+        self.touch(down);
+    }
+
+    /// The client took octets that the upstream's flow control waits for.
+    pub(super) fn release_upstream(&mut self, key: ExchangeKey, n: usize) {
+        let Some(exchange) = self.exchanges.get(key) else { return };
+        let (Some(up), stream) = (exchange.up, exchange.up_stream) else { return };
+        let Some(conn) = self.conns.get_mut(up) else { return };
+        release(conn, stream, n);
+        self.touch(up);
+    }
+
+    /// Window updates may wait in the codec, and reading may go on.
+    fn touch(&mut self, key: ConnKey) {
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        if !conn.is_dirty {
+            conn.is_dirty = true;
+            self.dirty.push(conn.key);
+        }
+        if conn.paused && !conn.is_rescanned {
+            conn.is_rescanned = true;
+            self.rescans.push(conn.key);
+        }
+    }
+
+    /// Takes the exchange off its upstream, whatever state that is in. The
+    /// attempt is over: an HTTP/2 stream is reset, an HTTP/1 connection closed,
+    /// unless both messages are complete.
+    pub(crate) fn detach_upstream(&mut self, key: ExchangeKey) {
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        let (Some(cluster_key), Some(host_key)) = (exchange.cluster, exchange.host) else { return };
+        let is_pending = exchange.stage == Stage::Pending;
+        let up = exchange.up.take();
+        let stream = exchange.up_stream.take();
+        let is_complete = exchange.request_body.finished && exchange.response_body.ended && exchange.has_response;
+        let kind = exchange.pool.unwrap_or(PoolKind::Negotiated);
+        if let Some(cluster) = self.clusters.get_mut(cluster_key) {
+            let mut was_waiting = false;
+            if let Some(host) = cluster.hosts.get_mut(host_key) {
+                if is_pending {
+                    was_waiting = host.pool(kind).stop_waiting(key);
+                }
+                if up.is_some() || was_waiting {
+                    host.active = host.active.saturating_sub(1);
+                }
+            }
+            if was_waiting {
+                cluster.pending = cluster.pending.saturating_sub(1);
+                cluster.stats.upstream_rq_pending_active.dec();
+            }
+            if up.is_some() {
+                cluster.active = cluster.active.saturating_sub(1);
+                cluster.stats.upstream_rq_active.dec();
+                cluster.stats.upstream_rq_completed.inc();
+            }
+            cluster.drop_host_if_unused(host_key);
+        }
+        let Some(up) = up else { return };
+        let Some(mut conn) = self.conns.lend(up) else { return };
+        match &mut conn.protocol {
+            Protocol::Http1Client(client) if client.exchange == Some(key) => {
+                client.exchange = None;
+                let reusable = is_complete && client.keep_alive && client.response_ended && !conn.peer_closed;
+                match reusable && conn.input.is_empty() && !conn.upstream().is_some_and(|up| up.draining) {
+                    true => self.serve_pool(&mut conn),
+                    false => self.close_now(&mut conn),
+                }
+            }
+            Protocol::Http2Client(h2) => {
+                if let Some(stream) = stream {
+                    if !is_complete {
+                        h2.reset(stream, h2::ErrorCode::Cancel);
+                    }
+                }
+                let is_last = h2.active_streams() == 0;
+                self.mark_dirty(&mut conn);
+                match is_last && conn.upstream().is_some_and(|up| up.draining) {
+                    true => self.close_after_flush(&mut conn),
+                    false => self.serve_pool(&mut conn),
+                }
+            }
+            _ => {}
+        }
+        self.conns.give_back(up, conn);
+    }
+
+    /// An upstream connection is lost: so are its exchanges.
+    pub(crate) fn lose_upstream(&mut self, conn: &mut Conn, failure: Failure) {
+        let Some(up) = conn.upstream() else { return };
+        let (cluster_key, host_key, kind, relay) = (up.cluster, up.host, up.pool, up.relay);
+        if matches!(conn.protocol, Protocol::Opening) {
+            let Some(cluster) = self.clusters.get_mut(cluster_key) else { return };
+            cluster.stats.upstream_cx_connect_fail.inc();
+            if let Some(relay) = relay {
+                return self.on_relay_connect_failed(relay, failure);
+            }
+            let Some(host) = cluster.hosts.get_mut(host_key) else { return };
+            let waiting = &mut host.pool(kind).waiting;
+            let count = if kind == PoolKind::Http2 { waiting.len() } else { 1.min(waiting.len()) };
+            let victims: Vec<ExchangeKey> = waiting.iter().take(count).copied().collect();
+            for victim in victims {
+                self.upstream_failed(victim, failure);
+            }
+            return;
+        }
+        let key = conn.key;
+        let victims: Vec<ExchangeKey> = match &conn.protocol {
+            Protocol::Http1Client(client) => client.exchange.into_iter().collect(),
+            Protocol::Http2Client(_) => self.exchanges_on(key),
+            _ => Vec::new(),
+        };
+        for victim in victims {
+            // A complete response is a response, however the connection ended.
+            if self.exchanges.get(victim).is_some_and(|x| x.response_body.ended && x.has_response) {
+                self.make_ready(victim);
+                continue;
+            }
+            self.upstream_failed(victim, failure);
+        }
+    }
+
+    /// The upstream takes no more streams; those it has not seen may go elsewhere.
+    pub(crate) fn on_upstream_goaway(&mut self, conn: &mut Conn, codec: &h2::Connection, last: h2::StreamId) {
+        let key = conn.key;
+        let Some(up) = conn.upstream_mut() else { return };
+        up.draining = true;
+        let (cluster_key, host_key, kind) = (up.cluster, up.host, up.pool);
+        if let Some(host) = self.clusters.get_mut(cluster_key).and_then(|c| c.hosts.get_mut(host_key)) {
+            host.pool(kind).forget(key);
+        }
+        for victim in self.exchanges_on(key) {
+            let unseen = self.exchanges.get(victim).and_then(|x| x.up_stream).is_some_and(|stream| stream > last);
+            if unseen {
+                self.upstream_failed(victim, Failure::RefusedStream);
+            }
+        }
+        if codec.active_streams() == 0 {
+            // Closed by the peer's FIN or by us at the end of this turn.
+            self.set_deadline(conn, self.now + std::time::Duration::from_millis(1));
+        }
+    }
+
+    /// Exchanges whose request is on this upstream connection.
+    fn exchanges_on(&self, conn: ConnKey) -> Vec<ExchangeKey> {
+        let on_it = |key: &ExchangeKey| self.exchanges.get(*key).is_some_and(|x| x.up == Some(conn));
+        self.exchanges.keys().filter(on_it).collect()
+    }
+
+    /// Takes a closed connection out of its pool and its counts.
+    pub(crate) fn forget_upstream(&mut self, conn: &Conn) {
+        let Some(up) = conn.upstream() else { return };
+        let (cluster_key, host_key, kind) = (up.cluster, up.host, up.pool);
+        let was_connecting = up.relay.is_none() && matches!(conn.protocol, Protocol::Opening);
+        let Some(cluster) = self.clusters.get_mut(cluster_key) else { return };
+        cluster.connections = cluster.connections.saturating_sub(1);
+        cluster.stats.upstream_cx_active.dec();
+        cluster.stats.upstream_cx_destroy.inc();
+        cluster.stats.upstream_cx_rx_bytes_total.add(conn.received);
+        cluster.stats.upstream_cx_tx_bytes_total.add(conn.sent);
+        let mut starved = false;
+        if let Some(host) = cluster.hosts.get_mut(host_key) {
+            host.connections = host.connections.saturating_sub(1);
+            let pool = host.pool(kind);
+            pool.forget(conn.key);
+            if was_connecting {
+                pool.connecting = pool.connecting.saturating_sub(1);
+            }
+            starved = pool.waiting.len() > pool.connecting as usize;
+        }
+        cluster.drop_host_if_unused(host_key);
+        let is_over = cluster.removed && cluster.connections == 0 && cluster.active == 0 && cluster.pending == 0;
+        if starved {
+            self.open_upstream(cluster_key, host_key, kind, None);
+        } else if is_over {
+            self.clusters.remove(cluster_key);
+        }
+    }
+}
+
+/// Gives flow-control credit back to whoever sent `n` octets.
+fn release(conn: &mut Conn, stream: Option<h2::StreamId>, n: usize) {
+    if let (Protocol::Http2Server(h2) | Protocol::Http2Client(h2), Some(stream)) = (&mut conn.protocol, stream) {
+        if n > 0 {
+            h2.release(stream, n);
+        }
+    }
+}

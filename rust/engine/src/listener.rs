@@ -1,0 +1,113 @@
+//! The runtime side of listeners: counters and compiled TLS beside the configuration.
+
+use std::sync::Arc;
+
+use pymesh_http::Limits;
+use pymesh_model::http::HttpConnectionManager;
+use pymesh_model::listener::{Direction, FilterChain, Listener, NetworkFilter, TcpProxy};
+use pymesh_tls::{server_config, SecretStore};
+
+use crate::base::slab::Key;
+use crate::telemetry::stats::{HttpStats, Hub, ListenerStats, TcpStats};
+
+/// Names a listener for the driver.
+pub type ListenerKey = Key<Arc<ListenerRuntime>>;
+
+/// A listener with what one worker keeps for it.
+pub struct ListenerRuntime {
+    /// As configured.
+    pub config: Arc<Listener>,
+    pub(crate) stats: Arc<ListenerStats>,
+    pub(crate) chains: Vec<Arc<ChainRuntime>>,
+    pub(crate) default_chain: Option<Arc<ChainRuntime>>,
+}
+
+/// A filter chain with its compiled TLS and one of the two network filters.
+pub(crate) struct ChainRuntime {
+    pub config: Arc<FilterChain>,
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    pub http: Option<Arc<HttpRuntime>>,
+    pub tcp: Option<Arc<TcpRuntime>>,
+}
+
+/// A connection manager with its counters and codec limits.
+pub(crate) struct HttpRuntime {
+    pub config: Arc<HttpConnectionManager>,
+    pub stats: Arc<HttpStats>,
+    pub direction: Direction,
+    pub limits: Limits,
+}
+
+/// A TCP proxy with its counters.
+pub(crate) struct TcpRuntime {
+    pub config: Arc<TcpProxy>,
+    pub stats: Arc<TcpStats>,
+    pub direction: Direction,
+}
+
+impl ListenerRuntime {
+    /// # Errors
+    /// A TLS context that cannot be compiled, in words.
+    pub(crate) fn new(
+        config: &Arc<Listener>,
+        worker: usize,
+        hub: &Hub,
+        secrets: &Arc<SecretStore>,
+    ) -> Result<ListenerRuntime, String> {
+        let chain = |chain: &Arc<FilterChain>| ChainRuntime::new(config, chain, worker, hub, secrets);
+        Ok(ListenerRuntime {
+            config: config.clone(),
+            stats: hub.listener(worker, &config.name),
+            chains: config.filter_chains.iter().map(chain).collect::<Result<_, _>>()?,
+            default_chain: config.default_filter_chain.as_ref().map(chain).transpose()?,
+        })
+    }
+}
+
+impl ChainRuntime {
+    fn new(
+        listener: &Listener,
+        config: &Arc<FilterChain>,
+        worker: usize,
+        hub: &Hub,
+        secrets: &Arc<SecretStore>,
+    ) -> Result<Arc<ChainRuntime>, String> {
+        let tls = match &config.tls {
+            Some(tls) => Some(server_config(tls, secrets).map_err(|error| {
+                format!("listener {}: filter chain {}: {error}", listener.name, config.name)
+            })?),
+            None => None,
+        };
+        let (mut http, mut tcp) = (None, None);
+        match &config.network {
+            NetworkFilter::Http(manager) => {
+                http = Some(Arc::new(HttpRuntime {
+                    config: manager.clone(),
+                    stats: hub.http(worker, &manager.stat_prefix),
+                    direction: listener.direction,
+                    limits: limits(manager),
+                }));
+            }
+            NetworkFilter::Tcp(proxy) => {
+                tcp = Some(Arc::new(TcpRuntime {
+                    config: proxy.clone(),
+                    stats: hub.tcp(worker, &proxy.stat_prefix),
+                    direction: listener.direction,
+                }));
+            }
+        }
+        Ok(Arc::new(ChainRuntime { config: config.clone(), tls, http, tcp }))
+    }
+}
+
+fn limits(manager: &HttpConnectionManager) -> Limits {
+    let configured = manager.limits;
+    Limits {
+        header_list_size: configured.header_list_size,
+        header_count: configured.header_count,
+        concurrent_streams: configured.concurrent_streams,
+        stream_window: configured.stream_window,
+        connection_window: configured.connection_window,
+        ..Limits::default()
+    }
+}

@@ -1,0 +1,174 @@
+//! Which virtual host and which route a request takes.
+
+use std::borrow::Cow;
+
+use pymesh_http::{Known, Method, RequestHead};
+use pymesh_model::matcher::{HeaderMatch, HeaderTest, QueryMatch};
+use pymesh_model::route::{PathMatch, Route, RouteTable, WeightedCluster};
+
+use super::path::split_port;
+
+/// Where a route stands in its table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub virtual_host: usize,
+    pub route: usize,
+}
+
+/// The first matching route of the best matching virtual host.
+pub(crate) fn find(table: &RouteTable, request: &RequestHead, random: u64) -> Option<Found> {
+    let virtual_host = find_virtual_host(table, request.authority())?;
+    let routes = &table.virtual_hosts.get(virtual_host)?.routes;
+    let route = routes.iter().position(|route| matches(route, request, random))?;
+    Some(Found { virtual_host, route })
+}
+
+/// Envoy's order: exact name, longest suffix wildcard, longest prefix
+/// wildcard, `*`. Case is ignored.
+fn find_virtual_host(table: &RouteTable, authority: &[u8]) -> Option<usize> {
+    let host = match split_port(authority) {
+        Some((at, _)) if table.ignore_port => authority.get(..at).unwrap_or(authority),
+        _ => authority,
+    };
+    let mut best: Option<(usize, (u8, usize))> = None;
+    for (at, virtual_host) in table.virtual_hosts.iter().enumerate() {
+        let score = virtual_host.domains.iter().filter_map(|domain| domain_score(domain.as_bytes(), host)).max();
+        if let Some(score) = score {
+            if best.is_none_or(|(_, most)| score > most) {
+                best = Some((at, score));
+            }
+        }
+    }
+    best.map(|(at, _)| at)
+}
+
+/// How well a domain matches: kind first, then length.
+fn domain_score(domain: &[u8], host: &[u8]) -> Option<(u8, usize)> {
+    let fits = |part: Option<&[u8]>, pattern: &[u8]| part.is_some_and(|part| part.eq_ignore_ascii_case(pattern));
+    match domain {
+        b"*" => Some((0, 0)),
+        [b'*', suffix @ ..] => {
+            // The wildcard stands for at least one character.
+            let start = host.len().checked_sub(suffix.len()).filter(|start| *start > 0)?;
+            fits(host.get(start..), suffix).then_some((2, suffix.len()))
+        }
+        [prefix @ .., b'*'] => {
+            (host.len() > prefix.len() && fits(host.get(..prefix.len()), prefix)).then_some((1, prefix.len()))
+        }
+        _ => host.eq_ignore_ascii_case(domain).then_some((3, domain.len())),
+    }
+}
+
+fn matches(route: &Route, request: &RequestHead, random: u64) -> bool {
+    let rule = &route.matches;
+    let target = request.path();
+    let path = path_of(target);
+    let path_fits = match &rule.path {
+        PathMatch::Connect => request.method == Method::Connect,
+        PathMatch::Prefix(prefix) => starts_with(path, prefix.as_bytes(), rule.case_sensitive),
+        PathMatch::Exact(exact) => equals(path, exact.as_bytes(), rule.case_sensitive),
+        PathMatch::Regex(regex) => regex.is_match(path),
+        PathMatch::SeparatedPrefix(prefix) => {
+            starts_with(path, prefix.as_bytes(), rule.case_sensitive)
+                && matches!(path.get(prefix.len()), None | Some(b'/'))
+        }
+    };
+    path_fits
+        && (!rule.grpc || is_grpc(request))
+        && rule.fraction.is_none_or(|millionths| random % 1_000_000 < u64::from(millionths))
+        && rule.headers.iter().all(|header| header_matches(header, request))
+        && rule.query.iter().all(|query| query_matches(query, target))
+}
+
+/// The target without its query.
+pub(super) fn path_of(target: &[u8]) -> &[u8] {
+    let end = target.iter().position(|b| *b == b'?').unwrap_or(target.len());
+    target.get(..end).unwrap_or(target)
+}
+
+fn equals(value: &[u8], pattern: &[u8], case_sensitive: bool) -> bool {
+    if case_sensitive { value == pattern } else { value.eq_ignore_ascii_case(pattern) }
+}
+
+fn starts_with(value: &[u8], pattern: &[u8], case_sensitive: bool) -> bool {
+    value.get(..pattern.len()).is_some_and(|head| equals(head, pattern, case_sensitive))
+}
+
+fn is_grpc(request: &RequestHead) -> bool {
+    let content_type = request.headers.get_known(Known::ContentType).unwrap_or_default();
+    match content_type.strip_prefix(b"application/grpc") {
+        Some(rest) => matches!(rest.first(), None | Some(b'+' | b';')),
+        None => false,
+    }
+}
+
+/// `HeaderMatcher` semantics: several values of a name are joined by a comma.
+pub(crate) fn header_matches(rule: &HeaderMatch, request: &RequestHead) -> bool {
+    let value = request_value(&rule.name, request);
+    let value = match value {
+        None if rule.missing_as_empty && !matches!(rule.test, HeaderTest::Present(_)) => Some(Cow::Borrowed(&b""[..])),
+        value => value,
+    };
+    let result = match (&rule.test, &value) {
+        (HeaderTest::Present(wanted), value) => value.is_some() == *wanted,
+        // A rule about a value says nothing of a missing header, inverted or not.
+        (_, None) => return rule.invert && matches!(rule.test, HeaderTest::Value(_)),
+        (HeaderTest::Value(string), Some(value)) => string.matches(value),
+        (HeaderTest::Range(start, end), Some(value)) => std::str::from_utf8(value)
+            .ok()
+            .and_then(|text| text.trim().parse::<i64>().ok())
+            .is_some_and(|n| n >= *start && n < *end),
+    };
+    result != rule.invert
+}
+
+fn request_value<'a>(name: &str, request: &'a RequestHead) -> Option<Cow<'a, [u8]>> {
+    let pseudo = match name {
+        ":method" => Some(request.method_bytes()),
+        ":path" => Some(request.path()),
+        ":authority" | "host" => Some(request.authority()),
+        ":scheme" => Some(request.scheme.as_str().as_bytes()),
+        _ => None,
+    };
+    if let Some(value) = pseudo {
+        return Some(Cow::Borrowed(value));
+    }
+    let mut first: Option<Cow<'a, [u8]>> = None;
+    for field in request.headers.iter().filter(|field| field.name == name.as_bytes()) {
+        first = Some(match first {
+            None => Cow::Borrowed(field.value),
+            Some(joined) => Cow::Owned([&joined, &b","[..], field.value].concat()),
+        });
+    }
+    first
+}
+
+fn query_matches(rule: &QueryMatch, target: &[u8]) -> bool {
+    let query = target.iter().position(|b| *b == b'?').and_then(|at| target.get(at + 1..)).unwrap_or_default();
+    let value = query.split(|b| *b == b'&').find_map(|pair| {
+        let at = pair.iter().position(|b| *b == b'=').unwrap_or(pair.len());
+        let (name, value) = pair.split_at(at);
+        (name == rule.name.as_bytes()).then(|| value.get(1..).unwrap_or_default())
+    });
+    match (&rule.value, value) {
+        (None, value) => value.is_some() == rule.present,
+        (Some(string), Some(value)) => string.matches(value),
+        (Some(_), None) => false,
+    }
+}
+
+/// The entry that a random number falls on, by weight.
+pub(crate) fn pick_weighted(clusters: &[WeightedCluster], random: u64) -> Option<usize> {
+    let total: u64 = clusters.iter().map(|cluster| u64::from(cluster.weight)).sum();
+    let mut point = ((u128::from(random) * u128::from(total)) >> 64) as u64;
+    for (at, cluster) in clusters.iter().enumerate() {
+        match point.checked_sub(u64::from(cluster.weight)) {
+            Some(rest) => point = rest,
+            None => return Some(at),
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,185 @@
+use std::sync::Arc;
+
+use pymesh_model::matcher::{full_match, StringMatch, StringPattern};
+use pymesh_model::route::{Action, DirectResponse, RouteMatch, VirtualHost};
+
+use super::*;
+
+fn request(authority: &str, path: &str, headers: &[(&str, &str)]) -> RequestHead {
+    let mut request = RequestHead::default();
+    request.set_authority(authority.as_bytes());
+    request.set_path(path.as_bytes());
+    for (name, value) in headers {
+        request.headers.append(name.as_bytes(), value.as_bytes());
+    }
+    request
+}
+
+fn rule(path: PathMatch) -> RouteMatch {
+    RouteMatch { path, case_sensitive: true, headers: vec![], query: vec![], grpc: false, fraction: None }
+}
+
+fn route(matches: RouteMatch) -> Arc<Route> {
+    let action = Action::Direct(Arc::new(DirectResponse { status: 200, body: Arc::from(*b"") }));
+    Arc::new(Route { name: "".into(), matches, action, headers: Default::default() })
+}
+
+fn table(hosts: &[&[&str]], routes: Vec<RouteMatch>) -> RouteTable {
+    let routes: Vec<Arc<Route>> = routes.into_iter().map(route).collect();
+    let virtual_hosts = hosts
+        .iter()
+        .map(|domains| VirtualHost {
+            domains: domains.iter().map(|d| (*d).into()).collect(),
+            routes: routes.clone(),
+            ..Default::default()
+        })
+        .collect();
+    RouteTable { virtual_hosts, ..Default::default() }
+}
+
+fn everything() -> RouteMatch {
+    rule(PathMatch::Prefix("/".into()))
+}
+
+#[test]
+fn virtual_hosts_by_specificity() {
+    let table = table(
+        &[&["*"], &["*.example.com"], &["*.a.example.com"], &["www.*"], &["b.a.example.com", "other"]],
+        vec![everything()],
+    );
+    for (host, wanted) in [
+        ("b.a.example.com", 4),
+        ("B.A.Example.COM", 4),
+        ("c.a.example.com", 2),
+        ("c.example.com", 1),
+        ("example.com", 0),
+        ("www.test", 3),
+        ("www.example.com", 1),
+        ("www.", 0),
+        ("nothing", 0),
+    ] {
+        let found = find(&table, &request(host, "/", &[]), 0).unwrap();
+        assert_eq!(found.virtual_host, wanted, "{host}");
+    }
+}
+
+#[test]
+fn ports_count_unless_ignored() {
+    let mut table = table(&[&["a"]], vec![everything()]);
+    assert!(find(&table, &request("a:80", "/", &[]), 0).is_none());
+    table.ignore_port = true;
+    assert!(find(&table, &request("a:80", "/", &[]), 0).is_some());
+}
+
+#[test]
+fn paths() {
+    let regex = full_match("/v[0-9]+/.*").unwrap();
+    let mut folded = rule(PathMatch::Exact("/Case".into()));
+    folded.case_sensitive = false;
+    let table = table(
+        &[&["*"]],
+        vec![
+            rule(PathMatch::Exact("/exact".into())),
+            rule(PathMatch::SeparatedPrefix("/sep".into())),
+            rule(PathMatch::Regex(regex)),
+            folded,
+            rule(PathMatch::Prefix("/pre".into())),
+        ],
+    );
+    for (path, wanted) in [
+        ("/exact?q=1", Some(0)),
+        ("/exact/", None),
+        ("/sep", Some(1)),
+        ("/sep/x", Some(1)),
+        ("/separate", None),
+        ("/v12/x", Some(2)),
+        ("/v/x", None),
+        ("/cASE", Some(3)),
+        ("/prefix", Some(4)),
+        ("/", None),
+    ] {
+        assert_eq!(find(&table, &request("h", path, &[]), 0).map(|f| f.route), wanted, "{path}");
+    }
+}
+
+fn header(name: &str, test: HeaderTest, invert: bool) -> HeaderMatch {
+    HeaderMatch { name: name.into(), test, invert, missing_as_empty: false }
+}
+
+#[test]
+fn headers() {
+    let exact = |value: &str| HeaderTest::Value(StringMatch::exact(value));
+    let there = request("h", "/", &[("x-a", "1"), ("x-b", "one"), ("x-b", "two")]);
+    for (rule, wanted) in [
+        (header("x-a", exact("1"), false), true),
+        (header("x-a", exact("1"), true), false),
+        (header("x-b", exact("one,two"), false), true),
+        (header("x-c", exact("1"), false), false),
+        (header("x-c", exact("1"), true), true),
+        (header("x-a", HeaderTest::Range(1, 2), false), true),
+        (header("x-a", HeaderTest::Range(2, 9), false), false),
+        (header("x-b", HeaderTest::Range(0, 9), false), false),
+        (header("x-a", HeaderTest::Present(true), false), true),
+        (header("x-a", HeaderTest::Present(true), true), false),
+        (header("x-c", HeaderTest::Present(false), false), true),
+        (header(":method", exact("GET"), false), true),
+        (header(":authority", exact("h"), false), true),
+    ] {
+        assert_eq!(header_matches(&rule, &there), wanted, "{rule:?}");
+    }
+    let mut empty = header("x-c", exact(""), false);
+    empty.missing_as_empty = true;
+    assert!(header_matches(&empty, &there));
+}
+
+#[test]
+fn query_parameters() {
+    let rule = |name: &str, value: Option<&str>, present| QueryMatch {
+        name: name.into(),
+        value: value.map(StringMatch::exact),
+        present,
+    };
+    let prefix = StringMatch { pattern: StringPattern::Prefix(b"x"[..].into()), ignore_case: false };
+    for (rule, wanted) in [
+        (rule("a", Some("1"), true), true),
+        (rule("a", Some("2"), true), false),
+        (rule("b", None, true), true),
+        (rule("c", None, true), false),
+        (rule("c", None, false), true),
+        (QueryMatch { name: "d".into(), value: Some(prefix), present: true }, true),
+    ] {
+        assert_eq!(query_matches(&rule, b"/p?a=1&b&d=xyz"), wanted, "{rule:?}");
+    }
+}
+
+#[test]
+fn grpc_and_fraction() {
+    let mut grpc = everything();
+    grpc.grpc = true;
+    let table_grpc = table(&[&["*"]], vec![grpc]);
+    for (content_type, wanted) in
+        [("application/grpc", true), ("application/grpc+proto", true), ("application/grpc-web", false), ("text/x", false)]
+    {
+        let request = request("h", "/", &[("content-type", content_type)]);
+        assert_eq!(find(&table_grpc, &request, 0).is_some(), wanted, "{content_type}");
+    }
+    let mut half = everything();
+    half.fraction = Some(500_000);
+    let table = table(&[&["*"]], vec![half]);
+    assert!(find(&table, &request("h", "/", &[]), 499_999).is_some());
+    assert!(find(&table, &request("h", "/", &[]), 500_000).is_none());
+}
+
+#[test]
+fn weights_are_followed_and_zero_gets_nothing() {
+    let cluster = |weight| WeightedCluster { name: "".into(), weight, headers: Default::default() };
+    let clusters = [cluster(0), cluster(30), cluster(70)];
+    let mut rng = crate::base::rng::Rng::new(5);
+    let mut seen = [0; 3];
+    for _ in 0..10_000 {
+        seen[pick_weighted(&clusters, rng.next()).unwrap()] += 1;
+    }
+    assert_eq!(seen[0], 0);
+    assert!((2800..3200).contains(&seen[1]), "{seen:?}");
+    assert_eq!(pick_weighted(&[cluster(0)], 7), None);
+}

@@ -1,0 +1,124 @@
+//! Access log lines.
+
+use std::collections::HashMap;
+
+use pymesh_model::format::{AccessLog, LogFormat, LogSink, Operator, Part, Template};
+
+use super::view::View;
+
+/// Lines that wait for whoever writes them to their sinks. Bounded: a slow
+/// sink loses lines, and the loss is counted; it never holds up a request.
+#[derive(Default)]
+pub(crate) struct Lines {
+    by_sink: HashMap<LogSink, Vec<u8>>,
+    pub dropped: u64,
+}
+
+/// Most octets that wait for one sink.
+const MOST_WAITING: usize = 1 << 20;
+
+impl Lines {
+    /// Writes one line.
+    pub fn log(&mut self, log: &AccessLog, view: &View<'_>) {
+        if !self.by_sink.contains_key(&log.sink) {
+            self.by_sink.insert(log.sink.clone(), Vec::new());
+        }
+        let Some(out) = self.by_sink.get_mut(&log.sink) else { return };
+        if out.len() > MOST_WAITING {
+            self.dropped += 1;
+            return;
+        }
+        match &log.format {
+            LogFormat::Text(template) => text(template, view, out),
+            LogFormat::Json(fields) => json(fields, view, out),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.by_sink.values().all(Vec::is_empty)
+    }
+
+    /// Everything that waits, by sink.
+    pub fn take(&mut self, mut write: impl FnMut(&LogSink, &mut Vec<u8>)) {
+        for (sink, lines) in self.by_sink.iter_mut().filter(|(_, lines)| !lines.is_empty()) {
+            write(sink, lines);
+        }
+    }
+}
+
+/// A control character in a value could forge a line: it is escaped.
+fn text(template: &Template, view: &View<'_>, out: &mut Vec<u8>) {
+    for part in &template.parts {
+        match part {
+            Part::Text(text) => out.extend_from_slice(text.as_bytes()),
+            Part::Op(operator) => {
+                let start = out.len();
+                if !view.operator(operator, out) {
+                    out.push(b'-');
+                } else if out.get(start..).is_some_and(|value| value.iter().any(|b| *b < 0x20)) {
+                    let value = out.split_off(start);
+                    for byte in value {
+                        match byte {
+                            0..=0x1f => out.extend(format!("\\x{byte:02x}").bytes()),
+                            _ => out.push(byte),
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn json(fields: &[(Box<str>, Template)], view: &View<'_>, out: &mut Vec<u8>) {
+    let mut value = Vec::new();
+    let mut separator = b'{';
+    for (name, template) in fields {
+        out.push(separator);
+        separator = b',';
+        json_string(name.as_bytes(), out);
+        out.push(b':');
+        value.clear();
+        match template.parts.as_slice() {
+            [Part::Op(operator)] => match view.operator(operator, &mut value) {
+                false => out.extend(b"null"),
+                true if is_number(operator) => out.extend(&value),
+                true => json_string(&value, out),
+            },
+            _ => {
+                view.render(template, "-", &mut value);
+                json_string(&value, out);
+            }
+        }
+    }
+    if separator == b'{' {
+        out.push(b'{');
+    }
+    out.extend(b"}\n");
+}
+
+fn is_number(operator: &Operator) -> bool {
+    matches!(
+        operator,
+        Operator::ResponseCode
+            | Operator::BytesReceived
+            | Operator::BytesSent
+            | Operator::Duration
+            | Operator::RequestDuration
+            | Operator::ResponseDuration
+            | Operator::UpstreamRequestAttemptCount
+            | Operator::DownstreamLocalPort
+    )
+}
+
+fn json_string(bytes: &[u8], out: &mut Vec<u8>) {
+    out.push(b'"');
+    for c in String::from_utf8_lossy(bytes).chars() {
+        match c {
+            '"' => out.extend(b"\\\""),
+            '\\' => out.extend(b"\\\\"),
+            '\u{0}'..='\u{1f}' => out.extend(format!("\\u{:04x}", c as u32).bytes()),
+            _ => out.extend(c.encode_utf8(&mut [0; 4]).bytes()),
+        }
+    }
+    out.push(b'"');
+}

@@ -1,0 +1,137 @@
+//! Response flags and response code details, in Envoy's words.
+
+use std::fmt;
+
+macro_rules! flags {
+    ($($name:ident = $bit:literal, $short:literal, $doc:literal;)*) => {
+        impl Flags {
+            $(#[doc = $doc] pub const $name: Flags = Flags(1 << $bit);)*
+            const NAMES: &'static [(Flags, &'static str)] = &[$((Flags::$name, $short),)*];
+        }
+    };
+}
+
+/// A set of response flags (`%RESPONSE_FLAGS%`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Flags(u32);
+
+flags! {
+    NO_HEALTHY_UPSTREAM = 0, "UH", "No healthy endpoint in the cluster.";
+    UPSTREAM_CONNECTION_FAILURE = 1, "UF", "The connection to the endpoint failed.";
+    UPSTREAM_OVERFLOW = 2, "UO", "A circuit breaker is open.";
+    NO_ROUTE = 3, "NR", "No route matched.";
+    NO_CLUSTER = 4, "NC", "The route names a cluster that is not known.";
+    UPSTREAM_RETRY_LIMIT = 5, "URX", "The last retry failed too.";
+    DOWNSTREAM_TERMINATION = 6, "DC", "The client went away.";
+    UPSTREAM_REQUEST_TIMEOUT = 7, "UT", "The upstream took too long.";
+    UPSTREAM_RESET = 8, "UR", "The upstream reset the stream.";
+    UPSTREAM_TERMINATION = 9, "UC", "The upstream closed the connection.";
+    STREAM_IDLE_TIMEOUT = 10, "SI", "The stream made no progress.";
+    DOWNSTREAM_PROTOCOL_ERROR = 11, "DPE", "The client broke the protocol.";
+    UPSTREAM_PROTOCOL_ERROR = 12, "UPE", "The upstream broke the protocol.";
+    LOCAL_RESET = 13, "LR", "The proxy reset the stream.";
+    DURATION_TIMEOUT = 14, "DT", "A connection or stream lived too long.";
+    UNAUTHORIZED_EXTERNAL = 15, "UAEX", "A filter refused the request.";
+}
+
+impl Flags {
+    /// No flag.
+    pub const NONE: Flags = Flags(0);
+
+    /// This set and another.
+    pub fn with(self, other: Flags) -> Flags {
+        Flags(self.0 | other.0)
+    }
+
+    /// Adds another set.
+    pub fn insert(&mut self, other: Flags) {
+        self.0 |= other.0;
+    }
+
+    /// True if all of `other` is set.
+    pub fn contains(self, other: Flags) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// True if no flag is set.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// As bits, for use in keys.
+    pub fn bits(self) -> u32 {
+        self.0
+    }
+}
+
+impl fmt::Display for Flags {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_empty() {
+            return f.write_str("-");
+        }
+        let mut first = true;
+        for (_, short) in Flags::NAMES.iter().filter(|(flag, _)| self.contains(*flag)) {
+            if !first {
+                f.write_str(",")?;
+            }
+            first = false;
+            f.write_str(short)?;
+        }
+        Ok(())
+    }
+}
+
+/// Response code details (`%RESPONSE_CODE_DETAILS%`).
+#[allow(missing_docs)]
+pub mod details {
+    pub const VIA_UPSTREAM: &str = "via_upstream";
+    pub const ROUTE_NOT_FOUND: &str = "route_not_found";
+    pub const CLUSTER_NOT_FOUND: &str = "cluster_not_found";
+    pub const DIRECT_RESPONSE: &str = "direct_response";
+    pub const NO_HEALTHY_UPSTREAM: &str = "no_healthy_upstream";
+    pub const UPSTREAM_RESPONSE_TIMEOUT: &str = "response_timeout";
+    pub const UPSTREAM_PER_TRY_TIMEOUT: &str = "upstream_per_try_timeout";
+    pub const STREAM_IDLE_TIMEOUT: &str = "stream_idle_timeout";
+    pub const REQUEST_OVERALL_TIMEOUT: &str = "request_overall_timeout";
+    pub const REQUEST_HEADER_TIMEOUT: &str = "request_header_timeout";
+    pub const DOWNSTREAM_REMOTE_DISCONNECT: &str = "downstream_remote_disconnect";
+    pub const DOWNSTREAM_REMOTE_RESET: &str = "downstream_remote_reset";
+    pub const DOWNSTREAM_LOCAL_DISCONNECT: &str = "downstream_local_disconnect";
+    pub const UPSTREAM_OVERFLOW: &str = "upstream_reset_before_response_started{overflow}";
+    pub const UPSTREAM_CONNECTION_FAILURE: &str =
+        "upstream_reset_before_response_started{connection_failure}";
+    pub const UPSTREAM_CONNECT_TIMEOUT: &str =
+        "upstream_reset_before_response_started{connection_timeout}";
+    pub const UPSTREAM_CONNECTION_TERMINATION: &str =
+        "upstream_reset_before_response_started{connection_termination}";
+    pub const UPSTREAM_REMOTE_RESET: &str = "upstream_reset_before_response_started{remote_reset}";
+    pub const UPSTREAM_REFUSED_STREAM: &str =
+        "upstream_reset_before_response_started{remote_refused_stream_reset}";
+    pub const UPSTREAM_PROTOCOL_ERROR: &str =
+        "upstream_reset_before_response_started{protocol_error}";
+    pub const UPSTREAM_RESET_AFTER_RESPONSE: &str =
+        "upstream_reset_after_response_started{remote_reset}";
+    pub const UPSTREAM_CLOSED_AFTER_RESPONSE: &str =
+        "upstream_reset_after_response_started{connection_termination}";
+    pub const PATH_NORMALIZATION_FAILED: &str = "path_normalization_failed";
+    pub const LOW_VERSION: &str = "low_version";
+    pub const MISSING_HOST: &str = "missing_host_header";
+    pub const UPGRADE_FAILED: &str = "upgrade_failed";
+    pub const FILTER_REFUSED: &str = "filter_reply";
+    pub const FILTER_FAILED: &str = "filter_failed";
+    pub const HTTPS_REQUIRED: &str = "request_scheme_not_https";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prints_as_envoy_does() {
+        assert_eq!(Flags::NONE.to_string(), "-");
+        assert_eq!(
+            Flags::UPSTREAM_CONNECTION_FAILURE.with(Flags::UPSTREAM_RETRY_LIMIT).to_string(),
+            "UF,URX"
+        );
+    }
+}

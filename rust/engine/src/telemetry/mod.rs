@@ -1,0 +1,43 @@
+//! What the engine tells about its work: counters, Istio's metrics, access logs.
+//!
+//! Each worker writes its own numbers and nobody else writes them, so that a
+//! request costs plain loads and stores; the admin side sums over workers when
+//! somebody asks ([`stats::Hub`], [`istio::Shard`]).
+
+mod access_log;
+pub(crate) mod date;
+mod flags;
+pub mod istio;
+mod record;
+pub mod stats;
+pub(crate) mod view;
+
+use std::net::SocketAddr;
+
+use pymesh_tls::PeerIdentity;
+
+pub use flags::{details, Flags};
+pub(crate) use record::{Connection, Recorder};
+
+/// What is known of a downstream connection once its transport is ready.
+#[derive(Debug)]
+pub(crate) struct Facts {
+    pub remote: SocketAddr,
+    pub local: SocketAddr,
+    pub server_name: Option<Box<str>>,
+    pub peer: Option<PeerIdentity>,
+    pub tls_version: Option<&'static str>,
+    pub tls_cipher: Option<String>,
+    /// A number for the peer's identity, equal for equal identities.
+    pub peer_id: u64,
+}
+
+impl Facts {
+    pub fn is_mutual_tls(&self) -> bool {
+        self.peer.is_some()
+    }
+
+    pub fn principal(&self) -> Option<&str> {
+        self.peer.as_ref()?.uri_sans.first().map(String::as_str)
+    }
+}

@@ -1,0 +1,258 @@
+//! Counters and gauges with one writer each.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// A number that one worker writes and anybody reads. Writing is a load and a
+/// store, not a locked operation: there is only one writer.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`.
+    pub fn add(&self, n: u64) {
+        let value = self.0.load(Ordering::Relaxed).wrapping_add(n);
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// Adds one.
+    pub fn inc(&self) {
+        self.add(1);
+    }
+
+    /// Takes one away, for gauges.
+    pub fn dec(&self) {
+        let value = self.0.load(Ordering::Relaxed).saturating_sub(1);
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// Replaces the value, for gauges.
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
+    /// The value now.
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+macro_rules! stats {
+    ($(#[$doc:meta])* $name:ident { $($field:ident: $kind:ident,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Default)]
+        #[allow(missing_docs)]
+        pub struct $name { $(pub $field: Counter,)* }
+
+        impl Stats for $name {
+            fn visit(&self, f: &mut dyn FnMut(&'static str, Kind, u64)) {
+                $(f(stringify!($field), Kind::$kind, self.$field.value());)*
+            }
+        }
+    };
+}
+
+/// How values of several workers and scrapes relate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows.
+    Counter,
+    /// A level.
+    Gauge,
+}
+
+/// A group of named numbers.
+pub trait Stats: Send + Sync {
+    /// Calls `f` with each name, kind and value.
+    fn visit(&self, f: &mut dyn FnMut(&'static str, Kind, u64));
+}
+
+stats! {
+    /// `cluster.<name>.*`, names as Envoy's.
+    ClusterStats {
+        upstream_cx_total: Counter,
+        upstream_cx_active: Gauge,
+        upstream_cx_http1_total: Counter,
+        upstream_cx_http2_total: Counter,
+        upstream_cx_connect_fail: Counter,
+        upstream_cx_connect_timeout: Counter,
+        upstream_cx_destroy: Counter,
+        upstream_cx_overflow: Counter,
+        upstream_cx_protocol_error: Counter,
+        upstream_cx_rx_bytes_total: Counter,
+        upstream_cx_tx_bytes_total: Counter,
+        upstream_rq_total: Counter,
+        upstream_rq_active: Gauge,
+        upstream_rq_pending_total: Counter,
+        upstream_rq_pending_active: Gauge,
+        upstream_rq_pending_overflow: Counter,
+        upstream_rq_completed: Counter,
+        upstream_rq_timeout: Counter,
+        upstream_rq_per_try_timeout: Counter,
+        upstream_rq_rx_reset: Counter,
+        upstream_rq_tx_reset: Counter,
+        upstream_rq_retry: Counter,
+        upstream_rq_retry_success: Counter,
+        upstream_rq_retry_overflow: Counter,
+        upstream_rq_retry_limit_exceeded: Counter,
+        upstream_rq_2xx: Counter,
+        upstream_rq_3xx: Counter,
+        upstream_rq_4xx: Counter,
+        upstream_rq_5xx: Counter,
+        membership_total: Gauge,
+        membership_healthy: Gauge,
+    }
+}
+
+stats! {
+    /// `http.<stat_prefix>.*`, names as Envoy's.
+    HttpStats {
+        downstream_cx_total: Counter,
+        downstream_cx_active: Gauge,
+        downstream_cx_http1_total: Counter,
+        downstream_cx_http2_total: Counter,
+        downstream_cx_destroy: Counter,
+        downstream_cx_protocol_error: Counter,
+        downstream_cx_ssl_total: Counter,
+        downstream_cx_idle_timeout: Counter,
+        downstream_cx_rx_bytes_total: Counter,
+        downstream_cx_tx_bytes_total: Counter,
+        downstream_rq_total: Counter,
+        downstream_rq_active: Gauge,
+        downstream_rq_completed: Counter,
+        downstream_rq_rx_reset: Counter,
+        downstream_rq_tx_reset: Counter,
+        downstream_rq_timeout: Counter,
+        downstream_rq_header_timeout: Counter,
+        downstream_rq_idle_timeout: Counter,
+        downstream_rq_1xx: Counter,
+        downstream_rq_2xx: Counter,
+        downstream_rq_3xx: Counter,
+        downstream_rq_4xx: Counter,
+        downstream_rq_5xx: Counter,
+        no_route: Counter,
+        no_cluster: Counter,
+        rq_direct_response: Counter,
+        rq_redirect: Counter,
+        python_filter_calls: Counter,
+        python_filter_failures: Counter,
+        python_filter_replies: Counter,
+    }
+}
+
+stats! {
+    /// `tcp.<stat_prefix>.*`, names as Envoy's.
+    TcpStats {
+        downstream_cx_total: Counter,
+        downstream_cx_active: Gauge,
+        downstream_cx_rx_bytes_total: Counter,
+        downstream_cx_tx_bytes_total: Counter,
+        downstream_cx_no_route: Counter,
+        idle_timeout: Counter,
+    }
+}
+
+stats! {
+    /// `listener.<address>.*`, names as Envoy's.
+    ListenerStats {
+        downstream_cx_total: Counter,
+        downstream_cx_active: Gauge,
+        downstream_cx_destroy: Counter,
+        no_filter_chain_match: Counter,
+        downstream_listener_filter_timeout: Counter,
+        ssl_handshake: Counter,
+        ssl_connection_error: Counter,
+    }
+}
+
+/// A group of counters, found by its name.
+type Group<T> = HashMap<Arc<str>, Vec<Arc<T>>>;
+
+/// All counters of all workers. A worker comes here once per name; after that
+/// it writes without the lock. A name that goes and comes back finds its old
+/// numbers, as a counter must.
+#[derive(Default)]
+pub struct Hub {
+    groups: Mutex<Groups>,
+}
+
+/// What a [`Hub`] holds: for each name, one group of numbers per worker.
+#[derive(Default)]
+#[allow(missing_docs)]
+pub struct Groups {
+    pub clusters: Group<ClusterStats>,
+    pub http: Group<HttpStats>,
+    pub tcp: Group<TcpStats>,
+    pub listeners: Group<ListenerStats>,
+}
+
+impl Hub {
+    /// Adds a worker's counters for a cluster.
+    pub fn cluster(&self, worker: usize, name: &Arc<str>) -> Arc<ClusterStats> {
+        join(&mut self.lock().clusters, worker, name)
+    }
+
+    /// Adds a worker's counters for a connection manager's prefix.
+    pub fn http(&self, worker: usize, prefix: &Arc<str>) -> Arc<HttpStats> {
+        join(&mut self.lock().http, worker, prefix)
+    }
+
+    /// Adds a worker's counters for a TCP proxy's prefix.
+    pub fn tcp(&self, worker: usize, prefix: &Arc<str>) -> Arc<TcpStats> {
+        join(&mut self.lock().tcp, worker, prefix)
+    }
+
+    /// Adds a worker's counters for a listener.
+    pub fn listener(&self, worker: usize, name: &Arc<str>) -> Arc<ListenerStats> {
+        join(&mut self.lock().listeners, worker, name)
+    }
+
+    /// Everything, for as long as the guard lives.
+    pub fn lock(&self) -> MutexGuard<'_, Groups> {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn join<T: Default>(group: &mut Group<T>, worker: usize, name: &Arc<str>) -> Arc<T> {
+    let workers = group.entry(name.clone()).or_default();
+    while workers.len() <= worker {
+        workers.push(Arc::default());
+    }
+    workers.get(worker).cloned().unwrap_or_default()
+}
+
+/// Sums the numbers of one name over all workers, in order of declaration.
+pub fn sum<T: Stats>(workers: &[Arc<T>]) -> Vec<(&'static str, Kind, u64)> {
+    let mut total: Vec<(&'static str, Kind, u64)> = Vec::new();
+    for stats in workers {
+        let mut at = 0;
+        stats.visit(&mut |name, kind, value| {
+            match total.get_mut(at) {
+                Some(entry) => entry.2 = entry.2.wrapping_add(value),
+                None => total.push((name, kind, value)),
+            }
+            at += 1;
+        });
+    }
+    total
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_over_workers() {
+        let hub = Hub::default();
+        let name: Arc<str> = "a".into();
+        let (one, two) = (hub.cluster(0, &name), hub.cluster(1, &name));
+        one.upstream_rq_total.add(2);
+        two.upstream_rq_total.inc();
+        two.upstream_cx_active.dec();
+        let groups = hub.lock();
+        let sums = sum(groups.clusters.get("a").unwrap());
+        assert!(sums.contains(&("upstream_rq_total", Kind::Counter, 3)));
+        assert!(sums.contains(&("upstream_cx_active", Kind::Gauge, 0)));
+    }
+}

@@ -1,0 +1,95 @@
+//! HTTP/1.1 (RFC 9112), both sides, without sockets.
+//!
+//! `httparse` finds the tokens; everything that decides where a message ends
+//! is decided here, strictly: what two implementations could read differently
+//! is refused, and a head is always written from its parsed form, never copied.
+//!
+//! Fields that belong to one connection (RFC 9110 section 7.6.1) are acted on
+//! and taken out; `host` becomes the authority. What remains may be forwarded.
+
+mod body;
+mod fields;
+mod request;
+mod response;
+mod write;
+
+#[cfg(test)]
+mod tests;
+
+pub use body::{BodyDecoder, BodyEncoder, LengthMismatch, Step};
+pub use request::{parse_request, RequestInfo};
+pub use response::{parse_response, ResponseInfo};
+pub use write::{request_framing, response_framing, write_request, write_response};
+
+/// Where the body of a message ends (RFC 9112 section 6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// There is no body.
+    None,
+    /// `content-length` octets.
+    Length(u64),
+    /// Chunks.
+    Chunked,
+    /// Until the connection closes (responses only).
+    UntilClose,
+}
+
+/// A message that is not understood. The connection is of no further use,
+/// because nobody can say where the next message starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// What a client is told: 400, 414, 431, 501 or 505.
+    pub status: u16,
+    /// A stable code for logs.
+    pub reason: &'static str,
+}
+
+impl Refusal {
+    pub(crate) const fn bad(reason: &'static str) -> Refusal {
+        Refusal { status: 400, reason }
+    }
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({})", self.reason, self.status)
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// `tchar` of RFC 9110 section 5.6.2.
+fn is_token(bytes: &[u8]) -> bool {
+    !bytes.is_empty() && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b))
+}
+
+/// Without optional white space at either end (RFC 9110 section 5.6.3).
+fn trim(mut value: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] = value {
+        value = rest;
+    }
+    while let [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    value
+}
+
+/// The members of a comma-separated list.
+fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|b| *b == b',').map(trim).filter(|member| !member.is_empty())
+}
+
+/// Most fields that one parse has room for; [`crate::Limits::header_count`] is applied after.
+const MAX_FIELDS: usize = 256;
+
+/// Looks at an unfinished head: how long may it still become?
+fn check_unfinished(buf: &[u8], limit: usize, target_limit: usize) -> Result<(), Refusal> {
+    if !buf.contains(&b'\n') && buf.len() > target_limit.saturating_add(64) {
+        return Err(Refusal { status: 414, reason: "http1.target_too_long" });
+    }
+    // Each field costs 32 beside its octets, so a head within the limit is shorter than it.
+    if buf.len() > limit.saturating_add(target_limit) {
+        return Err(Refusal { status: 431, reason: "http1.headers_too_large" });
+    }
+    Ok(())
+}

@@ -1,0 +1,196 @@
+//! Request heads.
+
+use super::{check_unfinished, fields, is_token, Framing, Refusal, MAX_FIELDS};
+use crate::{Limits, RequestHead, Scheme, Version};
+
+/// What a request head says beside its fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestInfo {
+    /// Octets of the head, empty lines before it included.
+    pub consumed: usize,
+    /// Where the body ends.
+    pub framing: Framing,
+    /// The client will send another request on this connection.
+    pub keep_alive: bool,
+    /// The client waits for `100 Continue` before its body.
+    pub expect_continue: bool,
+    /// The client asks for another protocol; `upgrade` is still among the fields.
+    pub upgrade: bool,
+}
+
+/// Reads a request head from the start of `buf` into `head`. `None`: more
+/// octets are needed.
+///
+/// # Errors
+/// What is wrong, and the status that says so. Limits apply to unfinished heads too.
+pub fn parse_request(
+    buf: &[u8],
+    scheme: Scheme,
+    limits: &Limits,
+    head: &mut RequestHead,
+) -> Result<Option<RequestInfo>, Refusal> {
+    head.clear();
+    if buf.starts_with(b"PRI * HTTP/2.0\r\n") {
+        return Err(Refusal { status: 505, reason: "http1.http2_preface" });
+    }
+    // One empty line before a request is tolerated (RFC 9112 section 2.2).
+    let skipped = if buf.starts_with(b"\r\n") { 2 } else { 0 };
+    let rest = buf.get(skipped..).unwrap_or_default();
+    if rest.first().is_some_and(|b| matches!(b, b'\r' | b'\n')) && rest.len() > 1 {
+        return Err(Refusal::bad("http1.empty_request_line"));
+    }
+    let mut storage = [const { std::mem::MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut parsed = httparse::Request::new(&mut []);
+    let length = match parsed.parse_with_uninit_headers(rest, &mut storage) {
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) => {
+            check_line_ends(rest)?;
+            check_unfinished(rest, limits.header_list_size, limits.target_size)?;
+            return Ok(None);
+        }
+        Err(httparse::Error::TooManyHeaders) => {
+            return Err(Refusal { status: 431, reason: "http1.too_many_headers" })
+        }
+        Err(httparse::Error::Version) => return Err(version_refusal(rest)),
+        Err(_) => return Err(Refusal::bad("http1.codec_error")),
+    };
+    check_line_ends(rest.get(..length).unwrap_or_default())?;
+    let version = match parsed.version {
+        Some(0) => Version::Http10,
+        _ => Version::Http11,
+    };
+    let method = parsed.method.unwrap_or_default().as_bytes();
+    let target = parsed.path.unwrap_or_default().as_bytes();
+    if !is_token(method) {
+        return Err(Refusal::bad("http1.invalid_method"));
+    }
+    if target.len() > limits.target_size {
+        return Err(Refusal { status: 414, reason: "http1.target_too_long" });
+    }
+    head.version = version;
+    head.scheme = scheme;
+    head.set_method(method);
+    let mut host = None;
+    let signals = fields::read(parsed.headers, limits, &mut head.headers, &mut host)?;
+    if host.is_none() && version == Version::Http11 {
+        return Err(Refusal::bad("http1.missing_host"));
+    }
+    set_target(head, method, target, host.as_deref().unwrap_or_default())?;
+    if version == Version::Http10 && signals.chunked {
+        // RFC 9112 section 6.1: such a message has been tampered with or is an attack.
+        return Err(Refusal::bad("http1.transfer_encoding_with_http10"));
+    }
+    let keep_alive = match version {
+        Version::Http10 => signals.keep_alive && !signals.close,
+        _ => !signals.close,
+    };
+    Ok(Some(RequestInfo {
+        consumed: skipped + length,
+        // Without a signal a request has no body, whatever its method.
+        framing: match signals.framing() {
+            None | Some(Framing::Length(0)) => Framing::None,
+            Some(framing) => framing,
+        },
+        keep_alive,
+        expect_continue: signals.expect_continue && version == Version::Http11,
+        upgrade: signals.upgrade && version == Version::Http11,
+    }))
+}
+
+/// `httparse` takes a bare LF for a line end; origins do not agree on it, so it is refused.
+pub(super) fn check_line_ends(head: &[u8]) -> Result<(), Refusal> {
+    let mut before = b'\r';
+    for &byte in head {
+        if byte == b'\n' && before != b'\r' {
+            return Err(Refusal::bad("http1.bare_line_feed"));
+        }
+        before = byte;
+    }
+    Ok(())
+}
+
+fn version_refusal(buf: &[u8]) -> Refusal {
+    let line = buf.split(|b| *b == b'\n').next().unwrap_or_default();
+    let version = line.rsplit(|b| *b == b' ').next().unwrap_or_default();
+    match version {
+        [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', ..] => {
+            Refusal { status: 505, reason: "http1.unsupported_version" }
+        }
+        _ => Refusal::bad("http1.codec_error"),
+    }
+}
+
+/// The four forms of a request target (RFC 9112 section 3.2).
+fn set_target(head: &mut RequestHead, method: &[u8], target: &[u8], host: &[u8]) -> Result<(), Refusal> {
+    let invalid = Refusal::bad("http1.invalid_target");
+    if target.iter().any(|b| *b <= b' ' || *b >= 0x7f) {
+        return Err(invalid);
+    }
+    if method == b"CONNECT" {
+        if !is_authority(target) || !target.contains(&b':') {
+            return Err(invalid);
+        }
+        if !host.is_empty() && !same_authority(host, target) {
+            return Err(Refusal::bad("http1.host_mismatch"));
+        }
+        head.set_authority(target);
+        return Ok(());
+    }
+    match target {
+        b"*" if method == b"OPTIONS" => {
+            check_host(host)?;
+            head.set_authority(host);
+            head.set_path(target);
+        }
+        [b'/', ..] => {
+            check_host(host)?;
+            head.set_authority(host);
+            head.set_path(target);
+        }
+        _ => {
+            let (scheme, rest) = match (strip_scheme(target, b"http://"), strip_scheme(target, b"https://")) {
+                (Some(rest), _) => (Scheme::Http, rest),
+                (_, Some(rest)) => (Scheme::Https, rest),
+                _ => return Err(invalid),
+            };
+            let end = rest.iter().position(|b| matches!(b, b'/' | b'?')).unwrap_or(rest.len());
+            let (authority, path) = rest.split_at(end);
+            if authority.is_empty() || !is_authority(authority) {
+                return Err(invalid);
+            }
+            // The target wins over Host (RFC 9112 section 3.2.2), but two that differ are a trap.
+            if !host.is_empty() && !same_authority(host, authority) {
+                return Err(Refusal::bad("http1.host_mismatch"));
+            }
+            head.set_authority(authority);
+            head.scheme = if head.scheme == Scheme::Https { Scheme::Https } else { scheme };
+            match path.first() {
+                None => head.set_path(b"/"),
+                Some(b'?') => head.set_path(&[b"/", path].concat()),
+                Some(_) => head.set_path(path),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn strip_scheme<'a>(target: &'a [u8], scheme: &[u8]) -> Option<&'a [u8]> {
+    let (start, rest) = target.split_at_checked(scheme.len())?;
+    start.eq_ignore_ascii_case(scheme).then_some(rest)
+}
+
+fn check_host(host: &[u8]) -> Result<(), Refusal> {
+    if host.is_empty() || is_authority(host) {
+        return Ok(());
+    }
+    Err(Refusal::bad("http1.invalid_host"))
+}
+
+/// Host and port without user information (RFC 3986 section 3.2.2).
+fn is_authority(value: &[u8]) -> bool {
+    value.iter().all(|b| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(b))
+}
+
+fn same_authority(a: &[u8], b: &[u8]) -> bool {
+    a.eq_ignore_ascii_case(b)
+}

@@ -1,0 +1,322 @@
+use super::*;
+use crate::{Headers, Known, Limits, Method, RequestHead, ResponseHead, Scheme, Version};
+
+fn request(bytes: &[u8]) -> (Result<Option<RequestInfo>, Refusal>, RequestHead) {
+    let mut head = RequestHead::default();
+    let result = parse_request(bytes, Scheme::Http, &Limits::default(), &mut head);
+    (result, head)
+}
+
+#[test]
+fn a_plain_request() {
+    let bytes = b"GET /a?b HTTP/1.1\r\nHost: Example:80\r\nX-One: 1\r\nConnection: close, x-drop\r\nX-Drop: y\r\nTE: trailers\r\n\r\nrest";
+    let (info, head) = request(bytes);
+    let info = info.unwrap().unwrap();
+    assert_eq!(info.consumed, bytes.len() - 4);
+    assert_eq!(info.framing, Framing::None);
+    assert!(!info.keep_alive && !info.upgrade && !info.expect_continue);
+    assert_eq!((head.authority(), head.path()), (&b"Example:80"[..], &b"/a?b"[..]));
+    assert_eq!(head.method, Method::Get);
+    let names: Vec<&[u8]> = head.headers.iter().map(|h| h.name).collect();
+    assert_eq!(names, [&b"x-one"[..], b"te"]);
+}
+
+/// Bytes, expected status.
+const REFUSED: &[(&str, u16)] = &[
+    ("GET / HTTP/1.1\r\n\r\n", 400),
+    ("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 400),
+    ("GET / HTTP/1.1\r\nHost: a b\r\n\r\n", 400),
+    ("GET / HTTP/1.1\r\nHost: user@a\r\n\r\n", 400),
+    ("GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+    ("GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+    ("GET a HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+    ("GET * HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+    ("GET  / HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+    ("G(T / HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+    ("GET / HTTP/1.1\nHost: a\n\n", 400),
+    ("GET / HTTP/1.1\r\nHost: a\n\r\n", 400),
+    ("GET / HTTP/1.1\r\nHost : a\r\n\r\n", 400),
+    ("GET / HTTP/1.1\r\n Host: a\r\n\r\n", 400),
+    ("GET / HTTP/1.1\r\nHost: a\r\nX: 1\r\n 2\r\n\r\n", 400),
+    ("GET / HTTP/1.1\r\nHost: a\r\nX: \u{1}\r\n\r\n", 400),
+    ("GET / HTTP/1.1\r\nHost: a\r\nX: a\0b\r\n\r\n", 400),
+    ("GET / HTTP/1.1\r\nHost: a\r\nX: a\rb\r\n\r\n", 400),
+    ("GET / HTTP/1.1\r\nHost: a\r\n: empty\r\n\r\n", 400),
+    ("GET / HTTP/1.1\r\nHost: a\r\nnocolon\r\n\r\n", 400),
+    ("GET / HTTP/2.0\r\nHost: a\r\n\r\n", 505),
+    ("GET / HTTP/1.2\r\nHost: a\r\n\r\n", 505),
+    ("GET / HTTX/1.1\r\nHost: a\r\n\r\n", 400),
+    ("GET /\r\nHost: a\r\n\r\n", 400),
+    ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
+    ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n", 400),
+    ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1, 1\r\n\r\n", 400),
+    ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\n", 400),
+    ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n", 400),
+    ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0x1\r\n\r\n", 400),
+    ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length:\r\n\r\n", 400),
+    ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999\r\n\r\n", 400),
+    ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+    ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 501),
+    ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", 501),
+    ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: ,chunked\r\n\r\n", 501),
+    ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: \u{b}chunked\r\n\r\n", 400),
+    ("POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+    ("GET / HTTP/1.1\r\nHost: a\r\nConnection: host\r\n\r\n", 400),
+    ("GET / HTTP/1.1\r\nHost: a\r\nConnection: content-length\r\nContent-Length: 0\r\n\r\n", 400),
+    ("CONNECT a HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+    ("\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+];
+
+#[test]
+fn ambiguous_requests_are_refused() {
+    for (bytes, status) in REFUSED {
+        let (result, _) = request(bytes.as_bytes());
+        match result {
+            Err(refusal) => assert_eq!(refusal.status, *status, "{bytes:?}: {refusal}"),
+            other => panic!("{bytes:?} gave {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn targets() {
+    for (line, authority, path) in [
+        ("GET http://h:1/x?y HTTP/1.1\r\nHost: h:1", "h:1", "/x?y"),
+        ("GET http://h HTTP/1.1\r\nHost: H", "h", "/"),
+        ("GET http://h?q HTTP/1.1\r\nHost: h", "h", "/?q"),
+        ("OPTIONS * HTTP/1.1\r\nHost: h", "h", "*"),
+        ("CONNECT h:443 HTTP/1.1\r\nHost: h:443", "h:443", ""),
+        ("GET / HTTP/1.0", "", "/"),
+        ("\r\nGET / HTTP/1.1\r\nHost: h", "h", "/"),
+    ] {
+        let (info, head) = request(format!("{line}\r\n\r\n").as_bytes());
+        assert!(info.unwrap().is_some(), "{line}");
+        assert_eq!((head.authority(), head.path()), (authority.as_bytes(), path.as_bytes()), "{line}");
+    }
+}
+
+#[test]
+fn upgrades_are_seen_but_never_h2c() {
+    let (info, head) = request(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+    assert!(info.unwrap().unwrap().upgrade);
+    assert_eq!(head.headers.get_known(Known::Upgrade), Some(&b"websocket"[..]));
+    let (info, head) = request(
+        b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n\r\n",
+    );
+    assert!(!info.unwrap().unwrap().upgrade);
+    assert!(head.headers.is_empty(), "{:?}", head.headers);
+}
+
+#[test]
+fn limits_apply_to_unfinished_heads() {
+    let long = [b"GET /".to_vec(), vec![b'a'; 20_000]].concat();
+    assert_eq!(request(&long).0.unwrap_err().status, 414);
+    let mut many = b"GET / HTTP/1.1\r\nHost: a\r\n".to_vec();
+    for _ in 0..5000 {
+        many.extend(b"x-long-enough-name: some value of the header\r\n");
+    }
+    assert_eq!(request(&many).0.unwrap_err().status, 431);
+    let mut few = b"GET / HTTP/1.1\r\nHost: a\r\n".to_vec();
+    few.extend(b"x: y\r\n".repeat(101));
+    few.extend(b"\r\n");
+    assert_eq!(request(&few).0.unwrap_err().status, 431);
+}
+
+fn response(bytes: &str, method: Method) -> Result<Option<ResponseInfo>, Refusal> {
+    parse_response(bytes.as_bytes(), method, &Limits::default(), &mut ResponseHead::default())
+}
+
+#[test]
+fn response_framing_table() {
+    for (bytes, method, framing, keep_alive) in [
+        ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n", Method::Get, Framing::Length(3), true),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n", Method::Head, Framing::None, true),
+        ("HTTP/1.1 304 X\r\nContent-Length: 3\r\n\r\n", Method::Get, Framing::None, true),
+        ("HTTP/1.1 204 X\r\n\r\n", Method::Get, Framing::None, true),
+        ("HTTP/1.1 200\r\nTransfer-Encoding: chunked\r\n\r\n", Method::Get, Framing::Chunked, true),
+        ("HTTP/1.1 200 OK\r\n\r\n", Method::Get, Framing::UntilClose, false),
+        ("HTTP/1.0 200 OK\r\nContent-Length: 3\r\n\r\n", Method::Get, Framing::Length(3), false),
+        ("HTTP/1.1 103 Early\r\n\r\n", Method::Get, Framing::None, true),
+    ] {
+        let info = response(bytes, method).unwrap().unwrap();
+        assert_eq!((info.framing, info.keep_alive), (framing, keep_alive), "{bytes:?}");
+    }
+    for bytes in [
+        "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\n",
+        "HTTP/1.1 101 X\r\n\r\n",
+        "HTTP/1.1 204 X\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "HTTP/1.1 099 X\r\n\r\n",
+        "HTTP/1.1 200 OK\nContent-Length: 0\n\n",
+        "garbage\r\n\r\n",
+    ] {
+        assert_eq!(response(bytes, Method::Get).unwrap_err().status, 502, "{bytes:?}");
+    }
+}
+
+/// Feeds `input` in pieces; payload and trailers, or the refusal.
+fn decode(framing: Framing, input: &[u8], mut piece: impl FnMut() -> usize) -> Result<(Vec<u8>, Headers, bool), Refusal> {
+    let mut decoder = BodyDecoder::new(framing, &Limits::default());
+    let (mut data, mut trailers, mut waiting, mut ended) = (Vec::new(), Headers::new(), Vec::new(), false);
+    let mut rest = input;
+    while !ended {
+        let n = piece().clamp(1, rest.len().max(1)).min(rest.len());
+        waiting.extend(&rest[..n]);
+        rest = &rest[n..];
+        loop {
+            let step = decoder.decode(&waiting, &mut trailers)?;
+            data.extend(&waiting[step.data.clone()]);
+            waiting.drain(..step.consumed);
+            ended = step.ended;
+            if step.consumed == 0 || ended {
+                break;
+            }
+        }
+        if n == 0 {
+            break;
+        }
+    }
+    Ok((data, trailers, ended))
+}
+
+#[test]
+fn chunks_in_any_pieces() {
+    let input = b"4;ext=1\r\nwiki\r\n005\r\npedia\r\n0\r\nX-T: v\r\n\r\n";
+    for size in 1..input.len() {
+        let (data, trailers, ended) = decode(Framing::Chunked, input, || size).unwrap();
+        assert_eq!(data, b"wikipedia");
+        assert_eq!(trailers.get(b"x-t"), Some(&b"v"[..]));
+        assert!(ended);
+    }
+}
+
+#[test]
+fn malformed_chunks_are_refused() {
+    for input in [
+        "4\nwiki\r\n0\r\n\r\n",
+        "4\r\nwikiX",
+        "0x4\r\nwiki\r\n",
+        "-1\r\n",
+        "+4\r\nwiki\r\n",
+        " 4\r\nwiki\r\n",
+        "4 x\r\nwiki\r\n",
+        "4\rX\r\n",
+        "4;a\0\r\n",
+        "11111111111111111\r\n",
+        "g\r\n",
+        "\r\n",
+        "0\r\nTransfer-Encoding: x\r\n\r\n",
+        "0\r\nContent-Length: 1\r\n\r\n",
+        "0\r\nno colon\r\n\r\n",
+        "0\r\na: b\n\r\n",
+    ] {
+        assert!(decode(Framing::Chunked, input.as_bytes(), || 1).is_err(), "{input:?}");
+        assert!(decode(Framing::Chunked, input.as_bytes(), || 1000).is_err(), "{input:?}");
+    }
+    let long = format!("4;{}\r\n", "e".repeat(2000));
+    assert!(decode(Framing::Chunked, long.as_bytes(), || 7).is_err());
+}
+
+#[test]
+fn lengths_and_truncation() {
+    let (data, _, ended) = decode(Framing::Length(5), b"hello world", || 3).unwrap();
+    assert_eq!((&data[..], ended), (&b"hello"[..], true));
+    let mut decoder = BodyDecoder::new(Framing::Length(5), &Limits::default());
+    decoder.decode(b"he", &mut Headers::new()).unwrap();
+    assert!(decoder.finish_at_eof().is_err());
+    let mut decoder = BodyDecoder::new(Framing::UntilClose, &Limits::default());
+    assert_eq!(decoder.decode(b"he", &mut Headers::new()).unwrap().data, 0..2);
+    assert!(decoder.finish_at_eof().is_ok());
+}
+
+#[test]
+fn what_is_written_can_be_read() {
+    let (_, head) = request(b"POST /p HTTP/1.1\r\nHost: h\r\nX-A: 1\r\nTransfer-Encoding: chunked\r\n\r\n");
+    let mut out = Vec::new();
+    let framing = request_framing(&head, false);
+    write_request(&mut out, &head, framing);
+    let mut encoder = BodyEncoder::new(framing);
+    encoder.encode(&mut out, &[b'x'; 300]).unwrap();
+    encoder.finish(&mut out, None).unwrap();
+    let (info, again) = request(&out);
+    let info = info.unwrap().unwrap();
+    assert_eq!(info.framing, Framing::Chunked);
+    assert_eq!(again.headers, head.headers);
+    let (data, _, ended) = decode(info.framing, &out[info.consumed..], || 11).unwrap();
+    assert_eq!((data.len(), ended), (300, true));
+}
+
+#[test]
+fn responses_are_written_for_their_client() {
+    let mut head = ResponseHead { status: 200, ..ResponseHead::default() };
+    head.headers.append(b"x-a", b"1");
+    let write = |head: &ResponseHead, method, version, ended| {
+        let framing = response_framing(head, method, version, ended);
+        let mut out = Vec::new();
+        write_response(&mut out, head, framing, version, framing != Framing::UntilClose);
+        String::from_utf8(out).unwrap()
+    };
+    assert_eq!(
+        write(&head, Method::Get, Version::Http11, false),
+        "HTTP/1.1 200 OK\r\nx-a: 1\r\ntransfer-encoding: chunked\r\n\r\n"
+    );
+    assert_eq!(
+        write(&head, Method::Get, Version::Http10, false),
+        "HTTP/1.1 200 OK\r\nx-a: 1\r\nconnection: close\r\n\r\n"
+    );
+    assert_eq!(
+        write(&head, Method::Get, Version::Http11, true),
+        "HTTP/1.1 200 OK\r\nx-a: 1\r\ncontent-length: 0\r\n\r\n"
+    );
+    assert_eq!(write(&head, Method::Head, Version::Http11, false), "HTTP/1.1 200 OK\r\nx-a: 1\r\n\r\n");
+}
+
+#[test]
+fn lengths_are_kept_on_the_way_out() {
+    let mut encoder = BodyEncoder::new(Framing::Length(3));
+    let mut out = Vec::new();
+    encoder.encode(&mut out, b"ab").unwrap();
+    assert_eq!(encoder.clone().finish(&mut out, None), Err(LengthMismatch));
+    assert_eq!(encoder.encode(&mut out, b"cd"), Err(LengthMismatch));
+    assert_eq!(out, b"ab");
+}
+
+/// Mutated messages never panic, and pieces never change what they mean.
+#[test]
+fn mutations() {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut random = move |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % below.max(1) as u64) as usize
+    };
+    let seeds: [&[u8]; 3] = [
+        b"GET /a HTTP/1.1\r\nHost: h\r\nConnection: x\r\nX: y\r\n\r\n",
+        b"POST http://h/ HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+    ];
+    for round in 0..30_000 {
+        let mut bytes = seeds[round % seeds.len()].to_vec();
+        for _ in 0..=random(4) {
+            let at = random(bytes.len());
+            match random(3) {
+                0 => bytes[at] = random(256) as u8,
+                1 => bytes.insert(at, b"\r\n :;,\0\t"[random(8)]),
+                _ => {
+                    bytes.remove(at);
+                }
+            }
+        }
+        let whole = request(&bytes).0;
+        if let Ok(Some(info)) = whole {
+            // The same head, arriving octet by octet, is complete at the same octet.
+            assert_eq!(request(&bytes[..info.consumed - 1]).0, Ok(None), "{:?}", String::from_utf8_lossy(&bytes));
+            let body = &bytes[info.consumed..];
+            let together = decode(info.framing, body, || usize::MAX);
+            let apart = decode(info.framing, body, || 1);
+            assert_eq!(together.is_ok(), apart.is_ok(), "{:?}", String::from_utf8_lossy(&bytes));
+        }
+        let _any = response(&String::from_utf8_lossy(&bytes), Method::Get);
+    }
+}

@@ -1,0 +1,151 @@
+//! Heads on their way out.
+
+use super::Framing;
+use crate::{Headers, Known, Method, RequestHead, ResponseHead, Version};
+
+/// How a request is framed for an HTTP/1.1 origin. `ended`: there is no body
+/// and none will come.
+pub fn request_framing(head: &RequestHead, ended: bool) -> Framing {
+    match content_length(&head.headers) {
+        Some(length) => Framing::Length(length),
+        None if ended => Framing::None,
+        None => Framing::Chunked,
+    }
+}
+
+/// How a response is framed for a client of this version. `ended`: the whole
+/// response is known and has no body.
+pub fn response_framing(head: &ResponseHead, method: Method, client: Version, ended: bool) -> Framing {
+    if has_no_body(head.status, method) {
+        return Framing::None;
+    }
+    match content_length(&head.headers) {
+        Some(length) => Framing::Length(length),
+        None if ended => Framing::Length(0),
+        None if client == Version::Http10 => Framing::UntilClose,
+        None => Framing::Chunked,
+    }
+}
+
+/// Responses without a body, whatever their fields say (RFC 9112 section 6.3).
+fn has_no_body(status: u16, method: Method) -> bool {
+    method == Method::Head || status < 200 || status == 204 || status == 304
+}
+
+fn content_length(headers: &Headers) -> Option<u64> {
+    std::str::from_utf8(headers.get_known(Known::ContentLength)?).ok()?.parse().ok()
+}
+
+/// Appends a request head.
+pub fn write_request(out: &mut Vec<u8>, head: &RequestHead, framing: Framing) {
+    out.extend_from_slice(head.method_bytes());
+    out.push(b' ');
+    out.extend_from_slice(if head.method == Method::Connect { head.authority() } else { head.path() });
+    out.extend_from_slice(b" HTTP/1.1\r\nhost: ");
+    out.extend_from_slice(head.authority());
+    out.extend_from_slice(b"\r\n");
+    fields(out, &head.headers);
+    match framing {
+        Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        // Methods that usually carry content say that there is none (RFC 9110 section 8.6).
+        Framing::None if matches!(head.method, Method::Post | Method::Put | Method::Patch) => {
+            if !head.headers.contains_known(Known::ContentLength) {
+                out.extend_from_slice(b"content-length: 0\r\n");
+            }
+        }
+        _ => {}
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends a response head, final or interim.
+pub fn write_response(out: &mut Vec<u8>, head: &ResponseHead, framing: Framing, client: Version, keep_alive: bool) {
+    out.extend_from_slice(b"HTTP/1.1 ");
+    let status = head.status;
+    for digit in [status / 100, status / 10 % 10, status % 10] {
+        out.push(b'0' + (digit % 10) as u8);
+    }
+    out.push(b' ');
+    out.extend_from_slice(reason_phrase(status).as_bytes());
+    out.extend_from_slice(b"\r\n");
+    fields(out, &head.headers);
+    match framing {
+        Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        Framing::Length(0) if !head.headers.contains_known(Known::ContentLength) => {
+            out.extend_from_slice(b"content-length: 0\r\n");
+        }
+        _ => {}
+    }
+    match (keep_alive, client) {
+        (false, _) => out.extend_from_slice(b"connection: close\r\n"),
+        (true, Version::Http10) => out.extend_from_slice(b"connection: keep-alive\r\n"),
+        (true, _) => {}
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+fn fields(out: &mut Vec<u8>, headers: &Headers) {
+    for header in headers.iter() {
+        field(out, header.name, header.value);
+    }
+}
+
+pub(super) fn field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Reason phrases of the IANA registry; nobody may depend on them.
+fn reason_phrase(status: u16) -> &'static str {
+    match status {
+        100 => "Continue",
+        101 => "Switching Protocols",
+        103 => "Early Hints",
+        200 => "OK",
+        201 => "Created",
+        202 => "Accepted",
+        203 => "Non-Authoritative Information",
+        204 => "No Content",
+        205 => "Reset Content",
+        206 => "Partial Content",
+        300 => "Multiple Choices",
+        301 => "Moved Permanently",
+        302 => "Found",
+        303 => "See Other",
+        304 => "Not Modified",
+        307 => "Temporary Redirect",
+        308 => "Permanent Redirect",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        406 => "Not Acceptable",
+        408 => "Request Timeout",
+        409 => "Conflict",
+        410 => "Gone",
+        411 => "Length Required",
+        412 => "Precondition Failed",
+        413 => "Payload Too Large",
+        414 => "URI Too Long",
+        415 => "Unsupported Media Type",
+        416 => "Range Not Satisfiable",
+        417 => "Expectation Failed",
+        421 => "Misdirected Request",
+        422 => "Unprocessable Content",
+        425 => "Too Early",
+        426 => "Upgrade Required",
+        428 => "Precondition Required",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        _ => "Unknown",
+    }
+}

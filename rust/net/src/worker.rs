@@ -1,0 +1,415 @@
+//! The loop of one worker.
+//!
+//! A turn: wait; take a new snapshot if there is one; report every event to
+//! the engine; let it advance; run Python calls in one go; carry out its
+//! actions; write each connection with output once.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::{Events, Interest, Poll, Token};
+use pymesh_engine::base::time::Time;
+use pymesh_engine::filter::FilterCall;
+use pymesh_engine::{Action, ConnKey, Engine, ListenerKey, Options};
+
+use crate::log::LogHandle;
+use crate::shared::{FilterHost, Shared};
+use crate::sockets::{connect, Input, Sockets};
+
+const WAKE: Token = Token(0);
+const FIRST_LISTENER: usize = 1;
+const FIRST_SOCKET: usize = 1 << 16;
+
+/// Octets read at once from one socket.
+const READ_SIZE: usize = 64 * 1024;
+/// Reads of one socket in one turn, so that a fast sender does not starve the others.
+const READS_PER_TURN: usize = 4;
+/// Connections accepted from one listener in one turn.
+const ACCEPTS_PER_TURN: usize = 64;
+/// How long accepting pauses when the process has no file descriptor left.
+const OUT_OF_FDS_PAUSE: Duration = Duration::from_millis(50);
+/// How long access log lines may wait for company.
+const LOG_DELAY: Duration = Duration::from_millis(100);
+
+/// What a worker is made of.
+pub struct WorkerOptions {
+    /// Number of the worker, from 0.
+    pub worker: usize,
+    /// For its engine.
+    pub engine: Options,
+    /// The instant at [`Time`] zero.
+    pub origin: Instant,
+    /// Where access log lines go.
+    pub log: LogHandle,
+}
+
+/// One thread's loop.
+pub struct Worker<H> {
+    poll: Poll,
+    shared: Arc<Shared>,
+    engine: Engine,
+    host: H,
+    sockets: Sockets,
+    listeners: Vec<Listening>,
+    options: Fixed,
+    generation: u64,
+    /// Sockets with input that was left in them.
+    again: Vec<ConnKey>,
+    dirty: Vec<ConnKey>,
+    calls: Vec<FilterCall>,
+    buffer: Vec<u8>,
+    next_log: Instant,
+}
+
+struct Fixed {
+    worker: usize,
+    origin: Instant,
+    log: LogHandle,
+}
+
+struct Listening {
+    key: Option<ListenerKey>,
+    address: SocketAddr,
+    socket: mio::net::TcpListener,
+    ready: bool,
+    paused_until: Option<Instant>,
+}
+
+impl<H: FilterHost> Worker<H> {
+    /// # Errors
+    /// The system refuses an epoll instance.
+    pub fn new(options: WorkerOptions, shared: Arc<Shared>, host: H) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        shared.add_waker(Arc::new(mio::Waker::new(poll.registry(), WAKE)?));
+        Ok(Worker {
+            poll,
+            shared,
+            engine: Engine::new(options.engine),
+            host,
+            sockets: Sockets::default(),
+            listeners: Vec::new(),
+            options: Fixed { worker: options.worker, origin: options.origin, log: options.log },
+            generation: 0,
+            again: Vec::new(),
+            dirty: Vec::new(),
+            calls: Vec::new(),
+            buffer: vec![0; READ_SIZE],
+            next_log: options.origin,
+        })
+    }
+
+    /// Runs until stopped, or until a drain has ended the last connection.
+    ///
+    /// # Errors
+    /// Epoll itself fails.
+    pub fn run(&mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(1024);
+        loop {
+            match self.poll.poll(&mut events, self.patience()) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                result => result?,
+            }
+            self.engine.begin_turn(self.now());
+            if self.shared.is_stopping() {
+                return Ok(());
+            }
+            self.look_at_shared();
+            for event in &events {
+                self.on_event(event);
+            }
+            self.read_leftovers();
+            self.accept_all();
+            self.work();
+            if self.engine.is_draining() && self.engine.downstream_connections() == 0 {
+                self.write_logs(true);
+                return Ok(());
+            }
+        }
+    }
+
+    /// Lets the engine advance and carries out what it asks, until it rests.
+    fn work(&mut self) {
+        loop {
+            self.engine.advance();
+            if self.engine.has_filter_calls() {
+                self.engine.take_filter_calls(&mut self.calls);
+                self.host.run(&mut self.engine, &self.calls);
+                self.calls.clear();
+                continue;
+            }
+            let acted = self.act();
+            let wrote = self.flush();
+            if !acted && !wrote {
+                break;
+            }
+        }
+        self.write_logs(false);
+    }
+
+    fn now(&self) -> Time {
+        Time::from_nanos(u64::try_from(self.options.origin.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    /// How long the poll may wait.
+    fn patience(&self) -> Option<Duration> {
+        if !self.again.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let timer = self.engine.next_timeout().map(|due| due.since(self.now()));
+        let now = Instant::now();
+        let accept = self.listeners.iter().filter(|l| l.ready).map(|listener| {
+            listener.paused_until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
+        });
+        timer.into_iter().chain(accept).chain(self.log_patience(now)).min()
+    }
+
+    fn log_patience(&self, now: Instant) -> Option<Duration> {
+        self.engine.has_log_lines().then(|| self.next_log.saturating_duration_since(now))
+    }
+
+    fn look_at_shared(&mut self) {
+        let generation = self.shared.generation();
+        if generation != self.generation {
+            self.generation = generation;
+            let snapshot = self.shared.snapshot();
+            for error in self.engine.apply(snapshot) {
+                if self.options.worker == 0 {
+                    eprintln!("configuration: {error}");
+                }
+            }
+            let gates = self.host.load(self.engine.python_filters());
+            self.engine.set_filter_gates(gates);
+            self.bind();
+        }
+        if self.shared.is_draining() && !self.engine.is_draining() {
+            self.listeners.clear();
+            self.engine.drain();
+        }
+    }
+
+    /// Brings the listening sockets in line with the engine's listeners.
+    fn bind(&mut self) {
+        let wanted: Vec<_> = self.engine.listeners().filter(|(_, config)| config.bind_to_port).collect();
+        self.listeners.retain(|old| wanted.iter().any(|(_, config)| config.address == old.address));
+        for (key, config) in wanted {
+            if let Some(old) = self.listeners.iter_mut().find(|old| old.address == config.address) {
+                old.key = Some(key);
+                continue;
+            }
+            let Some(socket) = self.shared.fetch_socket(config.address, self.options.worker) else { continue };
+            let listening =
+                Listening { key: Some(key), address: config.address, socket, ready: true, paused_until: None };
+            self.listeners.push(listening);
+        }
+        // Tokens are positions, which may have shifted.
+        for (at, listening) in self.listeners.iter_mut().enumerate() {
+            let registry = self.poll.registry();
+            let token = Token(FIRST_LISTENER + at);
+            if registry.reregister(&mut listening.socket, token, Interest::READABLE).is_err() {
+                if let Err(error) = registry.register(&mut listening.socket, token, Interest::READABLE) {
+                    eprintln!("cannot watch {}: {error}", listening.address);
+                }
+            }
+        }
+    }
+
+    fn on_event(&mut self, event: &mio::event::Event) {
+        let Token(token) = event.token();
+        let Some(index) = token.checked_sub(FIRST_SOCKET) else {
+            if let Some(listening) = token.checked_sub(FIRST_LISTENER).and_then(|at| self.listeners.get_mut(at)) {
+                listening.ready = true;
+            }
+            return;
+        };
+        let Some(socket) = self.sockets.at(index) else { return };
+        let key = socket.key;
+        socket.read_closed |= event.is_read_closed() || event.is_error();
+        socket.readable |= event.is_readable() || socket.read_closed;
+        if event.is_writable() || event.is_error() {
+            socket.writable = true;
+            if socket.connecting {
+                return self.on_connected(key);
+            }
+            if event.is_writable() {
+                self.dirty.push(key);
+            }
+        }
+        self.read(key);
+    }
+
+    fn on_connected(&mut self, key: ConnKey) {
+        let Some(socket) = self.sockets.get(key) else { return };
+        let outcome = match socket.stream.take_error() {
+            Ok(Some(error)) | Err(error) => Err(error),
+            Ok(None) => match socket.stream.peer_addr() {
+                Ok(_) => socket.stream.local_addr(),
+                // Not connected yet: a spurious event.
+                Err(error) if error.kind() == io::ErrorKind::NotConnected => return,
+                Err(error) => Err(error),
+            },
+        };
+        match outcome {
+            Ok(local) => {
+                socket.connecting = false;
+                self.engine.connected(key, local);
+                self.read(key);
+            }
+            Err(error) => self.engine.failed(key, &error.to_string()),
+        }
+    }
+
+    /// Reads until the socket is empty, the engine wants no more, or it is
+    /// somebody else's turn.
+    fn read(&mut self, key: ConnKey) {
+        for _ in 0..READS_PER_TURN {
+            let Some(socket) = self.sockets.get(key) else { return };
+            if !socket.readable || socket.connecting || !self.engine.wants_read(key) {
+                return;
+            }
+            match socket.read(&mut self.buffer) {
+                Input::Octets(n) => self.engine.receive(key, self.buffer.get(..n).unwrap_or_default()),
+                Input::Nothing => return,
+                Input::End => {
+                    socket.readable = false;
+                    return self.engine.end_of_input(key);
+                }
+                Input::Failed(error) => return self.engine.failed(key, &error.to_string()),
+            }
+        }
+        self.again.push(key);
+    }
+
+    fn read_leftovers(&mut self) {
+        let mut again = std::mem::take(&mut self.again);
+        for key in again.drain(..) {
+            self.read(key);
+        }
+        if self.again.is_empty() {
+            self.again = again;
+        }
+    }
+
+    fn accept_all(&mut self) {
+        let now = Instant::now();
+        for at in 0..self.listeners.len() {
+            for _ in 0..ACCEPTS_PER_TURN {
+                let Some(listening) = self.listeners.get_mut(at) else { break };
+                if !listening.ready || listening.paused_until.is_some_and(|until| until > now) {
+                    break;
+                }
+                listening.paused_until = None;
+                match listening.socket.accept() {
+                    Ok((stream, remote)) => {
+                        let key = listening.key;
+                        self.on_accepted(key, stream, remote);
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        listening.ready = false;
+                        break;
+                    }
+                    Err(error) if is_about_one_connection(&error) => {}
+                    // Out of descriptors or memory: pause, do not spin.
+                    Err(_) => listening.paused_until = Some(now + OUT_OF_FDS_PAUSE),
+                }
+            }
+        }
+    }
+
+    fn on_accepted(&mut self, listener: Option<ListenerKey>, stream: mio::net::TcpStream, remote: SocketAddr) {
+        let (Some(listener), Ok(local)) = (listener, stream.local_addr()) else { return };
+        let Some(key) = self.engine.accept(listener, remote, local) else { return };
+        let registry = self.poll.registry();
+        if let Err(error) = self.sockets.insert(registry, FIRST_SOCKET, key, stream, false) {
+            self.engine.failed(key, &error.to_string());
+        }
+    }
+
+    /// Carries out the engine's actions; true if there were any.
+    fn act(&mut self) -> bool {
+        let mut acted = false;
+        while let Some(action) = self.engine.next_action() {
+            acted = true;
+            match action {
+                Action::Close(key) => self.sockets.close(key),
+                Action::ShutdownWrite(key) => self.sockets.shutdown_write(key),
+                Action::Connect(key, address) => {
+                    let registry = self.poll.registry();
+                    let opened = connect(address)
+                        .and_then(|stream| self.sockets.insert(registry, FIRST_SOCKET, key, stream, true));
+                    if let Err(error) = opened {
+                        self.engine.failed(key, &error.to_string());
+                    }
+                }
+            }
+        }
+        acted
+    }
+
+    /// Writes every connection that has output; true if any was looked at.
+    fn flush(&mut self) -> bool {
+        self.engine.take_dirty(&mut self.dirty);
+        let any = !self.dirty.is_empty();
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for key in dirty.drain(..) {
+            self.flush_one(key);
+        }
+        if self.dirty.is_empty() {
+            self.dirty = dirty;
+        }
+        any
+    }
+
+    fn flush_one(&mut self, key: ConnKey) {
+        loop {
+            let Some(socket) = self.sockets.get(key) else { return };
+            if socket.connecting {
+                return;
+            }
+            let output = self.engine.output(key);
+            if output.is_empty() || !socket.writable {
+                break;
+            }
+            match socket.write(output) {
+                Ok(0) => break,
+                Ok(n) => self.engine.sent(key, n),
+                Err(error) => return self.engine.failed(key, &error.to_string()),
+            }
+        }
+        self.engine.sent(key, 0);
+        // The engine may want input again that was left in the socket.
+        let is_readable = self.sockets.get(key).is_some_and(|socket| socket.readable);
+        if is_readable && self.engine.wants_read(key) {
+            self.again.push(key);
+        }
+    }
+
+    fn write_logs(&mut self, now: bool) {
+        if !self.engine.has_log_lines() {
+            return;
+        }
+        let time = Instant::now();
+        if !now && time < self.next_log {
+            return;
+        }
+        self.next_log = time + LOG_DELAY;
+        let log = &self.options.log;
+        self.engine.take_log_lines(|sink, lines| log.write(sink, lines));
+    }
+}
+
+/// Errors of `accept` that concern one connection, not the listener (accept(2)).
+fn is_about_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+            | io::ErrorKind::TimedOut
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::NetworkDown
+    )
+}
