@@ -82,11 +82,13 @@ pub(crate) struct KeyUsage {
 
 impl Facts {
     pub(crate) fn from_der(der: &[u8]) -> Result<Self, String> {
-        let (rest, certificate) = X509Certificate::from_der(der).map_err(|error| format!("it is not X.509: {error}"))?;
+        let (rest, certificate) =
+            X509Certificate::from_der(der).map_err(|error| format!("it is not X.509: {error}"))?;
         if !rest.is_empty() {
             return Err("octets follow the certificate".into());
         }
-        let extension = |error: x509_parser::error::X509Error| format!("an extension cannot be read: {error}");
+        let extension =
+            |error: x509_parser::error::X509Error| format!("an extension cannot be read: {error}");
         let sans = match certificate.subject_alternative_name().map_err(extension)? {
             Some(extension) => read_names(&extension.value.general_names)?,
             None => SubjectAltNames::default(),
@@ -128,7 +130,9 @@ fn read_names(names: &[GeneralName<'_>]) -> Result<SubjectAltNames, String> {
             GeneralName::DNSName(text) => sans.dns.push(printable(text)?),
             GeneralName::RFC822Name(text) => sans.email.push(printable(text)?),
             GeneralName::IPAddress(octets) => sans.ip.push(address(octets)?),
-            GeneralName::Invalid(tag, _) => return Err(format!("a subject alternative name of type {tag} is malformed")),
+            GeneralName::Invalid(tag, _) => {
+                return Err(format!("a subject alternative name of type {tag} is malformed"))
+            }
             // Types that no matcher looks at.
             _ => {}
         }

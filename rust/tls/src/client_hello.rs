@@ -207,3 +207,6 @@ impl<'a> Reader<'a> {
         self.take(length.into()).map(Reader)
     }
 }
+
+#[cfg(test)]
+mod tests;

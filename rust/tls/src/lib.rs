@@ -26,6 +26,8 @@ mod secret;
 mod session;
 pub mod spiffe;
 mod store;
+#[cfg(test)]
+mod testing;
 mod verify;
 
 pub use certificate::{PeerIdentity, SubjectAltNames};

@@ -37,9 +37,14 @@ pub struct Rotation {
 #[derive(Debug)]
 enum Phase {
     Due,
-    Asking { key: PrivateKey, deadline: Duration },
+    Asking {
+        key: PrivateKey,
+        deadline: Duration,
+    },
     /// With a valid certificate, or after a failure.
-    Waiting { until: Duration },
+    Waiting {
+        until: Duration,
+    },
 }
 
 /// What a driver has to do.
@@ -109,7 +114,8 @@ impl Rotation {
     /// The request could not be made, sent or answered. The next one waits
     /// longer each time; by chance, lest a whole mesh asks at the same moment.
     pub fn fail(&mut self, now: Duration, random: f64) {
-        let doubled = 1u32.checked_shl(self.failures).map_or(LONGEST_REST, |factor| FIRST_REST.saturating_mul(factor));
+        let doubled =
+            1u32.checked_shl(self.failures).map_or(LONGEST_REST, |factor| FIRST_REST.saturating_mul(factor));
         let longest = doubled.min(LONGEST_REST);
         let rest = longest.mul_f64(0.5 + 0.5 * chance(random));
         self.failures = self.failures.saturating_add(1);
@@ -146,5 +152,12 @@ pub fn renewal(now: Duration, not_before: Duration, not_after: Duration, random:
 }
 
 fn chance(random: f64) -> f64 {
-    if random.is_finite() { random.clamp(0.0, 1.0) } else { 0.0 }
+    if random.is_finite() {
+        random.clamp(0.0, 1.0)
+    } else {
+        0.0
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -80,10 +80,29 @@ mod tests {
         let long_domain = format!("spiffe://{}/a", "d".repeat(256));
         let long = format!("spiffe://d/{}", "a".repeat(2048));
         for text in [
-            "", "spiffe://", "spiffe:///a", "spiffe://td", "spiffe://td/", "spiffe://td/a/", "spiffe://td//a",
-            "spiffe://td/./a", "spiffe://td/../a", "SPIFFE://td/a", "spiffe://TD/a", "spiffe://td:80/a",
-            "spiffe://user@td/a", "spiffe://td/a?q", "spiffe://td/a#f", "spiffe://td/%61", "spiffe://td/a\0b",
-            "spiffe://td\0.evil/a", "spiffe://td/é", " spiffe://td/a", "https://td/a", &long_domain, &long,
+            "",
+            "spiffe://",
+            "spiffe:///a",
+            "spiffe://td",
+            "spiffe://td/",
+            "spiffe://td/a/",
+            "spiffe://td//a",
+            "spiffe://td/./a",
+            "spiffe://td/../a",
+            "SPIFFE://td/a",
+            "spiffe://TD/a",
+            "spiffe://td:80/a",
+            "spiffe://user@td/a",
+            "spiffe://td/a?q",
+            "spiffe://td/a#f",
+            "spiffe://td/%61",
+            "spiffe://td/a\0b",
+            "spiffe://td\0.evil/a",
+            "spiffe://td/é",
+            " spiffe://td/a",
+            "https://td/a",
+            &long_domain,
+            &long,
         ] {
             assert!(SpiffeId::parse(text).is_err(), "{text}");
         }

@@ -12,7 +12,9 @@ use std::sync::Arc;
 use pymesh_model::matcher::StringPattern;
 use pymesh_model::tls::{Profile, SanKind, SanMatch, Validation};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{verify_tls12_signature, verify_tls13_signature, CryptoProvider, WebPkiSupportedAlgorithms};
+use rustls::crypto::{
+    verify_tls12_signature, verify_tls13_signature, CryptoProvider, WebPkiSupportedAlgorithms,
+};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme};
@@ -71,7 +73,8 @@ impl PeerVerifier {
                 judge_key_usage(&facts, false)?;
                 if let (true, Some(name)) = (match_server_name, server_name) {
                     certificate.verify_is_valid_for_subject_name(name).map_err(|_| {
-                        let detail = format!("it is valid for {}, not for {:?}", names(&facts), name.to_str());
+                        let detail =
+                            format!("it is valid for {}, not for {:?}", names(&facts), name.to_str());
                         Refusal::new(Reason::ServerNameMismatch, detail)
                     })?;
                 }
@@ -114,8 +117,9 @@ fn judge_svid(facts: &Facts, trust_domains: &[Arc<str>]) -> Result<(), Refusal> 
             return Err(Refusal::new(Reason::SeveralUriSans, detail));
         }
     };
-    let id = SpiffeId::parse(uri)
-        .map_err(|what| Refusal::new(Reason::InvalidSpiffeId, format!("`{uri}` is not a SPIFFE ID: {what}")))?;
+    let id = SpiffeId::parse(uri).map_err(|what| {
+        Refusal::new(Reason::InvalidSpiffeId, format!("`{uri}` is not a SPIFFE ID: {what}"))
+    })?;
     if trust_domains.is_empty() || trust_domains.iter().any(|domain| **domain == *id.trust_domain()) {
         Ok(())
     } else {
@@ -176,11 +180,12 @@ fn names(facts: &Facts) -> String {
     const SHOWN: usize = 8;
     let sans = &facts.sans;
     let ips: Vec<String> = sans.ip.iter().map(ToString::to_string).collect();
-    let all: Vec<&str> = sans.uri.iter().chain(&sans.dns).chain(&sans.email).chain(&ips).map(String::as_str).collect();
-    match all.len() {
-        0 => "no names".into(),
-        count if count > SHOWN => format!("{} and {} more", all[..SHOWN].join(", "), count - SHOWN),
-        _ => all.join(", "),
+    let all = || sans.uri.iter().chain(&sans.dns).chain(&sans.email).chain(&ips);
+    let shown: Vec<&str> = all().take(SHOWN).map(String::as_str).collect();
+    match all().skip(SHOWN).count() {
+        0 if shown.is_empty() => "no names".into(),
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
     }
 }
 
@@ -203,9 +208,8 @@ fn chain_refusal(error: &webpki::Error) -> Refusal {
         E::CaUsedAsEndEntity => Reason::LeafIsCa,
         E::RequiredEkuNotFoundContext(_) | E::EmptyEkuExtension => Reason::WrongExtendedKeyUsage,
         E::InvalidSignatureForPublicKey | E::SignatureAlgorithmMismatch => Reason::BadSignature,
-        E::UnsupportedSignatureAlgorithmContext(_) | E::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
-            Reason::UnsupportedAlgorithm
-        }
+        E::UnsupportedSignatureAlgorithmContext(_)
+        | E::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => Reason::UnsupportedAlgorithm,
         E::BadDer
         | E::BadDerTime
         | E::ExtensionValueInvalid
@@ -217,6 +221,33 @@ fn chain_refusal(error: &webpki::Error) -> Refusal {
         _ => Reason::InvalidChain,
     };
     Refusal::new(reason, detail)
+}
+
+/// What both verifier traits ask besides judging: does the peer hold the key?
+macro_rules! check_signatures_with {
+    ($algorithms:ident) => {
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signature: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            verify_tls12_signature(message, certificate, signature, &self.$algorithms)
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signature: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            verify_tls13_signature(message, certificate, signature, &self.$algorithms)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            self.$algorithms.supported_schemes()
+        }
+    };
 }
 
 impl ClientCertVerifier for PeerVerifier {
@@ -239,27 +270,7 @@ impl ClientCertVerifier for PeerVerifier {
         Ok(ClientCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
+    check_signatures_with!(algorithms);
 }
 
 impl ServerCertVerifier for PeerVerifier {
@@ -275,27 +286,7 @@ impl ServerCertVerifier for PeerVerifier {
         Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
+    check_signatures_with!(algorithms);
 }
 
 /// For clusters without a validation context: whoever holds the key of the
@@ -323,25 +314,8 @@ impl ServerCertVerifier for AnyServer {
         Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
+    check_signatures_with!(algorithms);
 }
+
+#[cfg(test)]
+mod tests;

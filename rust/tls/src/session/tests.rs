@@ -1,0 +1,230 @@
+use std::sync::Arc;
+
+use pymesh_model::tls::{Version, Versions};
+
+use crate::error::Reason;
+use crate::testing::*;
+use crate::{SecretStore, Session, TlsError};
+
+fn mesh() -> (Authority, Arc<SecretStore>, Arc<SecretStore>) {
+    let (clock, root) = (Clock::new(), Authority::new("root"));
+    let (client, server) = (mesh_store(&clock, &root, "ui"), mesh_store(&clock, &root, "reviews"));
+    (root, client, server)
+}
+
+fn connect(client_store: &Arc<SecretStore>, server_store: &Arc<SecretStore>) -> Wire {
+    let mut wire = Wire::new(client(&mesh_client(), client_store), server(&mesh_server(), server_store));
+    assert_eq!(wire.run(), Default::default());
+    wire
+}
+
+#[test]
+fn mutual_tls_in_chunks_of_any_size() {
+    let (_root, client_store, server_store) = mesh();
+    for chunk in [1, 2, 7, 100, 1500, usize::MAX] {
+        let mut wire =
+            Wire::new(client(&mesh_client(), &client_store), server(&mesh_server(), &server_store));
+        wire.chunk = chunk;
+        assert!(wire.client.is_handshaking() && wire.server.is_handshaking());
+        assert_eq!(wire.run(), Default::default(), "chunk {chunk}");
+        assert!(!wire.client.is_handshaking() && !wire.server.is_handshaking());
+
+        for session in [&wire.client, &wire.server] {
+            assert_eq!(session.alpn(), Some(&b"h2"[..]));
+            assert_eq!(session.version(), Some("TLSv1.3"));
+            assert!(session.cipher().unwrap().starts_with("TLS_"), "{:?}", session.cipher());
+        }
+        assert_eq!(wire.server.sni(), Some("outbound_.80_._.reviews.shop.svc.cluster.local"));
+        let peer = wire.server.peer().unwrap();
+        assert_eq!(peer.spiffe_id(), Some("spiffe://cluster.local/ns/shop/sa/ui"));
+        assert_eq!(peer.sans.uri.len(), 1);
+        assert_ne!(peer.sha256, [0; 32]);
+        assert_eq!(
+            wire.client.peer().unwrap().spiffe_id(),
+            Some("spiffe://cluster.local/ns/shop/sa/reviews")
+        );
+
+        wire.client.send(b"GET / HTTP/1.1\r\n\r\n");
+        wire.server.send(b"early answer");
+        assert_eq!(wire.run(), Default::default());
+        assert_eq!(wire.at_server, b"GET / HTTP/1.1\r\n\r\n");
+        assert_eq!(wire.at_client, b"early answer");
+    }
+}
+
+#[test]
+fn one_small_write_is_one_record_and_a_large_one_is_split() {
+    let (_root, client_store, server_store) = mesh();
+    let mut wire = connect(&client_store, &server_store);
+    wire.client.send(&[b'x'; 300]);
+    // RFC 8446, section 5.2: header 5, content type 1, tag 16.
+    assert_eq!(wire.client.output().len(), 300 + 22);
+    wire.run();
+
+    let body: Vec<u8> = (0..100_000u32).map(|i| i as u8).collect();
+    wire.at_server.clear();
+    wire.client.send(&body);
+    assert_eq!(wire.client.output().len(), body.len() + 22 * body.len().div_ceil(16 * 1024));
+    wire.chunk = 1000;
+    assert_eq!(wire.run(), Default::default());
+    assert_eq!(wire.at_server, body);
+    assert!(wire.client.output.capacity() <= super::OUTPUT_KEPT, "a large buffer is given back");
+}
+
+#[test]
+fn each_side_closes_for_itself() {
+    let (_root, client_store, server_store) = mesh();
+    let mut wire = connect(&client_store, &server_store);
+    wire.client.send(b"last words");
+    wire.client.close();
+    wire.client.close();
+    wire.client.send(b"never sent");
+    assert_eq!(wire.run(), Default::default());
+    assert!(wire.server.peer_closed() && !wire.client.peer_closed());
+    assert_eq!(wire.at_server, b"last words");
+    wire.server.send(b"answer");
+    wire.server.close();
+    assert_eq!(wire.run(), Default::default());
+    assert!(wire.client.peer_closed());
+    assert_eq!(wire.at_client, b"answer");
+}
+
+#[test]
+fn nothing_resumes() {
+    let (_root, client_store, server_store) = mesh();
+    for versions in [Versions::ONLY_1_3, Versions { min: Version::Tls1_2, max: Version::Tls1_2 }] {
+        let mut tls = mesh_client();
+        tls.versions = versions;
+        let mut server_tls = mesh_server();
+        server_tls.versions = Versions::default();
+        let client_config = crate::client_config(&tls, &client_store).unwrap();
+        let server_config = crate::server_config(&server_tls, &server_store).unwrap();
+        for _ in 0..2 {
+            let client =
+                Session::client(client_config.clone(), Some("a.example"), [127, 0, 0, 1].into()).unwrap();
+            let mut wire = Wire::new(client, Session::server(server_config.clone()).unwrap());
+            assert_eq!(wire.run(), Default::default());
+            assert_eq!(wire.client.connection.handshake_kind(), Some(rustls::HandshakeKind::Full));
+            assert!(wire.server.peer().is_some());
+        }
+    }
+}
+
+#[test]
+fn an_alert_tells_the_peer_of_a_refusal() {
+    let (_root, client_store, server_store) = mesh();
+    let mut tls = mesh_client();
+    tls.certificate = None;
+    for chunk in [1, usize::MAX] {
+        let mut wire = Wire::new(client(&tls, &client_store), server(&mesh_server(), &server_store));
+        wire.chunk = chunk;
+        let outcome = wire.run();
+        assert!(matches!(outcome.server, Some(TlsError::Refused(r)) if r.reason == Reason::NoCertificate));
+        assert_eq!(outcome.client, Some(TlsError::Alert("CertificateRequired".into())));
+        assert!(wire.server.peer().is_none());
+    }
+}
+
+#[test]
+fn versions_and_protocols_must_be_shared() {
+    let (_root, client_store, server_store) = mesh();
+    let mut tls = mesh_client();
+    tls.versions = Versions { min: Version::Tls1_2, max: Version::Tls1_2 };
+    let outcome = Wire::new(client(&tls, &client_store), server(&mesh_server(), &server_store)).run();
+    assert_eq!(outcome.server.unwrap().code(), "tls_protocol_error");
+    assert_eq!(outcome.client, Some(TlsError::Alert("ProtocolVersion".into())));
+
+    let mut tls = mesh_client();
+    tls.alpn = vec![b"spdy".to_vec()];
+    let outcome = Wire::new(client(&tls, &client_store), server(&mesh_server(), &server_store)).run();
+    assert_eq!(outcome.client, Some(TlsError::Alert("NoApplicationProtocol".into())));
+
+    tls.alpn.clear();
+    let mut wire = Wire::new(client(&tls, &client_store), server(&mesh_server(), &server_store));
+    assert_eq!(wire.run(), Default::default());
+    assert_eq!(wire.server.alpn(), None);
+}
+
+#[test]
+fn rotation_changes_new_handshakes_and_no_connection() {
+    let (root, client_store, server_store) = mesh();
+    let server_config = crate::server_config(&mesh_server(), &server_store).unwrap();
+    let accept = || Session::server(server_config.clone()).unwrap();
+    let mut old = Wire::new(client(&mesh_client(), &client_store), accept());
+    assert_eq!(old.run(), Default::default());
+    let first_serial = old.client.peer().unwrap().serial.clone();
+
+    // The leaf is replaced: connections go on, new ones see the new leaf.
+    put(&server_store, "default", &root.issue(&svid("spiffe://cluster.local/ns/shop/sa/reviews")));
+    let mut new = Wire::new(client(&mesh_client(), &client_store), accept());
+    assert_eq!(new.run(), Default::default());
+    assert_ne!(new.client.peer().unwrap().serial, first_serial);
+
+    // The root is replaced: both are trusted, leaves follow, the old one goes.
+    let next = Authority::new("next root");
+    let both = format!("{}{}", root.pem, next.pem);
+    for store in [&client_store, &server_store] {
+        store.put_trust(&name("ROOTCA"), both.as_bytes()).unwrap();
+    }
+    put(&server_store, "default", &next.issue(&svid("spiffe://cluster.local/ns/shop/sa/reviews")));
+    assert_eq!(Wire::new(client(&mesh_client(), &client_store), accept()).run(), Default::default());
+    server_store.put_trust(&name("ROOTCA"), next.pem.as_bytes()).unwrap();
+    let outcome = Wire::new(client(&mesh_client(), &client_store), accept()).run();
+    assert_eq!(outcome.server.unwrap().code(), "unknown_issuer");
+    put(&client_store, "default", &next.issue(&svid("spiffe://cluster.local/ns/shop/sa/ui")));
+    assert_eq!(Wire::new(client(&mesh_client(), &client_store), accept()).run(), Default::default());
+
+    old.client.send(b"still here");
+    old.server.send(b"so am I");
+    assert_eq!(old.run(), Default::default());
+    assert_eq!((&old.at_server[..], &old.at_client[..]), (&b"still here"[..], &b"so am I"[..]));
+}
+
+#[test]
+fn damage_on_the_wire_is_an_error_and_never_plaintext() {
+    let (_root, client_store, server_store) = mesh();
+    for at in [0, 3, 5, 40, 200] {
+        let mut wire = connect(&client_store, &server_store);
+        wire.client.send(&[b'x'; 300]);
+        let mut octets = wire.client.output().to_vec();
+        octets[at] ^= 0x55;
+        let mut plaintext = Vec::new();
+        // A longer length in the header makes the record wait for more.
+        octets.extend_from_slice(&[0; 40_000]);
+        let error = wire.server.receive(&octets, &mut plaintext).unwrap_err();
+        assert_eq!(error.code(), "tls_protocol_error");
+        assert!(plaintext.is_empty());
+        assert!(!wire.server.output().is_empty(), "an alert stands in the output");
+        assert!(wire.server.receive(b"more", &mut plaintext).is_err(), "it stays broken");
+    }
+}
+
+#[test]
+fn any_octets_in_place_of_a_handshake_are_survived() {
+    let (_root, client_store, server_store) = mesh();
+    let hello = client(&mesh_client(), &client_store).output().to_vec();
+    let mut seed = 0x2545_F491_4F6C_DD1Du64;
+    for _ in 0..2000 {
+        let mut octets = hello.clone();
+        for _ in 0..4 {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            let at = (seed % octets.len() as u64) as usize;
+            octets[at] = (seed >> 32) as u8;
+        }
+        let mut plaintext = Vec::new();
+        let _ = server(&mesh_server(), &server_store).receive(&octets, &mut plaintext);
+        let _ = client(&mesh_client(), &client_store).receive(&octets, &mut plaintext);
+        assert!(plaintext.is_empty());
+        crate::client_hello::inspect(&octets);
+    }
+}
+
+#[test]
+fn a_name_that_is_no_host_is_refused() {
+    let (_root, client_store, _) = mesh();
+    let config = crate::client_config(&mesh_client(), &client_store).unwrap();
+    let error = Session::client(config, Some("not a host"), [127, 0, 0, 1].into()).unwrap_err();
+    assert_eq!(error.code(), "tls_config_error");
+}
