@@ -1,7 +1,7 @@
 """The admin pages as an ASGI application: Istio's paths, read only.
 
-Keys never reach the control plane, but whole secrets may one day travel through it: the dump shows resources of the
-secret type by name and version only.
+Keys never reach the control plane, but whole secrets may one day travel through it: the dump shows
+resources of the secret type by name and version only.
 """
 
 from __future__ import annotations

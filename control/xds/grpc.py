@@ -21,7 +21,7 @@ from grpclib.exceptions import GRPCError, StreamTerminatedError
 from grpclib.protocol import EventsProcessor, H2Protocol
 from grpclib.server import Server
 
-__all__ = ["Call", "GRPCError", "GrpcServer", "Limits", "Method", "Status", "StreamTerminatedError"]
+__all__ = ["Bytes", "Call", "GRPCError", "GrpcServer", "Limits", "Method", "Status", "StreamTerminatedError"]
 
 _PREFIX = 5
 
@@ -93,25 +93,33 @@ class GrpcServer:
     """Serves methods by path, on TCP or on a Unix socket."""
 
     def __init__(self, methods: Mapping[str, Method], limits: Limits | None = None) -> None:
+        self._methods = methods
         self._limits = limits or Limits()
-        self._server = _LimitedServer([_Methods(methods, self._limits)], self._limits)
+        #: Made at the start: grpclib binds a server to the event loop that it is made in.
+        self._server: _LimitedServer | None = None
 
     async def start(self, sock: socket.socket, tls: ssl.SSLContext | None = None) -> None:
         """Serve on a bound socket."""
-        await self._server.start(sock=sock, ssl=tls)
+        server = _LimitedServer([_Methods(self._methods, self._limits)], self._limits)
+        await server.start(sock=sock, ssl=tls)
+        self._server = server
 
     async def start_unix(self, path: str) -> None:
         """Serve on a Unix socket at ``path``."""
-        await self._server.start(path=path)
+        server = _LimitedServer([_Methods(self._methods, self._limits)], self._limits)
+        await server.start(path=path)
+        self._server = server
 
     async def stop(self) -> None:
         """Refuse new connections, end the calls, close what is open."""
-        self._server.close()
-        self._server.drop_connections()
-        await self._server.wait_closed()
+        if self._server is not None:
+            self._server.close()
+            self._server.drop_connections()
+            await self._server.wait_closed()
+            self._server = None
 
 
-class _Bytes(CodecBase):
+class Bytes(CodecBase):
     """Messages are bytes on both sides."""
 
     __content_subtype__ = "proto"
@@ -152,7 +160,7 @@ class _LimitedServer(Server):
             http2_connection_window_size=limits.connection_window,
             http2_stream_window_size=limits.stream_window,
         )
-        super().__init__(handlers, codec=_Bytes(), config=config)
+        super().__init__(handlers, codec=Bytes(), config=config)
         self._connections: set[_Connection] = set()
         self._most_connections = limits.connections
 

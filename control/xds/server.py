@@ -28,12 +28,13 @@ from pymesh.control.xds.sotw import SotwSession
 log = logging.getLogger(__name__)
 
 SERVICE = "/envoy.service.discovery.v3.AggregatedDiscoveryService/"
+SECRET_SERVICE = "/envoy.service.secret.v3.SecretDiscoveryService/"
 #: A client that opens a stream has this long to say who it is.
 FIRST_REQUEST_SECONDS = 30.0
 
 
 class DiscoveryService:
-    """Both variants of ADS over one fleet."""
+    """Both variants of discovery over one fleet."""
 
     def __init__(self, fleet: Fleet, authenticator: Authenticator | None, metrics: XdsMetrics) -> None:
         """Without an authenticator every client is served; only for loopback."""
@@ -42,10 +43,17 @@ class DiscoveryService:
         self._metrics = metrics
 
     def methods(self) -> dict[str, Method]:
-        """The methods to serve, by path."""
+        """The aggregated service's methods, by path."""
         return {
             SERVICE + "StreamAggregatedResources": Method(self._sotw, streaming=True),
             SERVICE + "DeltaAggregatedResources": Method(self._delta, streaming=True),
+        }
+
+    def secret_methods(self) -> dict[str, Method]:
+        """The methods of a service of secrets alone, by path: the same streams with one type on them."""
+        return {
+            SECRET_SERVICE + "StreamSecrets": Method(self._sotw, streaming=True),
+            SECRET_SERVICE + "DeltaSecrets": Method(self._delta, streaming=True),
         }
 
     async def _sotw(self, call: Call) -> None:

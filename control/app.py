@@ -1,0 +1,209 @@
+"""The control plane, composed: files -> mesh -> each proxy's snapshot -> streams; identity and admin
+beside it.
+
+The parts do not know each other. This module opens them in an order in which every failure is one clear
+error before anything listens, and closes them in the reverse order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Protocol
+
+import uvloop
+from prometheus_client import CollectorRegistry
+
+from pymesh.control.admin import logs
+from pymesh.control.admin.pages import ConfigView, application
+from pymesh.control.admin.serving import AdminServer
+from pymesh.control.config import Address, Settings
+from pymesh.control.identity import private_files, storage
+from pymesh.control.identity.authority import AuthorityError, CertificateAuthority, LifetimePolicy
+from pymesh.control.identity.metrics import IdentityMetrics
+from pymesh.control.identity.service import CertificateService
+from pymesh.control.identity.serving import ServerCertificate
+from pymesh.control.identity.spiffe import Identity
+from pymesh.control.identity.tokens import TokenFile, TokenFileError
+from pymesh.control.xds import pb
+from pymesh.control.xds.cache import ResourceCache
+from pymesh.control.xds.fleet import Fleet
+from pymesh.control.xds.grpc import GrpcServer
+from pymesh.control.xds.metrics import XdsMetrics
+from pymesh.control.xds.node import Node
+from pymesh.control.xds.server import DiscoveryService
+
+log = logging.getLogger(__name__)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Mesh(ConfigView, Protocol):
+    """The users' configuration, kept current, and what it means for one proxy."""
+
+    def load(self) -> list[str]:
+        """Read everything for the first time. Returns all errors, ready to print; none means that it is
+        in use.
+        """
+
+    async def watch(self, changed: Callable[[], None]) -> None:
+        """Follow the sources until cancelled; call ``changed`` after every change of what is in use."""
+
+    def messages(self, node: Node) -> Mapping[str, Mapping[str, pb.Message]]:
+        """What a proxy should have: type URL -> name -> message."""
+
+
+class StartError(Exception):
+    """The control plane cannot start. Each argument is one line for the user."""
+
+
+class ControlPlane:
+    """One control plane: opened by its constructor, alive during :meth:`run`."""
+
+    def __init__(self, settings: Settings, mesh: Mesh, clock: Callable[[], datetime] = _now) -> None:
+        """Open keys, tokens, configuration and sockets. Raises :class:`StartError`."""
+        self._settings = settings
+        self._mesh = mesh
+        self._clock = clock
+        self._ready = False
+        self.registry = CollectorRegistry()
+        self.authority = _authority(settings, clock())
+        tokens = _tokens(settings)
+        errors = mesh.load()
+        if errors:
+            raise StartError(*errors)
+        metrics = XdsMetrics(self.registry)
+        cache = ResourceCache()
+        self.fleet = Fleet(lambda node, previous: cache.snapshot(mesh.messages(node), previous), metrics)
+        methods = DiscoveryService(self.fleet, None if settings.insecure_xds else tokens, metrics).methods()
+        if tokens is not None:
+            signing = IdentityMetrics(self.registry)
+            methods |= CertificateService(self.authority, tokens, signing, clock).methods()
+        self._xds = GrpcServer(methods)
+        self._certificate = None if settings.insecure_xds else self._server_certificate()
+        self._xds_socket = _bound(settings.listen, "--listen")
+        try:
+            self._admin_socket = _bound(settings.admin, "--admin") if settings.admin else None
+        except StartError:
+            self._xds_socket.close()
+            raise
+        self.xds_address = _address(self._xds_socket)
+        self.admin_address = _address(self._admin_socket) if self._admin_socket else None
+
+    async def run(self, stop: asyncio.Event, started: Callable[[], None]) -> None:
+        """Serve until ``stop`` is set; ``started`` is called once everything serves."""
+        admin: AdminServer | None = None
+        try:
+            if self._admin_socket is not None:
+                pages = application(self.fleet, self.registry, self._mesh, lambda: self._ready)
+                admin = AdminServer(pages, self._admin_socket)
+                await admin.start()
+            await self._xds.start(self._xds_socket, self._certificate.context if self._certificate else None)
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._mesh.watch(self.fleet.changed)),
+                    group.create_task(self.fleet.run()),
+                ]
+                if self._certificate is not None:
+                    tasks.append(group.create_task(self._renew(self._certificate)))
+                self._ready = True
+                started()
+                await stop.wait()
+                for task in tasks:
+                    task.cancel()
+        finally:
+            self._ready = False
+            await self._xds.stop()
+            if admin is not None:
+                await admin.stop()
+
+    def _server_certificate(self) -> ServerCertificate:
+        host = self._settings.listen.host
+        hosts = dict.fromkeys((*self._settings.server_names, host, "localhost", "127.0.0.1"))
+        return ServerCertificate(self.authority, tuple(hosts), self._settings.state, self._clock())
+
+    async def _renew(self, certificate: ServerCertificate) -> None:
+        while True:
+            await asyncio.sleep(max((certificate.renew_at - self._clock()).total_seconds(), 1.0))
+            certificate.renew(self._clock())
+            log.info("server certificate renewed", extra={"next": certificate.renew_at.isoformat()})
+
+
+def run(settings: Settings, mesh: Mesh, *, log_level: str = "info") -> int:
+    """Run a control plane until SIGTERM or SIGINT; the process's exit code."""
+    logs.configure(log_level)
+    try:
+        uvloop.run(_run(settings, mesh))
+    except StartError as error:
+        for line in error.args:
+            print(line, file=sys.stderr)  # noqa: T201 - for the person who started it
+        return 1
+    return 0
+
+
+async def _run(settings: Settings, mesh: Mesh) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    plane = ControlPlane(settings, mesh)
+
+    def started() -> None:
+        addresses = {"xds": str(plane.xds_address)}
+        if plane.admin_address is not None:
+            addresses["admin"] = str(plane.admin_address)
+        if settings.ports_file is not None:
+            private_files.write(settings.ports_file, json.dumps(addresses).encode() + b"\n", mode=0o644)
+        shown = " ".join(f"{name}={address}" for name, address in addresses.items())
+        print(f"pymesh control ready {shown}", flush=True)  # noqa: T201 - the one line that says so
+
+    await plane.run(stop, started)
+    log.info("stopped")
+
+
+def _authority(settings: Settings, now: datetime) -> CertificateAuthority:
+    policy = LifetimePolicy(settings.certificate_lifetime, settings.longest_certificate_lifetime)
+    try:
+        settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        Identity(settings.trust_domain, "default", "default")
+        if settings.authority is not None:
+            return storage.open_supplied(settings.authority, now, policy)
+        return storage.open_or_create(settings.state / "ca", settings.trust_domain, now, policy)
+    except (AuthorityError, ValueError) as error:
+        raise StartError(f"certificate authority: {error}") from error
+    except OSError as error:
+        raise StartError(f"state folder {settings.state}: {error.strerror}") from error
+
+
+def _tokens(settings: Settings) -> TokenFile | None:
+    if settings.tokens is None:
+        return None
+    try:
+        return TokenFile(settings.tokens, settings.trust_domain)
+    except TokenFileError as error:
+        raise StartError(f"token file: {error}") from error
+
+
+def _bound(address: Address, option: str) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    try:
+        return socket.create_server((address.host, address.port), family=family, backlog=512)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise StartError(
+            f"cannot listen on {address}: {reason}; hint: choose another {option} HOST:PORT"
+        ) from error
+
+
+def _address(sock: socket.socket) -> Address:
+    host, port = sock.getsockname()[:2]
+    return Address(host, port)
