@@ -1,0 +1,162 @@
+"""Istio's DestinationRule: how the proxies speak to a service."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import field
+from datetime import timedelta
+from typing import Annotated, Any, ClassVar, Literal
+
+from pymesh.control.resources.decode import Located, Problem, Range, model
+from pymesh.control.resources.metadata import Resource
+from pymesh.control.resources.traffic import PortSelector
+
+Count = Annotated[int, Range(1, 2**31 - 1)]
+CountOrNone = Annotated[int, Range(0, 2**31 - 1)]
+
+
+@model
+class LoadBalancer(Located):
+    """How an endpoint is picked."""
+
+    REFUSED: ClassVar = {
+        "consistentHash": "use simple: LEAST_REQUEST",
+        "localityLbSetting": "remove it; all localities are alike for now",
+        "warmup": "remove it",
+        "warmupDurationSecs": "remove it",
+    }
+
+    simple: Literal["ROUND_ROBIN", "LEAST_REQUEST", "RANDOM"] = "LEAST_REQUEST"
+
+
+@model
+class TcpPool(Located):
+    """Limits on connections."""
+
+    REFUSED: ClassVar = {
+        "tcpKeepalive": "remove it",
+        "maxConnectionDuration": "remove it",
+        "idleTimeout": "set connectionPool.http.idleTimeout",
+    }
+
+    max_connections: Count | None = None
+    connect_timeout: timedelta | None = None
+
+
+@model
+class HttpPool(Located):
+    """Limits on requests."""
+
+    REFUSED: ClassVar = {"useClientProtocol": "set h2UpgradePolicy or the port's appProtocol"}
+
+    http1_max_pending_requests: Count | None = None
+    http2_max_requests: Count | None = None
+    max_requests_per_connection: CountOrNone | None = None
+    max_retries: Count | None = None
+    max_concurrent_streams: Count | None = None
+    idle_timeout: timedelta | None = None
+    h2_upgrade_policy: Literal["DEFAULT", "DO_NOT_UPGRADE", "UPGRADE"] = "DEFAULT"
+
+
+@model
+class ConnectionPool(Located):
+    """Limits, per cluster and proxy."""
+
+    tcp: TcpPool = TcpPool()
+    http: HttpPool = HttpPool()
+
+
+@model
+class ClientTls(Located):
+    """TLS towards the service."""
+
+    REFUSED: ClassVar = {
+        "credentialName": "name files with clientCertificate, privateKey and caCertificates",
+        "insecureSkipVerify": "name the authority with caCertificates",
+        "caCrl": "remove it",
+    }
+
+    mode: Literal["DISABLE", "SIMPLE", "MUTUAL", "ISTIO_MUTUAL"]
+    client_certificate: str = ""
+    private_key: str = ""
+    ca_certificates: str = ""
+    subject_alt_names: tuple[str, ...] = ()
+    sni: str = ""
+
+    def problems(self) -> Iterator[Problem]:
+        if self.mode == "MUTUAL" and not (self.client_certificate and self.private_key):
+            yield Problem("mode", "MUTUAL needs clientCertificate and privateKey")
+        if self.mode != "MUTUAL" and self.present("clientCertificate", "privateKey"):
+            yield Problem("mode", f"{self.mode} presents no certificate of yours", "use mode: MUTUAL")
+        if self.mode in ("DISABLE", "ISTIO_MUTUAL"):
+            for name in self.present("caCertificates"):
+                yield Problem(
+                    name, f"{name!r} has no meaning with mode {self.mode}", "use mode: SIMPLE or MUTUAL"
+                )
+
+
+@model
+class PortPolicy(Located):
+    """A policy for one port: in place of, not on top of, the general one."""
+
+    REFUSED: ClassVar = {"outlierDetection": "retries avoid hosts that failed; remove it"}
+
+    port: PortSelector
+    load_balancer: LoadBalancer | None = None
+    connection_pool: ConnectionPool | None = None
+    tls: ClientTls | None = None
+
+
+@model
+class TrafficPolicy(Located):
+    """How connections and requests are made."""
+
+    REFUSED: ClassVar = {
+        "outlierDetection": "retries avoid hosts that failed; remove it",
+        "tunnel": "remove it",
+        "proxyProtocol": "remove it",
+        "retryBudget": "limit retries with connectionPool.http.maxRetries",
+    }
+
+    load_balancer: LoadBalancer | None = None
+    connection_pool: ConnectionPool | None = None
+    tls: ClientTls | None = None
+    port_level_settings: tuple[PortPolicy, ...] = ()
+
+
+@model
+class Subset(Located):
+    """The endpoints of a service that have these labels."""
+
+    name: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    traffic_policy: TrafficPolicy | None = None
+
+
+@model
+class DestinationRuleSpec(Located):
+    """A policy for one service."""
+
+    REFUSED: ClassVar = {
+        "exportTo": "every namespace sees it; remove the field",
+        "workloadSelector": "the rule applies to every client; remove it",
+    }
+
+    host: str
+    traffic_policy: TrafficPolicy | None = None
+    subsets: tuple[Subset, ...] = ()
+
+    def problems(self) -> Iterator[Problem]:
+        seen: set[str] = set()
+        for subset in self.subsets:
+            if subset.name in seen:
+                yield Problem("subsets", f"subset {subset.name!r} is here twice")
+            seen.add(subset.name)
+
+
+@model
+class DestinationRule(Resource):
+    """``networking.istio.io`` DestinationRule."""
+
+    spec: DestinationRuleSpec
+    status: Any = None

@@ -1,0 +1,82 @@
+"""What is wrong with users' configuration, said so that they can mend it: where, what, and how."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+Severity = Literal["error", "warning"]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Position:
+    """A place in a file. Lines and columns count from 1; 0 means the file as a whole."""
+
+    file: str
+    line: int = 0
+    column: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Diagnostic:
+    """One finding."""
+
+    at: Position
+    message: str
+    hint: str = ""
+    severity: Severity = "error"
+
+    def __str__(self) -> str:
+        hint = f"\n  hint: {self.hint}" if self.hint else ""
+        return f"{self.at}: {self.severity}: {self.message}{hint}"
+
+
+class Report:
+    """Collects findings, so that all of them are told at once."""
+
+    def __init__(self) -> None:
+        self._found: list[Diagnostic] = []
+
+    def error(self, at: Position, message: str, hint: str = "") -> None:
+        """Something that keeps the configuration from being used."""
+        self._found.append(Diagnostic(at, message, hint))
+
+    def warning(self, at: Position, message: str, hint: str = "") -> None:
+        """Something that is probably not meant."""
+        self._found.append(Diagnostic(at, message, hint, "warning"))
+
+    @property
+    def diagnostics(self) -> tuple[Diagnostic, ...]:
+        """Everything found, in the order of files and lines, each once."""
+        return tuple(sorted(set(self._found)))
+
+    @property
+    def failed(self) -> bool:
+        """Whether any finding is an error."""
+        return any(found.severity == "error" for found in self._found)
+
+
+class ConfigError(Exception):
+    """Configuration that cannot be used, with everything that is wrong with it."""
+
+    def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
+        self.diagnostics = tuple(diagnostics)
+        super().__init__("\n".join(map(str, self.diagnostics)))
+
+
+def did_you_mean(wrong: str, known: Iterable[str], *, otherwise: str = "") -> str:
+    """A hint that names the closest of ``known``, else ``otherwise``, else what there is."""
+    names = sorted(set(known))
+    folded = {name.lower(): name for name in names}
+    close = difflib.get_close_matches(wrong.lower(), folded, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {folded[close[0]]!r}?"
+    if otherwise or not names:
+        return otherwise
+    shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+    return f"known: {shown}"

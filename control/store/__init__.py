@@ -1,0 +1,1 @@
+"""Derived collections: what the resources say together."""

@@ -1,0 +1,276 @@
+"""Every reference from one resource to another must lead somewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from pymesh.control.resources.decode import Located
+from pymesh.control.resources.diagnostics import Report, did_you_mean
+from pymesh.control.resources.gateway import Gateway, Server
+from pymesh.control.resources.gateway_api import HTTPRoute, KubeGateway, ParentRef
+from pymesh.control.resources.python_filter import PythonFilter
+from pymesh.control.resources.traffic import Destination, VirtualService
+from pymesh.control.resources.workloads import Sidecar
+from pymesh.control.store.services import Port, Service
+
+if TYPE_CHECKING:
+    from pymesh.control.store.store import Store
+
+#: In ``VirtualService.gateways``: the sidecars.
+MESH = "mesh"
+
+
+def service(
+    store: Store, owner: Located, field: str, host: str, namespace: str, report: Report
+) -> Service | None:
+    """The service that ``host`` means, or None and an error."""
+    found = store.service(host, namespace)
+    if found is None:
+        known = [name for one in store.services.values() for name in (one.host, *_names(one, namespace))]
+        report.error(owner.place(field), f"there is no service {host!r}", did_you_mean(host, known))
+    return found
+
+
+def _names(one: Service, namespace: str) -> Iterable[str]:
+    return one.aliases if one.namespace == namespace else one.aliases[1:]
+
+
+def check(store: Store, report: Report) -> None:
+    """Report every reference that leads nowhere."""
+    for virtual in store.virtual_services:
+        _virtual_service(store, virtual, report)
+    for route in store.http_routes:
+        _http_route(store, route, report)
+    for gateway in store.gateways:
+        for server in gateway.spec.servers:
+            _credential(store, gateway, server, report)
+    for kube in store.kube_gateways:
+        _kube_gateway(store, kube, report)
+    for sidecar in store.sidecars:
+        _sidecar(store, sidecar, report)
+    for one in store.filters:
+        _python_filter(store, one, report)
+    for host, known in store.services.items():
+        _one_kind_of_route(store, host, known, report)
+
+
+def gateway_key(reference: str, namespace: str) -> tuple[str, str]:
+    """Namespace and name of a Gateway as ``VirtualService.gateways`` names it."""
+    before, slash, after = reference.rpartition("/")
+    return (before, after) if slash else (namespace, reference)
+
+
+def _virtual_service(store: Store, virtual: VirtualService, report: Report) -> None:
+    spec = virtual.spec
+    known = {(one.namespace, one.name) for one in store.gateways}
+    at_gateway = False
+    used: list[tuple[Located, tuple[str, ...]]] = [(spec, spec.gateways)]
+    used += [(match, match.gateways) for rule in spec.http for match in rule.match]
+    for owner, names in used:
+        for name in names:
+            if name == MESH:
+                continue
+            at_gateway = True
+            if gateway_key(name, virtual.namespace) not in known:
+                names_here = [
+                    one if namespace == virtual.namespace else f"{namespace}/{one}"
+                    for namespace, one in known
+                ]
+                report.error(
+                    owner.place("gateways"),
+                    f"there is no Gateway {name!r}",
+                    did_you_mean(name, [*names_here, MESH]),
+                )
+    if MESH in spec.gateways:
+        for host in spec.hosts:
+            service(store, spec, "hosts", host, virtual.namespace, report)
+    for rule in spec.http:
+        for share in rule.route:
+            _destination(store, share.destination, virtual.namespace, at_gateway, True, report)
+    for tcp in spec.tcp:
+        for tcp_share in tcp.route:
+            _destination(store, tcp_share.destination, virtual.namespace, at_gateway, False, report)
+
+
+def _destination(
+    store: Store, destination: Destination, namespace: str, at_gateway: bool, http: bool, report: Report
+) -> None:
+    found = service(store, destination, "host", destination.host, namespace, report)
+    if found is None:
+        return
+    if destination.subset and store.subset(found, destination.subset) is None:
+        rule = store.destination_rules.get(found.host)
+        names = [one.name for one in rule.spec.subsets] if rule else []
+        report.error(
+            destination.place("subset"),
+            f"{found.host!r} has no subset {destination.subset!r}",
+            did_you_mean(destination.subset, names, otherwise="define it in a DestinationRule for the host"),
+        )
+    if destination.port is not None:
+        port = found.port(destination.port.number)
+        _port(found, port, destination.port, "number", destination.port.number, http, report)
+    elif at_gateway and len(found.ports) > 1:
+        numbers = ", ".join(str(port.number) for port in found.ports)
+        report.error(
+            destination.at, f"{found.host!r} has several ports", f"add port.number: one of {numbers}"
+        )
+
+
+def _port(
+    owner: Service, port: Port | None, place: Located, field: str, number: int, http: bool, report: Report
+) -> None:
+    if port is None:
+        numbers = ", ".join(str(known.number) for known in owner.ports)
+        report.error(place.place(field), f"{owner.host!r} has no port {number}", f"known: {numbers}")
+    elif http and not port.is_http:
+        report.error(
+            place.place(field),
+            f"port {number} of {owner.host!r} is {port.protocol}, not HTTP",
+            "begin the port's name with 'http', or set appProtocol",
+        )
+
+
+def _http_route(store: Store, route: HTTPRoute, report: Report) -> None:
+    to_service = False
+    for parent in route.spec.parent_refs:
+        namespace = parent.namespace or route.namespace
+        if parent.kind == "Service":
+            to_service = True
+            found = service(store, parent, "name", parent.name, namespace, report)
+            if found is not None and parent.port is not None:
+                _port(found, found.port(parent.port), parent, "port", parent.port, True, report)
+            if namespace != route.namespace:
+                report.error(
+                    parent.place("namespace"),
+                    "a route for a service of another namespace is not supported yet",
+                    f"put the route into namespace {namespace!r}",
+                )
+        else:
+            _gateway_parent(store, route, parent, namespace, report)
+    if to_service and route.spec.hostnames:
+        report.error(
+            route.spec.place("hostnames"), "hostnames have no meaning for a Service parent", "remove them"
+        )
+    for rule in route.spec.rules:
+        for backend in rule.backend_refs:
+            found = service(store, backend, "name", backend.name, route.namespace, report)
+            if found is None:
+                continue
+            if backend.port is not None:
+                _port(found, found.port(backend.port), backend, "port", backend.port, True, report)
+            else:
+                report.error(backend.at, f"the backend {backend.name!r} needs a port")
+
+
+def _gateway_parent(
+    store: Store, route: HTTPRoute, parent: ParentRef, namespace: str, report: Report
+) -> None:
+    gateways = {one.name: one for one in store.kube_gateways if one.namespace == namespace}
+    gateway = gateways.get(parent.name)
+    if gateway is None:
+        report.error(
+            parent.place("name"),
+            f"there is no Gateway {namespace}/{parent.name}",
+            did_you_mean(
+                parent.name, gateways, otherwise="a Gateway of group gateway.networking.k8s.io is meant"
+            ),
+        )
+        return
+    listeners = [one for one in gateway.spec.listeners if parent.section_name in ("", one.name)]
+    if not listeners:
+        names = [one.name for one in gateway.spec.listeners]
+        report.error(
+            parent.place("sectionName"),
+            f"{gateway.title} has no listener {parent.section_name!r}",
+            did_you_mean(parent.section_name, names),
+        )
+    elif not [one for one in listeners if parent.port in (None, one.port)]:
+        report.error(parent.place("port"), f"{gateway.title} has no such listener on port {parent.port}")
+    elif namespace != route.namespace and all(
+        one.allowed_routes.namespaces.from_ == "Same" for one in listeners
+    ):
+        report.error(
+            parent.place("namespace"),
+            f"{gateway.title} takes routes of its own namespace only",
+            "set allowedRoutes.namespaces.from: All on the listener",
+        )
+
+
+def _credential(store: Store, gateway: Gateway, server: Server, report: Report) -> None:
+    tls = server.tls
+    if tls is not None and tls.credential_name:
+        needed = ["tls.crt", "tls.key"] + (["ca.crt"] if tls.mode == "MUTUAL" else [])
+        _secret(store, gateway.namespace, tls.credential_name, needed, tls, "credentialName", report)
+
+
+def _secret(
+    store: Store, namespace: str, name: str, needed: list[str], owner: Located, field: str, report: Report
+) -> None:
+    secret = store.secrets.get((namespace, name))
+    if secret is None:
+        names = [one for where, one in store.secrets if where == namespace]
+        hint = did_you_mean(
+            name, names, otherwise="put a Secret of type kubernetes.io/tls beside the Gateway"
+        )
+        report.error(owner.place(field), f"there is no Secret {namespace}/{name}", hint)
+        return
+    for entry in needed:
+        if not secret.content(entry):
+            report.error(owner.place(field), f"{secret.title} has no {entry!r}")
+
+
+def _kube_gateway(store: Store, gateway: KubeGateway, report: Report) -> None:
+    for listener in gateway.spec.listeners:
+        for reference in listener.tls.certificate_refs if listener.tls else ():
+            _secret(
+                store, gateway.namespace, reference.name, ["tls.crt", "tls.key"], reference, "name", report
+            )
+
+
+def _sidecar(store: Store, sidecar: Sidecar, report: Report) -> None:
+    for listener in sidecar.spec.egress:
+        for written in listener.hosts:
+            namespace, _, host = written.partition("/")
+            if "*" in written or namespace in (".", "~"):
+                continue  # a pattern may match nothing
+            found = store.services.get(host)
+            if found is None or found.namespace != namespace:
+                known = [f"{one.namespace}/{one.host}" for one in store.services.values()]
+                report.error(
+                    listener.place("hosts"), f"there is no service {written!r}", did_you_mean(written, known)
+                )
+
+
+def _python_filter(store: Store, one: PythonFilter, report: Report) -> None:
+    for target in one.spec.target_refs:
+        if target.kind == "Service":
+            service(store, target, "name", target.name, one.namespace, report)
+            continue
+        known = [g.name for g in (*store.gateways, *store.kube_gateways) if g.namespace == one.namespace]
+        if target.name not in known:
+            report.error(
+                target.place("name"),
+                f"there is no Gateway {one.namespace}/{target.name}",
+                did_you_mean(target.name, known),
+            )
+
+
+def _one_kind_of_route(store: Store, host: str, known: Service, report: Report) -> None:
+    """Which of two resources wins would be a guess: a service has one VirtualService, or HTTPRoutes."""
+    virtual = store.mesh_virtual_services(known)
+    for second in virtual[1:]:
+        report.error(
+            second.spec.place("hosts"),
+            f"{host!r} has two VirtualServices in the mesh",
+            f"move this into the one at {virtual[0].at}",
+        )
+    if not virtual:
+        return
+    routes = {route.at: route for port in known.ports for route in store.mesh_http_routes(known, port.number)}
+    for route in routes.values():
+        report.error(
+            route.spec.place("parentRefs"),
+            f"{host!r} has both an HTTPRoute and a VirtualService",
+            f"keep one of them; the VirtualService is at {virtual[0].at}",
+        )

@@ -1,0 +1,144 @@
+"""One consistent view of a mesh's resources, with every reference between them resolved.
+
+A store is immutable and complete: :func:`build` either makes one in which every reference leads somewhere,
+or reports what does not. Translation only reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
+
+from pymesh.control.resources.destination import DestinationRule, Subset
+from pymesh.control.resources.diagnostics import ConfigError, Diagnostic, Report
+from pymesh.control.resources.gateway import Gateway
+from pymesh.control.resources.gateway_api import HTTPRoute, KubeGateway
+from pymesh.control.resources.kubernetes import Secret
+from pymesh.control.resources.load import refuse_duplicates
+from pymesh.control.resources.metadata import Resource
+from pymesh.control.resources.python_filter import PythonFilter
+from pymesh.control.resources.traffic import VirtualService
+from pymesh.control.resources.workloads import Sidecar
+from pymesh.control.store import references, services
+from pymesh.control.store.references import MESH
+from pymesh.control.store.services import Service
+
+R = TypeVar("R", bound=Resource)
+
+
+@dataclass(frozen=True, slots=True)
+class MeshOptions:
+    """What holds for the whole mesh."""
+
+    trust_domain: str = "cluster.local"
+    domain: str = "cluster.local"
+    access_log: Literal["TEXT", "JSON", "OFF"] = "TEXT"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Store:
+    """The mesh, as translation reads it."""
+
+    options: MeshOptions
+    services: Mapping[str, Service] = field(default_factory=dict)
+    virtual_services: Sequence[VirtualService] = ()
+    #: By the host of the service that they are for.
+    destination_rules: Mapping[str, DestinationRule] = field(default_factory=dict)
+    http_routes: Sequence[HTTPRoute] = ()
+    gateways: Sequence[Gateway] = ()
+    kube_gateways: Sequence[KubeGateway] = ()
+    sidecars: Sequence[Sidecar] = ()
+    filters: Sequence[PythonFilter] = ()
+    secrets: Mapping[tuple[str, str], Secret] = field(default_factory=dict)
+
+    def service(self, host: str, namespace: str) -> Service | None:
+        """The service that ``host`` means in ``namespace``: a full host, NAME.NAMESPACE, or NAME."""
+        domain = self.options.domain
+        candidates = [host, f"{host}.{domain}", f"{host}.svc.{domain}"]
+        if "." not in host:
+            candidates.insert(0, f"{host}.{namespace}.svc.{domain}")
+        return next((self.services[name] for name in candidates if name in self.services), None)
+
+    def subset(self, service: Service, name: str) -> Subset | None:
+        """The subset of a service."""
+        rule = self.destination_rules.get(service.host)
+        subsets = rule.spec.subsets if rule else ()
+        return next((one for one in subsets if one.name == name), None)
+
+    def mesh_virtual_services(self, service: Service) -> list[VirtualService]:
+        """The VirtualServices that sidecars apply to requests for a service."""
+        return [
+            one
+            for one in self.virtual_services
+            if MESH in one.spec.gateways
+            and any(self.service(host, one.namespace) is service for host in one.spec.hosts)
+        ]
+
+    def mesh_http_routes(self, service: Service, port: int) -> list[HTTPRoute]:
+        """The HTTPRoutes that sidecars apply to requests for a port of a service."""
+        return [
+            route
+            for route in self.http_routes
+            for parent in route.spec.parent_refs
+            if parent.kind == "Service"
+            and self.service(parent.name, parent.namespace or route.namespace) is service
+            and parent.port in (None, port)
+        ]
+
+    def sidecar(self, namespace: str, labels: Mapping[str, str]) -> Sidecar | None:
+        """The Sidecar of a workload: the one that selects most closely."""
+        selecting = [
+            one
+            for one in self.sidecars
+            if one.namespace == namespace and one.spec.workload_selector.selects(labels)
+        ]
+        return max(selecting, key=lambda one: len(one.spec.workload_selector.labels), default=None)
+
+
+def build(
+    resources: Iterable[Resource], options: MeshOptions | None = None
+) -> tuple[Store, tuple[Diagnostic, ...]]:
+    """The store of these resources, and its warnings. Raises :class:`ConfigError` with all errors."""
+    report = Report()
+    store = assemble(resources, options or MeshOptions(), report)
+    if report.failed:
+        raise ConfigError(report.diagnostics)
+    return store, report.diagnostics
+
+
+def assemble(resources: Iterable[Resource], options: MeshOptions, report: Report) -> Store:
+    """The store of these resources, with what is wrong in ``report``; usable only if that has no error."""
+    everything = sorted(resources, key=lambda one: (one.namespace, one.name, one.title))
+    refuse_duplicates(everything, report)
+    bare = Store(options, services.derive(everything, options.domain, report))
+
+    def of(kind: type[R]) -> list[R]:
+        return [one for one in everything if isinstance(one, kind)]
+
+    rules: dict[str, DestinationRule] = {}
+    for rule in of(DestinationRule):
+        service = references.service(bare, rule.spec, "host", rule.spec.host, rule.namespace, report)
+        if service is None:
+            continue
+        first = rules.setdefault(service.host, rule)
+        if first is not rule:
+            report.error(
+                rule.spec.place("host"),
+                f"{service.host!r} has two DestinationRules",
+                f"move this into the one at {first.at}",
+            )
+    store = Store(
+        options,
+        bare.services,
+        of(VirtualService),
+        rules,
+        of(HTTPRoute),
+        of(Gateway),
+        of(KubeGateway),
+        of(Sidecar),
+        of(PythonFilter),
+        {(one.namespace, one.name): one for one in of(Secret)},
+    )
+    references.check(store, report)
+    return store
