@@ -155,6 +155,11 @@ impl RequestHead {
         self.authority = self.headers.store(authority);
     }
 
+    /// Sets host and optional port to octets that stand in the arena already.
+    pub(crate) fn set_authority_span(&mut self, authority: Span) {
+        self.authority = authority;
+    }
+
     /// Path and query, starting with `/`; `*` for OPTIONS; empty for CONNECT.
     pub fn path(&self) -> &[u8] {
         self.headers.bytes(self.path)

@@ -219,6 +219,17 @@ impl Headers {
         self.append_field(known as u8, Span::default(), value);
     }
 
+    /// Adds a field whose name has been looked up before; `name` is not stored if it is known.
+    pub(crate) fn append_resolved(&mut self, known: Option<Known>, name: &[u8], value: &[u8]) {
+        match known {
+            Some(known) => self.append_known(known, value),
+            None => {
+                let name = self.store(name);
+                self.append_field(UNKNOWN, name, value);
+            }
+        }
+    }
+
     fn append_field(&mut self, known: u8, name: Span, value: &[u8]) {
         let value = self.store(value);
         let field = Field { known, flags: 0, name, value };

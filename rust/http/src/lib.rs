@@ -13,8 +13,10 @@
 #![forbid(unsafe_code)]
 
 pub mod h1;
+pub mod h2;
 mod head;
 mod headers;
+pub mod hpack;
 mod limits;
 
 pub use head::{Method, RequestHead, ResponseHead, Scheme, Version};

@@ -1,0 +1,699 @@
+//! What the peer says: octets to frames, frames to events.
+
+use super::frame::{flag, kind, ErrorCode, FrameHeader, DEFAULT_WINDOW, HEADER_LEN, MAX_31, PREFACE};
+use super::head::{self, Verdict};
+use super::settings::own_frame_size;
+use super::streams::{Ending, Stream, NO_LENGTH};
+use super::{Connection, ConnectionError, Event, Role, Scratch, StreamId};
+use crate::hpack;
+
+/// Where in the input the next octet stands.
+#[derive(Clone, Copy)]
+enum State {
+    /// Server: so many octets of the client's preface have come.
+    Preface(usize),
+    /// Before or inside a frame header.
+    Header,
+    /// Inside a payload that is handled when it is complete.
+    Payload(FrameHeader),
+    /// Before the pad length of a DATA frame.
+    PadLength(FrameHeader),
+    /// Inside the octets of a DATA frame: (stream, left, padding after them, END_STREAM).
+    Data { stream: u32, left: u32, padding: u32, end_stream: bool },
+    /// So many octets mean nothing.
+    Skip(u32),
+}
+
+/// A header block whose CONTINUATION frames are still to come.
+#[derive(Clone, Copy)]
+struct OpenBlock {
+    stream: u32,
+    end_stream: bool,
+    depends_on_itself: bool,
+    frames: u32,
+}
+
+/// The reading side's place in the input and what it holds of it.
+pub(super) struct Reading {
+    state: State,
+    /// A frame header or payload that came in pieces.
+    partial: Vec<u8>,
+    block: Vec<u8>,
+    open_block: Option<OpenBlock>,
+    first_frame: bool,
+    window_opened: bool,
+    /// The peer's GOAWAY: streams of ours above are gone.
+    refused_above: Option<u32>,
+}
+
+impl Reading {
+    pub(super) fn new(role: Role) -> Reading {
+        Reading {
+            state: if role == Role::Server { State::Preface(0) } else { State::Header },
+            partial: Vec::new(),
+            block: Vec::new(),
+            open_block: None,
+            first_frame: true,
+            window_opened: false,
+            refused_above: None,
+        }
+    }
+
+    pub(super) fn shrink(&mut self) {
+        self.partial.shrink_to_fit();
+        self.block.shrink_to_fit();
+    }
+}
+
+fn error<T>(code: ErrorCode, reason: &'static str) -> Result<T, ConnectionError> {
+    Err(ConnectionError { code, reason })
+}
+
+fn protocol_error<T>(reason: &'static str) -> Result<T, ConnectionError> {
+    error(ErrorCode::PROTOCOL_ERROR, reason)
+}
+
+fn too_much<T>(reason: &'static str) -> Result<T, ConnectionError> {
+    error(ErrorCode::ENHANCE_YOUR_CALM, reason)
+}
+
+type Outcome<'a> = Result<Option<Event<'a>>, ConnectionError>;
+
+impl Connection {
+    /// Takes from `input` up to the next event. `None`: all of it is used up.
+    /// After an error, GOAWAY stands in the output; write it, then close.
+    pub fn receive<'a>(
+        &mut self,
+        input: &mut &'a [u8],
+        scratch: &mut Scratch,
+    ) -> Result<Option<Event<'a>>, ConnectionError> {
+        if let Some(failure) = self.failed {
+            return Err(failure);
+        }
+        let outcome = self.next_event(input, scratch);
+        if let Err(failure) = outcome {
+            self.failed = Some(failure);
+            self.go_away(failure.code);
+        }
+        outcome
+    }
+
+    fn next_event<'a>(&mut self, input: &mut &'a [u8], scratch: &mut Scratch) -> Outcome<'a> {
+        loop {
+            if let Some(event) = self.next_pending() {
+                return Ok(Some(event));
+            }
+            let event = match self.reading.state {
+                State::Preface(matched) => {
+                    let expected = PREFACE.get(matched..).unwrap_or_default();
+                    let n = expected.len().min(input.len());
+                    let (head, tail) = input.split_at(n);
+                    if !expected.starts_with(head) {
+                        return protocol_error("bad_preface");
+                    }
+                    *input = tail;
+                    if n < expected.len() {
+                        self.reading.state = State::Preface(matched + n);
+                        return Ok(None);
+                    }
+                    self.reading.state = State::Header;
+                    None
+                }
+                State::Header => {
+                    let Some(header) = self.read_header(input) else { return Ok(None) };
+                    self.start_frame(header)?
+                }
+                State::Payload(header) => {
+                    let need = header.length as usize;
+                    if self.reading.partial.is_empty() && input.len() >= need {
+                        let (payload, tail) = input.split_at(need);
+                        *input = tail;
+                        self.reading.state = State::Header;
+                        self.frame(header, payload, scratch)?
+                    } else {
+                        let missing = need.saturating_sub(self.reading.partial.len());
+                        let (piece, tail) = input.split_at(missing.min(input.len()));
+                        *input = tail;
+                        self.reading.partial.extend_from_slice(piece);
+                        if piece.len() < missing {
+                            return Ok(None);
+                        }
+                        self.reading.state = State::Header;
+                        let mut payload = std::mem::take(&mut self.reading.partial);
+                        let event = self.frame(header, &payload, scratch)?;
+                        payload.clear();
+                        self.reading.partial = payload;
+                        event
+                    }
+                }
+                State::PadLength(header) => {
+                    let Some((&padding, tail)) = input.split_first() else { return Ok(None) };
+                    *input = tail;
+                    self.start_data(header, u32::from(padding))?
+                }
+                State::Data { left, .. } if left > 0 && input.is_empty() => return Ok(None),
+                State::Data { stream, left, padding, end_stream } => {
+                    let (data, tail) = input.split_at(input.len().min(left as usize));
+                    *input = tail;
+                    let left = left - data.len() as u32;
+                    self.reading.state = match left {
+                        0 => State::Skip(padding),
+                        _ => State::Data { stream, left, padding, end_stream },
+                    };
+                    self.deliver(stream, data, end_stream && left == 0)
+                }
+                State::Skip(0) => {
+                    self.reading.state = State::Header;
+                    None
+                }
+                State::Skip(left) => {
+                    if input.is_empty() {
+                        return Ok(None);
+                    }
+                    let n = input.len().min(left as usize);
+                    *input = input.get(n..).unwrap_or_default();
+                    self.reading.state = State::Skip(left - n as u32);
+                    None
+                }
+            };
+            if event.is_some() {
+                return Ok(event);
+            }
+        }
+    }
+
+    /// Events that no octet of their own stands for.
+    fn next_pending(&mut self) -> Option<Event<'static>> {
+        if let Some(last) = self.reading.refused_above {
+            let refused = self.streams.iter_mut().map(|stream| stream.id).filter(|id| *id > last).min();
+            let gone = refused.and_then(|id| self.forget(id, Ending::ResetByPeer));
+            match gone {
+                // It had ended both ways: only a release was missing.
+                Some(stream) if stream.is_closed() => {}
+                Some(Stream { id, tag, .. }) => {
+                    let code = ErrorCode::REFUSED_STREAM;
+                    return Some(Event::Reset { stream: StreamId(id), tag, code, local: false });
+                }
+                None => self.reading.refused_above = None,
+            }
+        }
+        std::mem::take(&mut self.reading.window_opened).then_some(Event::WindowOpened { stream: None })
+    }
+
+    fn read_header(&mut self, input: &mut &[u8]) -> Option<FrameHeader> {
+        let partial = &mut self.reading.partial;
+        if partial.is_empty() {
+            if let Some((octets, tail)) = input.split_first_chunk::<HEADER_LEN>() {
+                *input = tail;
+                return Some(FrameHeader::parse(*octets));
+            }
+        }
+        let (piece, tail) = input.split_at(input.len().min(HEADER_LEN - partial.len()));
+        partial.extend_from_slice(piece);
+        *input = tail;
+        let octets = *partial.first_chunk::<HEADER_LEN>()?;
+        partial.clear();
+        Some(FrameHeader::parse(octets))
+    }
+
+    /// Checks what a frame header alone shows, before any payload is held.
+    fn start_frame(&mut self, header: FrameHeader) -> Outcome<'static> {
+        if header.length > own_frame_size(self.config.limits.frame_size) {
+            return error(ErrorCode::FRAME_SIZE_ERROR, "frame_too_large");
+        }
+        if self.reading.first_frame && (header.kind != kind::SETTINGS || header.has(flag::ACK)) {
+            return protocol_error("first_frame_not_settings");
+        }
+        self.reading.first_frame = false;
+        let continues = header.kind == kind::CONTINUATION;
+        match self.reading.open_block {
+            Some(block) if !continues || header.stream != block.stream => {
+                return protocol_error("header_block_interrupted")
+            }
+            None if continues => return protocol_error("unexpected_continuation"),
+            _ => {}
+        }
+        let on_stream = header.stream != 0;
+        let (right_place, right_length) = match header.kind {
+            kind::DATA | kind::HEADERS | kind::CONTINUATION => (on_stream, true),
+            kind::PRIORITY => (on_stream, header.length == 5),
+            kind::RST_STREAM => (on_stream, header.length == 4),
+            kind::SETTINGS if header.has(flag::ACK) => (!on_stream, header.length == 0),
+            kind::SETTINGS => (!on_stream, header.length % 6 == 0),
+            kind::PING => (!on_stream, header.length == 8),
+            kind::GOAWAY => (!on_stream, header.length >= 8),
+            kind::WINDOW_UPDATE => (true, header.length == 4),
+            // We never allow push (RFC 9113 section 8.4).
+            kind::PUSH_PROMISE => return protocol_error("push_promise"),
+            // RFC 9113 section 5.5: what is unknown is ignored.
+            _ => {
+                self.reading.state = State::Skip(header.length);
+                return Ok(None);
+            }
+        };
+        if !right_place {
+            return protocol_error("frame_on_wrong_stream");
+        }
+        if !right_length {
+            return error(ErrorCode::FRAME_SIZE_ERROR, "frame_length");
+        }
+        self.reading.state = match header.kind {
+            kind::DATA if header.has(flag::PADDED) && header.length == 0 => {
+                return error(ErrorCode::FRAME_SIZE_ERROR, "no_pad_length")
+            }
+            kind::DATA if header.has(flag::PADDED) => State::PadLength(header),
+            kind::DATA => return self.start_data(header, 0),
+            _ => State::Payload(header),
+        };
+        Ok(None)
+    }
+
+    /// Everything about a DATA frame is decided here; then its octets flow.
+    fn start_data(&mut self, header: FrameHeader, padding: u32) -> Outcome<'static> {
+        let overhead = if header.has(flag::PADDED) { padding + 1 } else { 0 };
+        let Some(length) = header.length.checked_sub(overhead) else {
+            return protocol_error("padding_too_long");
+        };
+        let end_stream = header.has(flag::END_STREAM);
+        self.empty_data = if length == 0 && !end_stream { self.empty_data + 1 } else { 0 };
+        if self.empty_data > self.config.limits.empty_data_frames {
+            return too_much("empty_data_flood");
+        }
+        // A frame is shorter than 2^24.
+        let charge = header.length as i32;
+        if charge > self.recv_window {
+            return error(ErrorCode::FLOW_CONTROL_ERROR, "connection_window");
+        }
+        self.recv_window -= charge;
+        self.give_back(overhead);
+        let refusal = match self.streams.get_mut(header.stream) {
+            None => {
+                self.reading.state = State::Skip(length + padding);
+                self.give_back(length);
+                return self.data_on_missing(header.stream);
+            }
+            Some(stream) if stream.is_closed() => return error(ErrorCode::STREAM_CLOSED, "data_after_end"),
+            Some(stream) if stream.remote_done => Some(ErrorCode::STREAM_CLOSED),
+            Some(stream) if !stream.head_received => Some(ErrorCode::PROTOCOL_ERROR),
+            Some(stream) if charge > stream.recv_window => Some(ErrorCode::FLOW_CONTROL_ERROR),
+            Some(stream) => {
+                stream.recv_window -= charge;
+                take_expected(stream, length, end_stream).err()
+            }
+        };
+        if let Some(code) = refusal {
+            self.reading.state = State::Skip(length + padding);
+            self.give_back(length);
+            return self.stream_error(header.stream, code);
+        }
+        self.give_back_stream(header.stream, overhead);
+        self.reading.state = State::Data { stream: header.stream, left: length, padding, end_stream };
+        Ok(None)
+    }
+
+    fn data_on_missing(&mut self, id: u32) -> Outcome<'static> {
+        if self.is_idle(id) {
+            return protocol_error("data_on_idle_stream");
+        }
+        match self.streams.ending(id) {
+            Some(Ending::Finished) => error(ErrorCode::STREAM_CLOSED, "data_after_end"),
+            // They were on their way when we reset the stream, or nobody knows any more.
+            Some(Ending::ResetByUs) | None => Ok(None),
+            Some(Ending::ResetByPeer) => self.stream_error(id, ErrorCode::STREAM_CLOSED),
+        }
+    }
+
+    /// A piece of DATA whose stream was there when the frame began.
+    fn deliver<'a>(&mut self, id: u32, data: &'a [u8], end_stream: bool) -> Option<Event<'a>> {
+        let length = data.len() as u32;
+        let Some(stream) = self.streams.get_mut(id) else {
+            // The engine has reset it in the middle of the frame.
+            self.give_back(length);
+            return None;
+        };
+        stream.unreleased += length;
+        stream.remote_done |= end_stream;
+        let tag = stream.tag;
+        self.settle(id);
+        (length > 0 || end_stream).then_some(Event::Data { stream: StreamId(id), tag, data, end_stream })
+    }
+
+    /// Handles a complete frame, other than DATA.
+    fn frame(&mut self, header: FrameHeader, payload: &[u8], scratch: &mut Scratch) -> Outcome<'static> {
+        let word = |at: usize| {
+            let octets = payload.get(at..).and_then(|rest| rest.first_chunk::<4>());
+            octets.map_or(0, |octets| u32::from_be_bytes(*octets))
+        };
+        match header.kind {
+            kind::HEADERS => self.headers(header, payload, scratch),
+            kind::CONTINUATION => self.continuation(header, payload, scratch),
+            // RFC 9113 section 5.3.2: deprecated; only what cannot be is refused.
+            kind::PRIORITY if word(0) & MAX_31 != header.stream => Ok(None),
+            kind::PRIORITY if self.is_idle(header.stream) => protocol_error("stream_depends_on_itself"),
+            kind::PRIORITY => self.stream_error(header.stream, ErrorCode::PROTOCOL_ERROR),
+            kind::RST_STREAM => self.rst_stream(header.stream, ErrorCode(word(0))),
+            kind::SETTINGS => self.settings(header, payload),
+            kind::PING => self.ping_frame(header, payload),
+            kind::GOAWAY => {
+                self.go_away_received = true;
+                let last = word(0) & MAX_31;
+                if self.config.role == Role::Client {
+                    self.reading.refused_above = Some(last);
+                }
+                Ok(Some(Event::GoAway { last_stream: StreamId(last), code: ErrorCode(word(4)) }))
+            }
+            kind::WINDOW_UPDATE => self.window_update(header.stream, word(0) & MAX_31),
+            _ => Ok(None),
+        }
+    }
+
+    fn headers(&mut self, header: FrameHeader, payload: &[u8], scratch: &mut Scratch) -> Outcome<'static> {
+        let mut fragment = payload;
+        let mut padding = 0;
+        if header.has(flag::PADDED) {
+            let Some((&length, tail)) = fragment.split_first() else {
+                return error(ErrorCode::FRAME_SIZE_ERROR, "no_pad_length");
+            };
+            (padding, fragment) = (usize::from(length), tail);
+        }
+        let mut depends_on_itself = false;
+        if header.has(flag::PRIORITY) {
+            let Some((priority, tail)) = fragment.split_first_chunk::<5>() else {
+                return error(ErrorCode::FRAME_SIZE_ERROR, "no_priority");
+            };
+            let &[d3, d2, d1, d0, _] = priority;
+            depends_on_itself = u32::from_be_bytes([d3, d2, d1, d0]) & MAX_31 == header.stream;
+            fragment = tail;
+        }
+        let Some(fragment) = fragment.len().checked_sub(padding).and_then(|length| fragment.get(..length)) else {
+            return protocol_error("padding_too_long");
+        };
+        let end_stream = header.has(flag::END_STREAM);
+        let block = OpenBlock { stream: header.stream, end_stream, depends_on_itself, frames: 0 };
+        if header.has(flag::END_HEADERS) {
+            return self.header_block(block, fragment, scratch);
+        }
+        self.reading.block.clear();
+        self.reading.block.extend_from_slice(fragment);
+        self.reading.open_block = Some(block);
+        Ok(None)
+    }
+
+    fn continuation(&mut self, header: FrameHeader, payload: &[u8], scratch: &mut Scratch) -> Outcome<'static> {
+        let Some(mut open) = self.reading.open_block else {
+            return protocol_error("unexpected_continuation");
+        };
+        open.frames += 1;
+        if open.frames > self.config.limits.continuation_frames {
+            return too_much("continuation_flood");
+        }
+        self.reading.open_block = Some(open);
+        self.reading.block.extend_from_slice(payload);
+        if !header.has(flag::END_HEADERS) {
+            return Ok(None);
+        }
+        self.reading.open_block = None;
+        let block = std::mem::take(&mut self.reading.block);
+        self.header_block(open, &block, scratch)
+    }
+
+    fn header_block(&mut self, block: OpenBlock, octets: &[u8], scratch: &mut Scratch) -> Outcome<'static> {
+        let id = block.stream;
+        if self.config.role == Role::Server && self.is_idle(id) {
+            return self.request(block, octets, scratch);
+        }
+        let Some(stream) = self.streams.get(id) else {
+            self.discard_block(octets)?;
+            return match self.streams.ending(id) {
+                _ if self.is_idle(id) => protocol_error("headers_on_idle_stream"),
+                Some(Ending::Finished) => error(ErrorCode::STREAM_CLOSED, "headers_after_end"),
+                Some(Ending::ResetByUs) => Ok(None),
+                Some(Ending::ResetByPeer) => self.stream_error(id, ErrorCode::STREAM_CLOSED),
+                // RFC 9113 section 5.1.1: a number that was skipped, or used long ago.
+                None if id > self.accept_up_to => Ok(None),
+                None => protocol_error("stream_id_not_increasing"),
+            };
+        };
+        let (closed, remote_done, head_received) = (stream.is_closed(), stream.remote_done, stream.head_received);
+        if closed || remote_done || block.depends_on_itself {
+            self.discard_block(octets)?;
+            return match (closed, remote_done) {
+                (true, _) => error(ErrorCode::STREAM_CLOSED, "headers_after_end"),
+                (_, true) => self.stream_error(id, ErrorCode::STREAM_CLOSED),
+                _ => self.stream_error(id, ErrorCode::PROTOCOL_ERROR),
+            };
+        }
+        if head_received {
+            self.trailers(block, octets, scratch)
+        } else {
+            self.response(block, octets, scratch)
+        }
+    }
+
+    fn request(&mut self, block: OpenBlock, octets: &[u8], scratch: &mut Scratch) -> Outcome<'static> {
+        let id = block.stream;
+        if id % 2 == 0 {
+            return protocol_error("even_stream_from_client");
+        }
+        self.last_peer_stream = id;
+        if id > self.accept_up_to {
+            self.discard_block(octets)?;
+            return Ok(None);
+        }
+        let refused = self.active >= self.config.limits.concurrent_streams as usize;
+        if refused || block.depends_on_itself {
+            self.discard_block(octets)?;
+            // Before it knows our settings a client cannot know how many are too many.
+            if refused && !self.settings_acked {
+                self.streams.remember(id, Ending::ResetByUs);
+                self.reply_with(|output| output.rst_stream(id, ErrorCode::REFUSED_STREAM))?;
+                return Ok(None);
+            }
+            let code = if refused { ErrorCode::REFUSED_STREAM } else { ErrorCode::PROTOCOL_ERROR };
+            return self.stream_error(id, code);
+        }
+        let (limits, allow_protocol) = (&self.config.limits, self.config.enable_connect_protocol);
+        let verdict = head::read_request(
+            &mut self.decoder,
+            octets,
+            limits,
+            &mut self.cookies,
+            allow_protocol,
+            &mut scratch.request,
+        );
+        let mut stream = Stream::new(id, self.initial_send_window(), self.initial_recv_window());
+        stream.head_received = true;
+        stream.remote_done = block.end_stream;
+        match compressed(verdict)? {
+            Verdict::Good(length) => {
+                stream.expected = length.unwrap_or(NO_LENGTH);
+                if block.end_stream && length.is_some_and(|length| length != 0) {
+                    return self.stream_error(id, ErrorCode::PROTOCOL_ERROR);
+                }
+                self.announce(stream);
+                Ok(Some(Event::Request { stream: StreamId(id), end_stream: block.end_stream }))
+            }
+            Verdict::TooLarge => {
+                self.announce(stream);
+                Ok(Some(Event::HeadTooLarge { stream: StreamId(id) }))
+            }
+            Verdict::Malformed => self.stream_error(id, ErrorCode::PROTOCOL_ERROR),
+        }
+    }
+
+    fn announce(&mut self, mut stream: Stream) {
+        stream.announced = true;
+        self.streams.insert(stream);
+        self.active += 1;
+    }
+
+    fn response(&mut self, block: OpenBlock, octets: &[u8], scratch: &mut Scratch) -> Outcome<'static> {
+        let (id, head) = (block.stream, &mut scratch.response);
+        let verdict =
+            head::read_response(&mut self.decoder, octets, &self.config.limits, &mut self.cookies, head);
+        let length = match compressed(verdict)? {
+            Verdict::Good(length) => length,
+            Verdict::Malformed => return self.stream_error(id, ErrorCode::PROTOCOL_ERROR),
+            Verdict::TooLarge => return self.stream_error(id, ErrorCode::ENHANCE_YOUR_CALM),
+        };
+        let Some(stream) = self.streams.get_mut(id) else { return Ok(None) };
+        if !head.is_interim() {
+            stream.head_received = true;
+            stream.remote_done = block.end_stream;
+            // RFC 9110 section 6.4.1: these have no body, whatever they claim.
+            let bodiless = stream.head_request || matches!(head.status, 204 | 304);
+            // RFC 9110 section 9.3.6: a tunnel has no length.
+            let tunnel = stream.connect_request && (200..300).contains(&head.status);
+            stream.expected = match length {
+                _ if tunnel => NO_LENGTH,
+                _ if bodiless => 0,
+                Some(length) => length,
+                None => NO_LENGTH,
+            };
+        }
+        let missing = block.end_stream && !matches!(stream.expected, 0 | NO_LENGTH);
+        if missing || (head.is_interim() && block.end_stream) {
+            stream.remote_done = false;
+            return self.stream_error(id, ErrorCode::PROTOCOL_ERROR);
+        }
+        let tag = stream.tag;
+        self.settle(id);
+        Ok(Some(Event::Response { stream: StreamId(id), tag, end_stream: block.end_stream }))
+    }
+
+    fn trailers(&mut self, block: OpenBlock, octets: &[u8], scratch: &mut Scratch) -> Outcome<'static> {
+        let (id, trailers) = (block.stream, &mut scratch.trailers);
+        let verdict =
+            head::read_trailers(&mut self.decoder, octets, &self.config.limits, &mut self.cookies, trailers);
+        let verdict = compressed(verdict)?;
+        let Some(stream) = self.streams.get_mut(id) else { return Ok(None) };
+        let complete = block.end_stream && matches!(stream.expected, 0 | NO_LENGTH);
+        match verdict {
+            Verdict::Good(_) if complete => {
+                stream.remote_done = true;
+                let tag = stream.tag;
+                self.settle(id);
+                Ok(Some(Event::Trailers { stream: StreamId(id), tag }))
+            }
+            Verdict::TooLarge => self.stream_error(id, ErrorCode::ENHANCE_YOUR_CALM),
+            Verdict::Good(_) | Verdict::Malformed => self.stream_error(id, ErrorCode::PROTOCOL_ERROR),
+        }
+    }
+
+    fn discard_block(&mut self, octets: &[u8]) -> Result<(), ConnectionError> {
+        compressed(head::discard(&mut self.decoder, octets))
+    }
+
+    /// The peer broke a rule that costs it the stream only.
+    fn stream_error(&mut self, id: u32, code: ErrorCode) -> Outcome<'static> {
+        let gone = self.forget(id, Ending::ResetByUs);
+        if gone.is_none() {
+            self.streams.remember(id, Ending::ResetByUs);
+        }
+        self.reply_with(|output| output.rst_stream(id, code))?;
+        self.count_reset()?;
+        let known = gone.filter(|stream| stream.announced && !stream.is_closed());
+        Ok(known.map(|stream| Event::Reset { stream: StreamId(id), tag: stream.tag, code, local: true }))
+    }
+
+    /// RFC 9113 section 10.5: streams that are opened only to be torn down again,
+    /// whether the peer resets them or makes us do it.
+    fn count_reset(&mut self) -> Result<(), ConnectionError> {
+        self.premature_resets += 1;
+        if self.premature_resets > self.config.limits.premature_resets {
+            return too_much("premature_resets");
+        }
+        Ok(())
+    }
+
+    fn reply_with(&mut self, write: impl FnOnce(&mut super::output::Output)) -> Result<(), ConnectionError> {
+        if self.output.count_reply() > self.config.limits.queued_control_frames {
+            return too_much("control_frame_flood");
+        }
+        write(&mut self.output);
+        Ok(())
+    }
+
+    fn rst_stream(&mut self, id: u32, code: ErrorCode) -> Outcome<'static> {
+        if self.is_idle(id) {
+            return protocol_error("rst_stream_on_idle_stream");
+        }
+        let Some(stream) = self.streams.get(id).filter(|stream| !stream.is_closed()) else { return Ok(None) };
+        let tag = stream.tag;
+        self.forget(id, Ending::ResetByPeer);
+        self.count_reset()?;
+        Ok(Some(Event::Reset { stream: StreamId(id), tag, code, local: false }))
+    }
+
+    fn ping_frame(&mut self, header: FrameHeader, payload: &[u8]) -> Outcome<'static> {
+        if header.has(flag::ACK) {
+            return Ok(payload.first_chunk::<8>().map(|opaque| Event::PingAck(*opaque)));
+        }
+        self.reply_with(|output| output.frame(kind::PING, flag::ACK, 0, payload))?;
+        Ok(None)
+    }
+
+    fn settings(&mut self, header: FrameHeader, payload: &[u8]) -> Outcome<'static> {
+        if header.has(flag::ACK) {
+            self.settings_acked = true;
+            self.decoder.set_allowed_size(self.config.limits.header_table_size);
+            return Ok(None);
+        }
+        let before = self.peer.initial_window;
+        let sender = match self.config.role {
+            Role::Client => Role::Server,
+            Role::Server => Role::Client,
+        };
+        let encoder = &mut self.encoder;
+        self.peer.apply(payload, sender, |size| encoder.set_allowed_size(size))?;
+        // RFC 9113 section 6.9.2: both are below 2^31; windows may go below zero.
+        let change = self.peer.initial_window as i32 - before as i32;
+        for stream in self.streams.iter_mut() {
+            match stream.send_window.checked_add(change) {
+                Some(window) => stream.send_window = window,
+                None => return error(ErrorCode::FLOW_CONTROL_ERROR, "initial_window_overflow"),
+            }
+        }
+        self.reading.window_opened |= change > 0 && self.active > 0;
+        self.reply_with(|output| output.frame(kind::SETTINGS, flag::ACK, 0, &[]))?;
+        Ok(Some(Event::SettingsChanged))
+    }
+
+    fn window_update(&mut self, id: u32, increment: u32) -> Outcome<'static> {
+        if id == 0 {
+            return match self.send_window.checked_add_unsigned(increment) {
+                _ if increment == 0 => protocol_error("window_update_of_zero"),
+                None => error(ErrorCode::FLOW_CONTROL_ERROR, "connection_window_overflow"),
+                Some(window) => {
+                    self.send_window = window;
+                    Ok(Some(Event::WindowOpened { stream: None }))
+                }
+            };
+        }
+        if self.is_idle(id) {
+            return protocol_error("window_update_on_idle_stream");
+        }
+        let Some(stream) = self.streams.get_mut(id).filter(|stream| !stream.is_closed()) else { return Ok(None) };
+        match stream.send_window.checked_add_unsigned(increment) {
+            _ if increment == 0 => self.stream_error(id, ErrorCode::PROTOCOL_ERROR),
+            None => self.stream_error(id, ErrorCode::FLOW_CONTROL_ERROR),
+            Some(window) => {
+                stream.send_window = window;
+                let opened = Event::WindowOpened { stream: Some((StreamId(id), stream.tag)) };
+                Ok((!stream.local_done).then_some(opened))
+            }
+        }
+    }
+
+    /// Never used so far (RFC 9113 section 5.1).
+    fn is_idle(&self, id: u32) -> bool {
+        match self.config.role {
+            Role::Server => id > self.last_peer_stream,
+            Role::Client => id % 2 == 0 || id >= self.next_stream,
+        }
+    }
+
+    pub(super) fn initial_recv_window(&self) -> i32 {
+        let window = self.config.limits.stream_window.min(MAX_31);
+        // Until it has seen our settings the peer may count on the default.
+        let window = if self.settings_acked { window } else { window.max(DEFAULT_WINDOW) };
+        window as i32
+    }
+}
+
+/// Counts DATA against `content-length` (RFC 9113 section 8.1.1).
+fn take_expected(stream: &mut Stream, length: u32, end_stream: bool) -> Result<(), ErrorCode> {
+    if stream.expected == NO_LENGTH {
+        return Ok(());
+    }
+    let left = stream.expected.checked_sub(u64::from(length)).ok_or(ErrorCode::PROTOCOL_ERROR)?;
+    if end_stream && left > 0 {
+        return Err(ErrorCode::PROTOCOL_ERROR);
+    }
+    stream.expected = left;
+    Ok(())
+}
+
+fn compressed<T>(decoded: Result<T, hpack::Error>) -> Result<T, ConnectionError> {
+    decoded.or_else(|failure| error(ErrorCode::COMPRESSION_ERROR, failure.reason()))
+}
