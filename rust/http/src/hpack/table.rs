@@ -50,11 +50,6 @@ impl Table {
         self.max_size
     }
 
-    #[cfg(test)]
-    pub(super) fn size(&self) -> usize {
-        self.size
-    }
-
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }

@@ -1,0 +1,117 @@
+//! Requests, responses and windows between our two ends.
+
+use super::*;
+use crate::Known;
+
+/// Moves what one end has written to the other.
+fn pump(from: &mut Connection, to: &mut Connection) -> Vec<String> {
+    feed(to, &drain(from)).unwrap()
+}
+
+fn pair() -> (Connection, Connection) {
+    let mut client = Connection::new(Config::new(Role::Client));
+    let mut server = Connection::new(Config::new(Role::Server));
+    pump(&mut client, &mut server);
+    pump(&mut server, &mut client);
+    pump(&mut client, &mut server);
+    (client, server)
+}
+
+fn post() -> RequestHead {
+    let mut head = RequestHead::default();
+    head.set_method(b"POST");
+    head.set_path(b"/upload");
+    head.set_authority(b"shop");
+    head
+}
+
+#[test]
+fn a_request_and_its_answer_leave_nothing_behind() {
+    let (mut client, mut server) = pair();
+    let stream = client.open(&post(), false, 7).unwrap();
+    assert_eq!(client.send_data(stream, b"hello", true), Ok(5));
+    let events = pump(&mut client, &mut server);
+    assert!(events[0].starts_with("Request { stream: StreamId(1), end_stream: false"), "{events:?}");
+    server.release(stream, 5);
+    let mut head = ResponseHead { status: 103, ..ResponseHead::default() };
+    server.send_response(stream, &head, false).unwrap();
+    head.status = 200;
+    head.headers.append_known(Known::ContentLength, b"2");
+    server.send_response(stream, &head, false).unwrap();
+    server.send_data(stream, b"ok", false).unwrap();
+    let mut trailers = Headers::new();
+    trailers.append(b"grpc-status", b"0");
+    server.send_trailers(stream, &trailers).unwrap();
+    let events = pump(&mut server, &mut client);
+    assert_eq!(events.last().unwrap(), "Trailers { stream: StreamId(1), tag: 7 }");
+    assert_eq!(events.len(), 4);
+    assert_eq!((client.active_streams(), server.active_streams()), (0, 0));
+    assert_eq!(server.send_data(stream, b"x", false), Err(StreamGone));
+}
+
+#[test]
+fn windows_hold_the_sender_and_a_reset_gives_them_back() {
+    let (mut client, mut server) = pair();
+    let body = vec![0; 2 << 20];
+    for round in 0..20 {
+        let stream = client.open(&post(), false, round).unwrap();
+        assert_eq!(client.send_data(stream, &body, true), Ok(256 * 1024));
+        assert_eq!(client.send_capacity(stream), 0);
+        pump(&mut client, &mut server);
+        if round % 2 == 0 {
+            server.reset(stream, ErrorCode::CANCEL);
+            server.release(stream, 256 * 1024);
+        } else {
+            client.reset(stream, ErrorCode::CANCEL);
+            pump(&mut client, &mut server);
+        }
+        pump(&mut server, &mut client);
+    }
+    assert_eq!(server.recv_window + server.to_announce as i32, 1024 * 1024);
+    assert_eq!((client.active_streams(), server.active_streams()), (0, 0));
+}
+
+#[test]
+fn a_smaller_initial_window_makes_windows_negative() {
+    let (mut connection, _) = server();
+    feed(&mut connection, &frame(1, 5, 1, GET)).unwrap();
+    connection.send_response(StreamId(1), &ResponseHead { status: 200, ..Default::default() }, false).unwrap();
+    assert_eq!(connection.send_data(StreamId(1), &[0; 60_000], false), Ok(60_000));
+    feed(&mut connection, &frame(4, 0, 0, &[0, 4, 0, 0, 0, 0])).unwrap();
+    assert_eq!(connection.send_capacity(StreamId(1)), 0);
+    feed(&mut connection, &frame(8, 0, 1, &60_001_u32.to_be_bytes())).unwrap();
+    assert_eq!(connection.send_capacity(StreamId(1)), 1);
+}
+
+#[test]
+fn go_away_returns_what_was_not_processed() {
+    let (mut client, _) = pair();
+    for tag in 1..=3 {
+        client.open(&post(), true, tag).unwrap();
+    }
+    let events = feed(&mut client, &frame(7, 0, 0, &[0, 0, 0, 1, 0, 0, 0, 0])).unwrap();
+    assert_eq!(events.len(), 3, "{events:?}");
+    assert!(events[1].contains("tag: 2, code: REFUSED_STREAM"), "{events:?}");
+    assert_eq!(client.active_streams(), 1);
+    assert_eq!(client.open(&post(), true, 4), Err(OpenError::Closing));
+}
+
+#[test]
+fn host_becomes_authority_and_may_not_disagree() {
+    let (mut connection, mut scratch) = server();
+    let host = |name: &[u8]| [&[0x0f, 23, name.len() as u8][..], name].concat();
+    let good = frame(1, 5, 1, &[GET, &host(b"shop")].concat());
+    assert!(matches!(connection.receive(&mut &good[..], &mut scratch), Ok(Some(Event::Request { .. }))));
+    assert_eq!((scratch.request.authority(), scratch.request.headers.len()), (&b"shop"[..], 0));
+    let bad = frame(1, 5, 3, &[GET, &[0x01, 1, b'a'], &host(b"b")].concat());
+    assert_eq!(feed(&mut connection, &bad), Ok(vec![]));
+    assert!(drain(&mut connection).ends_with(&frame(3, 0, 3, &[0, 0, 0, 1])));
+}
+
+#[test]
+fn cookie_crumbs_are_joined() {
+    let (mut connection, mut scratch) = server();
+    let block = [GET, &[0x0f, 17, 3], b"a=1", &[0x0f, 17, 3], b"b=2"].concat();
+    connection.receive(&mut &frame(1, 5, 1, &block)[..], &mut scratch).unwrap();
+    assert_eq!(scratch.request.headers.get_known(Known::Cookie), Some(&b"a=1; b=2"[..]));
+}
