@@ -1,5 +1,5 @@
 //! A blocking HTTP/2 client over cleartext, for conformance suites and by hand:
-//! `cargo run --example h2_client -- HOST:PORT`. It sends a GET and a POST,
+//! `cargo run --example h2_client -- HOST:PORT` (or its URL). It sends a GET and a POST,
 //! prints what comes back and ends when both are answered.
 #![allow(clippy::print_stdout)]
 
@@ -20,7 +20,9 @@ fn request(method: &[u8], authority: &[u8]) -> RequestHead {
 
 fn main() -> std::io::Result<()> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:8080".to_owned());
-    let mut socket = TcpStream::connect(&address)?;
+    let address = address.strip_prefix("http://").unwrap_or(&address);
+    let address = address.split('/').next().unwrap_or(address);
+    let mut socket = TcpStream::connect(address)?;
     let mut connection = Connection::new(Config::new(Role::Client));
     let mut scratch = Scratch::default();
     let mut upload: &[u8] = &[b'u'; 1000];

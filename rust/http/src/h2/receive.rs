@@ -239,7 +239,7 @@ impl Connection {
             kind::PRIORITY => (on_stream, header.length == 5),
             kind::RST_STREAM => (on_stream, header.length == 4),
             kind::SETTINGS if header.has(flag::ACK) => (!on_stream, header.length == 0),
-            kind::SETTINGS => (!on_stream, header.length % 6 == 0),
+            kind::SETTINGS => (!on_stream, header.length.is_multiple_of(6)),
             kind::PING => (!on_stream, header.length == 8),
             kind::GOAWAY => (!on_stream, header.length >= 8),
             kind::WINDOW_UPDATE => (true, header.length == 4),
@@ -452,7 +452,7 @@ impl Connection {
 
     fn request(&mut self, block: OpenBlock, octets: &[u8], scratch: &mut Scratch) -> Outcome<'static> {
         let id = block.stream;
-        if id % 2 == 0 {
+        if id.is_multiple_of(2) {
             return protocol_error("even_stream_from_client");
         }
         self.last_peer_stream = id;
@@ -669,7 +669,7 @@ impl Connection {
     fn is_idle(&self, id: u32) -> bool {
         match self.config.role {
             Role::Server => id > self.last_peer_stream,
-            Role::Client => id % 2 == 0 || id >= self.next_stream,
+            Role::Client => id.is_multiple_of(2) || id >= self.next_stream,
         }
     }
 
