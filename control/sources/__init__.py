@@ -1,0 +1,1 @@
+"""Where users' resources come from."""

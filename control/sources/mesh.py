@@ -1,0 +1,82 @@
+"""The mesh that files describe: the last good store, and each proxy's messages from it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pymesh.control.resources.diagnostics import Diagnostic, Report
+from pymesh.control.resources.metadata import Resource
+from pymesh.control.sources import files
+from pymesh.control.store.store import MeshOptions, Store, assemble
+from pymesh.control.translate import translate
+from pymesh.control.translate.proxy import Proxy
+
+log = logging.getLogger(__name__)
+
+
+class FileMesh:
+    """Users' configuration in folders, kept current."""
+
+    def __init__(self, folders: Sequence[Path], options: MeshOptions | None = None) -> None:
+        self._folders = tuple(folders)
+        self._options = options or MeshOptions()
+        self._resources: Sequence[Resource] = ()
+        self._found: tuple[Diagnostic, ...] = ()
+        self._warned: set[tuple[str, Diagnostic]] = set()
+        self.store = Store(self._options)
+
+    def load(self) -> list[str]:
+        """Read everything. Returns all errors; with any, what was in use stays in use."""
+        report = Report()
+        resources = files.read(self._folders, report)
+        store = assemble(resources, self._options, report)
+        self._found = report.diagnostics
+        if report.failed:
+            return [str(one) for one in report.diagnostics if one.severity == "error"]
+        self.store, self._resources = store, resources
+        self._warned.clear()
+        for one in report.diagnostics:
+            log.warning(str(one))
+        return []
+
+    async def watch(self, changed: Callable[[], None]) -> None:
+        """Follow the folders until cancelled; call ``changed`` after every change of what is in use."""
+        async for _ in files.changes(self._folders):
+            # Parsing takes long enough to hold up the streams, so it happens beside them.
+            errors = await asyncio.to_thread(self.load)
+            if errors:
+                log.error("configuration refused, the last good one stays in use\n%s", "\n".join(errors))
+            else:
+                changed()
+
+    def messages(self, proxy: Proxy) -> Mapping[str, Mapping[str, Any]]:
+        """What a proxy should have: type URL -> name -> message."""
+        made = translate(self.store, proxy)
+        for one in made.warnings:
+            if (proxy.name, one) not in self._warned:
+                self._warned.add((proxy.name, one))
+                log.warning(str(one))
+        return made.messages
+
+    def resources(self) -> Sequence[dict[str, Any]]:
+        """Each resource in use: kind, namespace, name, place."""
+        return [
+            {
+                "kind": one.title.partition(" ")[0],
+                "namespace": one.namespace,
+                "name": one.name,
+                "at": str(one.at),
+            }
+            for one in self._resources
+        ]
+
+    def diagnostics(self) -> Sequence[dict[str, Any]]:
+        """Everything wrong with the newest files: what, where, hint."""
+        return [
+            {"at": str(one.at), "severity": one.severity, "message": one.message, "hint": one.hint}
+            for one in self._found
+        ]

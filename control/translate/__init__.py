@@ -1,0 +1,58 @@
+"""From the store to one proxy's xDS resources: pure functions, one file for each concern."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pymesh.control.resources.diagnostics import Diagnostic
+from pymesh.control.store.store import Store
+from pymesh.control.translate import clusters, gateway, sidecar
+from pymesh.control.translate.proxy import Proxy
+from pymesh.control.translate.scope import Scope
+from pymesh.control.xds import pb
+
+__all__ = ["Translation", "translate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Translation:
+    """What a proxy should have, and what its owner should know."""
+
+    #: Type URL -> name -> message.
+    messages: dict[str, dict[str, Any]]
+    warnings: tuple[Diagnostic, ...]
+
+
+def translate(store: Store, proxy: Proxy) -> Translation:
+    """Everything for one proxy. The same store and proxy always give equal messages."""
+    scope = Scope(store, proxy)
+    listeners: list[Any] = []
+    tables: list[Any] = []
+    own: list[Any] = []
+    secrets: dict[str, Any] = {}
+    if proxy.kind == "router":
+        listeners, tables, secrets = gateway.build(scope)
+    else:
+        resource = store.sidecar(proxy.namespace, proxy.labels)
+        for ingress in resource.spec.ingress if resource else ():
+            listener, cluster = sidecar.inbound(scope, ingress)
+            listeners.append(listener)
+            own.append(cluster)
+        for egress in resource.spec.egress if resource else ():
+            listener, table = sidecar.outbound(scope, egress)
+            listeners += [listener] if listener is not None else []
+            tables += [table] if table is not None else []
+    endpoints: list[Any] = []
+    for service, port in scope.needed.values():
+        made, assignments = clusters.outbound(store, proxy, service, port)
+        own += made
+        endpoints += assignments
+    messages = {
+        pb.LISTENER: {one.name: one for one in listeners},
+        pb.ROUTES: {one.name: one for one in tables},
+        pb.CLUSTER: {one.name: one for one in own},
+        pb.ENDPOINTS: {one.cluster_name: one for one in endpoints},
+        pb.SECRET: secrets,
+    }
+    return Translation(messages, scope.report.diagnostics)

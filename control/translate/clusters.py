@@ -1,0 +1,173 @@
+"""Clusters: one for each port and subset of a service that a proxy can reach, and one for its application."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pymesh.control.resources.destination import (
+    ClientTls,
+    ConnectionPool,
+    LoadBalancer,
+    PortPolicy,
+    Subset,
+    TrafficPolicy,
+)
+from pymesh.control.store.services import Port, Service
+from pymesh.control.store.store import Store
+from pymesh.control.translate import endpoints, names, tls
+from pymesh.control.translate.proxy import Proxy
+from pymesh.control.translate.wire import ADS, metadata, seconds, struct, wrapped
+from pymesh.control.xds import pb
+
+_HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+#: Istio's: limits are for the application's operator to set.
+_NO_LIMIT = 2**32 - 1
+
+
+def outbound(store: Store, proxy: Proxy, service: Service, port: Port) -> tuple[list[Any], list[Any]]:
+    """The clusters for a port of a service, and the endpoints of those that discover them."""
+    rule = store.destination_rules.get(service.host)
+    subsets: list[Subset | None] = [None, *(rule.spec.subsets if rule else ())]
+    general = rule.spec.traffic_policy if rule else None
+    clusters, assignments = [], []
+    for subset in subsets:
+        name = names.outbound(service, port.number, subset.name if subset else "")
+        labels = subset.labels if subset else {}
+        policies = [subset.traffic_policy if subset else None, general]
+        cluster = _cluster(store, proxy, service, port, name, policies)
+        found = endpoints.assignment(name, service, port.number, labels, proxy.cluster_id)
+        if service.resolution == "EDS":
+            assignments.append(found)
+        else:
+            cluster.load_assignment.CopyFrom(found)
+        if subset is not None:
+            cluster.metadata.filter_metadata["istio"].update({"subset": subset.name})
+        clusters.append(cluster)
+    return clusters, assignments
+
+
+def inbound(port: int, address: str, app_port: int, http2: bool, service: Service | None, http: bool) -> Any:
+    """The cluster of the proxy's own application."""
+    name = names.inbound(port)
+    cluster = pb.Cluster(
+        name=name,
+        type="STATIC",
+        connect_timeout={"seconds": 10},
+        load_assignment=endpoints.local(name, address, app_port),
+        circuit_breakers=_breakers(ConnectionPool()),
+    )
+    if service is not None:
+        cluster.metadata.CopyFrom(pb.message("envoy.config.core.v3.Metadata")(**_istio(service)))
+    if http:
+        _set_http(cluster, ConnectionPool(), http2)
+    return cluster
+
+
+def _cluster(
+    store: Store, proxy: Proxy, service: Service, port: Port, name: str, policies: list[TrafficPolicy | None]
+) -> Any:
+    balancer, pool, client_tls = _effective(policies, port.number)
+    timeout = pool.tcp.connect_timeout
+    cluster = pb.Cluster(
+        name=name,
+        type="EDS" if service.resolution == "EDS" else "STRICT_DNS",
+        connect_timeout=seconds(timeout) if timeout is not None else {"seconds": 10},
+        lb_policy=balancer.simple,
+        circuit_breakers=_breakers(pool),
+        metadata=_istio(service),
+    )
+    if service.resolution == "EDS":
+        cluster.eds_cluster_config.eds_config.CopyFrom(pb.message("envoy.config.core.v3.ConfigSource")(**ADS))
+        cluster.eds_cluster_config.service_name = name
+    else:
+        cluster.dns_lookup_family = pb.Cluster.V4_PREFERRED
+    in_mesh = any(one.workload.in_mesh for one in service.backends[port.number])
+    _set_tls(store, proxy, service, port, cluster, client_tls, in_mesh)
+    if port.is_http:
+        upgraded = pool.http.h2_upgrade_policy == "UPGRADE"
+        _set_http(cluster, pool, port.is_http2 or upgraded)
+    return cluster
+
+
+def _effective(
+    policies: list[TrafficPolicy | None], port: int
+) -> tuple[LoadBalancer, ConnectionPool, ClientTls | None]:
+    """Each setting from the first policy that has it; a port's policy stands for the general one."""
+    layers: list[TrafficPolicy | PortPolicy] = []
+    for policy in policies:
+        if policy is not None:
+            ported = [one for one in policy.port_level_settings if one.port.number == port]
+            layers += ported or [policy]
+    balancer = next((one.load_balancer for one in layers if one.load_balancer), LoadBalancer())
+    pool = next((one.connection_pool for one in layers if one.connection_pool), ConnectionPool())
+    return balancer, pool, next((one.tls for one in layers if one.tls), None)
+
+
+def _set_tls(
+    store: Store,
+    proxy: Proxy,
+    service: Service,
+    port: Port,
+    cluster: Any,
+    wanted: ClientTls | None,
+    in_mesh: bool,
+) -> None:
+    mode = wanted.mode if wanted else ("ISTIO_MUTUAL" if in_mesh and not service.external else "DISABLE")
+    if mode == "DISABLE":
+        return
+    if wanted is not None and mode in ("SIMPLE", "MUTUAL"):
+        cluster.transport_socket.CopyFrom(
+            pb.message("envoy.config.core.v3.TransportSocket")(**tls.client(wanted, service.host))
+        )
+        return
+    identities = [
+        names.spiffe_id(
+            store.options.trust_domain, one.workload.namespace, one.workload.service_account or "default"
+        )
+        for one in service.backends[port.number]
+        if one.workload.in_mesh
+    ]
+    # Which endpoints speak it is known per endpoint, so that a service can join the mesh one by one.
+    cluster.transport_socket_matches.add(
+        name="tlsMode-istio",
+        match=struct({"tlsMode": "istio"}),
+        transport_socket=tls.outbound(proxy, identities, f"outbound_.{port.number}_._.{service.host}"),
+    )
+    cluster.transport_socket_matches.add(
+        name="tlsMode-disabled", match=struct({}), transport_socket=tls.raw_buffer()
+    )
+
+
+def _set_http(cluster: Any, pool: ConnectionPool, http2: bool) -> None:
+    options = pb.message(_HTTP_OPTIONS)()
+    if http2:
+        options.explicit_http_config.http2_protocol_options.SetInParent()
+        streams = pool.http.max_concurrent_streams
+        if streams is not None:
+            options.explicit_http_config.http2_protocol_options.max_concurrent_streams.value = streams
+    else:
+        options.explicit_http_config.http_protocol_options.SetInParent()
+    common = options.common_http_protocol_options
+    if pool.http.idle_timeout is not None:
+        common.idle_timeout.CopyFrom(
+            pb.message("google.protobuf.Duration")(**seconds(pool.http.idle_timeout))
+        )
+    if pool.http.max_requests_per_connection:
+        common.max_requests_per_connection.value = pool.http.max_requests_per_connection
+    cluster.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(pb.pack(options))
+
+
+def _breakers(pool: ConnectionPool) -> dict[str, Any]:
+    limits = {
+        "max_connections": pool.tcp.max_connections,
+        "max_pending_requests": pool.http.http1_max_pending_requests,
+        "max_requests": pool.http.http2_max_requests,
+        "max_retries": pool.http.max_retries,
+    }
+    return {"thresholds": [{name: wrapped(limit or _NO_LIMIT) for name, limit in limits.items()}]}
+
+
+def _istio(service: Service) -> dict[str, Any]:
+    """What telemetry reads: which service a cluster stands for."""
+    described = {"host": service.host, "name": service.name, "namespace": service.namespace}
+    return metadata(istio={"services": [described]})

@@ -1,0 +1,176 @@
+"""The Gateway API's HTTPRoute rules as Envoy routes, in the precedence that the standard sets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from pymesh.control.resources.gateway_api import (
+    HeaderModifier,
+    HTTPRoute,
+    NamedMatch,
+    PathModifier,
+    RequestRedirect,
+    RouteFilter,
+    RouteMatch,
+    RouteRule,
+)
+from pymesh.control.translate import routes
+from pymesh.control.translate.scope import Scope
+from pymesh.control.translate.wire import seconds, wrapped
+from pymesh.control.xds import pb
+
+_PATH_RANK = {"Exact": 2, "RegularExpression": 1, "PathPrefix": 0}
+_SCHEME_PORTS = {"http": 80, "https": 443}
+
+
+def http_routes(scope: Scope, bound: Iterable[HTTPRoute]) -> list[Any]:
+    """The routes of all HTTPRoutes that are bound to one host, most specific match first."""
+    found = []
+    for route in bound:
+        for number, rule in enumerate(route.spec.rules):
+            for match in rule.matches:
+                made = _route(scope, route, rule, match, rule.name or f"{route.name}.{number}")
+                found.append((_precedence(match), made))
+    # Stable: among equals the order of the routes' names, then of the rules, stands.
+    found.sort(key=lambda pair: pair[0], reverse=True)
+    return [made for _, made in found]
+
+
+def _precedence(match: RouteMatch) -> tuple[int, int, bool, int, int]:
+    path = match.path
+    return (
+        _PATH_RANK[path.type],
+        len(path.value),
+        match.method is not None,
+        len(match.headers),
+        len(match.query_params),
+    )
+
+
+def _route(scope: Scope, route: HTTPRoute, rule: RouteRule, match: RouteMatch, name: str) -> Any:
+    made = pb.Route(name=name, match=_match(match))
+    filters = {one.type: one for one in rule.filters}
+    redirect = filters.get("RequestRedirect")
+    if redirect is not None and redirect.request_redirect is not None:
+        made.redirect.CopyFrom(_redirect(redirect.request_redirect, match))
+    else:
+        _forward(scope, made, route, rule)
+        rewrite = filters.get("URLRewrite")
+        if rewrite is not None and rewrite.url_rewrite is not None and made.HasField("route"):
+            change = rewrite.url_rewrite
+            if change.hostname:
+                made.route.host_rewrite_literal = change.hostname
+            if change.path is not None:
+                _rewrite_path(made.route, change.path, match)
+    _set_headers(made, rule.filters)
+    return made
+
+
+def _forward(scope: Scope, made: Any, route: HTTPRoute, rule: RouteRule) -> None:
+    shares = []
+    for backend in rule.backend_refs:
+        cluster = scope.cluster(backend.name, route.namespace, "", backend.port, None, backend.at)
+        if cluster is not None and backend.weight:
+            shares.append((cluster, backend))
+    if not shares:
+        made.direct_response.status = 500  # as the standard asks where nothing can answer
+        return
+    choice: dict[str, Any]
+    if len(shares) == 1 and not shares[0][1].filters:
+        choice = {"cluster": shares[0][0]}
+    else:
+        weighted = pb.message("envoy.config.route.v3.WeightedCluster")()
+        for cluster, backend in shares:
+            entry = weighted.clusters.add(name=cluster, weight=wrapped(backend.weight))
+            _set_headers(entry, backend.filters)
+        choice = {"weighted_clusters": weighted}
+    made.route.CopyFrom(pb.message("envoy.config.route.v3.RouteAction")(**routes.forward(choice)))
+    duration = pb.message("google.protobuf.Duration")
+    if rule.timeouts.request is not None:
+        made.route.timeout.CopyFrom(duration(**seconds(rule.timeouts.request)))
+    if rule.timeouts.backend_request is not None:
+        made.route.retry_policy.per_try_timeout.CopyFrom(duration(**seconds(rule.timeouts.backend_request)))
+
+
+def _match(match: RouteMatch) -> dict[str, Any]:
+    path = match.path
+    made: dict[str, Any]
+    if path.type == "Exact":
+        made = {"path": path.value}
+    elif path.type == "RegularExpression":
+        made = {"safe_regex": {"regex": path.value}}
+    elif _prefix(path.value):
+        made = {"path_separated_prefix": _prefix(path.value)}
+    else:
+        made = {"prefix": "/"}
+    method = [{"name": ":method", "string_match": {"exact": match.method}}] if match.method else []
+    made["headers"] = method + [_named(one) for one in match.headers]
+    made["query_parameters"] = [_named(one) for one in match.query_params]
+    return made
+
+
+def _prefix(value: str) -> str:
+    """A path prefix without the slash at its end: the standard matches whole elements."""
+    return value.rstrip("/")
+
+
+def _named(match: NamedMatch) -> dict[str, Any]:
+    if match.type == "Exact":
+        return {"name": match.name, "string_match": {"exact": match.value}}
+    return {"name": match.name, "string_match": {"safe_regex": {"regex": match.value}}}
+
+
+def _redirect(redirect: RequestRedirect, match: RouteMatch) -> Any:
+    made = pb.RedirectAction(response_code=routes.redirect_code(redirect.status_code))
+    if redirect.scheme:
+        made.scheme_redirect = redirect.scheme
+    if redirect.hostname:
+        made.host_redirect = redirect.hostname
+    port = redirect.port or _SCHEME_PORTS.get(redirect.scheme or "")
+    if port:
+        made.port_redirect = port
+    if redirect.path is not None:
+        if redirect.path.replace_full_path is not None:
+            made.path_redirect = redirect.path.replace_full_path
+        else:
+            _rewrite_path(made, redirect.path, match)
+    return made
+
+
+def _rewrite_path(action: Any, change: PathModifier, match: RouteMatch) -> None:
+    """Set ``prefix_rewrite`` or ``regex_rewrite`` of a route or redirect action."""
+    if change.replace_full_path is not None:
+        _replace(action, "^/.*$", change.replace_full_path)
+        return
+    prefix, replacement = _prefix(match.path.value), _prefix(change.replace_prefix_match or "")
+    if not prefix:
+        action.prefix_rewrite = f"{replacement}/"
+    elif replacement:
+        action.prefix_rewrite = replacement
+    else:
+        # A bare prefix rewrite would make "//rest" of "/prefix/rest".
+        _replace(action, f"^{re.escape(prefix)}/*", "/")
+
+
+def _replace(action: Any, pattern: str, text: str) -> None:
+    action.regex_rewrite.pattern.regex = pattern
+    action.regex_rewrite.substitution = text.replace("\\", "\\\\")
+
+
+def _set_headers(owner: Any, filters: Iterable[RouteFilter]) -> None:
+    for one in filters:
+        for modifier, add, remove in (
+            (one.request_header_modifier, owner.request_headers_to_add, owner.request_headers_to_remove),
+            (one.response_header_modifier, owner.response_headers_to_add, owner.response_headers_to_remove),
+        ):
+            if modifier is not None:
+                _apply(modifier, add, remove)
+
+
+def _apply(modifier: HeaderModifier, add: Any, remove: Any) -> None:
+    put = {one.name: one.value for one in modifier.set}
+    appended = {one.name: one.value for one in modifier.add}
+    add.extend(pb.HeaderValueOption(**one) for one in routes.header_options(put, appended))
+    remove.extend(modifier.remove)

@@ -1,0 +1,137 @@
+"""The parts that listeners are made of: connection managers, TCP proxies, access logs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pymesh.control.store.store import MeshOptions
+from pymesh.control.translate.wire import ADS, extension, socket_address, struct, wrapped
+from pymesh.control.xds import pb
+
+#: Istio's default line.
+ACCESS_LOG_TEXT = (
+    '[%START_TIME%] "%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%" %RESPONSE_CODE% '
+    "%RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS% "
+    '"%UPSTREAM_TRANSPORT_FAILURE_REASON%" %BYTES_RECEIVED% %BYTES_SENT% %DURATION% '
+    '%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% "%REQ(X-FORWARDED-FOR)%" "%REQ(USER-AGENT)%" '
+    '"%REQ(X-REQUEST-ID)%" "%REQ(:AUTHORITY)%" "%UPSTREAM_HOST%" %UPSTREAM_CLUSTER_RAW% %UPSTREAM_LOCAL_ADDRESS% '
+    "%DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_REMOTE_ADDRESS% %REQUESTED_SERVER_NAME% %ROUTE_NAME%\n"
+)
+
+#: Istio's default keys.
+ACCESS_LOG_JSON = {
+    "start_time": "%START_TIME%",
+    "method": "%REQ(:METHOD)%",
+    "path": "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%",
+    "protocol": "%PROTOCOL%",
+    "response_code": "%RESPONSE_CODE%",
+    "response_flags": "%RESPONSE_FLAGS%",
+    "response_code_details": "%RESPONSE_CODE_DETAILS%",
+    "connection_termination_details": "%CONNECTION_TERMINATION_DETAILS%",
+    "upstream_transport_failure_reason": "%UPSTREAM_TRANSPORT_FAILURE_REASON%",
+    "bytes_received": "%BYTES_RECEIVED%",
+    "bytes_sent": "%BYTES_SENT%",
+    "duration": "%DURATION%",
+    "upstream_service_time": "%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%",
+    "x_forwarded_for": "%REQ(X-FORWARDED-FOR)%",
+    "user_agent": "%REQ(USER-AGENT)%",
+    "request_id": "%REQ(X-REQUEST-ID)%",
+    "authority": "%REQ(:AUTHORITY)%",
+    "upstream_host": "%UPSTREAM_HOST%",
+    "upstream_cluster": "%UPSTREAM_CLUSTER_RAW%",
+    "upstream_local_address": "%UPSTREAM_LOCAL_ADDRESS%",
+    "downstream_local_address": "%DOWNSTREAM_LOCAL_ADDRESS%",
+    "downstream_remote_address": "%DOWNSTREAM_REMOTE_ADDRESS%",
+    "requested_server_name": "%REQUESTED_SERVER_NAME%",
+    "route_name": "%ROUTE_NAME%",
+}
+
+_MANAGER = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+
+
+def access_log(options: MeshOptions) -> list[dict[str, Any]]:
+    """Where and how requests are logged."""
+    log = pb.message("envoy.extensions.access_loggers.stream.v3.StdoutAccessLog")()
+    if options.access_log == "OFF":
+        return []
+    if options.access_log == "JSON":
+        log.log_format.json_format.CopyFrom(struct(ACCESS_LOG_JSON))
+    else:
+        log.log_format.text_format_source.inline_string = ACCESS_LOG_TEXT
+    return [extension("envoy.access_loggers.stdout", log)]
+
+
+def http(
+    options: MeshOptions,
+    stat_prefix: str,
+    side: Literal["inbound", "outbound", "gateway"],
+    routes: Any,
+    filters: Sequence[dict[str, Any]] = (),
+) -> dict[str, Any]:
+    """A connection manager. ``routes`` is a RouteConfiguration, or the name of one to discover."""
+    router = extension("envoy.filters.http.router", pb.Router())
+    manager = pb.message(_MANAGER)(
+        codec_type="AUTO",
+        stat_prefix=stat_prefix,
+        http_filters=[*filters, router],
+        access_log=access_log(options),
+        server_name="istio-envoy",
+        use_remote_address=wrapped(side != "inbound"),
+        generate_request_id=wrapped(True),
+        normalize_path=wrapped(True),
+        merge_slashes=True,
+        # What one side reads as a separator and the other as text is the stuff of access bypasses.
+        path_with_escaped_slashes_action="UNESCAPE_AND_REDIRECT" if side == "gateway" else "REJECT_REQUEST",
+        upgrade_configs=[{"upgrade_type": "websocket"}],
+        stream_idle_timeout={"seconds": 300},
+    )
+    if side == "inbound":
+        manager.forward_client_cert_details = manager.APPEND_FORWARD
+        manager.set_current_client_cert_details.subject.value = True
+        manager.set_current_client_cert_details.dns = True
+        manager.set_current_client_cert_details.uri = True
+    elif side == "gateway":
+        manager.forward_client_cert_details = manager.SANITIZE_SET
+        manager.set_current_client_cert_details.subject.value = True
+        manager.set_current_client_cert_details.uri = True
+    if isinstance(routes, str):
+        manager.rds.route_config_name = routes
+        manager.rds.config_source.CopyFrom(pb.message("envoy.config.core.v3.ConfigSource")(**ADS))
+    else:
+        manager.route_config.CopyFrom(routes)
+    return extension("envoy.filters.network.http_connection_manager", manager)
+
+
+def tcp(options: MeshOptions, stat_prefix: str, shares: Sequence[tuple[str, int]]) -> dict[str, Any]:
+    """A TCP proxy to clusters by weight."""
+    proxy = pb.message("envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy")(
+        stat_prefix=stat_prefix, access_log=access_log(options)
+    )
+    if len(shares) == 1:
+        proxy.cluster = shares[0][0]
+    else:
+        for cluster, weight in shares:
+            proxy.weighted_clusters.clusters.add(name=cluster, weight=weight)
+    return extension("envoy.filters.network.tcp_proxy", proxy)
+
+
+def listener(
+    name: str,
+    address: str,
+    port: int,
+    direction: Literal["INBOUND", "OUTBOUND"],
+    chains: Sequence[dict[str, Any]],
+) -> Any:
+    """A listener. A chain that asks for a server name needs the TLS inspector."""
+    made = pb.Listener(
+        name=name,
+        address=socket_address(address, port),
+        traffic_direction=direction,
+        filter_chains=chains,
+        per_connection_buffer_limit_bytes=wrapped(1024 * 1024),
+    )
+    if any(chain.filter_chain_match.server_names for chain in made.filter_chains):
+        inspector = pb.message("envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector")()
+        made.listener_filters.add(**extension("envoy.filters.listener.tls_inspector", inspector))
+    return made

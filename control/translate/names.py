@@ -1,0 +1,31 @@
+"""The names that Istio gives to what it generates: tools and people know them."""
+
+from __future__ import annotations
+
+from pymesh.control.store.services import Service
+
+
+def outbound(service: Service, port: int, subset: str = "") -> str:
+    """The cluster for a port of a service, or for one subset of it."""
+    return f"outbound|{port}|{subset}|{service.host}"
+
+
+def inbound(port: int) -> str:
+    """The cluster for the proxy's own application behind an inbound port."""
+    return f"inbound|{port}||"
+
+
+def listener(address: str, port: int) -> str:
+    """A listener."""
+    return f"{address}_{port}"
+
+
+def domains(service: Service, namespace: str) -> list[str]:
+    """The names by which a proxy in ``namespace`` may call a service."""
+    aliases = service.aliases if service.namespace == namespace else service.aliases[1:]
+    return [service.host, *aliases]
+
+
+def spiffe_id(trust_domain: str, namespace: str, service_account: str) -> str:
+    """The identity of a workload."""
+    return f"spiffe://{trust_domain}/ns/{namespace}/sa/{service_account}"

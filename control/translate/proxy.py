@@ -1,0 +1,50 @@
+"""The proxy that configuration is made for, as its node describes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+class ProxyError(ValueError):
+    """A node that does not say what the mesh needs to know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """One proxy of the mesh."""
+
+    kind: Literal["sidecar", "router"]
+    address: str
+    name: str
+    namespace: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    service_account: str = "default"
+    cluster_id: str = "Kubernetes"
+    #: A foreign proxy: Envoy's own extensions, and no Python.
+    is_envoy: bool = False
+
+    @classmethod
+    def parse(cls, node_id: str, metadata: Mapping[str, Any], user_agent: str = "") -> Proxy:
+        """From Istio's node id ``KIND~ADDRESS~NAME.NAMESPACE~DOMAIN``, its metadata, and the user agent."""
+        parts = node_id.split("~")
+        if len(parts) != 4 or parts[0] not in ("sidecar", "router"):
+            raise ProxyError(f"node id {node_id!r}; hint: sidecar~IP~NAME.NAMESPACE~DOMAIN, or router~...")
+        name, _, in_id = parts[2].rpartition(".")
+        namespace = str(metadata.get("NAMESPACE") or in_id)
+        if not name or not namespace:
+            raise ProxyError(f"node id {node_id!r} names no workload; hint: its third part is NAME.NAMESPACE")
+        labels = metadata.get("LABELS") or {}
+        if not isinstance(labels, Mapping):
+            raise ProxyError("node metadata LABELS must be a mapping of strings")
+        return cls(
+            "sidecar" if parts[0] == "sidecar" else "router",
+            parts[1],
+            name,
+            namespace,
+            {str(key): str(value) for key, value in labels.items()},
+            str(metadata.get("SERVICE_ACCOUNT") or "default"),
+            str(metadata.get("CLUSTER_ID") or "Kubernetes"),
+            user_agent == "envoy",
+        )

@@ -1,0 +1,270 @@
+"""Istio's VirtualService rules as Envoy routes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pymesh.control.resources.traffic import (
+    HeaderMatch,
+    HeaderOperations,
+    HttpMatch,
+    HttpRoute,
+    L4Match,
+    Retries,
+    Rewrite,
+    StringMatch,
+    TcpRoute,
+    VirtualService,
+)
+from pymesh.control.store.references import gateway_key
+from pymesh.control.translate.scope import Scope
+from pymesh.control.translate.wire import extension, seconds, wrapped
+from pymesh.control.xds import pb
+
+_DEFAULT_RETRY = "connect-failure,refused-stream,unavailable,cancelled"
+_REDIRECTS = {
+    301: "MOVED_PERMANENTLY", 302: "FOUND", 303: "SEE_OTHER", 307: "TEMPORARY_REDIRECT",
+    308: "PERMANENT_REDIRECT",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where rules are applied: at which gateway ("" for sidecars), and for requests to which port."""
+
+    gateway: tuple[str, str] | None
+    port: int
+    #: The service port that a destination without a port means.
+    default_port: int | None
+
+
+def virtual_service(scope: Scope, virtual: VirtualService, place: Place) -> list[Any]:
+    """The routes of a VirtualService, in its order: the first that matches decides."""
+    found = []
+    for number, rule in enumerate(virtual.spec.http):
+        name = rule.name or f"{virtual.name}.{number}"
+        for match in rule.match or (HttpMatch(),):
+            if _applies(scope, match, virtual, place):
+                found.append(_route(scope, rule, match, name, virtual.namespace, place))
+    return found
+
+
+def applies_at(names: Sequence[str], namespace: str, place: Place) -> bool:
+    """Whether a list of gateways names the place."""
+    if place.gateway is None:
+        return "mesh" in names
+    return any(name != "mesh" and gateway_key(name, namespace) == place.gateway for name in names)
+
+
+def default_route(cluster: str) -> Any:
+    """The route to a service for which there are no rules."""
+    return pb.Route(name="default", match={"prefix": "/"}, route=forward({"cluster": cluster}))
+
+
+def forward(choice: Mapping[str, Any], retries: Retries | None = None) -> dict[str, Any]:
+    """A route action without a time limit, with Istio's retries."""
+    action = {**choice, "timeout": {"seconds": 0}}
+    policy = retry_policy(retries)
+    return action if policy is None else {**action, "retry_policy": policy}
+
+
+def retry_policy(retries: Retries | None) -> dict[str, Any] | None:
+    """When to try again; by default as Istio: what surely had no effect."""
+    attempts = retries.attempts if retries else 2
+    if attempts == 0:
+        return None
+    conditions = (retries.conditions() if retries else []) or _DEFAULT_RETRY.split(",")
+    statuses = [int(one) for one in conditions if one.isdigit()]
+    named = [one for one in conditions if not one.isdigit()]
+    if statuses and "retriable-status-codes" not in named:
+        named.append("retriable-status-codes")
+    predicate = pb.message("envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate")()
+    policy: dict[str, Any] = {
+        "retry_on": ",".join(named),
+        "num_retries": wrapped(attempts),
+        "retriable_status_codes": statuses,
+        "retry_host_predicate": [extension("envoy.retry_host_predicates.previous_hosts", predicate)],
+        "host_selection_retry_max_attempts": 5,
+    }
+    if retries is not None and retries.per_try_timeout is not None:
+        policy["per_try_timeout"] = seconds(retries.per_try_timeout)
+    return policy
+
+
+def redirect_code(status: int) -> str:
+    """Envoy's name of a redirect's status."""
+    return _REDIRECTS[status]
+
+
+def header_options(
+    put: Mapping[str, str], add: Mapping[str, str], escape: bool = True
+) -> Iterator[dict[str, Any]]:
+    """Headers to set and to append. A percent sign is meant as itself."""
+    for values, action in ((put, "OVERWRITE_IF_EXISTS_OR_ADD"), (add, "APPEND_IF_EXISTS_OR_ADD")):
+        for name, value in values.items():
+            text = value.replace("%", "%%") if escape else value
+            yield {"header": {"key": name, "value": text}, "append_action": action}
+
+
+def _applies(scope: Scope, match: HttpMatch, virtual: VirtualService, place: Place) -> bool:
+    if match.gateways and not applies_at(match.gateways, virtual.namespace, place):
+        return False
+    if match.port is not None and match.port != place.port:
+        return False
+    return match.source_labels.items() <= scope.proxy.labels.items()
+
+
+def _route(scope: Scope, rule: HttpRoute, match: HttpMatch, name: str, namespace: str, place: Place) -> Any:
+    route = pb.Route(name=name, match=_match(match))
+    if rule.redirect is not None:
+        redirect = rule.redirect
+        fields: dict[str, Any] = {
+            "path_redirect": redirect.uri,
+            "host_redirect": redirect.authority,
+            "port_redirect": redirect.port,
+            "scheme_redirect": redirect.scheme,
+            "response_code": redirect_code(redirect.redirect_code),
+        }
+        route.redirect.CopyFrom(
+            pb.RedirectAction(**{key: value for key, value in fields.items() if value is not None})
+        )
+    elif rule.direct_response is not None:
+        direct = rule.direct_response
+        route.direct_response.status = direct.status
+        if direct.body.string:
+            route.direct_response.body.inline_string = direct.body.string
+    else:
+        _forward(scope, route, rule, namespace, place)
+    _set_headers(route, rule.headers.request, rule.headers.response)
+    return route
+
+
+def _forward(scope: Scope, route: Any, rule: HttpRoute, namespace: str, place: Place) -> None:
+    shares = []
+    for share in rule.route:
+        target = share.destination
+        cluster = scope.cluster(
+            target.host,
+            namespace,
+            target.subset,
+            target.port.number if target.port else None,
+            place.default_port,
+            target.at,
+        )
+        if cluster is not None:
+            shares.append((cluster, share))
+    if not shares:
+        route.direct_response.status = 500
+        return
+    weighted = [(cluster, share) for cluster, share in shares if share.weight or len(rule.route) == 1]
+    choice: dict[str, Any]
+    if len(weighted) == 1 and not weighted[0][1].headers.where:
+        choice = {"cluster": weighted[0][0]}
+    else:
+        made = pb.message("envoy.config.route.v3.WeightedCluster")()
+        for cluster, share in weighted:
+            entry = made.clusters.add(name=cluster, weight=wrapped(share.weight or 1))
+            _set_headers(entry, share.headers.request, share.headers.response)
+        choice = {"weighted_clusters": made}
+    action = pb.message("envoy.config.route.v3.RouteAction")(**forward(choice, rule.retries))
+    if rule.timeout is not None:
+        action.timeout.CopyFrom(pb.message("google.protobuf.Duration")(**seconds(rule.timeout)))
+    _rewrite(action, rule.rewrite)
+    route.route.CopyFrom(action)
+
+
+def _rewrite(action: Any, rewrite: Rewrite | None) -> None:
+    if rewrite is not None and rewrite.uri:
+        action.prefix_rewrite = rewrite.uri
+    if rewrite is not None and rewrite.authority:
+        action.host_rewrite_literal = rewrite.authority
+
+
+def _match(match: HttpMatch) -> dict[str, Any]:
+    made: dict[str, Any] = {"prefix": "/"}
+    uri = match.uri
+    if uri is not None:
+        if uri.exact is not None:
+            made = {"path": uri.exact}
+        elif uri.prefix is not None:
+            made = {"prefix": uri.prefix}
+        else:
+            made = {"safe_regex": {"regex": uri.regex}}
+    if match.ignore_uri_case:
+        made["case_sensitive"] = wrapped(False)
+    headers = [
+        {"name": name, "string_match": _string(wanted)}
+        for name, wanted in (
+            (":scheme", match.scheme),
+            (":method", match.method),
+            (":authority", match.authority),
+        )
+        if wanted is not None
+    ]
+    headers += [_header(name, wanted, False) for name, wanted in match.headers.items()]
+    headers += [_header(name, wanted, True) for name, wanted in match.without_headers.items()]
+    made["headers"] = headers
+    made["query_parameters"] = [_query(name, wanted) for name, wanted in match.query_params.items()]
+    return made
+
+
+def _header(name: str, wanted: HeaderMatch, invert: bool) -> dict[str, Any]:
+    if not wanted.where:
+        return {"name": name, "present_match": True, "invert_match": invert}
+    made: dict[str, Any] = {"name": name, "string_match": _string(wanted), "invert_match": invert}
+    if invert:
+        # A header that is not there does not have the value either.
+        made["treat_missing_header_as_empty"] = True
+    return made
+
+
+def _query(name: str, wanted: HeaderMatch) -> dict[str, Any]:
+    if not wanted.where:
+        return {"name": name, "present_match": True}
+    return {"name": name, "string_match": _string(wanted)}
+
+
+def _string(wanted: StringMatch | HeaderMatch) -> dict[str, Any]:
+    if wanted.exact is not None:
+        return {"exact": wanted.exact}
+    if wanted.prefix is not None:
+        return {"prefix": wanted.prefix}
+    return {"safe_regex": {"regex": wanted.regex}}
+
+
+def _set_headers(owner: Any, request: HeaderOperations, response: HeaderOperations) -> None:
+    owner.request_headers_to_add.extend(
+        pb.HeaderValueOption(**one) for one in header_options(request.set, request.add, escape=False)
+    )
+    owner.request_headers_to_remove.extend(request.remove)
+    owner.response_headers_to_add.extend(
+        pb.HeaderValueOption(**one) for one in header_options(response.set, response.add, escape=False)
+    )
+    owner.response_headers_to_remove.extend(response.remove)
+
+
+def tcp_shares(scope: Scope, rule: TcpRoute, virtual: VirtualService, place: Place) -> list[tuple[str, int]]:
+    """The clusters of a TCP rule with their weights; none if the rule is not for this place."""
+    if rule.match and not any(_l4_applies(scope, match, virtual, place) for match in rule.match):
+        return []
+    shares = []
+    for share in rule.route:
+        target = share.destination
+        number = target.port.number if target.port else None
+        cluster = scope.cluster(
+            target.host, virtual.namespace, target.subset, number, place.default_port, target.at
+        )
+        weight = 1 if len(rule.route) == 1 else share.weight or 0
+        if cluster is not None and weight:
+            shares.append((cluster, weight))
+    return shares
+
+
+def _l4_applies(scope: Scope, match: L4Match, virtual: VirtualService, place: Place) -> bool:
+    if match.gateways and not applies_at(match.gateways, virtual.namespace, place):
+        return False
+    if match.port is not None and match.port != place.port:
+        return False
+    return match.source_labels.items() <= scope.proxy.labels.items()

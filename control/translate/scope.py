@@ -1,0 +1,44 @@
+"""What one translation is about, and what it has come across so far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pymesh.control.resources.diagnostics import Position, Report
+from pymesh.control.store.services import Port, Service
+from pymesh.control.store.store import Store
+from pymesh.control.translate import names
+from pymesh.control.translate.proxy import Proxy
+
+
+@dataclass(slots=True)
+class Scope:
+    """One proxy's view. Resolving a destination also asks for its clusters."""
+
+    store: Store
+    proxy: Proxy
+    report: Report = field(default_factory=Report)
+    needed: dict[tuple[str, int], tuple[Service, Port]] = field(default_factory=dict)
+
+    def cluster(
+        self, host: str, namespace: str, subset: str, port: int | None, default: int | None, at: Position
+    ) -> str | None:
+        """The cluster that a destination means; None, and a warning, if it has no such port here."""
+        service = self.store.service(host, namespace)
+        if service is None:
+            return None  # the store reported it, so no store with this reference exists
+        wanted = port if port is not None else default
+        found = service.port(wanted) if wanted is not None else None
+        if found is None and port is None and len(service.ports) == 1:
+            found = service.ports[0]
+        if found is None:
+            self.report.warning(
+                at, f"{service.host!r} has no port {wanted}", "add port.number to the destination"
+            )
+            return None
+        return self.use(service, found, subset)
+
+    def use(self, service: Service, port: Port, subset: str = "") -> str:
+        """The cluster of a port, which the proxy will be given."""
+        self.needed[service.host, port.number] = (service, port)
+        return names.outbound(service, port.number, subset)

@@ -1,0 +1,181 @@
+"""A sidecar's listeners, as its Sidecar resource lays them out on explicit ports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pymesh.control.resources.workloads import HTTP_PROTOCOLS, EgressListener, IngressListener
+from pymesh.control.resources.workloads import Port as ListenerPort
+from pymesh.control.store.services import Port, Service
+from pymesh.control.translate import clusters, http_route, listeners, names, python_filter, routes, tls
+from pymesh.control.translate.scope import Scope
+from pymesh.control.xds import pb
+
+
+def inbound(scope: Scope, one: IngressListener) -> tuple[Any, Any]:
+    """The listener for one port of the application, and the cluster of that application."""
+    proxy, options = scope.proxy, scope.store.options
+    address, app_port = one.endpoint() or ("127.0.0.1", one.port.number)
+    number = one.port.number
+    is_http = one.port.protocol in HTTP_PROTOCOLS
+    service = _served(scope, one.port)
+    cluster = clusters.inbound(
+        number, address, app_port, one.port.protocol in ("HTTP2", "GRPC"), service, is_http
+    )
+    name = names.inbound(number)
+    if is_http:
+        network = listeners.http(
+            options,
+            f"inbound_{address}_{number}",
+            "inbound",
+            _inbound_routes(name, number),
+            python_filter.inbound(scope),
+        )
+    else:
+        network = listeners.tcp(options, name, [(name, 1)])
+    bind = one.bind or "0.0.0.0"
+    chain = {"filters": [network], "transport_socket": tls.inbound(proxy, options.trust_domain)}
+    return listeners.listener(names.listener(bind, number), bind, number, "INBOUND", [chain]), cluster
+
+
+def outbound(scope: Scope, one: EgressListener) -> tuple[Any, Any | None]:
+    """The listener on which the application calls others, and its routes if it is HTTP."""
+    number = one.port.number
+    options = scope.store.options
+    found = _imported(scope, one)
+    name = names.listener(one.bind, number)
+    if one.port.protocol not in HTTP_PROTOCOLS:
+        shares = _tcp_shares(scope, one, found)
+        network = listeners.tcp(options, shares[0][0] if shares else "BlackHoleCluster", shares)
+        chains = [{"filters": [network]}] if shares else []
+        return (listeners.listener(name, one.bind, number, "OUTBOUND", chains) if chains else None), None
+    network = listeners.http(options, f"outbound_{one.bind}_{number}", "outbound", str(number))
+    made = listeners.listener(name, one.bind, number, "OUTBOUND", [{"filters": [network]}])
+    return made, _outbound_routes(scope, one, found)
+
+
+def _served(scope: Scope, wanted: ListenerPort) -> Service | None:
+    """The service whose port of that name the workload serves: what its metrics are about."""
+    proxy = scope.proxy
+    serving = [one for one in scope.store.services.values() if one.selects(proxy.namespace, proxy.labels)]
+    named = [one for one in serving if any(wanted.name == port.name for port in one.ports)]
+    return next(iter(sorted(named or serving, key=lambda one: one.host)), None)
+
+
+def _inbound_routes(cluster: str, number: int) -> Any:
+    route = pb.Route(name="default", match={"prefix": "/"})
+    route.route.CopyFrom(
+        pb.message("envoy.config.route.v3.RouteAction")(
+            cluster=cluster,
+            timeout={"seconds": 0},
+            # The application never saw such a request.
+            retry_policy={"retry_on": "reset-before-request", "num_retries": {"value": 2}},
+        )
+    )
+    return pb.RouteConfiguration(
+        name=names.inbound(number),
+        virtual_hosts=[{"name": f"inbound|http|{number}", "domains": ["*"], "routes": [route]}],
+        validate_clusters={"value": False},
+    )
+
+
+def _imported(scope: Scope, one: EgressListener) -> list[tuple[Service, Port]]:
+    """The services that a listener's hosts name, each with the port that is meant."""
+    found: dict[str, tuple[Service, Port]] = {}
+    for written in one.hosts:
+        namespace, _, pattern = written.partition("/")
+        for service in scope.store.services.values():
+            if not _matches(namespace, service.namespace, scope.proxy.namespace):
+                continue
+            if not _host_matches(pattern, service.host):
+                continue
+            port = _port(service, one.port)
+            if port is not None:
+                found[service.host] = (service, port)
+            elif "*" not in written:
+                scope.report.warning(
+                    one.place("hosts"),
+                    f"{service.host!r} has no {one.port.protocol} port for the listener on {one.port.number}",
+                    "give the listener the number or the name of the service's port",
+                )
+    return [found[host] for host in sorted(found)]
+
+
+def _matches(wanted: str, namespace: str, own: str) -> bool:
+    return wanted in ("*", namespace) or (wanted == "." and namespace == own)
+
+
+def _host_matches(pattern: str, host: str) -> bool:
+    if pattern.startswith("*."):
+        return host.endswith(pattern[1:])
+    return pattern in ("*", host)
+
+
+def _port(service: Service, wanted: ListenerPort) -> Port | None:
+    """By number, else by name, else the only one that speaks HTTP (or does not), as the listener."""
+    is_http = wanted.protocol in HTTP_PROTOCOLS
+    fitting = [port for port in service.ports if port.is_http == is_http]
+    for port in fitting:
+        if port.number == wanted.number:
+            return port
+    for port in fitting:
+        if wanted.name and port.name == wanted.name:
+            return port
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def _outbound_routes(scope: Scope, one: EgressListener, found: Sequence[tuple[Service, Port]]) -> Any:
+    number = one.port.number
+    made = pb.RouteConfiguration(
+        name=str(number), validate_clusters={"value": False}, ignore_port_in_host_matching=True
+    )
+    for service, port in found:
+        host = made.virtual_hosts.add(
+            name=f"{service.host}:{port.number}",
+            domains=names.domains(service, scope.proxy.namespace),
+            routes=_service_routes(scope, service, port),
+            include_request_attempt_count=True,
+        )
+        if len(found) == 1:
+            # The application calls 127.0.0.1: whatever it writes as host, one service is meant.
+            host.domains.append("*")
+    if len(found) != 1:
+        made.virtual_hosts.add(
+            name="block_all",
+            domains=["*"],
+            routes=[{"name": "block_all", "match": {"prefix": "/"}, "direct_response": {"status": 502}}],
+        )
+    return made
+
+
+def _service_routes(scope: Scope, service: Service, port: Port) -> list[Any]:
+    cluster = scope.use(service, port)
+    bound = scope.store.mesh_http_routes(service, port.number)
+    if bound:
+        return http_route.http_routes(scope, bound)
+    place = routes.Place(None, port.number, port.number)
+    for virtual in scope.store.mesh_virtual_services(service):
+        if virtual.spec.http:
+            return routes.virtual_service(scope, virtual, place)
+    return [routes.default_route(cluster)]
+
+
+def _tcp_shares(
+    scope: Scope, one: EgressListener, found: Sequence[tuple[Service, Port]]
+) -> list[tuple[str, int]]:
+    """Where connections go. Nothing in them tells services apart, so the listener has exactly one."""
+    if len(found) != 1:
+        scope.report.warning(
+            one.place("hosts"),
+            f"the TCP listener on {one.port.number} needs exactly one service, not {len(found)}",
+            "give each service a listener of its own",
+        )
+        return []
+    service, port = found[0]
+    for virtual in scope.store.mesh_virtual_services(service):
+        for rule in virtual.spec.tcp:
+            shares = routes.tcp_shares(scope, rule, virtual, routes.Place(None, port.number, port.number))
+            if shares:
+                return shares
+    return [(scope.use(service, port), 1)]
