@@ -63,7 +63,7 @@ def model(cls: type[T]) -> type[T]:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What a value finds wrong with itself: at which of its fields ("" for the whole), what, and the remedy."""
+    """What a value finds wrong with itself: at which field ("" for the whole), what, and the remedy."""
 
     field: str
     message: str

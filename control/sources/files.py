@@ -31,7 +31,9 @@ def files_of(folders: Iterable[Path], report: Report) -> list[Path]:
             found[folder] = None
             continue
         if not folder.is_dir():
-            report.error(Position(str(folder)), "there is no such folder", "--config names a folder of YAML files")
+            report.error(
+                Position(str(folder)), "there is no such folder", "--config names a folder of YAML files"
+            )
             continue
         for path in sorted(folder.rglob("*")):
             hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
@@ -65,7 +67,12 @@ async def changes(folders: Sequence[Path]) -> AsyncIterator[None]:
         watched = [path if path.is_dir() else path.parent for path in folders]
         try:
             async for _ in awatch(
-                *watched, debounce=DEBOUNCE_MS, step=10, stop_event=stop, force_polling=polling, poll_delay_ms=250
+                *watched,
+                debounce=DEBOUNCE_MS,
+                step=10,
+                stop_event=stop,
+                force_polling=polling,
+                poll_delay_ms=250,
             ):
                 yield
             return

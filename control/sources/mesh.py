@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pymesh.control.resources.diagnostics import Diagnostic, Report
 from pymesh.control.resources.metadata import Resource
@@ -16,6 +16,22 @@ from pymesh.control.translate import translate
 from pymesh.control.translate.proxy import Proxy
 
 log = logging.getLogger(__name__)
+
+
+class DescribedNode(Protocol):
+    """What a proxy says of itself when it connects."""
+
+    @property
+    def id(self) -> str:
+        """Istio's node id."""
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """Istio's node metadata."""
+
+    @property
+    def user_agent(self) -> str:
+        """``user_agent_name``: ``envoy`` for Envoy."""
 
 
 class FileMesh:
@@ -53,8 +69,9 @@ class FileMesh:
             else:
                 changed()
 
-    def messages(self, proxy: Proxy) -> Mapping[str, Mapping[str, Any]]:
-        """What a proxy should have: type URL -> name -> message."""
+    def messages(self, node: DescribedNode) -> Mapping[str, Mapping[str, Any]]:
+        """What a proxy should have: type URL -> name -> message. Raises ``ProxyError``."""
+        proxy = Proxy.parse(node.id, node.metadata, node.user_agent)
         made = translate(self.store, proxy)
         for one in made.warnings:
             if (proxy.name, one) not in self._warned:

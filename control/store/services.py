@@ -165,7 +165,7 @@ def _from_kubernetes(
             if _reached(port, workload) is None:
                 report.warning(
                     service.at,
-                    f"WorkloadEntry {namespace}/{workload.name} has no port {port.target!r} of {service.title}",
+                    f"{workload.name} has no port {port.target!r} of {service.title}",
                     "name it under the entry's ports",
                 )
         reached += [backend for one in slices for backend in _sliced(one, port)]

@@ -82,10 +82,12 @@ def _cluster(
     else:
         cluster.dns_lookup_family = pb.Cluster.V4_PREFERRED
     in_mesh = any(one.workload.in_mesh for one in service.backends[port.number])
-    _set_tls(store, proxy, service, port, cluster, client_tls, in_mesh)
+    http2 = port.is_http2 or (port.is_http and pool.http.h2_upgrade_policy == "UPGRADE")
+    # The server must choose by ALPN what is spoken here anyway.
+    alpn = [] if not port.is_http else ["h2"] if http2 else ["http/1.1"]
+    _set_tls(store, proxy, service, port, cluster, client_tls, in_mesh, alpn)
     if port.is_http:
-        upgraded = pool.http.h2_upgrade_policy == "UPGRADE"
-        _set_http(cluster, pool, port.is_http2 or upgraded)
+        _set_http(cluster, pool, http2)
     return cluster
 
 
@@ -111,13 +113,14 @@ def _set_tls(
     cluster: Any,
     wanted: ClientTls | None,
     in_mesh: bool,
+    alpn: list[str],
 ) -> None:
     mode = wanted.mode if wanted else ("ISTIO_MUTUAL" if in_mesh and not service.external else "DISABLE")
     if mode == "DISABLE":
         return
     if wanted is not None and mode in ("SIMPLE", "MUTUAL"):
         cluster.transport_socket.CopyFrom(
-            pb.message("envoy.config.core.v3.TransportSocket")(**tls.client(wanted, service.host))
+            pb.message("envoy.config.core.v3.TransportSocket")(**tls.client(wanted, service.host, alpn))
         )
         return
     identities = [
@@ -131,7 +134,7 @@ def _set_tls(
     cluster.transport_socket_matches.add(
         name="tlsMode-istio",
         match=struct({"tlsMode": "istio"}),
-        transport_socket=tls.outbound(proxy, identities, f"outbound_.{port.number}_._.{service.host}"),
+        transport_socket=tls.outbound(proxy, identities, f"outbound_.{port.number}_._.{service.host}", alpn),
     )
     cluster.transport_socket_matches.add(
         name="tlsMode-disabled", match=struct({}), transport_socket=tls.raw_buffer()

@@ -35,7 +35,7 @@ def inbound(scope: Scope, one: IngressListener) -> tuple[Any, Any]:
     else:
         network = listeners.tcp(options, name, [(name, 1)])
     bind = one.bind or "0.0.0.0"
-    chain = {"filters": [network], "transport_socket": tls.inbound(proxy, options.trust_domain)}
+    chain = {"filters": [network], "transport_socket": tls.inbound(proxy, options.trust_domain, http=is_http)}
     return listeners.listener(names.listener(bind, number), bind, number, "INBOUND", [chain]), cluster
 
 

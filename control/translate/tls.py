@@ -25,20 +25,22 @@ _PACKAGE = "envoy.extensions.transport_sockets.tls.v3."
 _API_CONFIG_SOURCE = b"\x12"
 
 
-def inbound(proxy: Proxy, trust_domain: str) -> dict[str, Any]:
+def inbound(proxy: Proxy, trust_domain: str, *, http: bool) -> dict[str, Any]:
     """Mutual TLS with whoever calls: a member of the trust domain."""
     context = pb.message(_PACKAGE + "DownstreamTlsContext")(
-        common_tls_context=_mesh(proxy, [{"prefix": f"spiffe://{trust_domain}/"}], ["h2", "http/1.1"]),
+        common_tls_context=_mesh(
+            proxy, [{"prefix": f"spiffe://{trust_domain}/"}], ["h2", "http/1.1"] if http else []
+        ),
         require_client_certificate=wrapped(True),
     )
     return extension(_TLS, context)
 
 
-def outbound(proxy: Proxy, identities: Iterable[str], sni: str) -> dict[str, Any]:
+def outbound(proxy: Proxy, identities: Iterable[str], sni: str, alpn: list[str]) -> dict[str, Any]:
     """Mutual TLS with a service whose workloads are one of ``identities``."""
     names = [{"exact": identity} for identity in sorted(set(identities))]
     context = pb.message(_PACKAGE + "UpstreamTlsContext")(
-        common_tls_context=_mesh(proxy, names, ["h2"]), sni=sni
+        common_tls_context=_mesh(proxy, names, alpn), sni=sni
     )
     return extension(_TLS, context)
 
@@ -51,7 +53,7 @@ def raw_buffer() -> dict[str, Any]:
     )
 
 
-def client(tls: ClientTls, host: str) -> dict[str, Any]:
+def client(tls: ClientTls, host: str, alpn: list[str]) -> dict[str, Any]:
     """TLS with a service outside of the mesh, as a DestinationRule says."""
     validation: dict[str, Any] = {
         "trusted_ca": {"filename": tls.ca_certificates or "/etc/ssl/certs/ca-certificates.crt"}
@@ -60,7 +62,7 @@ def client(tls: ClientTls, host: str) -> dict[str, Any]:
         validation["match_typed_subject_alt_names"] = [
             {"san_type": "DNS", "matcher": {"exact": name}} for name in tls.subject_alt_names
         ]
-    common: dict[str, Any] = {"validation_context": validation, "alpn_protocols": ["h2", "http/1.1"]}
+    common: dict[str, Any] = {"validation_context": validation, "alpn_protocols": alpn}
     if tls.mode == "MUTUAL":
         common["tls_certificates"] = [_files(tls.client_certificate, tls.private_key)]
     context = pb.message(_PACKAGE + "UpstreamTlsContext")(
