@@ -106,6 +106,9 @@ impl<H: FilterHost> Worker<H> {
     /// Epoll itself fails.
     pub fn run(&mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(1024);
+        // What was published before this worker had a waker.
+        self.engine.begin_turn(self.now());
+        self.look_at_shared();
         loop {
             match self.poll.poll(&mut events, self.patience()) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,

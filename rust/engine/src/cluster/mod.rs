@@ -12,6 +12,7 @@ use std::sync::Arc;
 use pymesh_model::cluster::{Cluster, UpstreamProtocol};
 use pymesh_model::endpoint::Endpoint;
 use pymesh_model::tls::ClientTls;
+use pymesh_tls::{client_config, SecretStore, TlsError};
 
 use crate::base::rng::Rng;
 use crate::base::slab::{Key, Slab};
@@ -28,6 +29,7 @@ pub(crate) struct ClusterRuntime {
     pub stats: Arc<ClusterStats>,
     pub hosts: Slab<Host>,
     pub picker: Picker,
+    compiled: Vec<(Arc<ClientTls>, Arc<rustls::ClientConfig>)>,
     /// Connections, open or being opened.
     pub connections: u32,
     /// Requests that wait for a connection.
@@ -47,6 +49,7 @@ impl ClusterRuntime {
             stats,
             hosts: Slab::default(),
             picker: Picker::default(),
+            compiled: Vec::new(),
             connections: 0,
             pending: 0,
             active: 0,
@@ -61,6 +64,8 @@ impl ClusterRuntime {
     /// Returns the hosts that are no longer listed.
     pub fn update(&mut self, config: Arc<Cluster>, rng: &mut Rng) -> Vec<HostKey> {
         self.config = config;
+        // Equal contexts may stand at new addresses.
+        self.compiled.clear();
         self.rebuild_hosts(rng)
     }
 
@@ -122,6 +127,20 @@ impl ClusterRuntime {
             Some(found) => found.tls.clone(),
             None => transport.default.clone(),
         }
+    }
+
+    /// The rustls configuration of a TLS context, made once.
+    pub fn compiled_tls(
+        &mut self,
+        tls: &Arc<ClientTls>,
+        secrets: &Arc<SecretStore>,
+    ) -> Result<Arc<rustls::ClientConfig>, TlsError> {
+        if let Some((_, config)) = self.compiled.iter().find(|(known, _)| Arc::ptr_eq(known, tls)) {
+            return Ok(config.clone());
+        }
+        let config = client_config(tls, secrets)?;
+        self.compiled.push((tls.clone(), config.clone()));
+        Ok(config)
     }
 
     /// True if `new` differs only in what a live connection does not feel.

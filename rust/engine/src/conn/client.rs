@@ -118,6 +118,8 @@ impl Engine {
         }
         conn.protocol = Protocol::Http2Client(codec);
         self.mark_dirty(conn);
+        // Streams may have ended, or the peer may allow more of them.
+        self.serve_pool(conn);
         if failed {
             if let Some(cluster) = conn.upstream().and_then(|up| self.clusters.get(up.cluster)) {
                 cluster.stats.upstream_cx_protocol_error.inc();
@@ -162,9 +164,9 @@ impl Engine {
                 let Some(key) = self.exchange_by_tag(conn, stream, tag) else { return };
                 let failure = match (local, code) {
                     (true, _) => Failure::Protocol,
-                    (false, h2::ErrorCode::RefusedStream) => Failure::RefusedStream,
+                    (false, h2::ErrorCode::REFUSED_STREAM) => Failure::RefusedStream,
                     // A server that has answered may stop reading the request (RFC 9113, 8.1).
-                    (false, h2::ErrorCode::NoError) if self.response_is_ended(key) => {
+                    (false, h2::ErrorCode::NO_ERROR) if self.response_is_ended(key) => {
                         return self.make_ready(key)
                     }
                     (false, _) => Failure::Reset,
@@ -177,8 +179,8 @@ impl Engine {
                 }
             }
             h2::Event::WindowOpened { stream: None } => self.wake_exchanges_of(conn),
-            h2::Event::SettingsChanged => self.serve_waiting(conn, codec),
-            h2::Event::GoAway { last_stream, .. } => self.on_upstream_goaway(conn, codec, last_stream),
+            h2::Event::SettingsChanged => {}
+            h2::Event::GoAway { .. } => self.on_upstream_goaway(conn, codec),
             h2::Event::Request { .. } | h2::Event::HeadTooLarge { .. } | h2::Event::PingAck(_) => {}
         }
     }

@@ -242,13 +242,13 @@ impl Engine {
                 }
             }
             Protocol::Http2Server(h2) if conn.side.is_draining() => {
-                h2.go_away(h2::ErrorCode::NoError);
+                h2.go_away(h2::ErrorCode::NO_ERROR);
                 self.mark_dirty(&mut conn);
                 self.set_deadline(&mut conn, crate::base::time::Time::NEVER);
                 self.close_http2_if_drained(&mut conn);
             }
             Protocol::Http2Server(h2) if h2.active_streams() == 0 => {
-                h2.go_away(h2::ErrorCode::NoError);
+                h2.go_away(h2::ErrorCode::NO_ERROR);
                 if let Some(http) = http {
                     http.stats.downstream_cx_idle_timeout.inc();
                 }
@@ -256,7 +256,7 @@ impl Engine {
             }
             Protocol::Http1Client(h1) if h1.exchange.is_none() => self.close_now(&mut conn),
             Protocol::Http2Client(h2) if h2.active_streams() == 0 => {
-                h2.go_away(h2::ErrorCode::NoError);
+                h2.go_away(h2::ErrorCode::NO_ERROR);
                 self.close_after_flush(&mut conn);
             }
             Protocol::Tcp(_) => self.on_relay_idle(&mut conn),

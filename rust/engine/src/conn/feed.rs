@@ -140,7 +140,7 @@ impl Engine {
         conn.deadline = self.now.after_limit(http.config.timeouts.idle);
         if http2 {
             http.stats.downstream_cx_http2_total.inc();
-            let config = h2::Config::server(http.limits);
+            let config = h2::Config { limits: http.limits, ..h2::Config::new(h2::Role::Server) };
             conn.protocol = Protocol::Http2Server(Box::new(h2::Connection::new(config)));
             self.mark_dirty(conn);
         } else {
@@ -152,7 +152,7 @@ impl Engine {
         self.arm_conn(conn);
     }
 
-    pub(super) fn speak_http_client(&mut self, conn: &mut Conn, http2: bool) {
+    pub(crate) fn speak_http_client(&mut self, conn: &mut Conn, http2: bool) {
         let Some(cluster) = conn.upstream().and_then(|up| self.clusters.get(up.cluster)) else { return };
         let http = &cluster.config.http;
         if http2 {
@@ -165,7 +165,8 @@ impl Engine {
                 connection_window: http.connection_window,
                 ..Default::default()
             };
-            conn.protocol = Protocol::Http2Client(Box::new(h2::Connection::new(h2::Config::client(limits))));
+            let config = h2::Config { limits, ..h2::Config::new(h2::Role::Client) };
+            conn.protocol = Protocol::Http2Client(Box::new(h2::Connection::new(config)));
             self.mark_dirty(conn);
         } else {
             cluster.stats.upstream_cx_http1_total.inc();

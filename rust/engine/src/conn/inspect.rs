@@ -131,7 +131,7 @@ impl Engine {
     fn facts_of(&mut self, conn: &Conn) -> ConnFacts {
         let tls = conn.tls.as_ref();
         let peer = tls.and_then(|tls| tls.peer()).cloned();
-        let principal = peer.as_ref().and_then(|peer| peer.uri_sans.first()).map(String::as_str);
+        let principal = peer.as_ref().and_then(|peer| peer.sans.uri.first()).map(String::as_str);
         ConnFacts {
             remote: conn.remote,
             local: conn.local,

@@ -170,7 +170,7 @@ impl Engine {
         match event {
             h2::Event::Request { stream, end_stream } => {
                 let Some(key) = self.start_exchange(conn, Some(stream)) else {
-                    codec.reset(stream, h2::ErrorCode::RefusedStream);
+                    codec.reset(stream, h2::ErrorCode::REFUSED_STREAM);
                     return;
                 };
                 codec.set_tag(stream, key.index() as u32);
@@ -254,7 +254,7 @@ impl Engine {
     }
 
     /// Everybody who sends on this connection may try again.
-    pub(super) fn wake_exchanges_of(&mut self, conn: &mut Conn) {
+    pub(crate) fn wake_exchanges_of(&mut self, conn: &mut Conn) {
         let mut waiting = std::mem::take(&mut conn.waiting_for_room);
         for key in waiting.drain(..) {
             self.make_ready(key);

@@ -117,7 +117,7 @@ impl Engine {
     }
 
     /// The connection to the endpoint is there (TLS included).
-    pub(super) fn on_relay_open(&mut self, conn: &mut Conn, key: RelayKey) {
+    pub(crate) fn on_relay_open(&mut self, conn: &mut Conn, key: RelayKey) {
         conn.protocol = TcpEnd::new(key);
         let Some(relay) = self.relays.get_mut(key) else { return self.close_now(conn) };
         relay.up_open = true;
@@ -128,7 +128,7 @@ impl Engine {
     }
 
     /// The connection to the endpoint could not be made: another, or the end.
-    pub(super) fn on_relay_connect_failed(&mut self, key: RelayKey, _failure: Failure) {
+    pub(crate) fn on_relay_connect_failed(&mut self, key: RelayKey, _failure: Failure) {
         let failure = self.last_transport_failure.take();
         let Some(relay) = self.relays.get_mut(key) else { return };
         relay.up = None;

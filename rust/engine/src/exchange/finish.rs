@@ -46,7 +46,7 @@ impl Engine {
             Protocol::Http2Server(codec) => {
                 if let (Some(stream), false) = (stream, request_complete) {
                     // RFC 9113 section 8.1: the answer did not need the rest of the request.
-                    codec.reset(stream, h2::ErrorCode::NoError);
+                    codec.reset(stream, h2::ErrorCode::NO_ERROR);
                 }
                 if codec.active_streams() == 0 && !is_draining {
                     self.set_deadline(&mut conn, idle);
@@ -79,7 +79,7 @@ impl Engine {
             }
             Protocol::Http2Server(codec) => {
                 if let Some(stream) = stream {
-                    codec.reset(stream, h2::ErrorCode::InternalError);
+                    codec.reset(stream, h2::ErrorCode::INTERNAL_ERROR);
                     if let Some(http) = conn.http() {
                         http.stats.downstream_rq_tx_reset.inc();
                     }

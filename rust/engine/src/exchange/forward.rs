@@ -170,18 +170,21 @@ fn forward_client_cert(exchange: &mut Exchange, how: &Forwarding, peer: Option<&
         }
         (ClientCert::AppendForward | ClientCert::SanitizeSet, Some(peer)) => {
             let mut value = String::new();
-            let _infallible = write!(value, "Hash={}", peer.fingerprint_hex());
+            value.push_str("Hash=");
+            for byte in peer.sha256 {
+                let _infallible = write!(value, "{byte:02x}");
+            }
             let details = how.client_cert_details;
             if details.subject {
                 let _infallible = write!(value, ";Subject=\"{}\"", peer.subject.replace('"', "\\\""));
             }
             if details.uri {
-                for uri in &peer.uri_sans {
+                for uri in &peer.sans.uri {
                     let _infallible = write!(value, ";URI={uri}");
                 }
             }
             if details.dns {
-                for dns in &peer.dns_sans {
+                for dns in &peer.sans.dns {
                     let _infallible = write!(value, ";DNS={dns}");
                 }
             }

@@ -55,7 +55,7 @@ impl Engine {
     }
 
     /// Finds the route of a request; filters may make it run again.
-    pub(super) fn choose_route(&mut self, key: ExchangeKey) {
+    pub(crate) fn choose_route(&mut self, key: ExchangeKey) {
         let random = self.rng.next();
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         let Some(http) = exchange.http.as_ref() else { return };

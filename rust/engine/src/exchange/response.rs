@@ -148,7 +148,7 @@ impl Engine {
         let draining = conn.downstream().is_some_and(|d| d.draining)
             || http.config.limits.requests_per_connection > 0
                 && conn.downstream().is_some_and(|d| d.requests >= http.config.limits.requests_per_connection);
-        let Conn { protocol, output, .. } = conn;
+        let Conn { protocol, output, .. } = &mut **conn;
         match protocol {
             Protocol::Http1Server(server) => {
                 server.keep_alive &= !draining && exchange.request_body.ended;
@@ -219,7 +219,7 @@ impl Engine {
         let Some(down) = exchange.down else { return data.len() };
         let Some(conn) = self.conns.get_mut(down) else { return data.len() };
         let is_full = conn.is_full();
-        let Conn { protocol, output, .. } = conn;
+        let Conn { protocol, output, .. } = &mut **conn;
         let taken = match protocol {
             _ if is_full => 0,
             Protocol::Http1Server(server) => match server.encoder.as_mut() {
@@ -259,7 +259,7 @@ impl Engine {
         let Some(down) = exchange.down else { return };
         let Some(conn) = self.conns.get_mut(down) else { return };
         let trailers = &exchange.response_body.trailers;
-        let Conn { protocol, output, .. } = conn;
+        let Conn { protocol, output, .. } = &mut **conn;
         match protocol {
             Protocol::Http1Server(server) => {
                 if let Some(mut encoder) = server.encoder.take() {

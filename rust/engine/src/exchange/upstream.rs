@@ -326,7 +326,7 @@ impl Engine {
         let Some(up) = exchange.up else { return 0 };
         let Some(conn) = self.conns.get_mut(up) else { return 0 };
         let is_full = conn.is_full();
-        let Conn { protocol, output, .. } = conn;
+        let Conn { protocol, output, .. } = &mut **conn;
         let taken = match protocol {
             _ if is_full => 0,
             Protocol::Http1Client(client) => match client.encoder.as_mut() {
@@ -361,7 +361,7 @@ impl Engine {
         let Some(up) = exchange.up else { return };
         let Some(conn) = self.conns.get_mut(up) else { return };
         let trailers = &exchange.request_body.trailers;
-        let Conn { protocol, output, .. } = conn;
+        let Conn { protocol, output, .. } = &mut **conn;
         match protocol {
             Protocol::Http1Client(client) => {
                 if let Some(mut encoder) = client.encoder.take() {
@@ -465,7 +465,7 @@ impl Engine {
             Protocol::Http2Client(h2) => {
                 if let Some(stream) = stream {
                     if !is_complete {
-                        h2.reset(stream, h2::ErrorCode::Cancel);
+                        h2.reset(stream, h2::ErrorCode::CANCEL);
                     }
                 }
                 let is_last = h2.active_streams() == 0;
@@ -515,20 +515,15 @@ impl Engine {
         }
     }
 
-    /// The upstream takes no more streams; those it has not seen may go elsewhere.
-    pub(crate) fn on_upstream_goaway(&mut self, conn: &mut Conn, codec: &h2::Connection, last: h2::StreamId) {
+    /// The upstream takes no more streams. The codec reports those that it has
+    /// not seen as refused, one by one.
+    pub(crate) fn on_upstream_goaway(&mut self, conn: &mut Conn, codec: &h2::Connection) {
         let key = conn.key;
         let Some(up) = conn.upstream_mut() else { return };
         up.draining = true;
         let (cluster_key, host_key, kind) = (up.cluster, up.host, up.pool);
         if let Some(host) = self.clusters.get_mut(cluster_key).and_then(|c| c.hosts.get_mut(host_key)) {
             host.pool(kind).forget(key);
-        }
-        for victim in self.exchanges_on(key) {
-            let unseen = self.exchanges.get(victim).and_then(|x| x.up_stream).is_some_and(|stream| stream > last);
-            if unseen {
-                self.upstream_failed(victim, Failure::RefusedStream);
-            }
         }
         if codec.active_streams() == 0 {
             // Closed by the peer's FIN or by us at the end of this turn.

@@ -27,7 +27,7 @@ pub(crate) struct Facts {
     pub server_name: Option<Box<str>>,
     pub peer: Option<PeerIdentity>,
     pub tls_version: Option<&'static str>,
-    pub tls_cipher: Option<String>,
+    pub tls_cipher: Option<&'static str>,
     /// A number for the peer's identity, equal for equal identities.
     pub peer_id: u64,
 }
@@ -38,6 +38,6 @@ impl Facts {
     }
 
     pub fn principal(&self) -> Option<&str> {
-        self.peer.as_ref()?.uri_sans.first().map(String::as_str)
+        self.peer.as_ref()?.sans.uri.first().map(String::as_str)
     }
 }

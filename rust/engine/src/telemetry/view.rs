@@ -99,11 +99,11 @@ impl View<'_> {
             Operator::RequestedServerName => text(self.facts.server_name.as_deref(), out),
             Operator::RouteName => text(self.route.filter(|name| !name.is_empty()), out),
             Operator::DownstreamPeerUriSan => {
-                text(self.facts.peer.as_ref().and_then(|p| p.uri_sans.first()).map(String::as_str), out)
+                text(self.facts.peer.as_ref().and_then(|p| p.sans.uri.first()).map(String::as_str), out)
             }
             Operator::DownstreamPeerSubject => text(self.facts.peer.as_ref().map(|p| p.subject.as_str()), out),
             Operator::DownstreamTlsVersion => text(self.facts.tls_version, out),
-            Operator::DownstreamTlsCipher => text(self.facts.tls_cipher.as_deref(), out),
+            Operator::DownstreamTlsCipher => text(self.facts.tls_cipher, out),
             Operator::Hostname => text(Some(self.hostname), out),
         }
     }
