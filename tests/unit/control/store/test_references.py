@@ -12,6 +12,7 @@ SERVICE = (
 )
 ISTIO = "---\napiVersion: networking.istio.io/v1\nmetadata: {name: x, namespace: shop}\n"
 VIRTUAL = ISTIO + "kind: VirtualService\nspec: {hosts: [cart], "
+ROUTE = VIRTUAL + "http: [{route: [{destination: {host: cart, "
 
 CASES = {
     "host": (
@@ -20,19 +21,19 @@ CASES = {
         "f.yaml:9:60: error: there is no service 'carts'\n  hint: did you mean 'cart'?",
     ),
     "subset": (
-        ISTIO
-        + "kind: VirtualService\nspec: {hosts: [cart], http: [{route: [{destination: {host: cart, subset: v1}}]}]}\n",
+        ISTIO + "kind: VirtualService\nspec: {hosts: [cart], "
+        "http: [{route: [{destination: {host: cart, subset: v1}}]}]}\n",
         "f.yaml:9:74: error: 'cart.shop.svc.cluster.local' has no subset 'v1'\n"
         "  hint: define it in a DestinationRule for the host",
     ),
     "port": (
-        ISTIO
-        + "kind: VirtualService\nspec: {hosts: [cart], http: [{route: [{destination: {host: cart, port: {number: 8}}}]}]}\n",
+        ISTIO + "kind: VirtualService\nspec: {hosts: [cart], "
+        "http: [{route: [{destination: {host: cart, port: {number: 8}}}]}]}\n",
         "f.yaml:9:81: error: 'cart.shop.svc.cluster.local' has no port 8\n  hint: known: 80",
     ),
     "gateway": (
-        ISTIO
-        + "kind: VirtualService\nspec: {hosts: [cart], gateways: [edge], http: [{route: [{destination: {host: cart}}]}]}\n",
+        ISTIO + "kind: VirtualService\nspec: {hosts: [cart], gateways: [edge], "
+        "http: [{route: [{destination: {host: cart}}]}]}\n",
         "f.yaml:9:33: error: there is no Gateway 'edge'\n  hint: known: mesh",
     ),
     "twice": (
