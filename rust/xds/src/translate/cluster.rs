@@ -1,0 +1,358 @@
+//! `Cluster`, and how HTTP is spoken with its endpoints.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prost::Name as _;
+use pymesh_model::cluster::{
+    Balance, Cluster, Discovery, ServiceLabels, Thresholds, Transport, TransportMatch, UpstreamHttp, UpstreamProtocol,
+};
+use pymesh_model::endpoint::Endpoints;
+use pymesh_model::tls::ClientTls;
+
+use super::common::{config_source, duration, duration_or, enumerator, metadata, open, struct_text};
+use super::endpoint::{endpoints, targets, text_pairs, DnsTarget};
+use super::{http, tls, Context, Patience};
+use crate::diagnostic::At;
+use crate::proto::envoy::config::{cluster::v3 as cluster, core::v3 as core};
+use crate::proto::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
+use crate::proto::envoy::extensions::transport_sockets::tls::v3::UpstreamTlsContext;
+use crate::proto::envoy::extensions::upstreams::http::v3 as upstream;
+use cluster::cluster::{DiscoveryType, DnsLookupFamily, LbPolicy};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Envoy's default for `per_connection_buffer_limit_bytes`.
+pub(super) const BUFFER_LIMIT: usize = 1024 * 1024;
+const DNS_REFRESH_RATE: Duration = Duration::from_secs(5);
+const PROTOCOL_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+
+/// A cluster without the endpoints that are still to be found.
+#[derive(Clone, Debug)]
+pub(crate) struct ClusterParts {
+    pub(crate) cluster: Cluster,
+    pub(crate) source: EndpointSource,
+    /// HTTP/2 PINGs. Only the clusters of our own gRPC services may have it.
+    pub(crate) keepalive: Option<Keepalive>,
+}
+
+/// Where endpoints come from.
+#[derive(Clone, Debug)]
+pub(crate) enum EndpointSource {
+    /// They are in the cluster.
+    Given,
+    /// ADS, under this name.
+    Eds(Arc<str>, Patience),
+    /// The names in these settings.
+    Dns(Arc<DnsSettings>),
+}
+
+/// What a resolver does for a cluster.
+#[derive(Clone, Debug)]
+pub(crate) struct DnsSettings {
+    pub(crate) targets: Vec<DnsTarget>,
+    pub(crate) refresh: Duration,
+    pub(crate) family: DnsFamily,
+    /// `LOGICAL_DNS`: only the first address is used.
+    pub(crate) first_only: bool,
+}
+
+/// `dns_lookup_family`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DnsFamily {
+    V4Only,
+    V6Only,
+    V4Preferred,
+    V6Preferred,
+    All,
+}
+
+/// `connection_keepalive`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Keepalive {
+    pub(crate) interval: Duration,
+    pub(crate) timeout: Duration,
+}
+
+pub(crate) fn cluster(config: &cluster::Cluster, at: &At<'_>, cx: &mut Context<'_>) -> ClusterParts {
+    let (discovery, endpoints, source) = discovery(config, at, cx);
+    let (http, keepalive) = protocol_options(config, &at.field("typed_extension_protocol_options"));
+    let stat_name = if config.alt_stat_name.is_empty() { &config.name } else { &config.alt_stat_name };
+    let cluster = Cluster {
+        name: config.name.as_str().into(),
+        stat_name: stat_name.as_str().into(),
+        discovery,
+        endpoints: Arc::new(endpoints),
+        balance: balance(config, discovery, at),
+        connect_timeout: duration_or(config.connect_timeout.as_ref(), CONNECT_TIMEOUT, &at.field("connect_timeout")),
+        thresholds: thresholds(config.circuit_breakers.as_ref(), &at.field("circuit_breakers")),
+        http,
+        transport: transport(config, at, cx),
+        buffer_limit: buffer_limit(config.per_connection_buffer_limit_bytes),
+        service: service(config, cx),
+    };
+    ClusterParts { cluster, source, keepalive }
+}
+
+/// `per_connection_buffer_limit_bytes`.
+pub(super) fn buffer_limit(octets: Option<u32>) -> usize {
+    octets.map_or(BUFFER_LIMIT, |octets| usize::try_from(octets).unwrap_or(usize::MAX))
+}
+
+fn discovery(config: &cluster::Cluster, at: &At<'_>, cx: &Context<'_>) -> (Discovery, Endpoints, EndpointSource) {
+    let kind = match config.cluster_discovery_type {
+        None => DiscoveryType::Static,
+        Some(cluster::cluster::ClusterDiscoveryType::Type(kind)) => enumerator(kind),
+    };
+    let assignment_at = at.field("load_assignment");
+    let assignment = config.load_assignment.as_ref();
+    if let (Some(_), DiscoveryType::Eds | DiscoveryType::OriginalDst) = (assignment, kind) {
+        assignment_at.refuse(format!("a cluster of type {} finds its endpoints by itself", kind.as_str_name()));
+    }
+    if config.eds_cluster_config.is_some() && kind != DiscoveryType::Eds {
+        at.field("eds_cluster_config").refuse_with_hint("this belongs to clusters of type EDS", "set `type: EDS`");
+    }
+    let default = Default::default();
+    let assignment = assignment.unwrap_or(&default);
+    match kind {
+        DiscoveryType::Static => (Discovery::Static, endpoints(assignment, &assignment_at), EndpointSource::Given),
+        DiscoveryType::OriginalDst => (Discovery::OriginalDst, Endpoints::default(), EndpointSource::Given),
+        DiscoveryType::Eds => {
+            let at = &at.field("eds_cluster_config");
+            let settings = config.eds_cluster_config.clone().unwrap_or_default();
+            let patience = config_source(settings.eds_config.as_ref(), &at.field("eds_config"), cx);
+            let name = if settings.service_name.is_empty() { &config.name } else { &settings.service_name };
+            (Discovery::Eds, Endpoints::default(), EndpointSource::Eds(name.as_str().into(), patience))
+        }
+        DiscoveryType::StrictDns | DiscoveryType::LogicalDns => {
+            let (endpoints, targets) = targets(assignment, &assignment_at);
+            let logical = kind == DiscoveryType::LogicalDns;
+            if logical && targets.len() != 1 {
+                assignment_at.refuse_with_hint(
+                    format!("a cluster of type LOGICAL_DNS has exactly one endpoint, not {}", targets.len()),
+                    "use STRICT_DNS for several",
+                );
+            }
+            let refresh = duration_or(config.dns_refresh_rate.as_ref(), DNS_REFRESH_RATE, &at.field("dns_refresh_rate"));
+            let settings =
+                DnsSettings { targets, refresh, family: family(config.dns_lookup_family), first_only: logical };
+            let discovery = if logical { Discovery::LogicalDns } else { Discovery::StrictDns };
+            (discovery, endpoints, EndpointSource::Dns(Arc::new(settings)))
+        }
+    }
+}
+
+fn family(value: i32) -> DnsFamily {
+    match enumerator(value) {
+        // IPv6 first, and IPv4 only if there is none.
+        DnsLookupFamily::Auto => DnsFamily::V6Preferred,
+        DnsLookupFamily::V4Only => DnsFamily::V4Only,
+        DnsLookupFamily::V6Only => DnsFamily::V6Only,
+        DnsLookupFamily::V4Preferred => DnsFamily::V4Preferred,
+        DnsLookupFamily::All => DnsFamily::All,
+    }
+}
+
+fn balance(config: &cluster::Cluster, discovery: Discovery, at: &At<'_>) -> Balance {
+    let least = config.lb_config.as_ref().map(|cluster::cluster::LbConfig::LeastRequestLbConfig(least)| least);
+    let policy = enumerator(config.lb_policy);
+    if least.is_some() && policy != LbPolicy::LeastRequest {
+        at.field("least_request_lb_config")
+            .refuse_with_hint("this belongs to `lb_policy: LEAST_REQUEST`", "set that, or leave this out");
+    }
+    let at = &at.field("lb_policy");
+    let provided = discovery == Discovery::OriginalDst;
+    match policy {
+        LbPolicy::ClusterProvided if provided => Balance::RoundRobin,
+        _ if provided => {
+            at.refuse_with_hint("a cluster of type ORIGINAL_DST chooses by itself", "write CLUSTER_PROVIDED");
+            Balance::RoundRobin
+        }
+        LbPolicy::RoundRobin => Balance::RoundRobin,
+        LbPolicy::Random => Balance::Random,
+        LbPolicy::LeastRequest => Balance::LeastRequest { choices: least.and_then(|least| least.choice_count).unwrap_or(2) },
+        LbPolicy::RingHash | LbPolicy::Maglev | LbPolicy::ClusterProvided | LbPolicy::LoadBalancingPolicyConfig => {
+            at.refuse_with_hint(
+                format!("{} is not supported", policy.as_str_name()),
+                "write ROUND_ROBIN, LEAST_REQUEST or RANDOM",
+            );
+            Balance::RoundRobin
+        }
+    }
+}
+
+fn thresholds(breakers: Option<&cluster::CircuitBreakers>, at: &At<'_>) -> Thresholds {
+    let mut thresholds = Thresholds::default();
+    let at = at.field("thresholds");
+    let configured = breakers.map(|breakers| breakers.thresholds.as_slice()).unwrap_or_default();
+    for (index, limits) in configured.iter().enumerate() {
+        let at = at.index(index);
+        if index > 0 {
+            at.refuse("there can be only one set of thresholds: every request has the default priority");
+        } else if limits.priority != core::RoutingPriority::Default as i32 {
+            at.field("priority").refuse_with_hint("every request has the default priority", "write DEFAULT");
+        }
+        thresholds = Thresholds {
+            connections: limits.max_connections.unwrap_or(thresholds.connections),
+            pending_requests: limits.max_pending_requests.unwrap_or(thresholds.pending_requests),
+            requests: limits.max_requests.unwrap_or(thresholds.requests),
+            retries: limits.max_retries.unwrap_or(thresholds.retries),
+        };
+    }
+    thresholds
+}
+
+fn protocol_options(config: &cluster::Cluster, at: &At<'_>) -> (UpstreamHttp, Option<Keepalive>) {
+    let mut http = UpstreamHttp::default();
+    let mut keepalive = None;
+    // In order of name, so that problems come out in the same order each time.
+    let mut names: Vec<&String> = config.typed_extension_protocol_options.keys().collect();
+    names.sort();
+    for name in names {
+        let at = &at.key(name);
+        if name != PROTOCOL_OPTIONS {
+            at.refuse_with_hint(format!("options `{name}` are not supported"), format!("supported here: {PROTOCOL_OPTIONS}"));
+            continue;
+        }
+        let Some(opened) = open(config.typed_extension_protocol_options.get(name), at) else { continue };
+        if opened.is::<upstream::HttpProtocolOptions>() {
+            if let Some(options) = opened.decode(at) {
+                keepalive = upstream_http(&options, &mut http, at);
+            }
+        } else {
+            opened.refuse(&[upstream::HttpProtocolOptions::full_name()], at);
+        }
+    }
+    (http, keepalive)
+}
+
+fn upstream_http(options: &upstream::HttpProtocolOptions, http: &mut UpstreamHttp, at: &At<'_>) -> Option<Keepalive> {
+    use upstream::http_protocol_options::explicit_http_config::ProtocolConfig;
+    use upstream::http_protocol_options::UpstreamProtocolOptions as Options;
+    if let Some(common) = &options.common_http_protocol_options {
+        common_http(common, http, &at.field("common_http_protocol_options"));
+    }
+    let (at, http1, http2) = match options.upstream_protocol_options.as_ref()? {
+        Options::ExplicitHttpConfig(config) => {
+            let at = at.field("explicit_http_config");
+            match config.protocol_config.as_ref()? {
+                ProtocolConfig::HttpProtocolOptions(http1) => {
+                    http.protocol = UpstreamProtocol::Http1;
+                    (at, Some(http1), None)
+                }
+                ProtocolConfig::Http2ProtocolOptions(http2) => {
+                    http.protocol = UpstreamProtocol::Http2;
+                    (at, None, Some(http2))
+                }
+            }
+        }
+        Options::UseDownstreamProtocolConfig(config) => {
+            http.protocol = UpstreamProtocol::Downstream;
+            let at = at.field("use_downstream_protocol_config");
+            (at, config.http_protocol_options.as_ref(), config.http2_protocol_options.as_ref())
+        }
+        Options::AutoConfig(config) => {
+            http.protocol = UpstreamProtocol::Auto;
+            (at.field("auto_config"), config.http_protocol_options.as_ref(), config.http2_protocol_options.as_ref())
+        }
+    };
+    if http1.is_some_and(|http1| http1.accept_http_10) {
+        at.field("http_protocol_options").field("accept_http_10").refuse("this belongs to a connection manager");
+    }
+    let http2 = http2?;
+    http.concurrent_streams = http2.max_concurrent_streams.unwrap_or(http.concurrent_streams);
+    http.stream_window = http2.initial_stream_window_size.unwrap_or(http.stream_window);
+    http.connection_window = http2.initial_connection_window_size.unwrap_or(http.connection_window);
+    let http2_at = at.field("http2_protocol_options");
+    let at = &http2_at.field("connection_keepalive");
+    let keepalive = http2.connection_keepalive.as_ref()?;
+    Some(Keepalive {
+        interval: duration(keepalive.interval.as_ref(), &at.field("interval")).unwrap_or(Duration::from_secs(30)),
+        timeout: duration(keepalive.timeout.as_ref(), &at.field("timeout")).unwrap_or(Duration::from_secs(20)),
+    })
+}
+
+fn common_http(common: &core::HttpProtocolOptions, http: &mut UpstreamHttp, at: &At<'_>) {
+    http.idle_timeout = duration_or(common.idle_timeout.as_ref(), http.idle_timeout, &at.field("idle_timeout"));
+    http.requests_per_connection = common.max_requests_per_connection.unwrap_or(http.requests_per_connection);
+    if let Some(count) = common.max_headers_count {
+        http.header_count = usize::try_from(count).unwrap_or(usize::MAX);
+    }
+    if let Some(kibibytes) = common.max_response_headers_kb {
+        http.header_list_size = super::http::octets(kibibytes);
+    }
+    if common.max_connection_duration.is_some() {
+        at.field("max_connection_duration").refuse_with_hint(
+            "upstream connections have no age limit",
+            "use `idle_timeout` or `max_requests_per_connection`",
+        );
+    }
+    if common.headers_with_underscores_action != 0 {
+        at.field("headers_with_underscores_action").refuse("this belongs to a connection manager");
+    }
+}
+
+fn transport(config: &cluster::Cluster, at: &At<'_>, cx: &mut Context<'_>) -> Transport {
+    let matches_at = at.field("transport_socket_matches");
+    let mut matches = Vec::with_capacity(config.transport_socket_matches.len());
+    for (index, candidate) in config.transport_socket_matches.iter().enumerate() {
+        let at = matches_at.index(index);
+        let criteria = candidate.r#match.as_ref().map(|criteria| text_pairs(criteria, &at.field("match")));
+        matches.push(TransportMatch {
+            name: candidate.name.as_str().into(),
+            criteria: criteria.unwrap_or_default(),
+            tls: transport_socket(candidate.transport_socket.as_ref(), &at.field("transport_socket"), cx),
+        });
+    }
+    Transport {
+        default: transport_socket(config.transport_socket.as_ref(), &at.field("transport_socket"), cx),
+        matches,
+    }
+}
+
+fn transport_socket(socket: Option<&core::TransportSocket>, at: &At<'_>, cx: &mut Context<'_>) -> Option<Arc<ClientTls>> {
+    let config = socket?.config_type.as_ref().map(|core::transport_socket::ConfigType::TypedConfig(any)| any);
+    let at = &at.field("typed_config");
+    let opened = open(config, at)?;
+    if opened.is::<UpstreamTlsContext>() {
+        let context: UpstreamTlsContext = opened.decode(at)?;
+        return Some(Arc::new(tls::upstream(&context, at, cx)));
+    }
+    if !opened.is::<RawBuffer>() {
+        opened.refuse(&[UpstreamTlsContext::full_name(), RawBuffer::full_name()], at);
+    }
+    None
+}
+
+/// Istio's `metadata.filter_metadata.istio.services[0]`, or else what its
+/// cluster names say: `outbound|80|v1|reviews.shop.svc.cluster.local`.
+fn service(config: &cluster::Cluster, cx: &Context<'_>) -> ServiceLabels {
+    use prost_types::value::Kind;
+    let mut parts = config.name.split('|');
+    let direction = parts.next().unwrap_or_default();
+    let workload = match direction {
+        "inbound" => cx.environment.workload.clone(),
+        _ => Default::default(),
+    };
+    let services = metadata(config.metadata.as_ref(), "istio").and_then(|istio| istio.fields.get("services"));
+    if let Some(Kind::ListValue(list)) = services.and_then(|services| services.kind.as_ref()) {
+        if let Some(Kind::StructValue(service)) = list.values.first().and_then(|value| value.kind.as_ref()) {
+            return ServiceLabels {
+                host: struct_text(service, "host").into(),
+                name: struct_text(service, "name").into(),
+                namespace: struct_text(service, "namespace").into(),
+                workload,
+            };
+        }
+    }
+    let host = match direction {
+        "outbound" => parts.nth(2).unwrap_or_default(),
+        _ => "",
+    };
+    let mut labels = host.split('.');
+    let name = labels.next().unwrap_or_default();
+    let namespace = match labels.nth(1) {
+        Some("svc") => host.split('.').nth(1).unwrap_or_default(),
+        _ => "",
+    };
+    ServiceLabels { host: host.into(), name: name.into(), namespace: namespace.into(), workload }
+}

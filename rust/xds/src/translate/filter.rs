@@ -1,0 +1,96 @@
+//! HTTP filters of a connection manager.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prost::Name as _;
+use pymesh_model::filter::{FailurePolicy, FilterKind, HttpFilter, PythonFilter};
+
+use super::common::{duration_or, enumerator, open};
+use crate::diagnostic::At;
+use crate::proto::envoy::extensions::filters::http::router::v3::Router;
+use crate::proto::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
+use crate::proto::pymesh::filters::v1 as python;
+
+/// The filters before the router, which must be the last one.
+pub(super) fn filters(filters: &[hcm::HttpFilter], at: &At<'_>) -> Vec<Arc<HttpFilter>> {
+    let mut translated = Vec::with_capacity(filters.len());
+    let mut names = HashSet::new();
+    let mut routers = 0usize;
+    for (index, filter) in filters.iter().enumerate() {
+        let at = at.index(index);
+        if !names.insert(filter.name.as_str()) {
+            at.field("name").refuse(format!("filter `{}` stands here twice", filter.name));
+        }
+        let config = filter.config_type.as_ref().map(|hcm::http_filter::ConfigType::TypedConfig(any)| any);
+        let at = at.field("typed_config");
+        let Some(opened) = open(config, &at) else { continue };
+        if opened.is::<Router>() {
+            routers += 1;
+            if index + 1 < filters.len() {
+                at.refuse("the router must be the last HTTP filter");
+            }
+        } else if opened.is::<python::PythonFilter>() {
+            let filter = opened.decode(&at).and_then(|config| python_filter(&filter.name, &config, &at));
+            translated.extend(filter.map(Arc::new));
+        } else {
+            opened.refuse(&[Router::full_name(), python::PythonFilter::full_name()], &at);
+        }
+    }
+    if routers == 0 {
+        at.refuse_with_hint(
+            "there is no router",
+            "end the list with `{name: envoy.filters.http.router, typed_config: {\"@type\": \
+             type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}`",
+        );
+    }
+    translated
+}
+
+fn python_filter(instance: &str, config: &python::PythonFilter, at: &At<'_>) -> Option<HttpFilter> {
+    use python::python_filter::FailurePolicy as Policy;
+    let (module, class) = config.class.split_once(':').unwrap_or_default();
+    if module.is_empty() || class.is_empty() {
+        at.field("class").refuse_with_hint(
+            format!("`{}` is not the name of a class", config.class),
+            "write `module:Class`",
+        );
+        return None;
+    }
+    let object = prost_types::Value {
+        kind: Some(prost_types::value::Kind::StructValue(config.config.clone().unwrap_or_default())),
+    };
+    let name = if config.name.is_empty() { instance } else { &config.name };
+    Some(HttpFilter {
+        name: name.into(),
+        kind: FilterKind::Python(Arc::new(PythonFilter {
+            class: config.class.as_str().into(),
+            source: config.source.as_str().into(),
+            config_json: json(&object).to_string().into(),
+            failure_policy: match enumerator(config.failure_policy) {
+                Policy::Closed => FailurePolicy::Closed,
+                Policy::Open => FailurePolicy::Open,
+            },
+            timeout: duration_or(config.timeout.as_ref(), Duration::ZERO, &at.field("timeout")),
+        })),
+    })
+}
+
+/// A protobuf value as JSON. Whole numbers have no fraction: a filter that is
+/// configured with `limit: 3` gets an integer.
+fn json(value: &prost_types::Value) -> serde_json::Value {
+    use prost_types::value::Kind;
+    match &value.kind {
+        None | Some(Kind::NullValue(_)) => serde_json::Value::Null,
+        Some(Kind::BoolValue(truth)) => (*truth).into(),
+        #[allow(clippy::cast_possible_truncation)]
+        Some(Kind::NumberValue(number)) if number.fract() == 0.0 && number.abs() < 9.0e15 => (*number as i64).into(),
+        Some(Kind::NumberValue(number)) => (*number).into(),
+        Some(Kind::StringValue(text)) => text.as_str().into(),
+        Some(Kind::ListValue(list)) => list.values.iter().map(json).collect::<Vec<_>>().into(),
+        Some(Kind::StructValue(object)) => {
+            object.fields.iter().map(|(key, value)| (key.clone(), json(value))).collect::<serde_json::Map<_, _>>().into()
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! `Listener`: addresses, filter chains, network filters.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prost::Name as _;
+use pymesh_model::listener::{
+    Cidr, Direction, FilterChain, FilterChainMatch, Inspect, Listener, NetworkFilter, TcpProxy, TransportProtocol,
+};
+use pymesh_model::route::WeightedCluster;
+use pymesh_model::tls::ServerTls;
+
+use super::common::{duration, duration_or, enumerator, host_and_port, ip, open};
+use super::{access_log, cluster, http, route, tls, Context};
+use crate::diagnostic::At;
+use crate::proto::envoy::config::{core::v3 as core, listener::v3 as listener};
+use crate::proto::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
+use crate::proto::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
+use crate::proto::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
+use crate::proto::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
+use crate::proto::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
+use crate::proto::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
+
+const INSPECT_TIMEOUT: Duration = Duration::from_secs(15);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+/// The kernel cuts this down to `net.core.somaxconn`, which is Envoy's default.
+const BACKLOG: u32 = 65_535;
+
+pub(crate) fn listener(config: &listener::Listener, at: &At<'_>, cx: &mut Context<'_>) -> Option<Listener> {
+    if config.name.is_empty() {
+        at.field("name").refuse("this must be set, and not be empty");
+    }
+    if config.enable_reuse_port == Some(false) {
+        at.field("enable_reuse_port").refuse_with_hint("each worker has its own socket", "leave it out, or write true");
+    }
+    let address = socket_address(config.address.as_ref(), &at.field("address"));
+    let mut inspect = inspectors(&config.listener_filters, &at.field("listener_filters"));
+
+    let chains_at = at.field("filter_chains");
+    let mut filter_chains: Vec<Arc<FilterChain>> = Vec::with_capacity(config.filter_chains.len());
+    for (index, chain) in config.filter_chains.iter().enumerate() {
+        let at = &chains_at.index(index);
+        let Some(chain) = filter_chain(chain, at, cx) else { continue };
+        inspect.tls |= needs_tls_inspection(&chain.matches);
+        if let Some(twin) = filter_chains.iter().position(|other| other.matches == chain.matches) {
+            at.field("filter_chain_match").refuse(format!("filter chain {twin} matches exactly the same connections"));
+        }
+        filter_chains.push(Arc::new(chain));
+    }
+    let default_filter_chain = config
+        .default_filter_chain
+        .as_ref()
+        .and_then(|chain| filter_chain(chain, &at.field("default_filter_chain"), cx))
+        .map(Arc::new);
+    if config.filter_chains.is_empty() && config.default_filter_chain.is_none() {
+        chains_at.refuse("there must be at least one");
+    }
+
+    Some(Listener {
+        name: config.name.as_str().into(),
+        address: address?,
+        bind_to_port: config.bind_to_port.unwrap_or(true),
+        direction: match enumerator(config.traffic_direction) {
+            core::TrafficDirection::Unspecified => Direction::Unspecified,
+            core::TrafficDirection::Inbound => Direction::Inbound,
+            core::TrafficDirection::Outbound => Direction::Outbound,
+        },
+        inspect,
+        inspect_timeout: duration_or(
+            config.listener_filters_timeout.as_ref(),
+            INSPECT_TIMEOUT,
+            &at.field("listener_filters_timeout"),
+        ),
+        continue_on_inspect_timeout: config.continue_on_listener_filters_timeout,
+        filter_chains,
+        default_filter_chain,
+        buffer_limit: cluster::buffer_limit(config.per_connection_buffer_limit_bytes),
+        backlog: i32::try_from(config.tcp_backlog_size.unwrap_or(BACKLOG)).unwrap_or(i32::MAX),
+    })
+}
+
+pub(crate) fn socket_address(address: Option<&core::Address>, at: &At<'_>) -> Option<SocketAddr> {
+    let (host, port) = host_and_port(address, at)?;
+    let at = at.field("socket_address");
+    Some(SocketAddr::new(ip(host, &at.field("address"))?, port))
+}
+
+fn inspectors(filters: &[listener::ListenerFilter], at: &At<'_>) -> Inspect {
+    let mut inspect = Inspect::default();
+    for (index, filter) in filters.iter().enumerate() {
+        let at = at.index(index);
+        let config = filter.config_type.as_ref().map(|listener::listener_filter::ConfigType::TypedConfig(any)| any);
+        let at = at.field("typed_config");
+        let Some(opened) = open(config, &at) else { continue };
+        if opened.is::<TlsInspector>() {
+            inspect.tls = true;
+        } else if opened.is::<HttpInspector>() {
+            inspect.http = true;
+        } else {
+            opened.refuse(&[TlsInspector::full_name(), HttpInspector::full_name()], &at);
+        }
+    }
+    inspect
+}
+
+/// Envoy adds the TLS inspector to listeners whose chains cannot be told apart
+/// without it.
+fn needs_tls_inspection(matches: &FilterChainMatch) -> bool {
+    match matches.transport_protocol {
+        Some(protocol) => protocol == TransportProtocol::Tls,
+        None => !matches.server_names.is_empty() || !matches.application_protocols.is_empty(),
+    }
+}
+
+fn filter_chain(chain: &listener::FilterChain, at: &At<'_>, cx: &mut Context<'_>) -> Option<FilterChain> {
+    let matches = chain.filter_chain_match.as_ref().map(|rule| chain_match(rule, &at.field("filter_chain_match")));
+    let tls = transport_socket(chain.transport_socket.as_ref(), &at.field("transport_socket"), cx);
+    let filters_at = at.field("filters");
+    let network = match chain.filters.as_slice() {
+        [filter] => network_filter(filter, &filters_at.index(0), cx),
+        several => {
+            filters_at.refuse_with_hint(
+                format!("a chain has exactly one network filter, not {}", several.len()),
+                "keep the HTTP connection manager or the TCP proxy",
+            );
+            None
+        }
+    };
+    Some(FilterChain {
+        name: chain.name.as_str().into(),
+        matches: matches.unwrap_or_default(),
+        tls,
+        transport_connect_timeout: duration(
+            chain.transport_socket_connect_timeout.as_ref(),
+            &at.field("transport_socket_connect_timeout"),
+        )
+        .unwrap_or_default(),
+        network: network?,
+    })
+}
+
+fn chain_match(rule: &listener::FilterChainMatch, at: &At<'_>) -> FilterChainMatch {
+    let names_at = at.field("server_names");
+    let mut server_names = Vec::with_capacity(rule.server_names.len());
+    for (index, name) in rule.server_names.iter().enumerate() {
+        let name = name.to_ascii_lowercase();
+        let inner = name.strip_prefix("*.").unwrap_or(&name);
+        if inner.is_empty() || inner.contains('*') {
+            names_at.index(index).refuse_with_hint(
+                format!("`{name}` is not a server name"),
+                "write a whole name or `*.suffix`; leave the list out to match every name",
+            );
+        }
+        server_names.push(name.into());
+    }
+    let transport_protocol = match rule.transport_protocol.as_str() {
+        "" => None,
+        "tls" => Some(TransportProtocol::Tls),
+        "raw_buffer" => Some(TransportProtocol::RawBuffer),
+        other => {
+            at.field("transport_protocol")
+                .refuse_with_hint(format!("transport protocol `{other}` is not supported"), "write `tls` or `raw_buffer`");
+            None
+        }
+    };
+    FilterChainMatch {
+        destination_port: rule.destination_port.and_then(|port| u16::try_from(port).ok()),
+        destination_prefixes: prefixes(&rule.prefix_ranges, &at.field("prefix_ranges")),
+        server_names,
+        transport_protocol,
+        application_protocols: rule.application_protocols.iter().map(|name| name.as_str().into()).collect(),
+        source_prefixes: prefixes(&rule.source_prefix_ranges, &at.field("source_prefix_ranges")),
+    }
+}
+
+fn prefixes(ranges: &[core::CidrRange], at: &At<'_>) -> Vec<Cidr> {
+    let mut prefixes = Vec::with_capacity(ranges.len());
+    for (index, range) in ranges.iter().enumerate() {
+        let at = at.index(index);
+        let Some(address) = ip(&range.address_prefix, &at.field("address_prefix")) else { continue };
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        let bits = range.prefix_len.unwrap_or(0);
+        match u8::try_from(bits) {
+            Ok(bits) if bits <= most => prefixes.push(Cidr { address, bits }),
+            _ => at.field("prefix_len").refuse(format!("{bits} is more than the {most} bits of {address}")),
+        }
+    }
+    prefixes
+}
+
+fn transport_socket(socket: Option<&core::TransportSocket>, at: &At<'_>, cx: &mut Context<'_>) -> Option<Arc<ServerTls>> {
+    let config = socket?.config_type.as_ref().map(|core::transport_socket::ConfigType::TypedConfig(any)| any);
+    let at = &at.field("typed_config");
+    let opened = open(config, at)?;
+    if opened.is::<DownstreamTlsContext>() {
+        let context: DownstreamTlsContext = opened.decode(at)?;
+        return tls::downstream(&context, at, cx).map(Arc::new);
+    }
+    if !opened.is::<RawBuffer>() {
+        opened.refuse(&[DownstreamTlsContext::full_name(), RawBuffer::full_name()], at);
+    }
+    None
+}
+
+fn network_filter(filter: &listener::Filter, at: &At<'_>, cx: &mut Context<'_>) -> Option<NetworkFilter> {
+    let config = filter.config_type.as_ref().map(|listener::filter::ConfigType::TypedConfig(any)| any);
+    let at = &at.field("typed_config");
+    let opened = open(config, at)?;
+    if opened.is::<HttpConnectionManager>() {
+        let config: HttpConnectionManager = opened.decode(at)?;
+        http::connection_manager(&config, at, cx).map(|manager| NetworkFilter::Http(Arc::new(manager)))
+    } else if opened.is::<tcp::TcpProxy>() {
+        let config: tcp::TcpProxy = opened.decode(at)?;
+        tcp_proxy(&config, at, cx).map(|proxy| NetworkFilter::Tcp(Arc::new(proxy)))
+    } else {
+        opened.refuse(&[HttpConnectionManager::full_name(), tcp::TcpProxy::full_name()], at);
+        None
+    }
+}
+
+fn tcp_proxy(config: &tcp::TcpProxy, at: &At<'_>, cx: &Context<'_>) -> Option<TcpProxy> {
+    let weighted = |name: &str, weight| WeightedCluster { name: name.into(), weight, headers: Default::default() };
+    let clusters = match config.cluster_specifier.as_ref()? {
+        tcp::tcp_proxy::ClusterSpecifier::Cluster(name) => vec![weighted(name, 1)],
+        tcp::tcp_proxy::ClusterSpecifier::WeightedClusters(list) => {
+            let at = at.field("weighted_clusters");
+            route::check_total(list.clusters.iter().map(|cluster| cluster.weight), &at.field("clusters"));
+            list.clusters.iter().map(|cluster| weighted(&cluster.name, cluster.weight)).collect()
+        }
+    };
+    Some(TcpProxy {
+        stat_prefix: config.stat_prefix.as_str().into(),
+        clusters,
+        idle_timeout: duration_or(config.idle_timeout.as_ref(), IDLE_TIMEOUT, &at.field("idle_timeout")),
+        max_connect_attempts: config.max_connect_attempts.unwrap_or(1),
+        access_logs: access_log::access_logs(&config.access_log, &at.field("access_log"), cx),
+    })
+}

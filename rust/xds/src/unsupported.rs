@@ -1,0 +1,102 @@
+//! Fields of Envoy's API that the descriptor set leaves out: their names, by
+//! which they are refused, and what to use instead.
+
+use std::collections::HashMap;
+use std::sync::OnceLock;
+
+/// Made with the descriptor set by `proto/generate.py`.
+static TABLE: &str = include_str!("../proto/unsupported.tsv");
+
+#[derive(Default)]
+struct Message {
+    names: HashMap<u32, &'static str>,
+    numbers: HashMap<&'static str, u32>,
+}
+
+fn table() -> &'static HashMap<&'static str, Message> {
+    static PARSED: OnceLock<HashMap<&'static str, Message>> = OnceLock::new();
+    PARSED.get_or_init(|| {
+        let mut messages: HashMap<&str, Message> = HashMap::new();
+        for line in TABLE.lines() {
+            let mut columns = line.split('\t');
+            if let (Some(message), Some(Ok(number)), Some(name)) =
+                (columns.next(), columns.next().map(str::parse), columns.next())
+            {
+                let message = messages.entry(message).or_default();
+                message.names.insert(number, name);
+                message.numbers.insert(name, number);
+            }
+        }
+        messages
+    })
+}
+
+/// The name of a field of `message` that Envoy has and we do not support.
+pub(crate) fn name_of(message: &str, number: u32) -> Option<&'static str> {
+    table().get(message)?.names.get(&number).copied()
+}
+
+/// True if Envoy has a field `name` in `message` that we do not support.
+pub(crate) fn has(message: &str, name: &str) -> bool {
+    table().get(message).is_some_and(|message| message.numbers.contains_key(name))
+}
+
+/// What does the work of a field that is not supported. The message is named
+/// by the end of its full name.
+pub(crate) fn alternative(message: &str, field: &str) -> Option<&'static str> {
+    let of = |end: &str| message.ends_with(end);
+    Some(match field {
+        "exact_match" | "prefix_match" | "suffix_match" | "contains_match" | "safe_regex_match" if of(".HeaderMatcher") => {
+            "use `string_match`"
+        }
+        "hidden_envoy_deprecated_regex" | "regex" if of(".RouteMatch") => "use `safe_regex`",
+        "append" if of(".HeaderValueOption") => "use `append_action`",
+        "raw_value" if of(".HeaderValue") => "use `value`",
+        "http2_protocol_options" | "http_protocol_options" | "common_http_protocol_options" | "upstream_http_protocol_options"
+            if of(".Cluster") =>
+        {
+            "use `typed_extension_protocol_options` with envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+        }
+        "load_balancing_policy" => "use `lb_policy`",
+        "hosts" if of(".Cluster") => "use `load_assignment`",
+        "tls_context" => "use `transport_socket`",
+        "respect_dns_ttl" => "use `dns_refresh_rate`",
+        "slow_start_config" => "leave it out: new endpoints get their full share at once",
+        "common_lb_config" => "leave it out: all localities of a priority form one pool",
+        "health_checks" | "outlier_detection" => "leave it out: endpoint health comes from `health_status`",
+        "max_grpc_timeout" | "grpc_timeout_offset" => "use `max_stream_duration.grpc_timeout_header_max`",
+        "cors" | "rate_limits" | "typed_per_filter_config" => "write it as a Python filter (pymesh.filters.v1.PythonFilter)",
+        "hash_policy" => "leave it out: `lb_policy` ROUND_ROBIN, LEAST_REQUEST or RANDOM decides",
+        "pipe" | "envoy_internal_address" => "use `socket_address`",
+        "named_port" => "use `port_value`",
+        "api_config_source" | "path" | "path_config_source" | "self" if of(".ConfigSource") => "use `ads: {}`",
+        "google_grpc" => "use `envoy_grpc`",
+        "access_log_path" | "access_log" if of(".Admin") => "leave it out: admin requests are not logged",
+        "format" | "typed_json_format" if of(".FileAccessLog") => "use `log_format.text_format_source`",
+        "json_format" if of(".FileAccessLog") => "use `log_format.json_format`",
+        "is_optional" => "leave it out: every filter that is named must exist",
+        "tracing" => "leave it out: trace headers are passed on as they are",
+        "disable_stateless_session_resumption" | "disable_stateful_session_resumption" | "session_ticket_keys" => {
+            "leave it out: TLS sessions are never resumed"
+        }
+        "cipher_suites" | "ecdh_curves" | "signature_algorithms" => "leave it out: only strong ones are offered",
+        "use_proxy_proto" => "leave it out: the PROXY protocol is not read",
+        "use_original_dst" => "leave it out: the address that a connection was accepted on decides",
+        "layered_runtime" | "runtime_key" | "runtime_key_prefix" => "leave it out: there are no runtime values to look up",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_read_whole() {
+        let fields: usize = table().values().map(|message| message.names.len()).sum();
+        assert_eq!(fields, TABLE.lines().count());
+        assert_eq!(name_of("envoy.config.listener.v3.Listener", 4), Some("use_original_dst"));
+        assert!(has("envoy.config.cluster.v3.Cluster", "outlier_detection"));
+        assert!(!has("envoy.config.cluster.v3.Cluster", "name"));
+    }
+}
