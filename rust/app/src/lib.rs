@@ -1,1 +1,221 @@
-//! pymesh-app.
+//! Composition: from a bootstrap file to running workers, and to an orderly end.
+//!
+//! Threads and what they own:
+//!
+//! | thread | runs |
+//! |---|---|
+//! | `worker-N` | one epoll loop, one engine, its sockets |
+//! | `access-log` | writes log lines |
+//! | the caller's | side runtime (tokio, one thread): xDS client, certificates, DNS, admin, signals |
+//!
+//! Nothing on the side runtime can hold up a worker: they meet at
+//! [`pymesh_net::Shared`], which a worker looks at once per turn.
+#![forbid(unsafe_code)]
+
+mod admin;
+mod state;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use pymesh_engine::base::time::WallClock;
+use pymesh_engine::telemetry::istio::Shard;
+use pymesh_engine::telemetry::stats::Hub;
+use pymesh_net::{FilterHost, LogWriter, Shared, Worker, WorkerOptions};
+use pymesh_tls::SecretStore;
+use tokio::signal::unix::{signal, SignalKind};
+
+use state::State;
+
+/// How the proxy is run, beside its bootstrap.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Envoy v3 bootstrap, YAML or JSON.
+    pub config: PathBuf,
+    /// Workers; `None`: as many as the process may use cores.
+    pub concurrency: Option<usize>,
+    /// How long connections may take to end after SIGTERM.
+    pub drain_time: Duration,
+}
+
+/// Octets of a body that wait in the engine for one side of a stream.
+const STREAM_BUFFER: usize = 256 * 1024;
+
+/// Reads and checks a bootstrap without running it.
+///
+/// # Errors
+/// Everything that is wrong with it, one line each.
+pub fn validate(config: &std::path::Path) -> Result<(), Vec<String>> {
+    load(config).map(|_| ())
+}
+
+fn load(config: &std::path::Path) -> Result<pymesh_xds::Bootstrap, Vec<String>> {
+    let name = config.display().to_string();
+    let text = std::fs::read_to_string(config).map_err(|error| vec![format!("{name}: {error}")])?;
+    pymesh_xds::load_bootstrap(&name, &text).map_err(|found| found.iter().map(ToString::to_string).collect())
+}
+
+/// Runs the proxy until it is told to stop. `make_host` makes the filter host
+/// of each worker, on the worker's own thread.
+///
+/// # Errors
+/// What is wrong with the bootstrap, or what the system refuses.
+pub fn run<H, F>(options: &Options, make_host: F) -> Result<(), Vec<String>>
+where
+    H: FilterHost,
+    F: Fn(usize) -> H + Send + Sync + 'static,
+{
+    let bootstrap = load(&options.config)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| vec![format!("cannot start the side runtime: {error}")])?;
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, serve(options, bootstrap, Arc::new(make_host)))
+}
+
+async fn serve<H, F>(options: &Options, bootstrap: pymesh_xds::Bootstrap, make_host: Arc<F>) -> Result<(), Vec<String>>
+where
+    H: FilterHost,
+    F: Fn(usize) -> H + Send + Sync + 'static,
+{
+    let one = |error: std::io::Error| vec![error.to_string()];
+    let workers = options.concurrency.unwrap_or_else(cores).max(1);
+    let secrets = Arc::new(SecretStore::new(Arc::new(rustls::time_provider::DefaultTimeProvider)));
+    let hub = Arc::new(Hub::default());
+    let shards: Vec<Arc<Shard>> = (0..workers).map(|_| Arc::default()).collect();
+    let shared = Arc::new(Shared::new(workers));
+    let admin = bootstrap.admin;
+    let client = pymesh_xds::Client::new(bootstrap, secrets.clone()).map_err(|found| {
+        found.iter().map(ToString::to_string).collect::<Vec<String>>()
+    })?;
+    let dump = client.config_dump();
+    let state = Arc::new(State::new(hub.clone(), shards.clone(), secrets.clone(), shared.clone(), Box::new(move || dump.json())));
+
+    if let Some(address) = admin {
+        let listener = tokio::net::TcpListener::bind(address)
+            .await
+            .map_err(|error| vec![format!("cannot serve admin on {address}: {error}")])?;
+        tokio::task::spawn_local(admin::serve(listener, state.clone()));
+    }
+
+    let log = LogWriter::start().map_err(one)?;
+    let threads = start_workers(workers, &shared, &hub, &shards, &secrets, &log, make_host)?;
+
+    let publish = {
+        let state = state.clone();
+        move |snapshot| state.publish(snapshot)
+    };
+    let live = {
+        let state = state.clone();
+        move || state.set_live()
+    };
+    let feed = tokio::task::spawn_local(client.run(publish, live));
+    let result = wait_for_the_end(options, &state, feed).await;
+    drain(options, &state, &threads).await;
+    state.shared.stop();
+    for thread in threads {
+        if thread.join().is_err() {
+            return Err(vec!["a worker has panicked".to_owned()]);
+        }
+    }
+    drop(log);
+    result
+}
+
+fn start_workers<H, F>(
+    workers: usize,
+    shared: &Arc<Shared>,
+    hub: &Arc<Hub>,
+    shards: &[Arc<Shard>],
+    secrets: &Arc<SecretStore>,
+    log: &LogWriter,
+    make_host: Arc<F>,
+) -> Result<Vec<JoinHandle<()>>, Vec<String>>
+where
+    H: FilterHost,
+    F: Fn(usize) -> H + Send + Sync + 'static,
+{
+    let origin = Instant::now();
+    let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let clock = WallClock { origin_unix_nanos: u64::try_from(unix.as_nanos()).unwrap_or(u64::MAX) };
+    let mut threads = Vec::new();
+    for (worker, shard) in shards.iter().enumerate().take(workers) {
+        let engine = pymesh_engine::Options {
+            worker,
+            // Workers must not choose alike; nothing secret hangs on it.
+            seed: clock.origin_unix_nanos ^ (u64::from(std::process::id()) << 32) ^ worker as u64,
+            clock,
+            stream_buffer: STREAM_BUFFER,
+            hub: hub.clone(),
+            shard: shard.clone(),
+            secrets: secrets.clone(),
+        };
+        let options = WorkerOptions { worker, engine, origin, log: log.handle() };
+        let (shared, make_host) = (shared.clone(), make_host.clone());
+        let thread = std::thread::Builder::new()
+            .name(format!("worker-{worker}"))
+            .spawn(move || {
+                let result = Worker::new(options, shared, make_host(worker)).and_then(|mut worker| worker.run());
+                if let Err(error) = result {
+                    eprintln!("worker {worker} has failed: {error}");
+                }
+            })
+            .map_err(|error| vec![format!("cannot start a worker: {error}")])?;
+        threads.push(thread);
+    }
+    Ok(threads)
+}
+
+/// Until a signal, `/quitquitquit`, or the end of the configuration feed.
+async fn wait_for_the_end(
+    _options: &Options,
+    state: &Arc<State>,
+    feed: tokio::task::JoinHandle<Result<(), String>>,
+) -> Result<(), Vec<String>> {
+    let signals = || -> std::io::Result<_> {
+        Ok((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?))
+    };
+    let (mut terminate, mut interrupt) = signals().map_err(|error| vec![format!("cannot watch signals: {error}")])?;
+    tokio::pin!(feed);
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            () = state.quit.notified() => return Ok(()),
+            ended = &mut feed => return match ended {
+                Ok(Ok(())) => std::future::pending().await,
+                Ok(Err(error)) => Err(vec![error]),
+                Err(_) => Err(vec!["the configuration task has panicked".to_owned()]),
+            },
+        }
+    }
+}
+
+/// Lets requests end, up to the drain time; a second signal cuts it short.
+async fn drain(options: &Options, state: &Arc<State>, threads: &[JoinHandle<()>]) {
+    state.drain();
+    let deadline = tokio::time::Instant::now() + options.drain_time;
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return;
+    };
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep_until(deadline) => return,
+            _ = terminate.recv() => return,
+            _ = interrupt.recv() => return,
+            () = tokio::time::sleep(Duration::from_millis(20)) => {}
+        }
+        if threads.iter().all(JoinHandle::is_finished) {
+            return;
+        }
+    }
+}
+
+/// Cores that this process may use, cgroup quotas included.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
+}

@@ -7,6 +7,7 @@
 //! each call back with an [`Outcome`]. A route without such filters never
 //! reaches this file.
 
+use std::any::Any;
 use std::sync::Arc;
 
 use pymesh_http::{RequestHead, ResponseHead};
@@ -106,6 +107,18 @@ pub struct Heads {
     pub peer: Option<String>,
     /// Name of the chosen route.
     pub route: Option<Arc<str>>,
+    /// What the host keeps for the length of an exchange; empty at first.
+    pub kept: Kept,
+}
+
+/// Something that a host keeps with an exchange. Dropped when that ends.
+#[derive(Default)]
+pub struct Kept(pub Option<Box<dyn Any + Send>>);
+
+impl std::fmt::Debug for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() { "Kept(..)" } else { "Kept" })
+    }
 }
 
 impl Engine {
@@ -133,6 +146,7 @@ impl Engine {
             response: std::mem::take(&mut exchange.response),
             peer: exchange.facts.as_ref().and_then(|facts| facts.principal().map(str::to_owned)),
             route: exchange.routed.as_ref().map(|routed| routed.route.name.clone()),
+            kept: std::mem::take(&mut exchange.kept),
         })
     }
 
@@ -143,6 +157,7 @@ impl Engine {
         exchange.in_filter = false;
         exchange.request = heads.request;
         exchange.response = heads.response;
+        exchange.kept = heads.kept;
         let next = match call.phase {
             Phase::Request => Stage::RequestFilter(call.index + 1),
             Phase::Response => Stage::ResponseFilter(call.index),

@@ -1,1 +1,53 @@
 //! The extension module `pymesh._proxy`.
+//!
+//! Only `pymesh._bridge` imports it. It holds three things: the functions that
+//! run the proxy, the views of a message that filters work on
+//! ([`views`]), and the filter host of the `inline` lane ([`host`]).
+
+mod host;
+mod views;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+
+/// Runs the proxy until SIGTERM or SIGINT. The interpreter lock is free
+/// meanwhile; filters take it for their calls.
+///
+/// Raises RuntimeError with one problem a line.
+#[pyfunction]
+#[pyo3(signature = (config_path, concurrency=None, drain_seconds=30.0))]
+fn run(py: Python<'_>, config_path: PathBuf, concurrency: Option<usize>, drain_seconds: f64) -> PyResult<()> {
+    let drain_time = Duration::try_from_secs_f64(drain_seconds)
+        .map_err(|error| PyRuntimeError::new_err(format!("drain_seconds: {error}")))?;
+    let options = pymesh_app::Options { config: config_path, concurrency, drain_time };
+    py.detach(|| pymesh_app::run(&options, |_worker| host::PythonHost::new()))
+        .map_err(|errors| PyRuntimeError::new_err(errors.join("\n")))
+}
+
+/// Everything that is wrong with a bootstrap; an empty list if nothing is.
+#[pyfunction]
+fn validate(py: Python<'_>, config_path: PathBuf) -> Vec<String> {
+    py.detach(|| pymesh_app::validate(Path::new(&config_path))).err().unwrap_or_default()
+}
+
+/// Version of the data plane.
+#[pyfunction]
+fn version() -> &'static str {
+    env!("CARGO_PKG_VERSION")
+}
+
+/// `pymesh._proxy`
+#[pymodule]
+fn _proxy(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(run, module)?)?;
+    module.add_function(wrap_pyfunction!(validate, module)?)?;
+    module.add_function(wrap_pyfunction!(version, module)?)?;
+    module.add_class::<views::Request>()?;
+    module.add_class::<views::Response>()?;
+    module.add_class::<views::Headers>()?;
+    module.add_class::<views::Context>()?;
+    Ok(())
+}

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use pymesh_engine::telemetry::istio::{Histogram, Series, Shard, BUCKETS, LABELS};
 use pymesh_engine::telemetry::stats::{sum, Groups, Hub, Kind, Stats};
 use pymesh_model::Snapshot;
+use pymesh_tls::SecretStore;
+use serde_json::json;
 
 /// One group of counters: prefix in `/stats`, prefix and label in Prometheus.
 struct Family {
@@ -209,6 +211,52 @@ pub(crate) fn clusters(snapshot: &Snapshot, hub: &Hub) -> String {
 pub(crate) fn listeners(snapshot: &Snapshot) -> String {
     let lines = snapshot.listeners.iter().map(|listener| format!("{}::{}\n", listener.name, listener.address));
     lines.collect()
+}
+
+/// `/listeners?format=json`.
+pub(crate) fn listeners_json(snapshot: &Snapshot) -> String {
+    let statuses: Vec<serde_json::Value> = snapshot
+        .listeners
+        .iter()
+        .map(|listener| {
+            json!({
+                "name": *listener.name,
+                "local_address": {"socket_address": {
+                    "address": listener.address.ip().to_string(),
+                    "port_value": listener.address.port(),
+                }},
+            })
+        })
+        .collect();
+    json!({ "listener_statuses": statuses }).to_string()
+}
+
+/// `/certs`: what may be shown of every secret.
+pub(crate) fn certs(secrets: &SecretStore) -> String {
+    let now = secrets.now();
+    let mut entries = Vec::new();
+    for secret in secrets.describe() {
+        let details: Vec<serde_json::Value> = secret
+            .certificates
+            .iter()
+            .map(|certificate| {
+                json!({
+                    "path": secret.name.as_str(),
+                    "serial_number": certificate.serial,
+                    "subject": certificate.subject,
+                    "subject_alt_names": certificate.sans.uri.iter().map(|uri| json!({"uri": uri}))
+                        .chain(certificate.sans.dns.iter().map(|dns| json!({"dns": dns})))
+                        .collect::<Vec<_>>(),
+                    "days_until_expiration": certificate.days_until_expiration(now).to_string(),
+                    "valid_from": certificate.not_before,
+                    "expiration_time": certificate.not_after,
+                })
+            })
+            .collect();
+        let kind = if secret.is_trust { "ca_cert" } else { "cert_chain" };
+        entries.push(json!({ kind: details }));
+    }
+    json!({ "certificates": entries }).to_string()
 }
 
 #[cfg(test)]

@@ -29,6 +29,7 @@ use crate::base::time::Time;
 use crate::cluster::{ClusterKey, HostKey, PoolKind};
 use crate::conn::ConnKey;
 use crate::engine::Engine;
+use crate::filter::Kept;
 use crate::listener::HttpRuntime;
 use crate::telemetry::{Facts, Flags};
 
@@ -70,6 +71,7 @@ pub struct Exchange {
     pub(crate) stage: Stage,
     /// A Python filter has it; nothing else touches its heads.
     pub(crate) in_filter: bool,
+    pub(crate) kept: Kept,
     pub(crate) is_ready: bool,
 
     pub(crate) down: Option<ConnKey>,

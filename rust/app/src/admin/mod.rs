@@ -1,0 +1,108 @@
+//! The admin server: Envoy's paths and shapes, on the side runtime.
+//!
+//! Nothing here runs on a worker: a page reads counters and the last
+//! snapshot, so that a scrape cannot slow a request.
+
+pub(crate) mod pages;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{HeaderValue, CONTENT_TYPE};
+use hyper::{Method, Request, Response, StatusCode};
+use tokio::net::TcpListener;
+
+use crate::state::State;
+
+const TEXT: &str = "text/plain; charset=UTF-8";
+const JSON: &str = "application/json";
+const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Serves until the runtime ends.
+pub(crate) async fn serve(listener: TcpListener, state: Arc<State>) {
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(_) => {
+                // Out of descriptors: the page can wait, spinning cannot help.
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let state = state.clone();
+        tokio::task::spawn_local(async move {
+            let service = hyper::service::service_fn(move |request| {
+                let response = answer(&request, &state);
+                async move { Ok::<_, Infallible>(response) }
+            });
+            let io = hyper_util::rt::TokioIo::new(stream);
+            // A client that goes away in the middle of a page is its own affair.
+            let _gone = hyper::server::conn::http1::Builder::new().serve_connection(io, service).await;
+        });
+    }
+}
+
+fn answer(request: &Request<Incoming>, state: &State) -> Response<Full<Bytes>> {
+    let query = request.uri().query().unwrap_or_default();
+    let is_json = query.split('&').any(|pair| pair == "format=json");
+    let changes = request.method() == Method::POST;
+    let process = state.process();
+    match request.uri().path() {
+        "/" | "/help" => page(TEXT, HELP.to_owned()),
+        "/ready" => match state.is_live() {
+            true => page(TEXT, "LIVE\n".to_owned()),
+            false => error(StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", state.phase())),
+        },
+        "/stats" if query.contains("format=prometheus") => page(PROMETHEUS, prometheus(state, &process)),
+        "/stats" => page(TEXT, pages::stats(&state.hub, &process)),
+        "/stats/prometheus" => page(PROMETHEUS, prometheus(state, &process)),
+        "/clusters" => page(TEXT, pages::clusters(&state.snapshot(), &state.hub)),
+        "/listeners" if is_json => page(JSON, pages::listeners_json(&state.snapshot())),
+        "/listeners" => page(TEXT, pages::listeners(&state.snapshot())),
+        "/certs" => page(JSON, pages::certs(&state.secrets)),
+        "/config_dump" => page(JSON, state.config_dump()),
+        "/server_info" => page(JSON, state.server_info()),
+        "/drain_listeners" | "/quitquitquit" if !changes => {
+            error(StatusCode::METHOD_NOT_ALLOWED, "this page changes things: use POST\n".to_owned())
+        }
+        "/drain_listeners" => {
+            state.drain();
+            page(TEXT, "OK\n".to_owned())
+        }
+        "/quitquitquit" => {
+            state.quit();
+            page(TEXT, "OK\n".to_owned())
+        }
+        path => error(StatusCode::NOT_FOUND, format!("there is no admin page `{path}`\n{HELP}")),
+    }
+}
+
+fn prometheus(state: &State, process: &[(&'static str, u64)]) -> String {
+    pages::prometheus(&state.hub, &state.shards, process)
+}
+
+fn page(content_type: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+fn error(status: StatusCode, body: String) -> Response<Full<Bytes>> {
+    let mut response = page(TEXT, body);
+    *response.status_mut() = status;
+    response
+}
+
+const HELP: &str = "admin pages:
+  /ready               200 when the first configuration is in force
+  /stats               counters; /stats/prometheus for Prometheus
+  /clusters            clusters and endpoints
+  /listeners           listeners; ?format=json
+  /certs               certificates, without keys
+  /config_dump         accepted and rejected configuration
+  /server_info         version, state, uptime
+  /drain_listeners     POST: end connections in order
+  /quitquitquit        POST: stop
+";

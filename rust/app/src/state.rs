@@ -1,0 +1,120 @@
+//! What the admin pages look at, and the few things they can ask for.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use pymesh_engine::telemetry::istio::Shard;
+use pymesh_engine::telemetry::stats::Hub;
+use pymesh_model::Snapshot;
+use pymesh_net::Shared;
+use pymesh_tls::SecretStore;
+use serde_json::json;
+use tokio::sync::Notify;
+
+/// Shared by the composition and the admin server.
+pub(crate) struct State {
+    pub hub: Arc<Hub>,
+    pub shards: Vec<Arc<Shard>>,
+    pub secrets: Arc<SecretStore>,
+    pub shared: Arc<Shared>,
+    pub started: Instant,
+    pub workers: usize,
+    snapshot: Mutex<Arc<Snapshot>>,
+    dump: Mutex<Box<dyn Fn() -> String + Send>>,
+    live: AtomicBool,
+    draining: AtomicBool,
+    pub(crate) quit: Notify,
+}
+
+impl State {
+    pub fn new(
+        hub: Arc<Hub>,
+        shards: Vec<Arc<Shard>>,
+        secrets: Arc<SecretStore>,
+        shared: Arc<Shared>,
+        dump: Box<dyn Fn() -> String + Send>,
+    ) -> State {
+        State {
+            workers: shards.len(),
+            hub,
+            shards,
+            secrets,
+            shared,
+            started: Instant::now(),
+            snapshot: Mutex::default(),
+            dump: Mutex::new(dump),
+            live: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            quit: Notify::new(),
+        }
+    }
+
+    /// Puts a snapshot in force and says what of it could not be.
+    pub fn publish(&self, snapshot: Arc<Snapshot>) -> Vec<String> {
+        let errors = self.shared.publish(&snapshot);
+        *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
+        errors
+    }
+
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn set_live(&self) {
+        self.live.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_live(&self) -> bool {
+        self.live.load(Ordering::Relaxed) && !self.draining.load(Ordering::Relaxed)
+    }
+
+    pub fn phase(&self) -> &'static str {
+        match (self.draining.load(Ordering::Relaxed), self.live.load(Ordering::Relaxed)) {
+            (true, _) => "DRAINING",
+            (false, true) => "LIVE",
+            (false, false) => "PRE_INITIALIZING",
+        }
+    }
+
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+        self.shared.drain();
+    }
+
+    pub fn quit(&self) {
+        self.quit.notify_one();
+    }
+
+    pub fn config_dump(&self) -> String {
+        (self.dump.lock().unwrap_or_else(PoisonError::into_inner))()
+    }
+
+    /// Gauges of the process itself.
+    pub fn process(&self) -> Vec<(&'static str, u64)> {
+        vec![
+            ("live", u64::from(self.is_live())),
+            ("concurrency", self.workers as u64),
+            ("uptime", self.started.elapsed().as_secs()),
+            ("memory_physical_size", resident_octets()),
+        ]
+    }
+
+    pub fn server_info(&self) -> String {
+        let info = json!({
+            "version": format!("pymesh/{}", env!("CARGO_PKG_VERSION")),
+            "state": self.phase(),
+            "uptime_current_epoch": format!("{}s", self.started.elapsed().as_secs()),
+            "node": {"id": self.snapshot().node.id, "cluster": self.snapshot().node.cluster},
+            "command_line_options": {"concurrency": self.workers},
+        });
+        info.to_string()
+    }
+}
+
+/// Resident memory (proc(5), `statm`, second field, in pages of 4 KiB on every supported platform).
+fn resident_octets() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: u64 = statm.split(' ').nth(1).and_then(|field| field.parse().ok()).unwrap_or(0);
+    pages * 4096
+}

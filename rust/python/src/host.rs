@@ -1,0 +1,209 @@
+//! The `inline` lane: hooks are called by the worker itself, all calls of one
+//! loop turn under one attach to the interpreter.
+//!
+//! A filter is loaded by `pymesh._bridge.filters.load(class, source, config)`,
+//! once per worker and configuration; its answer says which hooks it has and
+//! which requests concern it. What a hook raises is logged there and becomes
+//! the filter's failure policy here; it concerns no other request.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use pymesh_engine::filter::{FilterCall, Gate, Heads, Kept, Outcome, Phase};
+use pymesh_engine::Engine;
+use pymesh_model::filter::PythonFilter;
+use pymesh_model::matcher::{HeaderMatch, HeaderTest, StringMatch, StringPattern};
+use pymesh_net::FilterHost;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::views::{field_name, field_value, Context, Head, Lent, Request, Response};
+
+/// The Python filters of one worker.
+pub(crate) struct PythonHost {
+    loaded: Vec<Loaded>,
+}
+
+struct Loaded {
+    filter: Arc<PythonFilter>,
+    result: Result<Hooks, String>,
+}
+
+struct Hooks {
+    gate: Gate,
+    request: Option<Py<PyAny>>,
+    response: Option<Py<PyAny>>,
+    report: Py<PyAny>,
+}
+
+impl PythonHost {
+    pub(crate) fn new() -> Self {
+        PythonHost { loaded: Vec::new() }
+    }
+}
+
+impl FilterHost for PythonHost {
+    fn load(&mut self, filters: Vec<Arc<PythonFilter>>) -> Vec<(Arc<PythonFilter>, Result<Gate, String>)> {
+        if filters.is_empty() {
+            // A proxy without filters never enters the interpreter.
+            self.loaded.clear();
+            return Vec::new();
+        }
+        let mut old = std::mem::take(&mut self.loaded);
+        Python::attach(|py| {
+            for filter in filters {
+                if self.loaded.iter().any(|loaded| Arc::ptr_eq(&loaded.filter, &filter)) {
+                    continue;
+                }
+                // An equal filter in a new snapshot keeps its instance and its state.
+                let same = old.iter().position(|loaded| loaded.filter == filter && loaded.result.is_ok());
+                let result = match same {
+                    Some(at) => old.swap_remove(at).result,
+                    None => load(py, &filter).map_err(|error| error.to_string()),
+                };
+                if let Err(error) = &result {
+                    eprintln!("filter {}: {error}", filter.class);
+                }
+                self.loaded.push(Loaded { filter, result });
+            }
+        });
+        let gate = |loaded: &Loaded| {
+            let gate = loaded.result.as_ref().map(|hooks| hooks.gate.clone()).map_err(Clone::clone);
+            (loaded.filter.clone(), gate)
+        };
+        self.loaded.iter().map(gate).collect()
+    }
+
+    fn run(&mut self, engine: &mut Engine, calls: &[FilterCall]) {
+        Python::attach(|py| {
+            for call in calls {
+                let Some(heads) = engine.lend_heads(call) else { continue };
+                let hooks = self
+                    .loaded
+                    .iter()
+                    .find(|loaded| Arc::ptr_eq(&loaded.filter, &call.filter))
+                    .and_then(|loaded| loaded.result.as_ref().ok());
+                let (heads, outcome) = match hooks {
+                    Some(hooks) => hooks.call(py, call, heads),
+                    None => (heads, Outcome::Failed("the filter is not loaded".to_owned())),
+                };
+                engine.finish_filter(call, heads, outcome);
+            }
+        });
+    }
+}
+
+fn load(py: Python<'_>, filter: &PythonFilter) -> PyResult<Hooks> {
+    let bridge = py.import("pymesh._bridge.filters")?;
+    let config = py.import("json")?.call_method1("loads", (&*filter.config_json,))?;
+    let loaded = bridge.call_method1("load", (&*filter.class, &*filter.source, config))?;
+    let hook = |name: &str| -> PyResult<Option<Py<PyAny>>> {
+        let hook = loaded.getattr(name)?;
+        Ok(if hook.is_none() { None } else { Some(hook.unbind()) })
+    };
+    let (request, response) = (hook("on_request_headers")?, hook("on_response_headers")?);
+    let conditions: Vec<(String, String, String)> = loaded.getattr("when")?.extract()?;
+    let when = conditions.iter().map(|(name, test, value)| condition(name, test, value)).collect::<PyResult<_>>()?;
+    Ok(Hooks {
+        gate: Gate { on_request: request.is_some(), on_response: response.is_some(), when },
+        request,
+        response,
+        report: loaded.getattr("report")?.unbind(),
+    })
+}
+
+fn condition(name: &str, test: &str, value: &str) -> PyResult<HeaderMatch> {
+    let octets: Box<[u8]> = value.as_bytes().into();
+    let string = |pattern| HeaderTest::Value(StringMatch { pattern, ignore_case: false });
+    let test = match test {
+        "present" => HeaderTest::Present(true),
+        "exact" => string(StringPattern::Exact(octets)),
+        "prefix" => string(StringPattern::Prefix(octets)),
+        "suffix" => string(StringPattern::Suffix(octets)),
+        "contains" => string(StringPattern::Contains(octets)),
+        other => return Err(PyValueError::new_err(format!("`when` knows no test `{other}`"))),
+    };
+    Ok(HeaderMatch { name: name.to_ascii_lowercase().into(), test, invert: false, missing_as_empty: false })
+}
+
+impl Hooks {
+    /// Calls one hook; gives the heads back as it left them.
+    fn call(&self, py: Python<'_>, call: &FilterCall, heads: Heads) -> (Heads, Outcome) {
+        let started = Instant::now();
+        let (heads, result) = match call.phase {
+            Phase::Request => self.call_request(py, heads),
+            Phase::Response => self.call_response(py, heads),
+        };
+        let outcome = match result {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                let text = error.to_string();
+                // The author wants the traceback; the client must not see it.
+                let _reported = self.report.call1(py, (error.into_value(py),));
+                Outcome::Failed(text)
+            }
+        };
+        let limit = call.filter.timeout;
+        if !limit.is_zero() && started.elapsed() > limit {
+            // A hook cannot be stopped from outside; it is found out afterwards.
+            return (heads, Outcome::Failed(format!("the hook took longer than {limit:?}")));
+        }
+        (heads, outcome)
+    }
+
+    fn call_request(&self, py: Python<'_>, mut heads: Heads) -> (Heads, PyResult<Outcome>) {
+        let Some(hook) = &self.request else { return (heads, Ok(Outcome::Continue { changed: false })) };
+        let lent = Lent::new(Head::Request(std::mem::take(&mut heads.request)));
+        let result = context(py, &mut heads).and_then(|context| hook.call1(py, (Request(lent.clone()), context)));
+        let (head, changed) = lent.take_back();
+        if let Some(Head::Request(head)) = head {
+            heads.request = head;
+        }
+        (heads, result.and_then(|reply| outcome(reply.bind(py), changed)))
+    }
+
+    fn call_response(&self, py: Python<'_>, mut heads: Heads) -> (Heads, PyResult<Outcome>) {
+        let Some(hook) = &self.response else { return (heads, Ok(Outcome::Continue { changed: false })) };
+        let lent = Lent::new(Head::Response(std::mem::take(&mut heads.response)));
+        let result = context(py, &mut heads).and_then(|context| hook.call1(py, (Response(lent.clone()), context)));
+        let (head, changed) = lent.take_back();
+        if let Some(Head::Response(head)) = head {
+            heads.response = head;
+        }
+        (heads, result.and_then(|reply| outcome(reply.bind(py), changed)))
+    }
+}
+
+/// The context of an exchange: the same object in both hooks.
+fn context(py: Python<'_>, heads: &mut Heads) -> PyResult<Py<Context>> {
+    if let Some(context) = heads.kept.0.as_ref().and_then(|kept| kept.downcast_ref::<Py<Context>>()) {
+        return Ok(context.clone_ref(py));
+    }
+    let context = Context {
+        route: heads.route.as_deref().map(str::to_owned),
+        peer: heads.peer.clone(),
+        values: PyDict::new(py).unbind(),
+    };
+    let context = Py::new(py, context)?;
+    heads.kept = Kept(Some(Box::new(context.clone_ref(py))));
+    Ok(context)
+}
+
+/// `None` lets the message pass; a `Reply` ends it.
+fn outcome(reply: &Bound<'_, PyAny>, changed: bool) -> PyResult<Outcome> {
+    if reply.is_none() {
+        return Ok(Outcome::Continue { changed });
+    }
+    let status: u16 = reply.getattr("status")?.extract()?;
+    if !(200..=599).contains(&status) {
+        return Err(PyValueError::new_err(format!("a reply's status is 200 to 599, not {status}")));
+    }
+    let pairs: Vec<(String, String)> = reply.getattr("headers")?.call_method0("items")?.try_iter()?
+        .map(|pair| pair?.extract())
+        .collect::<PyResult<_>>()?;
+    let headers =
+        pairs.iter().map(|(name, value)| Ok((field_name(name)?, field_value(value)?))).collect::<PyResult<_>>()?;
+    let body: Vec<u8> = reply.getattr("body")?.extract()?;
+    Ok(Outcome::Reply { status, headers, body })
+}

@@ -1,0 +1,316 @@
+//! What a filter sees of a message.
+//!
+//! A view owns the head while a hook runs and gives it back afterwards; a
+//! filter that keeps the view finds it closed. Text is Latin-1, as ASGI and
+//! WSGI do it: each octet is one character, so nothing is lost.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use pymesh_http::{Headers as HeaderBlock, RequestHead, ResponseHead};
+use pyo3::exceptions::{PyKeyError, PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString};
+
+/// A head on loan to Python.
+pub(crate) enum Head {
+    Request(RequestHead),
+    Response(ResponseHead),
+}
+
+impl Head {
+    fn headers(&self) -> &HeaderBlock {
+        match self {
+            Head::Request(head) => &head.headers,
+            Head::Response(head) => &head.headers,
+        }
+    }
+
+    fn headers_mut(&mut self) -> &mut HeaderBlock {
+        match self {
+            Head::Request(head) => &mut head.headers,
+            Head::Response(head) => &mut head.headers,
+        }
+    }
+}
+
+struct Loan {
+    head: Option<Head>,
+    changed: bool,
+}
+
+/// Shared by a view and its `headers`.
+#[derive(Clone)]
+pub(crate) struct Lent(Arc<Mutex<Loan>>);
+
+impl Lent {
+    pub(crate) fn new(head: Head) -> Lent {
+        Lent(Arc::new(Mutex::new(Loan { head: Some(head), changed: false })))
+    }
+
+    /// Ends the loan: the head, and whether it was changed.
+    pub(crate) fn take_back(&self) -> (Option<Head>, bool) {
+        let mut loan = self.lock();
+        (loan.head.take(), loan.changed)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Loan> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read<T>(&self, f: impl FnOnce(&Head) -> PyResult<T>) -> PyResult<T> {
+        self.lock().head.as_ref().map_or_else(|| Err(closed()), f)
+    }
+
+    fn change<T>(&self, f: impl FnOnce(&mut Head) -> PyResult<T>) -> PyResult<T> {
+        let mut loan = self.lock();
+        let result = loan.head.as_mut().map_or_else(|| Err(closed()), f)?;
+        loan.changed = true;
+        Ok(result)
+    }
+
+    fn request<T>(&self, f: impl FnOnce(&RequestHead) -> T) -> PyResult<T> {
+        self.read(|head| match head {
+            Head::Request(head) => Ok(f(head)),
+            Head::Response(_) => Err(closed()),
+        })
+    }
+
+    fn change_request(&self, f: impl FnOnce(&mut RequestHead)) -> PyResult<()> {
+        self.change(|head| match head {
+            Head::Request(head) => {
+                f(head);
+                Ok(())
+            }
+            Head::Response(_) => Err(closed()),
+        })
+    }
+}
+
+fn closed() -> PyErr {
+    PyRuntimeError::new_err("this message is over: read what you need of it inside the hook")
+}
+
+/// Octets as Latin-1 text.
+fn text(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| char::from(*byte)).collect()
+}
+
+/// Latin-1 text as octets.
+fn octets(value: &str) -> PyResult<Vec<u8>> {
+    let bytes: Result<Vec<u8>, _> = value.chars().map(|c| u8::try_from(u32::from(c))).collect();
+    bytes.map_err(|_| PyValueError::new_err("header text must be Latin-1: encode other text first"))
+}
+
+/// A field value: no control characters but tab (RFC 9110 section 5.5).
+pub(crate) fn field_value(value: &str) -> PyResult<Vec<u8>> {
+    let bytes = octets(value)?;
+    if bytes.iter().any(|byte| matches!(byte, 0..=8 | 10..=31 | 127)) {
+        return Err(PyValueError::new_err("a header value must not contain control characters"));
+    }
+    Ok(bytes)
+}
+
+/// A field name: a token, in lower case (RFC 9110 section 5.1).
+pub(crate) fn field_name(name: &str) -> PyResult<Vec<u8>> {
+    let is_tchar = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if name.is_empty() || !name.bytes().all(is_tchar) {
+        return Err(PyValueError::new_err(format!("`{name}` is not a header name")));
+    }
+    Ok(name.to_ascii_lowercase().into_bytes())
+}
+
+/// Fields that frame the message or belong to one connection are not a
+/// filter's to set: the proxy writes them.
+const PROTECTED: [&[u8]; 6] =
+    [b"connection", b"content-length", b"host", b"keep-alive", b"transfer-encoding", b"upgrade"];
+
+fn settable(name: &str) -> PyResult<Vec<u8>> {
+    let name = field_name(name)?;
+    if PROTECTED.contains(&name.as_slice()) {
+        let name = text(&name);
+        return Err(PyValueError::new_err(format!("`{name}` is written by the proxy and cannot be set by a filter")));
+    }
+    Ok(name)
+}
+
+/// Header fields of a message: a mapping from lower-case names to first values.
+#[pyclass(module = "pymesh._proxy", frozen, mapping)]
+pub(crate) struct Headers(Lent);
+
+#[pymethods]
+impl Headers {
+    /// The first value, or `default`.
+    #[pyo3(signature = (name, default=None))]
+    fn get(&self, name: &str, default: Option<String>) -> PyResult<Option<String>> {
+        let name = name.to_ascii_lowercase();
+        self.0.read(|head| Ok(head.headers().get(name.as_bytes()).map(text).or(default)))
+    }
+
+    /// Every value, in order.
+    fn getall(&self, name: &str) -> PyResult<Vec<String>> {
+        let name = name.to_ascii_lowercase();
+        self.0.read(|head| Ok(head.headers().get_all(name.as_bytes()).map(text).collect()))
+    }
+
+    /// Adds a field and keeps those of the same name.
+    fn add(&self, name: &str, value: &str) -> PyResult<()> {
+        let (name, value) = (settable(name)?, field_value(value)?);
+        self.0.change(|head| {
+            head.headers_mut().append(&name, &value);
+            Ok(())
+        })
+    }
+
+    /// All fields, in order.
+    fn items(&self) -> PyResult<Vec<(String, String)>> {
+        self.0.read(|head| Ok(head.headers().iter().map(|field| (text(field.name), text(field.value))).collect()))
+    }
+
+    fn __getitem__(&self, name: &str) -> PyResult<String> {
+        self.get(name, None)?.ok_or_else(|| PyKeyError::new_err(name.to_owned()))
+    }
+
+    fn __setitem__(&self, name: &str, value: &str) -> PyResult<()> {
+        let (name, value) = (settable(name)?, field_value(value)?);
+        self.0.change(|head| {
+            head.headers_mut().set(&name, &value);
+            Ok(())
+        })
+    }
+
+    fn __delitem__(&self, name: &str) -> PyResult<()> {
+        let bytes = settable(name)?;
+        let removed = self.0.change(|head| Ok(head.headers_mut().remove(&bytes)))?;
+        if removed { Ok(()) } else { Err(PyKeyError::new_err(name.to_owned())) }
+    }
+
+    fn __contains__(&self, name: &str) -> PyResult<bool> {
+        Ok(self.get(name, None)?.is_some())
+    }
+
+    fn __len__(&self) -> PyResult<usize> {
+        self.0.read(|head| Ok(head.headers().len()))
+    }
+
+    fn __iter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let names: Vec<String> = self.items()?.into_iter().map(|(name, _)| name).collect();
+        names.into_pyobject(py)?.into_any().try_iter().map(Bound::into_any)
+    }
+
+    fn __repr__(&self) -> PyResult<String> {
+        Ok(format!("Headers({:?})", self.items()?))
+    }
+}
+
+/// A request on its way upstream.
+#[pyclass(module = "pymesh._proxy", frozen)]
+pub(crate) struct Request(pub(crate) Lent);
+
+#[pymethods]
+impl Request {
+    /// `GET`, `POST`, ...
+    #[getter]
+    fn method(&self) -> PyResult<String> {
+        self.0.request(|head| text(head.method_bytes()))
+    }
+
+    /// Path and query, canonical.
+    #[getter]
+    fn path(&self) -> PyResult<String> {
+        self.0.request(|head| text(head.path()))
+    }
+
+    #[setter]
+    fn set_path(&self, path: &str) -> PyResult<()> {
+        let bytes = octets(path)?;
+        if bytes.first() != Some(&b'/') || bytes.iter().any(|b| *b <= b' ' || *b >= 0x7f || *b == b'#') {
+            return Err(PyValueError::new_err("a path starts with `/` and is percent-encoded ASCII without `#`"));
+        }
+        self.0.change_request(|head| head.set_path(&bytes))
+    }
+
+    /// Host and optional port.
+    #[getter]
+    fn authority(&self) -> PyResult<String> {
+        self.0.request(|head| text(head.authority()))
+    }
+
+    #[setter]
+    fn set_authority(&self, authority: &str) -> PyResult<()> {
+        let is_host = |b: u8| b.is_ascii_alphanumeric() || b"-._~%:[]".contains(&b);
+        if authority.is_empty() || !authority.bytes().all(is_host) {
+            return Err(PyValueError::new_err(format!("`{authority}` is not a host and port")));
+        }
+        self.0.change_request(|head| head.set_authority(authority.as_bytes()))
+    }
+
+    /// `http` or `https`.
+    #[getter]
+    fn scheme(&self) -> PyResult<&'static str> {
+        self.0.request(|head| head.scheme.as_str())
+    }
+
+    #[getter]
+    fn headers(&self) -> Headers {
+        Headers(self.0.clone())
+    }
+}
+
+/// A response on its way to the client.
+#[pyclass(module = "pymesh._proxy", frozen)]
+pub(crate) struct Response(pub(crate) Lent);
+
+#[pymethods]
+impl Response {
+    /// Status code.
+    #[getter]
+    fn status(&self) -> PyResult<u16> {
+        self.0.read(|head| match head {
+            Head::Response(head) => Ok(head.status),
+            Head::Request(_) => Err(closed()),
+        })
+    }
+
+    #[getter]
+    fn headers(&self) -> Headers {
+        Headers(self.0.clone())
+    }
+}
+
+/// What a filter is told beside the message, and where it keeps things from
+/// the request hook to the response hook: `ctx["key"] = value`.
+#[pyclass(module = "pymesh._proxy", frozen, mapping)]
+pub(crate) struct Context {
+    /// Name of the chosen route, if any.
+    #[pyo3(get)]
+    pub(crate) route: Option<String>,
+    /// SPIFFE ID of the peer, if it has proved one.
+    #[pyo3(get)]
+    pub(crate) peer: Option<String>,
+    pub(crate) values: Py<PyDict>,
+}
+
+#[pymethods]
+impl Context {
+    #[pyo3(signature = (key, default=None))]
+    fn get<'py>(
+        &self,
+        py: Python<'py>,
+        key: &Bound<'py, PyString>,
+        default: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        Ok(self.values.bind(py).get_item(key)?.or(default))
+    }
+
+    fn __getitem__<'py>(&self, py: Python<'py>, key: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyAny>> {
+        self.values.bind(py).get_item(key)?.ok_or_else(|| PyKeyError::new_err(key.to_string()))
+    }
+
+    fn __setitem__(&self, py: Python<'_>, key: &Bound<'_, PyString>, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.values.bind(py).set_item(key, value)
+    }
+
+    fn __contains__(&self, py: Python<'_>, key: &Bound<'_, PyString>) -> PyResult<bool> {
+        self.values.bind(py).contains(key)
+    }
+}
