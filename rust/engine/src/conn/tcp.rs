@@ -216,7 +216,9 @@ impl Engine {
         let Some(relay) = self.relays.get(relay) else { return };
         let other = if relay.down == conn.key { relay.up } else { Some(relay.down) };
         if let Some(other) = other {
-            if self.conns.get(other).is_some_and(|other| other.paused || other.peer_closed) {
+            // Its end was passed on already, unless something before it still waits.
+            let has_more = |other: &Box<Conn>| other.paused || !other.input.is_empty();
+            if self.conns.get(other).is_some_and(has_more) {
                 self.rescan_key(other);
             }
         }
