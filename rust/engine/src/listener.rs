@@ -42,7 +42,6 @@ pub(crate) struct HttpRuntime {
 pub(crate) struct TcpRuntime {
     pub config: Arc<TcpProxy>,
     pub stats: Arc<TcpStats>,
-    pub direction: Direction,
 }
 
 impl ListenerRuntime {
@@ -92,7 +91,6 @@ impl ChainRuntime {
                 tcp = Some(Arc::new(TcpRuntime {
                     config: proxy.clone(),
                     stats: hub.tcp(worker, &proxy.stat_prefix),
-                    direction: listener.direction,
                 }));
             }
         }

@@ -77,11 +77,6 @@ impl Picker {
         self.healthy
     }
 
-    /// True if there is nothing to choose from.
-    pub fn is_empty(&self) -> bool {
-        self.candidates.is_empty()
-    }
-
     /// The host for the next request.
     pub fn pick(&mut self, hosts: &Slab<Host>, rng: &mut Rng) -> Option<HostKey> {
         let candidates = &self.candidates;

@@ -106,6 +106,16 @@ impl ClusterRuntime {
         })
     }
 
+    /// A request has left its connection.
+    pub fn end_request(&mut self, host: Option<HostKey>) {
+        self.active = self.active.saturating_sub(1);
+        self.stats.upstream_rq_active.dec();
+        self.stats.upstream_rq_completed.inc();
+        if let Some(host) = host.and_then(|host| self.hosts.get_mut(host)) {
+            host.active = host.active.saturating_sub(1);
+        }
+    }
+
     /// Forgets a host that is neither listed nor in use.
     pub fn drop_host_if_unused(&mut self, key: HostKey) {
         let unused = self

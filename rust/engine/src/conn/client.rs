@@ -28,6 +28,7 @@ impl Engine {
                 }
                 Reading::Body(_) => self.read_http1_response_body(conn, key, rest),
                 Reading::Discard => return bytes.len(),
+                Reading::Switching => return used,
             };
             match read {
                 Some(n) if n > 0 => used += n,
@@ -42,7 +43,7 @@ impl Engine {
         let limits = self.upstream_limits(conn)?;
         let Protocol::Http1Client(h1) = &mut conn.protocol else { return None };
         let response = &mut self.scratch.response;
-        match h1::parse_response(bytes, h1.method, &limits, response) {
+        match h1::parse_response(bytes, h1.method, h1.asked_upgrade, &limits, response) {
             Ok(None) => Some(0),
             Err(_) => {
                 self.fail_upstream_protocol(conn);
@@ -51,6 +52,12 @@ impl Engine {
             // The proxy itself has answered `Expect`; other interim responses are dropped, as Envoy does.
             Ok(Some(info)) if response.is_interim() => Some(info.consumed),
             Ok(Some(info)) => {
+                if response.status == 101 {
+                    // What follows is not HTTP; it waits until the client has been told.
+                    h1.reading = Reading::Switching;
+                    self.response_head(key, true);
+                    return Some(info.consumed);
+                }
                 h1.keep_alive = info.keep_alive;
                 let ended = info.framing == h1::Framing::None;
                 match ended {

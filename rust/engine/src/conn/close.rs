@@ -1,5 +1,7 @@
 //! How connections end.
 
+use std::time::Duration;
+
 use pymesh_http::h2;
 
 use super::{Conn, ConnKey, Protocol, Side};
@@ -8,7 +10,7 @@ use crate::exchange::Failure;
 use crate::telemetry::{details, Flags};
 
 /// How long a peer may take to notice that we have closed our half.
-const LINGER: std::time::Duration = std::time::Duration::from_secs(1);
+const LINGER: Duration = Duration::from_secs(1);
 
 impl Engine {
     /// The peer closed its half, or the whole connection, in order.
@@ -164,17 +166,16 @@ impl Engine {
 
     /// Takes the connection out of the gauges it was counted in, once.
     fn uncount(&mut self, conn: &mut Conn) {
-        match &conn.protocol {
-            Protocol::Closing { .. } => return,
-            Protocol::Http1Server(_) | Protocol::Http2Server(_) | Protocol::Detecting => {
-                if let Some(http) = conn.http() {
-                    http.stats.downstream_cx_active.dec();
-                    http.stats.downstream_cx_destroy.inc();
-                    http.stats.downstream_cx_rx_bytes_total.add(conn.received);
-                    http.stats.downstream_cx_tx_bytes_total.add(conn.sent);
-                }
-            }
-            _ => {}
+        if conn.is_closing() {
+            return;
+        }
+        // Counted when its transport was ready, which is when it got its facts.
+        let has_facts = conn.downstream().is_some_and(|down| down.facts.is_some());
+        if let (Some(http), true) = (conn.http(), has_facts) {
+            http.stats.downstream_cx_active.dec();
+            http.stats.downstream_cx_destroy.inc();
+            http.stats.downstream_cx_rx_bytes_total.add(conn.received);
+            http.stats.downstream_cx_tx_bytes_total.add(conn.sent);
         }
         self.forget_upstream(conn);
     }
@@ -214,10 +215,21 @@ impl Engine {
         self.conns.give_back(key, conn);
     }
 
+    /// `max_connection_duration` has passed and the connection is not yet draining.
+    fn is_too_old(&self, conn: &Conn) -> bool {
+        let is_http = matches!(conn.protocol, Protocol::Http1Server(_) | Protocol::Http2Server(_));
+        let limit = conn.http().map_or(Duration::ZERO, |http| http.config.timeouts.max_connection_duration);
+        is_http && !conn.side.is_draining() && conn.opened.after_limit(limit) <= self.now
+    }
+
     /// A connection's deadline has passed.
     pub(crate) fn on_conn_deadline(&mut self, key: ConnKey) {
         let Some(mut conn) = self.conns.lend(key) else { return };
         let http = conn.http().cloned();
+        if self.is_too_old(&conn) {
+            self.conns.give_back(key, conn);
+            return self.drain_conn(key);
+        }
         match &mut conn.protocol {
             Protocol::Inspecting => self.on_inspect_timeout(&mut conn),
             Protocol::Closing { .. } => self.close_now(&mut conn),
@@ -267,7 +279,7 @@ impl Engine {
 }
 
 impl Side {
-    fn is_draining(&self) -> bool {
+    pub(super) fn is_draining(&self) -> bool {
         match self {
             Side::Down(down) => down.draining,
             Side::Up(up) => up.draining,

@@ -1,5 +1,7 @@
 //! From wire bytes to the right reader.
 
+use std::time::Duration;
+
 use pymesh_http::h2;
 
 use super::{Conn, ConnKey, Http1Client, Http1Server, Protocol, Side};
@@ -137,7 +139,6 @@ impl Engine {
     /// Makes the codec for a version and queues its first bytes.
     pub(super) fn speak_http_server(&mut self, conn: &mut Conn, http2: bool) {
         let Some(http) = conn.http().cloned() else { return };
-        conn.deadline = self.now.after_limit(http.config.timeouts.idle);
         if http2 {
             http.stats.downstream_cx_http2_total.inc();
             let config = h2::Config { limits: http.limits, ..h2::Config::new(h2::Role::Server) };
@@ -146,10 +147,9 @@ impl Engine {
         } else {
             http.stats.downstream_cx_http1_total.inc();
             conn.protocol = Protocol::Http1Server(Http1Server { keep_alive: true, ..Default::default() });
-            let headers = self.now.after_limit(http.config.timeouts.request_headers);
-            conn.deadline = conn.deadline.min(headers);
         }
-        self.arm_conn(conn);
+        let idle = self.now.after_limit(http.config.timeouts.idle);
+        self.set_deadline(conn, idle);
     }
 
     pub(crate) fn speak_http_client(&mut self, conn: &mut Conn, http2: bool) {
@@ -192,9 +192,15 @@ impl Engine {
         self.actions.push_back(action);
     }
 
-    /// Moves a deadline, earlier or later.
+    /// Moves a deadline, earlier or later; a connection's age bounds it too.
     pub(crate) fn set_deadline(&mut self, conn: &mut Conn, deadline: Time) {
-        conn.deadline = deadline;
+        let limit = match (&conn.protocol, conn.http()) {
+            (Protocol::Http1Server(_) | Protocol::Http2Server(_), Some(http)) if !conn.side.is_draining() => {
+                http.config.timeouts.max_connection_duration
+            }
+            _ => Duration::ZERO,
+        };
+        conn.deadline = deadline.min(conn.opened.after_limit(limit));
         self.arm_conn(conn);
     }
 }

@@ -138,6 +138,8 @@ pub(crate) struct Http1Client {
     pub encoder: Option<h1::BodyEncoder>,
     pub keep_alive: bool,
     pub method: Method,
+    /// The request asks for another protocol.
+    pub asked_upgrade: bool,
     /// The whole response has been read.
     pub response_ended: bool,
 }
@@ -148,6 +150,9 @@ pub(crate) enum Reading {
     #[default]
     Head,
     Body(h1::BodyDecoder),
+    /// The request asks for another protocol: what follows it waits until the
+    /// answer says what it is (nothing is tunnelled before the 101).
+    Switching,
     /// The message was broken or is not wanted: the rest is dropped, and the
     /// connection closes after what is being sent.
     Discard,

@@ -27,6 +27,10 @@ impl Engine {
                     }
                 }
                 Reading::Discard => return bytes.len(),
+                Reading::Switching => {
+                    conn.paused = rest.len() >= conn.buffer_limit;
+                    return used;
+                }
                 Reading::Body(_) => {
                     let Some(key) = h1.exchange else { return bytes.len() };
                     if self.request_is_full(key) {
@@ -69,6 +73,7 @@ impl Engine {
         let exchange = self.exchanges.get_mut(key)?;
         std::mem::swap(&mut exchange.request, &mut self.scratch.request);
         exchange.expects_continue = info.expect_continue;
+        exchange.asks_upgrade = info.upgrade;
         let Protocol::Http1Server(h1) = &mut conn.protocol else { return None };
         h1.exchange = Some(key);
         h1.keep_alive = info.keep_alive;
@@ -76,7 +81,8 @@ impl Engine {
             h1::Framing::None => {
                 exchange.request_body.ended = true;
                 exchange.request_received = Some(self.now);
-                h1.reading = Reading::Head;
+                // Nothing is read as HTTP behind a request that may end HTTP.
+                h1.reading = if info.upgrade { Reading::Switching } else { Reading::Head };
             }
             framing => h1.reading = Reading::Body(h1::BodyDecoder::new(framing, &http.limits)),
         }

@@ -1,5 +1,7 @@
 //! How an exchange ends, and its deadlines.
 
+use std::time::Duration;
+
 use pymesh_http::h2;
 
 use super::{ExchangeKey, Failure, LocalReply, Stage};
@@ -57,6 +59,22 @@ impl Engine {
             _ => {}
         }
         self.conns.give_back(conn_key, conn);
+    }
+
+    /// The answer was 101: the exchange is over, its connections go on as a tunnel.
+    pub(super) fn switch_protocols(&mut self, key: ExchangeKey) {
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        let (Some(down), Some(up)) = (exchange.down, exchange.up.take()) else {
+            return self.finish_exchange(key);
+        };
+        let idle = exchange.http.as_ref().map_or(Duration::ZERO, |http| http.config.timeouts.stream_idle);
+        let (cluster, host) = (exchange.cluster, exchange.host);
+        if let Some(cluster) = cluster.and_then(|cluster| self.clusters.get_mut(cluster)) {
+            cluster.end_request(host);
+        }
+        self.record(key);
+        self.recycle(key);
+        self.start_tunnel(down, up, idle);
     }
 
     /// The exchange cannot be answered (any more): both sides are told by a

@@ -54,7 +54,6 @@ impl Engine {
     /// What the route says about the request on its way upstream.
     pub(super) fn prepare_request(&mut self, key: ExchangeKey, routed: &Routed, forward: &Arc<Forward>) {
         let Some(mut exchange) = self.exchanges.lend(key) else { return };
-        let virtual_host = routed.table.virtual_hosts.get(routed.virtual_host);
         let timeout = effective_timeout(&exchange, forward);
         exchange.timeout_override = timeout;
         let timeout = timeout.unwrap_or(forward.timeout);
@@ -62,9 +61,6 @@ impl Engine {
             let mut text = String::new();
             let _infallible = write!(text, "{}", timeout.as_millis());
             exchange.request.headers.set_known(Known::XEnvoyExpectedRqTimeoutMs, text.as_bytes());
-        }
-        if virtual_host.is_some_and(|vhost| vhost.attempt_count_in_request) {
-            exchange.request.headers.set_known(Known::XEnvoyAttemptCount, b"1");
         }
         self.edit_request_headers(&mut exchange, routed);
         let old_authority = exchange.request.authority().to_vec();

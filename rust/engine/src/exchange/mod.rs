@@ -92,6 +92,8 @@ pub struct Exchange {
     /// The client was told `100 Continue`.
     pub(crate) sent_continue: bool,
     pub(crate) expects_continue: bool,
+    /// The request asks for another protocol, and may.
+    pub(crate) asks_upgrade: bool,
 
     pub(crate) routed: Option<Routed>,
     pub(crate) original_path: Option<Vec<u8>>,

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use pymesh_http::{Headers, Method, Version};
+use pymesh_http::{Headers, Known, Method, Version};
 use pymesh_model::filter::FilterKind;
-use pymesh_model::http::RouteSource;
+use pymesh_model::http::{RouteSource, Underscores};
 use pymesh_model::route::{Action, ClusterChoice, RouteTable};
 
 use super::{ExchangeKey, LocalReply, Routed, Stage};
@@ -48,6 +48,17 @@ impl Engine {
             }
             route::path::Outcome::Refuse(reason) => {
                 return self.reply_locally(key, LocalReply::new(400, reason));
+            }
+        }
+        match http.config.limits.underscores {
+            Underscores::Allow => {}
+            Underscores::Drop => {
+                exchange.request.headers.retain(|_, name, _| !name.contains(&b'_'));
+            }
+            Underscores::Reject => {
+                if exchange.request.headers.iter().any(|field| field.name.contains(&b'_')) {
+                    return self.reply_locally(key, LocalReply::new(400, details::UNDERSCORES_REFUSED));
+                }
             }
         }
         self.sanitize_request(key);
@@ -135,6 +146,13 @@ impl Engine {
                 self.reply_locally(key, reply.with_body(&direct.body));
             }
             Action::Forward(forward) => {
+                if exchange.asks_upgrade {
+                    let allowed = forward.upgrades.as_ref().unwrap_or(&http.config.upgrades);
+                    let wanted = exchange.request.headers.get_known(Known::Upgrade).unwrap_or_default();
+                    if !allowed.iter().any(|upgrade| wanted.eq_ignore_ascii_case(upgrade.as_bytes())) {
+                        return self.reply_locally(key, LocalReply::new(403, details::UPGRADE_FAILED));
+                    }
+                }
                 let name = match &forward.cluster {
                     ClusterChoice::One(name) => Some(name),
                     ClusterChoice::Weighted(clusters) => {

@@ -209,6 +209,9 @@ impl Engine {
         }
         let Some(exchange) = self.exchanges.get(key) else { return };
         if exchange.response_body.finished {
+            if exchange.response.status == 101 && exchange.asks_upgrade {
+                return self.switch_protocols(key);
+            }
             self.finish_exchange(key);
         }
     }

@@ -1,8 +1,10 @@
 //! From a chosen cluster to a connection, and the request body over it.
 
-use pymesh_http::{h1, h2};
+use pymesh_http::{h1, h2, Known};
+use pymesh_model::route::HostRewrite;
 
-use super::{ExchangeKey, Failure, LocalReply, Stage};
+use super::forward::decimal;
+use super::{Exchange, ExchangeKey, Failure, LocalReply, Stage};
 use crate::cluster::{ClusterKey, HostKey, PoolKind};
 use crate::conn::{Conn, ConnKey, Http1Client, Protocol, Reading, RelayKey, Upstream};
 use crate::engine::Engine;
@@ -29,6 +31,10 @@ impl Engine {
         let Some(cluster) = self.clusters.get_mut(cluster_key) else { return };
         let thresholds = cluster.config.thresholds;
         let kind = PoolKind::choose(cluster.config.http.protocol, is_http2);
+        if exchange.asks_upgrade && kind == PoolKind::Http2 {
+            // That would take extended CONNECT (RFC 8441) upstream, which is not offered.
+            return self.reply_locally(key, LocalReply::new(403, details::UPGRADE_FAILED));
+        }
         let is_multiplexed = kind == PoolKind::Http2;
         let Some(host) = cluster.hosts.get_mut(host_key) else { return };
         exchange.host = Some(host_key);
@@ -259,6 +265,7 @@ impl Engine {
         exchange.stage = Stage::Flowing;
         exchange.upstream_local = Some(conn.local);
         exchange.request_started = true;
+        finish_request_head(exchange);
         exchange.upstream_started = Some(self.now);
         exchange.last_progress = self.now;
         let ended = exchange.request_body.is_drained() && !exchange.request_body.has_trailers();
@@ -274,6 +281,7 @@ impl Engine {
                     encoder: Some(h1::BodyEncoder::new(framing)),
                     keep_alive: true,
                     method: exchange.request.method,
+                    asked_upgrade: exchange.asks_upgrade,
                     response_ended: false,
                 };
             }
@@ -431,23 +439,15 @@ impl Engine {
         let is_complete = exchange.request_body.finished && exchange.response_body.ended && exchange.has_response;
         let kind = exchange.pool.unwrap_or(PoolKind::Negotiated);
         if let Some(cluster) = self.clusters.get_mut(cluster_key) {
-            let mut was_waiting = false;
-            if let Some(host) = cluster.hosts.get_mut(host_key) {
-                if is_pending {
-                    was_waiting = host.pool(kind).stop_waiting(key);
-                }
-                if up.is_some() || was_waiting {
+            if is_pending && cluster.hosts.get_mut(host_key).is_some_and(|host| host.pool(kind).stop_waiting(key)) {
+                if let Some(host) = cluster.hosts.get_mut(host_key) {
                     host.active = host.active.saturating_sub(1);
                 }
-            }
-            if was_waiting {
                 cluster.pending = cluster.pending.saturating_sub(1);
                 cluster.stats.upstream_rq_pending_active.dec();
             }
             if up.is_some() {
-                cluster.active = cluster.active.saturating_sub(1);
-                cluster.stats.upstream_rq_active.dec();
-                cluster.stats.upstream_rq_completed.inc();
+                cluster.end_request(Some(host_key));
             }
             cluster.drop_host_if_unused(host_key);
         }
@@ -565,6 +565,20 @@ impl Engine {
         } else if is_over {
             self.clusters.remove(cluster_key);
         }
+    }
+}
+
+/// What only the chosen attempt and endpoint can say about the request.
+fn finish_request_head(exchange: &mut Exchange) {
+    let Some(routed) = &exchange.routed else { return };
+    let counts = routed.table.virtual_hosts.get(routed.virtual_host).is_some_and(|vhost| vhost.attempt_count_in_request);
+    let rewrites = routed.forward.as_ref().is_some_and(|f| matches!(f.host_rewrite, Some(HostRewrite::Endpoint)));
+    if counts {
+        let attempt = decimal(u64::from(exchange.attempt));
+        exchange.request.headers.set_known(Known::XEnvoyAttemptCount, attempt.as_bytes());
+    }
+    if let Some(endpoint) = exchange.endpoint.as_ref().filter(|endpoint| rewrites && !endpoint.hostname.is_empty()) {
+        exchange.request.set_authority(endpoint.hostname.as_bytes());
     }
 }
 

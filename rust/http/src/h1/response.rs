@@ -16,23 +16,26 @@ pub struct ResponseInfo {
 }
 
 /// Reads a response head from the start of `buf` into `head`. `None`: more
-/// octets are needed.
+/// octets are needed. A 101 is refused unless the request has asked for it
+/// (`asked_upgrade`); what follows an accepted one is no longer HTTP.
 ///
 /// # Errors
 /// What is wrong. The status of the refusal is 502, for the client.
 pub fn parse_response(
     buf: &[u8],
     request_method: Method,
+    asked_upgrade: bool,
     limits: &Limits,
     head: &mut ResponseHead,
 ) -> Result<Option<ResponseInfo>, Refusal> {
     head.clear();
-    parse(buf, request_method, limits, head).map_err(|refusal| Refusal { status: 502, ..refusal })
+    parse(buf, request_method, asked_upgrade, limits, head).map_err(|refusal| Refusal { status: 502, ..refusal })
 }
 
 fn parse(
     buf: &[u8],
     request_method: Method,
+    asked_upgrade: bool,
     limits: &Limits,
     head: &mut ResponseHead,
 ) -> Result<Option<ResponseInfo>, Refusal> {
@@ -58,8 +61,7 @@ fn parse(
     head.status = status;
     head.version = if is_http10 { Version::Http10 } else { Version::Http11 };
     let signals = fields::read(parsed.headers, limits, &mut head.headers, &mut None)?;
-    if status == 101 {
-        // Nobody has asked: requests for upgrades are answered before they get here.
+    if status == 101 && !(asked_upgrade && signals.upgrade) {
         return Err(Refusal::bad("http1.unexpected_upgrade"));
     }
     if is_http10 && signals.chunked {

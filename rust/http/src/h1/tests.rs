@@ -108,6 +108,14 @@ fn upgrades_are_seen_but_never_h2c() {
 }
 
 #[test]
+fn a_switch_of_protocols_must_have_been_asked_for() {
+    let bytes = b"HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n\x81";
+    let parse = |asked| parse_response(bytes, Method::Get, asked, &Limits::default(), &mut ResponseHead::default());
+    assert_eq!(parse(true).unwrap().unwrap().consumed, bytes.len() - 1);
+    assert_eq!(parse(false).unwrap_err().reason, "http1.unexpected_upgrade");
+}
+
+#[test]
 fn limits_apply_to_unfinished_heads() {
     let long = [b"GET /".to_vec(), vec![b'a'; 20_000]].concat();
     assert_eq!(request(&long).0.unwrap_err().status, 414);
@@ -123,7 +131,7 @@ fn limits_apply_to_unfinished_heads() {
 }
 
 fn response(bytes: &str, method: Method) -> Result<Option<ResponseInfo>, Refusal> {
-    parse_response(bytes.as_bytes(), method, &Limits::default(), &mut ResponseHead::default())
+    parse_response(bytes.as_bytes(), method, false, &Limits::default(), &mut ResponseHead::default())
 }
 
 #[test]

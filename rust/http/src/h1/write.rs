@@ -45,6 +45,9 @@ pub fn write_request(out: &mut Vec<u8>, head: &RequestHead, framing: Framing) {
     out.extend_from_slice(head.authority());
     out.extend_from_slice(b"\r\n");
     fields(out, &head.headers);
+    if head.headers.contains_known(Known::Upgrade) {
+        out.extend_from_slice(b"connection: upgrade\r\n");
+    }
     match framing {
         Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
         // Methods that usually carry content say that there is none (RFC 9110 section 8.6).
@@ -77,6 +80,7 @@ pub fn write_response(out: &mut Vec<u8>, head: &ResponseHead, framing: Framing, 
         _ => {}
     }
     match (keep_alive, client) {
+        _ if status == 101 => out.extend_from_slice(b"connection: upgrade\r\n"),
         (false, _) => out.extend_from_slice(b"connection: close\r\n"),
         (true, Version::Http10) => out.extend_from_slice(b"connection: keep-alive\r\n"),
         (true, _) => {}
