@@ -79,6 +79,8 @@ pub struct Engine {
     pub(crate) cluster_names: HashMap<Arc<str>, ClusterKey>,
     pub(crate) conns: Slab<Box<Conn>>,
     pub(crate) exchanges: Slab<Box<Exchange>>,
+    // Boxed as in the slab: recycling moves a pointer.
+    #[allow(clippy::vec_box)]
     pub(crate) spare_exchanges: Vec<Box<Exchange>>,
     pub(crate) relays: Slab<Relay>,
     pub(crate) timers: Deadlines,

@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let snapshot = snapshot(listen.parse()?, upstream.parse()?, rest.iter().any(|arg| arg == "h2"));
     let shared = Arc::new(Shared::new(1));
-    for error in shared.publish(&Arc::new(snapshot)) {
+    if let Some(error) = shared.publish(&Arc::new(snapshot)).pop() {
         return Err(error.into());
     }
     let log = LogWriter::start()?;

@@ -159,6 +159,9 @@ impl Engine {
     }
 }
 
+/// How well a chain's match fits a connection: `None` not at all, 0 without asking.
+type Criterion<'a> = dyn Fn(&FilterChainMatch) -> Option<u32> + 'a;
+
 enum Sniff {
     NeedMore,
     Http(&'static str),
@@ -204,7 +207,7 @@ pub(super) fn find_chain<'a>(
         }
     }
     let mut left: Vec<&Arc<ChainRuntime>> = chains.iter().collect();
-    let criteria: [&dyn Fn(&FilterChainMatch) -> Option<u32>; 6] = [
+    let criteria: [&Criterion<'_>; 6] = [
         &|m| match m.destination_port {
             None => Some(0),
             Some(port) => (port == destination.port()).then_some(1),

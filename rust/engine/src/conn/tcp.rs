@@ -51,7 +51,7 @@ pub(crate) struct TcpEnd {
 }
 
 impl TcpEnd {
-    fn new(relay: RelayKey) -> Protocol {
+    fn of(relay: RelayKey) -> Protocol {
         Protocol::Tcp(TcpEnd { relay, write_ended: false, write_shut: false })
     }
 }
@@ -79,7 +79,7 @@ impl Engine {
             received: 0,
             sent: 0,
         });
-        conn.protocol = TcpEnd::new(relay);
+        conn.protocol = TcpEnd::of(relay);
         self.set_deadline(conn, self.now.after_limit(tcp.config.idle_timeout));
         self.connect_relay(relay);
         if self.relays.get(relay).is_some_and(|relay| relay.up.is_none()) {
@@ -146,7 +146,7 @@ impl Engine {
         let deadline = self.now.after_limit(idle_timeout);
         for key in [down, up] {
             let Some(mut conn) = self.conns.lend(key) else { continue };
-            conn.protocol = TcpEnd::new(relay);
+            conn.protocol = TcpEnd::of(relay);
             self.set_deadline(&mut conn, deadline);
             self.rescan(&mut conn);
             self.conns.give_back(key, conn);
@@ -155,7 +155,7 @@ impl Engine {
 
     /// The connection to the endpoint is there (TLS included).
     pub(crate) fn on_relay_open(&mut self, conn: &mut Conn, key: RelayKey) {
-        conn.protocol = TcpEnd::new(key);
+        conn.protocol = TcpEnd::of(key);
         let Some(relay) = self.relays.get_mut(key) else { return self.close_now(conn) };
         relay.up_open = true;
         relay.up_remote = Some(conn.remote);
@@ -255,8 +255,7 @@ impl Engine {
         let other = if relay.down == conn.key { relay.up } else { Some(relay.down) };
         if let Some(other) = other {
             // Its end was passed on already, unless something before it still waits.
-            let has_more = |other: &Box<Conn>| other.paused || !other.input.is_empty();
-            if self.conns.get(other).is_some_and(has_more) {
+            if self.conns.get(other).is_some_and(|other| other.paused || !other.input.is_empty()) {
                 self.rescan_key(other);
             }
         }

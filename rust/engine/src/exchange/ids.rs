@@ -6,7 +6,7 @@ const HEX: &[u8; 16] = b"0123456789abcdef";
 
 /// A random UUID (RFC 9562 section 5.4) in text form.
 pub(super) fn request_id(rng: &mut Rng) -> [u8; 36] {
-    let bits = u128::from(rng.next()) << 64 | u128::from(rng.next());
+    let bits = u128::from(rng.bits()) << 64 | u128::from(rng.bits());
     let bits = bits & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;
     let mut text = [b'-'; 36];
     let mut shift = 128;

@@ -67,7 +67,7 @@ impl Engine {
 
     /// Finds the route of a request; filters may make it run again.
     pub(crate) fn choose_route(&mut self, key: ExchangeKey) {
-        let random = self.rng.next();
+        let random = self.rng.bits();
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         let Some(http) = exchange.http.as_ref() else { return };
         let table: Option<Arc<RouteTable>> = match &http.config.routes {

@@ -204,10 +204,9 @@ impl Engine {
             cluster.stats.upstream_rq_retry_overflow.inc();
             return false;
         }
-        let can_resend = exchange.request_body.replay
+        exchange.request_body.replay
             || !exchange.request_started
-            || exchange.request_body.ended && exchange.request_body.total == 0;
-        can_resend
+            || exchange.request_body.ended && exchange.request_body.total == 0
     }
 
     fn try_again(&mut self, key: ExchangeKey, policy: Option<&RetryPolicy>) -> bool {

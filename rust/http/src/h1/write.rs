@@ -51,10 +51,11 @@ pub fn write_request(out: &mut Vec<u8>, head: &RequestHead, framing: Framing) {
     match framing {
         Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
         // Methods that usually carry content say that there is none (RFC 9110 section 8.6).
-        Framing::None if matches!(head.method, Method::Post | Method::Put | Method::Patch) => {
-            if !head.headers.contains_known(Known::ContentLength) {
-                out.extend_from_slice(b"content-length: 0\r\n");
-            }
+        Framing::None
+            if matches!(head.method, Method::Post | Method::Put | Method::Patch)
+                && !head.headers.contains_known(Known::ContentLength) =>
+        {
+            out.extend_from_slice(b"content-length: 0\r\n");
         }
         _ => {}
     }

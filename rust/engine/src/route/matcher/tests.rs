@@ -177,7 +177,7 @@ fn weights_are_followed_and_zero_gets_nothing() {
     let mut rng = crate::base::rng::Rng::new(5);
     let mut seen = [0; 3];
     for _ in 0..10_000 {
-        seen[pick_weighted(&clusters, rng.next()).unwrap()] += 1;
+        seen[pick_weighted(&clusters, rng.bits()).unwrap()] += 1;
     }
     assert_eq!(seen[0], 0);
     assert!((2800..3200).contains(&seen[1]), "{seen:?}");
