@@ -1,0 +1,47 @@
+"""The only importer of the extension module `pymesh._proxy`.
+
+Everything else in `pymesh` uses the functions here. No promise is made about their names between releases.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+
+class ProxyError(Exception):
+    """The proxy could not be run. The text has one problem a line."""
+
+
+def run(config: Path, *, concurrency: int | None = None, drain_seconds: float = 30.0) -> None:
+    """Runs the proxy until SIGTERM or SIGINT has been obeyed."""
+    try:
+        _extension().run(config, concurrency, drain_seconds)
+    except RuntimeError as error:
+        raise ProxyError(str(error)) from None
+
+
+def validate(config: Path) -> list[str]:
+    """Everything that is wrong with a bootstrap file."""
+    problems: list[str] = _extension().validate(config)
+    return problems
+
+
+def version() -> str:
+    """Version of the data plane."""
+    text: str = _extension().version()
+    return text
+
+
+def _extension() -> ModuleType:
+    try:
+        from pymesh import _proxy
+    except ImportError as error:
+        raise ProxyError(
+            f"the data plane cannot be loaded: {error}\n"
+            "hint: install the wheel for this platform and Python version, or build one with `maturin build`"
+        ) from None
+    return _proxy
