@@ -27,6 +27,8 @@ class Node:
     cluster: str
     metadata: Mapping[str, Any]
     locality: tuple[str, str, str]
+    #: ``user_agent_name``: ``envoy`` for Envoy, which does not know our private types.
+    user_agent: str
     #: What the proxy proved with its token; None only where authentication is off.
     identity: Identity | None
 
@@ -50,6 +52,5 @@ def accept(described: Any, identity: Identity | None) -> Node:
             if claimed != proved:
                 raise NodeRefusedError(f"node.metadata {key} is {claimed!r}, the token is of {proved!r}")
     where = described.locality
-    return Node(
-        described.id, described.cluster, metadata, (where.region, where.zone, where.sub_zone), identity
-    )
+    locality = (where.region, where.zone, where.sub_zone)
+    return Node(described.id, described.cluster, metadata, locality, described.user_agent_name, identity)

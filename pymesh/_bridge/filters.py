@@ -41,6 +41,4 @@ def load(class_path: str, source: str, config: Mapping[str, Any]) -> Loaded:
         text = "".join(traceback.format_exception(error))
         print(f"filter {class_path} has failed:\n{text}", file=sys.stderr, end="", flush=True)  # noqa: T201
 
-    return Loaded(
-        hook("on_request_headers"), hook("on_response_headers"), loader.conditions(type(instance)), report
-    )
+    return Loaded(hook("on_request_headers"), hook("on_response_headers"), loader.conditions(type(instance)), report)

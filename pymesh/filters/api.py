@@ -1,8 +1,8 @@
 """Types of the filter contract, version 1.0.
 
-A filter is a class with one or both hooks. The proxy makes one instance per worker and configuration; hooks of
-one instance never run at the same time. Messages are protocols here because the real ones are native objects of
-the proxy.
+A filter is a class with one or both hooks. The proxy makes one instance per worker and configuration;
+hooks of one instance never run at the same time. Messages are protocols here because the real ones are
+native objects of the proxy.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ ConfigT = TypeVar("ConfigT")
 class Headers(Protocol):
     """Header fields: names in lower case on the way out, in any case on the way in; values are Latin-1 text.
 
-    Fields that frame the message or belong to one connection (`content-length`, `host`, `connection`, ...) can be
-    read where they are there, and not set.
+    Fields that frame the message or belong to one connection (`content-length`, `host`, `connection`, ...)
+    can be read where they are there, and not set.
     """
 
     def get(self, name: str, default: str | None = None) -> str | None: ...

@@ -19,8 +19,8 @@ class FilterError(Exception):
 def load(class_path: str, source: str, config: Mapping[str, Any]) -> HttpFilter[Any]:
     """Makes an instance of `module:Class`.
 
-    `source` is the text of the module; empty means that the module is imported. A source is run in a module of its
-    own each time, so that two generations of a filter never share state.
+    `source` is the text of the module; empty means that the module is imported. A source is run in a module
+    of its own each time, so that two generations of a filter never share state.
     """
     module_name, separator, class_name = class_path.partition(":")
     if not separator or not module_name or not class_name:
@@ -41,9 +41,7 @@ def conditions(cls: type[HttpFilter[Any]]) -> list[tuple[str, str, str]]:
     """The class's `when`, as the proxy takes it."""
     for condition in cls.when:
         if not isinstance(condition, When):
-            raise FilterError(
-                f"`{cls.__name__}.when` holds {condition!r}\nhint: write When(name, test, value)"
-            )
+            raise FilterError(f"`{cls.__name__}.when` holds {condition!r}\nhint: write When(name, test, value)")
     return [(condition.name, condition.test, condition.value) for condition in cls.when]
 
 

@@ -1,0 +1,1 @@
+"""The `pymesh` command: one module per verb, imported when its verb is used."""

@@ -1,0 +1,82 @@
+"""`pymesh control`: the control plane."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from pymesh.cli.problem import give_up
+from pymesh.control import app
+from pymesh.control.config import DEFAULT_TRUST_DOMAIN, Address, Settings, SettingsError
+from pymesh.control.sources.mesh import FileMesh
+from pymesh.control.store.store import MeshOptions
+
+PATH = click.Path(path_type=Path)
+
+
+@click.command("control")
+@click.option(
+    "--config",
+    "config",
+    required=True,
+    multiple=True,
+    type=PATH,
+    metavar="DIR",
+    help="Folder with the mesh's resources; may be given several times.",
+)
+@click.option("--state", required=True, type=PATH, metavar="DIR", help="Where the root key is kept.")
+@click.option(
+    "--listen",
+    default="127.0.0.1:15012",
+    show_default=True,
+    metavar="HOST:PORT",
+    help="For proxies: xDS and certificates. Port 0 lets the system choose.",
+)
+@click.option(
+    "--admin", default="127.0.0.1:15014", show_default=True, metavar="HOST:PORT", help="For people, on loopback."
+)
+@click.option("--tokens", type=PATH, metavar="FILE", help="Hashes of the workloads' join tokens (mode 0600).")
+@click.option("--trust-domain", default=DEFAULT_TRUST_DOMAIN, show_default=True)
+@click.option("--authority", type=PATH, metavar="DIR", help="Istio's plug-in CA files, instead of an own root.")
+@click.option(
+    "--access-log",
+    type=click.Choice(["TEXT", "JSON", "OFF"]),
+    default="TEXT",
+    show_default=True,
+    help="What proxies log of each request.",
+)
+@click.option("--insecure-xds", is_flag=True, help="Cleartext, no authentication; loopback only, for tests.")
+@click.option("--ports-file", type=PATH, metavar="FILE", help="Write the addresses there as JSON when ready.")
+@click.option("--log-level", default="info", show_default=True)
+def command(
+    config: tuple[Path, ...],
+    state: Path,
+    listen: str,
+    admin: str,
+    tokens: Path | None,
+    trust_domain: str,
+    authority: Path | None,
+    access_log: str,
+    insecure_xds: bool,
+    ports_file: Path | None,
+    log_level: str,
+) -> None:
+    """Run the control plane on folders of YAML."""
+    try:
+        settings = Settings(
+            config=config,
+            state=state,
+            listen=Address.parse(listen),
+            admin=Address.parse(admin),
+            tokens=tokens,
+            trust_domain=trust_domain,
+            authority=authority,
+            insecure_xds=insecure_xds,
+            ports_file=ports_file,
+        )
+    except SettingsError as error:
+        give_up(str(error))
+    mesh = FileMesh(config, MeshOptions(trust_domain=trust_domain, access_log=access_log))
+    sys.exit(app.run(settings, mesh, log_level=log_level))

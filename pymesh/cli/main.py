@@ -1,0 +1,39 @@
+"""The command's root. Verbs are imported when they are used: the proxy must not pay for the control plane."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+#: Verb -> what it does, for `--help` without importing any of them.
+VERBS = {
+    "proxy": "Run the data plane on an Envoy v3 bootstrap file.",
+    "control": "Run the control plane on folders of YAML.",
+    "agent": "Serve a workload's key and certificate to a real Envoy.",
+    "up": "Run a mesh of plain processes on this machine.",
+    "version": "Show the versions of both planes.",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are modules of `pymesh.cli`, each with a `command`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        command = importlib.import_module(f"pymesh.cli.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """A service mesh: a Rust data plane, a Python control plane, filters in Python."""
