@@ -1,11 +1,25 @@
 //! pymesh-xds.
 pub mod proto;
+mod bootstrap;
+mod catalog;
+mod chance;
 mod check;
+mod client;
 mod diagnostic;
 mod document;
+mod dump;
+mod identity;
 mod json;
+mod kind;
+mod resolve;
 mod rules;
+mod session;
+mod stream;
 mod suggest;
 mod translate;
+mod transport;
 mod unsupported;
+pub use bootstrap::{load_bootstrap, Bootstrap};
+pub use client::{Client, ConfigDump};
 pub use diagnostic::{Diagnostic, Place};
+pub use kind::ResourceKind;

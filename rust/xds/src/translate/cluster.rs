@@ -10,7 +10,7 @@ use pymesh_model::cluster::{
 use pymesh_model::endpoint::Endpoints;
 use pymesh_model::tls::ClientTls;
 
-use super::common::{config_source, duration, duration_or, enumerator, metadata, open, struct_text};
+use super::common::{config_source, duration_or, enumerator, metadata, open, struct_text};
 use super::endpoint::{endpoints, targets, text_pairs, DnsTarget};
 use super::{http, tls, Context, Patience};
 use crate::diagnostic::At;
@@ -24,6 +24,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Envoy's default for `per_connection_buffer_limit_bytes`.
 pub(super) const BUFFER_LIMIT: usize = 1024 * 1024;
 const DNS_REFRESH_RATE: Duration = Duration::from_secs(5);
+/// When `connection_keepalive` says nothing else.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
 const PROTOCOL_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
 /// A cluster without the endpoints that are still to be found.
@@ -31,8 +34,9 @@ const PROTOCOL_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolO
 pub(crate) struct ClusterParts {
     pub(crate) cluster: Cluster,
     pub(crate) source: EndpointSource,
-    /// HTTP/2 PINGs. Only the clusters of our own gRPC services may have it.
-    pub(crate) keepalive: Option<Keepalive>,
+    /// Signs of life on idle connections. Only the clusters of our own gRPC
+    /// services may ask for them.
+    pub(crate) keepalive: Keepalive,
 }
 
 /// Where endpoints come from.
@@ -49,6 +53,8 @@ pub(crate) enum EndpointSource {
 /// What a resolver does for a cluster.
 #[derive(Clone, Debug)]
 pub(crate) struct DnsSettings {
+    /// The localities, still without endpoints.
+    pub(crate) shape: Endpoints,
     pub(crate) targets: Vec<DnsTarget>,
     pub(crate) refresh: Duration,
     pub(crate) family: DnsFamily,
@@ -66,16 +72,32 @@ pub(crate) enum DnsFamily {
     All,
 }
 
-/// `connection_keepalive`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// `connection_keepalive` and `tcp_keepalive`, with their paths.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Keepalive {
+    pub(crate) http2: Option<(String, Pings)>,
+    pub(crate) tcp: Option<(String, TcpProbes)>,
+}
+
+/// HTTP/2 PING frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pings {
     pub(crate) interval: Duration,
     pub(crate) timeout: Duration,
 }
 
+/// Socket options; `None` leaves the system's setting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TcpProbes {
+    pub(crate) probes: Option<u32>,
+    pub(crate) idle: Option<Duration>,
+    pub(crate) interval: Option<Duration>,
+}
+
 pub(crate) fn cluster(config: &cluster::Cluster, at: &At<'_>, cx: &mut Context<'_>) -> ClusterParts {
     let (discovery, endpoints, source) = discovery(config, at, cx);
-    let (http, keepalive) = protocol_options(config, &at.field("typed_extension_protocol_options"));
+    let mut keepalive = Keepalive { http2: None, tcp: tcp_keepalive(config, at) };
+    let http = protocol_options(config, &mut keepalive, &at.field("typed_extension_protocol_options"));
     let stat_name = if config.alt_stat_name.is_empty() { &config.name } else { &config.alt_stat_name };
     let cluster = Cluster {
         name: config.name.as_str().into(),
@@ -124,7 +146,7 @@ fn discovery(config: &cluster::Cluster, at: &At<'_>, cx: &Context<'_>) -> (Disco
             (Discovery::Eds, Endpoints::default(), EndpointSource::Eds(name.as_str().into(), patience))
         }
         DiscoveryType::StrictDns | DiscoveryType::LogicalDns => {
-            let (endpoints, targets) = targets(assignment, &assignment_at);
+            let (shape, targets) = targets(assignment, &assignment_at);
             let logical = kind == DiscoveryType::LogicalDns;
             if logical && targets.len() != 1 {
                 assignment_at.refuse_with_hint(
@@ -134,9 +156,9 @@ fn discovery(config: &cluster::Cluster, at: &At<'_>, cx: &Context<'_>) -> (Disco
             }
             let refresh = duration_or(config.dns_refresh_rate.as_ref(), DNS_REFRESH_RATE, &at.field("dns_refresh_rate"));
             let settings =
-                DnsSettings { targets, refresh, family: family(config.dns_lookup_family), first_only: logical };
+                DnsSettings { shape, targets, refresh, family: family(config.dns_lookup_family), first_only: logical };
             let discovery = if logical { Discovery::LogicalDns } else { Discovery::StrictDns };
-            (discovery, endpoints, EndpointSource::Dns(Arc::new(settings)))
+            (discovery, Endpoints::default(), EndpointSource::Dns(Arc::new(settings)))
         }
     }
 }
@@ -201,9 +223,20 @@ fn thresholds(breakers: Option<&cluster::CircuitBreakers>, at: &At<'_>) -> Thres
     thresholds
 }
 
-fn protocol_options(config: &cluster::Cluster, at: &At<'_>) -> (UpstreamHttp, Option<Keepalive>) {
+fn tcp_keepalive(config: &cluster::Cluster, at: &At<'_>) -> Option<(String, TcpProbes)> {
+    let probes = config.upstream_connection_options.as_ref()?.tcp_keepalive.as_ref()?;
+    let seconds = |value: Option<u32>| value.map(|seconds| Duration::from_secs(seconds.into()));
+    let probes = TcpProbes {
+        probes: probes.keepalive_probes,
+        idle: seconds(probes.keepalive_time),
+        interval: seconds(probes.keepalive_interval),
+    };
+    let at = at.field("upstream_connection_options");
+    Some((at.field("tcp_keepalive").path(), probes))
+}
+
+fn protocol_options(config: &cluster::Cluster, keepalive: &mut Keepalive, at: &At<'_>) -> UpstreamHttp {
     let mut http = UpstreamHttp::default();
-    let mut keepalive = None;
     // In order of name, so that problems come out in the same order each time.
     let mut names: Vec<&String> = config.typed_extension_protocol_options.keys().collect();
     names.sort();
@@ -216,16 +249,16 @@ fn protocol_options(config: &cluster::Cluster, at: &At<'_>) -> (UpstreamHttp, Op
         let Some(opened) = open(config.typed_extension_protocol_options.get(name), at) else { continue };
         if opened.is::<upstream::HttpProtocolOptions>() {
             if let Some(options) = opened.decode(at) {
-                keepalive = upstream_http(&options, &mut http, at);
+                keepalive.http2 = upstream_http(&options, &mut http, at);
             }
         } else {
             opened.refuse(&[upstream::HttpProtocolOptions::full_name()], at);
         }
     }
-    (http, keepalive)
+    http
 }
 
-fn upstream_http(options: &upstream::HttpProtocolOptions, http: &mut UpstreamHttp, at: &At<'_>) -> Option<Keepalive> {
+fn upstream_http(options: &upstream::HttpProtocolOptions, http: &mut UpstreamHttp, at: &At<'_>) -> Option<(String, Pings)> {
     use upstream::http_protocol_options::explicit_http_config::ProtocolConfig;
     use upstream::http_protocol_options::UpstreamProtocolOptions as Options;
     if let Some(common) = &options.common_http_protocol_options {
@@ -265,10 +298,11 @@ fn upstream_http(options: &upstream::HttpProtocolOptions, http: &mut UpstreamHtt
     let http2_at = at.field("http2_protocol_options");
     let at = &http2_at.field("connection_keepalive");
     let keepalive = http2.connection_keepalive.as_ref()?;
-    Some(Keepalive {
-        interval: duration(keepalive.interval.as_ref(), &at.field("interval")).unwrap_or(Duration::from_secs(30)),
-        timeout: duration(keepalive.timeout.as_ref(), &at.field("timeout")).unwrap_or(Duration::from_secs(20)),
-    })
+    let pings = Pings {
+        interval: duration_or(keepalive.interval.as_ref(), PING_INTERVAL, &at.field("interval")),
+        timeout: duration_or(keepalive.timeout.as_ref(), PING_TIMEOUT, &at.field("timeout")),
+    };
+    Some((at.path(), pings))
 }
 
 fn common_http(common: &core::HttpProtocolOptions, http: &mut UpstreamHttp, at: &At<'_>) {

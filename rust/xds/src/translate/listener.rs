@@ -28,9 +28,6 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 const BACKLOG: u32 = 65_535;
 
 pub(crate) fn listener(config: &listener::Listener, at: &At<'_>, cx: &mut Context<'_>) -> Option<Listener> {
-    if config.name.is_empty() {
-        at.field("name").refuse("this must be set, and not be empty");
-    }
     if config.enable_reuse_port == Some(false) {
         at.field("enable_reuse_port").refuse_with_hint("each worker has its own socket", "leave it out, or write true");
     }
@@ -57,9 +54,12 @@ pub(crate) fn listener(config: &listener::Listener, at: &At<'_>, cx: &mut Contex
         chains_at.refuse("there must be at least one");
     }
 
+    let address = address?;
+    // A static listener needs no name: its address tells it apart.
+    let name = if config.name.is_empty() { address.to_string() } else { config.name.clone() };
     Some(Listener {
-        name: config.name.as_str().into(),
-        address: address?,
+        name: name.into(),
+        address,
         bind_to_port: config.bind_to_port.unwrap_or(true),
         direction: match enumerator(config.traffic_direction) {
             core::TrafficDirection::Unspecified => Direction::Unspecified,

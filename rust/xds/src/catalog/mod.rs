@@ -1,0 +1,222 @@
+//! Everything that was accepted, and the snapshot that it amounts to.
+//!
+//! Invariants:
+//! * what is rejected changes nothing: the last good resource of its name stays;
+//! * a cluster or listener goes live only when all that it needs is here, or
+//!   has been waited for long enough; until then the one it replaces serves;
+//! * what nobody refers to any more is forgotten, keys included;
+//! * parts of a snapshot that did not change are the same `Arc` in the next.
+//!
+//! No clock and no network: instants are arguments, counted from any epoch.
+
+mod accept;
+mod compose;
+mod warm;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use pymesh_model::endpoint::Endpoints;
+use pymesh_model::listener::Listener;
+use pymesh_model::route::RouteTable;
+use pymesh_model::snapshot::Snapshot;
+use pymesh_model::tls::SecretName;
+use pymesh_model::Node;
+use pymesh_tls::SecretStore;
+
+use crate::diagnostic::Diagnostic;
+use crate::kind::ResourceKind;
+use crate::translate::{ClusterParts, DnsSettings, EndpointSource, Environment, Material, Needs};
+use compose::LiveCluster;
+use warm::Wait;
+
+pub(crate) use accept::{Incoming, Removal};
+
+/// See the module.
+pub(crate) struct Catalog {
+    environment: Environment,
+    store: Arc<SecretStore>,
+    node: Arc<Node>,
+    clusters: BTreeMap<Arc<str>, Slot<ClusterParts>>,
+    listeners: BTreeMap<Arc<str>, Slot<Arc<Listener>>>,
+    routes: BTreeMap<Arc<str>, Arc<Resource<Arc<RouteTable>>>>,
+    endpoints: BTreeMap<Arc<str>, Arc<Resource<Arc<Endpoints>>>>,
+    secrets: BTreeMap<Arc<str>, Arc<Resource<()>>>,
+    /// Secrets of the bootstrap.
+    static_secrets: BTreeSet<SecretName>,
+    /// Keys and roots under generated names that are in the store.
+    generated: BTreeSet<SecretName>,
+    resolved: Vec<(Arc<DnsSettings>, Arc<Endpoints>)>,
+    waits: BTreeMap<(ResourceKind, Arc<str>), Wait>,
+    rejected: BTreeMap<(ResourceKind, String), Rejected>,
+    /// Static listeners stay in the order of their file.
+    static_listeners: Vec<Arc<str>>,
+    live: BTreeMap<Arc<str>, LiveCluster>,
+    no_endpoints: Arc<Endpoints>,
+    snapshot: Arc<Snapshot>,
+}
+
+/// Cluster or listener: the one that serves and the one that will replace it.
+pub(crate) struct Slot<T> {
+    pub(crate) is_static: bool,
+    pub(crate) active: Option<Arc<Resource<T>>>,
+    pub(crate) warming: Option<Arc<Resource<T>>>,
+}
+
+impl<T> Slot<T> {
+    fn resources(&self) -> impl Iterator<Item = &Arc<Resource<T>>> {
+        self.active.iter().chain(&self.warming)
+    }
+
+    /// What was accepted last.
+    pub(crate) fn newest(&self) -> Option<&Arc<Resource<T>>> {
+        self.warming.as_ref().or(self.active.as_ref())
+    }
+}
+
+/// An accepted resource: translated, and as it came.
+#[derive(Debug)]
+pub(crate) struct Resource<T> {
+    pub(crate) value: T,
+    pub(crate) needs: Needs,
+    pub(crate) raw: prost_types::Any,
+    pub(crate) version: String,
+}
+
+/// The last rejected form of a resource.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Rejected {
+    pub(crate) name: String,
+    pub(crate) version: String,
+    pub(crate) problems: Vec<Diagnostic>,
+}
+
+/// What a bootstrap file brings along.
+#[derive(Default)]
+pub(crate) struct Statics {
+    pub(crate) clusters: Vec<Arc<Resource<ClusterParts>>>,
+    pub(crate) listeners: Vec<Arc<Resource<Arc<Listener>>>>,
+    pub(crate) secrets: Vec<Material>,
+}
+
+impl Catalog {
+    /// A catalog of static resources, which have been checked already. Their
+    /// keys are put into the store.
+    pub(crate) fn new(environment: Environment, node: Arc<Node>, statics: Statics, store: Arc<SecretStore>) -> Self {
+        let snapshot = Arc::new(Snapshot { node: node.clone(), ..Snapshot::default() });
+        let mut catalog = Catalog {
+            environment,
+            store,
+            node,
+            clusters: BTreeMap::new(),
+            listeners: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            static_secrets: BTreeSet::new(),
+            generated: BTreeSet::new(),
+            resolved: Vec::new(),
+            waits: BTreeMap::new(),
+            rejected: BTreeMap::new(),
+            static_listeners: Vec::new(),
+            live: BTreeMap::new(),
+            no_endpoints: Arc::default(),
+            snapshot,
+        };
+        for material in statics.secrets {
+            catalog.static_secrets.insert(material.name.clone());
+            catalog.load_static(&material);
+        }
+        for cluster in statics.clusters {
+            cluster.needs.materials.iter().for_each(|material| catalog.load_static(material));
+            let name = cluster.value.cluster.name.clone();
+            catalog.clusters.insert(name, Slot { is_static: true, active: None, warming: Some(cluster) });
+        }
+        for listener in statics.listeners {
+            listener.needs.materials.iter().for_each(|material| catalog.load_static(material));
+            let name = listener.value.name.clone();
+            catalog.static_listeners.push(name.clone());
+            catalog.listeners.insert(name, Slot { is_static: true, active: None, warming: Some(listener) });
+        }
+        catalog
+    }
+
+    /// Static material has been through [`check_material`] with the same
+    /// contents, so that a refusal here can only mean that it has expired
+    /// since. Then its name stays empty, and handshakes say so.
+    fn load_static(&mut self, material: &Material) {
+        if accept::put(&self.store, material).is_ok() {
+            self.generated.insert(material.name.clone());
+        }
+    }
+
+    /// Names that ADS must be asked for, beside those it decides itself.
+    pub(crate) fn wanted(&self, kind: ResourceKind) -> BTreeSet<String> {
+        self.asked_for().into_iter().filter(|((of, _), _)| *of == kind).map(|((_, name), _)| name.to_string()).collect()
+    }
+
+    /// Clusters whose endpoints a resolver has to find.
+    pub(crate) fn names_to_resolve(&self) -> Vec<(Arc<str>, Arc<DnsSettings>)> {
+        let mut found = Vec::new();
+        for (name, slot) in &self.clusters {
+            for resource in slot.resources() {
+                if let EndpointSource::Dns(settings) = &resource.value.source {
+                    found.push((name.clone(), settings.clone()));
+                }
+            }
+        }
+        found
+    }
+
+    /// A resolver's answer; an empty one is an answer too.
+    pub(crate) fn resolved(&mut self, settings: &Arc<DnsSettings>, endpoints: Endpoints) {
+        self.resolved.retain(|(known, _)| !Arc::ptr_eq(known, settings));
+        self.resolved.push((settings.clone(), Arc::new(endpoints)));
+    }
+
+    /// True while something that was accepted does not serve yet.
+    pub(crate) fn is_warming(&self) -> bool {
+        self.clusters.values().any(|slot| slot.warming.is_some())
+            || self.listeners.values().any(|slot| slot.warming.is_some())
+    }
+
+    /// What the engine reads now.
+    pub(crate) fn snapshot(&self) -> &Arc<Snapshot> {
+        &self.snapshot
+    }
+
+    pub(crate) fn clusters(&self) -> &BTreeMap<Arc<str>, Slot<ClusterParts>> {
+        &self.clusters
+    }
+
+    pub(crate) fn listeners(&self) -> &BTreeMap<Arc<str>, Slot<Arc<Listener>>> {
+        &self.listeners
+    }
+
+    pub(crate) fn routes(&self) -> &BTreeMap<Arc<str>, Arc<Resource<Arc<RouteTable>>>> {
+        &self.routes
+    }
+
+    pub(crate) fn endpoints(&self) -> &BTreeMap<Arc<str>, Arc<Resource<Arc<Endpoints>>>> {
+        &self.endpoints
+    }
+
+    pub(crate) fn secrets(&self) -> &BTreeMap<Arc<str>, Arc<Resource<()>>> {
+        &self.secrets
+    }
+
+    pub(crate) fn rejected(&self) -> &BTreeMap<(ResourceKind, String), Rejected> {
+        &self.rejected
+    }
+
+    /// When [`Catalog::settle`] has to be called even if nothing happens.
+    pub(crate) fn next_deadline(&self) -> Option<Duration> {
+        self.waits.values().filter_map(Wait::deadline).min()
+    }
+}
+
+/// Reports what a store would say about this material.
+pub(crate) fn check_material(material: &Material, scratch: &SecretStore) -> Result<(), Diagnostic> {
+    accept::put(scratch, material)
+}

@@ -1,0 +1,235 @@
+//! The configuration feed of a running proxy: one task that owns the catalog
+//! and hears from the ADS stream, the resolvers and the certificate.
+//!
+//! Whatever happens, the order is the same: take it in, settle, publish if the
+//! snapshot has changed, bring the subscriptions in line.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use pymesh_model::Snapshot;
+use pymesh_tls::SecretStore;
+use tokio::sync::{mpsc, Notify};
+use tokio::task::JoinHandle;
+
+use crate::bootstrap::{Bootstrap, Discovery, WorkloadIdentity};
+use crate::catalog::{check_material, Catalog};
+use crate::chance::Chance;
+use crate::dump;
+use crate::identity;
+use crate::kind::ResourceKind;
+use crate::resolve;
+use crate::session::{Request, Session};
+use crate::stream::{self, Event, Server};
+use crate::translate::DnsSettings;
+use crate::Diagnostic;
+
+/// See the module.
+pub struct Client {
+    catalog: Catalog,
+    discovery: Option<Discovery>,
+    identity: Option<WorkloadIdentity>,
+    store: Arc<SecretStore>,
+    dump: ConfigDump,
+}
+
+/// The `/config_dump` page: what was accepted and refused, as it stands now.
+#[derive(Clone, Default)]
+pub struct ConfigDump(Arc<Mutex<String>>);
+
+impl ConfigDump {
+    /// Envoy's `ConfigDump` as JSON.
+    pub fn json(&self) -> String {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, text: String) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = text;
+    }
+}
+
+impl Client {
+    /// A feed for this bootstrap. Keys go into `store`.
+    ///
+    /// # Errors
+    /// Keys and certificates of the bootstrap that cannot be used.
+    pub fn new(bootstrap: Bootstrap, store: Arc<SecretStore>) -> Result<Client, Vec<Diagnostic>> {
+        let Bootstrap { node, environment, statics, discovery, identity, .. } = bootstrap;
+        let of_clusters = statics.clusters.iter().flat_map(|one| &one.needs.materials);
+        let of_listeners = statics.listeners.iter().flat_map(|one| &one.needs.materials);
+        let materials = statics.secrets.iter().chain(of_clusters).chain(of_listeners);
+        let problems: Vec<Diagnostic> = materials.filter_map(|material| check_material(material, &store).err()).collect();
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let catalog = Catalog::new(environment, node, statics, store.clone());
+        Ok(Client { catalog, discovery, identity, store, dump: ConfigDump::default() })
+    }
+
+    /// A handle on the dump, for the admin server.
+    pub fn config_dump(&self) -> ConfigDump {
+        self.dump.clone()
+    }
+
+    /// Feeds `publish` until the runtime ends; it answers what could not be put
+    /// in force. `live` is called once, when the first configuration is complete.
+    ///
+    /// # Errors
+    /// A static listener cannot be opened at the start.
+    pub async fn run(
+        mut self,
+        mut publish: impl FnMut(Arc<Snapshot>) -> Vec<String>,
+        live: impl FnOnce(),
+    ) -> Result<(), String> {
+        let started = Instant::now();
+        let renewed = Arc::new(Notify::new());
+        let (event_sender, mut events) = mpsc::channel(16);
+        let (answer_sender, mut answers) = mpsc::channel(16);
+        self.catalog.settle(started.elapsed());
+        // A first look, so that what does not wait for anybody serves at once.
+        let errors = publish(self.catalog.snapshot().clone());
+        if !errors.is_empty() {
+            return Err(errors.join("\n"));
+        }
+        self.start_identity(&renewed);
+        self.start_stream(event_sender)?;
+        let mut feed = Feed { session: None, requests: None, resolvers: Vec::new(), answered: BTreeSet::new() };
+        let mut live = Some(live);
+        let mut published = self.catalog.snapshot().clone();
+        loop {
+            feed.resolve(&self.catalog, &answer_sender);
+            self.dump.set(dump::json(&self.catalog));
+            let is_complete = self.discovery.as_ref().is_none_or(|discovery| feed.answered.is_superset(&discovery.kinds));
+            if is_complete && !self.catalog.is_warming() {
+                if let Some(live) = live.take() {
+                    live();
+                }
+            }
+            let deadline = self.catalog.next_deadline();
+            tokio::select! {
+                Some(event) = events.recv() => feed.on_event(event, &mut self.catalog, self.discovery.as_ref()).await,
+                Some((settings, endpoints)) = answers.recv() => self.catalog.resolved(&settings, endpoints),
+                () = renewed.notified() => {}
+                () = sleep_until(started, deadline) => {}
+            }
+            self.catalog.settle(started.elapsed());
+            let snapshot = self.catalog.snapshot().clone();
+            if !Arc::ptr_eq(&snapshot, &published) {
+                for error in publish(snapshot.clone()) {
+                    eprintln!("configuration: {error}");
+                }
+                published = snapshot;
+            }
+            feed.refresh(&self.catalog).await;
+        }
+    }
+
+    fn start_identity(&self, renewed: &Arc<Notify>) {
+        let Some(identity) = self.identity.clone() else { return };
+        let Some(cluster) = self.static_cluster(&identity.ca_cluster) else { return };
+        let (store, renewed) = (self.store.clone(), renewed.clone());
+        tokio::task::spawn_local(identity::run(identity, cluster, store, Chance::from_system(), move || {
+            renewed.notify_one();
+        }));
+    }
+
+    fn start_stream(&self, events: mpsc::Sender<Event>) -> Result<(), String> {
+        let Some(discovery) = &self.discovery else { return Ok(()) };
+        let cluster = self
+            .static_cluster(&discovery.cluster)
+            .ok_or_else(|| format!("the ADS cluster {} is not a static cluster", discovery.cluster))?;
+        let server = Server { cluster, variant: discovery.variant, metadata: discovery.metadata.clone() };
+        tokio::task::spawn_local(stream::run(server, self.store.clone(), Chance::from_system(), events));
+        Ok(())
+    }
+
+    fn static_cluster(&self, name: &str) -> Option<Arc<pymesh_model::cluster::Cluster>> {
+        let resource = self.catalog.clusters().get(name)?.newest()?;
+        Some(Arc::new(resource.value.cluster.clone()))
+    }
+}
+
+/// What the task keeps beside the catalog.
+struct Feed {
+    session: Option<Session>,
+    requests: Option<mpsc::Sender<Request>>,
+    resolvers: Vec<(Arc<DnsSettings>, JoinHandle<()>)>,
+    /// Wildcard types that have been answered at least once.
+    answered: BTreeSet<ResourceKind>,
+}
+
+impl Feed {
+    async fn on_event(&mut self, event: Event, catalog: &mut Catalog, discovery: Option<&Discovery>) {
+        match event {
+            Event::Open(requests) => {
+                let Some(discovery) = discovery else { return };
+                let kinds = discovery.kinds.iter().copied();
+                self.session = Some(Session::new(discovery.variant, discovery.node.clone(), kinds));
+                self.requests = Some(requests);
+            }
+            Event::Closed(reason) => {
+                if self.requests.take().is_some() || self.answered.is_empty() {
+                    eprintln!("xds: {reason}; trying again, the last configuration stays in force");
+                }
+                self.session = None;
+            }
+            Event::Delta(response) => {
+                self.answered.extend(ResourceKind::of(&response.type_url));
+                if let Some(session) = &mut self.session {
+                    let requests = session.on_delta(*response, catalog);
+                    self.send(requests).await;
+                }
+            }
+            Event::StateOfTheWorld(response) => {
+                self.answered.extend(ResourceKind::of(&response.type_url));
+                if let Some(session) = &mut self.session {
+                    let requests = session.on_state_of_the_world(*response, catalog);
+                    self.send(requests).await;
+                }
+            }
+        }
+    }
+
+    async fn refresh(&mut self, catalog: &Catalog) {
+        if let Some(session) = &mut self.session {
+            let requests = session.refresh(catalog);
+            self.send(requests).await;
+        }
+    }
+
+    async fn send(&mut self, requests: Vec<Request>) {
+        for request in requests {
+            let Some(sender) = &self.requests else { return };
+            if sender.send(request).await.is_err() {
+                // The stream has ended; its event says so.
+                self.requests = None;
+            }
+        }
+    }
+
+    /// One resolver for each cluster that wants one.
+    fn resolve(&mut self, catalog: &Catalog, answers: &mpsc::Sender<resolve::Answer>) {
+        let wanted = catalog.names_to_resolve();
+        self.resolvers.retain(|(settings, task)| {
+            let keep = wanted.iter().any(|(_, wanted)| Arc::ptr_eq(wanted, settings));
+            if !keep {
+                task.abort();
+            }
+            keep
+        });
+        for (_, settings) in wanted {
+            if !self.resolvers.iter().any(|(known, _)| Arc::ptr_eq(known, &settings)) {
+                let task = tokio::task::spawn_local(resolve::run(settings.clone(), answers.clone()));
+                self.resolvers.push((settings, task));
+            }
+        }
+    }
+}
+
+async fn sleep_until(started: Instant, deadline: Option<Duration>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep(deadline.saturating_sub(started.elapsed())).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,124 @@
+//! The `/config_dump` page: Envoy's `ConfigDump` as JSON, without keys.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use prost_reflect::{DynamicMessage, SerializeOptions};
+use serde_json::{json, Value};
+
+use crate::catalog::{Catalog, Resource, Slot};
+use crate::kind::ResourceKind;
+use crate::proto;
+
+/// Fields that hold or may hold a key.
+const SECRET_FIELDS: [&str; 3] = ["private_key", "password", "token"];
+
+/// The whole page.
+pub(crate) fn json(catalog: &Catalog) -> String {
+    let page = json!({ "configs": [
+        {
+            "@type": "type.googleapis.com/envoy.admin.v3.ClustersConfigDump",
+            "static_clusters": statics(catalog.clusters(), "cluster"),
+            "dynamic_active_clusters": dynamics(catalog.clusters(), "cluster", |slot| slot.active.as_ref()),
+            "dynamic_warming_clusters": dynamics(catalog.clusters(), "cluster", |slot| slot.warming.as_ref()),
+        },
+        {
+            "@type": "type.googleapis.com/envoy.admin.v3.ListenersConfigDump",
+            "static_listeners": statics(catalog.listeners(), "listener"),
+            "dynamic_listeners": listeners(catalog),
+        },
+        {
+            "@type": "type.googleapis.com/envoy.admin.v3.RoutesConfigDump",
+            "dynamic_route_configs": named(catalog.routes(), "route_config"),
+        },
+        {
+            "@type": "type.googleapis.com/envoy.admin.v3.EndpointsConfigDump",
+            "dynamic_endpoint_configs": named(catalog.endpoints(), "endpoint_config"),
+        },
+        {
+            "@type": "type.googleapis.com/envoy.admin.v3.SecretsConfigDump",
+            "dynamic_active_secrets": catalog.secrets().iter()
+                .map(|(name, secret)| json!({"name": **name, "version_info": secret.version}))
+                .collect::<Vec<_>>(),
+        },
+    ], "rejected": rejected(catalog) });
+    serde_json::to_string_pretty(&page).unwrap_or_default()
+}
+
+fn statics<T>(slots: &BTreeMap<Arc<str>, Slot<T>>, field: &str) -> Vec<Value> {
+    slots.values().filter(|slot| slot.is_static).filter_map(Slot::newest).map(|one| json!({ field: message(&one.raw) })).collect()
+}
+
+type Pick<T> = fn(&Slot<T>) -> Option<&Arc<Resource<T>>>;
+
+fn dynamics<T>(slots: &BTreeMap<Arc<str>, Slot<T>>, field: &str, pick: Pick<T>) -> Vec<Value> {
+    let of_ads = slots.values().filter(|slot| !slot.is_static);
+    of_ads.filter_map(pick).map(|one| json!({ "version_info": one.version, field: message(&one.raw) })).collect()
+}
+
+fn listeners(catalog: &Catalog) -> Vec<Value> {
+    let of_ads = catalog.listeners().iter().filter(|(_, slot)| !slot.is_static);
+    of_ads
+        .map(|(name, slot)| {
+            let state = |one: &Option<Arc<Resource<_>>>| {
+                one.as_ref().map(|one| json!({ "version_info": one.version, "listener": message(&one.raw) }))
+            };
+            json!({ "name": **name, "active_state": state(&slot.active), "warming_state": state(&slot.warming) })
+        })
+        .collect()
+}
+
+fn named<T>(resources: &BTreeMap<Arc<str>, Arc<Resource<T>>>, field: &str) -> Vec<Value> {
+    resources.values().map(|one| json!({ "version_info": one.version, field: message(&one.raw) })).collect()
+}
+
+fn rejected(catalog: &Catalog) -> Vec<Value> {
+    let of = |kind: &ResourceKind| kind.noun();
+    catalog
+        .rejected()
+        .iter()
+        .map(|((kind, name), one)| {
+            let problems: Vec<String> = one.problems.iter().map(ToString::to_string).collect();
+            json!({ "kind": of(kind), "name": name, "version_info": one.version, "problems": problems })
+        })
+        .collect()
+}
+
+/// A packed message as JSON.
+fn message(any: &prost_types::Any) -> Value {
+    let Some(descriptor) = proto::pool().get_message_by_name(proto::type_name(&any.type_url)) else {
+        return Value::Null;
+    };
+    let Ok(message) = DynamicMessage::decode(descriptor, any.value.as_slice()) else { return Value::Null };
+    let options = SerializeOptions::new().use_proto_field_name(true);
+    let mut value = message.serialize_with_options(serde_json::value::Serializer, &options).unwrap_or(Value::Null);
+    redact(&mut value);
+    value
+}
+
+fn redact(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                match SECRET_FIELDS.contains(&name.as_str()) {
+                    true => *value = Value::String("[redacted]".to_owned()),
+                    false => redact(value),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(redact),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_left_out_wherever_they_stand() {
+        let mut value = json!({"a": [{"private_key": {"inline_string": "KEY"}, "name": "x"}]});
+        redact(&mut value);
+        assert_eq!(value, json!({"a": [{"private_key": "[redacted]", "name": "x"}]}));
+    }
+}

@@ -1,0 +1,81 @@
+//! gRPC channels to clusters of the bootstrap (control plane, certificate authority).
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use pymesh_model::cluster::Cluster;
+use pymesh_tls::{client_config, SecretStore};
+use tokio::net::TcpStream;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::TlsConnector;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+/// A control plane that is silent for so long is asked whether it is there.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// Connects to one endpoint of a cluster, with its transport socket.
+///
+/// # Errors
+/// In words: nobody there, or somebody whose certificate is not good.
+pub(crate) async fn connect(cluster: &Cluster, store: &Arc<SecretStore>, turn: usize) -> Result<Channel, String> {
+    let addresses: Vec<SocketAddr> = cluster.endpoints.iter().map(|(_, endpoint)| endpoint.address).collect();
+    let address = match addresses.len() {
+        0 => return Err(format!("cluster {} has no endpoints", cluster.name)),
+        count => addresses.get(turn % count).copied().unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0))),
+    };
+    let tls = match &cluster.transport.default {
+        None => None,
+        Some(tls) => {
+            let config = client_config(tls, store).map_err(|error| format!("cluster {}: {error}", cluster.name))?;
+            let name = match tls.sni.as_deref() {
+                Some(name) => ServerName::try_from(name.to_owned()).map_err(|error| error.to_string())?,
+                None => ServerName::from(address.ip()),
+            };
+            Some((TlsConnector::from(config), name))
+        }
+    };
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let authority = cluster.transport.default.as_ref().and_then(|tls| tls.sni.as_deref().map(str::to_owned));
+    let uri = format!("{scheme}://{}", authority.unwrap_or_else(|| address.to_string()));
+    let endpoint = Endpoint::from_shared(uri)
+        .map_err(|error| error.to_string())?
+        .connect_timeout(cluster.connect_timeout)
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true);
+    let connector = tower::service_fn(move |_: Uri| {
+        let tls = tls.clone();
+        async move {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            let io: Box<dyn Stream> = match tls {
+                None => Box::new(stream),
+                Some((connector, name)) => Box::new(connector.connect(name, stream).await?),
+            };
+            Ok::<_, Error>(TokioIo::new(io))
+        }
+    });
+    let connected = tokio::time::timeout(cluster.connect_timeout, endpoint.connect_with_connector(connector)).await;
+    match connected {
+        Err(_) => Err(format!("{address}: no answer within {:?}", cluster.connect_timeout)),
+        Ok(Err(error)) => Err(format!("{address}: {}", innermost(&error))),
+        Ok(Ok(channel)) => Ok(channel),
+    }
+}
+
+trait Stream: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin {}
+impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin> Stream for T {}
+
+/// The last cause in a chain says what has happened; the others say to whom.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
+}
