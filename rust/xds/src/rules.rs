@@ -63,6 +63,11 @@ pub(crate) fn check(message: &DynamicMessage, at: &At<'_>) {
     for (field, rules) in &rules.fields {
         let at = &at.field(field.name());
         let set = message.has_field(field);
+        // A member of a oneof that was not chosen breaks no rule at all.
+        let is_choice = field.containing_oneof().is_some_and(|oneof| oneof.fields().len() > 1);
+        if !set && is_choice {
+            continue;
+        }
         if rules.message.as_ref().is_some_and(|rule| rule.required()) && !set {
             at.refuse("this must be set");
             continue;
