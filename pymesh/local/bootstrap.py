@@ -1,0 +1,118 @@
+"""The Envoy v3 bootstrap of each proxy: who it is, where its configuration comes from, and how it gets its identity.
+
+One shape for both proxies. Ours makes its key itself (`pymesh.identity.v1.WorkloadIdentity`); Envoy cannot, and asks a
+companion, `pymesh agent`, for secrets over a Unix socket. The file holds the join token and is private.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pymesh.local.plan import ADDRESS, CLUSTER_ID, Workload
+
+Json = dict[str, Any]
+
+XDS_CLUSTER = "xds-grpc"
+#: What Istio calls the cluster that serves secrets beside a proxy.
+SDS_CLUSTER = "sds-grpc"
+
+_TYPE = "type.googleapis.com/"
+_HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+
+@dataclass(frozen=True, slots=True)
+class ControlAddress:
+    """How a proxy reaches the control plane and whom it trusts there."""
+
+    port: int
+    root: Path
+
+
+def for_pymesh(workload: Workload, control: ControlAddress, token: str, token_file: Path) -> Json:
+    """The bootstrap of our proxy."""
+    identity = {
+        "@type": f"{_TYPE}pymesh.identity.v1.WorkloadIdentity",
+        "ca_cluster": XDS_CLUSTER,
+        "spiffe_id": workload.spiffe_id,
+        "token_path": str(token_file),
+    }
+    return {
+        **_shared(workload, token),
+        "static_resources": {"clusters": [_xds_cluster(control)]},
+        "bootstrap_extensions": [{"name": "pymesh.identity", "typed_config": identity}],
+    }
+
+
+def for_envoy(workload: Workload, control: ControlAddress, token: str, secrets: Path) -> Json:
+    """The bootstrap of Envoy, with `secrets` the socket of its companion."""
+    sds = _cluster(SDS_CLUSTER, {"pipe": {"path": str(secrets)}})
+    return {**_shared(workload, token), "static_resources": {"clusters": [_xds_cluster(control), sds]}}
+
+
+def _shared(workload: Workload, token: str) -> Json:
+    source = {
+        "api_type": "DELTA_GRPC",
+        "transport_api_version": "V3",
+        "grpc_services": [
+            {
+                "envoy_grpc": {"cluster_name": XDS_CLUSTER},
+                "initial_metadata": [{"key": "authorization", "value": f"Bearer {token}"}],
+            }
+        ],
+    }
+    return {
+        "node": {
+            "id": workload.node_id,
+            "cluster": f"{workload.labels.get('app', workload.name)}.{workload.namespace}",
+            "metadata": {
+                "NAMESPACE": workload.namespace,
+                "NAME": workload.name,
+                "WORKLOAD_NAME": workload.app.name if workload.app else workload.name,
+                "SERVICE_ACCOUNT": workload.service_account,
+                "CLUSTER_ID": CLUSTER_ID,
+                "INTERCEPTION_MODE": "NONE",
+                "LABELS": dict(workload.labels),
+            },
+        },
+        "admin": {"address": {"socket_address": {"address": ADDRESS, "port_value": workload.admin_port}}},
+        "dynamic_resources": {
+            "ads_config": source,
+            "lds_config": {"ads": {}, "resource_api_version": "V3"},
+            "cds_config": {"ads": {}, "resource_api_version": "V3"},
+        },
+    }
+
+
+def _xds_cluster(control: ControlAddress) -> Json:
+    address = {"socket_address": {"address": ADDRESS, "port_value": control.port}}
+    context = {
+        "@type": f"{_TYPE}envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+        "sni": "localhost",
+        "common_tls_context": {
+            "alpn_protocols": ["h2"],
+            "validation_context": {
+                "trusted_ca": {"filename": str(control.root)},
+                "match_typed_subject_alt_names": [{"san_type": "DNS", "matcher": {"exact": "localhost"}}],
+            },
+        },
+    }
+    return {
+        **_cluster(XDS_CLUSTER, address),
+        "transport_socket": {"name": "envoy.transport_sockets.tls", "typed_config": context},
+    }
+
+
+def _cluster(name: str, address: Json) -> Json:
+    options = {"@type": _TYPE + _HTTP_OPTIONS, "explicit_http_config": {"http2_protocol_options": {}}}
+    return {
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "2s",
+        "typed_extension_protocol_options": {_HTTP_OPTIONS: options},
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
+        },
+    }

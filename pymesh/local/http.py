@@ -1,0 +1,119 @@
+"""A small HTTP/1.1 client on asyncio: what readiness probes, scrapes and the demo's traffic need, GET and no more.
+
+One request at a time per connection; a connection that cannot be reused says so. Limits: a head of 64 KiB and a body
+of 16 MiB.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+from pymesh.local.plan import ADDRESS
+
+MAX_HEAD = 64 << 10
+MAX_BODY = 16 << 20
+
+
+class HttpError(Exception):
+    """No usable answer came."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A response; header names are in lower case, of repeated ones the last counts."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Connection:
+    """A connection to a port on loopback, opened at its first request and reopened when it was closed."""
+
+    def __init__(self, port: int, timeout: float = 15.0) -> None:
+        self._port = port
+        self._timeout = timeout
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def get(self, path: str, headers: Mapping[str, str] | None = None) -> Answer:
+        """One request. Raises :class:`HttpError`; the connection is closed then."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await self._exchange(path, headers or {})
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError) as error:
+            await self.close()
+            raise HttpError(f"GET {ADDRESS}:{self._port}{path}: {error or type(error).__name__}") from error
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Close it; the next request opens it anew."""
+        if self._streams is not None:
+            _, writer = self._streams
+            self._streams = None
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+
+    async def _exchange(self, path: str, headers: Mapping[str, str]) -> Answer:
+        if self._streams is None:
+            self._streams = await asyncio.open_connection(ADDRESS, self._port, limit=MAX_HEAD)
+        reader, writer = self._streams
+        lines = [f"GET {path} HTTP/1.1", f"host: {ADDRESS}:{self._port}", *(f"{k}: {v}" for k, v in headers.items())]
+        writer.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
+        await writer.drain()
+        answer = await _read(reader)
+        if answer.headers.get("connection", "").lower() == "close":
+            await self.close()
+        return answer
+
+
+async def get(port: int, path: str, headers: Mapping[str, str] | None = None, timeout: float = 5.0) -> Answer:
+    """One request on a connection of its own."""
+    connection = Connection(port, timeout)
+    try:
+        return await connection.get(path, headers)
+    finally:
+        await connection.close()
+
+
+async def _read(reader: asyncio.StreamReader) -> Answer:
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+    first, *lines = head[:-4].split("\r\n")
+    version, _, rest = first.partition(" ")
+    if not version.startswith("HTTP/1."):
+        raise ValueError(f"not HTTP/1: {first[:40]!r}")
+    status = int(rest[:3])
+    headers = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        headers[name.lower()] = value.strip()
+    if headers.get("transfer-encoding", "").lower() == "chunked":
+        return Answer(status, headers, await _chunked(reader))
+    if "content-length" in headers:
+        length = int(headers["content-length"])
+        if not 0 <= length <= MAX_BODY:
+            raise ValueError(f"a body of {length} bytes")
+        return Answer(status, headers, await reader.readexactly(length))
+    if status in (204, 304):
+        return Answer(status, headers, b"")
+    body = await reader.read(MAX_BODY)
+    return Answer(status, {**headers, "connection": "close"}, body)
+
+
+async def _chunked(reader: asyncio.StreamReader) -> bytes:
+    body = bytearray()
+    while True:
+        size = int((await reader.readuntil(b"\r\n")).split(b";")[0], 16)
+        if size == 0:
+            while (await reader.readuntil(b"\r\n")) != b"\r\n":
+                pass
+            return bytes(body)
+        if size < 0 or len(body) + size > MAX_BODY:
+            raise ValueError("the body is too long")
+        body += await reader.readexactly(size)
+        await reader.readexactly(2)

