@@ -31,7 +31,9 @@ console = Console(highlight=False)
 @click.option("--keep", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
               help="Keep configuration and logs of the run there.")  # fmt: skip
 def command(target: Path, checked: bool, port: int | None, envoy: tuple[str, ...], keep: Path | None) -> None:
-    """Run a mesh of plain processes on this machine: DIR holds a mesh.yaml."""
+    """Run a mesh of plain processes on this machine.
+
+    DIR holds a mesh.yaml and the resources that it names."""
     try:
         mesh = meshfile.read(target)
     except LocalMeshError as error:

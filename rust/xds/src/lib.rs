@@ -1,4 +1,11 @@
-//! pymesh-xds.
+//! Envoy's configuration protocol: bootstrap files and xDS in, a `Snapshot` out.
+//!
+//! [`load_bootstrap`] reads and judges a file; [`Client`] runs it: ADS in both
+//! variants, certificates, DNS. Translation (`translate`) and the catalog of
+//! what was accepted (`catalog`) are pure; `stream`, `transport`, `resolve` and
+//! `identity` are the drivers around them.
+#![forbid(unsafe_code)]
+
 pub mod proto;
 mod bootstrap;
 mod catalog;

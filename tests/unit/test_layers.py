@@ -1,0 +1,59 @@
+"""The directions of docs/architecture.md for the Rust crates; import-linter holds the Python packages to theirs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+#: Crate -> crates of ours that it may use.
+ALLOWED = {
+    "pymesh-http": set(),
+    "pymesh-model": set(),
+    "pymesh-tls": {"pymesh-model"},
+    "pymesh-engine": {"pymesh-http", "pymesh-model", "pymesh-tls"},
+    "pymesh-net": {"pymesh-engine", "pymesh-model"},
+    "pymesh-xds": {"pymesh-model", "pymesh-tls"},
+    "pymesh-app": {"pymesh-engine", "pymesh-model", "pymesh-net", "pymesh-tls", "pymesh-xds"},
+    "pymesh-python": {"pymesh-app", "pymesh-engine", "pymesh-http", "pymesh-model", "pymesh-net"},
+}
+
+#: What the engine must never see: sockets, runtimes, protobuf, Python, clocks of others.
+BARRED_FROM_THE_ENGINE = {"tokio", "mio", "socket2", "prost", "tonic", "pyo3", "hyper", "serde_json", "libc"}
+
+
+def packages() -> dict[str, set[str]]:
+    done = subprocess.run(
+        ["cargo", "metadata", "--no-deps", "--format-version", "1", "--locked"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return {
+        package["name"]: {one["name"] for one in package["dependencies"] if one["kind"] is None}
+        for package in json.loads(done.stdout)["packages"]
+    }
+
+
+def test_crates_use_only_what_they_may() -> None:
+    found = packages()
+    assert set(found) == set(ALLOWED)
+    for name, uses in found.items():
+        ours = {use for use in uses if use.startswith("pymesh-")}
+        assert ours <= ALLOWED[name], f"{name} may not use {sorted(ours - ALLOWED[name])}"
+
+
+def test_the_core_sees_no_sockets_and_no_protobuf() -> None:
+    found = packages()
+    for name in ("pymesh-http", "pymesh-model", "pymesh-tls", "pymesh-engine"):
+        assert found[name] & BARRED_FROM_THE_ENGINE == set(), name
+    assert "pyo3" not in found["pymesh-app"]
+
+
+def test_unsafe_code_is_forbidden_outside_two_rooms() -> None:
+    for crate in ("http", "model", "tls", "engine", "xds", "app"):
+        text = (ROOT / "rust" / crate / "src" / "lib.rs").read_text()
+        assert "#![forbid(unsafe_code)]" in text, crate
