@@ -113,7 +113,7 @@ where
         move || state.set_live()
     };
     let feed = tokio::task::spawn_local(client.run(publish, live));
-    let result = wait_for_the_end(options, &state, feed).await;
+    let result = wait_for_the_end(&state, feed).await;
     drain(options, &state, &threads).await;
     state.shared.stop();
     for thread in threads {
@@ -171,7 +171,6 @@ where
 
 /// Until a signal, `/quitquitquit`, or the end of the configuration feed.
 async fn wait_for_the_end(
-    _options: &Options,
     state: &Arc<State>,
     feed: tokio::task::JoinHandle<Result<(), String>>,
 ) -> Result<(), Vec<String>> {
@@ -179,18 +178,15 @@ async fn wait_for_the_end(
         Ok((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?))
     };
     let (mut terminate, mut interrupt) = signals().map_err(|error| vec![format!("cannot watch signals: {error}")])?;
-    tokio::pin!(feed);
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
-            () = state.quit.notified() => return Ok(()),
-            ended = &mut feed => return match ended {
-                Ok(Ok(())) => std::future::pending().await,
-                Ok(Err(error)) => Err(vec![error]),
-                Err(_) => Err(vec!["the configuration task has panicked".to_owned()]),
-            },
-        }
+    tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        () = state.quit.notified() => Ok(()),
+        ended = feed => match ended {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(error.lines().map(str::to_owned).collect()),
+            Err(_) => Err(vec!["the configuration task has panicked".to_owned()]),
+        },
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use pymesh_model::tls::SecretName;
 use pymesh_model::Node;
 
-use crate::catalog::{Resource, Statics};
+use crate::catalog::{refuse_keepalive, Resource, Statics};
 use crate::check;
 use crate::diagnostic::{At, Diagnostic, Place, Problems};
 use crate::document;
@@ -156,6 +156,7 @@ fn statics(
         let at = clusters_at.index(index);
         let mut cx = Context::new(environment);
         let parts = translate::cluster(cluster, &at, &mut cx);
+        refuse_keepalive(&parts, at.problems());
         if statics.clusters.iter().any(|other| other.value.cluster.name == parts.cluster.name) {
             at.field("name").refuse(format!("another cluster is called `{}`", parts.cluster.name));
         }

@@ -3,7 +3,6 @@
 //!
 //! Types that are packed into an `Any` are opened and checked as well.
 
-use prost::Message as _;
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, ReflectMessage, Value};
 
 use crate::diagnostic::At;
@@ -123,6 +122,8 @@ fn any(packed: &DynamicMessage, at: &At<'_>, depth: usize) {
 
 #[cfg(test)]
 mod tests {
+    use prost::Message as _;
+
     use super::*;
     use crate::diagnostic::Problems;
     use crate::proto::envoy::config::{cluster::v3 as cluster, core::v3 as core, listener::v3 as listener};

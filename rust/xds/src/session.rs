@@ -153,7 +153,6 @@ impl Session {
             resource_names_unsubscribe: unsubscribe,
             initial_resource_versions: known.into_iter().collect(),
             error_detail: error,
-            ..Default::default()
         })
     }
 
@@ -167,7 +166,6 @@ impl Session {
             type_url: kind.type_url().to_owned(),
             response_nonce: subscription.nonce.clone(),
             error_detail: error,
-            ..Default::default()
         })
     }
 }

@@ -30,6 +30,8 @@ pub(crate) enum Removal {
 }
 
 /// A resource after translation.
+// One at a time, and moved into the catalog at once: boxing would buy nothing.
+#[allow(clippy::large_enum_variant)]
 enum Accepted {
     Cluster(translate::ClusterParts, Needs),
     Listener(pymesh_model::listener::Listener, Needs),

@@ -31,7 +31,7 @@ use crate::translate::{ClusterParts, DnsSettings, EndpointSource, Environment, M
 use compose::LiveCluster;
 use warm::Wait;
 
-pub(crate) use accept::{Incoming, Removal};
+pub(crate) use accept::{refuse_keepalive, Incoming, Removal};
 
 /// See the module.
 pub(crate) struct Catalog {

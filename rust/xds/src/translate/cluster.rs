@@ -12,7 +12,7 @@ use pymesh_model::tls::ClientTls;
 
 use super::common::{config_source, duration_or, enumerator, metadata, open, struct_text};
 use super::endpoint::{endpoints, targets, text_pairs, DnsTarget};
-use super::{http, tls, Context, Patience};
+use super::{tls, Context, Patience};
 use crate::diagnostic::At;
 use crate::proto::envoy::config::{cluster::v3 as cluster, core::v3 as core};
 use crate::proto::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;

@@ -9,7 +9,7 @@ use prost::Message as _;
 use pymesh_model::snapshot::WorkloadLabels;
 
 use super::{Context, Patience};
-use crate::diagnostic::{At, Problems};
+use crate::diagnostic::At;
 use crate::json::{self, Places};
 use crate::proto::envoy::config::core::v3 as core;
 use crate::proto::{self, is_typed_struct};
@@ -181,14 +181,4 @@ pub(crate) fn workload_from_node(node: &core::Node) -> WorkloadLabels {
 /// A value of an enum that [`check`] has passed.
 pub(super) fn enumerator<T: TryFrom<i32> + Default>(value: i32) -> T {
     T::try_from(value).unwrap_or_default()
-}
-
-/// Name and problem-free run of `translate`: its result, or all its problems.
-pub(crate) fn collect<T>(root: &str, translate: impl FnOnce(&At<'_>) -> Option<T>) -> Result<T, Vec<crate::Diagnostic>> {
-    let problems = Problems::default();
-    let result = translate(&At::root(root, &problems));
-    match (result, problems.into_vec()) {
-        (Some(value), problems) if problems.is_empty() => Ok(value),
-        (_, problems) => Err(problems),
-    }
 }

@@ -26,7 +26,7 @@ use std::time::Duration;
 use pymesh_model::snapshot::WorkloadLabels;
 use pymesh_model::tls::SecretName;
 
-pub(crate) use cluster::{cluster, ClusterParts, DnsFamily, DnsSettings, EndpointSource, Keepalive, Pings, TcpProbes};
+pub(crate) use cluster::{cluster, ClusterParts, DnsFamily, DnsSettings, EndpointSource};
 pub(crate) use common::workload_from_node;
 pub(crate) use endpoint::{by_priority, endpoints, DnsTarget};
 pub(crate) use listener::{listener, socket_address};
