@@ -39,7 +39,7 @@ lint: $(VENV)/installed $(VENV)/tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	cd $(VENV) && bin/lint-imports --config ../pyproject.toml
 
 bench: $(VENV)/installed .tools/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" bench/run

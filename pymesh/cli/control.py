@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -58,7 +59,7 @@ def command(
     tokens: Path | None,
     trust_domain: str,
     authority: Path | None,
-    access_log: str,
+    access_log: Literal["TEXT", "JSON", "OFF"],
     insecure_xds: bool,
     ports_file: Path | None,
     log_level: str,

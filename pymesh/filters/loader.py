@@ -34,7 +34,8 @@ def load(class_path: str, source: str, config: Mapping[str, Any]) -> HttpFilter[
     if not _is_filter(cls):
         raise FilterError(f"`{class_path}` is not a filter\nhint: derive it from pymesh.filters.HttpFilter")
     _check_version(class_path, cls.api)
-    return cls(_configure(class_path, cls.Config, config))
+    instance: HttpFilter[Any] = cls(_configure(class_path, cls.Config, config))
+    return instance
 
 
 def conditions(cls: type[HttpFilter[Any]]) -> list[tuple[str, str, str]]:

@@ -45,7 +45,7 @@ class Connection:
                 return await self._exchange(path, headers or {})
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError) as error:
             await self.close()
-            raise HttpError(f"GET {ADDRESS}:{self._port}{path}: {error or type(error).__name__}") from error
+            raise HttpError(f"GET {ADDRESS}:{self._port}{path}: {str(error) or type(error).__name__}") from error
         except BaseException:
             await self.close()
             raise
@@ -72,9 +72,9 @@ class Connection:
         return answer
 
 
-async def get(port: int, path: str, headers: Mapping[str, str] | None = None, timeout: float = 5.0) -> Answer:
+async def get(port: int, path: str, headers: Mapping[str, str] | None = None, patience: float = 5.0) -> Answer:
     """One request on a connection of its own."""
-    connection = Connection(port, timeout)
+    connection = Connection(port, patience)
     try:
         return await connection.get(path, headers)
     finally:

@@ -119,13 +119,14 @@ class Spec(Located):
     traffic: Traffic | None = None
 
     def problems(self) -> Iterator[Problem]:
-        names = Counter(part.name for part in (*self.apps, *self.gateways))
+        names = Counter((*(app.name for app in self.apps), *(gateway.name for gateway in self.gateways)))
         for name in sorted(name for name, count in names.items() if count > 1):
             yield Problem("apps", f"the name {name!r} is used twice", "apps and gateways have names of their own")
         services = {app.service_name for app in self.apps}
         for app in self.apps:
             for called in sorted(set(app.calls) - services):
-                yield Problem("apps", f"{app.name} calls {called!r}, which no app offers", did_you_mean(called, services))
+                hint = did_you_mean(called, services)
+                yield Problem("apps", f"{app.name} calls {called!r}, which no app offers", hint)
         gateways = {gateway.name for gateway in self.gateways}
         if self.traffic is not None and self.traffic.gateway not in gateways:
             hint = did_you_mean(self.traffic.gateway, gateways, otherwise="add one to gateways")

@@ -156,7 +156,8 @@ class Runner:
         file = self.folder / "proxies" / f"{workload.name}.json"
         if workload.name not in self.options.envoy:
             written = bootstrap.for_pymesh(workload, control, token, token_file)
-            argv = [sys.executable, "-m", "pymesh", "proxy", "-c", str(file), "--concurrency", "1", "--drain-time-s", "2"]
+            argv = [sys.executable, "-m", "pymesh", "proxy", "-c", str(file)]
+            argv += ["--concurrency", "1", "--drain-time-s", "2"]
         else:
             socket = self.folder / "proxies" / f"{workload.name}.sock"
             await self._start(

@@ -42,7 +42,7 @@ def test_the_shop_keeps_its_promises(tmp_path: Path) -> None:
 
 
 def test_a_real_envoy_is_one_of_the_sidecars(tmp_path: Path) -> None:
-    path = f"{Path(peers.peer("envoy")).parent}:{os.environ['PATH']}"
+    path = os.pathsep.join((str(Path(peers.peer("envoy")).parent), os.environ["PATH"]))
     folder = tmp_path / "run"
     done = run("up", str(SHOP), "--check", "--port", "0", "--envoy", "reviews-v2", "--keep", str(folder), PATH=path)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -53,7 +53,9 @@ def test_ctrl_c_at_any_moment_leaves_no_process(tmp_path: Path) -> None:
     for number, delay in enumerate((0.3, 1.0, 2.5)):
         folder = tmp_path / str(number)
         words = [*PYMESH, "up", str(SHOP), "--port", "0", "--keep", str(folder)]
-        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, cwd="/", start_new_session=True)
+        process = subprocess.Popen(
+            words, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, cwd="/", start_new_session=True
+        )
         time.sleep(delay)
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=30) in (0, -signal.SIGINT, 130)
@@ -115,7 +117,8 @@ def test_a_bad_bootstrap_is_refused_with_every_error(tmp_path: Path, name: str) 
         assert done.returncode == 1
         assert done.stderr.startswith(f"error: {file}: ")
         return
-    file.write_text("node: {idd: x}\nstatic_resources:\n  listeners:\n  - nane: a\n    adress: {}\nlayered_runtime: {}\n")
+    lines = ["node: {idd: x}", "static_resources:", "  listeners:", "  - nane: a", "    adress: {}"]
+    file.write_text("\n".join([*lines, "layered_runtime: {}", ""]))
     done = run("proxy", "--mode", "validate", "-c", str(file))
     assert done.returncode == 1
     for place in (f"{file}:1:8:", f"{file}:4:5:", f"{file}:5:5:", f"{file}:6:1:"):
