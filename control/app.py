@@ -199,9 +199,7 @@ def _bound(address: Address, option: str) -> socket.socket:
         return socket.create_server((address.host, address.port), family=family, backlog=512)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
-        raise StartError(
-            f"cannot listen on {address}: {reason}; hint: choose another {option} HOST:PORT"
-        ) from error
+        raise StartError(f"cannot listen on {address}: {reason}; hint: choose another {option} HOST:PORT") from error
 
 
 def _address(sock: socket.socket) -> Address:

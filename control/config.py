@@ -71,12 +71,8 @@ class Settings:
         if self.insecure_xds and not self.listen.loopback:
             raise SettingsError(f"--insecure-xds works on loopback only, not on {self.listen}")
         if not self.insecure_xds and self.tokens is None:
-            raise SettingsError(
-                "no proxy could authenticate; hint: --tokens FILE (or --insecure-xds for tests)"
-            )
+            raise SettingsError("no proxy could authenticate; hint: --tokens FILE (or --insecure-xds for tests)")
         if self.admin is not None and not self.admin.loopback:
-            raise SettingsError(
-                f"the admin address {self.admin} is not on loopback; hint: 127.0.0.1:{self.admin.port}"
-            )
+            raise SettingsError(f"the admin address {self.admin} is not on loopback; hint: 127.0.0.1:{self.admin.port}")
         if self.certificate_lifetime > self.longest_certificate_lifetime:
             raise SettingsError("the certificate lifetime is above the longest allowed one")

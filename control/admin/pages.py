@@ -31,9 +31,7 @@ class ConfigView(Protocol):
         """Everything wrong with the newest files: what, where, hint."""
 
 
-def application(
-    fleet: Fleet, registry: CollectorRegistry, config: ConfigView, ready: Callable[[], bool]
-) -> Starlette:
+def application(fleet: Fleet, registry: CollectorRegistry, config: ConfigView, ready: Callable[[], bool]) -> Starlette:
     """The admin application over a running control plane."""
 
     async def is_ready(_: Request) -> Response:

@@ -59,13 +59,9 @@ class AgentSettings:
 class Agent:
     """One workload's secrets, served and rotated."""
 
-    def __init__(
-        self, settings: AgentSettings, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
-    ) -> None:
+    def __init__(self, settings: AgentSettings, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         if settings.root is None and not settings.control.loopback:
-            raise ValueError(
-                f"cleartext to {settings.control} would show the token; hint: give the root certificate"
-            )
+            raise ValueError(f"cleartext to {settings.control} would show the token; hint: give the root certificate")
         self._settings = settings
         self._clock = clock
         tls = tls_context(settings.root) if settings.root is not None else None

@@ -73,9 +73,7 @@ class CertificateAuthority:
     def root_pem(self) -> str:
         return _pem(self.root)
 
-    def sign(
-        self, request_pem: str, identity: Identity, now: datetime, requested: timedelta | None = None
-    ) -> Issued:
+    def sign(self, request_pem: str, identity: Identity, now: datetime, requested: timedelta | None = None) -> Issued:
         """Certify the key of a request for ``identity``, and for nothing that the request says.
 
         Raises :class:`csr.BadRequestError`, :class:`csr.WrongIdentityError` or :class:`AuthorityError`.
@@ -135,9 +133,7 @@ class CertificateAuthority:
         )
 
 
-def self_signed(
-    trust_domain: str, now: datetime, policy: LifetimePolicy | None = None
-) -> CertificateAuthority:
+def self_signed(trust_domain: str, now: datetime, policy: LifetimePolicy | None = None) -> CertificateAuthority:
     """A new root authority for a trust domain."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name(

@@ -53,9 +53,7 @@ class CertificateClient:
         Raises :class:`SigningError`.
         """
         key = ec.generate_private_key(ec.SECP256R1())
-        request = (
-            x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
-        )
+        request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
         pem = request.public_bytes(serialization.Encoding.PEM).decode("ascii")
         message = pb.IstioCertificateRequest(csr=pem, validity_duration=lifetime_seconds)
         channel = Channel(self.host, self.port, ssl=self.tls, codec=Bytes())
@@ -83,8 +81,6 @@ def tls_context(root: Path) -> ssl.SSLContext:
 def _credentials(key: bytes, response: pb.Message) -> Credentials:
     chain = [str(pem).encode("ascii") for pem in getattr(response, "cert_chain", ())]
     if len(chain) < 2:
-        raise SigningError(
-            f"the control plane sent a chain of {len(chain)} certificates; leaf and root are needed"
-        )
+        raise SigningError(f"the control plane sent a chain of {len(chain)} certificates; leaf and root are needed")
     leaf = x509.load_pem_x509_certificate(chain[0])
     return Credentials(key, b"".join(chain[:-1]), chain[-1], leaf.not_valid_after_utc)

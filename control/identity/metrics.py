@@ -12,9 +12,7 @@ class IdentityMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.requests = PlainCounter(registry, "citadel_server_csr_count", "Signing requests received.")
-        self.issued = PlainCounter(
-            registry, "citadel_server_success_cert_issuance_count", "Certificates issued."
-        )
+        self.issued = PlainCounter(registry, "citadel_server_success_cert_issuance_count", "Certificates issued.")
         self.unauthenticated = PlainCounter(
             registry, "citadel_server_authentication_failure_count", "Signing requests without a valid token."
         )

@@ -46,9 +46,7 @@ def read(path: Path, *, limit: int = 1 << 20) -> bytes:
     with path.open("rb") as file:
         mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
         if mode & 0o077:
-            raise InsecureFileError(
-                f"{path}: mode {mode:04o} lets others at a secret; hint: chmod 600 {path}"
-            )
+            raise InsecureFileError(f"{path}: mode {mode:04o} lets others at a secret; hint: chmod 600 {path}")
         content = file.read(limit + 1)
     if len(content) > limit:
         raise InsecureFileError(f"{path}: larger than {limit} bytes")

@@ -59,17 +59,13 @@ class CertificateService:
         requested = timedelta(seconds=min(asked, _MOST_SECONDS)) if asked > 0 else None
         try:
             # Signing takes long enough (RSA: milliseconds) to hold up pushes if done on the loop.
-            issued = await asyncio.to_thread(
-                self._authority.sign, request.csr, identity, self._clock(), requested
-            )
+            issued = await asyncio.to_thread(self._authority.sign, request.csr, identity, self._clock(), requested)
         except BadRequestError as error:
             self._metrics.unreadable.inc()
             raise GRPCError(Status.INVALID_ARGUMENT, str(error)) from error
         except WrongIdentityError as error:
             self._metrics.wrong_identity.inc()
-            log.warning(
-                "signing request for another identity", extra={"caller": str(identity), "peer": call.peer}
-            )
+            log.warning("signing request for another identity", extra={"caller": str(identity), "peer": call.peer})
             raise GRPCError(Status.PERMISSION_DENIED, str(error)) from error
         except AuthorityError as error:
             self._metrics.sign_errors.inc()

@@ -17,9 +17,7 @@ from pymesh.control.identity.authority import CertificateAuthority, private_pem
 class ServerCertificate:
     """A TLS context whose certificate can be renewed: new handshakes use the new one, connections stay."""
 
-    def __init__(
-        self, authority: CertificateAuthority, hosts: Sequence[str], folder: Path, now: datetime
-    ) -> None:
+    def __init__(self, authority: CertificateAuthority, hosts: Sequence[str], folder: Path, now: datetime) -> None:
         self._authority = authority
         self._hosts = tuple(hosts)
         self._folder = folder

@@ -30,9 +30,7 @@ ROOT_FILE = "root.pem"
 ROOT_CERTIFICATE_FILE = "root-cert.pem"
 
 
-def open_or_create(
-    folder: Path, trust_domain: str, now: datetime, policy: LifetimePolicy
-) -> CertificateAuthority:
+def open_or_create(folder: Path, trust_domain: str, now: datetime, policy: LifetimePolicy) -> CertificateAuthority:
     """Our own root, made on first use. Raises :class:`AuthorityError` when it cannot be used."""
     path = folder / ROOT_FILE
     try:
@@ -103,23 +101,17 @@ def _check_usable(authority: CertificateAuthority, where: str, now: datetime) ->
             lower.verify_directly_issued_by(upper)
         except (ValueError, TypeError, InvalidSignature) as error:
             names = f"{lower.subject.rfc4514_string()!r} is not issued by {upper.subject.rfc4514_string()!r}"
-            raise AuthorityError(
-                f"{where}: {names}; hint: list cert-chain.pem from lower to upper"
-            ) from error
+            raise AuthorityError(f"{where}: {names}; hint: list cert-chain.pem from lower to upper") from error
 
 
 def _check_certificate(certificate: x509.Certificate, where: str, now: datetime) -> None:
     subject = certificate.subject.rfc4514_string()
     if not certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc:
         until = certificate.not_valid_after_utc.isoformat()
-        raise AuthorityError(
-            f"{where}: {subject!r} is not valid now (until {until}); hint: supply a new authority"
-        )
+        raise AuthorityError(f"{where}: {subject!r} is not valid now (until {until}); hint: supply a new authority")
     try:
         constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
     except (x509.ExtensionNotFound, ValueError):
         constraints = None
     if constraints is None or not constraints.ca:
-        raise AuthorityError(
-            f"{where}: {subject!r} is not the certificate of an authority (CA:TRUE is missing)"
-        )
+        raise AuthorityError(f"{where}: {subject!r} is not the certificate of an authority (CA:TRUE is missing)")

@@ -165,9 +165,7 @@ class Decoder:
         value = self._scalar(wanted, node, what)
         if value is BAD or bounds.low <= value <= bounds.high:
             return value
-        self._report.error(
-            self.position(node), f"{what}: {value} is out of range", f"{bounds.low} to {bounds.high}"
-        )
+        self._report.error(self.position(node), f"{what}: {value} is out of range", f"{bounds.low} to {bounds.high}")
         return BAD
 
     def _union(self, options: tuple[Any, ...], node: yaml.Node, what: str) -> Any:
@@ -183,9 +181,7 @@ class Decoder:
         value = self._scalar(str, node, what)
         if value is BAD or value in options:
             return value
-        self._report.error(
-            self.position(node), f"{what}: {value!r} is not supported", did_you_mean(value, options)
-        )
+        self._report.error(self.position(node), f"{what}: {value!r} is not supported", did_you_mean(value, options))
         return BAD
 
     def _duration(self, node: yaml.Node, what: str) -> Any:

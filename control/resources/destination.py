@@ -90,9 +90,7 @@ class ClientTls(Located):
             yield Problem("mode", f"{self.mode} presents no certificate of yours", "use mode: MUTUAL")
         if self.mode in ("DISABLE", "ISTIO_MUTUAL"):
             for name in self.present("caCertificates"):
-                yield Problem(
-                    name, f"{name!r} has no meaning with mode {self.mode}", "use mode: SIMPLE or MUTUAL"
-                )
+                yield Problem(name, f"{name!r} has no meaning with mode {self.mode}", "use mode: SIMPLE or MUTUAL")
 
 
 @model

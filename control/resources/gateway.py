@@ -43,9 +43,7 @@ class ServerTls(Located):
     def problems(self) -> Iterator[Problem]:
         files = self.present("serverCertificate", "privateKey", "caCertificates")
         if self.credential_name and files:
-            yield Problem(
-                files[0], f"'credentialName' and {files[0]!r} exclude each other", "keep one of them"
-            )
+            yield Problem(files[0], f"'credentialName' and {files[0]!r} exclude each other", "keep one of them")
         if bool(self.server_certificate) != bool(self.private_key):
             yield Problem("", "'serverCertificate' and 'privateKey' belong together", "give both")
         if self.mode == "MUTUAL" and self.server_certificate and not self.ca_certificates:

@@ -39,9 +39,7 @@ class ListenerTls(Located):
 
     def problems(self) -> Iterator[Problem]:
         if len(self.certificate_refs) != 1:
-            yield Problem(
-                "certificateRefs", "exactly one certificate is supported", "write one listener for each"
-            )
+            yield Problem("certificateRefs", "exactly one certificate is supported", "write one listener for each")
 
 
 @model
@@ -164,9 +162,7 @@ class RouteMatch(Located):
     path: PathMatch = PathMatch()
     headers: tuple[NamedMatch, ...] = ()
     query_params: tuple[NamedMatch, ...] = ()
-    method: Literal["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"] | None = (
-        None
-    )
+    method: Literal["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"] | None = None
 
 
 @model
@@ -247,9 +243,7 @@ class RouteFilter(Located):
 
     def problems(self) -> Iterator[Problem]:
         wanted = "urlRewrite" if self.type == "URLRewrite" else self.type[0].lower() + self.type[1:]
-        found = self.present(
-            "requestHeaderModifier", "responseHeaderModifier", "requestRedirect", "urlRewrite"
-        )
+        found = self.present("requestHeaderModifier", "responseHeaderModifier", "requestRedirect", "urlRewrite")
         if found != [wanted]:
             yield Problem("", f"type {self.type} needs {wanted!r} and nothing else")
 
@@ -270,9 +264,7 @@ class BackendRef(Located):
     def problems(self) -> Iterator[Problem]:
         for one in self.filters:
             if one.type not in ("RequestHeaderModifier", "ResponseHeaderModifier"):
-                yield Problem(
-                    "filters", f"{one.type} is not supported on a backend yet", "put it on the rule"
-                )
+                yield Problem("filters", f"{one.type} is not supported on a backend yet", "put it on the rule")
 
 
 @model
@@ -312,10 +304,7 @@ class RouteRule(Located):
             if "URLRewrite" in types:
                 yield Problem("filters", "RequestRedirect and URLRewrite exclude each other")
         replaces = [
-            one
-            for one in self.filters
-            for path in (_path_of(one),)
-            if path and path.type == "ReplacePrefixMatch"
+            one for one in self.filters for path in (_path_of(one),) if path and path.type == "ReplacePrefixMatch"
         ]
         if replaces and any(match.path.type != "PathPrefix" for match in self.matches):
             yield Problem("filters", "ReplacePrefixMatch needs matches of type PathPrefix")

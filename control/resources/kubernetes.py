@@ -49,9 +49,7 @@ class ServiceSpec(Located):
         seen: set[int | str] = set()
         for port in self.ports:
             if len(self.ports) > 1 and not port.name:
-                yield Problem(
-                    "ports", f"port {port.port} needs a name", "several ports are told apart by name"
-                )
+                yield Problem("ports", f"port {port.port} needs a name", "several ports are told apart by name")
             for mark in {port.port, port.name or port.port}:
                 if mark in seen:
                     yield Problem("ports", f"port {mark!r} is here twice")

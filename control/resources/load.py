@@ -74,9 +74,7 @@ _REFUSED_KINDS: Mapping[str, str] = {
 }
 
 
-def load_text(
-    file: str, text: str, report: Report, read: Callable[[str], str] | None = None
-) -> list[Resource]:
+def load_text(file: str, text: str, report: Report, read: Callable[[str], str] | None = None) -> list[Resource]:
     """The resources of one YAML file.
 
     ``read`` gives the text of a file named in a document, relative to the document's own; it raises
@@ -216,9 +214,7 @@ def _with_source(
         source = read(one.spec.file)
     except (OSError, UnicodeDecodeError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        report.error(
-            at, f"{one.spec.file!r} cannot be read: {reason}", "the path is relative to this YAML file"
-        )
+        report.error(at, f"{one.spec.file!r} cannot be read: {reason}", "the path is relative to this YAML file")
         return None
     if len(source.encode()) > python_filter.LARGEST_SOURCE:
         report.error(at, f"{one.spec.file!r} is too large", "install it as a package")

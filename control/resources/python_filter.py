@@ -51,13 +51,9 @@ class PythonFilterSpec(Located):
         if len(self.present("source", "file")) > 1:
             yield Problem("file", "'source' and 'file' exclude each other", "keep one of them")
         if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", self.class_):
-            yield Problem(
-                "class", f"{self.class_!r} is not MODULE:CLASS", "write it as in my_filters:AddHeader"
-            )
+            yield Problem("class", f"{self.class_!r} is not MODULE:CLASS", "write it as in my_filters:AddHeader")
         if len(self.source.encode()) > LARGEST_SOURCE:
-            yield Problem(
-                "source", f"the source is larger than {LARGEST_SOURCE} bytes", "install it as a package"
-            )
+            yield Problem("source", f"the source is larger than {LARGEST_SOURCE} bytes", "install it as a package")
 
 
 @model

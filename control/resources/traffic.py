@@ -79,9 +79,7 @@ class HeaderOperations(Located):
             if not re.fullmatch(r":?[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
                 yield Problem("", f"{name!r} is not a header name")
             elif name.startswith(":") or name.lower() == "host":
-                yield Problem(
-                    "", f"{name!r} cannot be changed as a header", "use rewrite.authority or rewrite.uri"
-                )
+                yield Problem("", f"{name!r} cannot be changed as a header", "use rewrite.authority or rewrite.uri")
 
 
 @model
@@ -187,9 +185,7 @@ class Retries(Located):
         for condition in self.conditions():
             if condition not in RETRY_CONDITIONS and not re.fullmatch(r"[1-5]\d\d", condition):
                 known = ", ".join(sorted(RETRY_CONDITIONS))
-                yield Problem(
-                    "retryOn", f"{condition!r} is no retry condition", f"known: {known}, or a status"
-                )
+                yield Problem("retryOn", f"{condition!r} is no retry condition", f"known: {known}, or a status")
 
     def conditions(self) -> list[str]:
         """The conditions one by one."""
@@ -291,9 +287,7 @@ class VirtualService(Resource):
     status: Any = None
 
 
-def weight_problems(
-    route: tuple[HttpDestination, ...] | tuple[TcpDestination, ...], key: str
-) -> Iterator[Problem]:
+def weight_problems(route: tuple[HttpDestination, ...] | tuple[TcpDestination, ...], key: str) -> Iterator[Problem]:
     """What is wrong with the shares of one rule: a lone destination may leave its weight out."""
     if len(route) > 1 and not sum(share.weight or 0 for share in route):
         yield Problem(key, "the weights of the destinations add up to 0", "give each destination a weight")

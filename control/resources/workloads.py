@@ -90,9 +90,7 @@ class ServiceEntrySpec(Located):
         if self.endpoints and self.workload_selector is not None:
             yield Problem("workloadSelector", "'endpoints' and 'workloadSelector' exclude each other")
         if self.resolution == "DNS" and self.workload_selector is not None:
-            yield Problem(
-                "workloadSelector", "resolution: DNS cannot select workloads", "use resolution: STATIC"
-            )
+            yield Problem("workloadSelector", "resolution: DNS cannot select workloads", "use resolution: STATIC")
         for endpoint in self.endpoints:
             if self.resolution == "STATIC" and not is_ip(endpoint.address):
                 yield Problem(

@@ -31,9 +31,7 @@ def files_of(folders: Iterable[Path], report: Report) -> list[Path]:
             found[folder] = None
             continue
         if not folder.is_dir():
-            report.error(
-                Position(str(folder)), "there is no such folder", "--config names a folder of YAML files"
-            )
+            report.error(Position(str(folder)), "there is no such folder", "--config names a folder of YAML files")
             continue
         for path in sorted(folder.rglob("*")):
             hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)

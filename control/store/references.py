@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 MESH = "mesh"
 
 
-def service(
-    store: Store, owner: Located, field: str, host: str, namespace: str, report: Report
-) -> Service | None:
+def service(store: Store, owner: Located, field: str, host: str, namespace: str, report: Report) -> Service | None:
     """The service that ``host`` means, or None and an error."""
     found = store.service(host, namespace)
     if found is None:
@@ -74,8 +72,7 @@ def _virtual_service(store: Store, virtual: VirtualService, report: Report) -> N
             at_gateway = True
             if gateway_key(name, virtual.namespace) not in known:
                 names_here = [
-                    one if namespace == virtual.namespace else f"{namespace}/{one}"
-                    for namespace, one in known
+                    one if namespace == virtual.namespace else f"{namespace}/{one}" for namespace, one in known
                 ]
                 report.error(
                     owner.place("gateways"),
@@ -112,9 +109,7 @@ def _destination(
         _port(found, port, destination.port, "number", destination.port.number, http, report)
     elif at_gateway and len(found.ports) > 1:
         numbers = ", ".join(str(port.number) for port in found.ports)
-        report.error(
-            destination.at, f"{found.host!r} has several ports", f"add port.number: one of {numbers}"
-        )
+        report.error(destination.at, f"{found.host!r} has several ports", f"add port.number: one of {numbers}")
 
 
 def _port(
@@ -149,9 +144,7 @@ def _http_route(store: Store, route: HTTPRoute, report: Report) -> None:
         else:
             _gateway_parent(store, route, parent, namespace, report)
     if to_service and route.spec.hostnames:
-        report.error(
-            route.spec.place("hostnames"), "hostnames have no meaning for a Service parent", "remove them"
-        )
+        report.error(route.spec.place("hostnames"), "hostnames have no meaning for a Service parent", "remove them")
     for rule in route.spec.rules:
         for backend in rule.backend_refs:
             found = service(store, backend, "name", backend.name, route.namespace, report)
@@ -163,18 +156,14 @@ def _http_route(store: Store, route: HTTPRoute, report: Report) -> None:
                 report.error(backend.at, f"the backend {backend.name!r} needs a port")
 
 
-def _gateway_parent(
-    store: Store, route: HTTPRoute, parent: ParentRef, namespace: str, report: Report
-) -> None:
+def _gateway_parent(store: Store, route: HTTPRoute, parent: ParentRef, namespace: str, report: Report) -> None:
     gateways = {one.name: one for one in store.kube_gateways if one.namespace == namespace}
     gateway = gateways.get(parent.name)
     if gateway is None:
         report.error(
             parent.place("name"),
             f"there is no Gateway {namespace}/{parent.name}",
-            did_you_mean(
-                parent.name, gateways, otherwise="a Gateway of group gateway.networking.k8s.io is meant"
-            ),
+            did_you_mean(parent.name, gateways, otherwise="a Gateway of group gateway.networking.k8s.io is meant"),
         )
         return
     listeners = [one for one in gateway.spec.listeners if parent.section_name in ("", one.name)]
@@ -187,9 +176,7 @@ def _gateway_parent(
         )
     elif not [one for one in listeners if parent.port in (None, one.port)]:
         report.error(parent.place("port"), f"{gateway.title} has no such listener on port {parent.port}")
-    elif namespace != route.namespace and all(
-        one.allowed_routes.namespaces.from_ == "Same" for one in listeners
-    ):
+    elif namespace != route.namespace and all(one.allowed_routes.namespaces.from_ == "Same" for one in listeners):
         report.error(
             parent.place("namespace"),
             f"{gateway.title} takes routes of its own namespace only",
@@ -210,9 +197,7 @@ def _secret(
     secret = store.secrets.get((namespace, name))
     if secret is None:
         names = [one for where, one in store.secrets if where == namespace]
-        hint = did_you_mean(
-            name, names, otherwise="put a Secret of type kubernetes.io/tls beside the Gateway"
-        )
+        hint = did_you_mean(name, names, otherwise="put a Secret of type kubernetes.io/tls beside the Gateway")
         report.error(owner.place(field), f"there is no Secret {namespace}/{name}", hint)
         return
     for entry in needed:
@@ -223,9 +208,7 @@ def _secret(
 def _kube_gateway(store: Store, gateway: KubeGateway, report: Report) -> None:
     for listener in gateway.spec.listeners:
         for reference in listener.tls.certificate_refs if listener.tls else ():
-            _secret(
-                store, gateway.namespace, reference.name, ["tls.crt", "tls.key"], reference, "name", report
-            )
+            _secret(store, gateway.namespace, reference.name, ["tls.crt", "tls.key"], reference, "name", report)
 
 
 def _sidecar(store: Store, sidecar: Sidecar, report: Report) -> None:
@@ -237,9 +220,7 @@ def _sidecar(store: Store, sidecar: Sidecar, report: Report) -> None:
             found = store.services.get(host)
             if found is None or found.namespace != namespace:
                 known = [f"{one.namespace}/{one.host}" for one in store.services.values()]
-                report.error(
-                    listener.place("hosts"), f"there is no service {written!r}", did_you_mean(written, known)
-                )
+                report.error(listener.place("hosts"), f"there is no service {written!r}", did_you_mean(written, known))
 
 
 def _python_filter(store: Store, one: PythonFilter, report: Report) -> None:

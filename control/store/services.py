@@ -105,9 +105,7 @@ def derive(resources: Iterable[Resource], domain: str, report: Report) -> dict[s
     found: dict[str, Service] = {}
     for one in everything:
         if isinstance(one, KubeService):
-            made = [
-                _from_kubernetes(one, workloads, slices.pop((one.namespace, one.name), []), domain, report)
-            ]
+            made = [_from_kubernetes(one, workloads, slices.pop((one.namespace, one.name), []), domain, report)]
         elif isinstance(one, ServiceEntry):
             made = _from_entry(one, workloads)
         else:
@@ -115,9 +113,7 @@ def derive(resources: Iterable[Resource], domain: str, report: Report) -> dict[s
         for service in made:
             first = found.setdefault(service.host, service)
             if first is not service:
-                report.error(
-                    service.at, f"host {service.host!r} is defined twice", f"the first is at {first.at}"
-                )
+                report.error(service.at, f"host {service.host!r} is defined twice", f"the first is at {first.at}")
     for (namespace, owner), orphans in slices.items():
         for orphan in orphans:
             _orphan(orphan, namespace, owner, report)
@@ -155,9 +151,7 @@ def _from_kubernetes(
         for port in service.spec.ports
     )
     selector = service.spec.selector
-    selected = [
-        w for w in workloads if selector and w.namespace == namespace and selector.items() <= w.labels.items()
-    ]
+    selected = [w for w in workloads if selector and w.namespace == namespace and selector.items() <= w.labels.items()]
     backends: dict[int, tuple[Backend, ...]] = {}
     for port in ports:
         reached = [Backend(w, number) for w in selected if (number := _reached(port, w)) is not None]
@@ -220,17 +214,13 @@ def _from_entry(entry: ServiceEntry, workloads: list[Workload]) -> list[Service]
         elif spec.resolution == "DNS" and not serving:
             serving = [Workload(entry.name, entry.namespace, host, {}, {}, "", 0)]
         backends = {
-            port.number: tuple(
-                Backend(w, number) for w in serving if (number := _reached(port, w)) is not None
-            )
+            port.number: tuple(Backend(w, number) for w in serving if (number := _reached(port, w)) is not None)
             for port in ports
         }
         external = spec.location == "MESH_EXTERNAL"
         resolution: Literal["EDS", "DNS"] = "DNS" if spec.resolution == "DNS" else "EDS"
         at = spec.place("hosts")
-        found.append(
-            Service(host, host, entry.namespace, ports, resolution, external, (), selector, backends, at)
-        )
+        found.append(Service(host, host, entry.namespace, ports, resolution, external, (), selector, backends, at))
     return found
 
 

@@ -89,16 +89,12 @@ class Store:
     def sidecar(self, namespace: str, labels: Mapping[str, str]) -> Sidecar | None:
         """The Sidecar of a workload: the one that selects most closely."""
         selecting = [
-            one
-            for one in self.sidecars
-            if one.namespace == namespace and one.spec.workload_selector.selects(labels)
+            one for one in self.sidecars if one.namespace == namespace and one.spec.workload_selector.selects(labels)
         ]
         return max(selecting, key=lambda one: len(one.spec.workload_selector.labels), default=None)
 
 
-def build(
-    resources: Iterable[Resource], options: MeshOptions | None = None
-) -> tuple[Store, tuple[Diagnostic, ...]]:
+def build(resources: Iterable[Resource], options: MeshOptions | None = None) -> tuple[Store, tuple[Diagnostic, ...]]:
     """The store of these resources, and its warnings. Raises :class:`ConfigError` with all errors."""
     report = Report()
     store = assemble(resources, options or MeshOptions(), report)

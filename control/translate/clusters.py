@@ -124,9 +124,7 @@ def _set_tls(
         )
         return
     identities = [
-        names.spiffe_id(
-            store.options.trust_domain, one.workload.namespace, one.workload.service_account or "default"
-        )
+        names.spiffe_id(store.options.trust_domain, one.workload.namespace, one.workload.service_account or "default")
         for one in service.backends[port.number]
         if one.workload.in_mesh
     ]
@@ -136,9 +134,7 @@ def _set_tls(
         match=struct({"tlsMode": "istio"}),
         transport_socket=tls.outbound(proxy, identities, f"outbound_.{port.number}_._.{service.host}", alpn),
     )
-    cluster.transport_socket_matches.add(
-        name="tlsMode-disabled", match=struct({}), transport_socket=tls.raw_buffer()
-    )
+    cluster.transport_socket_matches.add(name="tlsMode-disabled", match=struct({}), transport_socket=tls.raw_buffer())
 
 
 def _set_http(cluster: Any, pool: ConnectionPool, http2: bool) -> None:
@@ -152,9 +148,7 @@ def _set_http(cluster: Any, pool: ConnectionPool, http2: bool) -> None:
         options.explicit_http_config.http_protocol_options.SetInParent()
     common = options.common_http_protocol_options
     if pool.http.idle_timeout is not None:
-        common.idle_timeout.CopyFrom(
-            pb.message("google.protobuf.Duration")(**seconds(pool.http.idle_timeout))
-        )
+        common.idle_timeout.CopyFrom(pb.message("google.protobuf.Duration")(**seconds(pool.http.idle_timeout)))
     if pool.http.max_requests_per_connection:
         common.max_requests_per_connection.value = pool.http.max_requests_per_connection
     cluster.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(pb.pack(options))

@@ -72,9 +72,7 @@ def build(scope: Scope) -> tuple[list[Any], list[Any], dict[str, Any]]:
                 chains.append(_http_chain(scope, site, name))
             elif site.shares:
                 stat_prefix = site.shares[0][0]
-                chain: dict[str, Any] = {
-                    "filters": [listeners.tcp(scope.store.options, stat_prefix, site.shares)]
-                }
+                chain: dict[str, Any] = {"filters": [listeners.tcp(scope.store.options, stat_prefix, site.shares)]}
                 chains.append(_with_tls(chain, site))
             if site.tls is not None and site.tls.credential_name:
                 secret = scope.store.secrets[site.namespace, site.tls.credential_name]
@@ -100,9 +98,7 @@ def _with_tls(chain: dict[str, Any], site: Site) -> dict[str, Any]:
 
 
 def _table(name: str, sites: list[Site]) -> Any:
-    made = pb.RouteConfiguration(
-        name=name, validate_clusters={"value": False}, ignore_port_in_host_matching=True
-    )
+    made = pb.RouteConfiguration(name=name, validate_clusters={"value": False}, ignore_port_in_host_matching=True)
     merged: dict[str, list[Any]] = {}
     redirected = set()
     for site in sites:

@@ -98,9 +98,7 @@ def redirect_code(status: int) -> str:
     return _REDIRECTS[status]
 
 
-def header_options(
-    put: Mapping[str, str], add: Mapping[str, str], escape: bool = True
-) -> Iterator[dict[str, Any]]:
+def header_options(put: Mapping[str, str], add: Mapping[str, str], escape: bool = True) -> Iterator[dict[str, Any]]:
     """Headers to set and to append. A percent sign is meant as itself."""
     for values, action in ((put, "OVERWRITE_IF_EXISTS_OR_ADD"), (add, "APPEND_IF_EXISTS_OR_ADD")):
         for name, value in values.items():
@@ -127,9 +125,7 @@ def _route(scope: Scope, rule: HttpRoute, match: HttpMatch, name: str, namespace
             "scheme_redirect": redirect.scheme,
             "response_code": redirect_code(redirect.redirect_code),
         }
-        route.redirect.CopyFrom(
-            pb.RedirectAction(**{key: value for key, value in fields.items() if value is not None})
-        )
+        route.redirect.CopyFrom(pb.RedirectAction(**{key: value for key, value in fields.items() if value is not None}))
     elif rule.direct_response is not None:
         direct = rule.direct_response
         route.direct_response.status = direct.status
@@ -253,9 +249,7 @@ def tcp_shares(scope: Scope, rule: TcpRoute, virtual: VirtualService, place: Pla
     for share in rule.route:
         target = share.destination
         number = target.port.number if target.port else None
-        cluster = scope.cluster(
-            target.host, virtual.namespace, target.subset, number, place.default_port, target.at
-        )
+        cluster = scope.cluster(target.host, virtual.namespace, target.subset, number, place.default_port, target.at)
         weight = 1 if len(rule.route) == 1 else share.weight or 0
         if cluster is not None and weight:
             shares.append((cluster, weight))

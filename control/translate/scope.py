@@ -32,9 +32,7 @@ class Scope:
         if found is None and port is None and len(service.ports) == 1:
             found = service.ports[0]
         if found is None:
-            self.report.warning(
-                at, f"{service.host!r} has no port {wanted}", "add port.number to the destination"
-            )
+            self.report.warning(at, f"{service.host!r} has no port {wanted}", "add port.number to the destination")
             return None
         return self.use(service, found, subset)
 

@@ -20,9 +20,7 @@ def inbound(scope: Scope, one: IngressListener) -> tuple[Any, Any]:
     number = one.port.number
     is_http = one.port.protocol in HTTP_PROTOCOLS
     service = _served(scope, one.port)
-    cluster = clusters.inbound(
-        number, address, app_port, one.port.protocol in ("HTTP2", "GRPC"), service, is_http
-    )
+    cluster = clusters.inbound(number, address, app_port, one.port.protocol in ("HTTP2", "GRPC"), service, is_http)
     name = names.inbound(number)
     if is_http:
         network = listeners.http(
@@ -161,9 +159,7 @@ def _service_routes(scope: Scope, service: Service, port: Port) -> list[Any]:
     return [routes.default_route(cluster)]
 
 
-def _tcp_shares(
-    scope: Scope, one: EgressListener, found: Sequence[tuple[Service, Port]]
-) -> list[tuple[str, int]]:
+def _tcp_shares(scope: Scope, one: EgressListener, found: Sequence[tuple[Service, Port]]) -> list[tuple[str, int]]:
     """Where connections go. Nothing in them tells services apart, so the listener has exactly one."""
     if len(found) != 1:
         scope.report.warning(

@@ -28,9 +28,7 @@ _API_CONFIG_SOURCE = b"\x12"
 def inbound(proxy: Proxy, trust_domain: str, *, http: bool) -> dict[str, Any]:
     """Mutual TLS with whoever calls: a member of the trust domain."""
     context = pb.message(_PACKAGE + "DownstreamTlsContext")(
-        common_tls_context=_mesh(
-            proxy, [{"prefix": f"spiffe://{trust_domain}/"}], ["h2", "http/1.1"] if http else []
-        ),
+        common_tls_context=_mesh(proxy, [{"prefix": f"spiffe://{trust_domain}/"}], ["h2", "http/1.1"] if http else []),
         require_client_certificate=wrapped(True),
     )
     return extension(_TLS, context)
@@ -39,9 +37,7 @@ def inbound(proxy: Proxy, trust_domain: str, *, http: bool) -> dict[str, Any]:
 def outbound(proxy: Proxy, identities: Iterable[str], sni: str, alpn: list[str]) -> dict[str, Any]:
     """Mutual TLS with a service whose workloads are one of ``identities``."""
     names = [{"exact": identity} for identity in sorted(set(identities))]
-    context = pb.message(_PACKAGE + "UpstreamTlsContext")(
-        common_tls_context=_mesh(proxy, names, alpn), sni=sni
-    )
+    context = pb.message(_PACKAGE + "UpstreamTlsContext")(common_tls_context=_mesh(proxy, names, alpn), sni=sni)
     return extension(_TLS, context)
 
 
@@ -147,8 +143,6 @@ def _companion() -> Any:
         grpc_services=[{"envoy_grpc": {"cluster_name": SDS_CLUSTER}}],
     )
     encoded = pb.encode(api)
-    source = pb.message("envoy.config.core.v3.ConfigSource")(
-        resource_api_version="V3", initial_fetch_timeout={}
-    )
+    source = pb.message("envoy.config.core.v3.ConfigSource")(resource_api_version="V3", initial_fetch_timeout={})
     source.MergeFromString(_API_CONFIG_SOURCE + bytes([len(encoded)]) + encoded)
     return source

@@ -74,9 +74,7 @@ class ResourceCache:
         if known is not None:
             return known
         packed = pb.Any(type_url=type_url, value=body)
-        framed = pb.message("envoy.service.discovery.v3.Resource")(
-            name=name, version=version, resource=packed
-        )
+        framed = pb.message("envoy.service.discovery.v3.Resource")(name=name, version=version, resource=packed)
         fresh = Resource(
             type_url=type_url,
             name=name,
@@ -89,9 +87,7 @@ class ResourceCache:
         self._resources[key] = fresh
         return fresh
 
-    def snapshot(
-        self, messages: Mapping[str, Mapping[str, pb.Message]], previous: Snapshot | None = None
-    ) -> Snapshot:
+    def snapshot(self, messages: Mapping[str, Mapping[str, pb.Message]], previous: Snapshot | None = None) -> Snapshot:
         """Encode what translation made for one proxy (type URL -> name -> message).
 
         A table equal to the one in ``previous`` is that same object: that is how a stream sees at once

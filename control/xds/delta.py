@@ -58,9 +58,7 @@ class DeltaSession(Session):
 
     def _begin(self, subscription: Subscription, request: Any) -> None:
         subscription.awaited = True
-        subscription.wildcard = (
-            not request.resource_names_subscribe and subscription.type_url in WILDCARD_TYPES
-        )
+        subscription.wildcard = not request.resource_names_subscribe and subscription.type_url in WILDCARD_TYPES
         versions = dict(request.initial_resource_versions)
         if len(versions) > MAX_NAMES:
             raise SessionError(f"more than {MAX_NAMES} initial versions of {subscription.type_url}")

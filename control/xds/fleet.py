@@ -113,9 +113,7 @@ class Fleet:
             fresh = self._snapshot_of(connection.node, connection.snapshot)
         except Exception:
             # One proxy's failed translation keeps its last good configuration and delays nobody else.
-            log.exception(
-                "translation failed, the proxy keeps its configuration", extra={"node": connection.node.id}
-            )
+            log.exception("translation failed, the proxy keeps its configuration", extra={"node": connection.node.id})
             return False
         before, connection.snapshot = connection.snapshot, fresh
         if all(fresh.get(url) is before.get(url) for url in fresh.keys() | before.keys()):

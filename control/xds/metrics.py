@@ -27,9 +27,7 @@ def short_type(type_url: str) -> str:
 class PlainCounter(Collector):
     """A counter under exactly its name. The client library would add ``_total``, which Istio's names lack."""
 
-    def __init__(
-        self, registry: CollectorRegistry, name: str, documentation: str, label: str | None = None
-    ) -> None:
+    def __init__(self, registry: CollectorRegistry, name: str, documentation: str, label: str | None = None) -> None:
         self._name = name
         self._documentation = documentation
         self._label = label
@@ -53,21 +51,13 @@ class XdsMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.connected = Gauge("pilot_xds", "Proxies connected by xDS.", ["version"], registry=registry)
         self.pushes = PlainCounter(registry, "pilot_xds_pushes", "Responses sent, by type.", "type")
-        self.rejects = PlainCounter(
-            registry, "pilot_total_xds_rejects", "Responses refused (NACK), by type.", "type"
-        )
-        self.expired = PlainCounter(
-            registry, "pilot_xds_expired_nonce", "Requests with an old nonce.", "type"
-        )
-        self.refused = PlainCounter(
-            registry, "pilot_xds_refused_streams", "Streams refused, by reason.", "reason"
-        )
+        self.rejects = PlainCounter(registry, "pilot_total_xds_rejects", "Responses refused (NACK), by type.", "type")
+        self.expired = PlainCounter(registry, "pilot_xds_expired_nonce", "Requests with an old nonce.", "type")
+        self.refused = PlainCounter(registry, "pilot_xds_refused_streams", "Streams refused, by reason.", "reason")
         self.convergence = Histogram(
             "pilot_proxy_convergence_time",
             "Seconds from a change of configuration until a proxy was sent everything.",
             buckets=(0.01, 0.05, 0.1, 0.5, 1, 3, 5, 10, 20, 30),
             registry=registry,
         )
-        self.sent_bytes = PlainCounter(
-            registry, "pilot_xds_sent_bytes", "Bytes of responses, by type.", "type"
-        )
+        self.sent_bytes = PlainCounter(registry, "pilot_xds_sent_bytes", "Bytes of responses, by type.", "type")

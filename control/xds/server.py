@@ -62,9 +62,7 @@ class DiscoveryService:
     async def _delta(self, call: Call) -> None:
         await self._serve(call, DeltaSession(), pb.DeltaDiscoveryRequest.FromString, "delta")
 
-    async def _serve(
-        self, call: Call, session: Session, decode: Callable[[bytes], Any], variant: str
-    ) -> None:
+    async def _serve(self, call: Call, session: Session, decode: Callable[[bytes], Any], variant: str) -> None:
         try:
             identity = authenticated(call, self._authenticator) if self._authenticator else None
             connection, first = await self._connect(call, session, decode, variant, identity)
@@ -113,9 +111,7 @@ class DiscoveryService:
             log.exception("translation failed for a new proxy", extra={"node": node.id})
             raise GRPCError(Status.INTERNAL, "no configuration could be made for this proxy") from error
 
-    async def _read(
-        self, call: Call, connection: Connection, decode: Callable[[bytes], Any], first: Any
-    ) -> None:
+    async def _read(self, call: Call, connection: Connection, decode: Callable[[bytes], Any], first: Any) -> None:
         request = first
         while True:
             try:

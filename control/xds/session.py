@@ -215,9 +215,7 @@ class Session(ABC):
     def _subscription(self, type_url: str) -> Subscription:
         if not type_url.startswith(pb.TYPE_PREFIX):
             shown = type_url[:200]
-            raise SessionError(
-                f"type_url {shown!r} is not a resource type (it must start with {pb.TYPE_PREFIX})"
-            )
+            raise SessionError(f"type_url {shown!r} is not a resource type (it must start with {pb.TYPE_PREFIX})")
         known = self._types.get(type_url)
         if known is None:
             if len(self._types) >= MAX_TYPES:

@@ -103,9 +103,7 @@ class SotwSession(Session):
         self._note_sent(subscription, resources if fresh is None else fresh)
         subscription.awaited = False
         subscription.nonce, subscription.sent_version = self._next_nonce(), version
-        header = pb.DiscoveryResponse(
-            version_info=version, type_url=subscription.type_url, nonce=subscription.nonce
-        )
+        header = pb.DiscoveryResponse(version_info=version, type_url=subscription.type_url, nonce=subscription.nonce)
         return Response(
             type_url=subscription.type_url,
             nonce=subscription.nonce,

@@ -122,7 +122,9 @@ async def _live(runner: Runner, wanted: meshfile.Traffic) -> None:
         with Live(console=console, refresh_per_second=4) as live:
             while True:
                 failed = runner.failed()
-                live.update(_table(stats.edges(await stats.scrape(runner.plan)), tally, failed.name if failed else None))
+                live.update(
+                    _table(stats.edges(await stats.scrape(runner.plan)), tally, failed.name if failed else None)
+                )
                 await asyncio.sleep(0.5)
     finally:
         sender.cancel()

@@ -87,26 +87,38 @@ def test_every_error_of_a_mesh_file_is_told_at_once(tmp_path: Path) -> None:
     shop = tmp_path / "shop"
     shutil.copytree(SHOP, shop)
     text = (shop / "mesh.yaml").read_text()
-    text = text.replace("calls: [ratings]", "calls: [rating]").replace("readiness: /healthz", "readyness: /healthz", 1)
+    text = text.replace("version: v2", "verzion: v2").replace("readiness: /healthz", "readyness: /healthz", 1)
+    (shop / "mesh.yaml").write_text(text)
+    done = run("up", str(shop), "--check")
+    assert done.returncode == 1
+    assert "unknown field 'verzion'" in done.stderr
+    assert "hint: did you mean 'readiness'?" in done.stderr
+    assert done.stderr.count("mesh.yaml:") == 2, done.stderr
+
+
+def test_a_call_to_nobody_is_told(tmp_path: Path) -> None:
+    shop = tmp_path / "shop"
+    shutil.copytree(SHOP, shop)
+    text = (shop / "mesh.yaml").read_text().replace("calls: [ratings]", "calls: [rating]")
     (shop / "mesh.yaml").write_text(text)
     done = run("up", str(shop), "--check")
     assert done.returncode == 1
     assert "reviews-v2 calls 'rating', which no app offers" in done.stderr
-    assert "readyness" in done.stderr
-    assert done.stderr.count("mesh.yaml:") == 2, done.stderr
 
 
 def test_bad_resources_are_told_with_their_places(tmp_path: Path) -> None:
     shop = tmp_path / "shop"
     shutil.copytree(SHOP, shop)
     file = shop / "config" / "reviews.yaml"
-    file.write_text(file.read_text().replace("subset: v2", "subset: v3").replace("weight: 80", "wieght: 80"))
+    file.write_text(
+        file.read_text().replace("hosts: [reviews]", "hotss: [reviews]").replace("weight: 80", "wieght: 80")
+    )
     done = run("up", str(shop), "--check", "--port", "0", "--keep", str(tmp_path / "run"))
     assert done.returncode == 1
     log = (tmp_path / "run" / "logs" / "control.log").read_text()
     assert "reviews.yaml:10:" in log
-    assert "wieght" in log
-    assert "v3" in log
+    assert "unknown field 'wieght'" in log
+    assert "unknown field 'hotss'" in log
 
 
 @pytest.mark.parametrize("name", ["VirtualService", "missing"])

@@ -34,11 +34,7 @@ def rendered(case: str) -> dict[str, Any]:
         made = translate(store, proxy)
         kinds = {url.rpartition(".")[2]: named for url, named in made.messages.items()}
         out[described["id"]] = {
-            **{
-                kind: [pb.to_json(named[name]) for name in sorted(named)]
-                for kind, named in kinds.items()
-                if named
-            },
+            **{kind: [pb.to_json(named[name]) for name in sorted(named)] for kind, named in kinds.items() if named},
             "warnings": [str(one) for one in made.warnings],
         }
     return yaml.safe_load(yaml.safe_dump(_plain(out)))

@@ -119,9 +119,7 @@ def start_origin(stack: ExitStack, name: str, files: Path, pair: KeyPair) -> int
     if program == "nginx":
         words = f"{'ssl' if tls else ''} {'http2' if protocol == 'http2' else ''}"
         certificate = f"ssl_certificate {pair.chain}; ssl_certificate_key {pair.key};" if tls else ""
-        stack.enter_context(
-            nginx(f"server {{ listen 127.0.0.1:{port} {words}; {certificate} root {files}; }}", [port])
-        )
+        stack.enter_context(nginx(f"server {{ listen 127.0.0.1:{port} {words}; {certificate} root {files}; }}", [port]))
     else:
         files_option = f"--htdocs={files}"
         credentials = [str(pair.key), str(pair.chain)] if tls else []
@@ -160,8 +158,7 @@ def test_curl(downstream: str, name: str, mesh: Mesh, tmp_path: Path) -> None:
 @pytest.mark.parametrize("downstream", [way for way in DOWNSTREAM if way.startswith("http2")])
 def test_nghttp(downstream: str, name: str, mesh: Mesh) -> None:
     client = subprocess.run(
-        [peer("nghttp"), "--no-verify-peer", "--timeout=20", "--stat", "--null-out"]
-        + [mesh.url(downstream, name)] * 3,
+        [peer("nghttp"), "--no-verify-peer", "--timeout=20", "--stat", "--null-out"] + [mesh.url(downstream, name)] * 3,
         capture_output=True,
         text=True,
     )

@@ -77,9 +77,7 @@ def to_cluster(cluster: str, prefix: str = "/", **action: Any) -> Json:
     return {"match": {"prefix": prefix}, "route": {"cluster": cluster, **action}}
 
 
-def cluster(
-    name: str, ports: Sequence[int], *, http2: bool = False, tls: Json | None = None, **fields: Any
-) -> Json:
+def cluster(name: str, ports: Sequence[int], *, http2: bool = False, tls: Json | None = None, **fields: Any) -> Json:
     """A static cluster on loopback."""
     endpoints = [{"endpoint": {"address": socket_address(port)}} for port in ports]
     result: Json = {

@@ -32,9 +32,7 @@ http {{
 
 
 @contextmanager
-def nginx(
-    http: str, ports: Sequence[int], *, workers: int = 1, prefix: Sequence[str] = ()
-) -> Iterator[Running]:
+def nginx(http: str, ports: Sequence[int], *, workers: int = 1, prefix: Sequence[str] = ()) -> Iterator[Running]:
     """Run nginx with `http` inside its http block, until the block ends."""
     with tempfile.TemporaryDirectory(prefix="nginx-") as folder:
         # A master that is root would drop its workers to a user who may not write into the folder.

@@ -332,6 +332,12 @@ impl Headers {
             .map(|field| self.bytes(field.value))
     }
 
+    /// Where the first value of this known name stands in the arena. It stays there
+    /// until the next `clear`, even if the field is removed.
+    pub(crate) fn span_of_known(&self, known: Known) -> Option<Span> {
+        self.fields.iter().find(|field| field.known == known as u8).map(|field| field.value)
+    }
+
     /// True if there is a field of this known name.
     pub fn contains_known(&self, known: Known) -> bool {
         self.fields.iter().any(|field| field.known == known as u8)

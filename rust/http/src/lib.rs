@@ -12,6 +12,7 @@
 //! bytes of a head. [`Limits`] bounds every quantity that a peer controls.
 #![forbid(unsafe_code)]
 
+mod authority;
 pub mod h1;
 pub mod h2;
 mod head;

@@ -52,9 +52,7 @@ class Stream:
         """Send a piece as far as the windows allow, then wait for them."""
         protocol = self._connection.protocol
         while data:
-            room = min(
-                await self._connection.room(self.number), protocol.max_outbound_frame_size, len(data)
-            )
+            room = min(await self._connection.room(self.number), protocol.max_outbound_frame_size, len(data))
             protocol.send_data(self.number, data[:room])
             await self._connection.flush()
             data = data[room:]

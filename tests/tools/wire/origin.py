@@ -179,5 +179,3 @@ async def _end_tasks() -> None:
 def _pair(value: str) -> tuple[str, str]:
     name, _, content = value.partition("=")
     return name, content
-
-

@@ -93,9 +93,7 @@ class Running:
 def settings(folder: Path, **changes: Any) -> Settings:
     tokens = folder / "tokens.json"
     hashed = hashlib.sha256(TOKEN.encode()).hexdigest()
-    private_files.write(
-        tokens, json.dumps({hashed: {"namespace": "shop", "serviceAccount": "cart"}}).encode()
-    )
+    private_files.write(tokens, json.dumps({hashed: {"namespace": "shop", "serviceAccount": "cart"}}).encode())
     values = {
         "config": (folder,),
         "state": folder / "state",

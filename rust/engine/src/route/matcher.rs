@@ -97,22 +97,23 @@ fn starts_with(value: &[u8], pattern: &[u8], case_sensitive: bool) -> bool {
 fn is_grpc(request: &RequestHead) -> bool {
     let content_type = request.headers.get_known(Known::ContentType).unwrap_or_default();
     match content_type.strip_prefix(b"application/grpc") {
-        Some(rest) => matches!(rest.first(), None | Some(b'+' | b';')),
+        Some(rest) => matches!(rest.first(), None | Some(b'+')),
         None => false,
     }
 }
 
-/// `HeaderMatcher` semantics: several values of a name are joined by a comma.
+/// `HeaderMatcher` semantics: several values of a name are joined by a comma. A rule
+/// about the value of a missing header does not match, and inverting it changes
+/// nothing; `missing_as_empty` is for those who want that.
 pub(crate) fn header_matches(rule: &HeaderMatch, request: &RequestHead) -> bool {
     let value = request_value(&rule.name, request);
     let value = match value {
-        None if rule.missing_as_empty && !matches!(rule.test, HeaderTest::Present(_)) => Some(Cow::Borrowed(&b""[..])),
+        None if rule.missing_as_empty => Some(Cow::Borrowed(&b""[..])),
         value => value,
     };
     let result = match (&rule.test, &value) {
         (HeaderTest::Present(wanted), value) => value.is_some() == *wanted,
-        // A rule about a value says nothing of a missing header, inverted or not.
-        (_, None) => return rule.invert && matches!(rule.test, HeaderTest::Value(_)),
+        (_, None) => return false,
         (HeaderTest::Value(string), Some(value)) => string.matches(value),
         (HeaderTest::Range(start, end), Some(value)) => std::str::from_utf8(value)
             .ok()

@@ -1,5 +1,7 @@
 //! Where a request goes instead: rewritten paths and redirects.
 
+use std::borrow::Cow;
+
 use pymesh_http::{RequestHead, Scheme};
 use pymesh_model::route::{PathMatch, PathRewrite, Redirect, RedirectPath, RouteMatch};
 use regex::bytes::Regex;
@@ -51,8 +53,9 @@ fn substitute(regex: &Regex, path: &[u8], substitution: &str) -> Vec<u8> {
         .into_owned()
 }
 
-/// The `location` of a redirect, built as Envoy does: a port that belongs to
-/// the old scheme goes when the scheme changes.
+/// The `location` of a redirect, built as Envoy does: the old scheme's own port goes
+/// when the scheme changes, a port that the route names is always written, and a path
+/// that brings its own query keeps it.
 pub(crate) fn location(redirect: &Redirect, rule: &RouteMatch, request: &RequestHead) -> Vec<u8> {
     let old_scheme = request.scheme.as_str();
     let scheme = redirect.scheme.as_deref().unwrap_or(old_scheme);
@@ -64,7 +67,7 @@ pub(crate) fn location(redirect: &Redirect, rule: &RouteMatch, request: &Request
     let mut host = redirect.host.as_ref().map_or(name, |host| host.as_bytes()).to_vec();
     let keeps_default = |port: u16| !matches!((old_scheme, scheme, port), ("http", "https", 80) | ("https", "http", 443));
     let port = match (redirect.port, &redirect.host) {
-        (Some(port), _) => Some(port).filter(|port| !matches!((scheme, port), ("http", 80) | ("https", 443))),
+        (Some(port), _) => Some(port),
         (None, Some(_)) => None,
         (None, None) => port.filter(|port| keeps_default(*port)),
     };
@@ -74,14 +77,16 @@ pub(crate) fn location(redirect: &Redirect, rule: &RouteMatch, request: &Request
     let target = request.path();
     let path = path_of(target);
     let query = target.get(path.len()..).unwrap_or_default();
-    let new_path = match &redirect.path {
-        None => path.to_vec(),
-        // A path of its own may bring its own query.
-        Some(RedirectPath::Full(full)) => full.as_bytes().to_vec(),
-        Some(RedirectPath::Prefix(prefix)) => replace_matched(rule, path, prefix.as_bytes()),
-        Some(RedirectPath::Regex(regex, substitution)) => substitute(regex, path, substitution),
+    let (new_path, brings_query) = match &redirect.path {
+        Some(RedirectPath::Full(full)) if !full.is_empty() => (Cow::Borrowed(full.as_bytes()), full.contains('?')),
+        Some(RedirectPath::Prefix(prefix)) if !prefix.is_empty() => {
+            (Cow::Owned(replace_matched(rule, path, prefix.as_bytes())), false)
+        }
+        Some(RedirectPath::Regex(regex, substitution)) => (Cow::Owned(substitute(regex, path, substitution)), false),
+        // What is empty is as good as not set.
+        _ => (Cow::Borrowed(path), false),
     };
-    let query = if redirect.strip_query || new_path.contains(&b'?') { &b""[..] } else { query };
+    let query = if redirect.strip_query || brings_query { &b""[..] } else { query };
     [scheme.as_bytes(), b"://", &host, &new_path, query].concat()
 }
 
@@ -127,6 +132,15 @@ mod tests {
     fn locations() {
         let any = rule(PathMatch::Prefix("/a".into()));
         let scheme = |scheme: &str| Redirect { scheme: Some(scheme.into()), ..Redirect::default() };
+        let full = |path: &str, strip_query| Redirect {
+            path: Some(RedirectPath::Full(path.into())),
+            strip_query,
+            ..Redirect::default()
+        };
+        let regex = |pattern: &str, with: &str| Redirect {
+            path: Some(RedirectPath::Regex(Regex::new(pattern).unwrap(), with.into())),
+            ..Redirect::default()
+        };
         for (redirect, authority, target, wanted) in [
             (scheme("https"), "h:80", "/a?q", "https://h/a?q"),
             (scheme("https"), "h:8080", "/a", "https://h:8080/a"),
@@ -135,6 +149,18 @@ mod tests {
             (Redirect { path: Some(RedirectPath::Full("/z?b".into())), ..Redirect::default() }, "h", "/a?q", "http://h/z?b"),
             (Redirect { path: Some(RedirectPath::Prefix("/z".into())), ..Redirect::default() }, "h", "/a/b?q", "http://h/z/b?q"),
             (Redirect { strip_query: true, ..Redirect::default() }, "h", "/a?q", "http://h/a"),
+            (scheme("https"), "[::1]:443", "/a?", "https://[::1]:443/a?"),
+            (Redirect { port: Some(443), ..scheme("https") }, "h:80", "/a", "https://h:443/a"),
+            (Redirect { port: Some(80), ..Redirect::default() }, "[::1]:8080", "/a", "http://[::1]:80/a"),
+            (Redirect { host: Some("new:1".into()), ..scheme("https") }, "h:80", "/a", "https://new:1/a"),
+            (full("/z", false), "h", "/a?q", "http://h/z?q"),
+            (full("/z", true), "h", "/a?q", "http://h/z"),
+            (full("/z?b", true), "h", "/a?q", "http://h/z?b"),
+            (full("", false), "h:80", "/a?q", "http://h:80/a?q"),
+            (Redirect { path: Some(RedirectPath::Prefix("/z?k".into())), ..Redirect::default() }, "h", "/a/b?q", "http://h/z?k/b?q"),
+            (Redirect { path: Some(RedirectPath::Prefix("".into())), ..Redirect::default() }, "h", "/a/b", "http://h/a/b"),
+            (regex("/a/([a-z]+)", "/\\1\\1"), "h", "/a/x?q", "http://h/xx?q"),
+            (regex("/b/([a-z]+)", "/\\1"), "h", "/a/x", "http://h/a/x"),
         ] {
             let found = location(&redirect, &any, &request(authority, target));
             assert_eq!(String::from_utf8(found).unwrap(), wanted);

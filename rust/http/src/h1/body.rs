@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{is_token, trim, Framing, Refusal};
+use super::{has_control_octets, is_token, trim, Framing, Refusal};
 use crate::{Headers, Known, Limits};
 
 /// What one call of [`BodyDecoder::decode`] found.
@@ -156,7 +156,7 @@ impl BodyDecoder {
         // What follows the size is nothing, or an extension that starts with `;`.
         match trim(extension).first() {
             None if extension.is_empty() => {}
-            Some(b';') if !extension.iter().any(|b| matches!(b, 0..=8 | 10..=31 | 127)) => {}
+            Some(b';') if !has_control_octets(extension) => {}
             _ => return Err(Refusal::bad("http1.invalid_chunk_extension")),
         }
         let text = std::str::from_utf8(size).map_err(|_| invalid)?;
@@ -187,30 +187,40 @@ impl BodyDecoder {
             let colon = line.iter().position(|b| *b == b':').ok_or(Refusal::bad("http1.invalid_trailer"))?;
             let (name, value) = line.split_at(colon);
             let value = trim(value.get(1..).unwrap_or_default());
-            if !is_token(name) || value.iter().any(|b| matches!(b, 0..=8 | 10..=31 | 127)) {
+            if !is_token(name) || has_control_octets(value) {
                 return Err(Refusal::bad("http1.invalid_trailer"));
             }
             trailers.append_lower(name, value);
             if trailers.len() > self.trailer_count || trailers.list_size() > self.trailer_limit {
                 return Err(Refusal { status: 431, reason: "http1.trailers_too_large" });
             }
-            let forbidden = [
-                Known::ContentLength,
-                Known::TransferEncoding,
-                Known::Host,
-                Known::Connection,
-                Known::Trailer,
-                Known::Authorization,
-                Known::ContentEncoding,
-                Known::ContentType,
-                Known::SetCookie,
-                Known::Te,
-            ];
-            if forbidden.iter().any(|known| trailers.contains_known(*known)) {
+            if trailers.iter().last().and_then(|field| field.known).is_some_and(is_forbidden_trailer) {
                 return Err(Refusal::bad("http1.forbidden_trailer"));
             }
         }
     }
+}
+
+/// Fields that frame, route or authorise a message, say how to read it, or
+/// concern one connection: too late for them (RFC 9110 section 6.5.1).
+fn is_forbidden_trailer(known: Known) -> bool {
+    matches!(
+        known,
+        Known::Authorization
+            | Known::Connection
+            | Known::ContentEncoding
+            | Known::ContentLength
+            | Known::ContentType
+            | Known::Host
+            | Known::Http2Settings
+            | Known::KeepAlive
+            | Known::ProxyConnection
+            | Known::SetCookie
+            | Known::Te
+            | Known::Trailer
+            | Known::TransferEncoding
+            | Known::Upgrade
+    )
 }
 
 fn fit(left: u64, available: usize) -> usize {

@@ -1,11 +1,13 @@
 //! Fields of a head: copied, checked, and acted on where they concern this connection.
 
-use super::{list, trim, Framing, Refusal};
-use crate::{Headers, Known, Limits};
+use super::{has_control_octets, list, trim, Framing, Refusal};
+use crate::{Headers, Known, Limits, Span};
 
 /// What the fields of a head say about its connection and body.
 #[derive(Default)]
 pub(super) struct Signals {
+    /// The value of `host`, in the arena of the fields.
+    pub host: Option<Span>,
     pub length: Option<u64>,
     pub chunked: bool,
     pub close: bool,
@@ -14,22 +16,21 @@ pub(super) struct Signals {
     pub expect_continue: bool,
 }
 
+/// Most options that `Connection` may have: each is compared with every field.
+const MAX_CONNECTION_OPTIONS: usize = 64;
+
 /// Copies parsed fields into `headers` and reads the signals on the way.
 pub(super) fn read(
     parsed: &[httparse::Header<'_>],
     limits: &Limits,
     headers: &mut Headers,
-    host: &mut Option<Vec<u8>>,
 ) -> Result<Signals, Refusal> {
-    let mut signals = Signals::default();
-    let mut named_by_connection = false;
     if parsed.len() > limits.header_count {
         return Err(Refusal { status: 431, reason: "http1.too_many_headers" });
     }
     for field in parsed {
         let value = trim(field.value);
-        // Obsolete line folding and control characters (RFC 9112 section 5.2, RFC 9110 section 5.5).
-        if value.iter().any(|b| matches!(b, 0..=8 | 10..=31 | 127)) {
+        if has_control_octets(value) {
             return Err(Refusal::bad("http1.invalid_characters"));
         }
         headers.append_lower(field.name.as_bytes(), value);
@@ -37,20 +38,23 @@ pub(super) fn read(
             return Err(Refusal { status: 431, reason: "http1.headers_too_large" });
         }
     }
+    let mut signals = Signals::default();
+    let mut named_by_connection = false;
     for field in headers.iter() {
         let value = field.value;
         match field.known {
             Some(Known::Host) => {
-                if host.is_some() {
+                if signals.host.is_some() {
                     return Err(Refusal::bad("http1.several_hosts"));
                 }
-                *host = Some(value.to_vec());
+                signals.host = headers.span_of_known(Known::Host);
             }
             Some(Known::ContentLength) => {
                 if signals.length.is_some() {
                     return Err(Refusal::bad("http1.several_content_lengths"));
                 }
-                signals.length = Some(parse_length(value)?);
+                let length = parse_length(value).ok_or(Refusal::bad("http1.invalid_content_length"))?;
+                signals.length = Some(length);
             }
             Some(Known::TransferEncoding) => {
                 if signals.chunked || !value.eq_ignore_ascii_case(b"chunked") {
@@ -78,38 +82,50 @@ pub(super) fn read(
     if signals.chunked && signals.length.is_some() {
         return Err(Refusal::bad("http1.content_length_and_transfer_encoding"));
     }
-    signals.upgrade &= has_upgrade(headers);
     if named_by_connection {
-        remove_named(headers)?;
+        remove_named(parsed, headers)?;
     }
+    signals.upgrade = signals.upgrade && strip_h2c(headers);
     remove_hop_by_hop(headers, signals.upgrade);
     Ok(signals)
 }
 
-fn has_upgrade(headers: &Headers) -> bool {
-    headers
-        .get_all_known(Known::Upgrade)
-        .flat_map(list)
-        // h2c by upgrade is not offered, and must not be passed on either.
-        .any(|token| !token.eq_ignore_ascii_case(b"h2c"))
+/// True if a protocol other than h2c is asked for. h2c by upgrade is not offered,
+/// and must not be passed on beside another protocol either.
+fn strip_h2c(headers: &mut Headers) -> bool {
+    let is_h2c = |token: &&[u8]| token.eq_ignore_ascii_case(b"h2c");
+    let tokens = |headers: &Headers| {
+        let all = headers.get_all_known(Known::Upgrade).flat_map(list);
+        all.fold((0, 0), |(h2c, other), token| if is_h2c(&token) { (h2c + 1, other) } else { (h2c, other + 1) })
+    };
+    let (h2c, other) = tokens(headers);
+    if h2c > 0 && other > 0 {
+        let kept: Vec<&[u8]> =
+            headers.get_all_known(Known::Upgrade).flat_map(list).filter(|token| !is_h2c(token)).collect();
+        let kept = kept.join(&b", "[..]);
+        headers.set_known(Known::Upgrade, &kept);
+    }
+    other > 0
 }
 
 /// `Connection` may name fields that are for this connection only. It may not
 /// name one that decides how the message is read or where it goes.
-fn remove_named(headers: &mut Headers) -> Result<(), Refusal> {
-    let named: Vec<Vec<u8>> =
-        headers.get_all_known(Known::Connection).flat_map(list).map(<[u8]>::to_ascii_lowercase).collect();
-    for name in named {
-        match Known::from_name(&name) {
-            Some(Known::Host | Known::ContentLength | Known::TransferEncoding | Known::Authorization) => {
-                return Err(Refusal::bad("http1.connection_names_end_to_end_field"));
-            }
-            Some(Known::Upgrade | Known::Te) => {}
-            _ => {
-                headers.remove(&name);
-            }
-        }
+fn remove_named(parsed: &[httparse::Header<'_>], headers: &mut Headers) -> Result<(), Refusal> {
+    let is_connection = |field: &&httparse::Header<'_>| field.name.eq_ignore_ascii_case("connection");
+    let options = || parsed.iter().filter(is_connection).flat_map(|field| list(field.value));
+    if options().count() > MAX_CONNECTION_OPTIONS {
+        return Err(Refusal::bad("http1.too_many_connection_options"));
     }
+    const END_TO_END: [Known; 4] =
+        [Known::Host, Known::ContentLength, Known::TransferEncoding, Known::Authorization];
+    if options().any(|option| END_TO_END.iter().any(|known| option.eq_ignore_ascii_case(known.name().as_bytes()))) {
+        return Err(Refusal::bad("http1.connection_names_end_to_end_field"));
+    }
+    headers.retain(|known, name, _| match known {
+        // These two are read and rewritten below.
+        Some(Known::Upgrade | Known::Te) => true,
+        _ => !options().any(|option| option.eq_ignore_ascii_case(name)),
+    });
     Ok(())
 }
 
@@ -133,12 +149,14 @@ fn remove_hop_by_hop(headers: &mut Headers, keep_upgrade: bool) {
 }
 
 /// Digits and nothing else (RFC 9110 section 8.6); a list is refused even if its members agree.
-fn parse_length(value: &[u8]) -> Result<u64, Refusal> {
-    let invalid = Refusal::bad("http1.invalid_content_length");
-    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
-        return Err(invalid);
+pub(super) fn parse_length(value: &[u8]) -> Option<u64> {
+    if value.is_empty() {
+        return None;
     }
-    std::str::from_utf8(value).ok().and_then(|digits| digits.parse().ok()).ok_or(invalid)
+    value.iter().try_fold(0_u64, |length, octet| {
+        let digit = octet.is_ascii_digit().then(|| u64::from(octet - b'0'))?;
+        length.checked_mul(10)?.checked_add(digit)
+    })
 }
 
 impl Signals {

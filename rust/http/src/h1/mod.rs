@@ -58,9 +58,15 @@ impl std::fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
-/// `tchar` of RFC 9110 section 5.6.2.
+/// `token` of RFC 9110 section 5.6.2.
 fn is_token(bytes: &[u8]) -> bool {
-    !bytes.is_empty() && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b))
+    !bytes.is_empty() && bytes.iter().all(|&octet| crate::hpack::is_token_octet(octet))
+}
+
+/// Octets that no field value may have (RFC 9110 section 5.5): among them those
+/// that end a line, and with them obsolete line folding.
+fn has_control_octets(value: &[u8]) -> bool {
+    value.iter().fold(false, |found, octet| found | matches!(octet, 0..=8 | 10..=31 | 127))
 }
 
 /// Without optional white space at either end (RFC 9110 section 5.6.3).
@@ -81,6 +87,20 @@ fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// Most fields that one parse has room for; [`crate::Limits::header_count`] is applied after.
 const MAX_FIELDS: usize = 256;
+
+/// `httparse` takes a bare LF for a line end, and empty lines before a message for
+/// nothing. Origins do not agree on the former and the latter is for requests only,
+/// so both are refused here.
+fn check_line_ends(head: &[u8]) -> Result<(), Refusal> {
+    // No early return: this reads every head once, and so it can do many octets at a time.
+    let bare = head.iter().zip(head.iter().skip(1)).fold(false, |bare, (before, octet)| {
+        bare | ((*octet == b'\n') & (*before != b'\r'))
+    });
+    if bare || head.first() == Some(&b'\n') {
+        return Err(Refusal::bad("http1.bare_line_feed"));
+    }
+    Ok(())
+}
 
 /// Looks at an unfinished head: how long may it still become?
 fn check_unfinished(buf: &[u8], limit: usize, target_limit: usize) -> Result<(), Refusal> {

@@ -1,7 +1,8 @@
 //! Request heads.
 
-use super::{check_unfinished, fields, is_token, Framing, Refusal, MAX_FIELDS};
-use crate::{Limits, RequestHead, Scheme, Version};
+use super::{check_line_ends, check_unfinished, fields, is_token, Framing, Refusal, MAX_FIELDS};
+use crate::authority::is_authority;
+use crate::{Limits, RequestHead, Scheme, Span, Version};
 
 /// What a request head says beside its fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +21,9 @@ pub struct RequestInfo {
 
 /// Reads a request head from the start of `buf` into `head`. `None`: more
 /// octets are needed.
+///
+/// `scheme` is the transport's, and becomes the request's: what a client writes
+/// into an absolute target does not make its connection a secure one.
 ///
 /// # Errors
 /// What is wrong, and the status that says so. Limits apply to unfinished heads too.
@@ -70,12 +74,11 @@ pub fn parse_request(
     head.version = version;
     head.scheme = scheme;
     head.set_method(method);
-    let mut host = None;
-    let signals = fields::read(parsed.headers, limits, &mut head.headers, &mut host)?;
-    if host.is_none() && version == Version::Http11 {
+    let signals = fields::read(parsed.headers, limits, &mut head.headers)?;
+    if signals.host.is_none() && version == Version::Http11 {
         return Err(Refusal::bad("http1.missing_host"));
     }
-    set_target(head, method, target, host.as_deref().unwrap_or_default())?;
+    set_target(head, method, target, signals.host)?;
     if version == Version::Http10 && signals.chunked {
         // RFC 9112 section 6.1: such a message has been tampered with or is an attack.
         return Err(Refusal::bad("http1.transfer_encoding_with_http10"));
@@ -97,18 +100,6 @@ pub fn parse_request(
     }))
 }
 
-/// `httparse` takes a bare LF for a line end; origins do not agree on it, so it is refused.
-pub(super) fn check_line_ends(head: &[u8]) -> Result<(), Refusal> {
-    let mut before = b'\r';
-    for &byte in head {
-        if byte == b'\n' && before != b'\r' {
-            return Err(Refusal::bad("http1.bare_line_feed"));
-        }
-        before = byte;
-    }
-    Ok(())
-}
-
 fn version_refusal(buf: &[u8]) -> Refusal {
     let line = buf.split(|b| *b == b'\n').next().unwrap_or_default();
     let version = line.rsplit(|b| *b == b' ').next().unwrap_or_default();
@@ -121,76 +112,58 @@ fn version_refusal(buf: &[u8]) -> Refusal {
 }
 
 /// The four forms of a request target (RFC 9112 section 3.2).
-fn set_target(head: &mut RequestHead, method: &[u8], target: &[u8], host: &[u8]) -> Result<(), Refusal> {
+fn set_target(head: &mut RequestHead, method: &[u8], target: &[u8], host: Option<Span>) -> Result<(), Refusal> {
     let invalid = Refusal::bad("http1.invalid_target");
-    if target.iter().any(|b| *b <= b' ' || *b >= 0x7f) {
+    if !target.iter().all(u8::is_ascii_graphic) {
         return Err(invalid);
     }
     if method == b"CONNECT" {
         if !is_authority(target) || !target.contains(&b':') {
             return Err(invalid);
         }
-        if !host.is_empty() && !same_authority(host, target) {
-            return Err(Refusal::bad("http1.host_mismatch"));
-        }
+        check_same_host(head, host, target)?;
         head.set_authority(target);
         return Ok(());
     }
-    match target {
-        b"*" if method == b"OPTIONS" => {
-            check_host(host)?;
-            head.set_authority(host);
-            head.set_path(target);
+    if target.starts_with(b"/") || (target == b"*" && method == b"OPTIONS") {
+        let host = host.unwrap_or_default();
+        // An empty Host says that there is no authority (RFC 9110 section 7.2).
+        if !host.is_empty() && !is_authority(head.headers.bytes(host)) {
+            return Err(Refusal::bad("http1.invalid_host"));
         }
-        [b'/', ..] => {
-            check_host(host)?;
-            head.set_authority(host);
-            head.set_path(target);
-        }
-        _ => {
-            let (scheme, rest) = match (strip_scheme(target, b"http://"), strip_scheme(target, b"https://")) {
-                (Some(rest), _) => (Scheme::Http, rest),
-                (_, Some(rest)) => (Scheme::Https, rest),
-                _ => return Err(invalid),
-            };
-            let end = rest.iter().position(|b| matches!(b, b'/' | b'?')).unwrap_or(rest.len());
-            let (authority, path) = rest.split_at(end);
-            if authority.is_empty() || !is_authority(authority) {
-                return Err(invalid);
-            }
-            // The target wins over Host (RFC 9112 section 3.2.2), but two that differ are a trap.
-            if !host.is_empty() && !same_authority(host, authority) {
-                return Err(Refusal::bad("http1.host_mismatch"));
-            }
-            head.set_authority(authority);
-            head.scheme = if head.scheme == Scheme::Https { Scheme::Https } else { scheme };
-            match path.first() {
-                None => head.set_path(b"/"),
-                Some(b'?') => head.set_path(&[b"/", path].concat()),
-                Some(_) => head.set_path(path),
-            }
-        }
+        head.set_authority_span(host);
+        head.set_path(target);
+        return Ok(());
+    }
+    let rest = strip_scheme(target, b"http://").or_else(|| strip_scheme(target, b"https://")).ok_or(invalid)?;
+    let end = rest.iter().position(|b| matches!(b, b'/' | b'?')).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    if !is_authority(authority) {
+        return Err(invalid);
+    }
+    check_same_host(head, host, authority)?;
+    head.set_authority(authority);
+    match path.first() {
+        Some(b'/') => head.set_path(path),
+        // RFC 9112 section 3.2.4: what asks about the server as a whole.
+        None if method == b"OPTIONS" => head.set_path(b"*"),
+        None => head.set_path(b"/"),
+        Some(_) => head.set_path(&[b"/", path].concat()),
     }
     Ok(())
+}
+
+/// The target wins over Host (RFC 9112 section 3.2.2), but two that differ are a trap.
+fn check_same_host(head: &RequestHead, host: Option<Span>, authority: &[u8]) -> Result<(), Refusal> {
+    match host {
+        Some(host) if !head.headers.bytes(host).eq_ignore_ascii_case(authority) => {
+            Err(Refusal::bad("http1.host_mismatch"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn strip_scheme<'a>(target: &'a [u8], scheme: &[u8]) -> Option<&'a [u8]> {
     let (start, rest) = target.split_at_checked(scheme.len())?;
     start.eq_ignore_ascii_case(scheme).then_some(rest)
-}
-
-fn check_host(host: &[u8]) -> Result<(), Refusal> {
-    if host.is_empty() || is_authority(host) {
-        return Ok(());
-    }
-    Err(Refusal::bad("http1.invalid_host"))
-}
-
-/// Host and port without user information (RFC 3986 section 3.2.2).
-fn is_authority(value: &[u8]) -> bool {
-    value.iter().all(|b| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(b))
-}
-
-fn same_authority(a: &[u8], b: &[u8]) -> bool {
-    a.eq_ignore_ascii_case(b)
 }

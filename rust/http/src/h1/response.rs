@@ -1,8 +1,7 @@
 //! Response heads.
 
-use super::request::check_line_ends;
-use super::{check_unfinished, fields, Framing, Refusal, MAX_FIELDS};
-use crate::{Limits, Method, ResponseHead, Version};
+use super::{check_line_ends, check_unfinished, fields, Framing, Refusal, MAX_FIELDS};
+use crate::{Known, Limits, Method, ResponseHead, Version};
 
 /// What a response head says beside its fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +38,10 @@ fn parse(
     limits: &Limits,
     head: &mut ResponseHead,
 ) -> Result<Option<ResponseInfo>, Refusal> {
+    // `httparse` would skip empty lines before a response; nothing may stand there.
+    if matches!(buf.first(), Some(b'\r' | b'\n')) {
+        return Err(Refusal::bad("http1.empty_status_line"));
+    }
     let mut storage = [const { std::mem::MaybeUninit::uninit() }; MAX_FIELDS];
     let mut parsed = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
@@ -60,9 +63,13 @@ fn parse(
     let is_http10 = parsed.version == Some(0);
     head.status = status;
     head.version = if is_http10 { Version::Http10 } else { Version::Http11 };
-    let signals = fields::read(parsed.headers, limits, &mut head.headers, &mut None)?;
+    let signals = fields::read(parsed.headers, limits, &mut head.headers)?;
     if status == 101 && !(asked_upgrade && signals.upgrade) {
         return Err(Refusal::bad("http1.unexpected_upgrade"));
+    }
+    if status != 101 {
+        // An offer for this connection only, not for the client's.
+        head.headers.remove_known(Known::Upgrade);
     }
     if is_http10 && signals.chunked {
         return Err(Refusal::bad("http1.transfer_encoding_with_http10"));

@@ -1,5 +1,6 @@
 //! Heads on their way out.
 
+use super::fields::parse_length;
 use super::Framing;
 use crate::{Headers, Known, Method, RequestHead, ResponseHead, Version};
 
@@ -33,7 +34,7 @@ fn has_no_body(status: u16, method: Method) -> bool {
 }
 
 fn content_length(headers: &Headers) -> Option<u64> {
-    std::str::from_utf8(headers.get_known(Known::ContentLength)?).ok()?.parse().ok()
+    parse_length(headers.get_known(Known::ContentLength)?)
 }
 
 /// Appends a request head.
@@ -49,15 +50,10 @@ pub fn write_request(out: &mut Vec<u8>, head: &RequestHead, framing: Framing) {
         out.extend_from_slice(b"connection: upgrade\r\n");
     }
     match framing {
-        Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
         // Methods that usually carry content say that there is none (RFC 9110 section 8.6).
-        Framing::None
-            if matches!(head.method, Method::Post | Method::Put | Method::Patch)
-                && !head.headers.contains_known(Known::ContentLength) =>
-        {
-            out.extend_from_slice(b"content-length: 0\r\n");
-        }
-        _ => {}
+        Framing::None if matches!(head.method, Method::Post | Method::Put | Method::Patch) => length(out, 0),
+        Framing::None => {}
+        framing => body(out, framing),
     }
     out.extend_from_slice(b"\r\n");
 }
@@ -74,11 +70,15 @@ pub fn write_response(out: &mut Vec<u8>, head: &ResponseHead, framing: Framing, 
     out.extend_from_slice(b"\r\n");
     fields(out, &head.headers);
     match framing {
-        Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
-        Framing::Length(0) if !head.headers.contains_known(Known::ContentLength) => {
-            out.extend_from_slice(b"content-length: 0\r\n");
+        // RFC 9110 section 8.6: forbidden with 1xx and 204. With HEAD and 304 it tells
+        // the length that the body would have had.
+        Framing::None if status < 200 || status == 204 => {}
+        Framing::None => {
+            if let Some(known) = content_length(&head.headers) {
+                length(out, known);
+            }
         }
-        _ => {}
+        framing => body(out, framing),
     }
     match (keep_alive, client) {
         _ if status == 101 => out.extend_from_slice(b"connection: upgrade\r\n"),
@@ -89,9 +89,23 @@ pub fn write_response(out: &mut Vec<u8>, head: &ResponseHead, framing: Framing, 
     out.extend_from_slice(b"\r\n");
 }
 
+/// Every field but those that say where the message ends or concern the connection.
+/// The codec alone says these, from the framing it was given, so that nothing that
+/// was put among the fields (by a route or a filter) can contradict it.
 fn fields(out: &mut Vec<u8>, headers: &Headers) {
     for header in headers.iter() {
-        field(out, header.name, header.value);
+        match header.known {
+            Some(
+                Known::Connection
+                | Known::ContentLength
+                | Known::Host
+                | Known::Http2Settings
+                | Known::KeepAlive
+                | Known::ProxyConnection
+                | Known::TransferEncoding,
+            ) => {}
+            _ => field(out, header.name, header.value),
+        }
     }
 }
 
@@ -99,6 +113,28 @@ pub(super) fn field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.extend_from_slice(name);
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn body(out: &mut Vec<u8>, framing: Framing) {
+    match framing {
+        Framing::Length(octets) => length(out, octets),
+        Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        Framing::None | Framing::UntilClose => {}
+    }
+}
+
+fn length(out: &mut Vec<u8>, mut octets: u64) {
+    out.extend_from_slice(b"content-length: ");
+    let start = out.len();
+    loop {
+        out.push(b'0' + (octets % 10) as u8);
+        octets /= 10;
+        if octets == 0 {
+            break;
+        }
+    }
+    out.get_mut(start..).unwrap_or_default().reverse();
     out.extend_from_slice(b"\r\n");
 }
 

@@ -1,5 +1,6 @@
 //! Header blocks to checked heads (RFC 9113 section 8).
 
+use crate::authority::is_authority;
 use crate::hpack::{self, Decoder, Field, Pseudo, Token};
 use crate::{Headers, Known, Limits, Method, RequestHead, ResponseHead, Scheme, Span, Version};
 
@@ -272,11 +273,6 @@ pub(super) fn discard(decoder: &mut Decoder, block: &[u8]) -> Result<(), hpack::
 
 fn is_token(value: &[u8]) -> bool {
     !value.is_empty() && value.iter().all(|&octet| hpack::is_token_octet(octet))
-}
-
-/// Host and port, without user information, which RFC 9113 section 8.3.1 forbids.
-fn is_authority(value: &[u8]) -> bool {
-    !value.is_empty() && value.iter().all(|&octet| octet.is_ascii_graphic() && !b"/?#@\\".contains(&octet))
 }
 
 /// Origin form or `*`; visible ASCII without a fragment.

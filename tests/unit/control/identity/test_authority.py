@@ -72,9 +72,7 @@ def test_the_identity_comes_from_the_caller_and_not_from_the_request(authority: 
         x509.DNSName("cart.shop"),
     ],
 )
-def test_a_request_for_another_name_is_refused(
-    authority: CertificateAuthority, name: x509.GeneralName
-) -> None:
+def test_a_request_for_another_name_is_refused(authority: CertificateAuthority, name: x509.GeneralName) -> None:
     with pytest.raises(WrongIdentityError, match=r"the caller is 'spiffe://cluster\.local/ns/shop/sa/cart'"):
         authority.sign(request(uri(CART), name), CART, NOW)
 
@@ -149,9 +147,7 @@ def test_server_certificates_name_hosts_and_addresses(authority: CertificateAuth
     assert [str(a) for a in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1"]
 
 
-@pytest.mark.parametrize(
-    "parts", [("Cluster", "a", "b"), ("c", "a/b", "b"), ("c", "a", ""), ("c", "a", "../b")]
-)
+@pytest.mark.parametrize("parts", [("Cluster", "a", "b"), ("c", "a/b", "b"), ("c", "a", ""), ("c", "a", "../b")])
 def test_identities_cannot_hold_odd_names(parts: tuple[str, str, str]) -> None:
     with pytest.raises(ValueError, match="DNS"):
         Identity(*parts)

@@ -35,9 +35,7 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     assert tokens.authenticate("b") is not None
 
 
-def test_a_change_that_cannot_be_read_keeps_the_old_tokens(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_change_that_cannot_be_read_keeps_the_old_tokens(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tokens = TokenFile(written(tmp_path / "t", entry("a", "cart")), "cluster.local")
     private_files.write(tmp_path / "t", b"{")
     assert tokens.authenticate("a") is not None

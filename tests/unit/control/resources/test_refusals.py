@@ -5,9 +5,7 @@ import pytest
 from pymesh.control.resources.diagnostics import Report
 from pymesh.control.resources.load import load_text
 
-VIRTUAL = (
-    "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: a}\nspec:\n  hosts: [a]\n"
-)
+VIRTUAL = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: a}\nspec:\n  hosts: [a]\n"
 SERVICE = "apiVersion: v1\nkind: Service\nmetadata: {name: a}\n"
 
 CASES = {
@@ -17,10 +15,7 @@ CASES = {
     ),
     "unsupported field": (
         VIRTUAL + "  http: [{route: [{destination: {host: a}}], fault: {}}]\n",
-        [
-            "f.yaml:6:46: error: http[0]: 'fault' is not supported yet\n"
-            "  hint: inject faults in the application for now"
-        ],
+        ["f.yaml:6:46: error: http[0]: 'fault' is not supported yet\n  hint: inject faults in the application for now"],
     ),
     "wrong type": (
         SERVICE + 'spec: {ports: [{port: "80"}]}\n',
@@ -53,10 +48,7 @@ CASES = {
     ),
     "unsupported kind": (
         "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n",
-        [
-            "f.yaml:2:7: error: kind AuthorizationPolicy is not supported yet\n"
-            "  hint: refuse requests in a PythonFilter"
-        ],
+        ["f.yaml:2:7: error: kind AuthorizationPolicy is not supported yet\n  hint: refuse requests in a PythonFilter"],
     ),
     "no kind": (
         "a: 1\n",

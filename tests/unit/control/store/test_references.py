@@ -7,8 +7,7 @@ from pymesh.control.resources.load import load_text
 from pymesh.control.store.store import build
 
 SERVICE = (
-    "apiVersion: v1\nkind: Service\nmetadata: {name: cart, namespace: shop}\n"
-    "spec: {ports: [{name: http, port: 80}]}\n"
+    "apiVersion: v1\nkind: Service\nmetadata: {name: cart, namespace: shop}\nspec: {ports: [{name: http, port: 80}]}\n"
 )
 ISTIO = "---\napiVersion: networking.istio.io/v1\nmetadata: {name: x, namespace: shop}\n"
 VIRTUAL = ISTIO + "kind: VirtualService\nspec: {hosts: [cart], "
@@ -16,8 +15,7 @@ ROUTE = VIRTUAL + "http: [{route: [{destination: {host: cart, "
 
 CASES = {
     "host": (
-        ISTIO
-        + "kind: VirtualService\nspec: {hosts: [cart], http: [{route: [{destination: {host: carts}}]}]}\n",
+        ISTIO + "kind: VirtualService\nspec: {hosts: [cart], http: [{route: [{destination: {host: carts}}]}]}\n",
         "f.yaml:9:60: error: there is no service 'carts'\n  hint: did you mean 'cart'?",
     ),
     "subset": (

@@ -42,9 +42,7 @@ def test_encoded_fields_are_what_protobuf_itself_would_write() -> None:
 def test_an_unchanged_table_stays_the_same_object() -> None:
     cache = ResourceCache()
     before = cache.snapshot({pb.CLUSTER: {"a": cluster("a")}, pb.ENDPOINTS: {"a": endpoints("a", 1)}})
-    after = cache.snapshot(
-        {pb.CLUSTER: {"a": cluster("a")}, pb.ENDPOINTS: {"a": endpoints("a", 2)}}, previous=before
-    )
+    after = cache.snapshot({pb.CLUSTER: {"a": cluster("a")}, pb.ENDPOINTS: {"a": endpoints("a", 2)}}, previous=before)
     assert after[pb.CLUSTER] is before[pb.CLUSTER]
     assert after[pb.ENDPOINTS].version != before[pb.ENDPOINTS].version
 

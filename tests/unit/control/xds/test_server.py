@@ -48,9 +48,7 @@ class Served:
     async def _main(self) -> None:
         metrics = XdsMetrics(self.registry)
         self.fleet = Fleet(self._snapshot, metrics, quiet=0.01, longest=0.05)
-        server = GrpcServer(
-            DiscoveryService(self.fleet, OneToken(), metrics).methods(), Limits(message=64 << 10)
-        )
+        server = GrpcServer(DiscoveryService(self.fleet, OneToken(), metrics).methods(), Limits(message=64 << 10))
         await server.start(self._socket)
         self._stop = asyncio.Event()
         publisher = asyncio.create_task(self.fleet.run())
@@ -136,9 +134,7 @@ def client(served: Served) -> Iterator[Callable[..., Client]]:
         one.close()
 
 
-def test_delta_stream_hears_its_resources_and_then_only_changes(
-    served: Served, client: Callable[..., Client]
-) -> None:
+def test_delta_stream_hears_its_resources_and_then_only_changes(served: Served, client: Callable[..., Client]) -> None:
     served.resources = [cluster("a"), cluster("b")]
     proxy = client()
     proxy.say(delta_request(pb.CLUSTER), node="p1")
@@ -178,9 +174,7 @@ def test_a_node_cannot_claim_another_identity(served: Served, client: Callable[.
     assert details == "node.metadata NAMESPACE is 'kube-system', the token is of 'shop'"
 
 
-def test_a_nameless_node_and_an_unknown_type_are_refused(
-    served: Served, client: Callable[..., Client]
-) -> None:
+def test_a_nameless_node_and_an_unknown_type_are_refused(served: Served, client: Callable[..., Client]) -> None:
     nameless, odd = client(), client()
     nameless.say(delta_request(pb.CLUSTER))
     assert nameless.refusal()[0] is grpc.StatusCode.PERMISSION_DENIED
@@ -252,9 +246,7 @@ def _silent_stream(connection: socket.socket) -> Callable[[], None]:
     return send
 
 
-def test_a_failing_translation_keeps_the_last_configuration(
-    served: Served, client: Callable[..., Client]
-) -> None:
+def test_a_failing_translation_keeps_the_last_configuration(served: Served, client: Callable[..., Client]) -> None:
     served.resources = [cluster("a")]
     proxy = client()
     proxy.say(delta_request(pb.CLUSTER), node="p1")

@@ -81,9 +81,7 @@ def test_a_removed_listener_is_left_out_at_once() -> None:
 def test_a_changed_cluster_is_owed_its_unchanged_endpoints() -> None:
     session = started(cluster("a", eds=True), cluster("b", eds=True), endpoints("a", 1), endpoints("b", 1))
     session.update(
-        snapshot(
-            cluster("a", timeout=9, eds=True), cluster("b", eds=True), endpoints("a", 1), endpoints("b", 1)
-        )
+        snapshot(cluster("a", timeout=9, eds=True), cluster("b", eds=True), endpoints("a", 1), endpoints("b", 1))
     )
     assert transcript(session) == [("Cluster", ["a", "b"], []), ("ClusterLoadAssignment", ["a"], [])]
 

@@ -39,9 +39,7 @@ def routes(name: str, domain: str = "*") -> Any:
 
 def snapshot(*messages: Any, previous: Snapshot | None = None) -> Snapshot:
     """A snapshot of ``messages``, keyed as proxies ask for them."""
-    tables: dict[str, dict[str, Any]] = {
-        url: {} for url in (pb.CLUSTER, pb.ENDPOINTS, pb.LISTENER, pb.ROUTES)
-    }
+    tables: dict[str, dict[str, Any]] = {url: {} for url in (pb.CLUSTER, pb.ENDPOINTS, pb.LISTENER, pb.ROUTES)}
     for made in messages:
         name = made.cluster_name if hasattr(made, "cluster_name") else made.name
         tables[pb.type_url(made)][name] = made
@@ -49,9 +47,7 @@ def snapshot(*messages: Any, previous: Snapshot | None = None) -> Snapshot:
 
 
 def sotw(type_url: str, *names: str, nonce: str = "", version: str = "", error: str | None = None) -> Any:
-    request = pb.DiscoveryRequest(
-        type_url=type_url, resource_names=names, response_nonce=nonce, version_info=version
-    )
+    request = pb.DiscoveryRequest(type_url=type_url, resource_names=names, response_nonce=nonce, version_info=version)
     if error is not None:
         request.error_detail.message = error
     return request

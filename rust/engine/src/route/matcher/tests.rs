@@ -56,6 +56,8 @@ fn virtual_hosts_by_specificity() {
         ("www.test", 3),
         ("www.example.com", 1),
         ("www.", 0),
+        (".a.example.com", 1),
+        ("c.example.com:80", 0),
         ("nothing", 0),
     ] {
         let found = find(&table, &request(host, "/", &[]), 0).unwrap();
@@ -115,7 +117,9 @@ fn headers() {
         (header("x-a", exact("1"), true), false),
         (header("x-b", exact("one,two"), false), true),
         (header("x-c", exact("1"), false), false),
-        (header("x-c", exact("1"), true), true),
+        (header("x-c", exact("1"), true), false),
+        (header("x-c", HeaderTest::Range(0, 9), true), false),
+        (header("x-c", HeaderTest::Present(true), true), true),
         (header("x-a", HeaderTest::Range(1, 2), false), true),
         (header("x-a", HeaderTest::Range(2, 9), false), false),
         (header("x-b", HeaderTest::Range(0, 9), false), false),
@@ -127,9 +131,18 @@ fn headers() {
     ] {
         assert_eq!(header_matches(&rule, &there), wanted, "{rule:?}");
     }
-    let mut empty = header("x-c", exact(""), false);
-    empty.missing_as_empty = true;
-    assert!(header_matches(&empty, &there));
+    let as_empty = |test, invert| HeaderMatch { missing_as_empty: true, ..header("x-c", test, invert) };
+    for (rule, wanted) in [
+        (as_empty(exact(""), false), true),
+        (as_empty(exact("1"), false), false),
+        (as_empty(exact("1"), true), true),
+        (as_empty(HeaderTest::Range(0, 9), false), false),
+        (as_empty(HeaderTest::Range(0, 9), true), true),
+        (as_empty(HeaderTest::Present(true), false), true),
+        (as_empty(HeaderTest::Present(false), false), false),
+    ] {
+        assert_eq!(header_matches(&rule, &there), wanted, "{rule:?}");
+    }
 }
 
 #[test]
@@ -146,9 +159,14 @@ fn query_parameters() {
         (rule("b", None, true), true),
         (rule("c", None, true), false),
         (rule("c", None, false), true),
+        (rule("a", None, false), false),
+        (rule("b", Some(""), true), true),
+        (rule("A", None, true), false),
+        (rule("e", Some("1"), true), true),
+        (rule("e", Some("2"), true), false),
         (QueryMatch { name: "d".into(), value: Some(prefix), present: true }, true),
     ] {
-        assert_eq!(query_matches(&rule, b"/p?a=1&b&d=xyz"), wanted, "{rule:?}");
+        assert_eq!(query_matches(&rule, b"/p?a=1&b&d=xyz&e=1&e=2"), wanted, "{rule:?}");
     }
 }
 
@@ -158,7 +176,7 @@ fn grpc_and_fraction() {
     grpc.grpc = true;
     let table_grpc = table(&[&["*"]], vec![grpc]);
     for (content_type, wanted) in
-        [("application/grpc", true), ("application/grpc+proto", true), ("application/grpc-web", false), ("text/x", false)]
+        [("application/grpc", true), ("application/grpc+proto", true), ("application/grpc;x", false), ("application/grpc-web", false), ("text/x", false)]
     {
         let request = request("h", "/", &[("content-type", content_type)]);
         assert_eq!(find(&table_grpc, &request, 0).is_some(), wanted, "{content_type}");
