@@ -153,7 +153,11 @@ impl Engine {
 
     fn apply_clusters(&mut self, snapshot: &Snapshot) {
         let mut to_close: Vec<ConnKey> = Vec::new();
-        for (name, config) in &snapshot.clusters {
+        // By name: each new cluster draws on the generator, so the order in
+        // which a map happens to hold them must not count.
+        let mut named: Vec<_> = snapshot.clusters.iter().collect();
+        named.sort_unstable_by_key(|(name, _)| *name);
+        for (name, config) in named {
             let current = self.cluster_names.get(name).copied();
             if let Some(cluster) = current.and_then(|key| self.clusters.get_mut(key)) {
                 if Arc::ptr_eq(&cluster.config, config) {
@@ -175,8 +179,9 @@ impl Engine {
             let key = self.clusters.insert_with(|_| runtime);
             self.cluster_names.insert(name.clone(), key);
         }
-        let gone: Vec<Arc<str>> =
+        let mut gone: Vec<Arc<str>> =
             self.cluster_names.keys().filter(|name| !snapshot.clusters.contains_key(*name)).cloned().collect();
+        gone.sort_unstable();
         for name in gone {
             if let Some(key) = self.cluster_names.remove(&name) {
                 to_close.extend(self.retire_cluster(key));
