@@ -34,15 +34,17 @@ impl Engine {
         }
         match &mut conn.protocol {
             Protocol::Http1Server(h1) => match h1.exchange {
-                // A client may close its half after a whole request and still read the answer.
+                // A client may close its half after a whole request and still read the
+                // answer, and those to the requests that it has pipelined behind it.
                 Some(key) if self.exchanges.get(key).is_some_and(|x| x.request_body.ended) => {
-                    h1.keep_alive = false;
+                    h1.keep_alive &= !conn.input.is_empty();
                 }
                 Some(key) => {
                     self.abandon(key, Flags::DOWNSTREAM_TERMINATION, details::DOWNSTREAM_REMOTE_DISCONNECT);
                     self.close_now(conn);
                 }
-                None => self.close_now(conn),
+                // The last answer may still wait for the client to read.
+                None => self.close_after_flush(conn),
             },
             Protocol::Http2Server(_) => {
                 self.abandon_exchanges_of(conn.key, Flags::DOWNSTREAM_TERMINATION);
