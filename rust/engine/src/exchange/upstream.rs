@@ -214,8 +214,9 @@ impl Engine {
     /// Gives a connection with room to whoever has waited longest, or to the pool.
     pub(crate) fn serve_pool(&mut self, conn: &mut Conn) {
         let Some(up) = conn.upstream() else { return };
-        let (cluster_key, host_key, kind, draining) = (up.cluster, up.host, up.pool, up.draining);
+        let (cluster_key, host_key, kind) = (up.cluster, up.host, up.pool);
         loop {
+            let draining = conn.upstream().is_some_and(|up| up.draining);
             let has_room = match &conn.protocol {
                 Protocol::Http1Client(h1) => h1.exchange.is_none(),
                 Protocol::Http2Client(h2) => h2.can_open(),
@@ -224,6 +225,16 @@ impl Engine {
             let Some(cluster) = self.clusters.get_mut(cluster_key) else { return self.close_now(conn) };
             let Some(host) = cluster.hosts.get_mut(host_key) else { return self.close_now(conn) };
             if draining || !has_room {
+                let Protocol::Http2Client(h2) = &conn.protocol else { return };
+                let is_over = draining && h2.active_streams() == 0;
+                let pool = host.pool(kind);
+                if !pool.waiting.is_empty() && pool.connecting == 0 {
+                    // Nobody else would serve them before this one ends.
+                    self.open_upstream(cluster_key, host_key, kind, None);
+                }
+                if is_over {
+                    self.close_after_flush(conn);
+                }
                 return;
             }
             let Some(waiting) = host.pool(kind).waiting.pop_front() else { break };
@@ -232,15 +243,22 @@ impl Engine {
             cluster.stats.upstream_rq_pending_active.dec();
             self.attach(waiting, conn);
         }
-        if let Protocol::Http1Client(_) = &conn.protocol {
-            let Some(cluster) = self.clusters.get_mut(cluster_key) else { return };
-            let idle = cluster.config.http.idle_timeout;
-            let Some(host) = cluster.hosts.get_mut(host_key) else { return };
-            if !host.listed || cluster.removed {
-                return self.close_now(conn);
+        let Some(cluster) = self.clusters.get_mut(cluster_key) else { return };
+        let idle = cluster.config.http.idle_timeout;
+        match &conn.protocol {
+            Protocol::Http1Client(_) => {
+                let Some(host) = cluster.hosts.get_mut(host_key) else { return };
+                if !host.listed || cluster.removed {
+                    return self.close_now(conn);
+                }
+                host.pool(kind).idle.push(conn.key);
+                self.set_deadline(conn, self.now.after_limit(idle));
             }
-            host.pool(kind).idle.push(conn.key);
-            self.set_deadline(conn, self.now.after_limit(idle));
+            // It stays in the pool while it has streams; the clock runs from the last one.
+            Protocol::Http2Client(h2) if h2.active_streams() == 0 => {
+                self.set_deadline(conn, self.now.after_limit(idle));
+            }
+            _ => {}
         }
     }
 
@@ -249,17 +267,19 @@ impl Engine {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         let Some(up) = conn.upstream_mut() else { return };
         up.requests = up.requests.saturating_add(1);
-        let (cluster_key, host_key) = (up.cluster, up.host);
+        let (cluster_key, host_key, kind) = (up.cluster, up.host, up.pool);
         let Some(cluster) = self.clusters.get_mut(cluster_key) else { return };
         let most = cluster.config.http.requests_per_connection;
-        if most > 0 && up.requests >= most {
-            up.draining = true;
-        }
+        let is_last = most > 0 && up.requests >= most;
+        up.draining |= is_last;
         cluster.active += 1;
         cluster.stats.upstream_rq_total.inc();
         cluster.stats.upstream_rq_active.inc();
         if let Some(host) = cluster.hosts.get_mut(host_key) {
             host.active += 1;
+            if is_last {
+                host.pool(kind).forget(conn.key);
+            }
         }
         exchange.up = Some(conn.key);
         exchange.stage = Stage::Flowing;
