@@ -238,7 +238,8 @@ impl Engine {
         let relay = end.relay;
         let shut_now = end.write_ended && !end.write_shut;
         end.write_shut |= shut_now;
-        if end.write_shut && conn.peer_closed {
+        // What it said last may still wait for room at the other end.
+        if end.write_shut && conn.peer_closed && conn.input.is_empty() {
             return self.close_after_flush(conn);
         }
         if shut_now {
