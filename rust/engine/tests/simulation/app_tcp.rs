@@ -1,0 +1,58 @@
+//! The app's end of a tunnel: reads until the other half closes, then answers
+//! and closes its own.
+
+use super::app::Fate;
+use super::environment::{note, Environment};
+use super::payload::{body, Expected, Way};
+use super::wire::Wire;
+
+#[derive(Default)]
+pub struct AppTcp {
+    /// The number that raw connections begin with.
+    prefix: Vec<u8>,
+    session: Option<(u32, Expected)>,
+    answered: bool,
+}
+
+impl AppTcp {
+    /// A tunnel whose request has named it.
+    pub fn upgraded(env: &Environment, id: u32) -> AppTcp {
+        let expected = Expected::new(id, Way::Request, env.ledger.spec(id).request.length);
+        AppTcp { prefix: Vec::new(), session: Some((id, expected)), answered: false }
+    }
+
+    pub fn receive(&mut self, env: &mut Environment, wire: &mut Wire, octets: &[u8]) {
+        let mut rest = octets;
+        if self.session.is_none() {
+            let missing = 4 - self.prefix.len();
+            let (head, tail) = rest.split_at(missing.min(rest.len()));
+            self.prefix.extend_from_slice(head);
+            rest = tail;
+            let Ok(prefix) = <[u8; 4]>::try_from(self.prefix.as_slice()) else { return };
+            let id = u32::from_be_bytes(prefix);
+            note!(env, "app", "serves {id} on {:?}", wire.id);
+            env.ledger.attempt(id);
+            self.session = Some((id, Expected::new(id, Way::Request, env.ledger.spec(id).request.length)));
+        }
+        if let Some((_, expected)) = &mut self.session {
+            expected.take(rest);
+        }
+    }
+
+    pub fn advance(&mut self, env: &mut Environment, wire: &mut Wire, ended: bool) -> Fate {
+        if !ended {
+            return Fate::Goes;
+        }
+        let Some((id, expected)) = &self.session else { return Fate::Close };
+        if !std::mem::replace(&mut self.answered, true) {
+            if !expected.is_complete() {
+                // The other side was cut off, and says so by closing.
+                return Fate::Abort;
+            }
+            env.ledger.complete(*id);
+            wire.out.extend(body(*id, Way::Response, env.ledger.spec(*id).response.length));
+            wire.ends = true;
+        }
+        Fate::Goes
+    }
+}
