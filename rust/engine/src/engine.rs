@@ -94,6 +94,8 @@ pub struct Engine {
     pub(crate) dates: Dates,
     pub(crate) scratch: h2::Scratch,
     pub(crate) plain: Vec<u8>,
+    /// Room to compose a header value.
+    pub(crate) text: Vec<u8>,
     pub(crate) last_transport_failure: Option<String>,
     pub(crate) draining: bool,
 }
@@ -129,6 +131,7 @@ impl Engine {
             dates: Dates::default(),
             scratch: h2::Scratch::default(),
             plain: Vec::new(),
+            text: Vec::new(),
             last_transport_failure: None,
             draining: false,
             options,
