@@ -62,7 +62,6 @@ impl Engine {
             exchange.request.headers.set_known(Known::XEnvoyExpectedRqTimeoutMs, millis.as_bytes());
         }
         self.edit_request_headers(&mut exchange, routed);
-        let old_authority = exchange.request.authority().to_vec();
         if let Some(rewrite) = &forward.path_rewrite {
             let path = route::rewrite::path(rewrite, &routed.route.matches, exchange.request.path());
             if let Some(path) = path {
@@ -74,17 +73,23 @@ impl Engine {
                 exchange.request.set_path(&path);
             }
         }
-        let new_host = match &forward.host_rewrite {
-            Some(HostRewrite::Literal(host)) => Some(host.as_bytes().to_vec()),
-            Some(HostRewrite::Header(name)) => exchange.request.headers.get(name.as_bytes()).map(<[u8]>::to_vec),
-            Some(HostRewrite::Endpoint) | None => None,
-        };
-        if let Some(host) = new_host.filter(|host| !host.is_empty()) {
+        let mut host = std::mem::take(&mut self.text);
+        host.clear();
+        match &forward.host_rewrite {
+            Some(HostRewrite::Literal(literal)) => host.extend_from_slice(literal.as_bytes()),
+            Some(HostRewrite::Header(name)) => {
+                host.extend_from_slice(exchange.request.headers.get(name.as_bytes()).unwrap_or_default());
+            }
+            Some(HostRewrite::Endpoint) | None => {}
+        }
+        if !host.is_empty() {
             if forward.append_x_forwarded_host {
-                exchange.request.headers.append_known(Known::XForwardedHost, &old_authority);
+                let old = exchange.request.authority().to_vec();
+                exchange.request.headers.append_known(Known::XForwardedHost, &old);
             }
             exchange.request.set_authority(&host);
         }
+        self.text = host;
         if exchange.expects_continue {
             // We answer it ourselves.
             exchange.request.headers.remove_known(Known::Expect);
