@@ -200,10 +200,15 @@ impl Engine {
         let Some(cluster) = self.clusters.get_mut(key) else { return Vec::new() };
         cluster.removed = true;
         let pooled: Vec<ConnKey> = cluster.hosts.iter().flat_map(|host| host.pooled()).collect();
-        if cluster.connections == 0 && cluster.active == 0 && cluster.pending == 0 {
+        self.drop_cluster_if_over(key);
+        pooled
+    }
+
+    /// Forgets a retired cluster that nobody uses any more.
+    pub(crate) fn drop_cluster_if_over(&mut self, key: ClusterKey) {
+        if self.clusters.get(key).is_some_and(ClusterRuntime::is_over) {
             self.clusters.remove(key);
         }
-        pooled
     }
 
     /// Closes a pooled connection once it has no request.

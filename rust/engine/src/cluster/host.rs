@@ -59,6 +59,8 @@ pub(crate) struct Pool {
     /// Last used at the end: the warmest connection goes out first.
     pub idle: Vec<ConnKey>,
     pub shared: Vec<ConnKey>,
+    /// Connections, whatever their state.
+    pub connections: u32,
     pub connecting: u32,
     pub waiting: VecDeque<ExchangeKey>,
 }

@@ -163,6 +163,9 @@ impl Engine {
                 }
             }
         }
+        if let (Some(cluster), true) = (exchange.cluster, exchange.is_retry) {
+            self.drop_cluster_if_over(cluster);
+        }
         if self.spare_exchanges.len() < SPARE {
             exchange.reset();
             self.spare_exchanges.push(exchange);

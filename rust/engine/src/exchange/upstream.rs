@@ -123,8 +123,9 @@ impl Engine {
         cluster.picker.pick(&cluster.hosts, &mut self.rng)
     }
 
-    /// Starts a connection to a host, unless the cluster has too many. A host
-    /// without any may always have one, or nobody could be served.
+    /// Starts a connection to a host, unless the cluster has too many. A pool
+    /// without any may always have one, or whoever waits for it would wait for
+    /// connections of other hosts or another protocol to go.
     pub(crate) fn open_upstream(
         &mut self,
         cluster_key: ClusterKey,
@@ -134,7 +135,8 @@ impl Engine {
     ) -> Option<ConnKey> {
         let cluster = self.clusters.get_mut(cluster_key)?;
         let host = cluster.hosts.get_mut(host_key)?;
-        if cluster.connections >= cluster.config.thresholds.connections && host.connections > 0 {
+        let has_one = if relay.is_some() { host.connections > 0 } else { host.pool(kind).connections > 0 };
+        if cluster.connections >= cluster.config.thresholds.connections && has_one {
             cluster.stats.upstream_cx_overflow.inc();
             return None;
         }
@@ -144,7 +146,9 @@ impl Engine {
         cluster.stats.upstream_cx_total.inc();
         cluster.stats.upstream_cx_active.inc();
         if relay.is_none() {
-            host.pool(kind).connecting += 1;
+            let pool = host.pool(kind);
+            pool.connections += 1;
+            pool.connecting += 1;
         }
         let deadline = self.now.after_limit(cluster.config.connect_timeout);
         let (buffer_limit, now) = (cluster.config.buffer_limit, self.now);
@@ -471,7 +475,14 @@ impl Engine {
             }
             cluster.drop_host_if_unused(host_key);
         }
-        let Some(up) = up else { return };
+        if let Some(up) = up {
+            self.leave_connection(key, up, stream, is_complete);
+        }
+        self.drop_cluster_if_over(cluster_key);
+    }
+
+    /// What becomes of a connection when an exchange is done with it.
+    fn leave_connection(&mut self, key: ExchangeKey, up: ConnKey, stream: Option<h2::StreamId>, is_complete: bool) {
         let Some(mut conn) = self.conns.lend(up) else { return };
         match &mut conn.protocol {
             Protocol::Http1Client(client) if client.exchange == Some(key) => {
@@ -573,17 +584,18 @@ impl Engine {
             host.connections = host.connections.saturating_sub(1);
             let pool = host.pool(kind);
             pool.forget(conn.key);
+            if up.relay.is_none() {
+                pool.connections = pool.connections.saturating_sub(1);
+            }
             if was_connecting {
                 pool.connecting = pool.connecting.saturating_sub(1);
             }
             starved = pool.waiting.len() > pool.connecting as usize;
         }
         cluster.drop_host_if_unused(host_key);
-        let is_over = cluster.removed && cluster.connections == 0 && cluster.active == 0 && cluster.pending == 0;
-        if starved {
-            self.open_upstream(cluster_key, host_key, kind, None);
-        } else if is_over {
-            self.clusters.remove(cluster_key);
+        match starved {
+            true => drop(self.open_upstream(cluster_key, host_key, kind, None)),
+            false => self.drop_cluster_if_over(cluster_key),
         }
     }
 }
