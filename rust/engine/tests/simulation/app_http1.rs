@@ -120,6 +120,12 @@ impl AppHttp1 {
             Behaviour::Silence => return,
             Behaviour::Unavailable | Behaviour::Refuse => 503,
             Behaviour::Answer | Behaviour::AnswerEarly | Behaviour::Break(_) => 200,
+            Behaviour::Nonsense => {
+                note!(env, "app", "answers nonsense to {}", serving.id);
+                wire.out.extend_from_slice(b"HTTP/1.1 200 OK\r\nx-id: 0\r\ncontent-length: 1, 2\r\n\r\nabc");
+                self.close_after = Some(wire.out.len());
+                return;
+            }
         };
         note!(env, "app", "answers {} to {}", status, serving.id);
         if spec.kind == Kind::Upgrade && status == 200 {
@@ -127,6 +133,11 @@ impl AppHttp1 {
             h1::write_response(&mut wire.out, &head, Framing::None, pymesh_http::Version::Http11, true);
             self.tunnel = Some(AppTcp::upgraded(env, serving.id));
             return;
+        }
+        if serving.id.is_multiple_of(5) {
+            // Early hints, which say nothing about what follows.
+            let hints = response_head(&spec, 103);
+            h1::write_response(&mut wire.out, &hints, Framing::None, pymesh_http::Version::Http11, true);
         }
         write_response(&spec, serving.method, status, serving.keep_alive, &mut wire.out);
         if let Behaviour::Break(n) = serving.behaviour {

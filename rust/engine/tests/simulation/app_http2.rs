@@ -147,7 +147,19 @@ impl AppHttp2 {
             Behaviour::Silence => return None,
             Behaviour::Unavailable | Behaviour::Refuse => 503,
             Behaviour::Answer | Behaviour::AnswerEarly | Behaviour::Break(_) => 200,
+            Behaviour::Nonsense => {
+                note!(env, "app", "answers nonsense to {}", serving.id);
+                let mut head = response_head(&spec, 503);
+                head.status = 200;
+                self.codec.send_response(stream, &head, false).ok()?;
+                // More than `content-length` has promised.
+                self.codec.send_data(stream, b"abc", true).ok()?;
+                return self.finish(stream);
+            }
         };
+        if serving.answer.is_none() && serving.id.is_multiple_of(5) {
+            self.codec.send_response(stream, &response_head(&spec, 103), false).ok()?;
+        }
         if serving.behaviour == Behaviour::Break(0) {
             self.codec.reset(stream, ErrorCode::INTERNAL_ERROR);
             self.streams.remove(&stream);

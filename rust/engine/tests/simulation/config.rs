@@ -84,7 +84,7 @@ fn snapshot(plan: &Plan, side: usize, change: usize) -> Snapshot {
     let listeners = listeners.into_iter().map(|(address, is_http)| listener(plan, side, address, is_http, &server));
     let clusters = clusters
         .into_iter()
-        .map(|(name, endpoints, protocol, tls)| (name.into(), cluster(plan, name, &endpoints, protocol, tls)));
+        .map(|(name, endpoints, protocol, tls)| (name.into(), cluster(plan, change, name, &endpoints, protocol, tls)));
     Snapshot {
         version: change as u64 + 1,
         listeners: listeners.collect(),
@@ -159,9 +159,15 @@ fn manager(plan: &Plan, side: usize) -> HttpConnectionManager {
             // The client's side of a pooled connection gives it up first.
             idle: Duration::from_secs(90),
             stream_idle: Duration::from_secs(40),
+            max_connection_duration: if side == 0 { plan.downstream_age } else { Duration::ZERO },
             ..HttpTimeouts::default()
         },
-        limits: HttpLimits { stream_window: plan.window, connection_window: plan.window * 2, ..HttpLimits::default() },
+        limits: HttpLimits {
+            stream_window: plan.window,
+            connection_window: plan.window * 2,
+            requests_per_connection: if side == 0 { plan.downstream_requests } else { 0 },
+            ..HttpLimits::default()
+        },
         path: PathPolicy::default(),
         forwarding: Forwarding { use_remote_address: side == 0, ..Forwarding::default() },
         server_name: "pymesh".into(),
@@ -195,6 +201,7 @@ fn retry(plan: &Plan, which: Retry) -> Option<Arc<RetryPolicy>> {
 
 fn cluster(
     plan: &Plan,
+    change: usize,
     name: &str,
     endpoints: &[SocketAddr],
     protocol: UpstreamProtocol,
@@ -218,10 +225,11 @@ fn cluster(
         endpoints: Arc::new(Endpoints { localities: vec![Locality { weight: 1, endpoints, ..Locality::default() }] }),
         balance: if plan.seed.is_multiple_of(2) { Balance::RoundRobin } else { Balance::LeastRequest { choices: 2 } },
         connect_timeout: Duration::from_secs(2),
-        thresholds: Thresholds::default(),
+        // A relay over a threshold is closed, not queued.
+        thresholds: if name == "web" { plan.thresholds } else { Thresholds::default() },
         http: UpstreamHttp {
             protocol,
-            idle_timeout: Duration::from_secs(60),
+            idle_timeout: Duration::from_secs(if plan.replaces { 60 - change as u64 } else { 60 }),
             stream_window: plan.window,
             connection_window: plan.window * 2,
             requests_per_connection: plan.requests_per_connection,

@@ -31,6 +31,7 @@ pub fn response_head(spec: &Spec, status: u16) -> ResponseHead {
     match status {
         101 => head.headers.append_known(Known::Upgrade, b"websocket"),
         200 => declare(&mut head.headers, &spec.response, true),
+        103 => {}
         _ => head.headers.append_known(Known::ContentLength, b"0"),
     }
     head

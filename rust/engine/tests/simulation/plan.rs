@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use pymesh_engine::base::time::Time;
-use pymesh_model::cluster::UpstreamProtocol;
+use pymesh_model::cluster::{Thresholds, UpstreamProtocol};
 
 use super::chance::Chance;
 use super::network::Weather;
@@ -43,6 +43,8 @@ pub enum Behaviour {
     Silence,
     /// Fails after so many octets of its answer.
     Break(usize),
+    /// Answers what no client may accept.
+    Nonsense,
 }
 
 #[derive(Clone, Debug)]
@@ -126,12 +128,18 @@ pub struct Plan {
     pub stream_buffer: usize,
     pub window: u32,
     pub requests_per_connection: u32,
+    pub thresholds: Thresholds,
+    /// Of the connections that clients make: their requests, their age.
+    pub downstream_requests: u32,
+    pub downstream_age: Duration,
     pub specs: Vec<Spec>,
     pub clients: Vec<ClientPlan>,
     /// When each sidecar gets another endpoint set.
     pub changes: [Vec<Time>; 2],
     /// A change brings new listeners too, so that the old ones are drained.
     pub relistens: bool,
+    /// A change brings new clusters, so that the old ones are retired.
+    pub replaces: bool,
     pub drains: [Option<Time>; 2],
 }
 
@@ -168,14 +176,28 @@ impl Plan {
             stream_buffer: *chance.pick(&[1024, 16 * 1024, 256 * 1024]),
             window: *chance.pick(&[1024, 16 * 1024, 256 * 1024]),
             requests_per_connection: *chance.pick(&[0, 0, 1, 3]),
+            thresholds: Thresholds {
+                connections: *chance.pick(&[1024, 1, 2]),
+                pending_requests: if faultless { 1024 } else { *chance.pick(&[1024, 1024, 1, 3]) },
+                requests: if faultless { 1024 } else { *chance.pick(&[1024, 1024, 1, 3]) },
+                retries: *chance.pick(&[3, 1]),
+            },
+            downstream_requests: *chance.pick(&[0, 0, 0, 1, 3]),
+            downstream_age: Duration::from_millis(if faultless { 0 } else { *chance.pick(&[0, 0, 0, 5, 500]) }),
             specs: Vec::new(),
             clients: Vec::new(),
             changes: [Vec::new(), Vec::new()],
             relistens: !faultless && chance.one_in(3),
+            replaces: chance.one_in(3),
             drains: [None, None],
         };
         for _ in 0..chance.range(1, 4) {
             plan.add_client(&mut chance);
+        }
+        let pipelines = plan.clients.iter().any(|c| c.kind == ClientKind::Http1 { pipelines: true });
+        if faultless && pipelines {
+            // What stands behind `connection: close` is not answered.
+            plan.downstream_requests = 0;
         }
         for side in 0..2 {
             if chance.one_in(3) {
@@ -253,6 +275,7 @@ fn spec(id: u32, kind: Kind, faultless: bool, chance: &mut Chance) -> Spec {
         2 => Behaviour::Refuse,
         3 => Behaviour::Silence,
         4 | 5 => Behaviour::Break(chance.size(100_000) - 1),
+        6 => Behaviour::Nonsense,
         _ => Behaviour::Answer,
     };
     let behaviours = (0..3).map(|_| behaviour()).collect();
