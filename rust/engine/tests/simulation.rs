@@ -28,6 +28,7 @@ mod simulation {
     pub mod app_tcp;
     pub mod chance;
     pub mod config;
+    pub mod coverage;
     pub mod environment;
     pub mod http1;
     pub mod http1_client;
@@ -47,6 +48,7 @@ mod simulation {
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::PathBuf;
 
+use simulation::coverage::Coverage;
 use simulation::plan::Plan;
 use simulation::world::World;
 
@@ -92,6 +94,9 @@ fn check(seed: u64) -> Result<World, String> {
     Err(format!("seed {seed} gave two transcripts, from line {differs}:\n{}\n{}\n{places:?}", line(&one), line(&two)))
 }
 
+/// So many seeds come to every place of `coverage.rs`.
+const ENOUGH: u64 = 200;
+
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
@@ -104,9 +109,18 @@ fn same_seed_same_transcript_and_every_promise_is_kept() {
     }
     let first = number("PYMESH_FIRST_SEED").unwrap_or(0);
     let seeds = number("PYMESH_SEEDS").unwrap_or(200);
-    let failures: Vec<String> = (first..first + seeds).filter_map(|seed| check(seed).err()).collect();
+    let mut coverage = Coverage::default();
+    let mut failures = Vec::new();
+    for seed in first..first + seeds {
+        match check(seed) {
+            Ok(world) => coverage.add(&Plan::new(seed), &world),
+            Err(failure) => failures.push(failure),
+        }
+    }
+    println!("{coverage}");
     for failure in &failures {
         eprintln!("{}", failure.lines().next().unwrap_or_default());
     }
     assert!(failures.is_empty(), "{} of {seeds} seeds fail; the first:\n{}", failures.len(), failures[0]);
+    assert!(seeds < ENOUGH || coverage.missing().is_empty(), "no seed has come to {:?}", coverage.missing());
 }

@@ -4,6 +4,7 @@
 use super::app::Fate;
 use super::environment::{note, Environment};
 use super::payload::{body, Expected, Way};
+use super::plan::Behaviour;
 use super::wire::Wire;
 
 #[derive(Default)]
@@ -12,13 +13,22 @@ pub struct AppTcp {
     prefix: Vec<u8>,
     session: Option<(u32, Expected)>,
     answered: bool,
+    ended: bool,
 }
 
 impl AppTcp {
     /// A tunnel whose request has named it.
     pub fn upgraded(env: &Environment, id: u32) -> AppTcp {
         let expected = Expected::new(id, Way::Request, env.ledger.spec(id).request.length);
-        AppTcp { prefix: Vec::new(), session: Some((id, expected)), answered: false }
+        AppTcp { prefix: Vec::new(), session: Some((id, expected)), answered: false, ended: false }
+    }
+
+    /// Says all it has to say and closes its half.
+    fn answer(&mut self, env: &Environment, wire: &mut Wire, id: u32) {
+        if !std::mem::replace(&mut self.answered, true) {
+            wire.out.extend(body(id, Way::Response, env.ledger.spec(id).response.length));
+            wire.ends = true;
+        }
     }
 
     pub fn receive(&mut self, env: &mut Environment, wire: &mut Wire, octets: &[u8]) {
@@ -40,18 +50,20 @@ impl AppTcp {
     }
 
     pub fn advance(&mut self, env: &mut Environment, wire: &mut Wire, ended: bool) -> Fate {
-        if !ended {
-            return Fate::Goes;
+        let Some((id, expected)) = &self.session else {
+            return if ended { Fate::Close } else { Fate::Goes };
+        };
+        let (id, is_complete) = (*id, expected.is_complete());
+        if env.ledger.spec(id).behaviour(1) == Behaviour::AnswerEarly {
+            self.answer(env, wire, id);
         }
-        let Some((id, expected)) = &self.session else { return Fate::Close };
-        if !std::mem::replace(&mut self.answered, true) {
-            if !expected.is_complete() {
+        if ended && !std::mem::replace(&mut self.ended, true) {
+            if !is_complete {
                 // The other side was cut off, and says so by closing.
                 return Fate::Abort;
             }
-            env.ledger.complete(*id);
-            wire.out.extend(body(*id, Way::Response, env.ledger.spec(*id).response.length));
-            wire.ends = true;
+            env.ledger.complete(id);
+            self.answer(env, wire, id);
         }
         Fate::Goes
     }

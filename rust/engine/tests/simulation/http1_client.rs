@@ -154,6 +154,10 @@ impl Http1Client {
         fate
     }
 
+    fn is_done(&self) -> bool {
+        self.queue.is_empty() && !self.plan.lingers
+    }
+
     fn send_next(&mut self, env: &mut Environment, link: &mut Link) {
         while !link.last && (link.in_flight.is_empty() || self.pipelines) && link.tunnel.is_none() {
             let Some(id) = self.queue.pop_front() else { break };
@@ -162,11 +166,15 @@ impl Http1Client {
             note!(env, &self.name, "begins {id}");
             let start = link.wire.out.len();
             let head = http1::write_request(&spec, &mut link.wire.out);
-            let held = if spec.expect { link.wire.out.split_off(head) } else { Vec::new() };
+            let held = match (spec.expect, spec.stop) {
+                (true, _) => link.wire.out.split_off(head),
+                (false, Some(n)) => link.wire.out.split_off(head + n),
+                (false, None) => Vec::new(),
+            };
             if spec.kind == Kind::Upgrade {
                 link.tunnel = Some(Tunnel::client(id, &spec));
             }
-            link.last = spec.kind == Kind::Upgrade || spec.expect;
+            link.last = spec.kind == Kind::Upgrade || spec.expect || spec.stop.is_some();
             link.wire.ends = self.plan.half_closes && self.queue.is_empty() && !link.last;
             link.in_flight.push_back(Sent { id, start, end: link.wire.out.len() + held.len(), told: false, held });
         }
@@ -260,7 +268,10 @@ impl Http1Client {
                 if !tunnel.is_complete() {
                     return Fate::Failed("tunnel cut");
                 }
-                env.ledger.sent(id);
+                if !link.wire.is_flushed() {
+                    // It may still want to read what is not sent yet.
+                    return Fate::Goes;
+                }
                 env.ledger.conclude(id, Outcome::Answered(200));
                 link.in_flight.clear();
                 Fate::Over
@@ -272,7 +283,7 @@ impl Http1Client {
 
     fn settle(&mut self, env: &mut Environment, mut link: Link, fate: Fate) {
         let why = match fate {
-            Fate::Goes if link.in_flight.is_empty() && (link.last || self.queue.is_empty()) => "done",
+            Fate::Goes if link.in_flight.is_empty() && (link.last || self.is_done()) => "done",
             Fate::Goes => return self.link = Some(link),
             Fate::Over => "over",
             Fate::Failed(why) => why,

@@ -234,6 +234,9 @@ impl Http2Client {
                 link.streams.remove(&stream);
                 continue;
             }
+            if spec.stop.is_some_and(|most| entry.sent > most) {
+                continue;
+            }
             if !entry.ended && link.wire.out.len() - link.wire.written < 64 * 1024 {
                 let has_trailers = spec.request.trailers;
                 let piece = &entry.body[entry.sent..];
@@ -257,7 +260,8 @@ impl Http2Client {
 
     fn settle(&mut self, env: &mut Environment, mut link: Link, failure: Option<&'static str>) {
         let is_idle = link.streams.is_empty();
-        let is_done = is_idle && (self.queue.is_empty() || link.codec.is_closing()) && link.wire.is_flushed();
+        let wants_more = !self.queue.is_empty() || self.plan.lingers;
+        let is_done = is_idle && (!wants_more || link.codec.is_closing()) && link.wire.is_flushed();
         if failure.is_none() && !is_done {
             return self.link = Some(link);
         }

@@ -72,6 +72,10 @@ impl Ledger {
         }
     }
 
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
     /// The head of a request has reached the app; says the how-manieth time.
     pub fn attempt(&mut self, id: u32) -> u32 {
         let most = self.most_attempts;

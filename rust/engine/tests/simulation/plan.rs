@@ -61,6 +61,8 @@ pub struct Spec {
     pub expect: bool,
     /// The client gives up after so many octets of both bodies.
     pub abort: Option<usize>,
+    /// The client sends so many octets of its body and then no more.
+    pub stop: Option<usize>,
 }
 
 impl Spec {
@@ -104,6 +106,8 @@ pub struct ClientPlan {
     pub window: u32,
     /// Closes its half behind its last request.
     pub half_closes: bool,
+    /// Leaves its last connection to the proxy to close.
+    pub lingers: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -244,6 +248,7 @@ impl Plan {
             read_size: chance.size(64 * 1024).max(64),
             window: *chance.pick(&[100, 10_000, 1_000_000]),
             half_closes: chance.one_in(4),
+            lingers: chance.one_in(4),
         });
     }
 }
@@ -269,7 +274,8 @@ fn spec(id: u32, kind: Kind, faultless: bool, chance: &mut Chance) -> Spec {
         request = Message { length: 0, declared: false, trailers: false };
     }
     let mut behaviour = || match chance.below(16) {
-        _ if faultless => Behaviour::Answer,
+        0..8 if kind != Kind::Http => Behaviour::AnswerEarly,
+        _ if kind != Kind::Http || faultless => Behaviour::Answer,
         0 => Behaviour::AnswerEarly,
         1 => Behaviour::Unavailable,
         2 => Behaviour::Refuse,
@@ -279,6 +285,7 @@ fn spec(id: u32, kind: Kind, faultless: bool, chance: &mut Chance) -> Spec {
         _ => Behaviour::Answer,
     };
     let behaviours = (0..3).map(|_| behaviour()).collect();
+    let stops = !faultless && kind == Kind::Http && request.length > 0 && chance.one_in(12);
     Spec {
         id,
         kind,
@@ -287,7 +294,8 @@ fn spec(id: u32, kind: Kind, faultless: bool, chance: &mut Chance) -> Spec {
         response,
         behaviours,
         delay: Duration::from_micros(*chance.pick(&[0, 0, 100, 20_000])),
-        expect: method == "POST" && kind == Kind::Http && request.length > 0 && chance.one_in(4),
+        expect: method == "POST" && kind == Kind::Http && request.length > 0 && !stops && chance.one_in(4),
         abort: (!faultless && chance.one_in(10)).then(|| chance.size(100_000) - 1),
+        stop: stops.then(|| chance.below(request.length as u64) as usize),
     }
 }

@@ -332,9 +332,16 @@ impl Sidecar {
         let census: Census = self.engine.census();
         assert!(census.is_empty(), "{} is not empty: {census:?}", self.name);
         assert!(self.sockets.is_empty(), "{} has open sockets", self.name);
-        for (name, kind, value) in self.stats() {
-            let is_level = kind == Kind::Gauge && !name.contains("membership");
-            assert!(!is_level || value == 0, "{}: {name} is {value}", self.name);
+        let stats = self.stats();
+        for (name, kind, value) in &stats {
+            let is_level = *kind == Kind::Gauge && !name.contains("membership");
+            assert!(!is_level || *value == 0, "{}: {name} is {value}", self.name);
+            // What has begun has ended, once.
+            for (begun, ended) in [("cx_total", "cx_destroy"), ("rq_total", "rq_completed")] {
+                let Some(stem) = name.strip_suffix(begun) else { continue };
+                let end = stats.iter().find(|(other, ..)| other.strip_suffix(ended) == Some(stem));
+                assert!(end.is_none_or(|(.., n)| n == value), "{}: {name} is {value}, {end:?}", self.name);
+            }
         }
     }
 

@@ -10,6 +10,7 @@ pub struct Tunnel {
     length: usize,
     expected: Expected,
     pub is_open: bool,
+
 }
 
 impl Tunnel {

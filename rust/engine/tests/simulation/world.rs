@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use pymesh_engine::base::time::Time;
+use pymesh_engine::telemetry::stats::Kind;
 
 use super::app::App;
 use super::chance::Chance;
@@ -139,11 +140,13 @@ impl World {
     /// The transcript and all numbers at the end.
     pub fn record(&self) -> String {
         let mut record = self.env.transcript().to_owned();
-        for sidecar in &self.sidecars {
-            for (name, _, value) in sidecar.stats() {
-                record.push_str(&format!("{name} {value}\n"));
-            }
+        for (name, _, value) in self.stats() {
+            record.push_str(&format!("{name} {value}\n"));
         }
         record
+    }
+
+    pub fn stats(&self) -> impl Iterator<Item = (String, Kind, u64)> + '_ {
+        self.sidecars.iter().flat_map(Sidecar::stats)
     }
 }
