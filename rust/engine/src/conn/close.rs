@@ -34,20 +34,24 @@ impl Engine {
         }
         match &mut conn.protocol {
             Protocol::Http1Server(h1) => match h1.exchange {
-                // A client may close its half after a whole request and still read the answer.
+                // A client may close its half after a whole request and still read the
+                // answer, and those to the requests that it has pipelined behind it.
                 Some(key) if self.exchanges.get(key).is_some_and(|x| x.request_body.ended) => {
-                    h1.keep_alive = false;
+                    h1.keep_alive &= !conn.input.is_empty();
                 }
                 Some(key) => {
                     self.abandon(key, Flags::DOWNSTREAM_TERMINATION, details::DOWNSTREAM_REMOTE_DISCONNECT);
                     self.close_now(conn);
                 }
-                None => self.close_now(conn),
+                // The last answer may still wait for the client to read.
+                None => self.close_after_flush(conn),
             },
             Protocol::Http2Server(_) => {
                 self.abandon_exchanges_of(conn.key, Flags::DOWNSTREAM_TERMINATION);
                 self.close_now(conn);
             }
+            // What it said behind its 101 is passed on once there is a tunnel.
+            Protocol::Http1Client(h1) if h1.exchange.is_some() && matches!(h1.reading, super::Reading::Switching) => {}
             Protocol::Http1Client(h1) => {
                 if let (Some(key), super::Reading::Body(decoder)) = (h1.exchange, &mut h1.reading) {
                     if decoder.finish_at_eof().is_ok() {
@@ -109,6 +113,10 @@ impl Engine {
     pub(crate) fn close_after_flush(&mut self, conn: &mut Conn) {
         if conn.is_closing() {
             return;
+        }
+        if matches!((&conn.protocol, &conn.side, &conn.tls), (Protocol::Opening, Side::Up(_), None)) {
+            // Its socket is still connecting: nothing was ever to be sent.
+            return self.close_now(conn);
         }
         // HTTP/2 keeps its output in the codec: bring it over before the codec goes.
         if let Protocol::Http2Server(h2) | Protocol::Http2Client(h2) = &mut conn.protocol {

@@ -112,10 +112,11 @@ impl Engine {
         if let Some(down) = conn.downstream_mut() {
             down.facts = Some(Arc::new(facts));
         }
-        let alpn_is_h2 = conn.tls.as_ref().map(|tls| tls.alpn() == Some(b"h2"));
-        if alpn_is_h2.is_some() {
+        if conn.tls.is_some() {
             http.stats.downstream_cx_ssl_total.inc();
         }
+        // A client that negotiated nothing is looked at, as without TLS.
+        let alpn_is_h2 = conn.tls.as_ref().and_then(|tls| tls.alpn()).map(|alpn| alpn == b"h2");
         match (http.config.codec, alpn_is_h2) {
             (Codec::Http2, _) | (Codec::Auto, Some(true)) => self.speak_http_server(conn, true),
             (Codec::Http1, _) | (Codec::Auto, Some(false)) => self.speak_http_server(conn, false),

@@ -240,7 +240,7 @@ impl Engine {
                     self.make_ready(key);
                 }
             }
-            h2::Event::WindowOpened { stream: None } => self.wake_exchanges_of(conn),
+            h2::Event::WindowOpened { stream: None } => self.wake_senders(conn, codec),
             h2::Event::GoAway { .. } => {
                 if let Some(down) = conn.downstream_mut() {
                     down.draining = true;
@@ -259,7 +259,17 @@ impl Engine {
         ours.then_some(key)
     }
 
-    /// Everybody who sends on this connection may try again.
+    /// The connection's window or every stream's has grown. Who was stopped by a
+    /// window waits in no list: the streams that are still open know them all.
+    pub(super) fn wake_senders(&mut self, conn: &Conn, codec: &h2::Connection) {
+        for (stream, tag) in codec.sending() {
+            if let Some(key) = self.exchange_by_tag(conn, stream, tag) {
+                self.make_ready(key);
+            }
+        }
+    }
+
+    /// There is room in this connection's output again.
     pub(crate) fn wake_exchanges_of(&mut self, conn: &mut Conn) {
         let mut waiting = std::mem::take(&mut conn.waiting_for_room);
         for key in waiting.drain(..) {

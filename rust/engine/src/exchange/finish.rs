@@ -163,6 +163,9 @@ impl Engine {
                 }
             }
         }
+        if let (Some(cluster), true) = (exchange.cluster, exchange.is_retry) {
+            self.drop_cluster_if_over(cluster);
+        }
         if self.spare_exchanges.len() < SPARE {
             exchange.reset();
             self.spare_exchanges.push(exchange);
@@ -202,7 +205,10 @@ impl Engine {
         };
         let limit = exchange.timeout_override.unwrap_or(forward.timeout);
         let route = exchange.request_received.map_or(Time::NEVER, |received| received.after_limit(limit));
-        let per_try = match (&forward.retry, exchange.upstream_started, exchange.has_response) {
+        // As in Envoy the clock of an attempt runs from the end of the request too: a
+        // client that is slow to send it does not make the upstream slow to answer.
+        let attempt = exchange.upstream_started.and_then(|started| Some(started.max(exchange.request_received?)));
+        let per_try = match (&forward.retry, attempt, exchange.has_response) {
             (Some(retry), Some(started), false) => started.after_limit(retry.per_try_timeout),
             _ => Time::NEVER,
         };

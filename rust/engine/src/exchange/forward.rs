@@ -1,6 +1,6 @@
 //! Header fields that a proxy adds, removes and rewrites on the way.
 
-use std::fmt::Write as _;
+use std::io::Write as _;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,7 @@ impl Engine {
         let forwarding = &http.config.forwarding;
         if forwarding.use_remote_address {
             if !forwarding.skip_xff_append {
-                append_forwarded_for(exchange, conn.remote.ip());
+                append_forwarded_for(exchange, conn.remote.ip(), &mut self.text);
             }
             if forwarding.xff_trusted_hops == 0 {
                 exchange.request.headers.set_known(Known::XForwardedProto, scheme.as_str().as_bytes());
@@ -35,7 +35,7 @@ impl Engine {
             headers.append_known(Known::XForwardedProto, scheme.as_str().as_bytes());
         }
         let peer = conn.tls.as_ref().and_then(|tls| tls.peer());
-        forward_client_cert(exchange, forwarding, peer, conn.tls.is_some());
+        forward_client_cert(exchange, forwarding, peer, conn.tls.is_some(), &mut self.text);
         let headers = &mut exchange.request.headers;
         headers.remove_known(Known::XEnvoyExpectedRqTimeoutMs);
         headers.remove_known(Known::XEnvoyAttemptCount);
@@ -58,12 +58,10 @@ impl Engine {
         exchange.timeout_override = timeout;
         let timeout = timeout.unwrap_or(forward.timeout);
         if !timeout.is_zero() {
-            let mut text = String::new();
-            let _infallible = write!(text, "{}", timeout.as_millis());
-            exchange.request.headers.set_known(Known::XEnvoyExpectedRqTimeoutMs, text.as_bytes());
+            let millis = decimal(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
+            exchange.request.headers.set_known(Known::XEnvoyExpectedRqTimeoutMs, millis.as_bytes());
         }
         self.edit_request_headers(&mut exchange, routed);
-        let old_authority = exchange.request.authority().to_vec();
         if let Some(rewrite) = &forward.path_rewrite {
             let path = route::rewrite::path(rewrite, &routed.route.matches, exchange.request.path());
             if let Some(path) = path {
@@ -75,17 +73,23 @@ impl Engine {
                 exchange.request.set_path(&path);
             }
         }
-        let new_host = match &forward.host_rewrite {
-            Some(HostRewrite::Literal(host)) => Some(host.as_bytes().to_vec()),
-            Some(HostRewrite::Header(name)) => exchange.request.headers.get(name.as_bytes()).map(<[u8]>::to_vec),
-            Some(HostRewrite::Endpoint) | None => None,
-        };
-        if let Some(host) = new_host.filter(|host| !host.is_empty()) {
+        let mut host = std::mem::take(&mut self.text);
+        host.clear();
+        match &forward.host_rewrite {
+            Some(HostRewrite::Literal(literal)) => host.extend_from_slice(literal.as_bytes()),
+            Some(HostRewrite::Header(name)) => {
+                host.extend_from_slice(exchange.request.headers.get(name.as_bytes()).unwrap_or_default());
+            }
+            Some(HostRewrite::Endpoint) | None => {}
+        }
+        if !host.is_empty() {
             if forward.append_x_forwarded_host {
-                exchange.request.headers.append_known(Known::XForwardedHost, &old_authority);
+                let old = exchange.request.authority().to_vec();
+                exchange.request.headers.append_known(Known::XForwardedHost, &old);
             }
             exchange.request.set_authority(&host);
         }
+        self.text = host;
         if exchange.expects_continue {
             // We answer it ourselves.
             exchange.request.headers.remove_known(Known::Expect);
@@ -137,14 +141,15 @@ pub(crate) fn decimal(mut n: u64) -> Decimal {
     }
 }
 
-fn append_forwarded_for(exchange: &mut Exchange, ip: IpAddr) {
+fn append_forwarded_for(exchange: &mut Exchange, ip: IpAddr, text: &mut Vec<u8>) {
     let headers = &mut exchange.request.headers;
-    let mut value = match headers.get_known(Known::XForwardedFor) {
-        Some(old) if !old.is_empty() => [old, b","].concat(),
-        _ => Vec::new(),
-    };
-    value.extend(ip.to_canonical().to_string().bytes());
-    headers.set_known(Known::XForwardedFor, &value);
+    text.clear();
+    if let Some(old) = headers.get_known(Known::XForwardedFor).filter(|old| !old.is_empty()) {
+        text.extend_from_slice(old);
+        text.push(b',');
+    }
+    let _infallible = write!(text, "{}", ip.to_canonical());
+    headers.set_known(Known::XForwardedFor, text);
 }
 
 /// The timeout that `grpc-timeout` asks for, if the route honours it.
@@ -155,7 +160,13 @@ fn effective_timeout(exchange: &Exchange, forward: &Forward) -> Option<Duration>
 }
 
 /// `x-forwarded-client-cert` (Envoy, "x-forwarded-client-cert").
-fn forward_client_cert(exchange: &mut Exchange, how: &Forwarding, peer: Option<&PeerIdentity>, is_tls: bool) {
+fn forward_client_cert(
+    exchange: &mut Exchange,
+    how: &Forwarding,
+    peer: Option<&PeerIdentity>,
+    is_tls: bool,
+    text: &mut Vec<u8>,
+) {
     let headers = &mut exchange.request.headers;
     let ours = peer.filter(|_| is_tls);
     match (how.client_cert, ours) {
@@ -165,31 +176,38 @@ fn forward_client_cert(exchange: &mut Exchange, how: &Forwarding, peer: Option<&
             headers.remove_known(Known::XForwardedClientCert);
         }
         (ClientCert::AppendForward | ClientCert::SanitizeSet, Some(peer)) => {
-            let mut value = String::new();
-            value.push_str("Hash=");
+            text.clear();
+            let old = headers.get_known(Known::XForwardedClientCert);
+            if let Some(old) = old.filter(|_| how.client_cert == ClientCert::AppendForward) {
+                text.extend_from_slice(old);
+                text.push(b',');
+            }
+            text.extend_from_slice(b"Hash=");
             for byte in peer.sha256 {
-                let _infallible = write!(value, "{byte:02x}");
+                let _infallible = write!(text, "{byte:02x}");
             }
             let details = how.client_cert_details;
             if details.subject {
-                let _infallible = write!(value, ";Subject=\"{}\"", peer.subject.replace('"', "\\\""));
+                text.extend_from_slice(b";Subject=\"");
+                for &byte in peer.subject.as_bytes() {
+                    if byte == b'"' {
+                        text.push(b'\\');
+                    }
+                    text.push(byte);
+                }
+                text.push(b'"');
             }
             if details.uri {
                 for uri in &peer.sans.uri {
-                    let _infallible = write!(value, ";URI={uri}");
+                    let _infallible = write!(text, ";URI={uri}");
                 }
             }
             if details.dns {
                 for dns in &peer.sans.dns {
-                    let _infallible = write!(value, ";DNS={dns}");
+                    let _infallible = write!(text, ";DNS={dns}");
                 }
             }
-            let old = headers.get_known(Known::XForwardedClientCert).filter(|_| how.client_cert == ClientCert::AppendForward);
-            let value = match old {
-                Some(old) => [old, b",", value.as_bytes()].concat(),
-                None => value.into_bytes(),
-            };
-            headers.set_known(Known::XForwardedClientCert, &value);
+            headers.set_known(Known::XForwardedClientCert, text);
         }
     }
 }

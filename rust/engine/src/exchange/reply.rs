@@ -1,6 +1,6 @@
 //! The proxy's own answers.
 
-use pymesh_http::{Known, Version};
+use pymesh_http::{Known, Method, Version};
 
 use super::{ExchangeKey, Stage};
 use crate::engine::Engine;
@@ -92,8 +92,11 @@ impl Engine {
                 let length = reply.body.len().to_string();
                 response.headers.set_known(Known::ContentLength, length.as_bytes());
             }
-            body.buffer.extend(&reply.body);
-            body.total = reply.body.len() as u64;
+            // RFC 9110 section 9.3.2: the length is told, the body is not sent.
+            if exchange.request.method != Method::Head {
+                body.buffer.extend(&reply.body);
+                body.total = reply.body.len() as u64;
+            }
         }
         if reply.close {
             if let Some(conn) = exchange.down.and_then(|down| self.conns.get_mut(down)) {

@@ -123,8 +123,9 @@ impl Engine {
         cluster.picker.pick(&cluster.hosts, &mut self.rng)
     }
 
-    /// Starts a connection to a host, unless the cluster has too many. A host
-    /// without any may always have one, or nobody could be served.
+    /// Starts a connection to a host, unless the cluster has too many. A pool
+    /// without any may always have one, or whoever waits for it would wait for
+    /// connections of other hosts or another protocol to go.
     pub(crate) fn open_upstream(
         &mut self,
         cluster_key: ClusterKey,
@@ -134,7 +135,8 @@ impl Engine {
     ) -> Option<ConnKey> {
         let cluster = self.clusters.get_mut(cluster_key)?;
         let host = cluster.hosts.get_mut(host_key)?;
-        if cluster.connections >= cluster.config.thresholds.connections && host.connections > 0 {
+        let has_one = if relay.is_some() { host.connections > 0 } else { host.pool(kind).connections > 0 };
+        if cluster.connections >= cluster.config.thresholds.connections && has_one {
             cluster.stats.upstream_cx_overflow.inc();
             return None;
         }
@@ -144,7 +146,9 @@ impl Engine {
         cluster.stats.upstream_cx_total.inc();
         cluster.stats.upstream_cx_active.inc();
         if relay.is_none() {
-            host.pool(kind).connecting += 1;
+            let pool = host.pool(kind);
+            pool.connections += 1;
+            pool.connecting += 1;
         }
         let deadline = self.now.after_limit(cluster.config.connect_timeout);
         let (buffer_limit, now) = (cluster.config.buffer_limit, self.now);
@@ -214,8 +218,9 @@ impl Engine {
     /// Gives a connection with room to whoever has waited longest, or to the pool.
     pub(crate) fn serve_pool(&mut self, conn: &mut Conn) {
         let Some(up) = conn.upstream() else { return };
-        let (cluster_key, host_key, kind, draining) = (up.cluster, up.host, up.pool, up.draining);
+        let (cluster_key, host_key, kind) = (up.cluster, up.host, up.pool);
         loop {
+            let draining = conn.upstream().is_some_and(|up| up.draining);
             let has_room = match &conn.protocol {
                 Protocol::Http1Client(h1) => h1.exchange.is_none(),
                 Protocol::Http2Client(h2) => h2.can_open(),
@@ -224,6 +229,16 @@ impl Engine {
             let Some(cluster) = self.clusters.get_mut(cluster_key) else { return self.close_now(conn) };
             let Some(host) = cluster.hosts.get_mut(host_key) else { return self.close_now(conn) };
             if draining || !has_room {
+                let Protocol::Http2Client(h2) = &conn.protocol else { return };
+                let is_over = draining && h2.active_streams() == 0;
+                let pool = host.pool(kind);
+                if !pool.waiting.is_empty() && pool.connecting == 0 {
+                    // Nobody else would serve them before this one ends.
+                    self.open_upstream(cluster_key, host_key, kind, None);
+                }
+                if is_over {
+                    self.close_after_flush(conn);
+                }
                 return;
             }
             let Some(waiting) = host.pool(kind).waiting.pop_front() else { break };
@@ -232,15 +247,22 @@ impl Engine {
             cluster.stats.upstream_rq_pending_active.dec();
             self.attach(waiting, conn);
         }
-        if let Protocol::Http1Client(_) = &conn.protocol {
-            let Some(cluster) = self.clusters.get_mut(cluster_key) else { return };
-            let idle = cluster.config.http.idle_timeout;
-            let Some(host) = cluster.hosts.get_mut(host_key) else { return };
-            if !host.listed || cluster.removed {
-                return self.close_now(conn);
+        let Some(cluster) = self.clusters.get_mut(cluster_key) else { return };
+        let idle = cluster.config.http.idle_timeout;
+        match &conn.protocol {
+            Protocol::Http1Client(_) => {
+                let Some(host) = cluster.hosts.get_mut(host_key) else { return };
+                if !host.listed || cluster.removed {
+                    return self.close_now(conn);
+                }
+                host.pool(kind).idle.push(conn.key);
+                self.set_deadline(conn, self.now.after_limit(idle));
             }
-            host.pool(kind).idle.push(conn.key);
-            self.set_deadline(conn, self.now.after_limit(idle));
+            // It stays in the pool while it has streams; the clock runs from the last one.
+            Protocol::Http2Client(h2) if h2.active_streams() == 0 => {
+                self.set_deadline(conn, self.now.after_limit(idle));
+            }
+            _ => {}
         }
     }
 
@@ -249,17 +271,19 @@ impl Engine {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         let Some(up) = conn.upstream_mut() else { return };
         up.requests = up.requests.saturating_add(1);
-        let (cluster_key, host_key) = (up.cluster, up.host);
+        let (cluster_key, host_key, kind) = (up.cluster, up.host, up.pool);
         let Some(cluster) = self.clusters.get_mut(cluster_key) else { return };
         let most = cluster.config.http.requests_per_connection;
-        if most > 0 && up.requests >= most {
-            up.draining = true;
-        }
+        let is_last = most > 0 && up.requests >= most;
+        up.draining |= is_last;
         cluster.active += 1;
         cluster.stats.upstream_rq_total.inc();
         cluster.stats.upstream_rq_active.inc();
         if let Some(host) = cluster.hosts.get_mut(host_key) {
             host.active += 1;
+            if is_last {
+                host.pool(kind).forget(conn.key);
+            }
         }
         exchange.up = Some(conn.key);
         exchange.stage = Stage::Flowing;
@@ -451,7 +475,14 @@ impl Engine {
             }
             cluster.drop_host_if_unused(host_key);
         }
-        let Some(up) = up else { return };
+        if let Some(up) = up {
+            self.leave_connection(key, up, stream, is_complete);
+        }
+        self.drop_cluster_if_over(cluster_key);
+    }
+
+    /// What becomes of a connection when an exchange is done with it.
+    fn leave_connection(&mut self, key: ExchangeKey, up: ConnKey, stream: Option<h2::StreamId>, is_complete: bool) {
         let Some(mut conn) = self.conns.lend(up) else { return };
         match &mut conn.protocol {
             Protocol::Http1Client(client) if client.exchange == Some(key) => {
@@ -553,17 +584,18 @@ impl Engine {
             host.connections = host.connections.saturating_sub(1);
             let pool = host.pool(kind);
             pool.forget(conn.key);
+            if up.relay.is_none() {
+                pool.connections = pool.connections.saturating_sub(1);
+            }
             if was_connecting {
                 pool.connecting = pool.connecting.saturating_sub(1);
             }
             starved = pool.waiting.len() > pool.connecting as usize;
         }
         cluster.drop_host_if_unused(host_key);
-        let is_over = cluster.removed && cluster.connections == 0 && cluster.active == 0 && cluster.pending == 0;
-        if starved {
-            self.open_upstream(cluster_key, host_key, kind, None);
-        } else if is_over {
-            self.clusters.remove(cluster_key);
+        match starved {
+            true => drop(self.open_upstream(cluster_key, host_key, kind, None)),
+            false => self.drop_cluster_if_over(cluster_key),
         }
     }
 }
