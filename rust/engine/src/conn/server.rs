@@ -240,7 +240,7 @@ impl Engine {
                     self.make_ready(key);
                 }
             }
-            h2::Event::WindowOpened { stream: None } => self.wake_exchanges_of(conn),
+            h2::Event::WindowOpened { stream: None } => self.on_window_opened(conn),
             h2::Event::GoAway { .. } => {
                 if let Some(down) = conn.downstream_mut() {
                     down.draining = true;
@@ -259,13 +259,20 @@ impl Engine {
         ours.then_some(key)
     }
 
-    /// Everybody who sends on this connection may try again.
-    pub(crate) fn wake_exchanges_of(&mut self, conn: &mut Conn) {
-        let mut waiting = std::mem::take(&mut conn.waiting_for_room);
+    /// The socket has taken enough that everybody who waited for it may try again.
+    pub(crate) fn on_room(&mut self, conn: &mut Conn) {
+        self.wake_all(&mut conn.waiting_for_room);
+    }
+
+    /// The connection's window, or that of every stream, has opened.
+    pub(super) fn on_window_opened(&mut self, conn: &mut Conn) {
+        self.wake_all(&mut conn.waiting_for_window);
+    }
+
+    fn wake_all(&mut self, waiting: &mut Vec<ExchangeKey>) {
         for key in waiting.drain(..) {
             self.make_ready(key);
         }
-        conn.waiting_for_room = waiting;
     }
 
     /// A new exchange of a downstream connection, on the ready list.

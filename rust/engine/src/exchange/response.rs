@@ -246,10 +246,11 @@ impl Engine {
         if taken > 0 {
             exchange.last_progress = self.now;
         }
-        if taken < data.len() && is_full && !conn.waiting_for_room.contains(&key) {
-            conn.waiting_for_room.push(key);
+        if taken < data.len() {
+            conn.wait_to_send(key, is_full);
         }
-        if !conn.is_dirty {
+        // What took nothing has nothing new to write.
+        if taken > 0 && !conn.is_dirty {
             conn.is_dirty = true;
             self.dirty.push(down);
         }

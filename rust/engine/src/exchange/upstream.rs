@@ -354,10 +354,11 @@ impl Engine {
         if taken > 0 {
             exchange.last_progress = self.now;
         }
-        if is_full && !conn.waiting_for_room.contains(&key) {
-            conn.waiting_for_room.push(key);
+        if taken < data.len() {
+            conn.wait_to_send(key, is_full);
         }
-        if !conn.is_dirty {
+        // What took nothing has nothing new to write.
+        if taken > 0 && !conn.is_dirty {
             conn.is_dirty = true;
             self.dirty.push(up);
         }
@@ -463,10 +464,9 @@ impl Engine {
                 }
             }
             Protocol::Http2Client(h2) => {
+                // Also for a stream that has ended: what it holds of the window is given back.
                 if let Some(stream) = stream {
-                    if !is_complete {
-                        h2.reset(stream, h2::ErrorCode::CANCEL);
-                    }
+                    h2.reset(stream, h2::ErrorCode::CANCEL);
                 }
                 let is_last = h2.active_streams() == 0;
                 self.mark_dirty(&mut conn);

@@ -203,6 +203,13 @@ impl Streams {
         self.next_ending = (self.next_ending + 1) % REMEMBERED;
     }
 
+    /// Remembers that a stream ended in another way.
+    pub(super) fn amend(&mut self, id: u32, from: Ending, to: Ending) {
+        if let Some(place) = self.endings.iter_mut().find(|place| **place == (id, from)) {
+            place.1 = to;
+        }
+    }
+
     /// How a stream ended, if that was not long ago.
     pub(super) fn ending(&self, id: u32) -> Option<Ending> {
         self.endings.iter().find(|(ended, _)| *ended == id).map(|(_, ending)| *ending)
