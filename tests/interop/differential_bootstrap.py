@@ -58,6 +58,14 @@ def virtual_hosts() -> list[Json]:
         ),
         virtual_host("failures", failures(), ["failures.test"]),
         virtual_host("retries", retries(), ["retries.test"], include_request_attempt_count=True),
+        virtual_host(
+            "host-retries",
+            [to_cluster("a")],
+            ["host-retries.test"],
+            include_request_attempt_count=True,
+            include_attempt_count_in_response=True,
+            retry_policy={"retry_on": "5xx", "num_retries": 1, "per_try_timeout": "0.3s"},
+        ),
         virtual_host("suffix", [to_cluster("b")], ["*.wild.test"]),
         virtual_host("longer-suffix", [to_cluster("a")], ["*.very.wild.test"]),
         virtual_host("prefix", [to_cluster("b")], ["prefix.*"]),
@@ -228,6 +236,10 @@ def failures() -> list[Json]:
         to_cluster("a", "/idle", timeout="0s", idle_timeout="0.3s"),
         to_cluster("a", "/http1"),
         to_cluster("c", "/http2"),
+        {
+            "match": {"prefix": "/gone"},
+            "route": {"cluster_header": "x-none", "cluster_not_found_response_code": "NOT_FOUND"},
+        },
     ]
 
 
@@ -247,6 +259,8 @@ def retries() -> list[Json]:
         retry("/reset", "reset"),
         retry("/connect", "connect-failure", to="down"),
         retry("/try", "5xx", per_try_timeout="0.2s", number=1),
+        retry("/grpc", "unavailable"),
+        retry("/stream", "reset", to="c"),
         to_cluster("a"),
     ]
 

@@ -169,13 +169,13 @@ impl Engine {
             }
             h2::Event::Reset { stream, tag, code, local } => {
                 let Some(key) = self.exchange_by_tag(conn, stream, tag) else { return };
+                if self.response_is_ended(key) {
+                    // A server that has answered may stop reading the request (RFC 9113, 8.1).
+                    return self.make_ready(key);
+                }
                 let failure = match (local, code) {
                     (true, _) => Failure::Protocol,
                     (false, h2::ErrorCode::REFUSED_STREAM) => Failure::RefusedStream,
-                    // A server that has answered may stop reading the request (RFC 9113, 8.1).
-                    (false, h2::ErrorCode::NO_ERROR) if self.response_is_ended(key) => {
-                        return self.make_ready(key)
-                    }
                     (false, _) => Failure::Reset,
                 };
                 self.upstream_failed(key, failure);

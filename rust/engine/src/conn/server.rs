@@ -1,6 +1,6 @@
 //! Requests from clients: events of the server-side codecs become exchanges.
 
-use pymesh_http::{h1, h2, Headers, Scheme, Version};
+use pymesh_http::{h1, h2, Headers, Known, Scheme, Version};
 
 use super::{Conn, Protocol, Reading};
 use crate::engine::Engine;
@@ -133,7 +133,10 @@ impl Engine {
         }
         self.reply_locally(
             key,
-            LocalReply::new(status, reason).with_flags(Flags::DOWNSTREAM_PROTOCOL_ERROR).closing(),
+            LocalReply::new(status, reason)
+                .with_flags(Flags::DOWNSTREAM_PROTOCOL_ERROR)
+                .with_body(h1::reason_phrase(status).as_bytes())
+                .closing(),
         );
         self.make_ready(key);
     }
@@ -183,7 +186,8 @@ impl Engine {
                 let Some(exchange) = self.exchanges.get_mut(key) else { return };
                 std::mem::swap(&mut exchange.request, &mut self.scratch.request);
                 exchange.request.version = Version::Http2;
-                exchange.expects_continue = false;
+                let expect = exchange.request.headers.get_known(Known::Expect);
+                exchange.expects_continue = expect.is_some_and(|expect| expect.eq_ignore_ascii_case(b"100-continue"));
                 exchange.request_body.ended = end_stream;
                 if end_stream {
                     exchange.request_received = Some(self.now);

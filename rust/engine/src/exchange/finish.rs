@@ -203,7 +203,8 @@ impl Engine {
         };
         let limit = exchange.timeout_override.unwrap_or(forward.timeout);
         let route = exchange.request_received.map_or(Time::NEVER, |received| received.after_limit(limit));
-        let per_try = match (&forward.retry, exchange.upstream_started, exchange.has_response) {
+        let retry = exchange.routed.as_ref().and_then(|routed| routed.retry());
+        let per_try = match (retry, exchange.upstream_started, exchange.has_response) {
             (Some(retry), Some(started), false) => started.after_limit(retry.per_try_timeout),
             _ => Time::NEVER,
         };

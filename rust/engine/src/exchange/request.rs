@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pymesh_http::{Headers, Known, Method, Version};
+use pymesh_http::{h1, Headers, Known, Method, Version};
 use pymesh_model::filter::FilterKind;
 use pymesh_model::http::{RouteSource, Underscores};
 use pymesh_model::route::{Action, ClusterChoice, RouteTable};
@@ -57,12 +57,23 @@ impl Engine {
             }
             Underscores::Reject => {
                 if exchange.request.headers.iter().any(|field| field.name.contains(&b'_')) {
-                    return self.reply_locally(key, LocalReply::new(400, details::UNDERSCORES_REFUSED));
+                    return self.refuse_underscores(key);
                 }
             }
         }
         self.sanitize_request(key);
         self.choose_route(key);
+    }
+
+    /// As Envoy documents it: 400 and a close on HTTP/1, a reset on HTTP/2.
+    fn refuse_underscores(&mut self, key: ExchangeKey) {
+        let is_http2 = self.exchanges.get(key).is_some_and(|exchange| exchange.down_stream.is_some());
+        if is_http2 {
+            return self.abandon(key, Flags::DOWNSTREAM_PROTOCOL_ERROR, details::UNDERSCORES_REFUSED_HTTP2);
+        }
+        let reply = LocalReply::new(400, details::UNDERSCORES_REFUSED).closing();
+        let reply = reply.with_flags(Flags::DOWNSTREAM_PROTOCOL_ERROR);
+        self.reply_locally(key, reply.with_body(h1::reason_phrase(400).as_bytes()));
     }
 
     /// Finds the route of a request; filters may make it run again.
@@ -127,7 +138,9 @@ impl Engine {
             return self.reply_locally(key, reply);
         };
         let Some(virtual_host) = routed.table.virtual_hosts.get(routed.virtual_host) else { return };
-        if virtual_host.require_tls && exchange.request.scheme == pymesh_http::Scheme::Http {
+        // As whoever ended TLS says: us, or a proxy in front that is trusted.
+        let is_https = exchange.request.headers.get_known(Known::XForwardedProto) == Some(b"https");
+        if virtual_host.require_tls && !is_https {
             let mut reply = LocalReply::new(301, details::HTTPS_REQUIRED);
             reply.headers.push(("location", route::rewrite::https_location(&exchange.request)));
             return self.reply_locally(key, reply);
@@ -178,7 +191,7 @@ impl Engine {
                 };
                 exchange.cluster = Some(cluster);
                 exchange.attempt = 1;
-                let retry = forward.retry.as_ref().or(virtual_host.retry.as_ref());
+                let retry = routed.retry();
                 exchange.retries_left = retry.map_or(0, |retry| retry.num_retries);
                 exchange.request_body.replay = retry.is_some() && !exchange.request_body.is_drained();
                 exchange.stage = Stage::Picking;

@@ -186,9 +186,7 @@ impl Engine {
     }
 
     fn retry_policy(&self, key: ExchangeKey) -> Option<std::sync::Arc<RetryPolicy>> {
-        let routed = self.exchanges.get(key)?.routed.as_ref()?;
-        let own = routed.forward.as_ref()?.retry.clone();
-        own.or_else(|| routed.table.virtual_hosts.get(routed.virtual_host)?.retry.clone())
+        self.exchanges.get(key)?.routed.as_ref()?.retry().cloned()
     }
 
     /// True if an attempt is left, the request can be sent again, and the

@@ -117,6 +117,7 @@ pub mod details {
     pub const LOW_VERSION: &str = "low_version";
     pub const MISSING_HOST: &str = "missing_host_header";
     pub const UNDERSCORES_REFUSED: &str = "http1.unexpected_underscore";
+    pub const UNDERSCORES_REFUSED_HTTP2: &str = "http2.unexpected_underscore";
     pub const UPGRADE_FAILED: &str = "upgrade_failed";
     pub const FILTER_REFUSED: &str = "filter_reply";
     pub const FILTER_FAILED: &str = "filter_failed";

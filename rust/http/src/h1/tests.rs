@@ -290,6 +290,23 @@ fn framing_is_said_by_the_codec_alone() {
 }
 
 #[test]
+fn requests_without_a_body_say_so_where_one_could_be() {
+    for (method, wanted) in [("GET", ""), ("DELETE", ""), ("OPTIONS", "content-length: 0\r\n"), ("PURGE", "content-length: 0\r\n")] {
+        let (_, head) = request(format!("{method} / HTTP/1.1\r\nHost: h\r\n\r\n").as_bytes());
+        let mut out = Vec::new();
+        write_request(&mut out, &head, request_framing(&head, true));
+        assert_eq!(String::from_utf8(out).unwrap(), format!("{method} / HTTP/1.1\r\nhost: h\r\n{wanted}\r\n"));
+    }
+}
+
+#[test]
+fn old_clients_close_by_proxy_connection() {
+    let (info, head) = request(b"GET / HTTP/1.1\r\nHost: h\r\nProxy-Connection: close\r\n\r\n");
+    assert!(!info.unwrap().unwrap().keep_alive);
+    assert!(head.headers.is_empty());
+}
+
+#[test]
 fn lengths_without_a_body() {
     for (status, method, wanted) in [
         (200, Method::Head, "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n"),
