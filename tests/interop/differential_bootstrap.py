@@ -21,8 +21,19 @@ EDGE = {
 }
 
 
+# What both say about a request when it is over.
+LOG = " ".join(
+    [
+        "%REQ(:METHOD)% %REQ(:AUTHORITY)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%",
+        "%RESPONSE_CODE% %RESPONSE_CODE_DETAILS% %RESPONSE_FLAGS%",
+        "%UPSTREAM_CLUSTER% %UPSTREAM_REQUEST_ATTEMPT_COUNT% %BYTES_RECEIVED% %BYTES_SENT%",
+    ]
+)
+_FILE_LOG = "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog"
+
+
 def differential_bootstrap(
-    *, plain: int, edge: int, admin: int, origins: dict[str, int], http2_origin: int, nobody: int
+    *, plain: int, edge: int, admin: int, origins: dict[str, int], http2_origin: int, nobody: int, log: str
 ) -> Json:
     """A listener with Envoy's defaults, one hardened as for the edge, and clusters `a`, `b`, `c`, `down`, `empty`."""
     hosts = virtual_hosts()
@@ -32,8 +43,13 @@ def differential_bootstrap(
         cluster("down", [nobody]),
         cluster("empty", []),
     ]
+    file = {"@type": _FILE_LOG, "path": log, "log_format": {"text_format_source": {"inline_string": LOG + "\n"}}}
+    logs = [{"name": "envoy.access_loggers.file", "typed_config": file}]
     return bootstrap(
-        [http_listener(plain, hosts, name="plain"), http_listener(edge, hosts, name="edge", **EDGE)],
+        [
+            http_listener(plain, hosts, name="plain", access_log=logs),
+            http_listener(edge, hosts, name="edge", access_log=logs, **EDGE),
+        ],
         clusters,
         admin,
     )

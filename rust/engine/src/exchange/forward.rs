@@ -65,10 +65,7 @@ impl Engine {
         if let Some(rewrite) = &forward.path_rewrite {
             let path = route::rewrite::path(rewrite, &routed.route.matches, exchange.request.path());
             if let Some(path) = path {
-                if exchange.original_path.is_none() {
-                    exchange.original_path = Some(exchange.request.path().to_vec());
-                }
-                let original = exchange.original_path.clone().unwrap_or_default();
+                let original = exchange.request.path().to_vec();
                 exchange.request.headers.set_known(Known::XEnvoyOriginalPath, &original);
                 exchange.request.set_path(&path);
             }

@@ -96,7 +96,6 @@ pub struct Exchange {
     pub(crate) asks_upgrade: bool,
 
     pub(crate) routed: Option<Routed>,
-    pub(crate) original_path: Option<Vec<u8>>,
     pub(crate) cluster: Option<ClusterKey>,
     pub(crate) host: Option<HostKey>,
     pub(crate) pool: Option<PoolKind>,

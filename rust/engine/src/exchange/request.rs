@@ -39,16 +39,20 @@ impl Engine {
             return self.reply_locally(key, LocalReply::new(403, details::UPGRADE_FAILED));
         }
         match route::path::canonicalize(request, &http.config.path, port) {
-            route::path::Outcome::Unchanged => {}
-            route::path::Outcome::Changed { original } => exchange.original_path = original,
+            route::path::Outcome::Unchanged | route::path::Outcome::Changed => {}
             route::path::Outcome::Redirect(location) => {
-                let mut reply = LocalReply::new(307, "path_normalization_redirect");
+                // Envoy's word for it, though nothing failed.
+                let mut reply = LocalReply::new(307, details::PATH_NORMALIZATION_FAILED);
                 reply.headers.push(("location", location));
                 return self.reply_locally(key, reply);
             }
             route::path::Outcome::Refuse(reason) => {
                 return self.reply_locally(key, LocalReply::new(400, reason));
             }
+        }
+        if exchange.request.path() == b"*" {
+            // It asks about the proxy, not about anything behind it.
+            return self.reply_locally(key, LocalReply::new(404, details::ABSOLUTE_PATH_REJECTED));
         }
         match http.config.limits.underscores {
             Underscores::Allow => {}
@@ -141,7 +145,7 @@ impl Engine {
         // As whoever ended TLS says: us, or a proxy in front that is trusted.
         let is_https = exchange.request.headers.get_known(Known::XForwardedProto) == Some(b"https");
         if virtual_host.require_tls && !is_https {
-            let mut reply = LocalReply::new(301, details::HTTPS_REQUIRED);
+            let mut reply = LocalReply::new(301, details::DIRECT_RESPONSE);
             reply.headers.push(("location", route::rewrite::https_location(&exchange.request)));
             return self.reply_locally(key, reply);
         }
@@ -159,13 +163,6 @@ impl Engine {
                 self.reply_locally(key, reply.with_body(&direct.body));
             }
             Action::Forward(forward) => {
-                if exchange.asks_upgrade {
-                    let allowed = forward.upgrades.as_ref().unwrap_or(&http.config.upgrades);
-                    let wanted = exchange.request.headers.get_known(Known::Upgrade).unwrap_or_default();
-                    if !allowed.iter().any(|upgrade| wanted.eq_ignore_ascii_case(upgrade.as_bytes())) {
-                        return self.reply_locally(key, LocalReply::new(403, details::UPGRADE_FAILED));
-                    }
-                }
                 let name = match &forward.cluster {
                     ClusterChoice::One(name) => Some(name),
                     ClusterChoice::Weighted(clusters) => {
@@ -184,6 +181,16 @@ impl Engine {
                         .copied(),
                     _ => None,
                 };
+                // Known to logs and metrics also if the request gets no further.
+                let config = cluster.and_then(|cluster| self.clusters.get(cluster)).map(|cluster| &cluster.config);
+                exchange.cluster_config = config.cloned();
+                if exchange.asks_upgrade {
+                    let allowed = forward.upgrades.as_ref().unwrap_or(&http.config.upgrades);
+                    let wanted = exchange.request.headers.get_known(Known::Upgrade).unwrap_or_default();
+                    if !allowed.iter().any(|upgrade| wanted.eq_ignore_ascii_case(upgrade.as_bytes())) {
+                        return self.reply_locally(key, LocalReply::new(403, details::UPGRADE_FAILED));
+                    }
+                }
                 let Some(cluster) = cluster else {
                     http.stats.no_cluster.inc();
                     let reply = LocalReply::new(forward.cluster_not_found_status, details::CLUSTER_NOT_FOUND);

@@ -71,7 +71,7 @@ fn upgrades_are_seen_but_never_h2c() {
 fn what_is_for_this_connection_only_goes() {
     let (info, head) = request(
         b"GET / HTTP/1.1\r\nHost: a\r\nConnection: X-One,te, keep-alive\r\nconnection: x-two\r\nX-One: 1\r\nx-two: 2\r\n\
-          X-ONE: 3\r\nKeep-Alive: 5\r\nProxy-Connection: close\r\nTE: gzip, trailers\r\nX-Three: 4\r\n\r\n",
+          X-ONE: 3\r\nKeep-Alive: 5\r\nProxy-Connection: keep-alive\r\nTE: gzip, trailers\r\nX-Three: 4\r\n\r\n",
     );
     assert!(info.unwrap().unwrap().keep_alive);
     let left: Vec<(&[u8], &[u8])> = head.headers.iter().map(|field| (field.name, field.value)).collect();
