@@ -399,7 +399,7 @@ impl Engine {
         }
         let unsent = conn.unsent();
         if unsent < conn.buffer_limit / 2 && !conn.waiting_for_room.is_empty() {
-            self.wake_exchanges_of(&mut conn);
+            self.on_room(&mut conn);
         }
         if unsent == 0 {
             match conn.protocol {

@@ -169,13 +169,13 @@ impl Engine {
             }
             h2::Event::Reset { stream, tag, code, local } => {
                 let Some(key) = self.exchange_by_tag(conn, stream, tag) else { return };
+                if self.response_is_ended(key) {
+                    // A server that has answered may stop reading the request (RFC 9113, 8.1).
+                    return self.make_ready(key);
+                }
                 let failure = match (local, code) {
                     (true, _) => Failure::Protocol,
                     (false, h2::ErrorCode::REFUSED_STREAM) => Failure::RefusedStream,
-                    // A server that has answered may stop reading the request (RFC 9113, 8.1).
-                    (false, h2::ErrorCode::NO_ERROR) if self.response_is_ended(key) => {
-                        return self.make_ready(key)
-                    }
                     (false, _) => Failure::Reset,
                 };
                 self.upstream_failed(key, failure);
@@ -185,7 +185,7 @@ impl Engine {
                     self.make_ready(key);
                 }
             }
-            h2::Event::WindowOpened { stream: None } => self.wake_senders(conn, codec),
+            h2::Event::WindowOpened { stream: None } => self.on_window_opened(conn),
             h2::Event::SettingsChanged => {}
             h2::Event::GoAway { .. } => self.on_upstream_goaway(conn, codec),
             h2::Event::Request { .. } | h2::Event::HeadTooLarge { .. } | h2::Event::PingAck(_) => {}

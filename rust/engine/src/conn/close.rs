@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pymesh_http::h2;
 
-use super::{Conn, ConnKey, Protocol, Side};
+use super::{Conn, ConnKey, Protocol, Reading, Side};
 use crate::engine::{Action, Engine};
 use crate::exchange::Failure;
 use crate::telemetry::{details, Flags};
@@ -53,16 +53,17 @@ impl Engine {
             // What it said behind its 101 is passed on once there is a tunnel.
             Protocol::Http1Client(h1) if h1.exchange.is_some() && matches!(h1.reading, super::Reading::Switching) => {}
             Protocol::Http1Client(h1) => {
-                if let (Some(key), super::Reading::Body(decoder)) = (h1.exchange, &mut h1.reading) {
+                if let (Some(key), Reading::Body(decoder)) = (h1.exchange, &mut h1.reading) {
                     if decoder.finish_at_eof().is_ok() {
                         h1.response_ended = true;
                         h1.keep_alive = false;
-                        h1.reading = super::Reading::Head;
+                        h1.reading = Reading::Head;
                         self.response_ended(key, &mut pymesh_http::Headers::new());
                         return;
                     }
                 }
-                self.lose_upstream(conn, Failure::Closed);
+                let failure = loss_of(conn);
+                self.lose_upstream(conn, failure);
                 self.close_now(conn);
             }
             Protocol::Http2Client(_) => {
@@ -86,9 +87,9 @@ impl Engine {
         match &conn.side {
             Side::Down(_) => self.abandon_exchanges_of(key, Flags::DOWNSTREAM_TERMINATION),
             Side::Up(_) => {
-                let opening = matches!(conn.protocol, Protocol::Opening);
                 self.last_transport_failure = Some(reason.to_owned());
-                self.lose_upstream(&mut conn, if opening { Failure::Connect } else { Failure::Closed });
+                let failure = loss_of(&conn);
+                self.lose_upstream(&mut conn, failure);
             }
         }
         self.close_now(&mut conn);
@@ -283,6 +284,16 @@ impl Engine {
             _ => {}
         }
         self.conns.give_back(key, conn);
+    }
+}
+
+/// What the end of an upstream connection means to the requests on it.
+fn loss_of(conn: &Conn) -> Failure {
+    match &conn.protocol {
+        Protocol::Opening => Failure::Connect,
+        // A message that breaks off is malformed (RFC 9112 section 8).
+        Protocol::Http1Client(h1) if matches!(h1.reading, Reading::Body(_)) => Failure::Protocol,
+        _ => Failure::Closed,
     }
 }
 

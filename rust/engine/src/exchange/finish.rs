@@ -46,8 +46,9 @@ impl Engine {
                 }
             }
             Protocol::Http2Server(codec) => {
-                if let (Some(stream), false) = (stream, request_complete) {
-                    // RFC 9113 section 8.1: the answer did not need the rest of the request.
+                if let Some(stream) = stream {
+                    // RFC 9113 section 8.1: the answer did not need the rest of the request. If all
+                    // of it came, this gives back what nobody took of it.
                     codec.reset(stream, h2::ErrorCode::NO_ERROR);
                 }
                 if codec.active_streams() == 0 && !is_draining {
@@ -208,7 +209,8 @@ impl Engine {
         // As in Envoy the clock of an attempt runs from the end of the request too: a
         // client that is slow to send it does not make the upstream slow to answer.
         let attempt = exchange.upstream_started.and_then(|started| Some(started.max(exchange.request_received?)));
-        let per_try = match (&forward.retry, attempt, exchange.has_response) {
+        let retry = exchange.routed.as_ref().and_then(|routed| routed.retry());
+        let per_try = match (retry, attempt, exchange.has_response) {
             (Some(retry), Some(started), false) => started.after_limit(retry.per_try_timeout),
             _ => Time::NEVER,
         };

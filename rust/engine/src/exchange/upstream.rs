@@ -1,10 +1,13 @@
 //! From a chosen cluster to a connection, and the request body over it.
 
-use pymesh_http::{h1, h2, Known};
-use pymesh_model::route::HostRewrite;
+use std::time::Duration;
 
-use super::forward::decimal;
-use super::{Exchange, ExchangeKey, Failure, LocalReply, Stage};
+use pymesh_http::{h1, h2, Known};
+use pymesh_model::route::{Forward, HostRewrite};
+
+use super::forward::{decimal, rewrite_host};
+use super::{Exchange, ExchangeKey, Failure, LocalReply, Routed, Stage};
+use crate::base::time::Time;
 use crate::cluster::{ClusterKey, HostKey, PoolKind};
 use crate::conn::{Conn, ConnKey, Http1Client, Protocol, Reading, RelayKey, Upstream};
 use crate::engine::Engine;
@@ -99,7 +102,7 @@ impl Engine {
             true => 1,
             false => {
                 let routed = self.exchanges.get(key)?.routed.as_ref()?;
-                let retry = routed.forward.as_ref()?.retry.as_ref();
+                let retry = routed.retry();
                 let avoids = retry.is_some_and(|retry| retry.avoid_previous_hosts);
                 if avoids { retry.map_or(1, |retry| retry.host_selection_attempts.max(1)) } else { 1 }
             }
@@ -289,7 +292,7 @@ impl Engine {
         exchange.stage = Stage::Flowing;
         exchange.upstream_local = Some(conn.local);
         exchange.request_started = true;
-        finish_request_head(exchange);
+        finish_request_head(exchange, self.now);
         exchange.upstream_started = Some(self.now);
         exchange.last_progress = self.now;
         let ended = exchange.request_body.is_drained() && !exchange.request_body.has_trailers();
@@ -378,10 +381,11 @@ impl Engine {
         if taken > 0 {
             exchange.last_progress = self.now;
         }
-        if is_full && !conn.waiting_for_room.contains(&key) {
-            conn.waiting_for_room.push(key);
+        if taken < data.len() {
+            conn.wait_to_send(key, is_full);
         }
-        if !conn.is_dirty {
+        // What took nothing has nothing new to write.
+        if taken > 0 && !conn.is_dirty {
             conn.is_dirty = true;
             self.dirty.push(up);
         }
@@ -494,10 +498,9 @@ impl Engine {
                 }
             }
             Protocol::Http2Client(h2) => {
+                // Also for a stream that has ended: what it holds of the window is given back.
                 if let Some(stream) = stream {
-                    if !is_complete {
-                        h2.reset(stream, h2::ErrorCode::CANCEL);
-                    }
+                    h2.reset(stream, h2::ErrorCode::CANCEL);
                 }
                 let is_last = h2.active_streams() == 0;
                 self.mark_dirty(&mut conn);
@@ -601,17 +604,36 @@ impl Engine {
 }
 
 /// What only the chosen attempt and endpoint can say about the request.
-fn finish_request_head(exchange: &mut Exchange) {
+fn finish_request_head(exchange: &mut Exchange, now: Time) {
     let Some(routed) = &exchange.routed else { return };
     let counts = routed.table.virtual_hosts.get(routed.virtual_host).is_some_and(|vhost| vhost.attempt_count_in_request);
-    let rewrites = routed.forward.as_ref().is_some_and(|f| matches!(f.host_rewrite, Some(HostRewrite::Endpoint)));
     if counts {
         let attempt = decimal(u64::from(exchange.attempt));
         exchange.request.headers.set_known(Known::XEnvoyAttemptCount, attempt.as_bytes());
     }
-    if let Some(endpoint) = exchange.endpoint.as_ref().filter(|endpoint| rewrites && !endpoint.hostname.is_empty()) {
-        exchange.request.set_authority(endpoint.hostname.as_bytes());
+    let Some(forward) = routed.forward.as_ref() else { return };
+    if let Some(limit) = time_for_attempt(exchange, routed, forward, now) {
+        let millis = decimal(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
+        exchange.request.headers.set_known(Known::XEnvoyExpectedRqTimeoutMs, millis.as_bytes());
     }
+    let rewrites = matches!(forward.host_rewrite, Some(HostRewrite::Endpoint));
+    let endpoint = exchange.endpoint.as_ref().filter(|endpoint| rewrites && !endpoint.hostname.is_empty());
+    if let Some(endpoint) = endpoint.cloned() {
+        let append = forward.append_x_forwarded_host;
+        rewrite_host(&mut exchange.request, endpoint.hostname.as_bytes(), append);
+    }
+}
+
+/// How long the upstream has for this attempt, as it is told: what is left of the route's
+/// time, and no more than one try may take. `None`: as long as it likes.
+fn time_for_attempt(exchange: &Exchange, routed: &Routed, forward: &Forward, now: Time) -> Option<Duration> {
+    let whole = Some(exchange.timeout_override.unwrap_or(forward.timeout)).filter(|limit| !limit.is_zero());
+    // The first attempt is given all of it, however long a connection took to open.
+    let since = exchange.request_received.filter(|_| exchange.attempt > 1);
+    let elapsed = since.map_or(Duration::ZERO, |received| now.since(received));
+    let left = whole.map(|whole| whole.saturating_sub(elapsed).max(Duration::from_millis(1)));
+    let per_try = routed.retry().map(|retry| retry.per_try_timeout).filter(|limit| !limit.is_zero());
+    left.into_iter().chain(per_try).min()
 }
 
 /// Gives flow-control credit back to whoever sent `n` octets.

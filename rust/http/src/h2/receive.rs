@@ -598,7 +598,11 @@ impl Connection {
         if self.is_idle(id) {
             return protocol_error("rst_stream_on_idle_stream");
         }
-        let Some(stream) = self.streams.get(id).filter(|stream| !stream.is_closed()) else { return Ok(None) };
+        let Some(stream) = self.streams.get(id).filter(|stream| !stream.is_closed()) else {
+            // Resets that crossed: what was on its way to us ends with the peer's.
+            self.streams.amend(id, Ending::ResetByUs, Ending::ResetByPeer);
+            return Ok(None);
+        };
         let tag = stream.tag;
         self.forget(id, Ending::ResetByPeer);
         self.count_reset()?;

@@ -131,11 +131,6 @@ impl Connection {
         }
     }
 
-    /// Every stream on which this end may still send, with the engine's key for it.
-    pub fn sending(&self) -> impl Iterator<Item = (StreamId, u32)> + '_ {
-        self.streams.iter().filter(|stream| !stream.local_done).map(|stream| (StreamId(stream.id), stream.tag))
-    }
-
     /// The peer accepts extended CONNECT (RFC 8441).
     pub fn peer_allows_connect_protocol(&self) -> bool {
         self.peer.connect_protocol

@@ -95,10 +95,6 @@ impl Streams {
         self.slab.get_mut(place)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Stream> {
-        self.slab.iter().filter(|stream| stream.id != 0)
-    }
-
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Stream> {
         self.slab.iter_mut().filter(|stream| stream.id != 0)
     }
@@ -209,6 +205,13 @@ impl Streams {
             self.endings.push((id, ending));
         }
         self.next_ending = (self.next_ending + 1) % REMEMBERED;
+    }
+
+    /// Remembers that a stream ended in another way.
+    pub(super) fn amend(&mut self, id: u32, from: Ending, to: Ending) {
+        if let Some(place) = self.endings.iter_mut().find(|place| **place == (id, from)) {
+            place.1 = to;
+        }
     }
 
     /// How a stream ended, if that was not long ago.
