@@ -36,7 +36,7 @@ impl Engine {
         let kind = PoolKind::choose(cluster.config.http.protocol, is_http2);
         if exchange.asks_upgrade && kind == PoolKind::Http2 {
             // That would take extended CONNECT (RFC 8441) upstream, which is not offered.
-            return self.reply_locally(key, LocalReply::new(403, details::UPGRADE_FAILED));
+            return self.reply_locally(key, LocalReply::new(403, details::UPGRADE_FAILED).closing());
         }
         let is_multiplexed = kind == PoolKind::Http2;
         let Some(host) = cluster.hosts.get_mut(host_key) else { return };
