@@ -247,6 +247,16 @@ impl Engine {
         }
     }
 
+    /// [`Engine::serve_pool`], or the end of an HTTP/2 connection that takes no more
+    /// requests and has none, however the last one ended.
+    pub(crate) fn serve_or_close(&mut self, conn: &mut Conn) {
+        let is_idle = matches!(&conn.protocol, Protocol::Http2Client(h2) if h2.active_streams() == 0);
+        match is_idle && conn.upstream().is_some_and(|up| up.draining) {
+            true => self.close_after_flush(conn),
+            false => self.serve_pool(conn),
+        }
+    }
+
     /// Gives an exchange its upstream connection and writes the request head.
     fn attach(&mut self, key: ExchangeKey, conn: &mut Conn) {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
@@ -471,12 +481,8 @@ impl Engine {
                 if let Some(stream) = stream {
                     h2.reset(stream, h2::ErrorCode::CANCEL);
                 }
-                let is_last = h2.active_streams() == 0;
                 self.mark_dirty(&mut conn);
-                match is_last && conn.upstream().is_some_and(|up| up.draining) {
-                    true => self.close_after_flush(&mut conn),
-                    false => self.serve_pool(&mut conn),
-                }
+                self.serve_or_close(&mut conn);
             }
             _ => {}
         }
