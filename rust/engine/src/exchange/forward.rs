@@ -283,8 +283,10 @@ mod tests {
     fn the_client_is_behind_the_trusted_proxies() {
         let peer = IpAddr::from([127, 0, 0, 1]);
         let chain = headers(&[("x-forwarded-for", "192.0.2.9, 192.0.2.2,nonsense")]);
-        for (hops, wanted) in [(0, "127.0.0.1"), (1, "127.0.0.1"), (2, "192.0.2.2"), (3, "192.0.2.9"), (4, "127.0.0.1")] {
-            assert_eq!(client_address(&chain, hops, peer).to_string(), wanted);
+        let of = |hops| client_address(&chain, hops, peer).to_string();
+        assert_eq!([of(2), of(3)], ["192.0.2.2", "192.0.2.9"]);
+        for hops in [0, 1, 4] {
+            assert_eq!(of(hops), peer.to_string());
         }
         assert_eq!(client_address(&Headers::new(), 1, peer), peer);
     }

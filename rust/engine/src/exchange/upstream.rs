@@ -580,8 +580,8 @@ impl Engine {
 /// What only the chosen attempt and endpoint can say about the request.
 fn finish_request_head(exchange: &mut Exchange, now: Time) {
     let Some(routed) = &exchange.routed else { return };
-    let counts = routed.table.virtual_hosts.get(routed.virtual_host).is_some_and(|vhost| vhost.attempt_count_in_request);
-    if counts {
+    let virtual_host = routed.table.virtual_hosts.get(routed.virtual_host);
+    if virtual_host.is_some_and(|host| host.attempt_count_in_request) {
         let attempt = decimal(u64::from(exchange.attempt));
         exchange.request.headers.set_known(Known::XEnvoyAttemptCount, attempt.as_bytes());
     }
