@@ -126,7 +126,7 @@ impl Engine {
         conn.protocol = Protocol::Http2Client(codec);
         self.mark_dirty(conn);
         // Streams may have ended, or the peer may allow more of them.
-        self.serve_pool(conn);
+        self.serve_or_close(conn);
         if failed {
             if let Some(cluster) = conn.upstream().and_then(|up| self.clusters.get(up.cluster)) {
                 cluster.stats.upstream_cx_protocol_error.inc();

@@ -5,6 +5,7 @@ use std::time::Duration;
 use pymesh_http::h2;
 
 use super::{Conn, ConnKey, Protocol, Reading, Side};
+use crate::base::time::Time;
 use crate::engine::{Action, Engine};
 use crate::exchange::Failure;
 use crate::telemetry::{details, Flags};
@@ -265,7 +266,7 @@ impl Engine {
             Protocol::Http2Server(h2) if conn.side.is_draining() => {
                 h2.go_away(h2::ErrorCode::NO_ERROR);
                 self.mark_dirty(&mut conn);
-                self.set_deadline(&mut conn, crate::base::time::Time::NEVER);
+                self.set_deadline(&mut conn, Time::NEVER);
                 self.close_http2_if_drained(&mut conn);
             }
             Protocol::Http2Server(h2) if h2.active_streams() == 0 => {
@@ -274,6 +275,11 @@ impl Engine {
                     http.stats.downstream_cx_idle_timeout.inc();
                 }
                 self.close_after_flush(&mut conn);
+            }
+            Protocol::Http2Server(_) => {
+                // Busy now; it may be idle when its last stream was reset.
+                let idle = http.map_or(Time::NEVER, |http| self.now.after_limit(http.config.timeouts.idle));
+                self.set_deadline(&mut conn, idle);
             }
             Protocol::Http1Client(h1) if h1.exchange.is_none() => self.close_now(&mut conn),
             Protocol::Http2Client(h2) if h2.active_streams() == 0 => {

@@ -132,6 +132,13 @@ impl Engine {
     fn facts_of(&mut self, conn: &Conn) -> ConnFacts {
         let tls = conn.tls.as_ref();
         let peer = tls.and_then(|tls| tls.peer()).cloned();
+        let chain = conn.downstream().and_then(|down| down.chain.as_ref());
+        let own_uris = match (chain.and_then(|chain| chain.config.tls.as_ref()), &peer) {
+            (Some(server), Some(_)) => {
+                pymesh_tls::presented_uris(&server.certificates, &self.secrets, tls.and_then(|tls| tls.sni()))
+            }
+            _ => Vec::new(),
+        };
         let principal = peer.as_ref().and_then(|peer| peer.sans.uri.first()).map(String::as_str);
         ConnFacts {
             remote: conn.remote,
@@ -142,6 +149,7 @@ impl Engine {
             },
             peer_id: self.telemetry.peer_id(principal),
             peer,
+            own_uris,
             tls_version: tls.and_then(|tls| tls.version()),
             tls_cipher: tls.and_then(|tls| tls.cipher()),
         }

@@ -103,6 +103,7 @@ impl Engine {
                         http.stats.downstream_rq_tx_reset.inc();
                     }
                 }
+                self.close_http2_if_drained(&mut conn);
                 self.mark_dirty(&mut conn);
             }
             _ => {}

@@ -8,11 +8,11 @@ use std::time::Duration;
 use pymesh_http::{Headers, Known, RequestHead, Scheme, Version};
 use pymesh_model::http::{ClientCert, Forwarding};
 use pymesh_model::route::{Forward, HostRewrite};
-use pymesh_tls::PeerIdentity;
 
 use super::{ids, Exchange, ExchangeKey, Routed};
 use crate::engine::Engine;
 use crate::route;
+use crate::telemetry::Facts;
 
 impl Engine {
     /// What the client said about itself is made true, before routing sees it.
@@ -45,8 +45,8 @@ impl Engine {
             let told = headers.get_known(Known::XForwardedProto).and_then(Scheme::from_name);
             exchange.request.scheme = told.unwrap_or(transport);
         }
-        let peer = conn.tls.as_ref().and_then(|tls| tls.peer());
-        forward_client_cert(exchange, forwarding, peer, conn.tls.is_some(), &mut self.text);
+        let facts = exchange.facts.clone().filter(|_| conn.tls.is_some());
+        forward_client_cert(&mut exchange.request.headers, forwarding, facts.as_deref(), &mut self.text);
         let headers = &mut exchange.request.headers;
         if http.config.generate_request_id {
             let is_edge = forwarding.use_remote_address && !http.config.preserve_external_request_id;
@@ -216,27 +216,23 @@ fn effective_timeout(exchange: &Exchange, forward: &Forward) -> Option<Duration>
 }
 
 /// `x-forwarded-client-cert` (Envoy, "x-forwarded-client-cert").
-fn forward_client_cert(
-    exchange: &mut Exchange,
-    how: &Forwarding,
-    peer: Option<&PeerIdentity>,
-    is_tls: bool,
-    text: &mut Vec<u8>,
-) {
-    let headers = &mut exchange.request.headers;
-    let ours = peer.filter(|_| is_tls);
+fn forward_client_cert(headers: &mut Headers, how: &Forwarding, tls: Option<&Facts>, text: &mut Vec<u8>) {
+    let ours = tls.and_then(|tls| Some((tls, tls.peer.as_ref()?)));
     match (how.client_cert, ours) {
         (ClientCert::AlwaysForwardOnly, _) | (ClientCert::ForwardOnly, Some(_)) => {}
         (ClientCert::Sanitize | ClientCert::ForwardOnly, _)
         | (ClientCert::AppendForward | ClientCert::SanitizeSet, None) => {
             headers.remove_known(Known::XForwardedClientCert);
         }
-        (ClientCert::AppendForward | ClientCert::SanitizeSet, Some(peer)) => {
+        (ClientCert::AppendForward | ClientCert::SanitizeSet, Some((tls, peer))) => {
             text.clear();
             let old = headers.get_known(Known::XForwardedClientCert);
             if let Some(old) = old.filter(|_| how.client_cert == ClientCert::AppendForward) {
                 text.extend_from_slice(old);
                 text.push(b',');
+            }
+            for uri in &tls.own_uris {
+                let _infallible = write!(text, "By={uri};");
             }
             text.extend_from_slice(b"Hash=");
             for byte in peer.sha256 {
@@ -270,6 +266,8 @@ fn forward_client_cert(
 
 #[cfg(test)]
 mod tests {
+    use pymesh_tls::PeerIdentity;
+
     use super::*;
 
     fn headers(fields: &[(&str, &str)]) -> Headers {
@@ -304,10 +302,51 @@ mod tests {
     fn the_client_is_behind_the_trusted_proxies() {
         let peer = IpAddr::from([127, 0, 0, 1]);
         let chain = headers(&[("x-forwarded-for", "192.0.2.9, 192.0.2.2,nonsense")]);
-        for (hops, wanted) in [(0, "127.0.0.1"), (1, "127.0.0.1"), (2, "192.0.2.2"), (3, "192.0.2.9"), (4, "127.0.0.1")] {
-            assert_eq!(client_address(&chain, hops, peer).to_string(), wanted);
+        let of = |hops| client_address(&chain, hops, peer).to_string();
+        assert_eq!([of(2), of(3)], ["192.0.2.2", "192.0.2.9"]);
+        for hops in [0, 1, 4] {
+            assert_eq!(of(hops), peer.to_string());
         }
         assert_eq!(client_address(&Headers::new(), 1, peer), peer);
+    }
+
+    #[test]
+    fn both_ends_of_mutual_tls_are_told() {
+        let peer = PeerIdentity {
+            subject: "CN=\"c\"".into(),
+            serial: String::new(),
+            sans: pymesh_tls::SubjectAltNames { uri: vec!["spiffe://d/c".into()], ..Default::default() },
+            sha256: [0xab; 32],
+            not_after: 0,
+        };
+        let unspecified = std::net::SocketAddr::from(([0, 0, 0, 0], 0));
+        let facts = Facts {
+            remote: unspecified,
+            local: unspecified,
+            server_name: None,
+            peer: Some(peer),
+            own_uris: vec!["spiffe://d/s".into()],
+            tls_version: None,
+            tls_cipher: None,
+            peer_id: 1,
+        };
+        let mut how = Forwarding { client_cert: ClientCert::AppendForward, ..Forwarding::default() };
+        how.client_cert_details.subject = true;
+        how.client_cert_details.uri = true;
+        let ours = format!("By=spiffe://d/s;Hash={};Subject=\"CN=\\\"c\\\"\";URI=spiffe://d/c", "ab".repeat(32));
+        let told = headers(&[("x-forwarded-client-cert", "Hash=1")]);
+        for (client_cert, tls, wanted) in [
+            (ClientCert::AppendForward, Some(&facts), Some(format!("Hash=1,{ours}"))),
+            (ClientCert::SanitizeSet, Some(&facts), Some(ours.clone())),
+            (ClientCert::SanitizeSet, None, None),
+            (ClientCert::Sanitize, Some(&facts), None),
+            (ClientCert::AlwaysForwardOnly, None, Some("Hash=1".into())),
+        ] {
+            let mut headers = told.clone();
+            forward_client_cert(&mut headers, &Forwarding { client_cert, ..how.clone() }, tls);
+            let value = headers.get_known(Known::XForwardedClientCert);
+            assert_eq!(value.map(String::from_utf8_lossy).as_deref(), wanted.as_deref());
+        }
     }
 
     #[test]

@@ -30,13 +30,15 @@ impl Engine {
         let request = &mut exchange.request;
         if request.version == Version::Http10 && !http.config.limits.accept_http_10 {
             let reply = LocalReply::new(426, details::LOW_VERSION).closing();
-            return self.reply_locally(key, reply);
+            return self.reply_locally(key, reply.with_body(h1::reason_phrase(426).as_bytes()));
         }
-        if request.authority().is_empty() && request.version != Version::Http10 {
-            return self.reply_locally(key, LocalReply::new(400, details::MISSING_HOST));
+        if request.authority().is_empty() {
+            return self.reply_locally(key, LocalReply::new(400, details::MISSING_HOST).closing());
         }
         if request.method == Method::Connect {
-            return self.reply_locally(key, LocalReply::new(403, details::UPGRADE_FAILED));
+            // No route is one for tunnels. What the client sends into it must not be read as a request.
+            let reply = LocalReply::new(404, details::ROUTE_NOT_FOUND).with_flags(Flags::NO_ROUTE);
+            return self.reply_locally(key, reply.closing());
         }
         match route::path::canonicalize(request, &http.config.path, port) {
             route::path::Outcome::Unchanged | route::path::Outcome::Changed => {}
@@ -47,7 +49,7 @@ impl Engine {
                 return self.reply_locally(key, reply);
             }
             route::path::Outcome::Refuse(reason) => {
-                return self.reply_locally(key, LocalReply::new(400, reason));
+                return self.reply_locally(key, LocalReply::new(400, reason).closing());
             }
         }
         if exchange.request.path() == b"*" {
@@ -188,7 +190,7 @@ impl Engine {
                     let allowed = forward.upgrades.as_ref().unwrap_or(&http.config.upgrades);
                     let wanted = exchange.request.headers.get_known(Known::Upgrade).unwrap_or_default();
                     if !allowed.iter().any(|upgrade| wanted.eq_ignore_ascii_case(upgrade.as_bytes())) {
-                        return self.reply_locally(key, LocalReply::new(403, details::UPGRADE_FAILED));
+                        return self.reply_locally(key, LocalReply::new(403, details::UPGRADE_FAILED).closing());
                     }
                 }
                 let Some(cluster) = cluster else {

@@ -36,7 +36,7 @@ impl Engine {
         let kind = PoolKind::choose(cluster.config.http.protocol, is_http2);
         if exchange.asks_upgrade && kind == PoolKind::Http2 {
             // That would take extended CONNECT (RFC 8441) upstream, which is not offered.
-            return self.reply_locally(key, LocalReply::new(403, details::UPGRADE_FAILED));
+            return self.reply_locally(key, LocalReply::new(403, details::UPGRADE_FAILED).closing());
         }
         let is_multiplexed = kind == PoolKind::Http2;
         let Some(host) = cluster.hosts.get_mut(host_key) else { return };
@@ -266,6 +266,16 @@ impl Engine {
                 self.set_deadline(conn, self.now.after_limit(idle));
             }
             _ => {}
+        }
+    }
+
+    /// [`Engine::serve_pool`], or the end of an HTTP/2 connection that takes no more
+    /// requests and has none, however the last one ended.
+    pub(crate) fn serve_or_close(&mut self, conn: &mut Conn) {
+        let is_idle = matches!(&conn.protocol, Protocol::Http2Client(h2) if h2.active_streams() == 0);
+        match is_idle && conn.upstream().is_some_and(|up| up.draining) {
+            true => self.close_after_flush(conn),
+            false => self.serve_pool(conn),
         }
     }
 
@@ -502,12 +512,8 @@ impl Engine {
                 if let Some(stream) = stream {
                     h2.reset(stream, h2::ErrorCode::CANCEL);
                 }
-                let is_last = h2.active_streams() == 0;
                 self.mark_dirty(&mut conn);
-                match is_last && conn.upstream().is_some_and(|up| up.draining) {
-                    true => self.close_after_flush(&mut conn),
-                    false => self.serve_pool(&mut conn),
-                }
+                self.serve_or_close(&mut conn);
             }
             _ => {}
         }
@@ -606,8 +612,8 @@ impl Engine {
 /// What only the chosen attempt and endpoint can say about the request.
 fn finish_request_head(exchange: &mut Exchange, now: Time) {
     let Some(routed) = &exchange.routed else { return };
-    let counts = routed.table.virtual_hosts.get(routed.virtual_host).is_some_and(|vhost| vhost.attempt_count_in_request);
-    if counts {
+    let virtual_host = routed.table.virtual_hosts.get(routed.virtual_host);
+    if virtual_host.is_some_and(|host| host.attempt_count_in_request) {
         let attempt = decimal(u64::from(exchange.attempt));
         exchange.request.headers.set_known(Known::XEnvoyAttemptCount, attempt.as_bytes());
     }

@@ -135,6 +135,7 @@ impl Recorder {
             local: record.downstream_local,
             server_name: None,
             peer: None,
+            own_uris: Vec::new(),
             tls_version: None,
             tls_cipher: None,
             peer_id: 0,

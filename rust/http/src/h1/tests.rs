@@ -291,11 +291,20 @@ fn framing_is_said_by_the_codec_alone() {
 
 #[test]
 fn requests_without_a_body_say_so_where_one_could_be() {
-    for (method, wanted) in [("GET", ""), ("DELETE", ""), ("OPTIONS", "content-length: 0\r\n"), ("PURGE", "content-length: 0\r\n")] {
+    const NONE: &str = "content-length: 0\r\n";
+    for (method, wanted) in [("GET", ""), ("DELETE", ""), ("OPTIONS", NONE), ("PURGE", NONE), ("POST", NONE)] {
         let (_, head) = request(format!("{method} / HTTP/1.1\r\nHost: h\r\n\r\n").as_bytes());
         let mut out = Vec::new();
         write_request(&mut out, &head, request_framing(&head, true));
         assert_eq!(String::from_utf8(out).unwrap(), format!("{method} / HTTP/1.1\r\nhost: h\r\n{wanted}\r\n"));
+    }
+}
+
+#[test]
+fn a_space_in_the_target_is_no_other_version() {
+    for (line, status) in [("GET /a b HTTP/1.1", 400), ("GET / HTTP/3.0", 505), ("GET / http/1.1", 400)] {
+        let refused = request(format!("{line}\r\nHost: h\r\n\r\n").as_bytes()).0;
+        assert_eq!(refused.unwrap_err().status, status, "{line}");
     }
 }
 
