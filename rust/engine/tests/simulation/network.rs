@@ -102,6 +102,17 @@ struct Socket {
     cut_after: Option<usize>,
 }
 
+impl Socket {
+    fn is_ready(&self) -> bool {
+        self.accepted && !self.closed && self.edge != Edge::default()
+    }
+
+    /// Its owner may still send.
+    fn is_open(&self) -> bool {
+        !self.closed && !self.reset
+    }
+}
+
 struct Listening {
     owner: usize,
     backlog: VecDeque<SocketId>,
@@ -111,6 +122,8 @@ pub struct Network {
     chance: Chance,
     weather: Weather,
     sockets: Vec<Socket>,
+    /// Those to which something may still happen.
+    live: Vec<usize>,
     listening: BTreeMap<SocketAddr, Listening>,
     next_port: u16,
     /// Grows with everything that moves.
@@ -119,8 +132,8 @@ pub struct Network {
 
 impl Network {
     pub fn new(chance: Chance, weather: Weather) -> Network {
-        let (sockets, listening) = (Vec::new(), BTreeMap::new());
-        Network { chance, weather, sockets, listening, next_port: 20_000, activity: 0 }
+        let (sockets, live, listening) = (Vec::new(), Vec::new(), BTreeMap::new());
+        Network { chance, weather, sockets, live, listening, next_port: 20_000, activity: 0 }
     }
 
     pub fn listen(&mut self, address: SocketAddr, owner: usize) {
@@ -143,6 +156,7 @@ impl Network {
         for (owner, local, remote, accepted) in [(owner, from, to, true), (usize::MAX, to, from, false)] {
             let room = self.chance.size(64 * 1024).max(self.weather.capacity);
             let cut_after = cut.then(|| self.chance.size(200_000));
+            self.live.push(self.sockets.len());
             self.sockets.push(Socket {
                 owner,
                 local,
@@ -257,12 +271,10 @@ impl Network {
         }
     }
 
-    /// Everything with an edge that belongs to `owner`; taking it clears it.
-    pub fn edges(&mut self, owner: usize) -> Vec<SocketId> {
-        let ready = |(_, socket): &(usize, &Socket)| {
-            socket.owner == owner && socket.accepted && !socket.closed && socket.edge != Edge::default()
-        };
-        self.sockets.iter().enumerate().filter(ready).map(|(at, _)| SocketId(at)).collect()
+    /// Everything with an edge that belongs to `owner`.
+    pub fn edges(&self, owner: usize) -> Vec<SocketId> {
+        let is_ready = |at: &&usize| self.sockets[**at].owner == owner && self.sockets[**at].is_ready();
+        self.live.iter().filter(is_ready).map(|at| SocketId(*at)).collect()
     }
 
     pub fn take_edge(&mut self, id: SocketId) -> Edge {
@@ -270,25 +282,31 @@ impl Network {
         std::mem::take(&mut self.sockets[id.0].edge)
     }
 
-    pub fn is_ready(&self, owner: usize) -> bool {
-        self.sockets.iter().any(|s| s.owner == owner && s.accepted && !s.closed && s.edge != Edge::default())
-            || self.listening.values().any(|l| l.owner == owner && !l.backlog.is_empty())
+    /// Whose sockets have edges or wait to be accepted: a bit for each actor.
+    pub fn ready(&self) -> u64 {
+        let edges = self.live.iter().map(|at| &self.sockets[*at]).filter(|socket| socket.is_ready());
+        let backlogs = self.listening.values().filter(|listening| !listening.backlog.is_empty());
+        let owners = edges.map(|socket| socket.owner).chain(backlogs.map(|listening| listening.owner));
+        owners.fold(0, |all, owner| all | 1 << owner)
     }
 
     /// When the next segment arrives.
     pub fn next_arrival(&self) -> Option<Time> {
-        self.sockets.iter().filter_map(|socket| socket.arriving.front()).map(|(at, _)| *at).min()
+        self.live.iter().filter_map(|at| self.sockets[*at].arriving.front()).map(|(due, _)| *due).min()
     }
 
     /// Makes everything arrive that is due.
     pub fn deliver(&mut self, now: Time) {
-        for at in 0..self.sockets.len() {
+        for place in 0..self.live.len() {
+            let at = self.live[place];
             while self.sockets[at].arriving.front().is_some_and(|(due, _)| *due <= now) {
                 let Some((_, segment)) = self.sockets[at].arriving.pop_front() else { break };
                 self.arrive(now, SocketId(at), segment);
                 self.activity += 1;
             }
         }
+        let sockets = &self.sockets;
+        self.live.retain(|at| !sockets[*at].closed || !sockets[*at].arriving.is_empty() || sockets[at ^ 1].is_open());
     }
 
     fn arrive(&mut self, now: Time, id: SocketId, segment: Segment) {
