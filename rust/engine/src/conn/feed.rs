@@ -38,7 +38,7 @@ impl Engine {
         let result = tls.receive(wire, &mut plain);
         let (handshaking, peer_closed) = (tls.is_handshaking(), tls.peer_closed());
         self.mark_dirty(conn);
-        if was_handshaking && !handshaking {
+        if was_handshaking && !handshaking && !conn.is_closing() {
             self.on_handshake_done(conn);
         }
         if !plain.is_empty() {
