@@ -104,7 +104,7 @@ impl App {
             while let Some((id, remote)) = env.network.accept(address) {
                 note!(env, NAME, "accepts {id:?} from {remote}");
                 let speech = if address == raw { Speech::Tcp(AppTcp::default()) } else { Speech::Unknown(Vec::new()) };
-                let wire = Wire::new(id, self.chance.size(64 * 1024).max(64));
+                let wire = Wire::new(id, self.chance.size(64 * 1024).max(200));
                 self.open.insert(id, Served { wire, speech, wake: None });
             }
         }

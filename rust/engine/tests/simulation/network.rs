@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use pymesh_engine::base::buffer::Buffer;
 use pymesh_engine::base::time::Time;
 
 use super::chance::Chance;
@@ -84,7 +85,7 @@ struct Socket {
     remote: SocketAddr,
     arriving: VecDeque<(Time, Segment)>,
     in_flight: usize,
-    unread: VecDeque<u8>,
+    unread: Buffer,
     capacity: usize,
     /// `None` until connected.
     connected: Option<Result<(), Gone>>,
@@ -163,7 +164,7 @@ impl Network {
                 remote,
                 arriving: VecDeque::new(),
                 in_flight: 0,
-                unread: VecDeque::new(),
+                unread: Buffer::default(),
                 capacity: room,
                 connected: None,
                 accepted,
@@ -232,7 +233,8 @@ impl Network {
                 (false, false) => Input::Nothing,
             };
         }
-        let octets = socket.unread.drain(..n).collect();
+        let octets = socket.unread.as_slice()[..n].to_vec();
+        socket.unread.advance(n);
         self.activity += 1;
         let has_room = socket.in_flight + socket.unread.len() < socket.capacity;
         let writer = &mut self.sockets[id.peer().0];
@@ -329,7 +331,7 @@ impl Network {
                     }
                     *left -= octets.len();
                 }
-                socket.unread.extend(octets);
+                socket.unread.extend(&octets);
                 socket.edge.readable = true;
             }
             Segment::Fin => {

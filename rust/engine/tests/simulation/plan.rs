@@ -251,7 +251,7 @@ impl Plan {
             kind,
             requests,
             start: moment(chance),
-            read_size: chance.size(64 * 1024).max(64),
+            read_size: chance.size(64 * 1024).max(200),
             window: *chance.pick(&[100, 10_000, 1_000_000]),
             half_closes: chance.one_in(4),
             lingers: chance.one_in(4),
@@ -303,6 +303,6 @@ fn spec(id: u32, kind: Kind, faultless: bool, chance: &mut Chance) -> Spec {
         expect: method == "POST" && kind == Kind::Http && request.length > 0 && !stops && chance.one_in(4),
         abort: (!faultless && chance.one_in(10)).then(|| chance.size(100_000) - 1),
         stop: stops.then(|| chance.below(request.length as u64) as usize),
-        padding: if chance.one_in(6) { chance.size(25_000) } else { 0 },
+        padding: if chance.one_in(8) { chance.size(25_000) } else { 0 },
     }
 }
