@@ -24,6 +24,20 @@ fn http2(upstream: UpstreamHttp) -> Setup {
     Setup { upstream: UpstreamHttp { protocol: UpstreamProtocol::Http2, ..upstream }, ..Setup::default() }
 }
 
+/// One retry, and two seconds for each attempt.
+fn retry(base_interval: Duration) -> RetryPolicy {
+    RetryPolicy {
+        on: RetryOn { server_error: true, ..RetryOn::default() },
+        statuses: vec![],
+        num_retries: 1,
+        per_try_timeout: Duration::from_secs(2),
+        base_interval,
+        max_interval: base_interval,
+        avoid_previous_hosts: false,
+        host_selection_attempts: 1,
+    }
+}
+
 /// An HTTP/2 endpoint: takes what was written to it, says what it has to say.
 struct Endpoint {
     codec: Connection,
@@ -146,16 +160,7 @@ fn a_body_that_a_window_has_stopped_goes_on_when_settings_open_it() {
 
 #[test]
 fn a_slow_upload_does_not_use_up_the_time_of_an_attempt() {
-    let retry = RetryPolicy {
-        on: RetryOn { server_error: true, ..RetryOn::default() },
-        statuses: vec![],
-        num_retries: 1,
-        per_try_timeout: Duration::from_secs(2),
-        base_interval: Duration::from_millis(25),
-        max_interval: Duration::from_millis(250),
-        avoid_previous_hosts: false,
-        host_selection_attempts: 1,
-    };
+    let retry = retry(Duration::from_millis(25));
     let mut rig = Rig::new(&Setup { retry: Some(retry), ..Setup::default() });
     let client = rig.accept();
     rig.receive(client, b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\na");
@@ -166,6 +171,24 @@ fn a_slow_upload_does_not_use_up_the_time_of_an_attempt() {
     assert_eq!(rig.take_actions(), []);
     rig.pass(Duration::from_secs(2));
     assert!(rig.take_actions().contains(&Action::Close(upstream)), "now it is the upstream that is slow");
+}
+
+#[test]
+fn the_time_of_an_attempt_ends_with_it() {
+    let mut rig = Rig::new(&Setup { retry: Some(retry(Duration::from_secs(14))), ..Setup::default() });
+    let client = rig.accept();
+    rig.receive(client, GET);
+    let upstream = rig.open();
+    rig.receive(upstream, b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n");
+    // Between the attempts more time may pass than one of them has.
+    rig.pass(Duration::from_secs(3));
+    assert_eq!(rig.text(client), "");
+    assert!(rig.text(upstream).starts_with("GET"));
+    while rig.text(upstream).is_empty() {
+        rig.pass(Duration::from_secs(1));
+    }
+    rig.receive(upstream, OK);
+    assert!(rig.text(client).ends_with("hello"));
 }
 
 #[test]
