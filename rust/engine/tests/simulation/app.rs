@@ -13,7 +13,7 @@ use super::app_tcp::AppTcp;
 use super::chance::Chance;
 use super::config;
 use super::environment::{note, Environment};
-use super::network::{Input, SocketId};
+use super::socket::{Input, SocketId};
 use super::plan::Plan;
 use super::wire::Wire;
 

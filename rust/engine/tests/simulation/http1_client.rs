@@ -11,7 +11,7 @@ use super::config;
 use super::environment::{note, Environment};
 use super::http1::{self, Body};
 use super::ledger::Outcome;
-use super::network::Input;
+use super::socket::Input;
 use super::payload::Way;
 use super::plan::{ClientPlan, Kind};
 use super::tunnel::Tunnel;

@@ -13,47 +13,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use pymesh_engine::base::buffer::Buffer;
 use pymesh_engine::base::time::Time;
 
 use super::chance::Chance;
-
-/// One end of a link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct SocketId(usize);
-
-impl SocketId {
-    /// Half of all sockets, for choices that need no chance.
-    pub fn is_even(self) -> bool {
-        (self.0 >> 1).is_multiple_of(2)
-    }
-
-    fn peer(self) -> SocketId {
-        SocketId(self.0 ^ 1)
-    }
-}
-
-/// What epoll would tell of a socket, once.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Edge {
-    pub readable: bool,
-    pub writable: bool,
-    pub closed: bool,
-    pub failed: bool,
-}
-
-/// What reading brought.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Input {
-    Octets(Vec<u8>),
-    Nothing,
-    End,
-    Reset,
-}
-
-/// The peer is gone.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Gone;
+use super::socket::{Edge, Gone, Input, Segment, Socket, SocketId};
 
 /// How unkind the network is.
 #[derive(Clone, Copy, Debug)]
@@ -70,48 +33,6 @@ pub struct Weather {
     pub delay: Duration,
     /// Fewest octets that a direction holds.
     pub capacity: usize,
-}
-
-enum Segment {
-    Connected,
-    Octets(Vec<u8>),
-    Fin,
-    Reset,
-}
-
-struct Socket {
-    owner: usize,
-    local: SocketAddr,
-    remote: SocketAddr,
-    arriving: VecDeque<(Time, Segment)>,
-    in_flight: usize,
-    unread: Buffer,
-    capacity: usize,
-    /// `None` until connected.
-    connected: Option<Result<(), Gone>>,
-    /// Its owner knows it: until it is accepted nobody hears of its edges.
-    accepted: bool,
-    fin_arrived: bool,
-    reset: bool,
-    /// The owner has closed it, or its half.
-    closed: bool,
-    write_shut: bool,
-    /// A write was refused for want of room.
-    blocked: bool,
-    edge: Edge,
-    /// Octets that may still arrive here before the link is cut.
-    cut_after: Option<usize>,
-}
-
-impl Socket {
-    fn is_ready(&self) -> bool {
-        self.accepted && !self.closed && self.edge != Edge::default()
-    }
-
-    /// Its owner may still send.
-    fn is_open(&self) -> bool {
-        !self.closed && !self.reset
-    }
 }
 
 struct Listening {
@@ -158,24 +79,7 @@ impl Network {
             let room = self.chance.size(64 * 1024).max(self.weather.capacity);
             let cut_after = cut.then(|| self.chance.size(200_000));
             self.live.push(self.sockets.len());
-            self.sockets.push(Socket {
-                owner,
-                local,
-                remote,
-                arriving: VecDeque::new(),
-                in_flight: 0,
-                unread: Buffer::default(),
-                capacity: room,
-                connected: None,
-                accepted,
-                fin_arrived: false,
-                reset: false,
-                closed: false,
-                write_shut: false,
-                blocked: false,
-                edge: Edge::default(),
-                cut_after,
-            });
+            self.sockets.push(Socket { owner, accepted, cut_after, ..Socket::new(local, remote, room) });
         }
         match self.chance.one_in(self.weather.losses) {
             false => self.send(now, id.peer(), Segment::Connected),
