@@ -231,11 +231,12 @@ impl<H: FilterHost> Worker<H> {
         socket.read_closed |= event.is_read_closed() || event.is_error();
         socket.readable |= event.is_readable() || socket.read_closed;
         if event.is_writable() || event.is_error() {
-            socket.writable = true;
             if socket.connecting {
+                socket.writable = true;
                 return self.on_connected(key);
             }
-            if event.is_writable() {
+            // Every edge says that the socket is writable; it is news only after a full one.
+            if !std::mem::replace(&mut socket.writable, true) {
                 self.dirty.push(key);
             }
         }

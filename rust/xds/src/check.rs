@@ -127,6 +127,7 @@ mod tests {
     use super::*;
     use crate::diagnostic::Problems;
     use crate::proto::envoy::config::{cluster::v3 as cluster, core::v3 as core, listener::v3 as listener};
+    use crate::proto::envoy::extensions::access_loggers::file::v3::FileAccessLog;
 
     fn problems_of<T: prost::Message + prost::Name + Default>(octets: &[u8]) -> Vec<String> {
         let problems = Problems::default();
@@ -182,6 +183,9 @@ mod tests {
             problems_of::<core::HeaderValueOption>(&[]),
             ["r.header: this must be set"]
         );
+        // `log_format` must not be empty if it is chosen; nothing has to be chosen.
+        let log = FileAccessLog { path: "/dev/null".into(), ..Default::default() };
+        assert_eq!(problems_of::<FileAccessLog>(&log.encode_to_vec()), [""; 0]);
     }
 
     #[test]

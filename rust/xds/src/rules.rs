@@ -63,8 +63,9 @@ pub(crate) fn check(message: &DynamicMessage, at: &At<'_>) {
     for (field, rules) in &rules.fields {
         let at = &at.field(field.name());
         let set = message.has_field(field);
-        // A member of a oneof that was not chosen breaks no rule at all.
-        let is_choice = field.containing_oneof().is_some_and(|oneof| oneof.fields().len() > 1);
+        // A member of a oneof that was not chosen breaks no rule at all, even where it is
+        // the only member that is supported here.
+        let is_choice = field.containing_oneof().is_some_and(|oneof| !oneof.is_synthetic());
         if !set && is_choice {
             continue;
         }

@@ -96,6 +96,3 @@ impl<'e> Context<'e> {
         Context { environment, needs: Needs::default() }
     }
 }
-
-#[cfg(test)]
-mod tests;
