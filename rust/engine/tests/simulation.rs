@@ -14,7 +14,7 @@
 //!
 //! Each run must also keep the promises of `ledger.rs` (one outcome for each
 //! request, whole and unmixed bodies, no attempt that the retry policy does not
-//! allow), of `sidecar.rs` (bounded buffers, nothing left at the end) and of
+//! allow), of `audit.rs` (bounded buffers, nothing left at the end) and of
 //! `world.rs` (nothing hangs, nothing spins).
 //!
 //! `PYMESH_SEEDS` says how many seeds are run (200), `PYMESH_SEED` runs one.
@@ -26,6 +26,7 @@ mod simulation {
     pub mod app_http1;
     pub mod app_http2;
     pub mod app_tcp;
+    pub mod audit;
     pub mod chance;
     pub mod config;
     pub mod coverage;
@@ -39,6 +40,7 @@ mod simulation {
     pub mod payload;
     pub mod plan;
     pub mod sidecar;
+    pub mod socket;
     pub mod tcp_client;
     pub mod tunnel;
     pub mod wire;
@@ -49,6 +51,7 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::PathBuf;
 
 use simulation::coverage::Coverage;
+use simulation::payload::digest;
 use simulation::plan::Plan;
 use simulation::world::World;
 
@@ -109,15 +112,19 @@ fn same_seed_same_transcript_and_every_promise_is_kept() {
     }
     let first = number("PYMESH_FIRST_SEED").unwrap_or(0);
     let seeds = number("PYMESH_SEEDS").unwrap_or(200);
-    let mut coverage = Coverage::default();
+    let (mut coverage, mut transcripts) = (Coverage::default(), 0_u64);
     let mut failures = Vec::new();
     for seed in first..first + seeds {
         match check(seed) {
-            Ok(world) => coverage.add(&Plan::new(seed), &world),
+            Ok(world) => {
+                coverage.add(&Plan::new(seed), &world);
+                transcripts = transcripts.rotate_left(1) ^ digest(world.record().as_bytes());
+            }
             Err(failure) => failures.push(failure),
         }
     }
-    println!("{coverage}");
+    // Equal on every machine and in every process.
+    println!("{coverage}transcripts {transcripts:x}");
     for failure in &failures {
         eprintln!("{}", failure.lines().next().unwrap_or_default());
     }

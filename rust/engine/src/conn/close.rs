@@ -116,10 +116,6 @@ impl Engine {
         if conn.is_closing() {
             return;
         }
-        if matches!((&conn.protocol, &conn.side, &conn.tls), (Protocol::Opening, Side::Up(_), None)) {
-            // Its socket is still connecting: nothing was ever to be sent.
-            return self.close_now(conn);
-        }
         // HTTP/2 keeps its output in the codec: bring it over before the codec goes.
         if let Protocol::Http2Server(h2) | Protocol::Http2Client(h2) = &mut conn.protocol {
             conn.output.extend(h2.output());

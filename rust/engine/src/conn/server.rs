@@ -121,7 +121,6 @@ impl Engine {
     pub(super) fn refuse_http1(&mut self, conn: &mut Conn, status: u16, reason: &'static str) {
         let Some(http) = conn.http().cloned() else { return };
         http.stats.downstream_cx_protocol_error.inc();
-        http.stats.downstream_rq_total.inc();
         let Some(key) = self.start_exchange(conn, None) else { return };
         if let Protocol::Http1Server(h1) = &mut conn.protocol {
             h1.exchange = Some(key);

@@ -296,7 +296,11 @@ impl Engine {
         }
         let Some(mut other) = other.and_then(|key| self.conns.lend(key)) else { return };
         let other_key = other.key;
-        self.close_after_flush(&mut other);
+        match other.protocol {
+            // Nothing of the relay is in it yet, and it must not come to life any more.
+            Protocol::Opening => self.close_now(&mut other),
+            _ => self.close_after_flush(&mut other),
+        }
         self.conns.give_back(other_key, other);
     }
 

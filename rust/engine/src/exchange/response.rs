@@ -149,9 +149,9 @@ impl Engine {
         let ended = exchange.response_body.is_drained() && !exchange.response_body.has_trailers();
         let Some(down) = exchange.down else { return };
         let Some(conn) = self.conns.get_mut(down) else { return };
-        let draining = conn.downstream().is_some_and(|d| d.draining)
-            || http.config.limits.requests_per_connection > 0
-                && conn.downstream().is_some_and(|d| d.requests >= http.config.limits.requests_per_connection);
+        let most = http.config.limits.requests_per_connection;
+        let is_used_up = most > 0 && conn.downstream().is_some_and(|down| down.requests >= most);
+        let draining = is_used_up || conn.downstream().is_some_and(|down| down.draining);
         let Conn { protocol, output, .. } = &mut **conn;
         match protocol {
             Protocol::Http1Server(server) => {
@@ -181,9 +181,6 @@ impl Engine {
                     if h2.send_response(stream, &exchange.response, ended).is_ok() && ended {
                         exchange.response_body.finished = true;
                     }
-                    if draining {
-                        h2.shutdown_notice();
-                    }
                 }
             }
             _ => {}
@@ -191,6 +188,9 @@ impl Engine {
         if !conn.is_dirty {
             conn.is_dirty = true;
             self.dirty.push(down);
+        }
+        if is_used_up {
+            self.drain_conn(down);
         }
     }
 

@@ -217,6 +217,7 @@ impl Engine {
         exchange.retries_left -= 1;
         exchange.attempt += 1;
         exchange.request_started = false;
+        exchange.upstream_started = None;
         exchange.request_body.rewind();
         if let Some(host) = exchange.host.take() {
             exchange.tried.push(host);

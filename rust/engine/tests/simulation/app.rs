@@ -13,7 +13,7 @@ use super::app_tcp::AppTcp;
 use super::chance::Chance;
 use super::config;
 use super::environment::{note, Environment};
-use super::network::{Input, SocketId};
+use super::socket::{Input, SocketId};
 use super::plan::Plan;
 use super::wire::Wire;
 
@@ -46,6 +46,7 @@ pub struct App {
     /// Closes connections whenever it likes.
     is_moody: bool,
     window: u32,
+    streams: u32,
     open: BTreeMap<SocketId, Served>,
 }
 
@@ -57,7 +58,7 @@ impl App {
         }
         let is_moody = !plan.faultless && chance.one_in(2);
         let window = *chance.pick(&[100, 10_000, 1_000_000]);
-        App { actor, chance, is_moody, window, open: BTreeMap::new() }
+        App { actor, chance, is_moody, window, streams: plan.streams[1], open: BTreeMap::new() }
     }
 
     pub fn wake_at(&self) -> Option<Time> {
@@ -103,7 +104,7 @@ impl App {
             while let Some((id, remote)) = env.network.accept(address) {
                 note!(env, NAME, "accepts {id:?} from {remote}");
                 let speech = if address == raw { Speech::Tcp(AppTcp::default()) } else { Speech::Unknown(Vec::new()) };
-                let wire = Wire::new(id, self.chance.size(64 * 1024).max(64));
+                let wire = Wire::new(id, self.chance.size(64 * 1024).max(200));
                 self.open.insert(id, Served { wire, speech, wake: None });
             }
         }
@@ -129,7 +130,7 @@ impl App {
                 *speech = Speech::Http1(Box::new(AppHttp1::new(std::mem::take(seen), self.is_moody)));
             } else if known == PREFACE.len() {
                 let seen = std::mem::take(seen);
-                let mut http2 = Box::new(AppHttp2::new(self.window, self.is_moody, self.chance.fork()));
+                let mut http2 = Box::new(AppHttp2::new(self.window, self.streams, self.is_moody, self.chance.fork()));
                 http2.receive(env, &seen);
                 *speech = Speech::Http2(http2);
             } else {

@@ -7,7 +7,7 @@ use pymesh_http::{Limits, Method, RequestHead, Scheme};
 use super::app::Fate;
 use super::app_tcp::AppTcp;
 use super::environment::{note, Environment};
-use super::http1::{id_of, response_head, write_response, Body};
+use super::http1::{check_padding, id_of, response_head, write_response, Body};
 use super::payload::Way;
 use super::plan::{Behaviour, Kind};
 use super::wire::Wire;
@@ -94,6 +94,7 @@ impl AppHttp1 {
         let spec = env.ledger.spec(id).clone();
         assert_eq!(head.method_bytes(), spec.method.as_bytes());
         assert_eq!(head.path(), format!("/{id}?of=simulation").as_bytes());
+        check_padding(&spec, &head.headers);
         let behaviour = spec.behaviour(attempt);
         note!(env, "app", "serves {id} on {:?}, attempt {attempt}: {behaviour:?}", wire.id);
         let mut body = Some(Body::new(info.framing, id, Way::Request, spec.request, true));

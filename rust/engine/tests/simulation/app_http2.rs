@@ -9,7 +9,7 @@ use pymesh_http::Limits;
 use super::app::{soon, Fate};
 use super::chance::Chance;
 use super::environment::{note, Environment};
-use super::http1::{check_trailers, id_of, response_head, trailers};
+use super::http1::{check_padding, check_trailers, id_of, response_head, trailers};
 use super::payload::{body, Expected, Way};
 use super::plan::Behaviour;
 use super::wire::Wire;
@@ -37,8 +37,8 @@ struct Serving {
 }
 
 impl AppHttp2 {
-    pub fn new(window: u32, is_moody: bool, chance: Chance) -> AppHttp2 {
-        let limits = Limits { stream_window: window, ..Limits::default() };
+    pub fn new(window: u32, streams: u32, is_moody: bool, chance: Chance) -> AppHttp2 {
+        let limits = Limits { stream_window: window, concurrent_streams: streams, ..Limits::default() };
         AppHttp2 {
             codec: Connection::new(Config { limits, ..Config::new(Role::Server) }),
             chance,
@@ -65,6 +65,7 @@ impl AppHttp2 {
                         codec.reset(stream, ErrorCode::REFUSED_STREAM);
                         continue;
                     }
+                    check_padding(&spec, &scratch.request.headers);
                     let attempt = env.ledger.attempt(id);
                     let behaviour = spec.behaviour(attempt);
                     note!(env, "app", "serves {id} on {}, attempt {attempt}: {behaviour:?}", stream.value());

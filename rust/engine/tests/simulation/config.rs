@@ -166,6 +166,7 @@ fn manager(plan: &Plan, side: usize) -> HttpConnectionManager {
             stream_window: plan.window,
             connection_window: plan.window * 2,
             requests_per_connection: if side == 0 { plan.downstream_requests } else { 0 },
+            concurrent_streams: if side == 0 { 100 } else { plan.streams[0] },
             ..HttpLimits::default()
         },
         path: PathPolicy::default(),

@@ -15,6 +15,7 @@ pub fn request_head(spec: &Spec) -> RequestHead {
     head.set_path(format!("/{}?of=simulation", spec.id).as_bytes());
     head.set_authority(b"app.sim");
     head.headers.append(b"x-id", spec.id.to_string().as_bytes());
+    pad(&mut head.headers, spec);
     if spec.kind == Kind::Upgrade {
         head.headers.append_known(Known::Upgrade, b"websocket");
     }
@@ -28,6 +29,7 @@ pub fn request_head(spec: &Spec) -> RequestHead {
 pub fn response_head(spec: &Spec, status: u16) -> ResponseHead {
     let mut head = ResponseHead { status, ..ResponseHead::default() };
     head.headers.append(b"x-id", spec.id.to_string().as_bytes());
+    pad(&mut head.headers, spec);
     match status {
         101 => head.headers.append_known(Known::Upgrade, b"websocket"),
         200 => declare(&mut head.headers, &spec.response, true),
@@ -35,6 +37,17 @@ pub fn response_head(spec: &Spec, status: u16) -> ResponseHead {
         _ => head.headers.append_known(Known::ContentLength, b"0"),
     }
     head
+}
+
+fn pad(headers: &mut Headers, spec: &Spec) {
+    if spec.padding > 0 {
+        headers.append(b"x-padding", &vec![b'p'; spec.padding]);
+    }
+}
+
+/// The field that makes a head long came through as it was.
+pub fn check_padding(spec: &Spec, found: &Headers) {
+    assert_eq!(found.get(b"x-padding").map_or(0, <[u8]>::len), spec.padding, "the padding of {}", spec.id);
 }
 
 fn declare(headers: &mut Headers, message: &Message, has_body: bool) {

@@ -11,7 +11,7 @@ use super::config;
 use super::environment::{note, Environment};
 use super::http1::{self, Body};
 use super::ledger::Outcome;
-use super::network::Input;
+use super::socket::Input;
 use super::payload::Way;
 use super::plan::{ClientPlan, Kind};
 use super::tunnel::Tunnel;
@@ -254,6 +254,9 @@ impl Http1Client {
             return true;
         }
         assert!(answered.is_some() || head.status >= 400, "{} without an id for {id}", head.status);
+        if answered.is_some() {
+            http1::check_padding(&spec, &head.headers);
+        }
         assert_ne!(info.framing, Framing::UntilClose, "HTTP/1.1 says where a response ends");
         link.last |= !info.keep_alive || is_upgrade;
         let body = Body::new(info.framing, id, Way::Response, spec.response, head.status == 200 && spec.method != "HEAD");

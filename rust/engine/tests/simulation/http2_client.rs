@@ -12,7 +12,7 @@ use super::config;
 use super::environment::{note, Environment};
 use super::http1::{check_trailers, id_of, request_head, trailers};
 use super::ledger::Outcome;
-use super::network::Input;
+use super::socket::Input;
 use super::payload::{body, Expected, Way};
 use super::plan::ClientPlan;
 use super::wire::Wire;

@@ -16,43 +16,7 @@ use std::time::Duration;
 use pymesh_engine::base::time::Time;
 
 use super::chance::Chance;
-
-/// One end of a link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct SocketId(usize);
-
-impl SocketId {
-    /// Half of all sockets, for choices that need no chance.
-    pub fn is_even(self) -> bool {
-        (self.0 >> 1).is_multiple_of(2)
-    }
-
-    fn peer(self) -> SocketId {
-        SocketId(self.0 ^ 1)
-    }
-}
-
-/// What epoll would tell of a socket, once.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Edge {
-    pub readable: bool,
-    pub writable: bool,
-    pub closed: bool,
-    pub failed: bool,
-}
-
-/// What reading brought.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Input {
-    Octets(Vec<u8>),
-    Nothing,
-    End,
-    Reset,
-}
-
-/// The peer is gone.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Gone;
+use super::socket::{Edge, Gone, Input, Segment, Socket, SocketId};
 
 /// How unkind the network is.
 #[derive(Clone, Copy, Debug)]
@@ -71,37 +35,6 @@ pub struct Weather {
     pub capacity: usize,
 }
 
-enum Segment {
-    Connected,
-    Octets(Vec<u8>),
-    Fin,
-    Reset,
-}
-
-struct Socket {
-    owner: usize,
-    local: SocketAddr,
-    remote: SocketAddr,
-    arriving: VecDeque<(Time, Segment)>,
-    in_flight: usize,
-    unread: VecDeque<u8>,
-    capacity: usize,
-    /// `None` until connected.
-    connected: Option<Result<(), Gone>>,
-    /// Its owner knows it: until it is accepted nobody hears of its edges.
-    accepted: bool,
-    fin_arrived: bool,
-    reset: bool,
-    /// The owner has closed it, or its half.
-    closed: bool,
-    write_shut: bool,
-    /// A write was refused for want of room.
-    blocked: bool,
-    edge: Edge,
-    /// Octets that may still arrive here before the link is cut.
-    cut_after: Option<usize>,
-}
-
 struct Listening {
     owner: usize,
     backlog: VecDeque<SocketId>,
@@ -111,6 +44,8 @@ pub struct Network {
     chance: Chance,
     weather: Weather,
     sockets: Vec<Socket>,
+    /// Those to which something may still happen.
+    live: Vec<usize>,
     listening: BTreeMap<SocketAddr, Listening>,
     next_port: u16,
     /// Grows with everything that moves.
@@ -119,8 +54,8 @@ pub struct Network {
 
 impl Network {
     pub fn new(chance: Chance, weather: Weather) -> Network {
-        let (sockets, listening) = (Vec::new(), BTreeMap::new());
-        Network { chance, weather, sockets, listening, next_port: 20_000, activity: 0 }
+        let (sockets, live, listening) = (Vec::new(), Vec::new(), BTreeMap::new());
+        Network { chance, weather, sockets, live, listening, next_port: 20_000, activity: 0 }
     }
 
     pub fn listen(&mut self, address: SocketAddr, owner: usize) {
@@ -143,24 +78,8 @@ impl Network {
         for (owner, local, remote, accepted) in [(owner, from, to, true), (usize::MAX, to, from, false)] {
             let room = self.chance.size(64 * 1024).max(self.weather.capacity);
             let cut_after = cut.then(|| self.chance.size(200_000));
-            self.sockets.push(Socket {
-                owner,
-                local,
-                remote,
-                arriving: VecDeque::new(),
-                in_flight: 0,
-                unread: VecDeque::new(),
-                capacity: room,
-                connected: None,
-                accepted,
-                fin_arrived: false,
-                reset: false,
-                closed: false,
-                write_shut: false,
-                blocked: false,
-                edge: Edge::default(),
-                cut_after,
-            });
+            self.live.push(self.sockets.len());
+            self.sockets.push(Socket { owner, accepted, cut_after, ..Socket::new(local, remote, room) });
         }
         match self.chance.one_in(self.weather.losses) {
             false => self.send(now, id.peer(), Segment::Connected),
@@ -218,7 +137,8 @@ impl Network {
                 (false, false) => Input::Nothing,
             };
         }
-        let octets = socket.unread.drain(..n).collect();
+        let octets = socket.unread.as_slice()[..n].to_vec();
+        socket.unread.advance(n);
         self.activity += 1;
         let has_room = socket.in_flight + socket.unread.len() < socket.capacity;
         let writer = &mut self.sockets[id.peer().0];
@@ -257,12 +177,10 @@ impl Network {
         }
     }
 
-    /// Everything with an edge that belongs to `owner`; taking it clears it.
-    pub fn edges(&mut self, owner: usize) -> Vec<SocketId> {
-        let ready = |(_, socket): &(usize, &Socket)| {
-            socket.owner == owner && socket.accepted && !socket.closed && socket.edge != Edge::default()
-        };
-        self.sockets.iter().enumerate().filter(ready).map(|(at, _)| SocketId(at)).collect()
+    /// Everything with an edge that belongs to `owner`.
+    pub fn edges(&self, owner: usize) -> Vec<SocketId> {
+        let is_ready = |at: &&usize| self.sockets[**at].owner == owner && self.sockets[**at].is_ready();
+        self.live.iter().filter(is_ready).map(|at| SocketId(*at)).collect()
     }
 
     pub fn take_edge(&mut self, id: SocketId) -> Edge {
@@ -270,25 +188,31 @@ impl Network {
         std::mem::take(&mut self.sockets[id.0].edge)
     }
 
-    pub fn is_ready(&self, owner: usize) -> bool {
-        self.sockets.iter().any(|s| s.owner == owner && s.accepted && !s.closed && s.edge != Edge::default())
-            || self.listening.values().any(|l| l.owner == owner && !l.backlog.is_empty())
+    /// Whose sockets have edges or wait to be accepted: a bit for each actor.
+    pub fn ready(&self) -> u64 {
+        let edges = self.live.iter().map(|at| &self.sockets[*at]).filter(|socket| socket.is_ready());
+        let backlogs = self.listening.values().filter(|listening| !listening.backlog.is_empty());
+        let owners = edges.map(|socket| socket.owner).chain(backlogs.map(|listening| listening.owner));
+        owners.fold(0, |all, owner| all | 1 << owner)
     }
 
     /// When the next segment arrives.
     pub fn next_arrival(&self) -> Option<Time> {
-        self.sockets.iter().filter_map(|socket| socket.arriving.front()).map(|(at, _)| *at).min()
+        self.live.iter().filter_map(|at| self.sockets[*at].arriving.front()).map(|(due, _)| *due).min()
     }
 
     /// Makes everything arrive that is due.
     pub fn deliver(&mut self, now: Time) {
-        for at in 0..self.sockets.len() {
+        for place in 0..self.live.len() {
+            let at = self.live[place];
             while self.sockets[at].arriving.front().is_some_and(|(due, _)| *due <= now) {
                 let Some((_, segment)) = self.sockets[at].arriving.pop_front() else { break };
                 self.arrive(now, SocketId(at), segment);
                 self.activity += 1;
             }
         }
+        let sockets = &self.sockets;
+        self.live.retain(|at| !sockets[*at].closed || !sockets[*at].arriving.is_empty() || sockets[at ^ 1].is_open());
     }
 
     fn arrive(&mut self, now: Time, id: SocketId, segment: Segment) {
@@ -311,7 +235,7 @@ impl Network {
                     }
                     *left -= octets.len();
                 }
-                socket.unread.extend(octets);
+                socket.unread.extend(&octets);
                 socket.edge.readable = true;
             }
             Segment::Fin => {

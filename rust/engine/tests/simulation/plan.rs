@@ -63,6 +63,8 @@ pub struct Spec {
     pub abort: Option<usize>,
     /// The client sends so many octets of its body and then no more.
     pub stop: Option<usize>,
+    /// Octets of a field that makes both heads long.
+    pub padding: usize,
 }
 
 impl Spec {
@@ -136,6 +138,8 @@ pub struct Plan {
     /// Of the connections that clients make: their requests, their age.
     pub downstream_requests: u32,
     pub downstream_age: Duration,
+    /// Streams that the second sidecar and the app allow.
+    pub streams: [u32; 2],
     pub specs: Vec<Spec>,
     pub clients: Vec<ClientPlan>,
     /// When each sidecar gets another endpoint set.
@@ -188,6 +192,8 @@ impl Plan {
             },
             downstream_requests: *chance.pick(&[0, 0, 0, 1, 3]),
             downstream_age: Duration::from_millis(if faultless { 0 } else { *chance.pick(&[0, 0, 0, 5, 500]) }),
+            // A stream beyond the limit is refused if it was opened before the limit was told.
+            streams: if faultless { [100, 100] } else { [*chance.pick(&[100, 1, 3]), *chance.pick(&[100, 1, 3])] },
             specs: Vec::new(),
             clients: Vec::new(),
             changes: [Vec::new(), Vec::new()],
@@ -245,7 +251,7 @@ impl Plan {
             kind,
             requests,
             start: moment(chance),
-            read_size: chance.size(64 * 1024).max(64),
+            read_size: chance.size(64 * 1024).max(200),
             window: *chance.pick(&[100, 10_000, 1_000_000]),
             half_closes: chance.one_in(4),
             lingers: chance.one_in(4),
@@ -297,5 +303,6 @@ fn spec(id: u32, kind: Kind, faultless: bool, chance: &mut Chance) -> Spec {
         expect: method == "POST" && kind == Kind::Http && request.length > 0 && !stops && chance.one_in(4),
         abort: (!faultless && chance.one_in(10)).then(|| chance.size(100_000) - 1),
         stop: stops.then(|| chance.below(request.length as u64) as usize),
+        padding: if chance.one_in(8) { chance.size(25_000) } else { 0 },
     }
 }

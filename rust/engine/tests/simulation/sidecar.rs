@@ -8,18 +8,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use pymesh_engine::base::time::{Time, WallClock};
-use pymesh_engine::telemetry::stats::{sum, Hub, Kind, Stats};
-use pymesh_engine::{Action, Census, ConnKey, Engine, ListenerKey, Options};
+use pymesh_engine::telemetry::stats::Hub;
+use pymesh_engine::{Action, ConnKey, Engine, ListenerKey, Options};
 use pymesh_model::Snapshot;
 
 use super::chance::Chance;
 use super::environment::{note, Environment};
 use super::identity;
-use super::network::{Input, SocketId};
+use super::socket::{Input, SocketId};
 use super::payload::digest;
 use super::plan::Plan;
 
-const READS_PER_TURN: usize = 4;
+pub(super) const READS_PER_TURN: usize = 4;
 /// Rounds of advancing and acting after which a turn is endless.
 const ENDLESS: usize = 10_000;
 
@@ -29,7 +29,7 @@ pub enum Order {
     Drain,
 }
 
-struct Socket {
+pub(super) struct Socket {
     id: SocketId,
     key: ConnKey,
     connecting: bool,
@@ -39,21 +39,22 @@ struct Socket {
 }
 
 pub struct Sidecar {
-    name: &'static str,
+    pub(super) name: &'static str,
     actor: usize,
     chance: Chance,
     pub engine: Engine,
-    hub: Arc<Hub>,
-    sockets: BTreeMap<usize, Socket>,
+    pub(super) hub: Arc<Hub>,
+    pub(super) sockets: BTreeMap<usize, Socket>,
     by_id: BTreeMap<SocketId, ConnKey>,
     listening: Vec<(SocketAddr, ListenerKey)>,
     again: Vec<ConnKey>,
     dirty: Vec<ConnKey>,
     orders: Vec<(Time, Order)>,
-    read_size: usize,
+    pub(super) read_size: usize,
     /// Ciphertext differs from run to run: its octets stay out of the transcript.
     opaque: bool,
-    limit: usize,
+    /// The largest of all configured buffer limits.
+    pub(super) limit: usize,
 }
 
 impl Sidecar {
@@ -317,52 +318,5 @@ impl Sidecar {
         if self.socket(key).is_some_and(|socket| socket.readable) && wants_read {
             self.again.push(key);
         }
-    }
-
-    /// No buffer grows past its limit plus what one turn may read into it.
-    fn check_bounds(&self) {
-        let census = self.engine.census();
-        let most = self.limit + READS_PER_TURN * self.read_size + 16 * 1024;
-        let largest = census.largest_output.max(census.largest_input).max(census.largest_body);
-        assert!(largest <= most, "{} holds {largest} octets in one buffer, may {most}: {census:?}", self.name);
-    }
-
-    /// Nothing is left once everybody has gone.
-    pub fn check_empty(&self) {
-        let census: Census = self.engine.census();
-        assert!(census.is_empty(), "{} is not empty: {census:?}", self.name);
-        assert!(self.sockets.is_empty(), "{} has open sockets", self.name);
-        let stats = self.stats();
-        for (name, kind, value) in &stats {
-            let is_level = *kind == Kind::Gauge && !name.contains("membership");
-            assert!(!is_level || *value == 0, "{}: {name} is {value}", self.name);
-            // What has begun has ended, once.
-            for (begun, ended) in [("cx_total", "cx_destroy"), ("rq_total", "rq_completed")] {
-                let Some(stem) = name.strip_suffix(begun) else { continue };
-                let end = stats.iter().find(|(other, ..)| other.strip_suffix(ended) == Some(stem));
-                assert!(end.is_none_or(|(.., n)| n == value), "{}: {name} is {value}, {end:?}", self.name);
-            }
-        }
-    }
-
-    /// Every number of the engine, in a stable order.
-    pub fn stats(&self) -> Vec<(String, Kind, u64)> {
-        fn group<T: Stats + Default>(
-            what: &str,
-            names: &std::collections::HashMap<Arc<str>, Vec<Arc<T>>>,
-            into: &mut Vec<(String, Kind, u64)>,
-        ) {
-            for (name, workers) in names {
-                into.extend(sum(workers).into_iter().map(|(n, kind, value)| (format!("{what}.{name}.{n}"), kind, value)));
-            }
-        }
-        let mut all = Vec::new();
-        let groups = self.hub.lock();
-        group("cluster", &groups.clusters, &mut all);
-        group("http", &groups.http, &mut all);
-        group("tcp", &groups.tcp, &mut all);
-        group("listener", &groups.listeners, &mut all);
-        all.sort_by(|a, b| a.0.cmp(&b.0));
-        all
     }
 }

@@ -8,7 +8,7 @@ use pymesh_engine::base::time::Time;
 use super::config;
 use super::environment::{note, Environment};
 use super::ledger::Outcome;
-use super::network::Input;
+use super::socket::Input;
 use super::plan::ClientPlan;
 use super::tunnel::Tunnel;
 use super::wire::Wire;

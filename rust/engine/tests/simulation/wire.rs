@@ -1,7 +1,7 @@
 //! A script's or the app's end of a link: what it has to send, and what it reads.
 
 use super::environment::{note, Environment};
-use super::network::{Input, SocketId};
+use super::socket::{Input, SocketId};
 
 pub struct Wire {
     pub id: SocketId,

@@ -101,8 +101,8 @@ impl World {
             self.env.network.deliver(self.env.now);
             let wakes: Vec<Option<Time>> = (0..actors).map(|actor| self.wake_at(actor)).collect();
             let now = self.env.now;
-            let is_ready =
-                |actor: &usize| self.env.network.is_ready(*actor) || wakes[*actor].is_some_and(|due| due <= now);
+            let edges = self.env.network.ready();
+            let is_ready = |actor: &usize| edges >> *actor & 1 == 1 || wakes[*actor].is_some_and(|due| due <= now);
             let ready: Vec<usize> = (0..actors).filter(is_ready).collect();
             if ready.is_empty() {
                 let next = wakes.iter().flatten().copied().chain(self.env.network.next_arrival()).min();

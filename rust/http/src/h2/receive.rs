@@ -431,6 +431,8 @@ impl Connection {
                 Some(Ending::ResetByPeer) => self.stream_error(id, ErrorCode::STREAM_CLOSED),
                 // RFC 9113 section 5.1.1: a number that was skipped, or used long ago.
                 None if id > self.accept_up_to => Ok(None),
+                // One of ours, reset so long ago that it is forgotten: its answer was on the way.
+                None if self.config.role == Role::Client => Ok(None),
                 None => protocol_error("stream_id_not_increasing"),
             };
         };
