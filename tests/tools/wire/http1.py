@@ -95,6 +95,13 @@ class ServerExchange(Incoming, Outgoing):
         Outgoing.__init__(self, self._out, headers, bodiless=bodiless)
         await self._out.drain()
 
+    async def write(self, data: bytes) -> None:
+        """Send a piece."""
+        # Over TLS asyncio drops in silence what is written after the other side has left.
+        if self._reader.at_eof() and self._out.get_extra_info("ssl_object"):
+            raise Aborted("connection closed")
+        await Outgoing.write(self, data)
+
 
 async def serve(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, handle: Callable[[Exchange], Awaitable[None]]

@@ -84,7 +84,11 @@ class Stream:
         self._pieces.put_nowait((data, controlled))
 
     def broken(self, why: str) -> None:
-        """Nothing more will come."""
+        """Nothing more will come, and what has come is not for reading: it must not hold up other streams."""
+        while not self._pieces.empty():
+            piece = self._pieces.get_nowait()
+            if not isinstance(piece, Aborted) and piece[1]:
+                self._connection.consumed(self.number, piece[1])
         self._pieces.put_nowait(Aborted(why))
         if not self.response.done():
             self.response.set_exception(Aborted(why))

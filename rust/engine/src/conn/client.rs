@@ -185,7 +185,7 @@ impl Engine {
                     self.make_ready(key);
                 }
             }
-            h2::Event::WindowOpened { stream: None } => self.wake_exchanges_of(conn),
+            h2::Event::WindowOpened { stream: None } => self.wake_window_waiters(conn),
             h2::Event::SettingsChanged => {}
             h2::Event::GoAway { .. } => self.on_upstream_goaway(conn, codec),
             h2::Event::Request { .. } | h2::Event::HeadTooLarge { .. } | h2::Event::PingAck(_) => {}

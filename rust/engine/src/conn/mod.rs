@@ -65,6 +65,8 @@ pub struct Conn {
     pub(crate) deadline: Time,
     /// Exchanges that wait for room in this connection's output.
     pub(crate) waiting_for_room: Vec<ExchangeKey>,
+    /// Exchanges that an HTTP/2 window holds up, the connection's or their stream's: one frame can open all of them.
+    pub(crate) waiting_for_window: Vec<ExchangeKey>,
     pub(crate) received: u64,
     pub(crate) sent: u64,
 }
@@ -177,6 +179,7 @@ impl Conn {
             opened: now,
             deadline: Time::NEVER,
             waiting_for_room: Vec::new(),
+            waiting_for_window: Vec::new(),
             received: 0,
             sent: 0,
         }
@@ -214,6 +217,17 @@ impl Conn {
     /// True if producers should wait.
     pub(crate) fn is_full(&self) -> bool {
         self.unsent() >= self.buffer_limit
+    }
+
+    /// An exchange could not send all it has here. `is_full`: for want of room, not of a window.
+    pub(crate) fn hold_up(&mut self, key: ExchangeKey, is_full: bool) {
+        let waiting = match is_full {
+            true => &mut self.waiting_for_room,
+            false => &mut self.waiting_for_window,
+        };
+        if !waiting.contains(&key) {
+            waiting.push(key);
+        }
     }
 
     pub(crate) fn downstream(&self) -> Option<&Downstream> {

@@ -240,7 +240,7 @@ impl Engine {
                     self.make_ready(key);
                 }
             }
-            h2::Event::WindowOpened { stream: None } => self.wake_exchanges_of(conn),
+            h2::Event::WindowOpened { stream: None } => self.wake_window_waiters(conn),
             h2::Event::GoAway { .. } => {
                 if let Some(down) = conn.downstream_mut() {
                     down.draining = true;
@@ -259,7 +259,19 @@ impl Engine {
         ours.then_some(key)
     }
 
-    /// Everybody who sends on this connection may try again.
+    /// Every stream that a window holds up may try again. Each time another goes first: the first may take it all.
+    pub(crate) fn wake_window_waiters(&mut self, conn: &mut Conn) {
+        let mut waiting = std::mem::take(&mut conn.waiting_for_window);
+        if !waiting.is_empty() {
+            waiting.rotate_left(1);
+        }
+        for key in waiting.drain(..) {
+            self.make_ready(key);
+        }
+        conn.waiting_for_window = waiting;
+    }
+
+    /// Everybody who waits for room in the output of this connection may try again.
     pub(crate) fn wake_exchanges_of(&mut self, conn: &mut Conn) {
         let mut waiting = std::mem::take(&mut conn.waiting_for_room);
         for key in waiting.drain(..) {

@@ -46,8 +46,9 @@ impl Engine {
                 }
             }
             Protocol::Http2Server(codec) => {
-                if let (Some(stream), false) = (stream, request_complete) {
-                    // RFC 9113 section 8.1: the answer did not need the rest of the request.
+                if let Some(stream) = stream {
+                    // RFC 9113 section 8.1: the answer did not need the rest of the request. A request that has
+                    // ended on the wire is not reset; what of it nobody took is given back.
                     codec.reset(stream, h2::ErrorCode::NO_ERROR);
                 }
                 if codec.active_streams() == 0 && !is_draining {

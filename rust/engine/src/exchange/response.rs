@@ -246,8 +246,8 @@ impl Engine {
         if taken > 0 {
             exchange.last_progress = self.now;
         }
-        if taken < data.len() && is_full && !conn.waiting_for_room.contains(&key) {
-            conn.waiting_for_room.push(key);
+        if taken < data.len() {
+            conn.hold_up(key, is_full);
         }
         if !conn.is_dirty {
             conn.is_dirty = true;

@@ -232,15 +232,22 @@ impl Engine {
             cluster.stats.upstream_rq_pending_active.dec();
             self.attach(waiting, conn);
         }
-        if let Protocol::Http1Client(_) = &conn.protocol {
-            let Some(cluster) = self.clusters.get_mut(cluster_key) else { return };
-            let idle = cluster.config.http.idle_timeout;
-            let Some(host) = cluster.hosts.get_mut(host_key) else { return };
-            if !host.listed || cluster.removed {
-                return self.close_now(conn);
+        let Some(cluster) = self.clusters.get_mut(cluster_key) else { return };
+        let idle = cluster.config.http.idle_timeout;
+        match &conn.protocol {
+            Protocol::Http1Client(_) => {
+                let Some(host) = cluster.hosts.get_mut(host_key) else { return };
+                if !host.listed || cluster.removed {
+                    return self.close_now(conn);
+                }
+                host.pool(kind).idle.push(conn.key);
+                self.set_deadline(conn, self.now.after_limit(idle));
             }
-            host.pool(kind).idle.push(conn.key);
-            self.set_deadline(conn, self.now.after_limit(idle));
+            // It stays where it is in the pool; a stream that is open when the deadline comes makes it void.
+            Protocol::Http2Client(h2) if h2.active_streams() == 0 => {
+                self.set_deadline(conn, self.now.after_limit(idle));
+            }
+            _ => {}
         }
     }
 
@@ -354,8 +361,8 @@ impl Engine {
         if taken > 0 {
             exchange.last_progress = self.now;
         }
-        if is_full && !conn.waiting_for_room.contains(&key) {
-            conn.waiting_for_room.push(key);
+        if taken < data.len() {
+            conn.hold_up(key, is_full);
         }
         if !conn.is_dirty {
             conn.is_dirty = true;
@@ -463,10 +470,9 @@ impl Engine {
                 }
             }
             Protocol::Http2Client(h2) => {
+                // A stream that has ended on the wire is not reset; what of it nobody took is given back.
                 if let Some(stream) = stream {
-                    if !is_complete {
-                        h2.reset(stream, h2::ErrorCode::CANCEL);
-                    }
+                    h2.reset(stream, h2::ErrorCode::CANCEL);
                 }
                 let is_last = h2.active_streams() == 0;
                 self.mark_dirty(&mut conn);
