@@ -97,10 +97,12 @@ class ServerExchange(Incoming, Outgoing):
 
     async def write(self, data: bytes) -> None:
         """Send a piece."""
-        # Over TLS asyncio drops in silence what is written after the other side has left.
-        if self._reader.at_eof() and self._out.get_extra_info("ssl_object"):
-            raise Aborted("connection closed")
         await Outgoing.write(self, data)
+        if self._out.get_extra_info("ssl_object"):
+            # Over TLS asyncio drops in silence what is written after the other side has left: look whether it has.
+            await asyncio.sleep(0)
+            if self._reader.at_eof():
+                raise Aborted("connection closed")
 
 
 async def serve(

@@ -121,6 +121,9 @@ class Connection:
     async def start(self) -> None:
         """Send the preface."""
         self.protocol.initiate_connection()
+        if self._handle is not None:
+            # An origin that does not read a request must not stop the others of its connection.
+            self.protocol.increment_flow_control_window(16 << 20)
         await self.flush()
 
     async def send(self, request: Request, *, end: bool = False) -> Stream:
