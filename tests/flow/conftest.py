@@ -36,7 +36,7 @@ def whole_mesh(run_proxy: Callable[[Json], AbstractContextManager[Proxy]], autho
             http2 = version == "http2"
             behind = stack.enter_context(origin(name, http2=http2, tls=pair if secure else None))
             tls = upstream_tls(str(authority.root), "localhost", alpn=["h2" if http2 else "http/1.1"])
-            clusters.append(cluster(name, [behind.port], http2=http2, tls=tls if secure else None, idle_timeout="0.3s"))
+            clusters.append(cluster(name, [behind.port], http2=http2, tls=tls if secure else None, idle_timeout="0.1s"))
             origins[name] = behind
         # No limit of time: a test that is slow because the machine is must not fail for it.
         hosts = [virtual_host("all", [to_cluster(n, f"/{n}/", prefix_rewrite="/", timeout="0s") for n in WAYS])]
