@@ -2,7 +2,7 @@
 //! these went wrong once, and was found by the simulation; here each is small
 //! enough to be understood.
 
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
 mod connections {
     pub mod rig;

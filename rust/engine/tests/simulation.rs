@@ -19,7 +19,7 @@
 //!
 //! `PYMESH_SEEDS` says how many seeds are run (200), `PYMESH_SEED` runs one.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
 mod simulation {
     pub mod app;

@@ -1,6 +1,7 @@
 //! Host and port, as both protocols accept them.
 
 /// Octets of a `reg-name` (RFC 3986 section 3.2.2).
+#[allow(clippy::indexing_slicing)] // evaluated by the compiler, which would refuse a wrong index
 const REG_NAME: [bool; 256] = {
     let mut table = [false; 256];
     let allowed = b"-._~%!$&'()*+,;=";
@@ -16,6 +17,10 @@ const REG_NAME: [bool; 256] = {
     }
     table
 };
+
+fn is_reg_name(octet: u8) -> bool {
+    REG_NAME.get(usize::from(octet)).is_some_and(|allowed| *allowed)
+}
 
 /// `uri-host [ ":" port ]` (RFC 9110 section 7.2), and not empty.
 ///
@@ -35,7 +40,7 @@ pub(crate) fn is_authority(value: &[u8]) -> bool {
         name => {
             let end = name.iter().position(|octet| *octet == b':').unwrap_or(name.len());
             let (name, rest) = name.split_at(end);
-            if name.is_empty() || !name.iter().all(|octet| REG_NAME[usize::from(*octet)]) {
+            if name.is_empty() || !name.iter().all(|octet| is_reg_name(*octet)) {
                 return false;
             }
             rest

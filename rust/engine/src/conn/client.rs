@@ -42,9 +42,16 @@ impl Engine {
     fn read_http1_response_head(&mut self, conn: &mut Conn, key: ExchangeKey, bytes: &[u8]) -> Option<usize> {
         let limits = self.upstream_limits(conn)?;
         let Protocol::Http1Client(h1) = &mut conn.protocol else { return None };
+        if !h1::is_worth_parsing(bytes, h1.tried) {
+            return Some(0);
+        }
+        h1.tried = 0;
         let response = &mut self.scratch.response;
         match h1::parse_response(bytes, h1.method, h1.asked_upgrade, &limits, response) {
-            Ok(None) => Some(0),
+            Ok(None) => {
+                h1.tried = bytes.len();
+                Some(0)
+            }
             Err(_) => {
                 self.fail_upstream_protocol(conn);
                 None

@@ -126,6 +126,8 @@ pub(crate) enum Protocol {
 #[derive(Default)]
 pub(crate) struct Http1Server {
     pub reading: Reading,
+    /// Octets of an unfinished head that were parsed in vain.
+    pub tried: usize,
     pub exchange: Option<ExchangeKey>,
     pub encoder: Option<h1::BodyEncoder>,
     /// The connection may serve another request after this one.
@@ -136,6 +138,8 @@ pub(crate) struct Http1Server {
 #[derive(Default)]
 pub(crate) struct Http1Client {
     pub reading: Reading,
+    /// Octets of an unfinished head that were parsed in vain.
+    pub tried: usize,
     pub exchange: Option<ExchangeKey>,
     pub encoder: Option<h1::BodyEncoder>,
     pub keep_alive: bool,

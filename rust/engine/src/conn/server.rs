@@ -50,6 +50,11 @@ impl Engine {
     /// or the connection is done.
     fn read_http1_head(&mut self, conn: &mut Conn, bytes: &[u8]) -> Option<usize> {
         let http = conn.http().cloned()?;
+        let Protocol::Http1Server(h1) = &mut conn.protocol else { return None };
+        if !h1::is_worth_parsing(bytes, h1.tried) {
+            return None;
+        }
+        h1.tried = 0;
         let scheme = if conn.tls.is_some() { Scheme::Https } else { Scheme::Http };
         let mut request = std::mem::take(&mut self.scratch.request);
         let parsed = h1::parse_request(bytes, scheme, &http.limits, &mut request);
@@ -61,6 +66,9 @@ impl Engine {
                 let limit = self.now.after_limit(http.config.timeouts.request_headers);
                 if conn.input.is_empty() {
                     self.set_deadline(conn, conn.deadline.min(limit));
+                }
+                if let Protocol::Http1Server(h1) = &mut conn.protocol {
+                    h1.tried = bytes.len();
                 }
                 return None;
             }

@@ -313,13 +313,12 @@ impl Engine {
                 let framing = h1::request_framing(&exchange.request, ended);
                 h1::write_request(output.tail(), &exchange.request, framing);
                 *client = Http1Client {
-                    reading: Reading::Head,
                     exchange: Some(key),
                     encoder: Some(h1::BodyEncoder::new(framing)),
                     keep_alive: true,
                     method: exchange.request.method,
                     asked_upgrade: exchange.asks_upgrade,
-                    response_ended: false,
+                    ..Http1Client::default()
                 };
             }
             Protocol::Http2Client(h2) => match h2.open(&exchange.request, ended, key.index() as u32) {

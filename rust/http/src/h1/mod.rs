@@ -102,6 +102,21 @@ fn check_line_ends(head: &[u8]) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Octets by which an unfinished head grows before it is looked at again.
+const NEXT_LOOK: usize = 4096;
+
+/// Whether to parse a head again of which `tried` octets were not the whole.
+///
+/// Parsing begins at the first octet each time. A peer that sends a long head octet by
+/// octet would make that quadratic, so a head is parsed when its end has come, and until
+/// then now and then, to refuse early what is wrong or too long.
+pub fn is_worth_parsing(head: &[u8], tried: usize) -> bool {
+    let grown = head.len().saturating_sub(tried);
+    let news = head.get(tried.saturating_sub(2)..).unwrap_or_default();
+    let is_end = |at: &[u8]| matches!(at, [b'\n', b'\n', ..] | [b'\n', b'\r', b'\n']);
+    grown >= tried.min(NEXT_LOOK) || news.windows(3).any(is_end) || news.ends_with(b"\n\n")
+}
+
 /// Looks at an unfinished head: how long may it still become?
 fn check_unfinished(buf: &[u8], limit: usize, target_limit: usize) -> Result<(), Refusal> {
     if !buf.contains(&b'\n') && buf.len() > target_limit.saturating_add(64) {

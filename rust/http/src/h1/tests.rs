@@ -384,3 +384,27 @@ fn mutations() {
         let _any = response(&String::from_utf8_lossy(&bytes), Method::Get);
     }
 }
+
+#[test]
+fn a_head_that_comes_octet_by_octet_is_not_parsed_for_each() {
+    let field = "x-a: 0123456789\r\n";
+    let head = format!("GET / HTTP/1.1\r\nhost: h\r\n{}\r\n", field.repeat(2000)).into_bytes();
+    let (mut tried, mut parsed) = (0, 0);
+    for end in 1..=head.len() {
+        if is_worth_parsing(&head[..end], tried) {
+            parsed += 1;
+            tried = end;
+        }
+    }
+    assert_eq!(tried, head.len(), "the end is noticed with its last octet");
+    assert!(parsed < 30, "{parsed} times");
+}
+
+#[test]
+fn the_end_of_a_head_is_noticed_wherever_it_is_cut() {
+    for head in [&b"GET / HTTP/1.1\r\nhost: h\r\n\r\n"[..], b"GET / HTTP/1.1\nhost: h\n\n"] {
+        for tried in 1..head.len() {
+            assert!(is_worth_parsing(head, tried), "{tried}");
+        }
+    }
+}

@@ -14,6 +14,7 @@ const ROOT_BITS: usize = 8;
 /// (symbol, length) for every word of up to eight bits; length 0 means longer.
 static ROOT: [(u8, u8); 1 << ROOT_BITS] = root();
 
+#[allow(clippy::indexing_slicing)] // evaluated by the compiler, which would refuse a wrong index
 const fn root() -> [(u8, u8); 1 << ROOT_BITS] {
     let codes = CODES;
     let mut table = [(0, 0); 1 << ROOT_BITS];

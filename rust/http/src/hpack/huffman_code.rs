@@ -47,6 +47,7 @@ pub(super) static ROWS: [Row; LONGEST + 1] = rows();
 /// Code word and length of each octet.
 pub(super) static CODES: [(u32, u8); 256] = codes();
 
+#[allow(clippy::indexing_slicing)] // evaluated by the compiler, which would refuse a wrong index
 const fn sorted_symbols() -> [u8; 256] {
     let mut symbols = [0; 256];
     let mut at = 0;
@@ -65,6 +66,7 @@ const fn sorted_symbols() -> [u8; 256] {
     symbols
 }
 
+#[allow(clippy::indexing_slicing)] // evaluated by the compiler, which would refuse a wrong index
 const fn rows() -> [Row; LONGEST + 1] {
     let mut rows = [Row { first: 0, count: 0, symbols: 0 }; LONGEST + 1];
     let (mut next, mut symbols, mut length) = (0, 0, 1);
@@ -85,6 +87,7 @@ const fn rows() -> [Row; LONGEST + 1] {
     rows
 }
 
+#[allow(clippy::indexing_slicing)] // evaluated by the compiler, which would refuse a wrong index
 const fn codes() -> [(u32, u8); 256] {
     let (rows, symbols) = (rows(), sorted_symbols());
     let mut codes = [(0, 0); 256];
