@@ -9,7 +9,7 @@ use super::forward::{decimal, rewrite_host};
 use super::{Exchange, ExchangeKey, Failure, LocalReply, Routed, Stage};
 use crate::base::time::Time;
 use crate::cluster::{ClusterKey, HostKey, PoolKind};
-use crate::conn::{Conn, ConnKey, Http1Client, Protocol, Reading, RelayKey, Upstream};
+use crate::conn::{Conn, ConnKey, Http1Client, Protocol, RelayKey, Upstream};
 use crate::engine::Engine;
 use crate::telemetry::{details, Flags};
 
