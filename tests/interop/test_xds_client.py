@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import http.client
 import ssl
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -21,6 +20,7 @@ from tests.tools import ads, resources
 from tests.tools.certificates import Authority
 from tests.tools.ports import free_ports
 from tests.tools.processes import accepts
+from tests.tools.traffic import get, traffic
 from tests.tools.wire.origin import Origin, origin
 
 Json = bootstrap.Json
@@ -48,51 +48,7 @@ def origins() -> Iterator[tuple[Origin, Origin]]:
 def config(server: ads.Server, admin: int) -> Json:
     """A bootstrap that leaves everything to the server."""
     kind = "DELTA_GRPC" if server.delta else "GRPC"
-    source = {"ads": {}, "resource_api_version": "V3"}
-    made = bootstrap.bootstrap([], [bootstrap.cluster("ads", [server.port], http2=True)], admin)
-    made["dynamic_resources"] = {
-        "lds_config": source,
-        "cds_config": source,
-        "ads_config": {
-            "api_type": kind,
-            "transport_api_version": "V3",
-            "grpc_services": [{"envoy_grpc": {"cluster_name": "ads"}}],
-        },
-    }
-    return made
-
-
-def get(port: int) -> tuple[int, str]:
-    """Status and origin of one request on a connection of its own; status 0 if there was no answer."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    try:
-        connection.request("GET", "/")
-        answer = connection.getresponse()
-        answer.read()
-        return answer.status, answer.getheader("x-origin") or ""
-    except (OSError, http.client.HTTPException):
-        return 0, ""
-    finally:
-        connection.close()
-
-
-@contextmanager
-def traffic(port: int) -> Iterator[list[tuple[int, str]]]:
-    """Requests one after another for the length of the block; the list grows with their outcomes."""
-    seen: list[tuple[int, str]] = []
-    over = threading.Event()
-
-    def run() -> None:
-        while not over.is_set():
-            seen.append(get(port))
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield seen
-    finally:
-        over.set()
-        thread.join(20)
+    return bootstrap.dynamic(kind, bootstrap.cluster("ads", [server.port], http2=True), admin)
 
 
 def world(server: ads.Server, port: int, to: Origin) -> None:

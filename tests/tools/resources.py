@@ -28,8 +28,8 @@ def endpoints(name: str, *ports: int, address: str = "127.0.0.1") -> Any:
     return pb.from_json("envoy.config.endpoint.v3.ClusterLoadAssignment", made)
 
 
-def listener(name: str, port: int, routes: str, *, secret: str = "") -> Any:
-    """An HTTP listener with routes from RDS; TLS with a certificate from SDS if `secret` is given."""
+def listener(name: str, port: int, routes: str, *, secret: str = "", roots: str = "") -> Any:
+    """An HTTP listener with routes from RDS; TLS with a certificate from SDS (`secret`), mutual with `roots`."""
     manager = {
         "@type": f"{_FILTERS}.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": name,
@@ -38,8 +38,8 @@ def listener(name: str, port: int, routes: str, *, secret: str = "") -> Any:
     }
     chain: dict[str, Any] = {"filters": [{"name": "http", "typed_config": manager}]}
     if secret:
-        common = {"tls_certificate_sds_secret_configs": [{"name": secret, "sds_config": _ADS}]}
-        context = {"@type": f"{_TLS}.DownstreamTlsContext", "common_tls_context": common}
+        context = {"@type": f"{_TLS}.DownstreamTlsContext", "common_tls_context": _common(secret, roots)}
+        context["require_client_certificate"] = bool(roots)
         chain["transport_socket"] = {"name": "tls", "typed_config": context}
     address = {"socket_address": {"address": "127.0.0.1", "port_value": port}}
     made = {"name": name, "address": address, "filter_chains": [chain]}
@@ -53,6 +53,14 @@ def routes(name: str, to: str, **match: Any) -> Any:
     return pb.from_json("envoy.config.route.v3.RouteConfiguration", made)
 
 
+def mutual_tls(secret: str, roots: str, identity: str) -> dict[str, Any]:
+    """A cluster's `transport_socket`: our certificate, and exactly this SPIFFE identity accepted."""
+    common = _common(secret, roots)
+    names = [{"san_type": "URI", "matcher": {"exact": identity}}]
+    common["combined_validation_context"]["default_validation_context"] = {"match_typed_subject_alt_names": names}
+    return {"name": "tls", "typed_config": {"@type": f"{_TLS}.UpstreamTlsContext", "common_tls_context": common}}
+
+
 def secret(name: str, pair: KeyPair) -> Any:
     """A certificate with its key."""
     made = {
@@ -60,3 +68,11 @@ def secret(name: str, pair: KeyPair) -> Any:
         "private_key": {"inline_string": pair.key.read_text()},
     }
     return pb.from_json("envoy.extensions.transport_sockets.tls.v3.Secret", {"name": name, "tls_certificate": made})
+
+
+def _common(secret: str, roots: str) -> dict[str, Any]:
+    common: dict[str, Any] = {"tls_certificate_sds_secret_configs": [{"name": secret, "sds_config": _ADS}]}
+    if roots:
+        source = {"validation_context_sds_secret_config": {"name": roots, "sds_config": _ADS}}
+        common["combined_validation_context"] = {"default_validation_context": {}, **source}
+    return common
