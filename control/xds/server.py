@@ -146,7 +146,8 @@ class DiscoveryService:
                 async with asyncio.timeout_at(deadline):
                     await connection.wake.wait()
             except TimeoutError:
-                connection.session.stop_waiting()
+                unasked = connection.session.stop_waiting()
+                log.warning("endpoints not asked for", extra={"node": connection.node.id, "names": unasked[:10]})
             connection.wake.clear()
             while (response := connection.session.pull()) is not None:
                 await call.send(response.body)

@@ -224,10 +224,12 @@ class Session(ABC):
         """Whether responses are held back until the proxy asks for the endpoints of clusters that it was sent."""
         return bool(self._unasked())
 
-    def stop_waiting(self) -> None:
-        """The proxy does not ask, as when it refused the clusters: nothing is held back for it any longer."""
-        for name in self._unasked():
+    def stop_waiting(self) -> list[str]:
+        """Hold nothing back any longer; what the proxy did not ask for, as when it refused the clusters."""
+        unasked = self._unasked()
+        for name in unasked:
             self._types[pb.ENDPOINTS].owed.discard(name)
+        return unasked
 
     def _unasked(self) -> list[str]:
         endpoints = self._types.get(pb.ENDPOINTS)
