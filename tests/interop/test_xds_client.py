@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.client
 import ssl
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
@@ -191,6 +192,20 @@ def test_the_server_dies_and_comes_back(server: ads.Server, origins: tuple[Origi
                 assert all(request.version_info for request in first.values()), first
         assert proxy.process.alive()
     assert {status for status, _ in seen} == {200}
+
+
+def test_the_server_may_come_last(server: ads.Server, origins: tuple[Origin, Origin], run_proxy: Start) -> None:
+    port, admin = free_ports(2)
+    world(server, port, origins[0])
+    server.stop()
+    late = threading.Thread(target=lambda: eventually(lambda: accepts(admin), SYNCED) and server.start())
+    late.start()
+    try:
+        with run_proxy(config(server, admin)) as proxy:
+            assert get(port) == (200, "old"), proxy.process.tail()
+            assert eventually(server.settled, SYNCED)
+    finally:
+        late.join(SYNCED)
 
 
 def test_secrets_rotate_without_a_dropped_connection(

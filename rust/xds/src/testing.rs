@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use pymesh_model::cluster::Cluster;
 use pymesh_model::Node;
 use pymesh_tls::SecretStore;
 use tokio_rustls::rustls::time_provider::DefaultTimeProvider;
@@ -12,7 +13,7 @@ use crate::document;
 use crate::json::{self, Places};
 use crate::kind::ResourceKind;
 use crate::proto;
-use crate::translate::{Environment, Machine};
+use crate::translate::{self, Context, Environment, Machine};
 
 const MANAGER: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
@@ -27,6 +28,22 @@ pub(crate) fn catalog() -> Catalog {
 pub(crate) fn catalog_of(statics: Statics) -> Catalog {
     let store = Arc::new(SecretStore::new(Arc::new(DefaultTimeProvider)));
     Catalog::new(environment(), Arc::new(Node::default()), statics, store)
+}
+
+/// A static cluster on loopback, as a bootstrap names its servers.
+pub(crate) fn server(port: u16) -> Arc<Cluster> {
+    let endpoints = format!(
+        "[{{lb_endpoints: [{{endpoint: {{address: {{socket_address: \
+         {{address: 127.0.0.1, port_value: {port}}}}}}}}}]}}]"
+    );
+    let raw = packed(
+        ResourceKind::Cluster,
+        &format!("{{name: ads, type: STATIC, load_assignment: {{cluster_name: ads, endpoints: {endpoints}}}}}"),
+    );
+    let (environment, problems) = (environment(), Problems::default());
+    let mut cx = Context::new(&environment);
+    let config = prost::Message::decode(raw.value.as_slice()).unwrap();
+    Arc::new(translate::cluster(&config, &At::root("", &problems), &mut cx).cluster)
 }
 
 pub(crate) fn environment() -> Environment {
