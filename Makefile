@@ -35,13 +35,14 @@ test: $(VENV)/installed $(VENV)/tools .tools/installed lint
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest
 
 lint: $(VENV)/installed $(VENV)/tools
-	@echo "== ruff, mypy, import-linter"
+	@echo "== rustfmt, ruff, mypy, import-linter"
+	cargo fmt --all --check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	cd $(VENV) && bin/lint-imports --config ../pyproject.toml
+	cd $(VENV) && bin/lint-imports ../pyproject.toml
 
-bench: $(VENV)/installed .tools/installed
+bench: $(VENV)/installed $(VENV)/tools .tools/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" bench/run
 
 # One release build makes the wheel; cargo itself knows what of it is up to date.

@@ -71,9 +71,7 @@ def under_load(competitor: Competitor, shape: Shape, where: Origins, seconds: in
         answered = load(shape, port, seconds, ON_LOAD_CORE)
         used = cpu.used(started.pid) - before
     each = 1 / answered.requests
-    return Sample(
-        (used.user + used.system) * each, used.user * each, answered.per_second, answered.p50, answered.p99
-    )
+    return Sample((used.user + used.system) * each, used.user * each, answered.per_second, answered.p50, answered.p99)
 
 
 def memory(competitor: Competitor, where: Origins) -> Memory:

@@ -1,4 +1,4 @@
-"""The proxies that are compared, each configured to do the same: accept on one address, forward everything to one origin.
+"""The proxies that are compared, each configured to do the same: forward everything to one origin.
 
 Every proxy has one worker and counts what it counts by default. pymesh and Envoy run the same bootstrap, in which
 every request also gets a request id and forwarded headers, and one in a hundred is logged; the others log nothing.

@@ -64,13 +64,14 @@ def _load_table(title: str, by_name: Mapping[str, Sample]) -> Table:
         table.add_column(heading, justify="right")
     bases = {one.name: one.base for one in FILTERED}
     peers = [one.cpu for name, one in by_name.items() if name not in bases and name != "pymesh"]
+
+    def against(name: str, one: Sample) -> str:
+        if base := by_name.get(bases.get(name) or ""):
+            return f"{one.cpu - base.cpu:+.2f} µs"
+        return f"{one.cpu / min(peers):.2f}" if peers else "-"
+
     for name, one in sorted(by_name.items(), key=lambda pair: pair[1].cpu):
-        base = by_name.get(bases.get(name) or "")
-        if base:
-            ratio = f"{one.cpu - base.cpu:+.2f} µs"
-        else:
-            ratio = f"{one.cpu / min(peers):.2f}" if peers else "-"
-        figures = (f"{one.cpu:.2f}", f"{one.user:.2f}", ratio, f"{one.per_second:,.0f}")
+        figures = (f"{one.cpu:.2f}", f"{one.user:.2f}", against(name, one), f"{one.per_second:,.0f}")
         table.add_row(name, *figures, f"{one.p50:.2f}", f"{one.p99:.2f}")
     return table
 

@@ -137,7 +137,7 @@ class Spec(Located):
 class Document(Located):
     """The document in the file."""
 
-    api_version: Literal["local.pymesh.io/v1alpha1"]
+    api_version: Literal["local.pymesh.dev/v1alpha1"]
     kind: Literal["LocalMesh"]
     metadata: Metadata
     spec: Spec

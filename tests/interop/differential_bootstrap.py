@@ -21,8 +21,19 @@ EDGE = {
 }
 
 
+# What both say about a request when it is over.
+LOG = " ".join(
+    [
+        "%REQ(:METHOD)% %REQ(:AUTHORITY)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%",
+        "%RESPONSE_CODE% %RESPONSE_CODE_DETAILS% %RESPONSE_FLAGS%",
+        "%UPSTREAM_CLUSTER% %UPSTREAM_REQUEST_ATTEMPT_COUNT% %BYTES_RECEIVED% %BYTES_SENT%",
+    ]
+)
+_FILE_LOG = "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog"
+
+
 def differential_bootstrap(
-    *, plain: int, edge: int, admin: int, origins: dict[str, int], http2_origin: int, nobody: int
+    *, plain: int, edge: int, admin: int, origins: dict[str, int], http2_origin: int, nobody: int, log: str
 ) -> Json:
     """A listener with Envoy's defaults, one hardened as for the edge, and clusters `a`, `b`, `c`, `down`, `empty`."""
     hosts = virtual_hosts()
@@ -32,8 +43,13 @@ def differential_bootstrap(
         cluster("down", [nobody]),
         cluster("empty", []),
     ]
+    file = {"@type": _FILE_LOG, "path": log, "log_format": {"text_format_source": {"inline_string": LOG + "\n"}}}
+    logs = [{"name": "envoy.access_loggers.file", "typed_config": file}]
     return bootstrap(
-        [http_listener(plain, hosts, name="plain"), http_listener(edge, hosts, name="edge", **EDGE)],
+        [
+            http_listener(plain, hosts, name="plain", access_log=logs),
+            http_listener(edge, hosts, name="edge", access_log=logs, **EDGE),
+        ],
         clusters,
         admin,
     )
@@ -58,6 +74,14 @@ def virtual_hosts() -> list[Json]:
         ),
         virtual_host("failures", failures(), ["failures.test"]),
         virtual_host("retries", retries(), ["retries.test"], include_request_attempt_count=True),
+        virtual_host(
+            "host-retries",
+            [to_cluster("a")],
+            ["host-retries.test"],
+            include_request_attempt_count=True,
+            include_attempt_count_in_response=True,
+            retry_policy={"retry_on": "5xx", "num_retries": 1, "per_try_timeout": "0.3s"},
+        ),
         virtual_host("suffix", [to_cluster("b")], ["*.wild.test"]),
         virtual_host("longer-suffix", [to_cluster("a")], ["*.very.wild.test"]),
         virtual_host("prefix", [to_cluster("b")], ["prefix.*"]),
@@ -228,6 +252,10 @@ def failures() -> list[Json]:
         to_cluster("a", "/idle", timeout="0s", idle_timeout="0.3s"),
         to_cluster("a", "/http1"),
         to_cluster("c", "/http2"),
+        {
+            "match": {"prefix": "/gone"},
+            "route": {"cluster_header": "x-none", "cluster_not_found_response_code": "NOT_FOUND"},
+        },
     ]
 
 
@@ -247,6 +275,8 @@ def retries() -> list[Json]:
         retry("/reset", "reset"),
         retry("/connect", "connect-failure", to="down"),
         retry("/try", "5xx", per_try_timeout="0.2s", number=1),
+        retry("/grpc", "unavailable"),
+        retry("/stream", "reset", to="c"),
         to_cluster("a"),
     ]
 

@@ -50,6 +50,8 @@ CASES = [
     "rpc_soak",
     "channel_soak",
 ]
+# These give up at once, maybe before anything was sent that far.
+SHORT_LIVED = {"timeout_on_sleeping_server", "cancel_after_begin"}
 # The balancer inside the client that records load reports for the two orca cases.
 _ORCA = '{"loadBalancingConfig": [{"test_backend_metrics_load_balancer": {}}]}'
 
@@ -106,5 +108,5 @@ def test_case(case: str, path: tuple[Proxy, Proxy]) -> None:
         timeout=120,
     )
     assert client.returncode == 0, client.stdout + client.stderr
-    assert far.stats()["cluster.server.upstream_rq_total"] > before
+    assert case in SHORT_LIVED or far.stats()["cluster.server.upstream_rq_total"] > before
     assert near.process.alive() and far.process.alive()

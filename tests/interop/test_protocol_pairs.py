@@ -135,9 +135,11 @@ def test_curl(downstream: str, name: str, mesh: Mesh, tmp_path: Path) -> None:
     got = tmp_path / "got.bin"
     before = mesh.proxy.stats()
     client = subprocess.run(
-        [peer("curl"), "--silent", "--show-error", "--max-time", "20", "--cacert", mesh.root]
-        + [version.get(downstream, "--http1.1"), "--output", str(got)]
-        + ["--write-out", "%{http_code} %{http_version}", mesh.url(downstream, name)],
+        [
+            *(peer("curl"), "--silent", "--show-error", "--max-time", "20", "--cacert", mesh.root),
+            *(version.get(downstream, "--http1.1"), "--output", str(got)),
+            *("--write-out", "%{http_code} %{http_version}", mesh.url(downstream, name)),
+        ],
         capture_output=True,
         text=True,
     )

@@ -68,7 +68,9 @@ def command(kind: str, file: Path, concurrency: int = 1) -> list[str]:
     shared = ["-c", str(file), "--concurrency", str(concurrency)]
     if kind == "envoy":
         # Hot restart claims a shared memory segment by number, which runs side by side would fight over.
-        return [peer("envoy"), *shared, "--disable-hot-restart", "--log-level", "warning"]
+        quiet = ["--disable-hot-restart", "--log-level", "warning"]
+        # Access logs are written as soon as ours are, not after ten seconds.
+        return [peer("envoy"), *shared, *quiet, "--file-flush-interval-msec", "100"]
     return [*pymesh(), "proxy", *shared]
 
 

@@ -47,6 +47,10 @@ impl Deadlines {
     pub fn next(&self) -> Option<Time> {
         self.queue.next()
     }
+
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
 }
 
 fn place(armed: &mut Vec<Armed>, index: usize) -> &mut Armed {

@@ -94,6 +94,8 @@ pub struct Engine {
     pub(crate) dates: Dates,
     pub(crate) scratch: h2::Scratch,
     pub(crate) plain: Vec<u8>,
+    /// Room to compose a header value.
+    pub(crate) text: Vec<u8>,
     pub(crate) last_transport_failure: Option<String>,
     pub(crate) draining: bool,
 }
@@ -129,6 +131,7 @@ impl Engine {
             dates: Dates::default(),
             scratch: h2::Scratch::default(),
             plain: Vec::new(),
+            text: Vec::new(),
             last_transport_failure: None,
             draining: false,
             options,
@@ -153,7 +156,11 @@ impl Engine {
 
     fn apply_clusters(&mut self, snapshot: &Snapshot) {
         let mut to_close: Vec<ConnKey> = Vec::new();
-        for (name, config) in &snapshot.clusters {
+        // By name: each new cluster draws on the generator, so the order in
+        // which a map happens to hold them must not count.
+        let mut named: Vec<_> = snapshot.clusters.iter().collect();
+        named.sort_unstable_by_key(|(name, _)| *name);
+        for (name, config) in named {
             let current = self.cluster_names.get(name).copied();
             if let Some(cluster) = current.and_then(|key| self.clusters.get_mut(key)) {
                 if Arc::ptr_eq(&cluster.config, config) {
@@ -175,8 +182,9 @@ impl Engine {
             let key = self.clusters.insert_with(|_| runtime);
             self.cluster_names.insert(name.clone(), key);
         }
-        let gone: Vec<Arc<str>> =
+        let mut gone: Vec<Arc<str>> =
             self.cluster_names.keys().filter(|name| !snapshot.clusters.contains_key(*name)).cloned().collect();
+        gone.sort_unstable();
         for name in gone {
             if let Some(key) = self.cluster_names.remove(&name) {
                 to_close.extend(self.retire_cluster(key));
@@ -192,10 +200,15 @@ impl Engine {
         let Some(cluster) = self.clusters.get_mut(key) else { return Vec::new() };
         cluster.removed = true;
         let pooled: Vec<ConnKey> = cluster.hosts.iter().flat_map(|host| host.pooled()).collect();
-        if cluster.connections == 0 && cluster.active == 0 && cluster.pending == 0 {
+        self.drop_cluster_if_over(key);
+        pooled
+    }
+
+    /// Forgets a retired cluster that nobody uses any more.
+    pub(crate) fn drop_cluster_if_over(&mut self, key: ClusterKey) {
+        if self.clusters.get(key).is_some_and(ClusterRuntime::is_over) {
             self.clusters.remove(key);
         }
-        pooled
     }
 
     /// Closes a pooled connection once it has no request.
@@ -386,7 +399,7 @@ impl Engine {
         }
         let unsent = conn.unsent();
         if unsent < conn.buffer_limit / 2 && !conn.waiting_for_room.is_empty() {
-            self.wake_exchanges_of(&mut conn);
+            self.on_room(&mut conn);
         }
         if unsent == 0 {
             match conn.protocol {

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod base;
+mod census;
 mod cluster;
 mod conn;
 mod deadlines;
@@ -19,6 +20,7 @@ mod listener;
 mod route;
 pub mod telemetry;
 
+pub use census::Census;
 pub use conn::{Conn, ConnKey};
 pub use engine::{Action, Engine, Options};
 pub use exchange::{Exchange, ExchangeKey};

@@ -36,6 +36,11 @@ pub enum Scheme {
 }
 
 impl Scheme {
+    /// The scheme of this name, in either case (RFC 3986 section 3.1).
+    pub fn from_name(name: &[u8]) -> Option<Scheme> {
+        [Scheme::Http, Scheme::Https].into_iter().find(|scheme| name.eq_ignore_ascii_case(scheme.as_str().as_bytes()))
+    }
+
     /// Lower-case name.
     pub fn as_str(self) -> &'static str {
         match self {

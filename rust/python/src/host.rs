@@ -16,9 +16,8 @@ use pymesh_model::matcher::{HeaderMatch, HeaderTest, StringMatch, StringPattern}
 use pymesh_net::FilterHost;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
 
-use crate::views::{field_name, field_value, Context, Head, Lent, Request, Response};
+use crate::views::{field_name, field_value, Context, Head, Request, Response, Reusable};
 
 /// The Python filters of one worker.
 pub(crate) struct PythonHost {
@@ -33,7 +32,9 @@ struct Loaded {
 struct Hooks {
     gate: Gate,
     request: Option<Py<PyAny>>,
+    request_view: Reusable<Request>,
     response: Option<Py<PyAny>>,
+    response_view: Reusable<Response>,
     report: Py<PyAny>,
 }
 
@@ -81,9 +82,9 @@ impl FilterHost for PythonHost {
                 let Some(heads) = engine.lend_heads(call) else { continue };
                 let hooks = self
                     .loaded
-                    .iter()
+                    .iter_mut()
                     .find(|loaded| Arc::ptr_eq(&loaded.filter, &call.filter))
-                    .and_then(|loaded| loaded.result.as_ref().ok());
+                    .and_then(|loaded| loaded.result.as_mut().ok());
                 let (heads, outcome) = match hooks {
                     Some(hooks) => hooks.call(py, call, heads),
                     None => (heads, Outcome::Failed("the filter is not loaded".to_owned())),
@@ -108,7 +109,9 @@ fn load(py: Python<'_>, filter: &PythonFilter) -> PyResult<Hooks> {
     Ok(Hooks {
         gate: Gate { on_request: request.is_some(), on_response: response.is_some(), when },
         request,
+        request_view: Reusable::new(),
         response,
+        response_view: Reusable::new(),
         report: loaded.getattr("report")?.unbind(),
     })
 }
@@ -129,7 +132,7 @@ fn condition(name: &str, test: &str, value: &str) -> PyResult<HeaderMatch> {
 
 impl Hooks {
     /// Calls one hook; gives the heads back as it left them.
-    fn call(&self, py: Python<'_>, call: &FilterCall, heads: Heads) -> (Heads, Outcome) {
+    fn call(&mut self, py: Python<'_>, call: &FilterCall, heads: Heads) -> (Heads, Outcome) {
         let started = Instant::now();
         let (heads, result) = match call.phase {
             Phase::Request => self.call_request(py, heads),
@@ -152,22 +155,28 @@ impl Hooks {
         (heads, outcome)
     }
 
-    fn call_request(&self, py: Python<'_>, mut heads: Heads) -> (Heads, PyResult<Outcome>) {
+    fn call_request(&mut self, py: Python<'_>, mut heads: Heads) -> (Heads, PyResult<Outcome>) {
         let Some(hook) = &self.request else { return (heads, Ok(Outcome::Continue { changed: false })) };
-        let lent = Lent::new(Head::Request(std::mem::take(&mut heads.request)));
-        let result = context(py, &mut heads).and_then(|context| hook.call1(py, (Request(lent.clone()), context)));
-        let (head, changed) = lent.take_back();
+        let context = match context(py, &mut heads) {
+            Ok(context) => context,
+            Err(error) => return (heads, Err(error)),
+        };
+        let head = Head::Request(std::mem::take(&mut heads.request));
+        let (head, changed, result) = self.request_view.with(py, head, |view| hook.call1(py, (view, context)));
         if let Some(Head::Request(head)) = head {
             heads.request = head;
         }
         (heads, result.and_then(|reply| outcome(reply.bind(py), changed)))
     }
 
-    fn call_response(&self, py: Python<'_>, mut heads: Heads) -> (Heads, PyResult<Outcome>) {
+    fn call_response(&mut self, py: Python<'_>, mut heads: Heads) -> (Heads, PyResult<Outcome>) {
         let Some(hook) = &self.response else { return (heads, Ok(Outcome::Continue { changed: false })) };
-        let lent = Lent::new(Head::Response(std::mem::take(&mut heads.response)));
-        let result = context(py, &mut heads).and_then(|context| hook.call1(py, (Response(lent.clone()), context)));
-        let (head, changed) = lent.take_back();
+        let context = match context(py, &mut heads) {
+            Ok(context) => context,
+            Err(error) => return (heads, Err(error)),
+        };
+        let head = Head::Response(std::mem::take(&mut heads.response));
+        let (head, changed, result) = self.response_view.with(py, head, |view| hook.call1(py, (view, context)));
         if let Some(Head::Response(head)) = head {
             heads.response = head;
         }
@@ -180,12 +189,7 @@ fn context(py: Python<'_>, heads: &mut Heads) -> PyResult<Py<Context>> {
     if let Some(context) = heads.kept.0.as_ref().and_then(|kept| kept.downcast_ref::<Py<Context>>()) {
         return Ok(context.clone_ref(py));
     }
-    let context = Context {
-        route: heads.route.as_deref().map(str::to_owned),
-        peer: heads.peer.clone(),
-        values: PyDict::new(py).unbind(),
-    };
-    let context = Py::new(py, context)?;
+    let context = Py::new(py, Context::new(heads.route.clone(), heads.peer.as_deref().map(Arc::from)))?;
     heads.kept = Kept(Some(Box::new(context.clone_ref(py))));
     Ok(context)
 }

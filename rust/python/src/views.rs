@@ -3,13 +3,19 @@
 //! A view owns the head while a hook runs and gives it back afterwards; a
 //! filter that keeps the view finds it closed. Text is Latin-1, as ASGI and
 //! WSGI do it: each octet is one character, so nothing is lost.
+//!
+//! The Python objects of a view are made once and lent again for the next call,
+//! unless somebody has kept one of them ([`Reusable`]).
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::borrow::Cow;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use pymesh_http::{Headers as HeaderBlock, RequestHead, ResponseHead};
 use pyo3::exceptions::{PyKeyError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::pyclass::boolean_struct::True;
 use pyo3::types::{PyDict, PyString};
+use pyo3::{PyClass, PyClassInitializer};
 
 /// A head on loan to Python.
 pub(crate) enum Head {
@@ -33,22 +39,23 @@ impl Head {
     }
 }
 
+#[derive(Default)]
 struct Loan {
     head: Option<Head>,
     changed: bool,
 }
 
 /// Shared by a view and its `headers`.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(crate) struct Lent(Arc<Mutex<Loan>>);
 
 impl Lent {
-    pub(crate) fn new(head: Head) -> Lent {
-        Lent(Arc::new(Mutex::new(Loan { head: Some(head), changed: false })))
+    fn lend(&self, head: Head) {
+        *self.lock() = Loan { head: Some(head), changed: false };
     }
 
     /// Ends the loan: the head, and whether it was changed.
-    pub(crate) fn take_back(&self) -> (Option<Head>, bool) {
+    fn take_back(&self) -> (Option<Head>, bool) {
         let mut loan = self.lock();
         (loan.head.take(), loan.changed)
     }
@@ -91,8 +98,23 @@ fn closed() -> PyErr {
 }
 
 /// Octets as Latin-1 text.
-fn text(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| char::from(*byte)).collect()
+fn text(bytes: &[u8]) -> Cow<'_, str> {
+    match std::str::from_utf8(bytes) {
+        Ok(ascii) if bytes.is_ascii() => Cow::Borrowed(ascii),
+        _ => bytes.iter().map(|byte| char::from(*byte)).collect(),
+    }
+}
+
+fn string<'py>(py: Python<'py>, bytes: &[u8]) -> Bound<'py, PyString> {
+    PyString::new(py, &text(bytes))
+}
+
+/// A name to look up, in lower case.
+fn lower(name: &str) -> Cow<'_, str> {
+    match name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        true => Cow::Owned(name.to_ascii_lowercase()),
+        false => Cow::Borrowed(name),
+    }
 }
 
 /// Latin-1 text as octets.
@@ -141,15 +163,20 @@ pub(crate) struct Headers(Lent);
 impl Headers {
     /// The first value, or `default`.
     #[pyo3(signature = (name, default=None))]
-    fn get(&self, name: &str, default: Option<String>) -> PyResult<Option<String>> {
-        let name = name.to_ascii_lowercase();
-        self.0.read(|head| Ok(head.headers().get(name.as_bytes()).map(text).or(default)))
+    fn get<'py>(
+        &self,
+        py: Python<'py>,
+        name: &str,
+        default: Option<Bound<'py, PyString>>,
+    ) -> PyResult<Option<Bound<'py, PyString>>> {
+        let name = lower(name);
+        self.0.read(|head| Ok(head.headers().get(name.as_bytes()).map(|value| string(py, value)).or(default)))
     }
 
     /// Every value, in order.
-    fn getall(&self, name: &str) -> PyResult<Vec<String>> {
-        let name = name.to_ascii_lowercase();
-        self.0.read(|head| Ok(head.headers().get_all(name.as_bytes()).map(text).collect()))
+    fn getall<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Vec<Bound<'py, PyString>>> {
+        let name = lower(name);
+        self.0.read(|head| Ok(head.headers().get_all(name.as_bytes()).map(|value| string(py, value)).collect()))
     }
 
     /// Adds a field and keeps those of the same name.
@@ -162,12 +189,14 @@ impl Headers {
     }
 
     /// All fields, in order.
-    fn items(&self) -> PyResult<Vec<(String, String)>> {
-        self.0.read(|head| Ok(head.headers().iter().map(|field| (text(field.name), text(field.value))).collect()))
+    fn items<'py>(&self, py: Python<'py>) -> PyResult<Vec<(Bound<'py, PyString>, Bound<'py, PyString>)>> {
+        self.0.read(|head| {
+            Ok(head.headers().iter().map(|field| (string(py, field.name), string(py, field.value))).collect())
+        })
     }
 
-    fn __getitem__(&self, name: &str) -> PyResult<String> {
-        self.get(name, None)?.ok_or_else(|| PyKeyError::new_err(name.to_owned()))
+    fn __getitem__<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyString>> {
+        self.get(py, name, None)?.ok_or_else(|| PyKeyError::new_err(name.to_owned()))
     }
 
     fn __setitem__(&self, name: &str, value: &str) -> PyResult<()> {
@@ -185,7 +214,8 @@ impl Headers {
     }
 
     fn __contains__(&self, name: &str) -> PyResult<bool> {
-        Ok(self.get(name, None)?.is_some())
+        let name = lower(name);
+        self.0.read(|head| Ok(head.headers().get(name.as_bytes()).is_some()))
     }
 
     fn __len__(&self) -> PyResult<usize> {
@@ -193,31 +223,34 @@ impl Headers {
     }
 
     fn __iter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let names: Vec<String> = self.items()?.into_iter().map(|(name, _)| name).collect();
-        names.into_pyobject(py)?.into_any().try_iter().map(Bound::into_any)
+        let names = self.0.read(|head| Ok(head.headers().iter().map(|field| string(py, field.name)).collect::<Vec<_>>()))?;
+        names.into_pyobject(py)?.try_iter().map(Bound::into_any)
     }
 
     fn __repr__(&self) -> PyResult<String> {
-        Ok(format!("Headers({:?})", self.items()?))
+        self.0.read(|head| Ok(format!("Headers({:?})", head.headers())))
     }
 }
 
 /// A request on its way upstream.
 #[pyclass(module = "pymesh._proxy", frozen)]
-pub(crate) struct Request(pub(crate) Lent);
+pub(crate) struct Request {
+    lent: Lent,
+    headers: Py<Headers>,
+}
 
 #[pymethods]
 impl Request {
     /// `GET`, `POST`, ...
     #[getter]
     fn method(&self) -> PyResult<String> {
-        self.0.request(|head| text(head.method_bytes()))
+        self.lent.request(|head| text(head.method_bytes()).into_owned())
     }
 
     /// Path and query, canonical.
     #[getter]
     fn path(&self) -> PyResult<String> {
-        self.0.request(|head| text(head.path()))
+        self.lent.request(|head| text(head.path()).into_owned())
     }
 
     #[setter]
@@ -226,13 +259,13 @@ impl Request {
         if bytes.first() != Some(&b'/') || bytes.iter().any(|b| *b <= b' ' || *b >= 0x7f || *b == b'#') {
             return Err(PyValueError::new_err("a path starts with `/` and is percent-encoded ASCII without `#`"));
         }
-        self.0.change_request(|head| head.set_path(&bytes))
+        self.lent.change_request(|head| head.set_path(&bytes))
     }
 
     /// Host and optional port.
     #[getter]
     fn authority(&self) -> PyResult<String> {
-        self.0.request(|head| text(head.authority()))
+        self.lent.request(|head| text(head.authority()).into_owned())
     }
 
     #[setter]
@@ -241,57 +274,151 @@ impl Request {
         if authority.is_empty() || !authority.bytes().all(is_host) {
             return Err(PyValueError::new_err(format!("`{authority}` is not a host and port")));
         }
-        self.0.change_request(|head| head.set_authority(authority.as_bytes()))
+        self.lent.change_request(|head| head.set_authority(authority.as_bytes()))
     }
 
     /// `http` or `https`.
     #[getter]
     fn scheme(&self) -> PyResult<&'static str> {
-        self.0.request(|head| head.scheme.as_str())
+        self.lent.request(|head| head.scheme.as_str())
     }
 
     #[getter]
-    fn headers(&self) -> Headers {
-        Headers(self.0.clone())
+    fn headers(&self, py: Python<'_>) -> Py<Headers> {
+        self.headers.clone_ref(py)
     }
 }
 
 /// A response on its way to the client.
 #[pyclass(module = "pymesh._proxy", frozen)]
-pub(crate) struct Response(pub(crate) Lent);
+pub(crate) struct Response {
+    lent: Lent,
+    headers: Py<Headers>,
+}
 
 #[pymethods]
 impl Response {
     /// Status code.
     #[getter]
     fn status(&self) -> PyResult<u16> {
-        self.0.read(|head| match head {
+        self.lent.read(|head| match head {
             Head::Response(head) => Ok(head.status),
             Head::Request(_) => Err(closed()),
         })
     }
 
     #[getter]
-    fn headers(&self) -> Headers {
-        Headers(self.0.clone())
+    fn headers(&self, py: Python<'_>) -> Py<Headers> {
+        self.headers.clone_ref(py)
     }
+}
+
+/// A view that can be lent: [`Request`] or [`Response`].
+pub(crate) trait View: PyClass<Frozen = True> + Sync {
+    fn new(lent: Lent, headers: Py<Headers>) -> Self;
+    fn parts(&self) -> (&Lent, &Py<Headers>);
+}
+
+impl View for Request {
+    fn new(lent: Lent, headers: Py<Headers>) -> Self {
+        Request { lent, headers }
+    }
+    fn parts(&self) -> (&Lent, &Py<Headers>) {
+        (&self.lent, &self.headers)
+    }
+}
+
+impl View for Response {
+    fn new(lent: Lent, headers: Py<Headers>) -> Self {
+        Response { lent, headers }
+    }
+    fn parts(&self) -> (&Lent, &Py<Headers>) {
+        (&self.lent, &self.headers)
+    }
+}
+
+/// One view for all calls of a hook. Whoever keeps it, or its headers, beyond the
+/// hook keeps that one: the next call gets another, so nobody sees a message that is
+/// not theirs.
+pub(crate) struct Reusable<V>(Option<Py<V>>);
+
+impl<V: View + Into<PyClassInitializer<V>>> Reusable<V> {
+    pub(crate) fn new() -> Self {
+        Reusable(None)
+    }
+
+    /// Lends `head` to `call`, and takes it back; also says whether it was changed.
+    pub(crate) fn with<T>(
+        &mut self,
+        py: Python<'_>,
+        head: Head,
+        call: impl FnOnce(&Py<V>) -> PyResult<T>,
+    ) -> (Option<Head>, bool, PyResult<T>) {
+        let view = match self.0.take().filter(|view| !is_kept(py, view)).map_or_else(|| make(py), Ok) {
+            Ok(view) => view,
+            Err(error) => return (Some(head), false, Err(error)),
+        };
+        let (lent, _) = view.get().parts();
+        lent.lend(head);
+        let result = call(&view);
+        let (head, changed) = lent.take_back();
+        self.0 = Some(view);
+        (head, changed, result)
+    }
+}
+
+fn make<V: View + Into<PyClassInitializer<V>>>(py: Python<'_>) -> PyResult<Py<V>> {
+    let lent = Lent::default();
+    let headers = Py::new(py, Headers(lent.clone()))?;
+    Py::new(py, V::new(lent, headers))
+}
+
+/// True if anybody but ourselves holds the view or its headers.
+fn is_kept<V: View>(py: Python<'_>, view: &Py<V>) -> bool {
+    let (_, headers) = view.get().parts();
+    references(py, view) > 1 || references(py, headers) > 1
+}
+
+fn references<T>(_attached: Python<'_>, object: &Py<T>) -> isize {
+    // SAFETY: `object` keeps what it points to alive, and the count is only read while
+    // this thread is attached to the interpreter.
+    unsafe { pyo3::ffi::Py_REFCNT(object.as_ptr()) }
 }
 
 /// What a filter is told beside the message, and where it keeps things from
 /// the request hook to the response hook: `ctx["key"] = value`.
 #[pyclass(module = "pymesh._proxy", frozen, mapping)]
 pub(crate) struct Context {
-    /// Name of the chosen route, if any.
-    #[pyo3(get)]
-    pub(crate) route: Option<String>,
-    /// SPIFFE ID of the peer, if it has proved one.
-    #[pyo3(get)]
-    pub(crate) peer: Option<String>,
-    pub(crate) values: Py<PyDict>,
+    route: Option<Arc<str>>,
+    peer: Option<Arc<str>>,
+    /// Most filters keep nothing.
+    values: OnceLock<Py<PyDict>>,
+}
+
+impl Context {
+    pub(crate) fn new(route: Option<Arc<str>>, peer: Option<Arc<str>>) -> Self {
+        Context { route, peer, values: OnceLock::new() }
+    }
+
+    fn kept<'py>(&self, py: Python<'py>, key: &Bound<'py, PyString>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        self.values.get().map_or(Ok(None), |values| values.bind(py).get_item(key))
+    }
 }
 
 #[pymethods]
 impl Context {
+    /// Name of the chosen route, if any.
+    #[getter]
+    fn route(&self) -> Option<&str> {
+        self.route.as_deref()
+    }
+
+    /// SPIFFE ID of the peer, if it has proved one.
+    #[getter]
+    fn peer(&self) -> Option<&str> {
+        self.peer.as_deref()
+    }
+
     #[pyo3(signature = (key, default=None))]
     fn get<'py>(
         &self,
@@ -299,18 +426,18 @@ impl Context {
         key: &Bound<'py, PyString>,
         default: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
-        Ok(self.values.bind(py).get_item(key)?.or(default))
+        Ok(self.kept(py, key)?.or(default))
     }
 
     fn __getitem__<'py>(&self, py: Python<'py>, key: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyAny>> {
-        self.values.bind(py).get_item(key)?.ok_or_else(|| PyKeyError::new_err(key.to_string()))
+        self.kept(py, key)?.ok_or_else(|| PyKeyError::new_err(key.to_string()))
     }
 
     fn __setitem__(&self, py: Python<'_>, key: &Bound<'_, PyString>, value: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.values.bind(py).set_item(key, value)
+        self.values.get_or_init(|| PyDict::new(py).unbind()).bind(py).set_item(key, value)
     }
 
     fn __contains__(&self, py: Python<'_>, key: &Bound<'_, PyString>) -> PyResult<bool> {
-        self.values.bind(py).contains(key)
+        Ok(self.kept(py, key)?.is_some())
     }
 }

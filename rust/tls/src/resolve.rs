@@ -10,6 +10,7 @@ use rustls::sign::CertifiedKey;
 use rustls::SignatureScheme;
 
 use crate::certificate::dns_covers;
+use crate::secret::Identity;
 use crate::SecretStore;
 
 /// Names of identities and the store that has them.
@@ -19,17 +20,27 @@ pub(crate) struct Presented {
 }
 
 impl Presented {
-    /// The first identity whose names cover `sni`, otherwise the first there is.
     fn choose(&self, sni: Option<&str>) -> Option<Arc<CertifiedKey>> {
-        let loaded = || self.names.iter().filter_map(|name| self.store.identity(name));
-        if let (Some(sni), true) = (sni, self.names.len() > 1) {
-            let covers = |dns: &String| dns_covers(dns, sni);
-            if let Some(identity) = loaded().find(|identity| identity.dns_names().iter().any(covers)) {
-                return Some(identity.certified.clone());
-            }
-        }
-        loaded().next().map(|identity| identity.certified.clone())
+        identity(&self.names, &self.store, sni).map(|identity| identity.certified.clone())
     }
+}
+
+/// The first identity whose names cover `sni`, otherwise the first there is.
+fn identity(names: &[SecretName], store: &SecretStore, sni: Option<&str>) -> Option<Arc<Identity>> {
+    let loaded = || names.iter().filter_map(|name| store.identity(name));
+    if let (Some(sni), true) = (sni, names.len() > 1) {
+        let covers = |dns: &String| dns_covers(dns, sni);
+        if let Some(identity) = loaded().find(|identity| identity.dns_names().iter().any(covers)) {
+            return Some(identity);
+        }
+    }
+    loaded().next()
+}
+
+/// The URIs of the certificate that a server with these identities presents to a client
+/// that asks for `sni` (`By` of `x-forwarded-client-cert`).
+pub fn presented_uris(names: &[SecretName], store: &SecretStore, sni: Option<&str>) -> Vec<String> {
+    identity(names, store, sni).map_or_else(Vec::new, |identity| identity.uris().to_vec())
 }
 
 impl fmt::Debug for Presented {

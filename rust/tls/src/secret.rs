@@ -144,6 +144,11 @@ impl Identity {
     pub(crate) fn dns_names(&self) -> &[String] {
         self.chain.first().map_or(&[], |leaf| &leaf.sans.dns)
     }
+
+    /// URIs of the leaf: who we are in the mesh.
+    pub(crate) fn uris(&self) -> &[String] {
+        self.chain.first().map_or(&[], |leaf| &leaf.sans.uri)
+    }
 }
 
 /// When an identity can be used; durations since the Unix epoch.

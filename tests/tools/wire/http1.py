@@ -82,7 +82,7 @@ class ServerExchange(Incoming, Outgoing):
     def __init__(self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         Incoming.__init__(self, reader, request.headers, until_close=False)
         self.request = request
-        self._out = writer
+        self._writer = writer
         self._written: Headers | None = None
 
     async def respond(self, status: int, headers: Headers) -> None:
@@ -91,9 +91,9 @@ class ServerExchange(Incoming, Outgoing):
         if first(headers, "content-length") is None and not bodiless:
             headers = [*headers, ("transfer-encoding", "chunked")]
         fields = "".join(f"{name}: {value}\r\n" for name, value in headers)
-        self._out.write(f"HTTP/1.1 {status} Status\r\n{fields}\r\n".encode("latin-1"))
-        Outgoing.__init__(self, self._out, headers, bodiless=bodiless)
-        await self._out.drain()
+        self._writer.write(f"HTTP/1.1 {status} Status\r\n{fields}\r\n".encode("latin-1"))
+        Outgoing.__init__(self, self._writer, headers, bodiless=bodiless)
+        await self._writer.drain()
 
 
 async def serve(

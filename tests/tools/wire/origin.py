@@ -76,6 +76,8 @@ class Origin:
                 await exchange.write(piece)
                 left -= len(piece)
                 if "x-want-reset" in wants and left < 50_000:
+                    # A proxy that learns of the response and its end at once may answer otherwise.
+                    await asyncio.sleep(0.3)
                     await exchange.reset()
                     return
             await exchange.end()

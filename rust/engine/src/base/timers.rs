@@ -57,6 +57,16 @@ impl Timers {
         current
     }
 
+    /// Entries, stale ones included.
+    pub fn len(&self) -> usize {
+        self.heap.len()
+    }
+
+    /// True if nothing is due, ever.
+    pub fn is_empty(&self) -> bool {
+        self.heap.is_empty()
+    }
+
     /// When the next entry is due.
     pub fn next(&self) -> Option<Time> {
         self.heap.peek().map(|Reverse((due, _))| *due)

@@ -38,6 +38,10 @@ impl Host {
         self.pools.iter().any(|pool| !pool.waiting.is_empty())
     }
 
+    pub fn waiting(&self) -> usize {
+        self.pools.iter().map(|pool| pool.waiting.len()).sum()
+    }
+
     /// Connections without requests, or that may take more: what is closed
     /// when the host goes away.
     pub fn pooled(&self) -> impl Iterator<Item = ConnKey> + '_ {
@@ -55,6 +59,8 @@ pub(crate) struct Pool {
     /// Last used at the end: the warmest connection goes out first.
     pub idle: Vec<ConnKey>,
     pub shared: Vec<ConnKey>,
+    /// Connections, whatever their state.
+    pub connections: u32,
     pub connecting: u32,
     pub waiting: VecDeque<ExchangeKey>,
 }

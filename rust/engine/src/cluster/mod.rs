@@ -116,6 +116,12 @@ impl ClusterRuntime {
         }
     }
 
+    /// Nothing is left of it, and nothing will come: requests between two
+    /// attempts still have theirs.
+    pub fn is_over(&self) -> bool {
+        self.removed && self.connections == 0 && self.active == 0 && self.pending == 0 && self.retries == 0
+    }
+
     /// Forgets a host that is neither listed nor in use.
     pub fn drop_host_if_unused(&mut self, key: HostKey) {
         let unused = self

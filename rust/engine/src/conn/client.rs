@@ -126,7 +126,7 @@ impl Engine {
         conn.protocol = Protocol::Http2Client(codec);
         self.mark_dirty(conn);
         // Streams may have ended, or the peer may allow more of them.
-        self.serve_pool(conn);
+        self.serve_or_close(conn);
         if failed {
             if let Some(cluster) = conn.upstream().and_then(|up| self.clusters.get(up.cluster)) {
                 cluster.stats.upstream_cx_protocol_error.inc();
@@ -169,13 +169,13 @@ impl Engine {
             }
             h2::Event::Reset { stream, tag, code, local } => {
                 let Some(key) = self.exchange_by_tag(conn, stream, tag) else { return };
+                if self.response_is_ended(key) {
+                    // A server that has answered may stop reading the request (RFC 9113, 8.1).
+                    return self.make_ready(key);
+                }
                 let failure = match (local, code) {
                     (true, _) => Failure::Protocol,
                     (false, h2::ErrorCode::REFUSED_STREAM) => Failure::RefusedStream,
-                    // A server that has answered may stop reading the request (RFC 9113, 8.1).
-                    (false, h2::ErrorCode::NO_ERROR) if self.response_is_ended(key) => {
-                        return self.make_ready(key)
-                    }
                     (false, _) => Failure::Reset,
                 };
                 self.upstream_failed(key, failure);
@@ -185,7 +185,7 @@ impl Engine {
                     self.make_ready(key);
                 }
             }
-            h2::Event::WindowOpened { stream: None } => self.wake_exchanges_of(conn),
+            h2::Event::WindowOpened { stream: None } => self.on_window_opened(conn),
             h2::Event::SettingsChanged => {}
             h2::Event::GoAway { .. } => self.on_upstream_goaway(conn, codec),
             h2::Event::Request { .. } | h2::Event::HeadTooLarge { .. } | h2::Event::PingAck(_) => {}

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use pymesh_http::h2;
 
-use super::{Conn, ConnKey, Protocol, Side};
+use super::{Conn, ConnKey, Protocol, Reading, Side};
+use crate::base::time::Time;
 use crate::engine::{Action, Engine};
 use crate::exchange::Failure;
 use crate::telemetry::{details, Flags};
@@ -34,31 +35,36 @@ impl Engine {
         }
         match &mut conn.protocol {
             Protocol::Http1Server(h1) => match h1.exchange {
-                // A client may close its half after a whole request and still read the answer.
+                // A client may close its half after a whole request and still read the
+                // answer, and those to the requests that it has pipelined behind it.
                 Some(key) if self.exchanges.get(key).is_some_and(|x| x.request_body.ended) => {
-                    h1.keep_alive = false;
+                    h1.keep_alive &= !conn.input.is_empty();
                 }
                 Some(key) => {
                     self.abandon(key, Flags::DOWNSTREAM_TERMINATION, details::DOWNSTREAM_REMOTE_DISCONNECT);
                     self.close_now(conn);
                 }
-                None => self.close_now(conn),
+                // The last answer may still wait for the client to read.
+                None => self.close_after_flush(conn),
             },
             Protocol::Http2Server(_) => {
                 self.abandon_exchanges_of(conn.key, Flags::DOWNSTREAM_TERMINATION);
                 self.close_now(conn);
             }
+            // What it said behind its 101 is passed on once there is a tunnel.
+            Protocol::Http1Client(h1) if h1.exchange.is_some() && matches!(h1.reading, super::Reading::Switching) => {}
             Protocol::Http1Client(h1) => {
-                if let (Some(key), super::Reading::Body(decoder)) = (h1.exchange, &mut h1.reading) {
+                if let (Some(key), Reading::Body(decoder)) = (h1.exchange, &mut h1.reading) {
                     if decoder.finish_at_eof().is_ok() {
                         h1.response_ended = true;
                         h1.keep_alive = false;
-                        h1.reading = super::Reading::Head;
+                        h1.reading = Reading::Head;
                         self.response_ended(key, &mut pymesh_http::Headers::new());
                         return;
                     }
                 }
-                self.lose_upstream(conn, Failure::Closed);
+                let failure = loss_of(conn);
+                self.lose_upstream(conn, failure);
                 self.close_now(conn);
             }
             Protocol::Http2Client(_) => {
@@ -82,9 +88,9 @@ impl Engine {
         match &conn.side {
             Side::Down(_) => self.abandon_exchanges_of(key, Flags::DOWNSTREAM_TERMINATION),
             Side::Up(_) => {
-                let opening = matches!(conn.protocol, Protocol::Opening);
                 self.last_transport_failure = Some(reason.to_owned());
-                self.lose_upstream(&mut conn, if opening { Failure::Connect } else { Failure::Closed });
+                let failure = loss_of(&conn);
+                self.lose_upstream(&mut conn, failure);
             }
         }
         self.close_now(&mut conn);
@@ -256,7 +262,7 @@ impl Engine {
             Protocol::Http2Server(h2) if conn.side.is_draining() => {
                 h2.go_away(h2::ErrorCode::NO_ERROR);
                 self.mark_dirty(&mut conn);
-                self.set_deadline(&mut conn, crate::base::time::Time::NEVER);
+                self.set_deadline(&mut conn, Time::NEVER);
                 self.close_http2_if_drained(&mut conn);
             }
             Protocol::Http2Server(h2) if h2.active_streams() == 0 => {
@@ -265,6 +271,11 @@ impl Engine {
                     http.stats.downstream_cx_idle_timeout.inc();
                 }
                 self.close_after_flush(&mut conn);
+            }
+            Protocol::Http2Server(_) => {
+                // Busy now; it may be idle when its last stream was reset.
+                let idle = http.map_or(Time::NEVER, |http| self.now.after_limit(http.config.timeouts.idle));
+                self.set_deadline(&mut conn, idle);
             }
             Protocol::Http1Client(h1) if h1.exchange.is_none() => self.close_now(&mut conn),
             Protocol::Http2Client(h2) if h2.active_streams() == 0 => {
@@ -275,6 +286,16 @@ impl Engine {
             _ => {}
         }
         self.conns.give_back(key, conn);
+    }
+}
+
+/// What the end of an upstream connection means to the requests on it.
+fn loss_of(conn: &Conn) -> Failure {
+    match &conn.protocol {
+        Protocol::Opening => Failure::Connect,
+        // A message that breaks off is malformed (RFC 9112 section 8).
+        Protocol::Http1Client(h1) if matches!(h1.reading, Reading::Body(_)) => Failure::Protocol,
+        _ => Failure::Closed,
     }
 }
 

@@ -38,7 +38,7 @@ impl Engine {
         let result = tls.receive(wire, &mut plain);
         let (handshaking, peer_closed) = (tls.is_handshaking(), tls.peer_closed());
         self.mark_dirty(conn);
-        if was_handshaking && !handshaking {
+        if was_handshaking && !handshaking && !conn.is_closing() {
             self.on_handshake_done(conn);
         }
         if !plain.is_empty() {
@@ -139,17 +139,24 @@ impl Engine {
     /// Makes the codec for a version and queues its first bytes.
     pub(super) fn speak_http_server(&mut self, conn: &mut Conn, http2: bool) {
         let Some(http) = conn.http().cloned() else { return };
+        // It was told to drain during its handshake, when there was nobody to tell.
+        let draining = conn.side.is_draining();
         if http2 {
             http.stats.downstream_cx_http2_total.inc();
             let config = h2::Config { limits: http.limits, ..h2::Config::new(h2::Role::Server) };
-            conn.protocol = Protocol::Http2Server(Box::new(h2::Connection::new(config)));
+            let mut codec = h2::Connection::new(config);
+            if draining {
+                codec.shutdown_notice();
+            }
+            conn.protocol = Protocol::Http2Server(Box::new(codec));
             self.mark_dirty(conn);
         } else {
             http.stats.downstream_cx_http1_total.inc();
             conn.protocol = Protocol::Http1Server(Http1Server { keep_alive: true, ..Default::default() });
         }
-        let idle = self.now.after_limit(http.config.timeouts.idle);
-        self.set_deadline(conn, idle);
+        let timeouts = http.config.timeouts;
+        let limit = if draining { timeouts.drain } else { timeouts.idle };
+        self.set_deadline(conn, self.now.after_limit(limit));
     }
 
     pub(crate) fn speak_http_client(&mut self, conn: &mut Conn, http2: bool) {

@@ -112,10 +112,11 @@ impl Engine {
         if let Some(down) = conn.downstream_mut() {
             down.facts = Some(Arc::new(facts));
         }
-        let alpn_is_h2 = conn.tls.as_ref().map(|tls| tls.alpn() == Some(b"h2"));
-        if alpn_is_h2.is_some() {
+        if conn.tls.is_some() {
             http.stats.downstream_cx_ssl_total.inc();
         }
+        // A client that negotiated nothing is looked at, as without TLS.
+        let alpn_is_h2 = conn.tls.as_ref().and_then(|tls| tls.alpn()).map(|alpn| alpn == b"h2");
         match (http.config.codec, alpn_is_h2) {
             (Codec::Http2, _) | (Codec::Auto, Some(true)) => self.speak_http_server(conn, true),
             (Codec::Http1, _) | (Codec::Auto, Some(false)) => self.speak_http_server(conn, false),
@@ -131,6 +132,13 @@ impl Engine {
     fn facts_of(&mut self, conn: &Conn) -> ConnFacts {
         let tls = conn.tls.as_ref();
         let peer = tls.and_then(|tls| tls.peer()).cloned();
+        let chain = conn.downstream().and_then(|down| down.chain.as_ref());
+        let own_uris = match (chain.and_then(|chain| chain.config.tls.as_ref()), &peer) {
+            (Some(server), Some(_)) => {
+                pymesh_tls::presented_uris(&server.certificates, &self.secrets, tls.and_then(|tls| tls.sni()))
+            }
+            _ => Vec::new(),
+        };
         let principal = peer.as_ref().and_then(|peer| peer.sans.uri.first()).map(String::as_str);
         ConnFacts {
             remote: conn.remote,
@@ -141,6 +149,7 @@ impl Engine {
             },
             peer_id: self.telemetry.peer_id(principal),
             peer,
+            own_uris,
             tls_version: tls.and_then(|tls| tls.version()),
             tls_cipher: tls.and_then(|tls| tls.cipher()),
         }

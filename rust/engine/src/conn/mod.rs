@@ -65,6 +65,8 @@ pub struct Conn {
     pub(crate) deadline: Time,
     /// Exchanges that wait for room in this connection's output.
     pub(crate) waiting_for_room: Vec<ExchangeKey>,
+    /// Exchanges that wait for HTTP/2's windows, its connection's or their stream's.
+    pub(crate) waiting_for_window: Vec<ExchangeKey>,
     pub(crate) received: u64,
     pub(crate) sent: u64,
 }
@@ -177,6 +179,7 @@ impl Conn {
             opened: now,
             deadline: Time::NEVER,
             waiting_for_room: Vec::new(),
+            waiting_for_window: Vec::new(),
             received: 0,
             sent: 0,
         }
@@ -214,6 +217,16 @@ impl Conn {
     /// True if producers should wait.
     pub(crate) fn is_full(&self) -> bool {
         self.unsent() >= self.buffer_limit
+    }
+
+    /// An exchange has more to send than was taken: it is woken when there is room.
+    /// The two reasons are told apart, or every write would wake those that wait for a
+    /// window in vain.
+    pub(crate) fn wait_to_send(&mut self, exchange: ExchangeKey, is_full: bool) {
+        let waiting = if is_full { &mut self.waiting_for_room } else { &mut self.waiting_for_window };
+        if !waiting.contains(&exchange) {
+            waiting.push(exchange);
+        }
     }
 
     pub(crate) fn downstream(&self) -> Option<&Downstream> {

@@ -1,6 +1,6 @@
 //! Requests from clients: events of the server-side codecs become exchanges.
 
-use pymesh_http::{h1, h2, Headers, Scheme, Version};
+use pymesh_http::{h1, h2, Headers, Known, Scheme, Version};
 
 use super::{Conn, Protocol, Reading};
 use crate::engine::Engine;
@@ -121,7 +121,6 @@ impl Engine {
     pub(super) fn refuse_http1(&mut self, conn: &mut Conn, status: u16, reason: &'static str) {
         let Some(http) = conn.http().cloned() else { return };
         http.stats.downstream_cx_protocol_error.inc();
-        http.stats.downstream_rq_total.inc();
         let Some(key) = self.start_exchange(conn, None) else { return };
         if let Protocol::Http1Server(h1) = &mut conn.protocol {
             h1.exchange = Some(key);
@@ -133,7 +132,10 @@ impl Engine {
         }
         self.reply_locally(
             key,
-            LocalReply::new(status, reason).with_flags(Flags::DOWNSTREAM_PROTOCOL_ERROR).closing(),
+            LocalReply::new(status, reason)
+                .with_flags(Flags::DOWNSTREAM_PROTOCOL_ERROR)
+                .with_body(h1::reason_phrase(status).as_bytes())
+                .closing(),
         );
         self.make_ready(key);
     }
@@ -183,7 +185,8 @@ impl Engine {
                 let Some(exchange) = self.exchanges.get_mut(key) else { return };
                 std::mem::swap(&mut exchange.request, &mut self.scratch.request);
                 exchange.request.version = Version::Http2;
-                exchange.expects_continue = false;
+                let expect = exchange.request.headers.get_known(Known::Expect);
+                exchange.expects_continue = expect.is_some_and(|expect| expect.eq_ignore_ascii_case(b"100-continue"));
                 exchange.request_body.ended = end_stream;
                 if end_stream {
                     exchange.request_received = Some(self.now);
@@ -240,7 +243,7 @@ impl Engine {
                     self.make_ready(key);
                 }
             }
-            h2::Event::WindowOpened { stream: None } => self.wake_exchanges_of(conn),
+            h2::Event::WindowOpened { stream: None } => self.on_window_opened(conn),
             h2::Event::GoAway { .. } => {
                 if let Some(down) = conn.downstream_mut() {
                     down.draining = true;
@@ -259,13 +262,20 @@ impl Engine {
         ours.then_some(key)
     }
 
-    /// Everybody who sends on this connection may try again.
-    pub(crate) fn wake_exchanges_of(&mut self, conn: &mut Conn) {
-        let mut waiting = std::mem::take(&mut conn.waiting_for_room);
+    /// The socket has taken enough that everybody who waited for it may try again.
+    pub(crate) fn on_room(&mut self, conn: &mut Conn) {
+        self.wake_all(&mut conn.waiting_for_room);
+    }
+
+    /// The connection's window, or that of every stream, has opened.
+    pub(super) fn on_window_opened(&mut self, conn: &mut Conn) {
+        self.wake_all(&mut conn.waiting_for_window);
+    }
+
+    fn wake_all(&mut self, waiting: &mut Vec<ExchangeKey>) {
         for key in waiting.drain(..) {
             self.make_ready(key);
         }
-        conn.waiting_for_room = waiting;
     }
 
     /// A new exchange of a downstream connection, on the ready list.

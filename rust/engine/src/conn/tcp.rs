@@ -124,6 +124,15 @@ impl Engine {
     /// here on their octets are only passed on.
     pub(crate) fn start_tunnel(&mut self, down: ConnKey, up: ConnKey, idle_timeout: Duration) {
         let Some((remote, local)) = self.conns.get(down).map(|conn| (conn.remote, conn.local)) else { return };
+        if [down, up].iter().any(|key| self.conns.get(*key).is_none_or(|conn| conn.is_closing())) {
+            // One of them failed behind the answer: the other goes too.
+            for key in [down, up] {
+                let Some(mut conn) = self.conns.lend(key) else { continue };
+                self.close_after_flush(&mut conn);
+                self.conns.give_back(key, conn);
+            }
+            return;
+        }
         let up_remote = self.conns.get(up).map(|conn| conn.remote);
         let relay = self.relays.insert_with(|_| Relay {
             tcp: None,
@@ -238,7 +247,8 @@ impl Engine {
         let relay = end.relay;
         let shut_now = end.write_ended && !end.write_shut;
         end.write_shut |= shut_now;
-        if end.write_shut && conn.peer_closed {
+        // What it said last may still wait for room at the other end.
+        if end.write_shut && conn.peer_closed && conn.input.is_empty() {
             return self.close_after_flush(conn);
         }
         if shut_now {
@@ -286,7 +296,11 @@ impl Engine {
         }
         let Some(mut other) = other.and_then(|key| self.conns.lend(key)) else { return };
         let other_key = other.key;
-        self.close_after_flush(&mut other);
+        match other.protocol {
+            // Nothing of the relay is in it yet, and it must not come to life any more.
+            Protocol::Opening => self.close_now(&mut other),
+            _ => self.close_after_flush(&mut other),
+        }
         self.conns.give_back(other_key, other);
     }
 

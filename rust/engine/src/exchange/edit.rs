@@ -19,7 +19,7 @@ enum Side {
 }
 
 impl Engine {
-    pub(super) fn edit_request_headers(&self, exchange: &mut Exchange, routed: &Routed) {
+    pub(super) fn edit_request_headers(&mut self, exchange: &mut Exchange, routed: &Routed) {
         self.edit(exchange, routed, Side::Request);
     }
 
@@ -31,7 +31,7 @@ impl Engine {
         self.exchanges.give_back(key, exchange);
     }
 
-    fn edit(&self, exchange: &mut Exchange, routed: &Routed, side: Side) {
+    fn edit(&mut self, exchange: &mut Exchange, routed: &Routed, side: Side) {
         let weighted = match routed.forward.as_ref().map(|forward| &forward.cluster) {
             Some(ClusterChoice::Weighted(clusters)) => routed.weighted.and_then(|at| clusters.get(at)),
             _ => None,
@@ -54,11 +54,11 @@ impl Engine {
         }
     }
 
-    fn apply_edit(&self, exchange: &mut Exchange, edit: &HeaderEdit, side: Side) {
+    fn apply_edit(&mut self, exchange: &mut Exchange, edit: &HeaderEdit, side: Side) {
         for name in &edit.remove {
             headers_of(exchange, side).remove(name.as_bytes());
         }
-        let mut value = Vec::new();
+        let mut value = std::mem::take(&mut self.text);
         for add in &edit.add {
             value.clear();
             match add.value.as_literal() {
@@ -79,6 +79,7 @@ impl Engine {
             }
             append(headers_of(exchange, side), add.name.as_bytes(), &value, add.action);
         }
+        self.text = value;
     }
 }
 

@@ -46,8 +46,9 @@ impl Engine {
                 }
             }
             Protocol::Http2Server(codec) => {
-                if let (Some(stream), false) = (stream, request_complete) {
-                    // RFC 9113 section 8.1: the answer did not need the rest of the request.
+                if let Some(stream) = stream {
+                    // RFC 9113 section 8.1: the answer did not need the rest of the request. If all
+                    // of it came, this gives back what nobody took of it.
                     codec.reset(stream, h2::ErrorCode::NO_ERROR);
                 }
                 if codec.active_streams() == 0 && !is_draining {
@@ -102,6 +103,7 @@ impl Engine {
                         http.stats.downstream_rq_tx_reset.inc();
                     }
                 }
+                self.close_http2_if_drained(&mut conn);
                 self.mark_dirty(&mut conn);
             }
             _ => {}
@@ -163,6 +165,9 @@ impl Engine {
                 }
             }
         }
+        if let (Some(cluster), true) = (exchange.cluster, exchange.is_retry) {
+            self.drop_cluster_if_over(cluster);
+        }
         if self.spare_exchanges.len() < SPARE {
             exchange.reset();
             self.spare_exchanges.push(exchange);
@@ -202,7 +207,11 @@ impl Engine {
         };
         let limit = exchange.timeout_override.unwrap_or(forward.timeout);
         let route = exchange.request_received.map_or(Time::NEVER, |received| received.after_limit(limit));
-        let per_try = match (&forward.retry, exchange.upstream_started, exchange.has_response) {
+        // As in Envoy the clock of an attempt runs from the end of the request too: a
+        // client that is slow to send it does not make the upstream slow to answer.
+        let attempt = exchange.upstream_started.and_then(|started| Some(started.max(exchange.request_received?)));
+        let retry = exchange.routed.as_ref().and_then(|routed| routed.retry());
+        let per_try = match (retry, attempt, exchange.has_response) {
             (Some(retry), Some(started), false) => started.after_limit(retry.per_try_timeout),
             _ => Time::NEVER,
         };

@@ -1,18 +1,18 @@
 //! Header fields that a proxy adds, removes and rewrites on the way.
 
-use std::fmt::Write as _;
+use std::io::Write as _;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pymesh_http::Known;
+use pymesh_http::{Headers, Known, RequestHead, Scheme, Version};
 use pymesh_model::http::{ClientCert, Forwarding};
 use pymesh_model::route::{Forward, HostRewrite};
-use pymesh_tls::PeerIdentity;
 
 use super::{ids, Exchange, ExchangeKey, Routed};
 use crate::engine::Engine;
 use crate::route;
+use crate::telemetry::Facts;
 
 impl Engine {
     /// What the client said about itself is made true, before routing sees it.
@@ -20,26 +20,34 @@ impl Engine {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         let Some(http) = exchange.http.clone() else { return };
         let Some(conn) = exchange.down.and_then(|down| self.conns.get(down)) else { return };
-        let scheme = exchange.request.scheme;
+        // Not what the client of HTTP/2 claims in `:scheme`.
+        let transport = if conn.tls.is_some() { Scheme::Https } else { Scheme::Http };
         let forwarding = &http.config.forwarding;
+        remove_orders(&mut exchange.request.headers, forwarding.use_remote_address);
         if forwarding.use_remote_address {
+            let client = client_address(&exchange.request.headers, forwarding.xff_trusted_hops, conn.remote.ip());
+            self.text.clear();
+            let _infallible = write!(self.text, "{client}");
+            exchange.request.headers.set_known(Known::XEnvoyExternalAddress, &self.text);
             if !forwarding.skip_xff_append {
-                append_forwarded_for(exchange, conn.remote.ip());
+                append_forwarded_for(exchange, conn.remote.ip(), &mut self.text);
             }
             if forwarding.xff_trusted_hops == 0 {
-                exchange.request.headers.set_known(Known::XForwardedProto, scheme.as_str().as_bytes());
+                exchange.request.headers.set_known(Known::XForwardedProto, transport.as_str().as_bytes());
             }
         }
         let headers = &mut exchange.request.headers;
         if !headers.contains_known(Known::XForwardedProto) {
-            headers.append_known(Known::XForwardedProto, scheme.as_str().as_bytes());
+            headers.append_known(Known::XForwardedProto, transport.as_str().as_bytes());
         }
-        let peer = conn.tls.as_ref().and_then(|tls| tls.peer());
-        forward_client_cert(exchange, forwarding, peer, conn.tls.is_some());
+        // HTTP/1 has no scheme of its own: it is the one that the first proxy saw.
+        if exchange.request.version != Version::Http2 {
+            let told = headers.get_known(Known::XForwardedProto).and_then(Scheme::from_name);
+            exchange.request.scheme = told.unwrap_or(transport);
+        }
+        let facts = exchange.facts.clone().filter(|_| conn.tls.is_some());
+        forward_client_cert(&mut exchange.request.headers, forwarding, facts.as_deref(), &mut self.text);
         let headers = &mut exchange.request.headers;
-        headers.remove_known(Known::XEnvoyExpectedRqTimeoutMs);
-        headers.remove_known(Known::XEnvoyAttemptCount);
-        headers.remove_known(Known::XEnvoyDecoratorOperation);
         if http.config.generate_request_id {
             let is_edge = forwarding.use_remote_address && !http.config.preserve_external_request_id;
             if is_edge || !headers.contains_known(Known::XRequestId) {
@@ -54,38 +62,29 @@ impl Engine {
     /// What the route says about the request on its way upstream.
     pub(super) fn prepare_request(&mut self, key: ExchangeKey, routed: &Routed, forward: &Arc<Forward>) {
         let Some(mut exchange) = self.exchanges.lend(key) else { return };
-        let timeout = effective_timeout(&exchange, forward);
-        exchange.timeout_override = timeout;
-        let timeout = timeout.unwrap_or(forward.timeout);
-        if !timeout.is_zero() {
-            let mut text = String::new();
-            let _infallible = write!(text, "{}", timeout.as_millis());
-            exchange.request.headers.set_known(Known::XEnvoyExpectedRqTimeoutMs, text.as_bytes());
-        }
+        exchange.timeout_override = effective_timeout(&exchange, forward);
         self.edit_request_headers(&mut exchange, routed);
-        let old_authority = exchange.request.authority().to_vec();
         if let Some(rewrite) = &forward.path_rewrite {
             let path = route::rewrite::path(rewrite, &routed.route.matches, exchange.request.path());
             if let Some(path) = path {
-                if exchange.original_path.is_none() {
-                    exchange.original_path = Some(exchange.request.path().to_vec());
-                }
-                let original = exchange.original_path.clone().unwrap_or_default();
+                let original = exchange.request.path().to_vec();
                 exchange.request.headers.set_known(Known::XEnvoyOriginalPath, &original);
                 exchange.request.set_path(&path);
             }
         }
-        let new_host = match &forward.host_rewrite {
-            Some(HostRewrite::Literal(host)) => Some(host.as_bytes().to_vec()),
-            Some(HostRewrite::Header(name)) => exchange.request.headers.get(name.as_bytes()).map(<[u8]>::to_vec),
-            Some(HostRewrite::Endpoint) | None => None,
-        };
-        if let Some(host) = new_host.filter(|host| !host.is_empty()) {
-            if forward.append_x_forwarded_host {
-                exchange.request.headers.append_known(Known::XForwardedHost, &old_authority);
+        let mut host = std::mem::take(&mut self.text);
+        host.clear();
+        match &forward.host_rewrite {
+            Some(HostRewrite::Literal(literal)) => host.extend_from_slice(literal.as_bytes()),
+            Some(HostRewrite::Header(name)) => {
+                host.extend_from_slice(exchange.request.headers.get(name.as_bytes()).unwrap_or_default());
             }
-            exchange.request.set_authority(&host);
+            Some(HostRewrite::Endpoint) | None => {}
         }
+        if !host.is_empty() {
+            rewrite_host(&mut exchange.request, &host, forward.append_x_forwarded_host);
+        }
+        self.text = host;
         if exchange.expects_continue {
             // We answer it ourselves.
             exchange.request.headers.remove_known(Known::Expect);
@@ -96,10 +95,17 @@ impl Engine {
     /// What the proxy adds to a response of an upstream.
     pub(super) fn finish_upstream_headers(&mut self, key: ExchangeKey) {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
-        if let (Some(started), Some(received)) = (exchange.upstream_started, exchange.response_received) {
-            let millis = decimal(received.since(started).as_millis() as u64);
+        // From the end of the request, if it came to an end before it was answered.
+        if let (Some(complete), Some(received)) = (exchange.request_received, exchange.response_received) {
+            let millis = decimal(u64::try_from(received.since(complete).as_millis()).unwrap_or(u64::MAX));
             exchange.response.headers.set_known(Known::XEnvoyUpstreamServiceTime, millis.as_bytes());
         }
+    }
+
+    /// How many attempts the response took, also if it is the proxy's own; none for a
+    /// request that was never to be forwarded.
+    pub(super) fn tell_attempts(&mut self, key: ExchangeKey) {
+        let Some(exchange) = self.exchanges.get_mut(key).filter(|exchange| exchange.attempt > 0) else { return };
         let counts = exchange.routed.as_ref().is_some_and(|routed| {
             let vhost = routed.table.virtual_hosts.get(routed.virtual_host);
             vhost.is_some_and(|vhost| vhost.attempt_count_in_response)
@@ -109,6 +115,16 @@ impl Engine {
             exchange.response.headers.set_known(Known::XEnvoyAttemptCount, attempt.as_bytes());
         }
     }
+}
+
+/// Sends the request to another host; the old one is told in `x-envoy-original-host`.
+pub(super) fn rewrite_host(request: &mut RequestHead, host: &[u8], append_x_forwarded_host: bool) {
+    let old = request.authority().to_vec();
+    if append_x_forwarded_host {
+        request.headers.append_known(Known::XForwardedHost, &old);
+    }
+    request.headers.set_known(Known::XEnvoyOriginalHost, &old);
+    request.set_authority(host);
 }
 
 /// A small number in decimal, without allocating.
@@ -137,14 +153,59 @@ pub(crate) fn decimal(mut n: u64) -> Decimal {
     }
 }
 
-fn append_forwarded_for(exchange: &mut Exchange, ip: IpAddr) {
-    let headers = &mut exchange.request.headers;
-    let mut value = match headers.get_known(Known::XForwardedFor) {
-        Some(old) if !old.is_empty() => [old, b","].concat(),
-        _ => Vec::new(),
+/// What a caller may tell a proxy only from an address that the configuration calls internal,
+/// of which there are none here. The list is Envoy's.
+const ORDERS: [&[u8]; 14] = [
+    b"x-envoy-expected-rq-timeout-ms",
+    b"x-envoy-force-trace",
+    b"x-envoy-hedge-on-per-try-timeout",
+    b"x-envoy-internal",
+    b"x-envoy-ip-tags",
+    b"x-envoy-max-retries",
+    b"x-envoy-original-url",
+    b"x-envoy-retriable-status-codes",
+    b"x-envoy-retry-grpc-on",
+    b"x-envoy-retry-on",
+    b"x-envoy-upstream-alt-stat-name",
+    b"x-envoy-upstream-rq-per-try-timeout-ms",
+    b"x-envoy-upstream-rq-timeout-alt-response",
+    b"x-envoy-upstream-rq-timeout-ms",
+];
+/// What one proxy tells the next, and nobody from outside.
+const BEHIND_THE_EDGE: [&[u8]; 3] = [
+    b"x-envoy-decorator-operation",
+    b"x-envoy-downstream-service-cluster",
+    b"x-envoy-downstream-service-node",
+];
+
+fn remove_orders(headers: &mut Headers, is_edge: bool) {
+    let is_order = |name: &[u8]| {
+        name.starts_with(b"x-envoy-") && (ORDERS.contains(&name) || is_edge && BEHIND_THE_EDGE.contains(&name))
     };
-    value.extend(ip.to_canonical().to_string().bytes());
-    headers.set_known(Known::XForwardedFor, &value);
+    if headers.iter().any(|field| is_order(field.name)) {
+        headers.retain(|_, name, _| !is_order(name));
+    }
+}
+
+/// Who sent the request to the first proxy that is trusted: the peer, or the address that
+/// the nearest of `hops` trusted proxies has added to `x-forwarded-for`.
+fn client_address(headers: &Headers, hops: u32, peer: IpAddr) -> IpAddr {
+    let told = hops.checked_sub(1).and_then(|behind| {
+        let value = std::str::from_utf8(headers.get_known(Known::XForwardedFor)?).ok()?;
+        value.rsplit(',').nth(behind as usize)?.trim().parse().ok()
+    });
+    told.unwrap_or(peer).to_canonical()
+}
+
+fn append_forwarded_for(exchange: &mut Exchange, ip: IpAddr, text: &mut Vec<u8>) {
+    let headers = &mut exchange.request.headers;
+    text.clear();
+    if let Some(old) = headers.get_known(Known::XForwardedFor).filter(|old| !old.is_empty()) {
+        text.extend_from_slice(old);
+        text.push(b',');
+    }
+    let _infallible = write!(text, "{}", ip.to_canonical());
+    headers.set_known(Known::XForwardedFor, text);
 }
 
 /// The timeout that `grpc-timeout` asks for, if the route honours it.
@@ -155,41 +216,145 @@ fn effective_timeout(exchange: &Exchange, forward: &Forward) -> Option<Duration>
 }
 
 /// `x-forwarded-client-cert` (Envoy, "x-forwarded-client-cert").
-fn forward_client_cert(exchange: &mut Exchange, how: &Forwarding, peer: Option<&PeerIdentity>, is_tls: bool) {
-    let headers = &mut exchange.request.headers;
-    let ours = peer.filter(|_| is_tls);
+fn forward_client_cert(headers: &mut Headers, how: &Forwarding, tls: Option<&Facts>, text: &mut Vec<u8>) {
+    let ours = tls.and_then(|tls| Some((tls, tls.peer.as_ref()?)));
     match (how.client_cert, ours) {
         (ClientCert::AlwaysForwardOnly, _) | (ClientCert::ForwardOnly, Some(_)) => {}
         (ClientCert::Sanitize | ClientCert::ForwardOnly, _)
         | (ClientCert::AppendForward | ClientCert::SanitizeSet, None) => {
             headers.remove_known(Known::XForwardedClientCert);
         }
-        (ClientCert::AppendForward | ClientCert::SanitizeSet, Some(peer)) => {
-            let mut value = String::new();
-            value.push_str("Hash=");
+        (ClientCert::AppendForward | ClientCert::SanitizeSet, Some((tls, peer))) => {
+            text.clear();
+            let old = headers.get_known(Known::XForwardedClientCert);
+            if let Some(old) = old.filter(|_| how.client_cert == ClientCert::AppendForward) {
+                text.extend_from_slice(old);
+                text.push(b',');
+            }
+            for uri in &tls.own_uris {
+                let _infallible = write!(text, "By={uri};");
+            }
+            text.extend_from_slice(b"Hash=");
             for byte in peer.sha256 {
-                let _infallible = write!(value, "{byte:02x}");
+                let _infallible = write!(text, "{byte:02x}");
             }
             let details = how.client_cert_details;
             if details.subject {
-                let _infallible = write!(value, ";Subject=\"{}\"", peer.subject.replace('"', "\\\""));
+                text.extend_from_slice(b";Subject=\"");
+                for &byte in peer.subject.as_bytes() {
+                    if byte == b'"' {
+                        text.push(b'\\');
+                    }
+                    text.push(byte);
+                }
+                text.push(b'"');
             }
             if details.uri {
                 for uri in &peer.sans.uri {
-                    let _infallible = write!(value, ";URI={uri}");
+                    let _infallible = write!(text, ";URI={uri}");
                 }
             }
             if details.dns {
                 for dns in &peer.sans.dns {
-                    let _infallible = write!(value, ";DNS={dns}");
+                    let _infallible = write!(text, ";DNS={dns}");
                 }
             }
-            let old = headers.get_known(Known::XForwardedClientCert).filter(|_| how.client_cert == ClientCert::AppendForward);
-            let value = match old {
-                Some(old) => [old, b",", value.as_bytes()].concat(),
-                None => value.into_bytes(),
-            };
-            headers.set_known(Known::XForwardedClientCert, &value);
+            headers.set_known(Known::XForwardedClientCert, text);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pymesh_tls::PeerIdentity;
+
+    use super::*;
+
+    fn headers(fields: &[(&str, &str)]) -> Headers {
+        let mut headers = Headers::new();
+        for (name, value) in fields {
+            headers.append(name.as_bytes(), value.as_bytes());
+        }
+        headers
+    }
+
+    #[test]
+    fn orders_from_outside_are_removed() {
+        let told = headers(&[
+            ("x-envoy-internal", "true"),
+            ("x-envoy-attempt-count", "2"),
+            ("x-envoy-max-retries", "9"),
+            ("x-envoy-decorator-operation", "x"),
+            ("x-other", "1"),
+        ]);
+        for (is_edge, left) in [
+            (false, &["x-envoy-attempt-count", "x-envoy-decorator-operation", "x-other"][..]),
+            (true, &["x-envoy-attempt-count", "x-other"]),
+        ] {
+            let mut headers = told.clone();
+            remove_orders(&mut headers, is_edge);
+            let names: Vec<&str> = headers.iter().filter_map(|f| std::str::from_utf8(f.name).ok()).collect();
+            assert_eq!(names, left);
+        }
+    }
+
+    #[test]
+    fn the_client_is_behind_the_trusted_proxies() {
+        let peer = IpAddr::from([127, 0, 0, 1]);
+        let chain = headers(&[("x-forwarded-for", "192.0.2.9, 192.0.2.2,nonsense")]);
+        let of = |hops| client_address(&chain, hops, peer).to_string();
+        assert_eq!([of(2), of(3)], ["192.0.2.2", "192.0.2.9"]);
+        for hops in [0, 1, 4] {
+            assert_eq!(of(hops), peer.to_string());
+        }
+        assert_eq!(client_address(&Headers::new(), 1, peer), peer);
+    }
+
+    #[test]
+    fn both_ends_of_mutual_tls_are_told() {
+        let peer = PeerIdentity {
+            subject: "CN=\"c\"".into(),
+            serial: String::new(),
+            sans: pymesh_tls::SubjectAltNames { uri: vec!["spiffe://d/c".into()], ..Default::default() },
+            sha256: [0xab; 32],
+            not_after: 0,
+        };
+        let unspecified = std::net::SocketAddr::from(([0, 0, 0, 0], 0));
+        let facts = Facts {
+            remote: unspecified,
+            local: unspecified,
+            server_name: None,
+            peer: Some(peer),
+            own_uris: vec!["spiffe://d/s".into()],
+            tls_version: None,
+            tls_cipher: None,
+            peer_id: 1,
+        };
+        let mut how = Forwarding { client_cert: ClientCert::AppendForward, ..Forwarding::default() };
+        how.client_cert_details.subject = true;
+        how.client_cert_details.uri = true;
+        let ours = format!("By=spiffe://d/s;Hash={};Subject=\"CN=\\\"c\\\"\";URI=spiffe://d/c", "ab".repeat(32));
+        let told = headers(&[("x-forwarded-client-cert", "Hash=1")]);
+        for (client_cert, tls, wanted) in [
+            (ClientCert::AppendForward, Some(&facts), Some(format!("Hash=1,{ours}"))),
+            (ClientCert::SanitizeSet, Some(&facts), Some(ours.clone())),
+            (ClientCert::SanitizeSet, None, None),
+            (ClientCert::Sanitize, Some(&facts), None),
+            (ClientCert::AlwaysForwardOnly, None, Some("Hash=1".into())),
+        ] {
+            let mut headers = told.clone();
+            forward_client_cert(&mut headers, &Forwarding { client_cert, ..how.clone() }, tls);
+            let value = headers.get_known(Known::XForwardedClientCert);
+            assert_eq!(value.map(String::from_utf8_lossy).as_deref(), wanted.as_deref());
+        }
+    }
+
+    #[test]
+    fn the_old_host_is_told() {
+        let mut request = RequestHead::default();
+        request.set_authority(b"old");
+        rewrite_host(&mut request, b"new", true);
+        assert_eq!(request.authority(), b"new");
+        assert_eq!(request.headers, headers(&[("x-forwarded-host", "old"), ("x-envoy-original-host", "old")]));
     }
 }

@@ -22,7 +22,7 @@ use pymesh_http::h2::StreamId;
 use pymesh_http::{RequestHead, ResponseHead};
 use pymesh_model::cluster::Cluster;
 use pymesh_model::endpoint::Endpoint;
-use pymesh_model::route::{Forward, Route, RouteTable};
+use pymesh_model::route::{Forward, RetryPolicy, Route, RouteTable};
 
 use crate::base::slab::Key;
 use crate::base::time::Time;
@@ -96,7 +96,6 @@ pub struct Exchange {
     pub(crate) asks_upgrade: bool,
 
     pub(crate) routed: Option<Routed>,
-    pub(crate) original_path: Option<Vec<u8>>,
     pub(crate) cluster: Option<ClusterKey>,
     pub(crate) host: Option<HostKey>,
     pub(crate) pool: Option<PoolKind>,
@@ -141,6 +140,14 @@ pub(crate) struct Routed {
     pub weighted: Option<usize>,
     /// For routes that forward.
     pub forward: Option<Arc<Forward>>,
+}
+
+impl Routed {
+    /// The route's retry policy, or else its virtual host's.
+    pub fn retry(&self) -> Option<&Arc<RetryPolicy>> {
+        let own = self.forward.as_ref()?.retry.as_ref();
+        own.or_else(|| self.table.virtual_hosts.get(self.virtual_host)?.retry.as_ref())
+    }
 }
 
 impl Exchange {

@@ -1,9 +1,10 @@
 //! The proxy's own answers.
 
-use pymesh_http::{Known, Version};
+use pymesh_http::{Known, Method, Version};
 
 use super::{ExchangeKey, Stage};
 use crate::engine::Engine;
+use crate::route;
 use crate::telemetry::Flags;
 
 /// An answer that the proxy gives itself.
@@ -58,11 +59,7 @@ impl Engine {
         exchange.stage = Stage::Replying;
         exchange.flags.insert(reply.flags);
         exchange.details = reply.details;
-        let is_grpc = exchange
-            .request
-            .headers
-            .get_known(Known::ContentType)
-            .is_some_and(|value| value.starts_with(b"application/grpc"));
+        let is_grpc = route::matcher::is_grpc(&exchange.request);
         let response = &mut exchange.response;
         response.clear();
         response.version = Version::Http11;
@@ -76,24 +73,27 @@ impl Engine {
         let body = &mut exchange.response_body;
         body.reset();
         body.ended = true;
-        if is_grpc && reply.status != 200 {
+        if is_grpc {
             response.status = 200;
             response.headers.set_known(Known::ContentType, b"application/grpc");
-            let code = grpc_status(reply.status).to_string();
-            response.headers.set_known(Known::GrpcStatus, code.as_bytes());
+            if !response.headers.contains_known(Known::GrpcStatus) {
+                let code = grpc_status(reply.status).to_string();
+                response.headers.append_known(Known::GrpcStatus, code.as_bytes());
+            }
             if !reply.body.is_empty() {
                 response.headers.set_known(Known::GrpcMessage, &percent_encode(&reply.body));
             }
-        } else {
-            if !reply.body.is_empty() && !response.headers.contains_known(Known::ContentType) {
+        } else if !reply.body.is_empty() && !matches!(response.status, 204 | 304) {
+            if !response.headers.contains_known(Known::ContentType) {
                 response.headers.set_known(Known::ContentType, b"text/plain");
             }
-            if response.status != 204 && response.status != 304 {
-                let length = reply.body.len().to_string();
-                response.headers.set_known(Known::ContentLength, length.as_bytes());
+            let length = reply.body.len().to_string();
+            response.headers.set_known(Known::ContentLength, length.as_bytes());
+            // To HEAD the fields speak of the body that GET would have had (RFC 9110 section 9.3.2).
+            if exchange.request.method != Method::Head {
+                body.buffer.extend(&reply.body);
+                body.total = reply.body.len() as u64;
             }
-            body.buffer.extend(&reply.body);
-            body.total = reply.body.len() as u64;
         }
         if reply.close {
             if let Some(conn) = exchange.down.and_then(|down| self.conns.get_mut(down)) {

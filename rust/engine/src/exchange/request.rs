@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pymesh_http::{Headers, Known, Method, Version};
+use pymesh_http::{h1, Headers, Known, Method, Version};
 use pymesh_model::filter::FilterKind;
 use pymesh_model::http::{RouteSource, Underscores};
 use pymesh_model::route::{Action, ClusterChoice, RouteTable};
@@ -30,25 +30,31 @@ impl Engine {
         let request = &mut exchange.request;
         if request.version == Version::Http10 && !http.config.limits.accept_http_10 {
             let reply = LocalReply::new(426, details::LOW_VERSION).closing();
-            return self.reply_locally(key, reply);
+            return self.reply_locally(key, reply.with_body(h1::reason_phrase(426).as_bytes()));
         }
-        if request.authority().is_empty() && request.version != Version::Http10 {
-            return self.reply_locally(key, LocalReply::new(400, details::MISSING_HOST));
+        if request.authority().is_empty() {
+            return self.reply_locally(key, LocalReply::new(400, details::MISSING_HOST).closing());
         }
         if request.method == Method::Connect {
-            return self.reply_locally(key, LocalReply::new(403, details::UPGRADE_FAILED));
+            // No route is one for tunnels. What the client sends into it must not be read as a request.
+            let reply = LocalReply::new(404, details::ROUTE_NOT_FOUND).with_flags(Flags::NO_ROUTE);
+            return self.reply_locally(key, reply.closing());
         }
         match route::path::canonicalize(request, &http.config.path, port) {
-            route::path::Outcome::Unchanged => {}
-            route::path::Outcome::Changed { original } => exchange.original_path = original,
+            route::path::Outcome::Unchanged | route::path::Outcome::Changed => {}
             route::path::Outcome::Redirect(location) => {
-                let mut reply = LocalReply::new(307, "path_normalization_redirect");
+                // Envoy's word for it, though nothing failed.
+                let mut reply = LocalReply::new(307, details::PATH_NORMALIZATION_FAILED);
                 reply.headers.push(("location", location));
                 return self.reply_locally(key, reply);
             }
             route::path::Outcome::Refuse(reason) => {
-                return self.reply_locally(key, LocalReply::new(400, reason));
+                return self.reply_locally(key, LocalReply::new(400, reason).closing());
             }
+        }
+        if exchange.request.path() == b"*" {
+            // It asks about the proxy, not about anything behind it.
+            return self.reply_locally(key, LocalReply::new(404, details::ABSOLUTE_PATH_REJECTED));
         }
         match http.config.limits.underscores {
             Underscores::Allow => {}
@@ -57,12 +63,23 @@ impl Engine {
             }
             Underscores::Reject => {
                 if exchange.request.headers.iter().any(|field| field.name.contains(&b'_')) {
-                    return self.reply_locally(key, LocalReply::new(400, details::UNDERSCORES_REFUSED));
+                    return self.refuse_underscores(key);
                 }
             }
         }
         self.sanitize_request(key);
         self.choose_route(key);
+    }
+
+    /// As Envoy documents it: 400 and a close on HTTP/1, a reset on HTTP/2.
+    fn refuse_underscores(&mut self, key: ExchangeKey) {
+        let is_http2 = self.exchanges.get(key).is_some_and(|exchange| exchange.down_stream.is_some());
+        if is_http2 {
+            return self.abandon(key, Flags::DOWNSTREAM_PROTOCOL_ERROR, details::UNDERSCORES_REFUSED_HTTP2);
+        }
+        let reply = LocalReply::new(400, details::UNDERSCORES_REFUSED).closing();
+        let reply = reply.with_flags(Flags::DOWNSTREAM_PROTOCOL_ERROR);
+        self.reply_locally(key, reply.with_body(h1::reason_phrase(400).as_bytes()));
     }
 
     /// Finds the route of a request; filters may make it run again.
@@ -127,8 +144,10 @@ impl Engine {
             return self.reply_locally(key, reply);
         };
         let Some(virtual_host) = routed.table.virtual_hosts.get(routed.virtual_host) else { return };
-        if virtual_host.require_tls && exchange.request.scheme == pymesh_http::Scheme::Http {
-            let mut reply = LocalReply::new(301, details::HTTPS_REQUIRED);
+        // As whoever ended TLS says: us, or a proxy in front that is trusted.
+        let is_https = exchange.request.headers.get_known(Known::XForwardedProto) == Some(b"https");
+        if virtual_host.require_tls && !is_https {
+            let mut reply = LocalReply::new(301, details::DIRECT_RESPONSE);
             reply.headers.push(("location", route::rewrite::https_location(&exchange.request)));
             return self.reply_locally(key, reply);
         }
@@ -146,13 +165,6 @@ impl Engine {
                 self.reply_locally(key, reply.with_body(&direct.body));
             }
             Action::Forward(forward) => {
-                if exchange.asks_upgrade {
-                    let allowed = forward.upgrades.as_ref().unwrap_or(&http.config.upgrades);
-                    let wanted = exchange.request.headers.get_known(Known::Upgrade).unwrap_or_default();
-                    if !allowed.iter().any(|upgrade| wanted.eq_ignore_ascii_case(upgrade.as_bytes())) {
-                        return self.reply_locally(key, LocalReply::new(403, details::UPGRADE_FAILED));
-                    }
-                }
                 let name = match &forward.cluster {
                     ClusterChoice::One(name) => Some(name),
                     ClusterChoice::Weighted(clusters) => {
@@ -171,6 +183,16 @@ impl Engine {
                         .copied(),
                     _ => None,
                 };
+                // Known to logs and metrics also if the request gets no further.
+                let config = cluster.and_then(|cluster| self.clusters.get(cluster)).map(|cluster| &cluster.config);
+                exchange.cluster_config = config.cloned();
+                if exchange.asks_upgrade {
+                    let allowed = forward.upgrades.as_ref().unwrap_or(&http.config.upgrades);
+                    let wanted = exchange.request.headers.get_known(Known::Upgrade).unwrap_or_default();
+                    if !allowed.iter().any(|upgrade| wanted.eq_ignore_ascii_case(upgrade.as_bytes())) {
+                        return self.reply_locally(key, LocalReply::new(403, details::UPGRADE_FAILED).closing());
+                    }
+                }
                 let Some(cluster) = cluster else {
                     http.stats.no_cluster.inc();
                     let reply = LocalReply::new(forward.cluster_not_found_status, details::CLUSTER_NOT_FOUND);
@@ -178,7 +200,7 @@ impl Engine {
                 };
                 exchange.cluster = Some(cluster);
                 exchange.attempt = 1;
-                let retry = forward.retry.as_ref().or(virtual_host.retry.as_ref());
+                let retry = routed.retry();
                 exchange.retries_left = retry.map_or(0, |retry| retry.num_retries);
                 exchange.request_body.replay = retry.is_some() && !exchange.request_body.is_drained();
                 exchange.stage = Stage::Picking;

@@ -1,11 +1,11 @@
 //! The response on its way out: head, filters, retries, body.
 
-use pymesh_http::{h1, Headers, Known, Method, Version};
+use pymesh_http::{h1, Headers, Known, ResponseHead};
 use pymesh_model::filter::FilterKind;
 use pymesh_model::http::ServerHeader;
 
 use super::{ExchangeKey, Stage};
-use crate::conn::{Conn, Protocol};
+use crate::conn::{Conn, Protocol, Reading};
 use crate::engine::Engine;
 use crate::filter::{FilterCall, Phase};
 use crate::telemetry::details;
@@ -121,6 +121,7 @@ impl Engine {
             exchange.details = details::VIA_UPSTREAM;
             self.finish_upstream_headers(key);
         }
+        self.tell_attempts(key);
         self.edit_response_headers(key);
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         exchange.response_started = true;
@@ -137,6 +138,9 @@ impl Engine {
         if !headers.contains_known(Known::Date) {
             headers.append_known(Known::Date, self.dates.http_date(self.clock.unix_nanos(self.now)));
         }
+        if let Some(via) = &http.config.via {
+            headers.append_known(Known::Via, via.as_bytes());
+        }
         if http.config.always_set_request_id_in_response {
             if let Some(id) = exchange.request.headers.get_known(Known::XRequestId) {
                 exchange.response.headers.set_known(Known::XRequestId, id);
@@ -145,13 +149,15 @@ impl Engine {
         let ended = exchange.response_body.is_drained() && !exchange.response_body.has_trailers();
         let Some(down) = exchange.down else { return };
         let Some(conn) = self.conns.get_mut(down) else { return };
-        let draining = conn.downstream().is_some_and(|d| d.draining)
-            || http.config.limits.requests_per_connection > 0
-                && conn.downstream().is_some_and(|d| d.requests >= http.config.limits.requests_per_connection);
+        let most = http.config.limits.requests_per_connection;
+        let is_used_up = most > 0 && conn.downstream().is_some_and(|down| down.requests >= most);
+        let draining = is_used_up || conn.downstream().is_some_and(|down| down.draining);
         let Conn { protocol, output, .. } = &mut **conn;
         match protocol {
             Protocol::Http1Server(server) => {
-                server.keep_alive &= !draining && exchange.request_body.ended;
+                // Behind a request for another protocol nothing was read as HTTP.
+                let is_http = !matches!(server.reading, Reading::Switching);
+                server.keep_alive &= !draining && exchange.request_body.ended && is_http;
                 let framing = h1::response_framing(
                     &exchange.response,
                     exchange.request.method,
@@ -175,9 +181,6 @@ impl Engine {
                     if h2.send_response(stream, &exchange.response, ended).is_ok() && ended {
                         exchange.response_body.finished = true;
                     }
-                    if draining {
-                        h2.shutdown_notice();
-                    }
                 }
             }
             _ => {}
@@ -185,6 +188,9 @@ impl Engine {
         if !conn.is_dirty {
             conn.is_dirty = true;
             self.dirty.push(down);
+        }
+        if is_used_up {
+            self.drain_conn(down);
         }
     }
 
@@ -246,10 +252,11 @@ impl Engine {
         if taken > 0 {
             exchange.last_progress = self.now;
         }
-        if taken < data.len() && is_full && !conn.waiting_for_room.contains(&key) {
-            conn.waiting_for_room.push(key);
+        if taken < data.len() {
+            conn.wait_to_send(key, is_full);
         }
-        if !conn.is_dirty {
+        // What took nothing has nothing new to write.
+        if taken > 0 && !conn.is_dirty {
             conn.is_dirty = true;
             self.dirty.push(down);
         }
@@ -300,14 +307,17 @@ impl Engine {
         exchange.sent_continue = true;
         let Some(down) = exchange.down else { return };
         let Some(conn) = self.conns.get_mut(down) else { return };
-        if let Protocol::Http1Server(_) = &conn.protocol {
-            if exchange.request.version == Version::Http11 && exchange.request.method != Method::Connect {
-                conn.output.extend(b"HTTP/1.1 100 Continue\r\n\r\n");
-                if !conn.is_dirty {
-                    conn.is_dirty = true;
-                    self.dirty.push(down);
-                }
+        match (&mut conn.protocol, exchange.down_stream) {
+            (Protocol::Http1Server(_), _) => conn.output.extend(b"HTTP/1.1 100 Continue\r\n\r\n"),
+            (Protocol::Http2Server(h2), Some(stream)) => {
+                let interim = ResponseHead { status: 100, ..ResponseHead::default() };
+                let _gone = h2.send_response(stream, &interim, false);
             }
+            _ => return,
+        }
+        if !conn.is_dirty {
+            conn.is_dirty = true;
+            self.dirty.push(down);
         }
     }
 }

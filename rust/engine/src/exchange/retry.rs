@@ -65,27 +65,19 @@ impl Failure {
     }
 
     /// What Envoy tells the client.
-    fn body(self) -> &'static str {
-        match self {
-            Failure::Connect => {
-                "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure"
-            }
-            Failure::ConnectTimeout => {
-                "upstream connect error or disconnect/reset before headers. reset reason: connection timeout"
-            }
-            Failure::Closed => {
-                "upstream connect error or disconnect/reset before headers. reset reason: connection termination"
-            }
-            Failure::Reset => "upstream connect error or disconnect/reset before headers. reset reason: remote reset",
-            Failure::RefusedStream => {
-                "upstream connect error or disconnect/reset before headers. reset reason: remote refused stream reset"
-            }
-            Failure::Protocol => {
-                "upstream connect error or disconnect/reset before headers. reset reason: protocol error"
-            }
-            Failure::Overflow => "upstream connect error or disconnect/reset before headers. reset reason: overflow",
-            Failure::PerTryTimeout => "upstream request timeout",
-        }
+    fn body(self, attempt: u32) -> String {
+        let reason = match self {
+            Failure::Connect => "remote connection failure",
+            Failure::ConnectTimeout => "connection timeout",
+            Failure::Closed => "connection termination",
+            Failure::Reset => "remote reset",
+            Failure::RefusedStream => "remote refused stream reset",
+            Failure::Protocol => "protocol error",
+            Failure::Overflow => "overflow",
+            Failure::PerTryTimeout => return "upstream request timeout".to_owned(),
+        };
+        let retried = if attempt > 1 { "retried and the latest " } else { "" };
+        format!("upstream connect error or disconnect/reset before headers. {retried}reset reason: {reason}")
     }
 
     fn is_retried_by(self, policy: &RetryPolicy, request_was_sent: bool) -> bool {
@@ -120,6 +112,7 @@ impl Engine {
         if exchange.response_started {
             exchange.details = match failure {
                 Failure::Closed => details::UPSTREAM_CLOSED_AFTER_RESPONSE,
+                Failure::Protocol => details::UPSTREAM_PROTOCOL_ERROR_AFTER_RESPONSE,
                 _ => details::UPSTREAM_RESET_AFTER_RESPONSE,
             };
             let (flags, why) = (exchange.flags, exchange.details);
@@ -136,7 +129,7 @@ impl Engine {
         }
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         let mut reply = LocalReply::new(failure.status(), failure.details());
-        reply = reply.with_body(failure.body().as_bytes());
+        reply = reply.with_body(failure.body(exchange.attempt).as_bytes());
         if failure == Failure::Overflow {
             reply.headers.push(("x-envoy-overloaded", b"true".to_vec()));
         }
@@ -149,10 +142,6 @@ impl Engine {
 
     /// Looks whether an answer asks for another attempt. True if one was started.
     pub(super) fn retry_response(&mut self, key: ExchangeKey) -> bool {
-        let Some(exchange) = self.exchanges.get(key) else { return false };
-        if exchange.retries_left == 0 {
-            return false;
-        }
         let Some(policy) = self.retry_policy(key) else { return false };
         let Some(exchange) = self.exchanges.get(key) else { return false };
         let on = policy.on;
@@ -174,7 +163,13 @@ impl Engine {
                 Some(14) => on.grpc_unavailable,
                 _ => false,
             };
-        if !is_retriable || !self.may_try_again(key) {
+        if !is_retriable {
+            return false;
+        }
+        if !self.may_try_again(key) {
+            if let Some(exchange) = self.exchanges.get_mut(key).filter(|exchange| exchange.retries_left == 0) {
+                exchange.flags.insert(Flags::UPSTREAM_RETRY_LIMIT);
+            }
             return false;
         }
         self.detach_upstream(key);
@@ -186,9 +181,7 @@ impl Engine {
     }
 
     fn retry_policy(&self, key: ExchangeKey) -> Option<std::sync::Arc<RetryPolicy>> {
-        let routed = self.exchanges.get(key)?.routed.as_ref()?;
-        let own = routed.forward.as_ref()?.retry.clone();
-        own.or_else(|| routed.table.virtual_hosts.get(routed.virtual_host)?.retry.clone())
+        self.exchanges.get(key)?.routed.as_ref()?.retry().cloned()
     }
 
     /// True if an attempt is left, the request can be sent again, and the
@@ -224,6 +217,7 @@ impl Engine {
         exchange.retries_left -= 1;
         exchange.attempt += 1;
         exchange.request_started = false;
+        exchange.upstream_started = None;
         exchange.request_body.rewind();
         if let Some(host) = exchange.host.take() {
             exchange.tried.push(host);

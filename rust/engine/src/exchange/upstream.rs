@@ -1,10 +1,13 @@
 //! From a chosen cluster to a connection, and the request body over it.
 
-use pymesh_http::{h1, h2, Known};
-use pymesh_model::route::HostRewrite;
+use std::time::Duration;
 
-use super::forward::decimal;
-use super::{Exchange, ExchangeKey, Failure, LocalReply, Stage};
+use pymesh_http::{h1, h2, Known};
+use pymesh_model::route::{Forward, HostRewrite};
+
+use super::forward::{decimal, rewrite_host};
+use super::{Exchange, ExchangeKey, Failure, LocalReply, Routed, Stage};
+use crate::base::time::Time;
 use crate::cluster::{ClusterKey, HostKey, PoolKind};
 use crate::conn::{Conn, ConnKey, Http1Client, Protocol, Reading, RelayKey, Upstream};
 use crate::engine::Engine;
@@ -33,7 +36,7 @@ impl Engine {
         let kind = PoolKind::choose(cluster.config.http.protocol, is_http2);
         if exchange.asks_upgrade && kind == PoolKind::Http2 {
             // That would take extended CONNECT (RFC 8441) upstream, which is not offered.
-            return self.reply_locally(key, LocalReply::new(403, details::UPGRADE_FAILED));
+            return self.reply_locally(key, LocalReply::new(403, details::UPGRADE_FAILED).closing());
         }
         let is_multiplexed = kind == PoolKind::Http2;
         let Some(host) = cluster.hosts.get_mut(host_key) else { return };
@@ -99,7 +102,7 @@ impl Engine {
             true => 1,
             false => {
                 let routed = self.exchanges.get(key)?.routed.as_ref()?;
-                let retry = routed.forward.as_ref()?.retry.as_ref();
+                let retry = routed.retry();
                 let avoids = retry.is_some_and(|retry| retry.avoid_previous_hosts);
                 if avoids { retry.map_or(1, |retry| retry.host_selection_attempts.max(1)) } else { 1 }
             }
@@ -123,8 +126,9 @@ impl Engine {
         cluster.picker.pick(&cluster.hosts, &mut self.rng)
     }
 
-    /// Starts a connection to a host, unless the cluster has too many. A host
-    /// without any may always have one, or nobody could be served.
+    /// Starts a connection to a host, unless the cluster has too many. A pool
+    /// without any may always have one, or whoever waits for it would wait for
+    /// connections of other hosts or another protocol to go.
     pub(crate) fn open_upstream(
         &mut self,
         cluster_key: ClusterKey,
@@ -134,7 +138,8 @@ impl Engine {
     ) -> Option<ConnKey> {
         let cluster = self.clusters.get_mut(cluster_key)?;
         let host = cluster.hosts.get_mut(host_key)?;
-        if cluster.connections >= cluster.config.thresholds.connections && host.connections > 0 {
+        let has_one = if relay.is_some() { host.connections > 0 } else { host.pool(kind).connections > 0 };
+        if cluster.connections >= cluster.config.thresholds.connections && has_one {
             cluster.stats.upstream_cx_overflow.inc();
             return None;
         }
@@ -144,7 +149,9 @@ impl Engine {
         cluster.stats.upstream_cx_total.inc();
         cluster.stats.upstream_cx_active.inc();
         if relay.is_none() {
-            host.pool(kind).connecting += 1;
+            let pool = host.pool(kind);
+            pool.connections += 1;
+            pool.connecting += 1;
         }
         let deadline = self.now.after_limit(cluster.config.connect_timeout);
         let (buffer_limit, now) = (cluster.config.buffer_limit, self.now);
@@ -214,8 +221,9 @@ impl Engine {
     /// Gives a connection with room to whoever has waited longest, or to the pool.
     pub(crate) fn serve_pool(&mut self, conn: &mut Conn) {
         let Some(up) = conn.upstream() else { return };
-        let (cluster_key, host_key, kind, draining) = (up.cluster, up.host, up.pool, up.draining);
+        let (cluster_key, host_key, kind) = (up.cluster, up.host, up.pool);
         loop {
+            let draining = conn.upstream().is_some_and(|up| up.draining);
             let has_room = match &conn.protocol {
                 Protocol::Http1Client(h1) => h1.exchange.is_none(),
                 Protocol::Http2Client(h2) => h2.can_open(),
@@ -224,6 +232,16 @@ impl Engine {
             let Some(cluster) = self.clusters.get_mut(cluster_key) else { return self.close_now(conn) };
             let Some(host) = cluster.hosts.get_mut(host_key) else { return self.close_now(conn) };
             if draining || !has_room {
+                let Protocol::Http2Client(h2) = &conn.protocol else { return };
+                let is_over = draining && h2.active_streams() == 0;
+                let pool = host.pool(kind);
+                if !pool.waiting.is_empty() && pool.connecting == 0 {
+                    // Nobody else would serve them before this one ends.
+                    self.open_upstream(cluster_key, host_key, kind, None);
+                }
+                if is_over {
+                    self.close_after_flush(conn);
+                }
                 return;
             }
             let Some(waiting) = host.pool(kind).waiting.pop_front() else { break };
@@ -232,15 +250,32 @@ impl Engine {
             cluster.stats.upstream_rq_pending_active.dec();
             self.attach(waiting, conn);
         }
-        if let Protocol::Http1Client(_) = &conn.protocol {
-            let Some(cluster) = self.clusters.get_mut(cluster_key) else { return };
-            let idle = cluster.config.http.idle_timeout;
-            let Some(host) = cluster.hosts.get_mut(host_key) else { return };
-            if !host.listed || cluster.removed {
-                return self.close_now(conn);
+        let Some(cluster) = self.clusters.get_mut(cluster_key) else { return };
+        let idle = cluster.config.http.idle_timeout;
+        match &conn.protocol {
+            Protocol::Http1Client(_) => {
+                let Some(host) = cluster.hosts.get_mut(host_key) else { return };
+                if !host.listed || cluster.removed {
+                    return self.close_now(conn);
+                }
+                host.pool(kind).idle.push(conn.key);
+                self.set_deadline(conn, self.now.after_limit(idle));
             }
-            host.pool(kind).idle.push(conn.key);
-            self.set_deadline(conn, self.now.after_limit(idle));
+            // It stays in the pool while it has streams; the clock runs from the last one.
+            Protocol::Http2Client(h2) if h2.active_streams() == 0 => {
+                self.set_deadline(conn, self.now.after_limit(idle));
+            }
+            _ => {}
+        }
+    }
+
+    /// [`Engine::serve_pool`], or the end of an HTTP/2 connection that takes no more
+    /// requests and has none, however the last one ended.
+    pub(crate) fn serve_or_close(&mut self, conn: &mut Conn) {
+        let is_idle = matches!(&conn.protocol, Protocol::Http2Client(h2) if h2.active_streams() == 0);
+        match is_idle && conn.upstream().is_some_and(|up| up.draining) {
+            true => self.close_after_flush(conn),
+            false => self.serve_pool(conn),
         }
     }
 
@@ -249,23 +284,25 @@ impl Engine {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         let Some(up) = conn.upstream_mut() else { return };
         up.requests = up.requests.saturating_add(1);
-        let (cluster_key, host_key) = (up.cluster, up.host);
+        let (cluster_key, host_key, kind) = (up.cluster, up.host, up.pool);
         let Some(cluster) = self.clusters.get_mut(cluster_key) else { return };
         let most = cluster.config.http.requests_per_connection;
-        if most > 0 && up.requests >= most {
-            up.draining = true;
-        }
+        let is_last = most > 0 && up.requests >= most;
+        up.draining |= is_last;
         cluster.active += 1;
         cluster.stats.upstream_rq_total.inc();
         cluster.stats.upstream_rq_active.inc();
         if let Some(host) = cluster.hosts.get_mut(host_key) {
             host.active += 1;
+            if is_last {
+                host.pool(kind).forget(conn.key);
+            }
         }
         exchange.up = Some(conn.key);
         exchange.stage = Stage::Flowing;
         exchange.upstream_local = Some(conn.local);
         exchange.request_started = true;
-        finish_request_head(exchange);
+        finish_request_head(exchange, self.now);
         exchange.upstream_started = Some(self.now);
         exchange.last_progress = self.now;
         let ended = exchange.request_body.is_drained() && !exchange.request_body.has_trailers();
@@ -354,10 +391,11 @@ impl Engine {
         if taken > 0 {
             exchange.last_progress = self.now;
         }
-        if is_full && !conn.waiting_for_room.contains(&key) {
-            conn.waiting_for_room.push(key);
+        if taken < data.len() {
+            conn.wait_to_send(key, is_full);
         }
-        if !conn.is_dirty {
+        // What took nothing has nothing new to write.
+        if taken > 0 && !conn.is_dirty {
             conn.is_dirty = true;
             self.dirty.push(up);
         }
@@ -451,7 +489,14 @@ impl Engine {
             }
             cluster.drop_host_if_unused(host_key);
         }
-        let Some(up) = up else { return };
+        if let Some(up) = up {
+            self.leave_connection(key, up, stream, is_complete);
+        }
+        self.drop_cluster_if_over(cluster_key);
+    }
+
+    /// What becomes of a connection when an exchange is done with it.
+    fn leave_connection(&mut self, key: ExchangeKey, up: ConnKey, stream: Option<h2::StreamId>, is_complete: bool) {
         let Some(mut conn) = self.conns.lend(up) else { return };
         match &mut conn.protocol {
             Protocol::Http1Client(client) if client.exchange == Some(key) => {
@@ -463,17 +508,12 @@ impl Engine {
                 }
             }
             Protocol::Http2Client(h2) => {
+                // Also for a stream that has ended: what it holds of the window is given back.
                 if let Some(stream) = stream {
-                    if !is_complete {
-                        h2.reset(stream, h2::ErrorCode::CANCEL);
-                    }
+                    h2.reset(stream, h2::ErrorCode::CANCEL);
                 }
-                let is_last = h2.active_streams() == 0;
                 self.mark_dirty(&mut conn);
-                match is_last && conn.upstream().is_some_and(|up| up.draining) {
-                    true => self.close_after_flush(&mut conn),
-                    false => self.serve_pool(&mut conn),
-                }
+                self.serve_or_close(&mut conn);
             }
             _ => {}
         }
@@ -553,33 +593,53 @@ impl Engine {
             host.connections = host.connections.saturating_sub(1);
             let pool = host.pool(kind);
             pool.forget(conn.key);
+            if up.relay.is_none() {
+                pool.connections = pool.connections.saturating_sub(1);
+            }
             if was_connecting {
                 pool.connecting = pool.connecting.saturating_sub(1);
             }
             starved = pool.waiting.len() > pool.connecting as usize;
         }
         cluster.drop_host_if_unused(host_key);
-        let is_over = cluster.removed && cluster.connections == 0 && cluster.active == 0 && cluster.pending == 0;
-        if starved {
-            self.open_upstream(cluster_key, host_key, kind, None);
-        } else if is_over {
-            self.clusters.remove(cluster_key);
+        match starved {
+            true => drop(self.open_upstream(cluster_key, host_key, kind, None)),
+            false => self.drop_cluster_if_over(cluster_key),
         }
     }
 }
 
 /// What only the chosen attempt and endpoint can say about the request.
-fn finish_request_head(exchange: &mut Exchange) {
+fn finish_request_head(exchange: &mut Exchange, now: Time) {
     let Some(routed) = &exchange.routed else { return };
-    let counts = routed.table.virtual_hosts.get(routed.virtual_host).is_some_and(|vhost| vhost.attempt_count_in_request);
-    let rewrites = routed.forward.as_ref().is_some_and(|f| matches!(f.host_rewrite, Some(HostRewrite::Endpoint)));
-    if counts {
+    let virtual_host = routed.table.virtual_hosts.get(routed.virtual_host);
+    if virtual_host.is_some_and(|host| host.attempt_count_in_request) {
         let attempt = decimal(u64::from(exchange.attempt));
         exchange.request.headers.set_known(Known::XEnvoyAttemptCount, attempt.as_bytes());
     }
-    if let Some(endpoint) = exchange.endpoint.as_ref().filter(|endpoint| rewrites && !endpoint.hostname.is_empty()) {
-        exchange.request.set_authority(endpoint.hostname.as_bytes());
+    let Some(forward) = routed.forward.as_ref() else { return };
+    if let Some(limit) = time_for_attempt(exchange, routed, forward, now) {
+        let millis = decimal(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
+        exchange.request.headers.set_known(Known::XEnvoyExpectedRqTimeoutMs, millis.as_bytes());
     }
+    let rewrites = matches!(forward.host_rewrite, Some(HostRewrite::Endpoint));
+    let endpoint = exchange.endpoint.as_ref().filter(|endpoint| rewrites && !endpoint.hostname.is_empty());
+    if let Some(endpoint) = endpoint.cloned() {
+        let append = forward.append_x_forwarded_host;
+        rewrite_host(&mut exchange.request, endpoint.hostname.as_bytes(), append);
+    }
+}
+
+/// How long the upstream has for this attempt, as it is told: what is left of the route's
+/// time, and no more than one try may take. `None`: as long as it likes.
+fn time_for_attempt(exchange: &Exchange, routed: &Routed, forward: &Forward, now: Time) -> Option<Duration> {
+    let whole = Some(exchange.timeout_override.unwrap_or(forward.timeout)).filter(|limit| !limit.is_zero());
+    // The first attempt is given all of it, however long a connection took to open.
+    let since = exchange.request_received.filter(|_| exchange.attempt > 1);
+    let elapsed = since.map_or(Duration::ZERO, |received| now.since(received));
+    let left = whole.map(|whole| whole.saturating_sub(elapsed).max(Duration::from_millis(1)));
+    let per_try = routed.retry().map(|retry| retry.per_try_timeout).filter(|limit| !limit.is_zero());
+    left.into_iter().chain(per_try).min()
 }
 
 /// Gives flow-control credit back to whoever sent `n` octets.

@@ -1,7 +1,5 @@
 //! Which virtual host and which route a request takes.
 
-use std::borrow::Cow;
-
 use pymesh_http::{Known, Method, RequestHead};
 use pymesh_model::matcher::{HeaderMatch, HeaderTest, QueryMatch};
 use pymesh_model::route::{PathMatch, Route, RouteTable, WeightedCluster};
@@ -94,7 +92,7 @@ fn starts_with(value: &[u8], pattern: &[u8], case_sensitive: bool) -> bool {
     value.get(..pattern.len()).is_some_and(|head| equals(head, pattern, case_sensitive))
 }
 
-fn is_grpc(request: &RequestHead) -> bool {
+pub(crate) fn is_grpc(request: &RequestHead) -> bool {
     let content_type = request.headers.get_known(Known::ContentType).unwrap_or_default();
     match content_type.strip_prefix(b"application/grpc") {
         Some(rest) => matches!(rest.first(), None | Some(b'+')),
@@ -102,28 +100,35 @@ fn is_grpc(request: &RequestHead) -> bool {
     }
 }
 
-/// `HeaderMatcher` semantics: several values of a name are joined by a comma. A rule
-/// about the value of a missing header does not match, and inverting it changes
-/// nothing; `missing_as_empty` is for those who want that.
+/// `HeaderMatcher` semantics: of several fields of a name one has to match, so that no rule
+/// is evaded by a second field; inverted, none may. A rule about the value of a missing header
+/// does not match, and inverting it changes nothing; `missing_as_empty` is for those who want that.
 pub(crate) fn header_matches(rule: &HeaderMatch, request: &RequestHead) -> bool {
-    let value = request_value(&rule.name, request);
-    let value = match value {
-        None if rule.missing_as_empty => Some(Cow::Borrowed(&b""[..])),
-        value => value,
+    let mut values = request_values(&rule.name, request).peekable();
+    if let HeaderTest::Present(wanted) = &rule.test {
+        let is_present = rule.missing_as_empty || values.peek().is_some();
+        return (is_present == *wanted) != rule.invert;
+    }
+    let found = match values.peek() {
+        Some(_) => values.any(|value| value_matches(&rule.test, value)),
+        None if rule.missing_as_empty => value_matches(&rule.test, b""),
+        None => return false,
     };
-    let result = match (&rule.test, &value) {
-        (HeaderTest::Present(wanted), value) => value.is_some() == *wanted,
-        (_, None) => return false,
-        (HeaderTest::Value(string), Some(value)) => string.matches(value),
-        (HeaderTest::Range(start, end), Some(value)) => std::str::from_utf8(value)
+    found != rule.invert
+}
+
+fn value_matches(test: &HeaderTest, value: &[u8]) -> bool {
+    match test {
+        HeaderTest::Present(wanted) => *wanted,
+        HeaderTest::Value(string) => string.matches(value),
+        HeaderTest::Range(start, end) => std::str::from_utf8(value)
             .ok()
             .and_then(|text| text.trim().parse::<i64>().ok())
             .is_some_and(|n| n >= *start && n < *end),
-    };
-    result != rule.invert
+    }
 }
 
-fn request_value<'a>(name: &str, request: &'a RequestHead) -> Option<Cow<'a, [u8]>> {
+fn request_values<'a>(name: &'a str, request: &'a RequestHead) -> impl Iterator<Item = &'a [u8]> {
     let pseudo = match name {
         ":method" => Some(request.method_bytes()),
         ":path" => Some(request.path()),
@@ -131,17 +136,8 @@ fn request_value<'a>(name: &str, request: &'a RequestHead) -> Option<Cow<'a, [u8
         ":scheme" => Some(request.scheme.as_str().as_bytes()),
         _ => None,
     };
-    if let Some(value) = pseudo {
-        return Some(Cow::Borrowed(value));
-    }
-    let mut first: Option<Cow<'a, [u8]>> = None;
-    for field in request.headers.iter().filter(|field| field.name == name.as_bytes()) {
-        first = Some(match first {
-            None => Cow::Borrowed(field.value),
-            Some(joined) => Cow::Owned([&joined, &b","[..], field.value].concat()),
-        });
-    }
-    first
+    // No field of a parsed head has the name of a pseudo-header, or `host`.
+    pseudo.into_iter().chain(request.headers.get_all(name.as_bytes()))
 }
 
 fn query_matches(rule: &QueryMatch, target: &[u8]) -> bool {

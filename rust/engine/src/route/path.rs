@@ -18,9 +18,9 @@ use crate::telemetry::details;
 pub(crate) enum Outcome {
     /// It was canonical.
     Unchanged,
-    /// It was rewritten; the original path is kept for the access log.
-    Changed { original: Option<Vec<u8>> },
-    /// The client is to come again at this path.
+    /// It was rewritten.
+    Changed,
+    /// The client is to come again at this path, which is the request's now.
     Redirect(Vec<u8>),
     /// It is ambiguous; the reason is a response code detail.
     Refuse(&'static str),
@@ -65,12 +65,11 @@ pub(crate) fn canonicalize(request: &mut RequestHead, policy: &PathPolicy, port:
     if canonical == target {
         return Outcome::Unchanged;
     }
-    if has_escaped && policy.escaped_slashes == EscapedSlashes::Redirect {
-        return Outcome::Redirect(canonical);
-    }
-    let original = Some(target.to_vec());
     request.set_path(&canonical);
-    Outcome::Changed { original }
+    match has_escaped && policy.escaped_slashes == EscapedSlashes::Redirect {
+        true => Outcome::Redirect(canonical),
+        false => Outcome::Changed,
+    }
 }
 
 fn strip_host(request: &mut RequestHead, policy: &PathPolicy, listener_port: u16) {

@@ -15,13 +15,14 @@ macro_rules! flags {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Flags(u32);
 
+// In the order in which they are printed: Envoy sets that of the retry before that of the failure.
 flags! {
+    UPSTREAM_RETRY_LIMIT = 5, "URX", "The last retry failed too.";
     NO_HEALTHY_UPSTREAM = 0, "UH", "No healthy endpoint in the cluster.";
     UPSTREAM_CONNECTION_FAILURE = 1, "UF", "The connection to the endpoint failed.";
     UPSTREAM_OVERFLOW = 2, "UO", "A circuit breaker is open.";
     NO_ROUTE = 3, "NR", "No route matched.";
     NO_CLUSTER = 4, "NC", "The route names a cluster that is not known.";
-    UPSTREAM_RETRY_LIMIT = 5, "URX", "The last retry failed too.";
     DOWNSTREAM_TERMINATION = 6, "DC", "The client went away.";
     UPSTREAM_REQUEST_TIMEOUT = 7, "UT", "The upstream took too long.";
     UPSTREAM_RESET = 8, "UR", "The upstream reset the stream.";
@@ -99,7 +100,7 @@ pub mod details {
     pub const DOWNSTREAM_LOCAL_DISCONNECT: &str = "downstream_local_disconnect";
     pub const UPSTREAM_OVERFLOW: &str = "upstream_reset_before_response_started{overflow}";
     pub const UPSTREAM_CONNECTION_FAILURE: &str =
-        "upstream_reset_before_response_started{connection_failure}";
+        "upstream_reset_before_response_started{remote_connection_failure}";
     pub const UPSTREAM_CONNECT_TIMEOUT: &str =
         "upstream_reset_before_response_started{connection_timeout}";
     pub const UPSTREAM_CONNECTION_TERMINATION: &str =
@@ -111,16 +112,19 @@ pub mod details {
         "upstream_reset_before_response_started{protocol_error}";
     pub const UPSTREAM_RESET_AFTER_RESPONSE: &str =
         "upstream_reset_after_response_started{remote_reset}";
+    pub const UPSTREAM_PROTOCOL_ERROR_AFTER_RESPONSE: &str =
+        "upstream_reset_after_response_started{protocol_error}";
     pub const UPSTREAM_CLOSED_AFTER_RESPONSE: &str =
         "upstream_reset_after_response_started{connection_termination}";
     pub const PATH_NORMALIZATION_FAILED: &str = "path_normalization_failed";
+    pub const ABSOLUTE_PATH_REJECTED: &str = "absolute_path_rejected";
     pub const LOW_VERSION: &str = "low_version";
     pub const MISSING_HOST: &str = "missing_host_header";
     pub const UNDERSCORES_REFUSED: &str = "http1.unexpected_underscore";
+    pub const UNDERSCORES_REFUSED_HTTP2: &str = "http2.unexpected_underscore";
     pub const UPGRADE_FAILED: &str = "upgrade_failed";
     pub const FILTER_REFUSED: &str = "filter_reply";
     pub const FILTER_FAILED: &str = "filter_failed";
-    pub const HTTPS_REQUIRED: &str = "request_scheme_not_https";
 }
 
 #[cfg(test)]
@@ -132,7 +136,7 @@ mod tests {
         assert_eq!(Flags::NONE.to_string(), "-");
         assert_eq!(
             Flags::UPSTREAM_CONNECTION_FAILURE.with(Flags::UPSTREAM_RETRY_LIMIT).to_string(),
-            "UF,URX"
+            "URX,UF"
         );
     }
 }

@@ -26,6 +26,8 @@ pub(crate) struct Facts {
     pub local: SocketAddr,
     pub server_name: Option<Box<str>>,
     pub peer: Option<PeerIdentity>,
+    /// The URIs of the certificate that the peer was shown.
+    pub own_uris: Vec<String>,
     pub tls_version: Option<&'static str>,
     pub tls_cipher: Option<&'static str>,
     /// A number for the peer's identity, equal for equal identities.

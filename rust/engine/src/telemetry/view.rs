@@ -18,7 +18,6 @@ pub(crate) struct View<'a> {
     pub request: Option<&'a RequestHead>,
     pub response: Option<&'a ResponseHead>,
     pub trailers: Option<&'a Headers>,
-    pub original_path: Option<&'a [u8]>,
     pub flags: Flags,
     pub details: &'a str,
     pub transport_failure: Option<&'a str>,
@@ -115,10 +114,6 @@ impl View<'_> {
             ":path" => request.path(),
             ":authority" | "host" => request.authority(),
             ":scheme" => request.scheme.as_str().as_bytes(),
-            "x-envoy-original-path" => match self.original_path {
-                Some(path) => path,
-                None => return request.headers.get(name.as_bytes()),
-            },
             _ => return request.headers.get(name.as_bytes()),
         };
         Some(value).filter(|value| !value.is_empty())

@@ -75,6 +75,8 @@ pub(super) fn read(
                     }
                 }
             }
+            // No standard header, but what old clients send to a proxy in place of `connection`.
+            Some(Known::ProxyConnection) if value.eq_ignore_ascii_case(b"close") => signals.close = true,
             Some(Known::Expect) if value.eq_ignore_ascii_case(b"100-continue") => signals.expect_continue = true,
             _ => {}
         }

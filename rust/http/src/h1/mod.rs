@@ -19,7 +19,7 @@ mod tests;
 pub use body::{BodyDecoder, BodyEncoder, LengthMismatch, Step};
 pub use request::{parse_request, RequestInfo};
 pub use response::{parse_response, ResponseInfo};
-pub use write::{request_framing, response_framing, write_request, write_response};
+pub use write::{reason_phrase, request_framing, response_framing, write_request, write_response};
 
 /// Where the body of a message ends (RFC 9112 section 6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

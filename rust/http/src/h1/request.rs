@@ -102,7 +102,8 @@ pub fn parse_request(
 
 fn version_refusal(buf: &[u8]) -> Refusal {
     let line = buf.split(|b| *b == b'\n').next().unwrap_or_default();
-    let version = line.rsplit(|b| *b == b' ').next().unwrap_or_default();
+    // Behind the target; a space in the target is another fault.
+    let version = line.split(|b| *b == b' ').nth(2).unwrap_or_default();
     match version {
         [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', ..] => {
             Refusal { status: 505, reason: "http1.unsupported_version" }

@@ -71,7 +71,7 @@ fn upgrades_are_seen_but_never_h2c() {
 fn what_is_for_this_connection_only_goes() {
     let (info, head) = request(
         b"GET / HTTP/1.1\r\nHost: a\r\nConnection: X-One,te, keep-alive\r\nconnection: x-two\r\nX-One: 1\r\nx-two: 2\r\n\
-          X-ONE: 3\r\nKeep-Alive: 5\r\nProxy-Connection: close\r\nTE: gzip, trailers\r\nX-Three: 4\r\n\r\n",
+          X-ONE: 3\r\nKeep-Alive: 5\r\nProxy-Connection: keep-alive\r\nTE: gzip, trailers\r\nX-Three: 4\r\n\r\n",
     );
     assert!(info.unwrap().unwrap().keep_alive);
     let left: Vec<(&[u8], &[u8])> = head.headers.iter().map(|field| (field.name, field.value)).collect();
@@ -287,6 +287,32 @@ fn framing_is_said_by_the_codec_alone() {
     }
     head.headers.set(b"content-length", b"+5");
     assert_eq!(request_framing(&head, false), Framing::Chunked);
+}
+
+#[test]
+fn requests_without_a_body_say_so_where_one_could_be() {
+    const NONE: &str = "content-length: 0\r\n";
+    for (method, wanted) in [("GET", ""), ("DELETE", ""), ("OPTIONS", NONE), ("PURGE", NONE), ("POST", NONE)] {
+        let (_, head) = request(format!("{method} / HTTP/1.1\r\nHost: h\r\n\r\n").as_bytes());
+        let mut out = Vec::new();
+        write_request(&mut out, &head, request_framing(&head, true));
+        assert_eq!(String::from_utf8(out).unwrap(), format!("{method} / HTTP/1.1\r\nhost: h\r\n{wanted}\r\n"));
+    }
+}
+
+#[test]
+fn a_space_in_the_target_is_no_other_version() {
+    for (line, status) in [("GET /a b HTTP/1.1", 400), ("GET / HTTP/3.0", 505), ("GET / http/1.1", 400)] {
+        let refused = request(format!("{line}\r\nHost: h\r\n\r\n").as_bytes()).0;
+        assert_eq!(refused.unwrap_err().status, status, "{line}");
+    }
+}
+
+#[test]
+fn old_clients_close_by_proxy_connection() {
+    let (info, head) = request(b"GET / HTTP/1.1\r\nHost: h\r\nProxy-Connection: close\r\n\r\n");
+    assert!(!info.unwrap().unwrap().keep_alive);
+    assert!(head.headers.is_empty());
 }
 
 #[test]

@@ -50,9 +50,13 @@ pub fn write_request(out: &mut Vec<u8>, head: &RequestHead, framing: Framing) {
         out.extend_from_slice(b"connection: upgrade\r\n");
     }
     match framing {
-        // Methods that usually carry content say that there is none (RFC 9110 section 8.6).
-        Framing::None if matches!(head.method, Method::Post | Method::Put | Method::Patch) => length(out, 0),
-        Framing::None => {}
+        Framing::None
+            if matches!(
+                head.method,
+                Method::Get | Method::Head | Method::Delete | Method::Connect | Method::Trace
+            ) => {}
+        // Methods that may carry content say that there is none (RFC 9110 section 8.6).
+        Framing::None => length(out, 0),
         framing => body(out, framing),
     }
     out.extend_from_slice(b"\r\n");
@@ -139,7 +143,7 @@ fn length(out: &mut Vec<u8>, mut octets: u64) {
 }
 
 /// Reason phrases of the IANA registry; nobody may depend on them.
-fn reason_phrase(status: u16) -> &'static str {
+pub fn reason_phrase(status: u16) -> &'static str {
     match status {
         100 => "Continue",
         101 => "Switching Protocols",

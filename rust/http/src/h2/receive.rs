@@ -431,6 +431,8 @@ impl Connection {
                 Some(Ending::ResetByPeer) => self.stream_error(id, ErrorCode::STREAM_CLOSED),
                 // RFC 9113 section 5.1.1: a number that was skipped, or used long ago.
                 None if id > self.accept_up_to => Ok(None),
+                // One of ours, reset so long ago that it is forgotten: its answer was on the way.
+                None if self.config.role == Role::Client => Ok(None),
                 None => protocol_error("stream_id_not_increasing"),
             };
         };
@@ -598,7 +600,11 @@ impl Connection {
         if self.is_idle(id) {
             return protocol_error("rst_stream_on_idle_stream");
         }
-        let Some(stream) = self.streams.get(id).filter(|stream| !stream.is_closed()) else { return Ok(None) };
+        let Some(stream) = self.streams.get(id).filter(|stream| !stream.is_closed()) else {
+            // Resets that crossed: what was on its way to us ends with the peer's.
+            self.streams.amend(id, Ending::ResetByUs, Ending::ResetByPeer);
+            return Ok(None);
+        };
         let tag = stream.tag;
         self.forget(id, Ending::ResetByPeer);
         self.count_reset()?;

@@ -1,8 +1,9 @@
 //! The streams of a connection, and a short memory of those that are gone.
 //!
-//! Streams stand in a slab; a hash table of slots, indexed by the stream
-//! number itself, finds them. Numbers are handed out in sequence, so there are
-//! hardly ever collisions and a look-up is one probe.
+//! Streams stand in a slab; a hash table of slots, at most half full, finds
+//! them. Numbers are handed out in sequence: multiplied by the golden ratio they
+//! spread evenly, so that a look-up is one probe and a removal, which has to look
+//! at all entries up to the next gap, finds that gap at once.
 
 /// `content-length` was not given.
 pub(super) const NO_LENGTH: u64 = u64::MAX;
@@ -99,7 +100,10 @@ impl Streams {
     }
 
     fn home(&self, id: u32) -> usize {
-        (id >> 1) as usize & (self.index.len().wrapping_sub(1))
+        const GOLDEN_RATIO: u32 = 0x9e37_79b9;
+        let spread = u64::from((id >> 1).wrapping_mul(GOLDEN_RATIO));
+        // The high half of the product: the index's length has no more than 32 bits.
+        ((spread * self.index.len() as u64) >> 32) as usize
     }
 
     /// Where in the index `id` stands.
@@ -201,6 +205,13 @@ impl Streams {
             self.endings.push((id, ending));
         }
         self.next_ending = (self.next_ending + 1) % REMEMBERED;
+    }
+
+    /// Remembers that a stream ended in another way.
+    pub(super) fn amend(&mut self, id: u32, from: Ending, to: Ending) {
+        if let Some(place) = self.endings.iter_mut().find(|place| **place == (id, from)) {
+            place.1 = to;
+        }
     }
 
     /// How a stream ended, if that was not long ago.

@@ -43,6 +43,8 @@ fn mutual_tls_in_chunks_of_any_size() {
             wire.client.peer().unwrap().spiffe_id(),
             Some("spiffe://cluster.local/ns/shop/sa/reviews")
         );
+        let presented = crate::presented_uris(&mesh_server().certificates, &server_store, wire.server.sni());
+        assert_eq!(presented, wire.client.peer().unwrap().sans.uri);
 
         wire.client.send(b"GET / HTTP/1.1\r\n\r\n");
         wire.server.send(b"early answer");

@@ -71,6 +71,20 @@ fn windows_hold_the_sender_and_a_reset_gives_them_back() {
     assert_eq!((client.active_streams(), server.active_streams()), (0, 0));
 }
 
+/// Both ends have reset the stream: what still comes on it breaks the rules (h2spec 5.1).
+#[test]
+fn data_behind_resets_that_crossed_is_refused() {
+    let (mut connection, _) = server();
+    feed(&mut connection, &frame(1, 4, 1, POST)).unwrap();
+    connection.reset(StreamId(1), ErrorCode::NO_ERROR);
+    drain(&mut connection);
+    feed(&mut connection, &frame(0, 0, 1, b"on its way")).unwrap();
+    assert_eq!(drain(&mut connection), b"");
+    feed(&mut connection, &frame(3, 0, 1, &[0, 0, 0, 8])).unwrap();
+    feed(&mut connection, &frame(0, 0, 1, b"too late")).unwrap();
+    assert_eq!(drain(&mut connection), frame(3, 0, 1, &ErrorCode::STREAM_CLOSED.0.to_be_bytes()));
+}
+
 #[test]
 fn a_smaller_initial_window_makes_windows_negative() {
     let (mut connection, _) = server();

@@ -90,3 +90,21 @@ fn mutated_traffic_neither_panics_nor_depends_on_the_cuts() {
         assert_eq!(run(&octets, || 1 + random.below(12)), whole);
     }
 }
+
+#[test]
+fn answers_to_streams_that_were_reset_long_ago_are_dropped() {
+    let mut client = Connection::new(Config::new(Role::Client));
+    feed(&mut client, &frame(4, 0, 0, &[])).unwrap();
+    let mut head = RequestHead::default();
+    head.set_path(b"/");
+    let streams: Vec<StreamId> = (0..100).map(|tag| client.open(&head, true, tag).unwrap()).collect();
+    for stream in &streams {
+        client.reset(*stream, ErrorCode::CANCEL);
+    }
+    let late: Vec<u8> = streams
+        .iter()
+        .flat_map(|stream| [frame(1, 4, stream.value(), &[0x88]), frame(0, 1, stream.value(), b"late")].concat())
+        .collect();
+    assert_eq!(feed(&mut client, &late).unwrap(), Vec::<String>::new());
+    assert!(!client.is_closing());
+}

@@ -1,0 +1,320 @@
+//! A request over HTTP/1.1 costs no heap allocation once the engine is warm.
+//!
+//! The engine is driven by hand through what its driver does for a request on
+//! two connections that are open already. Routing, metrics, request ids,
+//! `x-forwarded-*`, header operations and an access log are on. Set `PYMESH_TRACE_ALLOCATIONS`
+//! to see where those come from that should not be there.
+
+// A global allocator is unsafe to write; this one only counts.
+#![allow(unsafe_code, clippy::unwrap_used, clippy::panic, missing_docs)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pymesh_engine::base::time::{Time, WallClock};
+use pymesh_engine::{Action, ConnKey, Engine, Options};
+use pymesh_model::cluster::*;
+use pymesh_model::endpoint::*;
+use pymesh_model::format::{AccessLog, LogFormat, LogSink, Template};
+use pymesh_model::http::*;
+use pymesh_model::listener::*;
+use pymesh_model::route::*;
+use pymesh_model::Snapshot;
+use pymesh_tls::SecretStore;
+
+struct Counting;
+
+thread_local! {
+    static COUNT: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
+fn count() {
+    if let Ok(Some(n)) = COUNT.try_with(Cell::get) {
+        COUNT.set(None);
+        if std::env::var_os("PYMESH_TRACE_ALLOCATIONS").is_some() {
+            eprintln!("{}", std::backtrace::Backtrace::force_capture());
+        }
+        COUNT.set(Some(n + 1));
+    }
+}
+
+// SAFETY: every call is passed on to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Allocations of this thread while `work` runs.
+fn allocations(work: impl FnOnce()) -> u64 {
+    COUNT.set(Some(0));
+    work();
+    COUNT.take().unwrap_or_default()
+}
+
+/// The engine and what its driver keeps.
+struct Rig {
+    engine: Engine,
+    now: u64,
+    client: ConnKey,
+    upstream: Option<ConnKey>,
+    dirty: Vec<ConnKey>,
+    to_client: Vec<u8>,
+    to_upstream: Vec<u8>,
+}
+
+impl Rig {
+    fn new() -> Rig {
+        let mut engine = Engine::new(Options {
+            worker: 0,
+            seed: 1,
+            clock: WallClock::default(),
+            stream_buffer: 256 * 1024,
+            hub: Arc::default(),
+            shard: Arc::default(),
+            secrets: Arc::new(SecretStore::new(Arc::new(rustls::time_provider::DefaultTimeProvider))),
+        });
+        assert_eq!(engine.apply(Arc::new(snapshot())), Vec::<String>::new());
+        let (listener, _) = engine.listeners().next().unwrap();
+        let client = engine.accept(listener, address(2, 5000), address(1, 80)).unwrap();
+        let (to_client, to_upstream) = (Vec::with_capacity(64 * 1024), Vec::with_capacity(64 * 1024));
+        Rig { engine, now: 1, client, upstream: None, dirty: Vec::with_capacity(64), to_client, to_upstream }
+    }
+
+    /// One turn of the driver, after `input` has been reported.
+    fn turn(&mut self, from: Option<ConnKey>, input: &[u8]) {
+        self.now += 100_000;
+        self.engine.begin_turn(Time::from_nanos(self.now));
+        if let Some(from) = from {
+            self.engine.receive(from, input);
+        }
+        loop {
+            self.engine.advance();
+            while let Some(action) = self.engine.next_action() {
+                match action {
+                    Action::Connect(key, _) => {
+                        self.upstream = Some(key);
+                        self.engine.connected(key, address(1, 40_000));
+                    }
+                    other => panic!("{other:?} in steady state"),
+                }
+            }
+            self.engine.take_dirty(&mut self.dirty);
+            if self.dirty.is_empty() {
+                return;
+            }
+            for at in 0..self.dirty.len() {
+                let key = self.dirty[at];
+                let output = self.engine.output(key);
+                let n = output.len();
+                match Some(key) == self.upstream {
+                    true => self.to_upstream.extend_from_slice(output),
+                    false => self.to_client.extend_from_slice(output),
+                }
+                self.engine.sent(key, n);
+            }
+            self.dirty.clear();
+        }
+    }
+
+    fn exchange(&mut self, request: &[u8], response: &[u8]) {
+        self.to_client.clear();
+        self.to_upstream.clear();
+        // In two pieces, as the network likes it.
+        let (head, tail) = request.split_at(request.len() - 5);
+        self.turn(Some(self.client), head);
+        self.turn(Some(self.client), tail);
+        if self.to_upstream.is_empty() {
+            self.turn(None, b"");
+        }
+        self.turn(self.upstream, response);
+        assert!(self.engine.has_log_lines());
+        self.engine.take_log_lines(|_, lines| lines.clear());
+    }
+}
+
+fn check(request: &[u8], response: &[u8]) {
+    let mut rig = Rig::new();
+    for _ in 0..100 {
+        rig.exchange(request, response);
+        assert!(rig.to_client.starts_with(b"HTTP/1.1 200 OK\r\n"), "{}", String::from_utf8_lossy(&rig.to_client));
+        assert!(rig.to_upstream.windows(14).any(|at| at == b"\r\nx-request-id"));
+    }
+    let count = allocations(|| {
+        for _ in 0..100 {
+            rig.exchange(request, response);
+        }
+    });
+    assert_eq!(count, 0, "allocations in 100 requests");
+}
+
+#[test]
+fn a_get_allocates_nothing() {
+    check(
+        b"GET /shop/cart?id=7 HTTP/1.1\r\nhost: shop.example\r\nuser-agent: test\r\naccept: */*\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 5\r\n\r\nhello",
+    );
+}
+
+#[test]
+fn a_forwarded_get_with_cookies_allocates_nothing() {
+    check(
+        b"GET / HTTP/1.1\r\nhost: shop.example\r\nx-forwarded-for: 192.0.2.1\r\nx-forwarded-proto: https\r\n\
+          cookie: a=1; b=2\r\nx-custom: yes\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nset-cookie: a=2\r\nset-cookie: b=3\r\ncontent-length: 0\r\n\r\n",
+    );
+}
+
+#[test]
+fn a_post_allocates_nothing() {
+    check(
+        b"POST /orders HTTP/1.1\r\nhost: shop.example\r\ncontent-length: 20\r\n\r\n01234567890123456789",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    );
+}
+
+#[test]
+fn a_chunked_post_allocates_nothing() {
+    check(
+        b"POST /orders HTTP/1.1\r\nhost: shop.example\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello",
+    );
+}
+
+fn address(host: u8, port: u16) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, host], port))
+}
+
+fn snapshot() -> Snapshot {
+    let forward = Forward {
+        cluster: ClusterChoice::One("origin".into()),
+        timeout: Duration::from_secs(15),
+        idle_timeout: None,
+        grpc_timeout_max: None,
+        retry: Some(Arc::new(RetryPolicy {
+            on: RetryOn { connect_failure: true, server_error: true, ..RetryOn::default() },
+            statuses: vec![],
+            num_retries: 2,
+            per_try_timeout: Duration::from_secs(2),
+            base_interval: Duration::from_millis(25),
+            max_interval: Duration::from_millis(250),
+            avoid_previous_hosts: true,
+            host_selection_attempts: 3,
+        })),
+        path_rewrite: None,
+        host_rewrite: None,
+        append_x_forwarded_host: false,
+        cluster_not_found_status: 503,
+        upgrades: None,
+    };
+    let matches = RouteMatch {
+        path: PathMatch::Prefix("/".into()),
+        case_sensitive: true,
+        headers: vec![],
+        query: vec![],
+        grpc: false,
+        fraction: None,
+    };
+    let add = HeaderAdd {
+        name: "x-added".into(),
+        value: Template::parse("yes").unwrap(),
+        action: AppendAction::OverwriteIfExistsOrAdd,
+        keep_empty: false,
+    };
+    let edit = HeaderEdit { remove: vec!["x-custom".into()], add: vec![add] };
+    let headers = HeaderOps { request: edit.clone(), response: edit };
+    let route = Route { name: "all".into(), matches, action: pymesh_model::route::Action::Forward(Arc::new(forward)), headers };
+    let host = VirtualHost {
+        domains: vec!["shop.example".into()],
+        routes: vec![Arc::new(route)],
+        attempt_count_in_request: true,
+        attempt_count_in_response: true,
+        ..VirtualHost::default()
+    };
+    let line = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" %RESPONSE_CODE% \
+                %RESPONSE_FLAGS% %BYTES_RECEIVED% %BYTES_SENT% %DURATION% \"%REQ(X-REQUEST-ID)%\" \"%UPSTREAM_HOST%\"\n";
+    let format = LogFormat::Text(Template::parse(line).unwrap());
+    let log = AccessLog { sink: LogSink::Stdout, format, sample: 1_000_000 };
+    let manager = HttpConnectionManager {
+        stat_prefix: "ingress".into(),
+        codec: Codec::Auto,
+        routes: RouteSource::Inline(Arc::new(RouteTable { virtual_hosts: vec![host], ..RouteTable::default() })),
+        filters: vec![],
+        timeouts: HttpTimeouts::default(),
+        limits: HttpLimits::default(),
+        path: PathPolicy { normalize: true, merge_slashes: true, ..PathPolicy::default() },
+        forwarding: Forwarding { use_remote_address: true, ..Forwarding::default() },
+        server_name: "pymesh".into(),
+        server_header: ServerHeader::Overwrite,
+        generate_request_id: true,
+        preserve_external_request_id: false,
+        always_set_request_id_in_response: true,
+        upgrades: vec![],
+        via: Some("1.1 pymesh".into()),
+        access_logs: vec![Arc::new(log)],
+    };
+    let chain = FilterChain {
+        name: "http".into(),
+        matches: FilterChainMatch::default(),
+        tls: None,
+        transport_connect_timeout: Duration::ZERO,
+        network: NetworkFilter::Http(Arc::new(manager)),
+    };
+    let listener = Listener {
+        name: "in".into(),
+        address: address(1, 80),
+        bind_to_port: true,
+        direction: Direction::Inbound,
+        inspect: Inspect::default(),
+        inspect_timeout: Duration::ZERO,
+        continue_on_inspect_timeout: false,
+        filter_chains: vec![Arc::new(chain)],
+        default_filter_chain: None,
+        buffer_limit: 1 << 20,
+        backlog: 1024,
+    };
+    let endpoint = Endpoint {
+        address: address(3, 8080),
+        hostname: "".into(),
+        weight: 1,
+        health: Health::Healthy,
+        transport_match: vec![],
+        workload: Default::default(),
+    };
+    let locality = Locality { weight: 1, endpoints: vec![Arc::new(endpoint)], ..Locality::default() };
+    let cluster = Cluster {
+        name: "origin".into(),
+        stat_name: "origin".into(),
+        discovery: Discovery::Static,
+        endpoints: Arc::new(Endpoints { localities: vec![locality] }),
+        balance: Balance::RoundRobin,
+        connect_timeout: Duration::from_secs(1),
+        thresholds: Thresholds::default(),
+        http: UpstreamHttp::default(),
+        transport: Transport::default(),
+        buffer_limit: 1 << 20,
+        service: ServiceLabels::default(),
+    };
+    Snapshot {
+        version: 1,
+        listeners: vec![Arc::new(listener)],
+        clusters: [("origin".into(), Arc::new(cluster))].into(),
+        ..Snapshot::default()
+    }
+}

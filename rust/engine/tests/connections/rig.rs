@@ -1,0 +1,268 @@
+//! One engine with one listener and one cluster, driven by hand.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pymesh_engine::base::time::{Time, WallClock};
+use pymesh_engine::{Action, ConnKey, Engine, ListenerKey, Options};
+use pymesh_model::cluster::*;
+use pymesh_model::endpoint::*;
+use pymesh_model::http::*;
+use pymesh_model::listener::*;
+use pymesh_model::route::*;
+use pymesh_model::Snapshot;
+use pymesh_tls::SecretStore;
+
+/// What the tests vary.
+#[derive(Clone)]
+pub struct Setup {
+    pub is_tcp: bool,
+    pub upstream: UpstreamHttp,
+    pub thresholds: Thresholds,
+    pub retry: Option<RetryPolicy>,
+    pub upgrades: Vec<Box<str>>,
+    pub buffer_limit: usize,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Setup {
+            is_tcp: false,
+            upstream: UpstreamHttp::default(),
+            thresholds: Thresholds::default(),
+            retry: None,
+            upgrades: vec![],
+            buffer_limit: 1 << 20,
+        }
+    }
+}
+
+pub struct Rig {
+    pub engine: Engine,
+    now: Time,
+    listener: ListenerKey,
+    /// What was asked of sockets and not looked at yet.
+    pub actions: Vec<Action>,
+    written: HashMap<ConnKey, Vec<u8>>,
+    /// Sockets that take nothing now.
+    pub blocked: Vec<ConnKey>,
+}
+
+pub fn address(host: u8, port: u16) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, host], port))
+}
+
+impl Rig {
+    pub fn new(setup: &Setup) -> Rig {
+        let mut engine = Engine::new(Options {
+            worker: 0,
+            seed: 1,
+            clock: WallClock::default(),
+            stream_buffer: 64 * 1024,
+            hub: Arc::default(),
+            shard: Arc::default(),
+            secrets: Arc::new(SecretStore::new(Arc::new(rustls::time_provider::DefaultTimeProvider))),
+        });
+        assert_eq!(engine.apply(snapshot(setup)), Vec::<String>::new());
+        let listener = engine.listeners().next().unwrap().0;
+        let (actions, written, blocked) = (Vec::new(), HashMap::new(), Vec::new());
+        Rig { engine, now: Time::default(), listener, actions, written, blocked }
+    }
+
+    pub fn accept(&mut self) -> ConnKey {
+        let key = self.engine.accept(self.listener, address(9, 5000), address(1, 80)).unwrap();
+        self.work();
+        key
+    }
+
+    pub fn receive(&mut self, key: ConnKey, octets: &[u8]) {
+        self.engine.receive(key, octets);
+        self.work();
+    }
+
+    pub fn end(&mut self, key: ConnKey) {
+        self.engine.end_of_input(key);
+        self.work();
+    }
+
+    /// The only connection that is to be opened; it opens.
+    pub fn open(&mut self) -> ConnKey {
+        let key = self.connecting();
+        self.engine.connected(key, address(1, 40_000));
+        self.work();
+        key
+    }
+
+    pub fn connecting(&mut self) -> ConnKey {
+        let connects: Vec<ConnKey> = self
+            .take_actions()
+            .into_iter()
+            .filter_map(|action| if let Action::Connect(key, _) = action { Some(key) } else { None })
+            .collect();
+        assert_eq!(connects.len(), 1, "one connection is to be opened");
+        connects[0]
+    }
+
+    pub fn take_actions(&mut self) -> Vec<Action> {
+        std::mem::take(&mut self.actions)
+    }
+
+    /// Lets time pass, and every deadline on the way.
+    pub fn pass(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        while let Some(due) = self.engine.next_timeout().filter(|due| *due <= end) {
+            self.now = self.now.max(due);
+            self.engine.begin_turn(self.now);
+            self.work();
+        }
+        self.now = end;
+        self.engine.begin_turn(end);
+    }
+
+    /// What was written to a socket since the last time.
+    pub fn written(&mut self, key: ConnKey) -> Vec<u8> {
+        self.written.remove(&key).unwrap_or_default()
+    }
+
+    pub fn text(&mut self, key: ConnKey) -> String {
+        String::from_utf8(self.written(key)).unwrap()
+    }
+
+    /// A socket takes octets again.
+    pub fn unblock(&mut self, key: ConnKey) {
+        self.blocked.retain(|blocked| *blocked != key);
+        self.flush(key);
+        self.work();
+    }
+
+    fn flush(&mut self, key: ConnKey) {
+        while !self.blocked.contains(&key) {
+            let output = self.engine.output(key).to_vec();
+            if output.is_empty() {
+                break;
+            }
+            self.engine.sent(key, output.len());
+            self.written.entry(key).or_default().extend(output);
+        }
+        self.engine.sent(key, 0);
+    }
+
+    pub fn work(&mut self) {
+        loop {
+            self.engine.advance();
+            while let Some(action) = self.engine.next_action() {
+                self.actions.push(action);
+            }
+            let mut dirty = Vec::new();
+            self.engine.take_dirty(&mut dirty);
+            if dirty.is_empty() {
+                return;
+            }
+            dirty.into_iter().for_each(|key| self.flush(key));
+        }
+    }
+}
+
+pub fn snapshot(setup: &Setup) -> Arc<Snapshot> {
+    let forward = Forward {
+        cluster: ClusterChoice::One("origin".into()),
+        timeout: Duration::from_secs(15),
+        idle_timeout: None,
+        grpc_timeout_max: None,
+        retry: setup.retry.clone().map(Arc::new),
+        path_rewrite: None,
+        host_rewrite: None,
+        append_x_forwarded_host: false,
+        cluster_not_found_status: 503,
+        upgrades: None,
+    };
+    let matches = RouteMatch {
+        path: PathMatch::Prefix("/".into()),
+        case_sensitive: true,
+        headers: vec![],
+        query: vec![],
+        grpc: false,
+        fraction: None,
+    };
+    let action = pymesh_model::route::Action::Forward(Arc::new(forward));
+    let route = Route { name: "all".into(), matches, action, headers: HeaderOps::default() };
+    let host = VirtualHost { domains: vec!["*".into()], routes: vec![Arc::new(route)], ..VirtualHost::default() };
+    let manager = HttpConnectionManager {
+        stat_prefix: "in".into(),
+        codec: Codec::Auto,
+        routes: RouteSource::Inline(Arc::new(RouteTable { virtual_hosts: vec![host], ..RouteTable::default() })),
+        filters: vec![],
+        timeouts: HttpTimeouts::default(),
+        limits: HttpLimits::default(),
+        path: PathPolicy::default(),
+        forwarding: Forwarding::default(),
+        server_name: "pymesh".into(),
+        server_header: ServerHeader::Overwrite,
+        generate_request_id: true,
+        preserve_external_request_id: false,
+        always_set_request_id_in_response: false,
+        upgrades: setup.upgrades.clone(),
+        via: None,
+        access_logs: vec![],
+    };
+    let tcp = TcpProxy {
+        stat_prefix: "in".into(),
+        clusters: vec![WeightedCluster { name: "origin".into(), weight: 1, headers: HeaderOps::default() }],
+        idle_timeout: Duration::from_secs(3600),
+        max_connect_attempts: 1,
+        access_logs: vec![],
+    };
+    let chain = FilterChain {
+        name: "chain".into(),
+        matches: FilterChainMatch::default(),
+        tls: None,
+        transport_connect_timeout: Duration::ZERO,
+        network: match setup.is_tcp {
+            true => NetworkFilter::Tcp(Arc::new(tcp)),
+            false => NetworkFilter::Http(Arc::new(manager)),
+        },
+    };
+    let listener = Listener {
+        name: "in".into(),
+        address: address(1, 80),
+        bind_to_port: true,
+        direction: Direction::Inbound,
+        inspect: Inspect::default(),
+        inspect_timeout: Duration::ZERO,
+        continue_on_inspect_timeout: false,
+        filter_chains: vec![Arc::new(chain)],
+        default_filter_chain: None,
+        buffer_limit: setup.buffer_limit,
+        backlog: 1024,
+    };
+    let endpoint = Endpoint {
+        address: address(3, 8080),
+        hostname: "".into(),
+        weight: 1,
+        health: Health::Healthy,
+        transport_match: vec![],
+        workload: Default::default(),
+    };
+    let locality = Locality { weight: 1, endpoints: vec![Arc::new(endpoint)], ..Locality::default() };
+    let cluster = Cluster {
+        name: "origin".into(),
+        stat_name: "origin".into(),
+        discovery: Discovery::Static,
+        endpoints: Arc::new(Endpoints { localities: vec![locality] }),
+        balance: Balance::RoundRobin,
+        connect_timeout: Duration::from_secs(1),
+        thresholds: setup.thresholds,
+        http: setup.upstream.clone(),
+        transport: Transport::default(),
+        buffer_limit: setup.buffer_limit,
+        service: ServiceLabels::default(),
+    };
+    Arc::new(Snapshot {
+        version: 1,
+        listeners: vec![Arc::new(listener)],
+        clusters: [("origin".into(), Arc::new(cluster))].into(),
+        ..Snapshot::default()
+    })
+}
