@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import http.client
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -168,6 +169,25 @@ def test_what_is_new_waits_until_it_can_serve(
     assert {status for status, _ in seen} == {200}
 
 
+def test_a_listener_that_changes_costs_no_request(
+    server: ads.Server, origins: tuple[Origin, Origin], run_proxy: Start
+) -> None:
+    """Not even that of a connection which was accepted for the old one and had not said anything yet."""
+    port, admin = free_ports(2)
+    world(server, port, origins[0])
+    server.put(resources.routes("other", "app"))
+    with run_proxy(config(server, admin)), traffic(port) as one, traffic(port) as two:
+        for table in ("other", "table") * 10:
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as early:
+                server.put(resources.listener("http", port, table))
+                server.push(pb.LISTENER)
+                assert eventually(server.settled, SYNCED)
+                assert get(port) == (200, "old")
+                early.sendall(b"GET / HTTP/1.1\r\nhost: early\r\n\r\n")
+                assert early.recv(65536).startswith(b"HTTP/1.1 200 OK\r\n")
+    assert {status for status, _ in [*one, *two]} == {200}
+
+
 def test_the_server_dies_and_comes_back(server: ads.Server, origins: tuple[Origin, Origin], run_proxy: Start) -> None:
     port, admin = free_ports(2)
     old, new = origins
@@ -220,7 +240,7 @@ def test_secrets_rotate_without_a_dropped_connection(
         held = http.client.HTTPSConnection("localhost", port, timeout=10, context=context)
         held.request("GET", "/")
         assert held.getresponse().read()
-        socket = held.sock
+        first = held.sock
         for pair in pairs[1:]:
             before = served(port, context)
             server.put(resources.secret("served", pair))
@@ -228,7 +248,7 @@ def test_secrets_rotate_without_a_dropped_connection(
             assert eventually(lambda before=before: served(port, context) != before, SYNCED)
             held.request("GET", "/")
             assert held.getresponse().read()
-            assert held.sock is socket, "the connection was opened again"
+            assert held.sock is first, "the connection was opened again"
         # A certificate that does not fit its key changes nothing.
         mixed = resources.secret("served", pairs[0])
         mixed.tls_certificate.private_key.inline_string = pairs[1].key.read_text()
@@ -279,8 +299,8 @@ def served(port: int, context: ssl.SSLContext) -> bytes:
     connection = http.client.HTTPSConnection("localhost", port, timeout=10, context=context)
     connection.connect()
     try:
-        socket: Any = connection.sock
-        certificate: bytes = socket.getpeercert(binary_form=True)
+        opened: Any = connection.sock
+        certificate: bytes = opened.getpeercert(binary_form=True)
         return certificate
     finally:
         connection.close()
