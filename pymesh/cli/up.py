@@ -22,6 +22,9 @@ from pymesh.local.runner import Options, Runner
 
 console = Console(highlight=False)
 
+#: SIGHUP comes when the terminal goes.
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 @click.command("up")
 @click.argument("target", type=click.Path(path_type=Path), metavar="DIR")
@@ -50,18 +53,26 @@ def command(target: Path, checked: bool, port: int | None, envoy: tuple[str, ...
 async def _main(runner: Runner, mesh: LocalMesh, checked: bool) -> int:
     task = asyncio.create_task(_run(runner, mesh, checked))
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, task.cancel)
+    received: list[signal.Signals] = []
+
+    def end(number: signal.Signals) -> None:
+        # Once: another signal must not leave half of the processes behind.
+        if not received:
+            received.append(number)
+            task.cancel()
+
+    for number in _ENDING:
+        loop.add_signal_handler(number, end, number)
     try:
         return await task
     except asyncio.CancelledError:
-        return 0
+        # A mesh is ended by Ctrl-C; a check that did not come to its end has not passed.
+        return 128 + received[0] if checked and received else 0
     except LocalMeshError as error:
         console.print(f"[red]error:[/] {error}", markup=True, soft_wrap=True)
         return 1
     finally:
-        # A second signal must not leave half of the processes behind.
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _ENDING:
             loop.add_signal_handler(number, lambda: None)
         with console.status("stopping"):
             await runner.stop()

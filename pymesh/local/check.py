@@ -8,7 +8,6 @@ general one.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from pymesh.local import config, http, stats, traffic
 from pymesh.local.meshfile import Traffic
-from pymesh.local.runner import Runner
+from pymesh.local.runner import RUN_VARIABLE, Runner
 from pymesh.local.traffic import Tally
 
 REQUESTS = 2000
@@ -181,12 +180,13 @@ PROMISES: tuple[tuple[str, Promise], ...] = (
 
 
 def leftovers(folder: Path) -> list[str]:
-    """Processes that still run out of a run's folder, other than those of the session that started it."""
+    """Processes that still run out of a run's folder, apps and what they started among them."""
     found = []
+    mark = f"{RUN_VARIABLE}={folder}".encode()
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             with suppress(OSError):
-                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                if str(folder) in command and os.getsid(int(entry.name)) != os.getsid(0):
+                if mark in (entry / "environ").read_bytes().split(b"\0"):
+                    command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
                     found.append(f"{entry.name}: {command.strip()}")
     return found

@@ -24,6 +24,8 @@ from pymesh.local.ports import Ports, require_free
 from pymesh.local.process import Command, Process
 
 START_TIMEOUT_S = 60.0
+#: In the environment of every process of a run, and of what it starts: the run's folder.
+RUN_VARIABLE = "PYMESH_RUN"
 _POLL_S = 0.05
 
 Progress = Callable[[str], None]
@@ -141,7 +143,8 @@ class Runner:
     async def _start(self, name: str, argv: Sequence[str], cwd: Path | None = None, **env: str) -> None:
         log = self.folder / "logs" / f"{name}.log"
         log.parent.mkdir(mode=0o700, exist_ok=True)
-        self._processes[name] = await process.start(Command(name, argv, log, cwd or self.folder, env))
+        marked = {**env, RUN_VARIABLE: str(self.folder)}
+        self._processes[name] = await process.start(Command(name, argv, log, cwd or self.folder, marked))
 
     async def _start_app(self, workload: Workload) -> None:
         assert workload.app is not None

@@ -48,7 +48,7 @@ def test_every_file_of_the_control_plane_is_in_the_wheel() -> None:
 
 def test_the_command_is_installed() -> None:
     scripts = metadata.entry_points(group="console_scripts")
-    assert scripts["pymesh"].value == "pymesh.cli.main:main"
+    assert scripts["pymesh"].value == "pymesh.__main__:main"
 
 
 def test_the_stub_says_what_the_extension_has() -> None:

@@ -73,14 +73,13 @@ def http_listener(
     return {"name": name, "address": socket_address(port), "filter_chains": [chain]}
 
 
-def tcp_listener(port: int, cluster: str, *, name: str = "tcp") -> Json:
+def tcp_listener(port: int, cluster: str, *, name: str = "tcp", tls: Json | None = None) -> Json:
     """A listener that passes bytes to one cluster."""
     proxy = {"@type": _TCP, "stat_prefix": name, "cluster": cluster}
-    return {
-        "name": name,
-        "address": socket_address(port),
-        "filter_chains": [{"filters": [{"name": "envoy.filters.network.tcp_proxy", "typed_config": proxy}]}],
-    }
+    chain: Json = {"filters": [{"name": "envoy.filters.network.tcp_proxy", "typed_config": proxy}]}
+    if tls:
+        chain["transport_socket"] = tls
+    return {"name": name, "address": socket_address(port), "filter_chains": [chain]}
 
 
 def virtual_host(name: str, routes: Sequence[Json], domains: Sequence[str] = ("*",), **fields: Any) -> Json:
@@ -93,8 +92,16 @@ def to_cluster(cluster: str, prefix: str = "/", **action: Any) -> Json:
     return {"match": {"prefix": prefix}, "route": {"cluster": cluster, **action}}
 
 
-def cluster(name: str, ports: Sequence[int], *, http2: bool = False, tls: Json | None = None, **fields: Any) -> Json:
-    """A static cluster on loopback."""
+def cluster(
+    name: str,
+    ports: Sequence[int],
+    *,
+    http2: bool = False,
+    tls: Json | None = None,
+    idle_timeout: str | None = None,
+    **fields: Any,
+) -> Json:
+    """A static cluster on loopback; `idle_timeout` closes pooled connections that nobody uses."""
     endpoints = [{"endpoint": {"address": socket_address(port)}} for port in ports]
     result: Json = {
         "name": name,
@@ -103,8 +110,11 @@ def cluster(name: str, ports: Sequence[int], *, http2: bool = False, tls: Json |
         "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": endpoints}]},
         **fields,
     }
-    if http2:
-        options = {"@type": _HTTP_OPTIONS, "explicit_http_config": {"http2_protocol_options": {}}}
+    if http2 or idle_timeout:
+        version = "http2_protocol_options" if http2 else "http_protocol_options"
+        options: Json = {"@type": _HTTP_OPTIONS, "explicit_http_config": {version: {}}}
+        if idle_timeout:
+            options["common_http_protocol_options"] = {"idle_timeout": idle_timeout}
         result["typed_extension_protocol_options"] = {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options}
     if tls:
         result["transport_socket"] = tls

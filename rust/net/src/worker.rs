@@ -106,18 +106,23 @@ impl<H: FilterHost> Worker<H> {
     /// Epoll itself fails.
     pub fn run(&mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(1024);
-        // What was published before this worker had a waker.
+        // What was published before this worker had a waker. To be drained or stopped may be part of it, and nobody
+        // says that again: so the end is looked for before each wait.
         self.engine.begin_turn(self.now());
         self.look_at_shared();
         loop {
+            if self.shared.is_stopping() {
+                return Ok(());
+            }
+            if self.engine.is_draining() && self.engine.downstream_connections() == 0 {
+                self.write_logs(true);
+                return Ok(());
+            }
             match self.poll.poll(&mut events, self.patience()) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 result => result?,
             }
             self.engine.begin_turn(self.now());
-            if self.shared.is_stopping() {
-                return Ok(());
-            }
             self.look_at_shared();
             for event in &events {
                 self.on_event(event);
@@ -125,10 +130,6 @@ impl<H: FilterHost> Worker<H> {
             self.read_leftovers();
             self.accept_all();
             self.work();
-            if self.engine.is_draining() && self.engine.downstream_connections() == 0 {
-                self.write_logs(true);
-                return Ok(());
-            }
         }
     }
 
@@ -239,6 +240,10 @@ impl<H: FilterHost> Worker<H> {
             if !std::mem::replace(&mut socket.writable, true) {
                 self.dirty.push(key);
             }
+        }
+        // Epoll says it once, and nobody reads what would say it again.
+        if event.is_error() && !self.engine.wants_read(key) {
+            return self.engine.reset_unread(key);
         }
         self.read(key);
     }

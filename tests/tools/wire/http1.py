@@ -95,6 +95,15 @@ class ServerExchange(Incoming, Outgoing):
         Outgoing.__init__(self, self._writer, headers, bodiless=bodiless)
         await self._writer.drain()
 
+    async def write(self, data: bytes) -> None:
+        """Send a piece."""
+        await Outgoing.write(self, data)
+        if self._out.get_extra_info("ssl_object"):
+            # Over TLS asyncio drops in silence what is written after the other side has left: look whether it has.
+            await asyncio.sleep(0)
+            if self._reader.at_eof():
+                raise Aborted("connection closed")
+
 
 async def serve(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, handle: Callable[[Exchange], Awaitable[None]]

@@ -84,7 +84,11 @@ class Stream:
         self._pieces.put_nowait((data, controlled))
 
     def broken(self, why: str) -> None:
-        """Nothing more will come."""
+        """Nothing more will come, and what has come is not for reading: it must not hold up other streams."""
+        while not self._pieces.empty():
+            piece = self._pieces.get_nowait()
+            if not isinstance(piece, Aborted) and piece[1]:
+                self._connection.consumed(self.number, piece[1])
         self._pieces.put_nowait(Aborted(why))
         if not self.response.done():
             self.response.set_exception(Aborted(why))
@@ -117,6 +121,9 @@ class Connection:
     async def start(self) -> None:
         """Send the preface."""
         self.protocol.initiate_connection()
+        if self._handle is not None:
+            # An origin that does not read a request must not stop the others of its connection.
+            self.protocol.increment_flow_control_window(16 << 20)
         await self.flush()
 
     async def send(self, request: Request, *, end: bool = False) -> Stream:

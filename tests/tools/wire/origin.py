@@ -41,6 +41,9 @@ class Origin:
         self.open = 0
         self.completed = 0
         self.aborted = 0
+        #: Octets of bodies that were handed to the system, and taken from it.
+        self.sent = 0
+        self.received = 0
 
     async def handle(self, exchange: Exchange) -> None:
         """Answer one request."""
@@ -64,7 +67,9 @@ class Origin:
         elif "x-want-echo" in wants:
             await exchange.respond(status, [*headers, ("content-type", "application/octet-stream")])
             while piece := await exchange.read():
+                self.received += len(piece)
                 await exchange.write(piece)
+                self.sent += len(piece)
             await exchange.end(exchange.trailers)
         elif "x-want-bytes" in wants or "x-want-reset" in wants or "x-want-stall" in wants:
             left = int(wants.get("x-want-bytes", "100000"))
@@ -74,6 +79,7 @@ class Origin:
             while left:
                 piece = _PIECE[:left]
                 await exchange.write(piece)
+                self.sent += len(piece)
                 left -= len(piece)
                 if "x-want-reset" in wants and left < 50_000:
                     # A proxy that learns of the response and its end at once may answer otherwise.
@@ -90,6 +96,7 @@ class Origin:
         while piece := await exchange.read():
             digest.update(piece)
             length += len(piece)
+            self.received += len(piece)
         body = json.dumps(
             {
                 "origin": self.name,
@@ -140,7 +147,11 @@ def origin(name: str = "a", *, http2: bool = False, tls: KeyPair | None = None, 
     servers: list[asyncio.Server] = []
 
     async def start() -> None:
-        server = await asyncio.start_server(connected, "127.0.0.1", port, ssl=context, limit=256 * 1024)
+        # A client that leaves is not waited for: what it did not take is lost in any case.
+        patience = 1.0 if context else None
+        server = await asyncio.start_server(
+            connected, "127.0.0.1", port, ssl=context, limit=256 * 1024, ssl_shutdown_timeout=patience
+        )
         running.port = server.sockets[0].getsockname()[1]
         servers.append(server)
         started.set()

@@ -97,6 +97,14 @@ impl Engine {
         self.conns.give_back(key, conn);
     }
 
+    /// The peer has reset a connection whose input is left in the socket. A client that did so is gone, and whatever
+    /// it had sent is void; what an endpoint said before is read first, and the error found behind it.
+    pub fn reset_unread(&mut self, key: ConnKey) {
+        if self.conns.get(key).is_some_and(|conn| matches!(conn.side, Side::Down(_))) {
+            self.failed(key, "reset by the client");
+        }
+    }
+
     /// Something on this connection makes it useless: whoever depends on it is
     /// told, what is still in its output goes out, then it closes.
     pub(super) fn fail_conn(&mut self, conn: &mut Conn, flags: Flags, reason: &str) {

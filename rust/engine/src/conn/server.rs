@@ -267,8 +267,12 @@ impl Engine {
         self.wake_all(&mut conn.waiting_for_room);
     }
 
-    /// The connection's window, or that of every stream, has opened.
+    /// The connection's window, or that of every stream, has opened. Each time another
+    /// of those who waited goes first: the first may take it all.
     pub(super) fn on_window_opened(&mut self, conn: &mut Conn) {
+        if !conn.waiting_for_window.is_empty() {
+            conn.waiting_for_window.rotate_left(1);
+        }
         self.wake_all(&mut conn.waiting_for_window);
     }
 

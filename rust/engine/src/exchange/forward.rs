@@ -343,7 +343,7 @@ mod tests {
             (ClientCert::AlwaysForwardOnly, None, Some("Hash=1".into())),
         ] {
             let mut headers = told.clone();
-            forward_client_cert(&mut headers, &Forwarding { client_cert, ..how.clone() }, tls);
+            forward_client_cert(&mut headers, &Forwarding { client_cert, ..how.clone() }, tls, &mut Vec::new());
             let value = headers.get_known(Known::XForwardedClientCert);
             assert_eq!(value.map(String::from_utf8_lossy).as_deref(), wanted.as_deref());
         }

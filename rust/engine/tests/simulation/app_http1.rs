@@ -156,7 +156,7 @@ impl AppHttp1 {
         match (is_out(self.break_after), is_out(self.close_after)) {
             (true, _) if wire.id.is_even() => Fate::Abort,
             (true, _) | (_, true) => Fate::Close,
-            _ if self.tunnel.is_some() && wire.ends && wire.is_flushed() => Fate::Close,
+            _ if self.tunnel.as_ref().is_some_and(AppTcp::is_over) && wire.is_flushed() => Fate::Close,
             _ => Fate::Goes,
         }
     }

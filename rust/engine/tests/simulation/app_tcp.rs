@@ -23,6 +23,11 @@ impl AppTcp {
         AppTcp { prefix: Vec::new(), session: Some((id, expected)), answered: false, ended: false }
     }
 
+    /// Both halves are closed, once what is on its way out is out.
+    pub fn is_over(&self) -> bool {
+        self.ended && self.answered
+    }
+
     /// Says all it has to say and closes its half.
     fn answer(&mut self, env: &Environment, wire: &mut Wire, id: u32) {
         if !std::mem::replace(&mut self.answered, true) {

@@ -8,6 +8,9 @@ use super::streams::{Ending, Stream, Streams};
 use super::{Config, ConnectionError, Role, StreamId};
 use crate::hpack::{Decoder, Encoder};
 
+/// A peer that may send less than this is held up, or soon will be (the smallest `SETTINGS_MAX_FRAME_SIZE`).
+const ONE_FRAME: i32 = 16_384;
+
 /// One end of an HTTP/2 connection. See the [module](super) for the rules.
 pub struct Connection {
     pub(super) config: Config,
@@ -108,11 +111,13 @@ impl Connection {
         }
     }
 
-    /// Gives octets of the connection's window back, in batches of half a window.
+    /// Gives octets of the connection's window back, in batches of half a window; at once where the peer may be held
+    /// up already. Streams that nobody reads can keep most of the window, and then a batch would never come together.
     pub(super) fn give_back(&mut self, n: u32) {
         self.to_announce += n;
         let window = self.config.limits.connection_window.clamp(DEFAULT_WINDOW, MAX_31);
-        if self.to_announce >= window / 2 {
+        let is_scarce = self.recv_window < ONE_FRAME && self.to_announce > 0;
+        if self.to_announce >= window / 2 || is_scarce {
             let increment = std::mem::take(&mut self.to_announce);
             self.recv_window = self.recv_window.saturating_add_unsigned(increment);
             self.output.window_update(0, increment);

@@ -1,0 +1,1 @@
+"""Bodies under pressure: much at once, slow readers, halves that close, peers that leave."""
