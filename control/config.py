@@ -8,6 +8,8 @@ from datetime import timedelta
 from pathlib import Path
 
 DEFAULT_TRUST_DOMAIN = "cluster.local"
+#: Half of it must leave time to fail and ask again.
+SHORTEST_CERTIFICATE_LIFETIME = timedelta(seconds=10)
 
 
 class SettingsError(Exception):
@@ -74,5 +76,7 @@ class Settings:
             raise SettingsError("no proxy could authenticate; hint: --tokens FILE (or --insecure-xds for tests)")
         if self.admin is not None and not self.admin.loopback:
             raise SettingsError(f"the admin address {self.admin} is not on loopback; hint: 127.0.0.1:{self.admin.port}")
+        if self.certificate_lifetime < SHORTEST_CERTIFICATE_LIFETIME:
+            raise SettingsError("certificates must live for at least 10s; hint: --certificate-lifetime 1h")
         if self.certificate_lifetime > self.longest_certificate_lifetime:
             raise SettingsError("the certificate lifetime is above the longest allowed one")

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from pymesh.control.config import SHORTEST_CERTIFICATE_LIFETIME
 from pymesh.control.identity import csr
 from pymesh.control.identity.spiffe import Identity
 
@@ -36,7 +37,7 @@ class LifetimePolicy:
 
     default: timedelta = timedelta(hours=24)
     maximum: timedelta = timedelta(days=90)
-    minimum: timedelta = timedelta(seconds=10)
+    minimum: timedelta = SHORTEST_CERTIFICATE_LIFETIME
 
     def __post_init__(self) -> None:
         if not timedelta(0) < self.minimum <= self.default <= self.maximum:

@@ -216,11 +216,11 @@ class Decoder:
         fields = schema(wanted)
         values: dict[str, Any] = {}
         where: dict[str, Position] = {}
-        bad = False
+        bad = unknown = False
         for name, (key_node, value_node) in self.mapping(node).items():
             if name not in fields:
                 self._unknown(wanted, name, key_node, what)
-                bad = True
+                unknown = True
             elif not _null(value_node):
                 where[name] = self.position(value_node)
                 values[fields[name].attribute] = self.decode(fields[name].type, value_node, name)
@@ -232,7 +232,8 @@ class Decoder:
             return BAD
         made = wanted(**values, at=self.position(node), where=where)
         problems = list(made.problems())
-        for problem in problems:
+        # What only follows from a misspelt name is not told; a whole one goes on, so that its references are checked.
+        for problem in () if unknown else problems:
             self._report.error(made.place(problem.field), f"{what}: {problem.message}", problem.hint)
         return BAD if problems else made
 

@@ -31,6 +31,8 @@ SERVICE = "/envoy.service.discovery.v3.AggregatedDiscoveryService/"
 SECRET_SERVICE = "/envoy.service.secret.v3.SecretDiscoveryService/"
 #: A client that opens a stream has this long to say who it is.
 FIRST_REQUEST_SECONDS = 30.0
+#: One that was sent clusters has this long to ask for their endpoints before it is sent what leads there.
+ENDPOINTS_REQUEST_SECONDS = 5.0
 
 
 class DiscoveryService:
@@ -134,8 +136,18 @@ class DiscoveryService:
             request = _decoded(decode, content)
 
     async def _write(self, call: Call, connection: Connection) -> None:
+        deadline: float | None = None
         while True:
-            await connection.wake.wait()
+            if not connection.session.awaits_endpoints():
+                deadline = None
+            elif deadline is None:
+                deadline = asyncio.get_running_loop().time() + ENDPOINTS_REQUEST_SECONDS
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await connection.wake.wait()
+            except TimeoutError:
+                unasked = connection.session.stop_waiting()
+                log.warning("endpoints not asked for", extra={"node": connection.node.id, "names": unasked[:10]})
             connection.wake.clear()
             while (response := connection.session.pull()) is not None:
                 await call.send(response.body)
@@ -152,7 +164,7 @@ class DiscoveryService:
                         "version": response.version,
                     },
                 )
-            if connection.changed_at is not None:
+            if connection.changed_at is not None and not connection.session.awaits_endpoints():
                 self._metrics.convergence.observe(time.monotonic() - connection.changed_at)
                 connection.changed_at = None
 

@@ -9,6 +9,8 @@ Rules of the protocol that are kept here, for both variants:
 
 * Types go out in the order clusters, endpoints, listeners, routes, secrets, and what was removed of
   clusters and endpoints goes last, after the routes that stopped using it (make before break).
+* Listeners and routes wait until the proxy has asked for, and was sent, the endpoints of the clusters before
+  them: a proxy hears of a cluster first and asks then, and a route to a cluster without endpoints is an outage.
 * A cluster that changed waits in the proxy ("warms") until it hears its endpoints again, changed or not.
   Its endpoint resource therefore becomes owed to the proxy whenever the cluster is sent.
 * The first request of a type is always answered, even by an empty response, since the proxy waits for one.
@@ -34,6 +36,8 @@ from pymesh.control.xds.cache import Resource, Snapshot, Table
 ORDER = (pb.CLUSTER, pb.ENDPOINTS, pb.LISTENER, pb.ROUTES, pb.SECRET)
 #: Types whose removals wait until everything else was sent.
 RETIRED_LAST = (pb.CLUSTER, pb.ENDPOINTS)
+#: Types whose resources lead to clusters, and wait for the endpoints of those.
+AFTER_ENDPOINTS = (pb.LISTENER, pb.ROUTES)
 #: Types for which an empty first subscription means everything.
 WILDCARD_TYPES = frozenset({pb.CLUSTER, pb.LISTENER})
 WILDCARD = "*"
@@ -120,6 +124,10 @@ class Subscription:
     def wants(self, name: str) -> bool:
         return self.wildcard or name in self.names
 
+    def unasked(self, table: Table) -> list[str]:
+        """Names that are owed and exist, but that the proxy did not ask for (yet)."""
+        return [name for name in self.owed if name in table.resources and not self.wants(name)]
+
     def wanted(self, table: Table) -> Iterator[Resource]:
         """The resources of ``table`` that the proxy subscribed to, in a stable order."""
         if self.wildcard:
@@ -196,9 +204,13 @@ class Session(ABC):
         """The next response to send, or None when the proxy has (or was sent) everything."""
         subscribed = sorted((s for s in self._types.values() if s.requested), key=lambda s: _rank(s.type_url))
         for retire in (False, True):
+            if retire and self.awaits_endpoints():
+                return None
             for subscription in subscribed:
                 table = self._snapshot.get(subscription.type_url, EMPTY_TABLE)
                 if subscription.settled is table and not subscription.awaited:
+                    continue
+                if subscription.type_url in AFTER_ENDPOINTS and self.awaits_endpoints():
                     continue
                 last = retire or subscription.type_url not in RETIRED_LAST
                 response = self._respond(subscription, table, retire=last)
@@ -207,6 +219,21 @@ class Session(ABC):
                 if last:
                     subscription.settled = table
         return None
+
+    def awaits_endpoints(self) -> bool:
+        """Whether responses are held back until the proxy asks for the endpoints of clusters that it was sent."""
+        return bool(self._unasked())
+
+    def stop_waiting(self) -> list[str]:
+        """Hold nothing back any longer; what the proxy did not ask for, as when it refused the clusters."""
+        unasked = self._unasked()
+        for name in unasked:
+            self._types[pb.ENDPOINTS].owed.discard(name)
+        return unasked
+
+    def _unasked(self) -> list[str]:
+        endpoints = self._types.get(pb.ENDPOINTS)
+        return endpoints.unasked(self._snapshot.get(pb.ENDPOINTS, EMPTY_TABLE)) if endpoints else []
 
     def status(self) -> list[TypeStatus]:
         """Per type what was sent, acknowledged and refused."""

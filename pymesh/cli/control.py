@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,7 @@ import click
 from pymesh.cli.problem import give_up
 from pymesh.control import app
 from pymesh.control.config import DEFAULT_TRUST_DOMAIN, Address, Settings, SettingsError
+from pymesh.control.resources.decode import duration
 from pymesh.control.sources.mesh import FileMesh
 from pymesh.control.store.store import MeshOptions
 
@@ -42,6 +44,13 @@ PATH = click.Path(path_type=Path)
 @click.option("--trust-domain", default=DEFAULT_TRUST_DOMAIN, show_default=True)
 @click.option("--authority", type=PATH, metavar="DIR", help="Istio's plug-in CA files, instead of an own root.")
 @click.option(
+    "--certificate-lifetime",
+    default="24h",
+    show_default=True,
+    metavar="TIME",
+    help="Of workloads that ask for no other; proxies renew at half of it.",
+)
+@click.option(
     "--access-log",
     type=click.Choice(["TEXT", "JSON", "OFF"]),
     default="TEXT",
@@ -59,6 +68,7 @@ def command(
     tokens: Path | None,
     trust_domain: str,
     authority: Path | None,
+    certificate_lifetime: str,
     access_log: Literal["TEXT", "JSON", "OFF"],
     insecure_xds: bool,
     ports_file: Path | None,
@@ -74,6 +84,7 @@ def command(
             tokens=tokens,
             trust_domain=trust_domain,
             authority=authority,
+            certificate_lifetime=_lifetime(certificate_lifetime),
             insecure_xds=insecure_xds,
             ports_file=ports_file,
         )
@@ -81,3 +92,10 @@ def command(
         give_up(str(error))
     mesh = FileMesh(config, MeshOptions(trust_domain=trust_domain, access_log=access_log))
     sys.exit(app.run(settings, mesh, log_level=log_level))
+
+
+def _lifetime(text: str) -> timedelta:
+    parsed = duration(text)
+    if parsed is None:
+        raise SettingsError(f"--certificate-lifetime {text!r} is not a duration; hint: write 24h or 90m")
+    return parsed

@@ -29,6 +29,22 @@ def bootstrap(listeners: Sequence[Json], clusters: Sequence[Json], admin_port: i
     }
 
 
+def dynamic(kind: str, server: Json, admin_port: int, *, metadata: Sequence[tuple[str, str]] = ()) -> Json:
+    """A bootstrap that leaves everything to an ADS server; `kind` is `GRPC` or `DELTA_GRPC`, `server` its cluster."""
+    source = {"ads": {}, "resource_api_version": "V3"}
+    service = {
+        "envoy_grpc": {"cluster_name": server["name"]},
+        "initial_metadata": [{"key": key, "value": value} for key, value in metadata],
+    }
+    made = bootstrap([], [server], admin_port)
+    made["dynamic_resources"] = {
+        "lds_config": source,
+        "cds_config": source,
+        "ads_config": {"api_type": kind, "transport_api_version": "V3", "grpc_services": [service]},
+    }
+    return made
+
+
 def socket_address(port: int) -> Json:
     """A loopback address."""
     return {"socket_address": {"address": "127.0.0.1", "port_value": port}}

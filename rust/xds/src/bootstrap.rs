@@ -26,8 +26,6 @@ use crate::translate::{self, Context, Environment, Machine, Sources};
 use crate::proto;
 
 const BOOTSTRAP: &str = "envoy.config.bootstrap.v3.Bootstrap";
-/// Lifetime that is asked for when the bootstrap names none.
-const DEFAULT_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// How we introduce ourselves to control planes.
 const USER_AGENT: &str = "pymesh";
 
@@ -59,7 +57,8 @@ pub(crate) struct WorkloadIdentity {
     pub(crate) ca_cluster: String,
     pub(crate) spiffe_id: String,
     pub(crate) token_path: String,
-    pub(crate) lifetime: Duration,
+    /// `None` leaves it to the authority.
+    pub(crate) lifetime: Option<Duration>,
 }
 
 /// Reads a bootstrap. `file` is its name for messages.
@@ -285,7 +284,7 @@ fn workload_identity(extensions: &[core::TypedExtensionConfig], at: &At<'_>) -> 
             ca_cluster: identity.ca_cluster,
             spiffe_id: identity.spiffe_id,
             token_path: identity.token_path,
-            lifetime: lifetime.filter(|lifetime| !lifetime.is_zero()).unwrap_or(DEFAULT_LIFETIME),
+            lifetime: lifetime.filter(|lifetime| !lifetime.is_zero()),
         });
     }
     found

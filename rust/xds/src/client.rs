@@ -4,7 +4,7 @@
 //! Whatever happens, the order is the same: take it in, settle, publish if the
 //! snapshot has changed, bring the subscriptions in line.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -94,7 +94,7 @@ impl Client {
         }
         self.start_identity(&renewed);
         self.start_stream(event_sender)?;
-        let mut feed = Feed { session: None, requests: None, resolvers: Vec::new(), answered: BTreeSet::new() };
+        let mut feed = Feed::default();
         let mut live = Some(live);
         let mut published = self.catalog.snapshot().clone();
         loop {
@@ -151,8 +151,11 @@ impl Client {
 }
 
 /// What the task keeps beside the catalog.
+#[derive(Default)]
 struct Feed {
     session: Option<Session>,
+    /// What the last stream left in use.
+    versions: BTreeMap<ResourceKind, String>,
     requests: Option<mpsc::Sender<Request>>,
     resolvers: Vec<(Arc<DnsSettings>, JoinHandle<()>)>,
     /// Wildcard types that have been answered at least once.
@@ -165,14 +168,17 @@ impl Feed {
             Event::Open(requests) => {
                 let Some(discovery) = discovery else { return };
                 let kinds = discovery.kinds.iter().copied();
-                self.session = Some(Session::new(discovery.variant, discovery.node.clone(), kinds));
+                let versions = std::mem::take(&mut self.versions);
+                self.session = Some(Session::new(discovery.variant, discovery.node.clone(), kinds, versions));
                 self.requests = Some(requests);
             }
             Event::Closed(reason) => {
                 if self.requests.take().is_some() || self.answered.is_empty() {
                     eprintln!("xds: {reason}; trying again, the last configuration stays in force");
                 }
-                self.session = None;
+                if let Some(session) = self.session.take() {
+                    self.versions = session.accepted_versions();
+                }
             }
             Event::Delta(response) => {
                 self.answered.extend(ResourceKind::of(&response.type_url));

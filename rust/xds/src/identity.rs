@@ -61,7 +61,8 @@ async fn ask(
     rotation.begin(now(), request.key);
     let message = IstioCertificateRequest {
         csr: request.csr_pem,
-        validity_duration: i64::try_from(identity.lifetime.as_secs()).unwrap_or(i64::MAX),
+        // Zero is the authority's default, with Istio's as with ours.
+        validity_duration: i64::try_from(identity.lifetime.unwrap_or_default().as_secs()).unwrap_or(i64::MAX),
         ..Default::default()
     };
     let turn = usize::try_from(now().as_secs()).unwrap_or(0);

@@ -23,6 +23,8 @@ mod rules;
 mod session;
 mod stream;
 mod suggest;
+#[cfg(test)]
+mod testing;
 mod translate;
 mod transport;
 mod unsupported;

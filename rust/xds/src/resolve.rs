@@ -9,7 +9,8 @@ use tokio::sync::mpsc;
 
 use crate::translate::{DnsFamily, DnsSettings, DnsTarget};
 
-/// Rest after a failed look-up; the last good answer stays in use.
+/// Rest after a failed look-up; the last good answer stays in use. Without one
+/// the cluster is empty, as in Envoy: it must not keep the others waiting.
 const RETRY: Duration = Duration::from_secs(2);
 
 /// What a resolver found.
@@ -17,19 +18,21 @@ pub(crate) type Answer = (Arc<DnsSettings>, Endpoints);
 
 /// Looks the names of one cluster up again and again.
 pub(crate) async fn run(settings: Arc<DnsSettings>, answers: mpsc::Sender<Answer>) {
+    let mut has_answered = false;
     loop {
-        let rest = match look_up(&settings).await {
-            Ok(endpoints) => {
-                if answers.send((settings.clone(), endpoints)).await.is_err() {
-                    return;
-                }
-                settings.refresh
-            }
+        let (answer, rest) = match look_up(&settings).await {
+            Ok(endpoints) => (Some(endpoints), settings.refresh),
             Err(error) => {
                 eprintln!("dns: {error}; the last answer stays in use");
-                RETRY
+                ((!has_answered).then(|| settings.shape.clone()), RETRY)
             }
         };
+        if let Some(endpoints) = answer {
+            has_answered = true;
+            if answers.send((settings.clone(), endpoints)).await.is_err() {
+                return;
+            }
+        }
         tokio::time::sleep(rest).await;
     }
 }

@@ -12,7 +12,10 @@
 //! * every response is answered once: accepted (ACK), or refused with the
 //!   reasons (NACK) while the last good resources stay in use;
 //! * listeners and clusters are wildcards; the others are asked for by name,
-//!   and not at all while no name is wanted.
+//!   and not at all while no name is wanted;
+//! * at the start listeners are asked for only when the clusters can serve
+//!   them: no server could time that, since routes do not warm up;
+//! * nonces end with their stream, versions do not.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -48,6 +51,8 @@ pub(crate) struct Session {
     node: Option<core::Node>,
     /// Wildcard types that come from here (`lds_config`, `cds_config`).
     wildcards: BTreeSet<ResourceKind>,
+    /// Of types that this stream has not asked for yet (state of the world).
+    earlier: BTreeMap<ResourceKind, String>,
     subscriptions: BTreeMap<ResourceKind, Subscription>,
 }
 
@@ -56,14 +61,29 @@ struct Subscription {
     names: BTreeSet<String>,
     /// Of the last answer.
     nonce: String,
-    /// Of the last answer that was accepted (state of the world).
+    /// Of the last answer that was accepted, on whichever stream (state of the world).
     version: String,
 }
 
 impl Session {
-    pub(crate) fn new(variant: Variant, node: core::Node, wildcards: impl IntoIterator<Item = ResourceKind>) -> Self {
+    /// For a new stream; `earlier` is what the one before it has left in
+    /// [`Session::accepted_versions`].
+    pub(crate) fn new(
+        variant: Variant,
+        node: core::Node,
+        wildcards: impl IntoIterator<Item = ResourceKind>,
+        earlier: BTreeMap<ResourceKind, String>,
+    ) -> Self {
         let wildcards = wildcards.into_iter().collect();
-        Session { variant, node: Some(node), wildcards, subscriptions: BTreeMap::new() }
+        Session { variant, node: Some(node), wildcards, earlier, subscriptions: BTreeMap::new() }
+    }
+
+    /// The version of each type that is in use. It belongs to the resources and
+    /// outlives the stream (xDS, "ACK/NACK and resource type instance version").
+    pub(crate) fn accepted_versions(&self) -> BTreeMap<ResourceKind, String> {
+        let mut versions = self.earlier.clone();
+        versions.extend(self.subscriptions.iter().map(|(kind, subscription)| (*kind, subscription.version.clone())));
+        versions
     }
 
     /// Requests that bring the subscriptions in line with what is wanted. On a
@@ -74,10 +94,14 @@ impl Session {
             let is_new = !self.subscriptions.contains_key(&kind);
             let wanted = if kind.is_wildcard() { BTreeSet::new() } else { catalog.wanted(kind) };
             let is_asked = if kind.is_wildcard() { self.wildcards.contains(&kind) } else { !wanted.is_empty() };
-            if is_new && !is_asked {
+            if is_new && (!is_asked || self.must_wait(kind, catalog)) {
                 continue;
             }
-            let subscription = self.subscriptions.entry(kind).or_default();
+            let earlier = &mut self.earlier;
+            let subscription = self.subscriptions.entry(kind).or_insert_with(|| Subscription {
+                version: earlier.remove(&kind).unwrap_or_default(),
+                ..Subscription::default()
+            });
             if !is_new && subscription.names == wanted {
                 continue;
             }
@@ -94,6 +118,10 @@ impl Session {
             requests.push(request);
         }
         requests
+    }
+
+    fn must_wait(&self, kind: ResourceKind, catalog: &Catalog) -> bool {
+        kind == ResourceKind::Listener && self.wildcards.contains(&ResourceKind::Cluster) && !catalog.has_had_clusters()
     }
 
     /// Takes in an answer of the delta protocol and answers it.
@@ -201,10 +229,16 @@ fn reason(rejected: &[Rejected]) -> Option<rpc::Status> {
     }
     let lines: Vec<String> = rejected
         .iter()
-        .flat_map(|one| one.problems.iter().map(move |problem| format!("{}: {problem}", one.name)))
+        .flat_map(|one| one.problems.iter().map(move |problem| match one.name.as_str() {
+            "" => problem.to_string(),
+            name => format!("{name}: {problem}"),
+        }))
         .collect();
     let mut message = lines.join("\n");
     let end = (0..=LONGEST_REASON.min(message.len())).rev().find(|at| message.is_char_boundary(*at)).unwrap_or(0);
     message.truncate(end);
     Some(rpc::Status { code: INVALID_ARGUMENT, message, ..Default::default() })
 }
+
+#[cfg(test)]
+mod tests;

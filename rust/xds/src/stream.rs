@@ -129,3 +129,32 @@ fn with_metadata<T>(message: T, metadata: &[(String, String)]) -> Result<tonic::
 fn text(status: tonic::Status) -> String {
     format!("{}: {}", status.code(), status.message())
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio_rustls::rustls::time_provider::DefaultTimeProvider;
+
+    use super::*;
+    use crate::testing;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_finds_nobody_asks_less_and_less_often() {
+        let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let server =
+            Server { cluster: testing::server(nobody), variant: Variant::Delta, metadata: Vec::new() };
+        let store = Arc::new(SecretStore::new(Arc::new(DefaultTimeProvider)));
+        let (events, mut heard) = mpsc::channel(QUEUE);
+        let asking = tokio::spawn(run(server, store, Chance::from_system(), events));
+        let mut last = tokio::time::Instant::now();
+        let mut longest = FIRST_BACKOFF;
+        for attempt in 0..12 {
+            let Some(Event::Closed(reason)) = heard.recv().await else { panic!("nobody can have answered") };
+            assert!(reason.contains(&nobody.to_string()), "{reason}");
+            let rest = last.elapsed();
+            assert!(attempt == 0 || rest <= longest + Duration::from_millis(1), "{rest:?} after attempt {attempt}");
+            longest = (longest * 2).min(LONGEST_BACKOFF);
+            last = tokio::time::Instant::now();
+        }
+        asking.abort();
+    }
+}

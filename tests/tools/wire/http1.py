@@ -98,7 +98,7 @@ class ServerExchange(Incoming, Outgoing):
     async def write(self, data: bytes) -> None:
         """Send a piece."""
         await Outgoing.write(self, data)
-        if self._out.get_extra_info("ssl_object"):
+        if self._writer.get_extra_info("ssl_object"):
             # Over TLS asyncio drops in silence what is written after the other side has left: look whether it has.
             await asyncio.sleep(0)
             if self._reader.at_eof():

@@ -208,15 +208,23 @@ impl Engine {
     pub(crate) fn drain_conn(&mut self, key: ConnKey) {
         let Some(mut conn) = self.conns.lend(key) else { return };
         let drain_time = conn.http().map(|http| http.config.timeouts.drain);
+        let ends = self.draining;
         if let Some(down) = conn.downstream_mut() {
             if !down.draining {
                 down.draining = true;
+                let is_new = down.requests == 0;
                 match &mut conn.protocol {
                     Protocol::Http2Server(h2) => {
                         h2.shutdown_notice();
                         let deadline = self.now + drain_time.unwrap_or_default();
                         self.set_deadline(&mut conn, deadline);
                         self.mark_dirty(&mut conn);
+                    }
+                    // Its first request is on its way: a listener that only changes must not cost it.
+                    Protocol::Inspecting if !ends => {}
+                    Protocol::Detecting | Protocol::Http1Server(_) if !ends && is_new => {
+                        let deadline = self.now + drain_time.unwrap_or_default();
+                        self.set_deadline(&mut conn, deadline);
                     }
                     Protocol::Http1Server(h1) if h1.exchange.is_none() && conn.input.is_empty() => {
                         self.close_after_flush(&mut conn);

@@ -89,7 +89,9 @@ impl Engine {
         let Some(http) = exchange.http.as_ref() else { return };
         let table: Option<Arc<RouteTable>> = match &http.config.routes {
             RouteSource::Inline(table) => Some(table.clone()),
-            RouteSource::Named(name) => self.snapshot.routes.get(name).cloned(),
+            RouteSource::Named(name) => {
+                self.snapshot.routes.get(name).or_else(|| self.leaving_routes.get(name)).cloned()
+            }
         };
         exchange.routed = table.and_then(|table| {
             let found = route::matcher::find(&table, &exchange.request, random)?;

@@ -43,6 +43,9 @@ enum Accepted {
 impl Catalog {
     /// Takes in what is good and says what is not. The caller settles afterwards.
     pub(crate) fn update(&mut self, kind: ResourceKind, incoming: Vec<Incoming>, removal: Removal) -> Vec<Rejected> {
+        self.heard_of_clusters |= kind == ResourceKind::Cluster;
+        // What had no name cannot be told from what comes now.
+        self.rejected.remove(&(kind, String::new()));
         let asked: BTreeSet<String> = if kind.is_wildcard() { BTreeSet::new() } else { self.wanted(kind) };
         let mut rejected = Vec::new();
         let mut seen: HashSet<String> = HashSet::new();
@@ -74,6 +77,7 @@ impl Catalog {
             Removal::Rest if kind.is_wildcard() && all_named => {
                 let gone: Vec<String> = self.dynamic_names(kind).filter(|name| !seen.contains(name)).collect();
                 gone.iter().for_each(|name| self.remove(kind, name));
+                self.rejected.retain(|(of, name), _| *of != kind || seen.contains(name));
             }
             Removal::Rest => {}
         }
@@ -134,12 +138,13 @@ impl Catalog {
     }
 
     /// Endpoints, routes and secrets go when nobody wants them any more, not
-    /// when the server withdraws them: the last good ones serve until then.
+    /// when the server withdraws them: the last good ones serve until then, as
+    /// in Envoy.
     fn remove(&mut self, kind: ResourceKind, name: &str) {
         match kind {
             ResourceKind::Cluster => remove_slot(&mut self.clusters, name),
             ResourceKind::Listener => remove_slot(&mut self.listeners, name),
-            ResourceKind::Endpoints | ResourceKind::Routes | ResourceKind::Secret => {}
+            ResourceKind::Endpoints | ResourceKind::Routes | ResourceKind::Secret => self.stop_waiting(kind, name),
         }
         self.rejected.remove(&(kind, name.to_owned()));
     }

@@ -11,6 +11,8 @@
 
 mod accept;
 mod compose;
+#[cfg(test)]
+mod tests;
 mod warm;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -50,6 +52,10 @@ pub(crate) struct Catalog {
     resolved: Vec<(Arc<DnsSettings>, Arc<Endpoints>)>,
     waits: BTreeMap<(ResourceKind, Arc<str>), Wait>,
     rejected: BTreeMap<(ResourceKind, String), Rejected>,
+    /// The server has said which clusters there are.
+    heard_of_clusters: bool,
+    /// That, and once all of them served.
+    had_clusters: bool,
     /// Static listeners stay in the order of their file.
     static_listeners: Vec<Arc<str>>,
     live: BTreeMap<Arc<str>, LiveCluster>,
@@ -119,6 +125,8 @@ impl Catalog {
             resolved: Vec::new(),
             waits: BTreeMap::new(),
             rejected: BTreeMap::new(),
+            heard_of_clusters: false,
+            had_clusters: false,
             static_listeners: Vec::new(),
             live: BTreeMap::new(),
             no_endpoints: Arc::default(),
@@ -179,6 +187,11 @@ impl Catalog {
     pub(crate) fn is_warming(&self) -> bool {
         self.clusters.values().any(|slot| slot.warming.is_some())
             || self.listeners.values().any(|slot| slot.warming.is_some())
+    }
+
+    /// True once every cluster that the server named first can serve; stays true.
+    pub(crate) fn has_had_clusters(&self) -> bool {
+        self.had_clusters
     }
 
     /// What the engine reads now.

@@ -39,6 +39,7 @@ impl Catalog {
         let listeners = ready_names(&self.listeners, |resource| self.has_needs(&resource.needs));
         promote(&mut self.clusters, &clusters);
         promote(&mut self.listeners, &listeners);
+        self.had_clusters |= self.heard_of_clusters && self.clusters.values().all(|slot| slot.active.is_some());
         self.forget();
         self.compose()
     }
@@ -71,6 +72,15 @@ impl Catalog {
             ResourceKind::Secret => self.store.contains(&SecretName::from(name)),
             ResourceKind::Cluster => self.clusters.contains_key(name),
             ResourceKind::Listener => self.listeners.contains_key(name),
+        }
+    }
+
+    /// The server says that there is none: who waits for it need not wait any
+    /// longer. One that was here already serves on.
+    pub(super) fn stop_waiting(&mut self, kind: ResourceKind, name: &str) {
+        let key = (kind, Arc::from(name));
+        if !self.is_here(kind, name) && self.asked_for().contains_key(&key) {
+            self.waits.insert(key, Wait::Over);
         }
     }
 

@@ -20,6 +20,17 @@ def test_a_bad_file_keeps_the_last_good_set(tmp_path: Path) -> None:
     assert mesh.diagnostics()[0]["severity"] == "error"
 
 
+def test_a_misspelt_field_hides_nothing_and_starts_no_avalanche(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text((GOOD % "a").replace("{ports:", "{prots: [], ports:"))
+    rule = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: %s}\nspec: {host: %s}\n"
+    (tmp_path / "b.yaml").write_text(rule % ("a", "a") + "---\n" + rule % ("b", "b"))
+    errors = [error.partition(": ")[2] for error in FileMesh([tmp_path]).load()]
+    assert errors == [
+        "error: spec: unknown field 'prots'\n  hint: did you mean 'ports'?",
+        "error: there is no service 'b'\n  hint: known: a, a.default, a.default.svc, a.default.svc.cluster.local",
+    ]
+
+
 def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     (error,) = FileMesh([tmp_path / "no"]).load()
     assert "there is no such folder" in error

@@ -67,6 +67,47 @@ def test_a_retired_cluster_goes_after_the_routes_that_used_it() -> None:
     ]
 
 
+def test_routes_wait_until_the_endpoints_of_new_clusters_were_asked_for() -> None:
+    session = started(cluster("v1", eds=True), endpoints("v1", 1), listener("l"), routes("r", "one"))
+    session.update(snapshot(cluster("v2", eds=True), endpoints("v2", 2), listener("l", "new"), routes("r", "two")))
+    (sent,) = pulled(session)
+    assert sent.type_url == pb.CLUSTER
+    session.receive(delta(pb.CLUSTER, nonce=sent.nonce))
+    assert transcript(session) == [], "the acknowledgement alone does not say that the cluster can serve"
+    assert session.awaits_endpoints()
+    session.receive(delta(pb.ENDPOINTS, "v2"))
+    assert transcript(session) == [
+        ("ClusterLoadAssignment", ["v2"], []),
+        ("Listener", ["l"], []),
+        ("RouteConfiguration", ["r"], []),
+        ("Cluster", [], ["v1"]),
+        ("ClusterLoadAssignment", [], ["v1"]),
+    ]
+
+
+def test_a_reconnecting_proxy_gets_new_routes_after_the_clusters_behind_them() -> None:
+    session = DeltaSession()
+    session.update(snapshot(cluster("new", eds=True), endpoints("new", 2), listener("l"), routes("r", "two")))
+    session.receive(delta(pb.CLUSTER, have={"old": "1"}))
+    session.receive(delta(pb.ENDPOINTS, "old", have={"old": "1"}))
+    session.receive(delta(pb.LISTENER))
+    session.receive(delta(pb.ROUTES, "r"))
+    assert [kind for kind, *_ in transcript(session)] == ["Cluster", "ClusterLoadAssignment"]
+    session.receive(delta(pb.ENDPOINTS, "new"))
+    assert [kind for kind, *_ in transcript(session)][:3] == ["ClusterLoadAssignment", "Listener", "RouteConfiguration"]
+
+
+def test_who_never_asks_for_endpoints_is_not_waited_for_any_longer() -> None:
+    session = started(cluster("v1", eds=True), endpoints("v1", 1), routes("r", "one"))
+    session.update(snapshot(cluster("v2", eds=True), endpoints("v2", 2), routes("r", "two")))
+    (sent,) = pulled(session)
+    session.receive(delta(pb.CLUSTER, nonce=sent.nonce, error="no"))
+    assert transcript(session) == []
+    session.stop_waiting()
+    assert transcript(session)[0] == ("RouteConfiguration", ["r"], [])
+    assert not session.awaits_endpoints()
+
+
 def test_a_name_that_does_not_exist_is_reported_as_removed_and_sent_when_it_appears() -> None:
     session = DeltaSession()
     session.update(snapshot(routes("a")))

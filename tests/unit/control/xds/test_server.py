@@ -16,7 +16,7 @@ from xds_mesh import CACHE, cluster, endpoints, listener, sotw
 from xds_mesh import delta as delta_request
 
 from pymesh.control.identity.spiffe import Identity
-from pymesh.control.xds import pb
+from pymesh.control.xds import pb, server
 from pymesh.control.xds.cache import Snapshot
 from pymesh.control.xds.fleet import Fleet
 from pymesh.control.xds.grpc import GrpcServer, Limits
@@ -83,9 +83,9 @@ class Served:
 
 @pytest.fixture
 def served() -> Iterator[Served]:
-    server = Served()
-    yield server
-    server.stop()
+    running = Served()
+    yield running
+    running.stop()
 
 
 class Client:
@@ -154,6 +154,18 @@ def test_state_of_the_world_stream(served: Served, client: Callable[..., Client]
     assert [pb.unpack(r).name for r in proxy.hear().resources] == ["a"]
     proxy.say(sotw(pb.LISTENER))
     assert [pb.unpack(r).name for r in proxy.hear().resources] == ["for-p1"]
+
+
+def test_who_does_not_ask_for_endpoints_gets_the_rest_all_the_same(
+    served: Served, client: Callable[..., Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "ENDPOINTS_REQUEST_SECONDS", 0.2)
+    served.resources = [cluster("a", eds=True), endpoints("a", 1)]
+    proxy = client()
+    proxy.say(delta_request(pb.CLUSTER), node="p1")
+    proxy.say(delta_request(pb.LISTENER))
+    assert [r.name for r in proxy.hear().resources] == ["a"]
+    assert [r.name for r in proxy.hear().resources] == ["for-p1"]
 
 
 def test_a_stream_without_a_valid_token_is_refused(served: Served, client: Callable[..., Client]) -> None:

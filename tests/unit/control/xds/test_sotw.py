@@ -72,6 +72,21 @@ def test_a_retired_cluster_goes_after_the_routes_that_used_it() -> None:
     ]
 
 
+def test_routes_wait_until_the_endpoints_of_new_clusters_were_asked_for() -> None:
+    session = started(cluster("v1", eds=True), endpoints("v1", 1), routes("r", "one"))
+    session.update(snapshot(cluster("v2", eds=True), endpoints("v2", 2), routes("r", "two")))
+    (sent,) = pulled(session)
+    session.receive(sotw(pb.CLUSTER, nonce=sent.nonce, version=sent.version))
+    assert transcript(session) == []
+    asked = next(s for s in session._types.values() if s.type_url == pb.ENDPOINTS)
+    session.receive(sotw(pb.ENDPOINTS, "v1", "v2", nonce=asked.nonce, version=asked.sent_version))
+    assert transcript(session) == [
+        ("ClusterLoadAssignment", ["v2"], []),
+        ("RouteConfiguration", ["r"], []),
+        ("Cluster", ["v2"], []),
+    ]
+
+
 def test_a_removed_listener_is_left_out_at_once() -> None:
     session = started(listener("a"), listener("b"))
     session.update(snapshot(listener("b")))

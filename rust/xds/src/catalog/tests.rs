@@ -1,0 +1,297 @@
+//! What serves after each step: `name` for what is live, `name?` for what still warms up.
+
+use std::time::Duration;
+
+use super::*;
+use crate::testing::{catalog, cluster, endpoints, identity, listener, packed, roots, routes, secured_cluster, secured_listener};
+use ResourceKind::{Cluster, Endpoints, Listener, Routes, Secret};
+
+const NOW: Duration = Duration::ZERO;
+
+impl Catalog {
+    /// Resources of the delta protocol, settled; the problems as a refusal says them.
+    fn hears<const N: usize>(&mut self, kind: ResourceKind, resources: [prost_types::Any; N]) -> Vec<String> {
+        self.hears_with(kind, resources, Removal::Names(Vec::new()))
+    }
+
+    fn hears_with<const N: usize>(
+        &mut self,
+        kind: ResourceKind,
+        resources: [prost_types::Any; N],
+        removal: Removal,
+    ) -> Vec<String> {
+        let incoming = resources.map(|raw| Incoming { name: String::new(), version: "1".to_owned(), raw });
+        let rejected = self.update(kind, incoming.into(), removal);
+        self.settle(NOW);
+        rejected.iter().flat_map(|one| one.problems.iter().map(|problem| format!("{}: {problem}", one.name))).collect()
+    }
+
+    fn loses(&mut self, kind: ResourceKind, name: &str) {
+        self.hears_with(kind, [], Removal::Names(vec![name.to_owned()]));
+    }
+
+    fn shows(&self) -> String {
+        let clusters = self.clusters.iter().map(|(name, slot)| shown(name, slot));
+        let listeners = self.listeners.iter().map(|(name, slot)| shown(name, slot));
+        clusters.chain(listeners).collect::<Vec<_>>().join(" ")
+    }
+
+    fn port_of(&self, cluster: &str) -> Option<u16> {
+        let cluster = self.snapshot().clusters.get(cluster)?;
+        cluster.endpoints.iter().next().map(|(_, endpoint)| endpoint.address.port())
+    }
+}
+
+fn shown<T>(name: &str, slot: &Slot<T>) -> String {
+    match (&slot.active, &slot.warming) {
+        (Some(_), None) => name.to_owned(),
+        (None, Some(_)) => format!("{name}?"),
+        (Some(_), Some(_)) => format!("{name} {name}?"),
+        (None, None) => unreachable!("an empty slot"),
+    }
+}
+
+#[test]
+fn a_cluster_waits_for_its_endpoints() {
+    let mut catalog = catalog();
+    catalog.hears(Cluster, [cluster("cart", "1s")]);
+    assert_eq!(catalog.shows(), "cart?");
+    assert!(catalog.is_warming());
+    assert!(catalog.snapshot().clusters.is_empty());
+    catalog.hears(Endpoints, [endpoints("cart", 1)]);
+    assert_eq!(catalog.shows(), "cart");
+    assert_eq!(catalog.port_of("cart"), Some(1));
+}
+
+#[test]
+fn a_cluster_that_changes_serves_as_it_was_until_the_new_one_is_ready() {
+    let mut catalog = catalog();
+    catalog.hears(Cluster, [cluster("cart", "1s")]);
+    catalog.hears(Endpoints, [endpoints("cart", 1)]);
+    let other = "{name: cart, type: EDS, eds_cluster_config: {service_name: other, eds_config: {ads: {}}}}";
+    catalog.hears(Cluster, [packed(Cluster, other)]);
+    assert_eq!(catalog.shows(), "cart cart?");
+    assert_eq!(catalog.port_of("cart"), Some(1));
+    // Both are asked for while both are in use.
+    assert_eq!(catalog.wanted(Endpoints), BTreeSet::from(["cart".to_owned(), "other".to_owned()]));
+    catalog.hears(Endpoints, [endpoints("other", 2)]);
+    assert_eq!(catalog.shows(), "cart");
+    assert_eq!(catalog.port_of("cart"), Some(2));
+    assert_eq!(catalog.wanted(Endpoints), BTreeSet::from(["other".to_owned()]));
+    assert!(!catalog.endpoints().contains_key("cart"), "nobody needs them any more");
+}
+
+#[test]
+fn a_change_back_ends_the_warming() {
+    let mut catalog = catalog();
+    catalog.hears(Cluster, [cluster("cart", "1s")]);
+    catalog.hears(Endpoints, [endpoints("cart", 1)]);
+    let other = "{name: cart, type: EDS, eds_cluster_config: {service_name: other, eds_config: {ads: {}}}}";
+    catalog.hears(Cluster, [packed(Cluster, other)]);
+    catalog.hears(Cluster, [cluster("cart", "1s")]);
+    assert_eq!(catalog.shows(), "cart");
+    assert_eq!(catalog.wanted(Endpoints), BTreeSet::from(["cart".to_owned()]));
+}
+
+#[test]
+fn a_cluster_waits_for_its_secrets_too() {
+    let mut catalog = catalog();
+    catalog.hears(Cluster, [secured_cluster("cart", "roots")]);
+    assert_eq!(catalog.wanted(Secret), BTreeSet::from(["roots".to_owned()]));
+    catalog.hears(Endpoints, [endpoints("cart", 1)]);
+    assert_eq!(catalog.shows(), "cart?");
+    catalog.hears(Secret, [roots("roots")]);
+    assert_eq!(catalog.shows(), "cart");
+    // What the cluster does not need any more is forgotten, the store included.
+    catalog.loses(Cluster, "cart");
+    assert!(!catalog.store.contains(&SecretName::from("roots")));
+}
+
+#[test]
+fn a_listener_waits_for_its_routes_and_secrets() {
+    let mut catalog = catalog();
+    catalog.hears(Listener, [secured_listener("http", 80, "table", "roots")]);
+    assert_eq!(catalog.shows(), "http?");
+    catalog.hears(Routes, [routes("table", "cart")]);
+    assert_eq!(catalog.shows(), "http?");
+    catalog.hears(Secret, [roots("roots")]);
+    assert_eq!(catalog.shows(), "http?");
+    assert!(catalog.snapshot().listeners.is_empty());
+    catalog.hears(Secret, [identity("identity")]);
+    assert_eq!(catalog.shows(), "http");
+    assert_eq!(catalog.snapshot().listeners.len(), 1);
+    assert!(catalog.snapshot().routes.contains_key("table"));
+}
+
+#[test]
+fn waiting_ends_after_the_fetch_timeout() {
+    let mut catalog = catalog();
+    catalog.hears(Cluster, [cluster("cart", "1s")]);
+    catalog.hears(Listener, [listener("http", 80, "table")]);
+    // Envoy's default for `initial_fetch_timeout`.
+    assert_eq!(catalog.next_deadline(), Some(Duration::from_secs(15)));
+    catalog.settle(Duration::from_secs(14));
+    assert_eq!(catalog.shows(), "cart? http?");
+    catalog.settle(Duration::from_secs(15));
+    assert_eq!(catalog.shows(), "cart http");
+    assert_eq!(catalog.port_of("cart"), None);
+    assert_eq!(catalog.snapshot().routes["table"].virtual_hosts.len(), 0);
+    // Late is better than never.
+    catalog.hears(Endpoints, [endpoints("cart", 1)]);
+    assert_eq!(catalog.port_of("cart"), Some(1));
+}
+
+#[test]
+fn who_hears_that_there_is_none_stops_waiting() {
+    // xDS, "Knowing When a Requested Resource Does Not Exist" (incremental).
+    let mut catalog = catalog();
+    catalog.hears(Cluster, [cluster("cart", "1s")]);
+    catalog.loses(Endpoints, "cart");
+    assert_eq!(catalog.shows(), "cart");
+    assert_eq!(catalog.port_of("cart"), None);
+    catalog.hears(Endpoints, [endpoints("cart", 1)]);
+    assert_eq!(catalog.port_of("cart"), Some(1));
+}
+
+#[test]
+fn endpoints_and_routes_that_are_withdrawn_serve_as_long_as_they_are_needed() {
+    let mut catalog = catalog();
+    catalog.hears(Cluster, [cluster("cart", "1s")]);
+    catalog.hears(Endpoints, [endpoints("cart", 1)]);
+    catalog.hears(Listener, [listener("http", 80, "table")]);
+    catalog.hears(Routes, [routes("table", "cart")]);
+    let before = catalog.snapshot().clone();
+    catalog.loses(Endpoints, "cart");
+    catalog.loses(Routes, "table");
+    catalog.hears_with(Endpoints, [], Removal::Rest);
+    catalog.hears_with(Routes, [], Removal::Rest);
+    assert!(Arc::ptr_eq(&before, catalog.snapshot()));
+    catalog.loses(Listener, "http");
+    assert!(catalog.routes().is_empty());
+    catalog.loses(Cluster, "cart");
+    assert!(catalog.endpoints().is_empty());
+}
+
+#[test]
+fn state_of_the_world_removes_clusters_and_listeners_that_do_not_come() {
+    let mut catalog = catalog();
+    catalog.hears_with(Cluster, [cluster("cart", "1s"), cluster("shop", "1s")], Removal::Rest);
+    catalog.hears_with(Listener, [listener("a", 80, "table"), listener("b", 81, "table")], Removal::Rest);
+    catalog.hears_with(Endpoints, [endpoints("cart", 1)], Removal::Rest);
+    catalog.hears_with(Routes, [routes("table", "cart")], Removal::Rest);
+    assert_eq!(catalog.shows(), "cart shop? a b");
+    catalog.hears_with(Cluster, [cluster("cart", "1s")], Removal::Rest);
+    catalog.hears_with(Listener, [listener("b", 81, "table")], Removal::Rest);
+    assert_eq!(catalog.shows(), "cart b");
+    catalog.hears_with(Cluster, [], Removal::Rest);
+    catalog.hears_with(Listener, [], Removal::Rest);
+    assert_eq!(catalog.shows(), "");
+}
+
+#[test]
+fn a_refused_resource_is_not_a_missing_one() {
+    let mut catalog = catalog();
+    catalog.hears_with(Cluster, [cluster("cart", "1s")], Removal::Rest);
+    catalog.hears_with(Endpoints, [endpoints("cart", 1)], Removal::Rest);
+    let bad = packed(Cluster, "{name: cart, type: EDS, connect_timeout: -1s}");
+    let problems = catalog.hears_with(Cluster, [bad], Removal::Rest);
+    assert_eq!(problems.len(), 1);
+    assert!(problems[0].starts_with("cart: connect_timeout: "), "{problems:?}");
+    assert_eq!(catalog.shows(), "cart");
+    // A resource that cannot be read may be any: nothing is removed.
+    let garbage = prost_types::Any { type_url: Cluster.type_url().to_owned(), value: vec![0xff] };
+    assert_eq!(catalog.hears_with(Cluster, [garbage], Removal::Rest).len(), 1);
+    assert_eq!(catalog.shows(), "cart");
+}
+
+#[test]
+fn all_problems_of_a_response_are_told_at_once() {
+    let mut catalog = catalog();
+    let problems = catalog.hears(
+        Cluster,
+        [
+            packed(
+                Cluster,
+                "{name: a, connect_timeout: -1s, load_assignment: {cluster_name: a, endpoints: [{priority: 1000}]}}",
+            ),
+            cluster("good", "1s"),
+            prost_types::Any { type_url: Listener.type_url().to_owned(), value: Vec::new() },
+        ],
+    );
+    assert_eq!(
+        problems,
+        [
+            format!(": a resource of type `{}` came where `{}` belongs", Listener.type_url(), Cluster.type_url()),
+            "a: load_assignment.endpoints[0].priority: this must be at most 128, not 1000".to_owned(),
+            "a: connect_timeout: this must be longer than 0s".to_owned(),
+        ]
+    );
+    assert_eq!(catalog.shows(), "good?");
+}
+
+#[test]
+fn what_was_refused_is_remembered_until_it_is_mended_or_gone() {
+    let bad = || packed(Cluster, "{name: cart, type: EDS, connect_timeout: -1s}");
+    let unreadable = || prost_types::Any { type_url: Cluster.type_url().to_owned(), value: vec![0xff] };
+    let mut catalog = catalog();
+    catalog.hears(Cluster, [bad(), unreadable()]);
+    assert_eq!(catalog.rejected().len(), 2);
+    catalog.hears(Cluster, [cluster("cart", "1s")]);
+    assert_eq!(catalog.rejected().len(), 0, "mended");
+    catalog.hears(Cluster, [bad()]);
+    catalog.loses(Cluster, "cart");
+    assert_eq!(catalog.rejected().len(), 0, "removed");
+    catalog.hears_with(Cluster, [bad()], Removal::Rest);
+    catalog.hears_with(Cluster, [], Removal::Rest);
+    assert_eq!(catalog.rejected().len(), 0, "left out");
+    catalog.hears(Cluster, [cluster("cart", "1s")]);
+    catalog.hears(Endpoints, [packed(Endpoints, "{cluster_name: cart, endpoints: [{lb_endpoints: [{}]}]}")]);
+    assert_eq!(catalog.rejected().len(), 1);
+    catalog.loses(Cluster, "cart");
+    assert_eq!(catalog.rejected().len(), 0, "nobody needs it");
+}
+
+#[test]
+fn a_secret_that_is_refused_leaves_the_old_one() {
+    let mut catalog = catalog();
+    catalog.hears(Cluster, [secured_cluster("cart", "roots")]);
+    catalog.hears(Endpoints, [endpoints("cart", 1)]);
+    catalog.hears(Secret, [roots("roots")]);
+    let generation = catalog.store.generation();
+    let bad = "{name: roots, validation_context: {trusted_ca: {inline_string: no certificate}}}";
+    let problems = catalog.hears(Secret, [packed(Secret, bad)]);
+    assert_eq!(problems.len(), 1);
+    assert!(problems[0].starts_with("roots: validation_context"), "{problems:?}");
+    assert_eq!(catalog.store.generation(), generation);
+    // Rotation changes the store and no resource: nothing warms up again.
+    let before = catalog.snapshot().clone();
+    catalog.hears(Secret, [roots("roots")]);
+    assert!(catalog.store.generation() > generation);
+    assert!(Arc::ptr_eq(&before, catalog.snapshot()));
+}
+
+#[test]
+fn what_did_not_change_is_shared() {
+    let mut catalog = catalog();
+    catalog.hears(Cluster, [cluster("cart", "1s"), cluster("shop", "1s")]);
+    catalog.hears(Endpoints, [endpoints("cart", 1), endpoints("shop", 2)]);
+    let before = catalog.snapshot().clone();
+    catalog.hears(Cluster, [cluster("cart", "1s")]);
+    assert!(Arc::ptr_eq(&before, catalog.snapshot()), "the same again is no change");
+    catalog.hears(Endpoints, [endpoints("shop", 3)]);
+    let after = catalog.snapshot();
+    assert_eq!(after.version, before.version + 1);
+    assert!(Arc::ptr_eq(&before.clusters["cart"], &after.clusters["cart"]));
+    assert!(!Arc::ptr_eq(&before.clusters["shop"], &after.clusters["shop"]));
+}
+
+#[test]
+fn two_listeners_cannot_have_one_address() {
+    let mut catalog = catalog();
+    let problems = catalog.hears(Listener, [listener("a", 80, "table"), listener("b", 80, "table")]);
+    assert_eq!(problems, ["b: address: listener `a` has this address, 127.0.0.1:80"]);
+    // The address is free again in the response that takes the other away.
+    let problems = catalog.hears_with(Listener, [listener("b", 80, "table")], Removal::Names(vec!["a".to_owned()]));
+    assert_eq!(problems, [""; 0]);
+    assert_eq!(catalog.shows(), "b?");
+}

@@ -1,0 +1,58 @@
+"""A relay that keeps every byte it passes on, in both directions."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Recorder:
+    """`seen` is everything that went through."""
+
+    def __init__(self, port: int) -> None:
+        self.target, self.port = port, 0
+        self.seen = bytearray()
+
+    async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Relay one connection."""
+        onward, back = await asyncio.open_connection("127.0.0.1", self.target)
+        await asyncio.gather(self._pass(reader, back), self._pass(onward, writer))
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while piece := await reader.read(65536):
+                self.seen += piece
+                writer.write(piece)
+                await writer.drain()
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+
+@contextmanager
+def recorder(port: int) -> Iterator[Recorder]:
+    """A relay to a port on loopback, for the length of the block."""
+    running = Recorder(port)
+    loop = asyncio.new_event_loop()
+    server = loop.run_until_complete(asyncio.start_server(running.connected, "127.0.0.1", 0))
+    running.port = server.sockets[0].getsockname()[1]
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        yield running
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        server.close()
+        loop.run_until_complete(_end_tasks())
+        loop.close()
+
+
+async def _end_tasks() -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
