@@ -88,11 +88,16 @@ where
     let shards: Vec<Arc<Shard>> = (0..workers).map(|_| Arc::default()).collect();
     let shared = Arc::new(Shared::new(workers));
     let admin = bootstrap.admin;
-    let client = pymesh_xds::Client::new(bootstrap, secrets.clone()).map_err(|found| {
-        found.iter().map(ToString::to_string).collect::<Vec<String>>()
-    })?;
+    let client = pymesh_xds::Client::new(bootstrap, secrets.clone())
+        .map_err(|found| found.iter().map(ToString::to_string).collect::<Vec<String>>())?;
     let dump = client.config_dump();
-    let state = Arc::new(State::new(hub.clone(), shards.clone(), secrets.clone(), shared.clone(), Box::new(move || dump.json())));
+    let state = Arc::new(State::new(
+        hub.clone(),
+        shards.clone(),
+        secrets.clone(),
+        shared.clone(),
+        Box::new(move || dump.json()),
+    ));
 
     if let Some(address) = admin {
         let listener = tokio::net::TcpListener::bind(address)
@@ -174,9 +179,7 @@ async fn wait_for_the_end(
     state: &Arc<State>,
     feed: tokio::task::JoinHandle<Result<(), String>>,
 ) -> Result<(), Vec<String>> {
-    let signals = || -> std::io::Result<_> {
-        Ok((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?))
-    };
+    let signals = || -> std::io::Result<_> { Ok((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)) };
     let (mut terminate, mut interrupt) = signals().map_err(|error| vec![format!("cannot watch signals: {error}")])?;
     tokio::select! {
         _ = terminate.recv() => Ok(()),

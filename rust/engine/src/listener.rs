@@ -83,9 +83,10 @@ impl ChainRuntime {
         secrets: &Arc<SecretStore>,
     ) -> Result<Arc<ChainRuntime>, String> {
         let tls = match &config.tls {
-            Some(tls) => Some(server_config(tls, secrets).map_err(|error| {
-                format!("listener {}: filter chain {}: {error}", listener.name, config.name)
-            })?),
+            Some(tls) => Some(
+                server_config(tls, secrets)
+                    .map_err(|error| format!("listener {}: filter chain {}: {error}", listener.name, config.name))?,
+            ),
             None => None,
         };
         let (mut http, mut tcp) = (None, None);
@@ -99,10 +100,7 @@ impl ChainRuntime {
                 }));
             }
             NetworkFilter::Tcp(proxy) => {
-                tcp = Some(Arc::new(TcpRuntime {
-                    config: proxy.clone(),
-                    stats: hub.tcp(worker, &proxy.stat_prefix),
-                }));
+                tcp = Some(Arc::new(TcpRuntime { config: proxy.clone(), stats: hub.tcp(worker, &proxy.stat_prefix) }));
             }
         }
         Ok(Arc::new(ChainRuntime { config: config.clone(), tls, http, tcp }))

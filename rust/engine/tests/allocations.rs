@@ -239,7 +239,8 @@ fn snapshot() -> Snapshot {
     };
     let edit = HeaderEdit { remove: vec!["x-custom".into()], add: vec![add] };
     let headers = HeaderOps { request: edit.clone(), response: edit };
-    let route = Route { name: "all".into(), matches, action: pymesh_model::route::Action::Forward(Arc::new(forward)), headers };
+    let route =
+        Route { name: "all".into(), matches, action: pymesh_model::route::Action::Forward(Arc::new(forward)), headers };
     let host = VirtualHost {
         domains: vec!["shop.example".into()],
         routes: vec![Arc::new(route)],

@@ -289,10 +289,7 @@ impl Headers {
         });
         let gone = fields.len() != before;
         if gone {
-            self.list_size = fields
-                .iter()
-                .map(|field| self.name_of(field).len() + field.value.len() + 32)
-                .sum();
+            self.list_size = fields.iter().map(|field| self.name_of(field).len() + field.value.len() + 32).sum();
         }
         self.fields = fields;
         gone
@@ -308,10 +305,7 @@ impl Headers {
     /// Every value of this name (lower case), in order.
     pub fn get_all<'a>(&'a self, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> + 'a {
         let known = Known::from_name(name);
-        self.fields
-            .iter()
-            .filter(move |field| self.is_named(field, known, name))
-            .map(|field| self.bytes(field.value))
+        self.fields.iter().filter(move |field| self.is_named(field, known, name)).map(|field| self.bytes(field.value))
     }
 
     fn is_named(&self, field: &Field, known: Option<Known>, name: &[u8]) -> bool {
@@ -328,10 +322,7 @@ impl Headers {
 
     /// Every value of this known name, in order.
     pub fn get_all_known(&self, known: Known) -> impl Iterator<Item = &[u8]> + '_ {
-        self.fields
-            .iter()
-            .filter(move |field| field.known == known as u8)
-            .map(|field| self.bytes(field.value))
+        self.fields.iter().filter(move |field| field.known == known as u8).map(|field| self.bytes(field.value))
     }
 
     /// Where the first value of this known name stands in the arena. It stays there
@@ -383,9 +374,7 @@ pub struct HeaderRef<'a> {
 impl fmt::Debug for Headers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_map()
-            .entries(self.iter().map(|h| {
-                (String::from_utf8_lossy(h.name), String::from_utf8_lossy(h.value))
-            }))
+            .entries(self.iter().map(|h| (String::from_utf8_lossy(h.name), String::from_utf8_lossy(h.value))))
             .finish()
     }
 }

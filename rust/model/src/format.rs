@@ -82,8 +82,8 @@ impl Template {
                 rest = tail;
                 continue;
             }
-            let end = command_end(after)
-                .ok_or_else(|| format!("`%{after}` is not closed; write `%%` for a percent sign"))?;
+            let end =
+                command_end(after).ok_or_else(|| format!("`%{after}` is not closed; write `%%` for a percent sign"))?;
             if !text.is_empty() {
                 parts.push(Part::Text(std::mem::take(&mut text).into()));
             }
@@ -206,10 +206,7 @@ const PLAIN: &[(&str, Operator)] = &[
     ("DOWNSTREAM_REMOTE_ADDRESS", Operator::DownstreamRemoteAddress),
     ("DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT", Operator::DownstreamRemoteAddressWithoutPort),
     ("DOWNSTREAM_DIRECT_REMOTE_ADDRESS", Operator::DownstreamDirectRemoteAddress),
-    (
-        "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT",
-        Operator::DownstreamDirectRemoteAddressWithoutPort,
-    ),
+    ("DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT", Operator::DownstreamDirectRemoteAddressWithoutPort),
     ("REQUESTED_SERVER_NAME", Operator::RequestedServerName),
     ("ROUTE_NAME", Operator::RouteName),
     ("DOWNSTREAM_PEER_URI_SAN", Operator::DownstreamPeerUriSan),

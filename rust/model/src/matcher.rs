@@ -49,9 +49,7 @@ impl StringMatch {
             (StringPattern::Exact(p), false) => value == &**p,
             (StringPattern::Exact(p), true) => value.eq_ignore_ascii_case(p),
             (StringPattern::Prefix(p), false) => value.starts_with(p),
-            (StringPattern::Prefix(p), true) => {
-                value.get(..p.len()).is_some_and(|head| head.eq_ignore_ascii_case(p))
-            }
+            (StringPattern::Prefix(p), true) => value.get(..p.len()).is_some_and(|head| head.eq_ignore_ascii_case(p)),
             (StringPattern::Suffix(p), false) => value.ends_with(p),
             (StringPattern::Suffix(p), true) => value
                 .len()
@@ -60,9 +58,15 @@ impl StringMatch {
                 .is_some_and(|tail| tail.eq_ignore_ascii_case(p)),
             (StringPattern::Contains(p), fold) => {
                 p.is_empty()
-                    || value.windows(p.len()).any(|window| {
-                        if fold { window.eq_ignore_ascii_case(p) } else { window == &**p }
-                    })
+                    || value.windows(p.len()).any(
+                        |window| {
+                            if fold {
+                                window.eq_ignore_ascii_case(p)
+                            } else {
+                                window == &**p
+                            }
+                        },
+                    )
             }
             (StringPattern::Regex(regex), _) => regex.is_match(value),
         }

@@ -142,10 +142,9 @@ impl PartialEq for SanMatch {
     fn eq(&self, other: &Self) -> bool {
         use StringPattern::{Contains, Exact, Prefix, Regex, Suffix};
         let same_pattern = match (&self.value.pattern, &other.value.pattern) {
-            (Exact(a), Exact(b))
-            | (Prefix(a), Prefix(b))
-            | (Suffix(a), Suffix(b))
-            | (Contains(a), Contains(b)) => a == b,
+            (Exact(a), Exact(b)) | (Prefix(a), Prefix(b)) | (Suffix(a), Suffix(b)) | (Contains(a), Contains(b)) => {
+                a == b
+            }
             (Regex(a), Regex(b)) => a.as_str() == b.as_str(),
             _ => false,
         };

@@ -163,9 +163,10 @@ impl<H: FilterHost> Worker<H> {
         }
         let timer = self.engine.next_timeout().map(|due| due.since(self.now()));
         let now = Instant::now();
-        let accept = self.listeners.iter().filter(|l| l.ready).map(|listener| {
-            listener.paused_until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
-        });
+        let accept =
+            self.listeners.iter().filter(|l| l.ready).map(|listener| {
+                listener.paused_until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
+            });
         timer.into_iter().chain(accept).chain(self.log_patience(now)).min()
     }
 

@@ -203,7 +203,10 @@ fn outcome(reply: &Bound<'_, PyAny>, changed: bool) -> PyResult<Outcome> {
     if !(200..=599).contains(&status) {
         return Err(PyValueError::new_err(format!("a reply's status is 200 to 599, not {status}")));
     }
-    let pairs: Vec<(String, String)> = reply.getattr("headers")?.call_method0("items")?.try_iter()?
+    let pairs: Vec<(String, String)> = reply
+        .getattr("headers")?
+        .call_method0("items")?
+        .try_iter()?
         .map(|pair| pair?.extract())
         .collect::<PyResult<_>>()?;
     let headers =

@@ -210,7 +210,11 @@ impl Headers {
     fn __delitem__(&self, name: &str) -> PyResult<()> {
         let bytes = settable(name)?;
         let removed = self.0.change(|head| Ok(head.headers_mut().remove(&bytes)))?;
-        if removed { Ok(()) } else { Err(PyKeyError::new_err(name.to_owned())) }
+        if removed {
+            Ok(())
+        } else {
+            Err(PyKeyError::new_err(name.to_owned()))
+        }
     }
 
     fn __contains__(&self, name: &str) -> PyResult<bool> {
@@ -223,7 +227,8 @@ impl Headers {
     }
 
     fn __iter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let names = self.0.read(|head| Ok(head.headers().iter().map(|field| string(py, field.name)).collect::<Vec<_>>()))?;
+        let names =
+            self.0.read(|head| Ok(head.headers().iter().map(|field| string(py, field.name)).collect::<Vec<_>>()))?;
         names.into_pyobject(py)?.try_iter().map(Bound::into_any)
     }
 

@@ -87,8 +87,7 @@ impl Facts {
         if !rest.is_empty() {
             return Err("octets follow the certificate".into());
         }
-        let extension =
-            |error: x509_parser::error::X509Error| format!("an extension cannot be read: {error}");
+        let extension = |error: x509_parser::error::X509Error| format!("an extension cannot be read: {error}");
         let sans = match certificate.subject_alternative_name().map_err(extension)? {
             Some(extension) => read_names(&extension.value.general_names)?,
             None => SubjectAltNames::default(),
@@ -116,9 +115,9 @@ impl Facts {
 pub(crate) fn dns_covers(pattern: &str, host: &str) -> bool {
     match pattern.strip_prefix("*.") {
         None => pattern.eq_ignore_ascii_case(host),
-        Some(parent) => host
-            .split_once('.')
-            .is_some_and(|(label, rest)| !label.is_empty() && parent.eq_ignore_ascii_case(rest)),
+        Some(parent) => {
+            host.split_once('.').is_some_and(|(label, rest)| !label.is_empty() && parent.eq_ignore_ascii_case(rest))
+        }
     }
 }
 

@@ -34,8 +34,7 @@ pub fn server_config(tls: &ServerTls, store: &Arc<SecretStore>) -> Result<Arc<Se
         }
         None if tls.require_client_certificate => {
             return Err(TlsError::Config(
-                "client certificates are required but nothing says which to trust; add a validation context"
-                    .into(),
+                "client certificates are required but nothing says which to trust; add a validation context".into(),
             ));
         }
         None => builder.with_no_client_auth(),

@@ -114,8 +114,7 @@ impl Rotation {
     /// The request could not be made, sent or answered. The next one waits
     /// longer each time; by chance, lest a whole mesh asks at the same moment.
     pub fn fail(&mut self, now: Duration, random: f64) {
-        let doubled =
-            1u32.checked_shl(self.failures).map_or(LONGEST_REST, |factor| FIRST_REST.saturating_mul(factor));
+        let doubled = 1u32.checked_shl(self.failures).map_or(LONGEST_REST, |factor| FIRST_REST.saturating_mul(factor));
         let longest = doubled.min(LONGEST_REST);
         let rest = longest.mul_f64(0.5 + 0.5 * chance(random));
         self.failures = self.failures.saturating_add(1);

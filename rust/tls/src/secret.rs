@@ -58,9 +58,7 @@ impl fmt::Display for SecretError {
         match &self.problem {
             SecretProblem::NotPem(what) => write!(f, "it is not PEM ({what})"),
             SecretProblem::NoCertificate => f.write_str("it holds no `BEGIN CERTIFICATE` section"),
-            SecretProblem::NoPrivateKey => {
-                f.write_str("it holds no unencrypted `BEGIN ... PRIVATE KEY` section")
-            }
+            SecretProblem::NoPrivateKey => f.write_str("it holds no unencrypted `BEGIN ... PRIVATE KEY` section"),
             SecretProblem::Malformed(at, what) => write!(f, "certificate {at} is malformed: {what}"),
             SecretProblem::UnsupportedKey(what) => write!(f, "the private key cannot be used: {what}"),
             SecretProblem::KeyDoesNotMatch => {
@@ -123,13 +121,10 @@ impl Identity {
         if leaf.not_after < now {
             return Err(SecretProblem::Expired(now.saturating_sub(leaf.not_after)));
         }
-        let certified =
-            CertifiedKey::from_der(certificates, key.0, provider).map_err(|error| match error {
-                rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
-                    SecretProblem::KeyDoesNotMatch
-                }
-                other => SecretProblem::UnsupportedKey(other.to_string()),
-            })?;
+        let certified = CertifiedKey::from_der(certificates, key.0, provider).map_err(|error| match error {
+            rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => SecretProblem::KeyDoesNotMatch,
+            other => SecretProblem::UnsupportedKey(other.to_string()),
+        })?;
         Ok(Identity { certified: Arc::new(certified), chain })
     }
 

@@ -44,15 +44,10 @@ impl Session {
     ///
     /// # Errors
     /// If `server_name` is not a host name.
-    pub fn client(
-        config: Arc<ClientConfig>,
-        server_name: Option<&str>,
-        address: IpAddr,
-    ) -> Result<Self, TlsError> {
+    pub fn client(config: Arc<ClientConfig>, server_name: Option<&str>, address: IpAddr) -> Result<Self, TlsError> {
         let name = match server_name {
-            Some(name) => ServerName::try_from(name.to_owned()).map_err(|_| {
-                TlsError::Config(format!("`{name}` cannot be sent as SNI: it is not a host name"))
-            })?,
+            Some(name) => ServerName::try_from(name.to_owned())
+                .map_err(|_| TlsError::Config(format!("`{name}` cannot be sent as SNI: it is not a host name")))?,
             None => ServerName::IpAddress(address.into()),
         };
         let mut session = Session::new(ClientConnection::new(config, name)?.into());
@@ -193,9 +188,8 @@ impl Session {
 
     fn read_peer(&mut self) -> Result<(), TlsError> {
         if let Some([leaf, ..]) = self.connection.peer_certificates() {
-            let peer = PeerIdentity::from_der(leaf).map_err(|what| {
-                TlsError::Protocol(format!("the peer's certificate cannot be read: {what}"))
-            })?;
+            let peer = PeerIdentity::from_der(leaf)
+                .map_err(|what| TlsError::Protocol(format!("the peer's certificate cannot be read: {what}")))?;
             self.peer = Some(Arc::new(peer));
         }
         Ok(())

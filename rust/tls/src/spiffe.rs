@@ -51,8 +51,7 @@ fn is_trust_domain(name: &str) -> bool {
 }
 
 fn is_segment(segment: &str) -> bool {
-    !matches!(segment, "" | "." | "..")
-        && segment.bytes().all(|b| b.is_ascii_alphabetic() || is_digit_or_mark(b))
+    !matches!(segment, "" | "." | "..") && segment.bytes().all(|b| b.is_ascii_alphabetic() || is_digit_or_mark(b))
 }
 
 fn is_digit_or_mark(octet: u8) -> bool {

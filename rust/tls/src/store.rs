@@ -12,9 +12,7 @@ use arc_swap::ArcSwap;
 use pymesh_model::tls::SecretName;
 use rustls::crypto::CryptoProvider;
 
-use crate::secret::{
-    CertificateDescription, Identity, PrivateKey, SecretError, SecretProblem, TrustBundle, Validity,
-};
+use crate::secret::{CertificateDescription, Identity, PrivateKey, SecretError, SecretProblem, TrustBundle, Validity};
 use crate::TimeProvider;
 
 /// Secrets by name, swapped atomically.
@@ -56,12 +54,7 @@ impl SecretStore {
     ///
     /// # Errors
     /// Which secret, and what is wrong with it. The old one stays.
-    pub fn put_identity(
-        &self,
-        name: &SecretName,
-        chain_pem: &[u8],
-        key_pem: &[u8],
-    ) -> Result<Validity, SecretError> {
+    pub fn put_identity(&self, name: &SecretName, chain_pem: &[u8], key_pem: &[u8]) -> Result<Validity, SecretError> {
         let key = PrivateKey::from_pem(key_pem).map_err(|problem| refused(name, problem))?;
         self.put_identity_with_key(name, chain_pem, key)
     }
@@ -76,8 +69,8 @@ impl SecretStore {
         chain_pem: &[u8],
         key: PrivateKey,
     ) -> Result<Validity, SecretError> {
-        let identity = Identity::new(chain_pem, key, self.now(), &self.provider)
-            .map_err(|problem| refused(name, problem))?;
+        let identity =
+            Identity::new(chain_pem, key, self.now(), &self.provider).map_err(|problem| refused(name, problem))?;
         let validity = identity.validity();
         let identity = Arc::new(identity);
         self.publish(|secrets| {

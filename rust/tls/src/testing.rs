@@ -100,8 +100,7 @@ pub(crate) fn leaf(names: &[SanType]) -> CertificateParams {
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.subject_alt_names = names.to_vec();
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages =
-        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     params.not_before = date_time_ymd(2026, 1, 1);
     params.not_after = date_time_ymd(2027, 1, 1);
     params
@@ -119,10 +118,7 @@ pub(crate) fn svid(id: &str) -> CertificateParams {
     leaf(&[uri(id)])
 }
 
-pub(crate) fn altered(
-    mut params: CertificateParams,
-    change: impl Fn(&mut CertificateParams),
-) -> CertificateParams {
+pub(crate) fn altered(mut params: CertificateParams, change: impl Fn(&mut CertificateParams)) -> CertificateParams {
     change(&mut params);
     params
 }
@@ -212,20 +208,8 @@ impl Wire {
     pub(crate) fn run(&mut self) -> Outcome {
         let mut outcome = Outcome::default();
         loop {
-            let forth = carry(
-                &mut self.client,
-                &mut self.server,
-                &mut self.at_server,
-                self.chunk,
-                &mut outcome.server,
-            );
-            let back = carry(
-                &mut self.server,
-                &mut self.client,
-                &mut self.at_client,
-                self.chunk,
-                &mut outcome.client,
-            );
+            let forth = carry(&mut self.client, &mut self.server, &mut self.at_server, self.chunk, &mut outcome.server);
+            let back = carry(&mut self.server, &mut self.client, &mut self.at_client, self.chunk, &mut outcome.client);
             if !forth && !back {
                 return outcome;
             }
@@ -233,13 +217,7 @@ impl Wire {
     }
 }
 
-fn carry(
-    from: &mut Session,
-    to: &mut Session,
-    at: &mut Vec<u8>,
-    chunk: usize,
-    error: &mut Option<TlsError>,
-) -> bool {
+fn carry(from: &mut Session, to: &mut Session, at: &mut Vec<u8>, chunk: usize, error: &mut Option<TlsError>) -> bool {
     let octets = from.output();
     let octets = octets[..octets.len().min(chunk)].to_vec();
     from.advance_output(octets.len());

@@ -12,9 +12,7 @@ use std::sync::Arc;
 use pymesh_model::matcher::StringPattern;
 use pymesh_model::tls::{Profile, SanKind, SanMatch, Validation};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{
-    verify_tls12_signature, verify_tls13_signature, CryptoProvider, WebPkiSupportedAlgorithms,
-};
+use rustls::crypto::{verify_tls12_signature, verify_tls13_signature, CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme};
@@ -73,8 +71,7 @@ impl PeerVerifier {
                 judge_key_usage(&facts, false)?;
                 if let (true, Some(name)) = (match_server_name, server_name) {
                     certificate.verify_is_valid_for_subject_name(name).map_err(|_| {
-                        let detail =
-                            format!("it is valid for {}, not for {:?}", names(&facts), name.to_str());
+                        let detail = format!("it is valid for {}, not for {:?}", names(&facts), name.to_str());
                         Refusal::new(Reason::ServerNameMismatch, detail)
                     })?;
                 }
@@ -88,9 +85,8 @@ impl PeerVerifier {
 fn root_is_valid(trust: &TrustBundle, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), webpki::Error> {
     let at = trust.anchors.iter().position(|anchor| anchor == path.anchor());
     let root = at.and_then(|at| trust.roots.get(at)).ok_or(webpki::Error::UnknownIssuer)?;
-    let time = |seconds: i64| {
-        UnixTime::since_unix_epoch(std::time::Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
-    };
+    let time =
+        |seconds: i64| UnixTime::since_unix_epoch(std::time::Duration::from_secs(u64::try_from(seconds).unwrap_or(0)));
     if now > time(root.not_after) {
         return Err(webpki::Error::CertExpired { time: now, not_after: time(root.not_after) });
     }
@@ -117,9 +113,8 @@ fn judge_svid(facts: &Facts, trust_domains: &[Arc<str>]) -> Result<(), Refusal> 
             return Err(Refusal::new(Reason::SeveralUriSans, detail));
         }
     };
-    let id = SpiffeId::parse(uri).map_err(|what| {
-        Refusal::new(Reason::InvalidSpiffeId, format!("`{uri}` is not a SPIFFE ID: {what}"))
-    })?;
+    let id = SpiffeId::parse(uri)
+        .map_err(|what| Refusal::new(Reason::InvalidSpiffeId, format!("`{uri}` is not a SPIFFE ID: {what}")))?;
     if trust_domains.is_empty() || trust_domains.iter().any(|domain| **domain == *id.trust_domain()) {
         Ok(())
     } else {
@@ -208,8 +203,9 @@ fn chain_refusal(error: &webpki::Error) -> Refusal {
         E::CaUsedAsEndEntity => Reason::LeafIsCa,
         E::RequiredEkuNotFoundContext(_) | E::EmptyEkuExtension => Reason::WrongExtendedKeyUsage,
         E::InvalidSignatureForPublicKey | E::SignatureAlgorithmMismatch => Reason::BadSignature,
-        E::UnsupportedSignatureAlgorithmContext(_)
-        | E::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => Reason::UnsupportedAlgorithm,
+        E::UnsupportedSignatureAlgorithmContext(_) | E::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
+            Reason::UnsupportedAlgorithm
+        }
         E::BadDer
         | E::BadDerTime
         | E::ExtensionValueInvalid

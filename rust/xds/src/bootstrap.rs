@@ -18,12 +18,12 @@ use crate::document;
 use crate::identity;
 use crate::json::{self, Places};
 use crate::kind::ResourceKind;
+use crate::proto;
 use crate::proto::envoy::config::bootstrap::v3 as bootstrap;
 use crate::proto::envoy::config::core::v3 as core;
 use crate::proto::pymesh::identity::v1 as own;
 use crate::session::Variant;
 use crate::translate::{self, Context, Environment, Machine, Sources};
-use crate::proto;
 
 const BOOTSTRAP: &str = "envoy.config.bootstrap.v3.Bootstrap";
 /// How we introduce ourselves to control planes.
@@ -113,9 +113,11 @@ fn translate(config: &bootstrap::Bootstrap, at: &At<'_>, sources: Box<dyn Source
     };
     let workload = translate::workload_from_node(&node);
     let environment = Environment { ads: discovery.is_some(), own_secrets, workload: workload.clone(), sources };
-    let admin = config.admin.as_ref().and_then(|admin| admin.address.as_ref()).and_then(|address| {
-        translate::socket_address(Some(address), &at.field("admin").field("address"))
-    });
+    let admin = config
+        .admin
+        .as_ref()
+        .and_then(|admin| admin.address.as_ref())
+        .and_then(|address| translate::socket_address(Some(address), &at.field("admin").field("address")));
     let statics = statics(config.static_resources.as_ref(), &environment, &at.field("static_resources"));
     let names: BTreeSet<&str> = statics.clusters.iter().map(|cluster| &*cluster.value.cluster.name).collect();
     if let Some(discovery) = &discovery {
@@ -131,18 +133,11 @@ fn translate(config: &bootstrap::Bootstrap, at: &At<'_>, sources: Box<dyn Source
 
 fn require_cluster(names: &BTreeSet<&str>, name: &str, at: &At<'_>) {
     if !name.is_empty() && !names.contains(name) {
-        at.refuse_with_hint(
-            format!("there is no static cluster `{name}`"),
-            "add it to `static_resources.clusters`",
-        );
+        at.refuse_with_hint(format!("there is no static cluster `{name}`"), "add it to `static_resources.clusters`");
     }
 }
 
-fn statics(
-    config: Option<&bootstrap::bootstrap::StaticResources>,
-    environment: &Environment,
-    at: &At<'_>,
-) -> Statics {
+fn statics(config: Option<&bootstrap::bootstrap::StaticResources>, environment: &Environment, at: &At<'_>) -> Statics {
     let mut statics = Statics::default();
     let Some(config) = config else { return statics };
     let secrets_at = at.field("secrets");
@@ -174,7 +169,8 @@ fn statics(
             }
             let takes_port = value.bind_to_port && value.address.port() != 0;
             if takes_port && other.value.address == value.address {
-                at.field("address").refuse(format!("listener `{}` has this address, {}", other.value.name, value.address));
+                at.field("address")
+                    .refuse(format!("listener `{}` has this address, {}", other.value.name, value.address));
             }
         }
         for (path, name) in &cx.needs.clusters {
@@ -187,10 +183,20 @@ fn statics(
                 });
             }
         }
-        for name in cx.needs.secrets.iter().filter(|(_, patience)| **patience == translate::Patience::Local).map(|(name, _)| name) {
-            let here = environment.own_secrets.contains(name) || statics.secrets.iter().any(|secret| secret.name == *name);
+        for name in cx
+            .needs
+            .secrets
+            .iter()
+            .filter(|(_, patience)| **patience == translate::Patience::Local)
+            .map(|(name, _)| name)
+        {
+            let here =
+                environment.own_secrets.contains(name) || statics.secrets.iter().any(|secret| secret.name == *name);
             if !here {
-                at.refuse_with_hint(format!("there is no static secret `{name}`"), "add it to `static_resources.secrets`");
+                at.refuse_with_hint(
+                    format!("there is no static secret `{name}`"),
+                    "add it to `static_resources.secrets`",
+                );
             }
         }
         let raw = prost_types::Any::from_msg(listener).unwrap_or_default();
@@ -212,7 +218,9 @@ fn discovery(config: &bootstrap::bootstrap::DynamicResources, node: &core::Node,
             Some(Some(core::config_source::ConfigSourceSpecifier::Ads(_))) => {
                 kinds.insert(kind);
             }
-            Some(None) => at.field(field).refuse_with_hint("it does not say where resources come from", "write `ads: {}`"),
+            Some(None) => {
+                at.field(field).refuse_with_hint("it does not say where resources come from", "write `ads: {}`")
+            }
         }
     }
     let Some(ads) = &config.ads_config else {
@@ -240,7 +248,8 @@ fn discovery(config: &bootstrap::bootstrap::DynamicResources, node: &core::Node,
         service_at.refuse("`envoy_grpc` must be set");
         return None;
     };
-    let metadata = service.initial_metadata.iter().map(|header| (header.key.to_ascii_lowercase(), header.value.clone()));
+    let metadata =
+        service.initial_metadata.iter().map(|header| (header.key.to_ascii_lowercase(), header.value.clone()));
     if node.id.is_empty() {
         at.refuse_with_hint("ADS needs to know who asks", "set `node.id`");
     }
@@ -264,7 +273,9 @@ fn workload_identity(extensions: &[core::TypedExtensionConfig], at: &At<'_>) -> 
             );
             continue;
         }
-        let Some(identity) = at.ok(<own::WorkloadIdentity as prost::Message>::decode(any.value.as_slice())) else { continue };
+        let Some(identity) = at.ok(<own::WorkloadIdentity as prost::Message>::decode(any.value.as_slice())) else {
+            continue;
+        };
         for (field, value) in [
             ("ca_cluster", &identity.ca_cluster),
             ("spiffe_id", &identity.spiffe_id),

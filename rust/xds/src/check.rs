@@ -175,14 +175,9 @@ mod tests {
         };
         assert_eq!(
             problems_of::<core::HeaderValueOption>(&header.encode_to_vec()),
-            [
-                "r.header.value: `x\\r\\n` is not an HTTP header value",
-            ]
+            ["r.header.value: `x\\r\\n` is not an HTTP header value",]
         );
-        assert_eq!(
-            problems_of::<core::HeaderValueOption>(&[]),
-            ["r.header: this must be set"]
-        );
+        assert_eq!(problems_of::<core::HeaderValueOption>(&[]), ["r.header: this must be set"]);
         // `log_format` must not be empty if it is chosen; nothing has to be chosen.
         let log = FileAccessLog { path: "/dev/null".into(), ..Default::default() };
         assert_eq!(problems_of::<FileAccessLog>(&log.encode_to_vec()), [""; 0]);
@@ -190,7 +185,10 @@ mod tests {
 
     #[test]
     fn packed_messages_are_checked() {
-        let any = |name: &str, octets: Vec<u8>| prost_types::Any { type_url: format!("type.googleapis.com/{name}"), value: octets };
+        let any = |name: &str, octets: Vec<u8>| prost_types::Any {
+            type_url: format!("type.googleapis.com/{name}"),
+            value: octets,
+        };
         let filter = |config| listener::Filter {
             name: "f".into(),
             config_type: Some(listener::filter::ConfigType::TypedConfig(config)),

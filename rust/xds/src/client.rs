@@ -59,7 +59,8 @@ impl Client {
         let of_clusters = statics.clusters.iter().flat_map(|one| &one.needs.materials);
         let of_listeners = statics.listeners.iter().flat_map(|one| &one.needs.materials);
         let materials = statics.secrets.iter().chain(of_clusters).chain(of_listeners);
-        let problems: Vec<Diagnostic> = materials.filter_map(|material| check_material(material, &store).err()).collect();
+        let problems: Vec<Diagnostic> =
+            materials.filter_map(|material| check_material(material, &store).err()).collect();
         if !problems.is_empty() {
             return Err(problems);
         }
@@ -100,7 +101,8 @@ impl Client {
         loop {
             feed.resolve(&self.catalog, &answer_sender);
             self.dump.set(dump::json(&self.catalog));
-            let is_complete = self.discovery.as_ref().is_none_or(|discovery| feed.answered.is_superset(&discovery.kinds));
+            let is_complete =
+                self.discovery.as_ref().is_none_or(|discovery| feed.answered.is_superset(&discovery.kinds));
             if is_complete && !self.catalog.is_warming() {
                 if let Some(live) = live.take() {
                     live();

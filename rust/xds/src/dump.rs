@@ -46,7 +46,12 @@ pub(crate) fn json(catalog: &Catalog) -> String {
 }
 
 fn statics<T>(slots: &BTreeMap<Arc<str>, Slot<T>>, field: &str) -> Vec<Value> {
-    slots.values().filter(|slot| slot.is_static).filter_map(Slot::newest).map(|one| json!({ field: message(&one.raw) })).collect()
+    slots
+        .values()
+        .filter(|slot| slot.is_static)
+        .filter_map(Slot::newest)
+        .map(|one| json!({ field: message(&one.raw) }))
+        .collect()
 }
 
 type Pick<T> = fn(&Slot<T>) -> Option<&Arc<Resource<T>>>;

@@ -6,7 +6,6 @@
 //! `identity` are the drivers around them.
 #![forbid(unsafe_code)]
 
-pub mod proto;
 mod bootstrap;
 mod catalog;
 mod chance;
@@ -18,6 +17,7 @@ mod dump;
 mod identity;
 mod json;
 mod kind;
+pub mod proto;
 mod resolve;
 mod rules;
 mod session;

@@ -49,7 +49,10 @@ pub(crate) fn descriptor(url: &str) -> Result<MessageDescriptor, UnknownType> {
     let name = type_name(url);
     pool().get_message_by_name(name).ok_or_else(|| {
         let alternatives = alternatives(name);
-        let hint = match suggest::nearest(name, pool().all_messages().map(|m| m.full_name().to_owned()).collect::<Vec<_>>().iter().map(String::as_str)) {
+        let hint = match suggest::nearest(
+            name,
+            pool().all_messages().map(|m| m.full_name().to_owned()).collect::<Vec<_>>().iter().map(String::as_str),
+        ) {
             Some(near) => format!("did you mean `{near}`?"),
             None if alternatives.is_empty() => "give the full name of a supported message".to_owned(),
             None => format!("supported here: {}", alternatives.join(", ")),

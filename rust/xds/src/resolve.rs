@@ -67,8 +67,20 @@ fn of_family(mut addresses: Vec<IpAddr>, family: DnsFamily) -> Vec<IpAddr> {
     match family {
         DnsFamily::V4Only => v4,
         DnsFamily::V6Only => v6,
-        DnsFamily::V4Preferred => if v4.is_empty() { v6 } else { v4 },
-        DnsFamily::V6Preferred => if v6.is_empty() { v4 } else { v6 },
+        DnsFamily::V4Preferred => {
+            if v4.is_empty() {
+                v6
+            } else {
+                v4
+            }
+        }
+        DnsFamily::V6Preferred => {
+            if v6.is_empty() {
+                v4
+            } else {
+                v6
+            }
+        }
         DnsFamily::All => addresses,
     }
 }

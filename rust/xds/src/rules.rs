@@ -205,7 +205,11 @@ fn string(text: &str, rule: &validate::StringRules, at: &At<'_>) {
             (_, false) => !text.contains(['\0', '\r', '\n']),
         };
         if !allowed {
-            at.refuse(format!("`{}` is not an HTTP header {}", text.escape_debug(), if name { "name" } else { "value" }));
+            at.refuse(format!(
+                "`{}` is not an HTTP header {}",
+                text.escape_debug(),
+                if name { "name" } else { "value" }
+            ));
         }
     }
 }

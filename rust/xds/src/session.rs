@@ -125,7 +125,11 @@ impl Session {
     }
 
     /// Takes in an answer of the delta protocol and answers it.
-    pub(crate) fn on_delta(&mut self, response: discovery::DeltaDiscoveryResponse, catalog: &mut Catalog) -> Vec<Request> {
+    pub(crate) fn on_delta(
+        &mut self,
+        response: discovery::DeltaDiscoveryResponse,
+        catalog: &mut Catalog,
+    ) -> Vec<Request> {
         let Some(kind) = ResourceKind::of(&response.type_url) else { return Vec::new() };
         let Some(subscription) = self.subscriptions.get_mut(&kind) else { return Vec::new() };
         subscription.nonce = response.nonce;
@@ -229,10 +233,12 @@ fn reason(rejected: &[Rejected]) -> Option<rpc::Status> {
     }
     let lines: Vec<String> = rejected
         .iter()
-        .flat_map(|one| one.problems.iter().map(move |problem| match one.name.as_str() {
-            "" => problem.to_string(),
-            name => format!("{name}: {problem}"),
-        }))
+        .flat_map(|one| {
+            one.problems.iter().map(move |problem| match one.name.as_str() {
+                "" => problem.to_string(),
+                name => format!("{name}: {problem}"),
+            })
+        })
         .collect();
     let mut message = lines.join("\n");
     let end = (0..=LONGEST_REASON.min(message.len())).rev().find(|at| message.is_char_boundary(*at)).unwrap_or(0);

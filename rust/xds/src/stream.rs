@@ -94,7 +94,8 @@ async fn one_stream(
                     Request::StateOfTheWorld(request) => Some(request),
                     Request::Delta(_) => None,
                 });
-                let codec: ProstCodec<discovery::DiscoveryRequest, discovery::DiscoveryResponse> = ProstCodec::default();
+                let codec: ProstCodec<discovery::DiscoveryRequest, discovery::DiscoveryResponse> =
+                    ProstCodec::default();
                 let path = path("StreamAggregatedResources")?;
                 let request = with_metadata(requests, &server.metadata)?;
                 let mut answers = grpc.streaming(request, path, codec).await.map_err(text)?.into_inner();
@@ -120,7 +121,8 @@ fn with_metadata<T>(message: T, metadata: &[(String, String)]) -> Result<tonic::
     for (key, value) in metadata {
         let key: AsciiMetadataKey = key.parse().map_err(|_| format!("`{key}` is not a metadata key"))?;
         // The value may be a token: it is not repeated.
-        let value: AsciiMetadataValue = value.parse().map_err(|_| format!("the value of metadata `{key}` is not ASCII"))?;
+        let value: AsciiMetadataValue =
+            value.parse().map_err(|_| format!("the value of metadata `{key}` is not ASCII"))?;
         request.metadata_mut().append(key, value);
     }
     Ok(request)
@@ -140,8 +142,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_finds_nobody_asks_less_and_less_often() {
         let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let server =
-            Server { cluster: testing::server(nobody), variant: Variant::Delta, metadata: Vec::new() };
+        let server = Server { cluster: testing::server(nobody), variant: Variant::Delta, metadata: Vec::new() };
         let store = Arc::new(SecretStore::new(Arc::new(DefaultTimeProvider)));
         let (events, mut heard) = mpsc::channel(QUEUE);
         let asking = tokio::spawn(run(server, store, Chance::from_system(), events));

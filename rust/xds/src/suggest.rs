@@ -40,9 +40,14 @@ mod tests {
 
     #[test]
     fn distances() {
-        for (a, b, edits) in
-            [("", "", 0), ("a", "", 1), ("", "ab", 2), ("name", "nmae", 1), ("cluster", "clusters", 1), ("kitten", "sitting", 3)]
-        {
+        for (a, b, edits) in [
+            ("", "", 0),
+            ("a", "", 1),
+            ("", "ab", 2),
+            ("name", "nmae", 1),
+            ("cluster", "clusters", 1),
+            ("kitten", "sitting", 3),
+        ] {
             assert_eq!(distance(a, b), edits, "{a} {b}");
             assert_eq!(distance(b, a), edits, "{b} {a}");
         }

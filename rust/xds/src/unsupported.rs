@@ -46,13 +46,18 @@ pub(crate) fn has(message: &str, name: &str) -> bool {
 pub(crate) fn alternative(message: &str, field: &str) -> Option<&'static str> {
     let of = |end: &str| message.ends_with(end);
     Some(match field {
-        "exact_match" | "prefix_match" | "suffix_match" | "contains_match" | "safe_regex_match" if of(".HeaderMatcher") => {
+        "exact_match" | "prefix_match" | "suffix_match" | "contains_match" | "safe_regex_match"
+            if of(".HeaderMatcher") =>
+        {
             "use `string_match`"
         }
         "hidden_envoy_deprecated_regex" | "regex" if of(".RouteMatch") => "use `safe_regex`",
         "append" if of(".HeaderValueOption") => "use `append_action`",
         "raw_value" if of(".HeaderValue") => "use `value`",
-        "http2_protocol_options" | "http_protocol_options" | "common_http_protocol_options" | "upstream_http_protocol_options"
+        "http2_protocol_options"
+        | "http_protocol_options"
+        | "common_http_protocol_options"
+        | "upstream_http_protocol_options"
             if of(".Cluster") =>
         {
             "use `typed_extension_protocol_options` with envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -65,7 +70,9 @@ pub(crate) fn alternative(message: &str, field: &str) -> Option<&'static str> {
         "common_lb_config" => "leave it out: all localities of a priority form one pool",
         "health_checks" | "outlier_detection" => "leave it out: endpoint health comes from `health_status`",
         "max_grpc_timeout" | "grpc_timeout_offset" => "use `max_stream_duration.grpc_timeout_header_max`",
-        "cors" | "rate_limits" | "typed_per_filter_config" => "write it as a Python filter (pymesh.filters.v1.PythonFilter)",
+        "cors" | "rate_limits" | "typed_per_filter_config" => {
+            "write it as a Python filter (pymesh.filters.v1.PythonFilter)"
+        }
         "hash_policy" => "leave it out: `lb_policy` ROUND_ROBIN, LEAST_REQUEST or RANDOM decides",
         "pipe" | "envoy_internal_address" => "use `socket_address`",
         "named_port" => "use `port_value`",
@@ -82,7 +89,9 @@ pub(crate) fn alternative(message: &str, field: &str) -> Option<&'static str> {
         "cipher_suites" | "ecdh_curves" | "signature_algorithms" => "leave it out: only strong ones are offered",
         "use_proxy_proto" => "leave it out: the PROXY protocol is not read",
         "use_original_dst" => "leave it out: the address that a connection was accepted on decides",
-        "layered_runtime" | "runtime_key" | "runtime_key_prefix" => "leave it out: there are no runtime values to look up",
+        "layered_runtime" | "runtime_key" | "runtime_key_prefix" => {
+            "leave it out: there are no runtime values to look up"
+        }
         _ => return None,
     })
 }

@@ -124,9 +124,7 @@ impl<T> Slab<T> {
 
     /// True if the value lives (lent or not).
     pub fn contains(&self, key: Key<T>) -> bool {
-        self.slots
-            .get(key.index())
-            .is_some_and(|slot| slot.occupied && slot.generation == key.generation)
+        self.slots.get(key.index()).is_some_and(|slot| slot.occupied && slot.generation == key.generation)
     }
 
     /// Takes the value out while its key stays taken, so that it can be worked

@@ -31,11 +31,22 @@ struct Candidate {
 
 enum Policy {
     /// Equal weights: a cursor.
-    Cycle { next: usize },
+    Cycle {
+        next: usize,
+    },
     /// Unequal weights: earliest deadline first. `(deadline, candidate)`.
-    Edf { queue: BinaryHeap<Reverse<(u64, usize)>> },
-    LeastRequest { choices: u32, total: u64, equal: bool },
-    Random { total: u64, equal: bool },
+    Edf {
+        queue: BinaryHeap<Reverse<(u64, usize)>>,
+    },
+    LeastRequest {
+        choices: u32,
+        total: u64,
+        equal: bool,
+    },
+    Random {
+        total: u64,
+        equal: bool,
+    },
 }
 
 impl Default for Policy {
@@ -60,11 +71,7 @@ impl Picker {
             // A random start keeps the workers from marching in step.
             Balance::RoundRobin if equal => Policy::Cycle { next: rng.below(candidates.len() as u64) as usize },
             Balance::RoundRobin => Policy::Edf {
-                queue: candidates
-                    .iter()
-                    .enumerate()
-                    .map(|(at, c)| Reverse((turn(c.weight), at)))
-                    .collect(),
+                queue: candidates.iter().enumerate().map(|(at, c)| Reverse((turn(c.weight), at))).collect(),
             },
             Balance::LeastRequest { choices } => Policy::LeastRequest { choices: choices.max(2), total, equal },
             Balance::Random => Policy::Random { total, equal },

@@ -89,19 +89,15 @@ impl ClusterRuntime {
         self.picker = Picker::new(config.balance, &listed, &self.hosts, rng);
         self.stats.membership_total.set(listed.len() as u64);
         self.stats.membership_healthy.set(self.picker.healthy() as u64);
-        let gone: Vec<HostKey> = self
-            .hosts
-            .keys()
-            .filter(|key| self.hosts.get(*key).is_some_and(|host| !host.listed))
-            .collect();
+        let gone: Vec<HostKey> =
+            self.hosts.keys().filter(|key| self.hosts.get(*key).is_some_and(|host| !host.listed)).collect();
         gone
     }
 
     fn find(&self, endpoint: &Endpoint) -> Option<HostKey> {
         self.hosts.keys().find(|key| {
             self.hosts.get(*key).is_some_and(|host| {
-                host.endpoint.address == endpoint.address
-                    && host.endpoint.transport_match == endpoint.transport_match
+                host.endpoint.address == endpoint.address && host.endpoint.transport_match == endpoint.transport_match
             })
         })
     }
@@ -136,9 +132,10 @@ impl ClusterRuntime {
     /// The TLS that connections to this endpoint use.
     pub fn tls_for(&self, endpoint: &Endpoint) -> Option<Arc<ClientTls>> {
         let transport = &self.config.transport;
-        let matched = transport.matches.iter().find(|candidate| {
-            candidate.criteria.iter().all(|wanted| endpoint.transport_match.contains(wanted))
-        });
+        let matched = transport
+            .matches
+            .iter()
+            .find(|candidate| candidate.criteria.iter().all(|wanted| endpoint.transport_match.contains(wanted)));
         match matched {
             Some(found) => found.tls.clone(),
             None => transport.default.clone(),
@@ -166,9 +163,11 @@ impl ClusterRuntime {
         old == new_http
             && transport.default == new.transport.default
             && transport.matches.len() == new.transport.matches.len()
-            && transport.matches.iter().zip(&new.transport.matches).all(|(a, b)| {
-                a.criteria == b.criteria && a.tls == b.tls
-            })
+            && transport
+                .matches
+                .iter()
+                .zip(&new.transport.matches)
+                .all(|(a, b)| a.criteria == b.criteria && a.tls == b.tls)
     }
 }
 

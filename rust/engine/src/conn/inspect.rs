@@ -45,8 +45,7 @@ impl Engine {
                 Hello::Hello { sni, alpn } => {
                     facts.is_tls = true;
                     facts.server_name = sni;
-                    facts.protocols =
-                        alpn.iter().map(|p| String::from_utf8_lossy(p).into_owned()).collect();
+                    facts.protocols = alpn.iter().map(|p| String::from_utf8_lossy(p).into_owned()).collect();
                 }
             }
         }
@@ -230,11 +229,7 @@ pub(super) fn find_chain<'a>(
         },
         &|m| match m.application_protocols.is_empty() {
             true => Some(0),
-            false => facts
-                .protocols
-                .iter()
-                .any(|p| m.application_protocols.iter().any(|a| **a == **p))
-                .then_some(1),
+            false => facts.protocols.iter().any(|p| m.application_protocols.iter().any(|a| **a == **p)).then_some(1),
         },
         &|m| best_prefix(&m.source_prefixes, source),
     ];

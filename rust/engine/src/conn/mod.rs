@@ -117,7 +117,9 @@ pub(crate) enum Protocol {
     Http2Client(Box<h2::Connection>),
     Tcp(tcp::TcpEnd),
     /// Output is flushed, input is dropped, then the socket is closed.
-    Closing { lingering: bool },
+    Closing {
+        lingering: bool,
+    },
     /// Placeholder while the codec is lent to the function that feeds it.
     Lent,
 }

@@ -31,10 +31,8 @@ impl Engine {
             Protocol::Http1Server(server) => {
                 server.exchange = None;
                 server.encoder = None;
-                let reusable = server.keep_alive
-                    && request_complete
-                    && !is_draining
-                    && matches!(server.reading, Reading::Head);
+                let reusable =
+                    server.keep_alive && request_complete && !is_draining && matches!(server.reading, Reading::Head);
                 match reusable {
                     false => self.close_after_flush(&mut conn),
                     true => {

@@ -172,11 +172,8 @@ const ORDERS: [&[u8]; 14] = [
     b"x-envoy-upstream-rq-timeout-ms",
 ];
 /// What one proxy tells the next, and nobody from outside.
-const BEHIND_THE_EDGE: [&[u8]; 3] = [
-    b"x-envoy-decorator-operation",
-    b"x-envoy-downstream-service-cluster",
-    b"x-envoy-downstream-service-node",
-];
+const BEHIND_THE_EDGE: [&[u8]; 3] =
+    [b"x-envoy-decorator-operation", b"x-envoy-downstream-service-cluster", b"x-envoy-downstream-service-node"];
 
 fn remove_orders(headers: &mut Headers, is_edge: bool) {
     let is_order = |name: &[u8]| {

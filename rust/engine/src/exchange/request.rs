@@ -101,7 +101,9 @@ impl Engine {
                 _ => None,
             };
             let weighted = match forward.as_deref().map(|f| &f.cluster) {
-                Some(ClusterChoice::Weighted(clusters)) => route::matcher::pick_weighted(clusters, random.rotate_left(32)),
+                Some(ClusterChoice::Weighted(clusters)) => {
+                    route::matcher::pick_weighted(clusters, random.rotate_left(32))
+                }
                 _ => None,
             };
             Some(Routed { virtual_host: found.virtual_host, table, route, weighted, forward })

@@ -158,12 +158,8 @@ impl Engine {
                 // Behind a request for another protocol nothing was read as HTTP.
                 let is_http = !matches!(server.reading, Reading::Switching);
                 server.keep_alive &= !draining && exchange.request_body.ended && is_http;
-                let framing = h1::response_framing(
-                    &exchange.response,
-                    exchange.request.method,
-                    exchange.request.version,
-                    ended,
-                );
+                let framing =
+                    h1::response_framing(&exchange.response, exchange.request.method, exchange.request.version, ended);
                 if framing == h1::Framing::UntilClose {
                     server.keep_alive = false;
                 }

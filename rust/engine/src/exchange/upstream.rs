@@ -104,7 +104,11 @@ impl Engine {
                 let routed = self.exchanges.get(key)?.routed.as_ref()?;
                 let retry = routed.retry();
                 let avoids = retry.is_some_and(|retry| retry.avoid_previous_hosts);
-                if avoids { retry.map_or(1, |retry| retry.host_selection_attempts.max(1)) } else { 1 }
+                if avoids {
+                    retry.map_or(1, |retry| retry.host_selection_attempts.max(1))
+                } else {
+                    1
+                }
             }
         };
         let cluster = self.clusters.get_mut(cluster)?;

@@ -85,7 +85,11 @@ pub(super) fn path_of(target: &[u8]) -> &[u8] {
 }
 
 fn equals(value: &[u8], pattern: &[u8], case_sensitive: bool) -> bool {
-    if case_sensitive { value == pattern } else { value.eq_ignore_ascii_case(pattern) }
+    if case_sensitive {
+        value == pattern
+    } else {
+        value.eq_ignore_ascii_case(pattern)
+    }
 }
 
 fn starts_with(value: &[u8], pattern: &[u8], case_sensitive: bool) -> bool {

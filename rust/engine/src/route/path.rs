@@ -140,7 +140,8 @@ fn unescape_slashes(path: &[u8]) -> Vec<u8> {
 }
 
 fn needs_normalizing(path: &[u8]) -> bool {
-    path.windows(2).any(|pair| pair == b"/.") || path.iter().any(|octet| matches!(octet, b'\\' | b'%') || is_encoded(*octet))
+    path.windows(2).any(|pair| pair == b"/.")
+        || path.iter().any(|octet| matches!(octet, b'\\' | b'%') || is_encoded(*octet))
 }
 
 /// Octets that stand in a path only percent-encoded (RFC 3986 section 3.3).
@@ -320,7 +321,13 @@ mod tests {
             }
             let once = request.path().to_vec();
             let again = canonicalize(&mut request, &policy, 80);
-            assert_eq!(again, Outcome::Unchanged, "{:?} -> {:?}", String::from_utf8_lossy(&path), String::from_utf8_lossy(&once));
+            assert_eq!(
+                again,
+                Outcome::Unchanged,
+                "{:?} -> {:?}",
+                String::from_utf8_lossy(&path),
+                String::from_utf8_lossy(&once)
+            );
         }
     }
 

@@ -65,7 +65,8 @@ pub(crate) fn location(redirect: &Redirect, rule: &RouteMatch, request: &Request
         None => (authority, None),
     };
     let mut host = redirect.host.as_ref().map_or(name, |host| host.as_bytes()).to_vec();
-    let keeps_default = |port: u16| !matches!((old_scheme, scheme, port), ("http", "https", 80) | ("https", "http", 443));
+    let keeps_default =
+        |port: u16| !matches!((old_scheme, scheme, port), ("http", "https", 80) | ("https", "http", 443));
     let port = match (redirect.port, &redirect.host) {
         (Some(port), _) => Some(port),
         (None, Some(_)) => None,
@@ -146,8 +147,18 @@ mod tests {
             (scheme("https"), "h:8080", "/a", "https://h:8080/a"),
             (Redirect { host: Some("new".into()), ..Redirect::default() }, "h:8080", "/a", "http://new/a"),
             (Redirect { port: Some(99), ..Redirect::default() }, "h:8080", "/a", "http://h:99/a"),
-            (Redirect { path: Some(RedirectPath::Full("/z?b".into())), ..Redirect::default() }, "h", "/a?q", "http://h/z?b"),
-            (Redirect { path: Some(RedirectPath::Prefix("/z".into())), ..Redirect::default() }, "h", "/a/b?q", "http://h/z/b?q"),
+            (
+                Redirect { path: Some(RedirectPath::Full("/z?b".into())), ..Redirect::default() },
+                "h",
+                "/a?q",
+                "http://h/z?b",
+            ),
+            (
+                Redirect { path: Some(RedirectPath::Prefix("/z".into())), ..Redirect::default() },
+                "h",
+                "/a/b?q",
+                "http://h/z/b?q",
+            ),
             (Redirect { strip_query: true, ..Redirect::default() }, "h", "/a?q", "http://h/a"),
             (scheme("https"), "[::1]:443", "/a?", "https://[::1]:443/a?"),
             (Redirect { port: Some(443), ..scheme("https") }, "h:80", "/a", "https://h:443/a"),
@@ -157,8 +168,18 @@ mod tests {
             (full("/z", true), "h", "/a?q", "http://h/z"),
             (full("/z?b", true), "h", "/a?q", "http://h/z?b"),
             (full("", false), "h:80", "/a?q", "http://h:80/a?q"),
-            (Redirect { path: Some(RedirectPath::Prefix("/z?k".into())), ..Redirect::default() }, "h", "/a/b?q", "http://h/z?k/b?q"),
-            (Redirect { path: Some(RedirectPath::Prefix("".into())), ..Redirect::default() }, "h", "/a/b", "http://h/a/b"),
+            (
+                Redirect { path: Some(RedirectPath::Prefix("/z?k".into())), ..Redirect::default() },
+                "h",
+                "/a/b?q",
+                "http://h/z?k/b?q",
+            ),
+            (
+                Redirect { path: Some(RedirectPath::Prefix("".into())), ..Redirect::default() },
+                "h",
+                "/a/b",
+                "http://h/a/b",
+            ),
             (regex("/a/([a-z]+)", "/\\1\\1"), "h", "/a/x?q", "http://h/xx?q"),
             (regex("/b/([a-z]+)", "/\\1"), "h", "/a/x", "http://h/a/x"),
         ] {

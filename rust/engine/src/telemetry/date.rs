@@ -44,9 +44,14 @@ fn digits(out: &mut Vec<u8>, mut value: u64, width: usize) {
 /// `2026-11-24T15:04:05.678Z`
 pub(crate) fn rfc3339(unix_nanos: u64, out: &mut Vec<u8>) {
     let c = civil(unix_nanos / 1_000_000_000);
-    for (value, width, end) in
-        [(c.year, 4, b'-'), (c.month, 2, b'-'), (c.day, 2, b'T'), (c.hour, 2, b':'), (c.minute, 2, b':'), (c.second, 2, b'.')]
-    {
+    for (value, width, end) in [
+        (c.year, 4, b'-'),
+        (c.month, 2, b'-'),
+        (c.day, 2, b'T'),
+        (c.hour, 2, b':'),
+        (c.minute, 2, b':'),
+        (c.second, 2, b'.'),
+    ] {
         digits(out, value, width);
         out.push(end);
     }

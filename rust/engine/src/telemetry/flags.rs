@@ -99,23 +99,15 @@ pub mod details {
     pub const DOWNSTREAM_REMOTE_RESET: &str = "downstream_remote_reset";
     pub const DOWNSTREAM_LOCAL_DISCONNECT: &str = "downstream_local_disconnect";
     pub const UPSTREAM_OVERFLOW: &str = "upstream_reset_before_response_started{overflow}";
-    pub const UPSTREAM_CONNECTION_FAILURE: &str =
-        "upstream_reset_before_response_started{remote_connection_failure}";
-    pub const UPSTREAM_CONNECT_TIMEOUT: &str =
-        "upstream_reset_before_response_started{connection_timeout}";
-    pub const UPSTREAM_CONNECTION_TERMINATION: &str =
-        "upstream_reset_before_response_started{connection_termination}";
+    pub const UPSTREAM_CONNECTION_FAILURE: &str = "upstream_reset_before_response_started{remote_connection_failure}";
+    pub const UPSTREAM_CONNECT_TIMEOUT: &str = "upstream_reset_before_response_started{connection_timeout}";
+    pub const UPSTREAM_CONNECTION_TERMINATION: &str = "upstream_reset_before_response_started{connection_termination}";
     pub const UPSTREAM_REMOTE_RESET: &str = "upstream_reset_before_response_started{remote_reset}";
-    pub const UPSTREAM_REFUSED_STREAM: &str =
-        "upstream_reset_before_response_started{remote_refused_stream_reset}";
-    pub const UPSTREAM_PROTOCOL_ERROR: &str =
-        "upstream_reset_before_response_started{protocol_error}";
-    pub const UPSTREAM_RESET_AFTER_RESPONSE: &str =
-        "upstream_reset_after_response_started{remote_reset}";
-    pub const UPSTREAM_PROTOCOL_ERROR_AFTER_RESPONSE: &str =
-        "upstream_reset_after_response_started{protocol_error}";
-    pub const UPSTREAM_CLOSED_AFTER_RESPONSE: &str =
-        "upstream_reset_after_response_started{connection_termination}";
+    pub const UPSTREAM_REFUSED_STREAM: &str = "upstream_reset_before_response_started{remote_refused_stream_reset}";
+    pub const UPSTREAM_PROTOCOL_ERROR: &str = "upstream_reset_before_response_started{protocol_error}";
+    pub const UPSTREAM_RESET_AFTER_RESPONSE: &str = "upstream_reset_after_response_started{remote_reset}";
+    pub const UPSTREAM_PROTOCOL_ERROR_AFTER_RESPONSE: &str = "upstream_reset_after_response_started{protocol_error}";
+    pub const UPSTREAM_CLOSED_AFTER_RESPONSE: &str = "upstream_reset_after_response_started{connection_termination}";
     pub const PATH_NORMALIZATION_FAILED: &str = "path_normalization_failed";
     pub const ABSOLUTE_PATH_REJECTED: &str = "absolute_path_rejected";
     pub const LOW_VERSION: &str = "low_version";
@@ -134,9 +126,6 @@ mod tests {
     #[test]
     fn prints_as_envoy_does() {
         assert_eq!(Flags::NONE.to_string(), "-");
-        assert_eq!(
-            Flags::UPSTREAM_CONNECTION_FAILURE.with(Flags::UPSTREAM_RETRY_LIMIT).to_string(),
-            "URX,UF"
-        );
+        assert_eq!(Flags::UPSTREAM_CONNECTION_FAILURE.with(Flags::UPSTREAM_RETRY_LIMIT).to_string(), "URX,UF");
     }
 }

@@ -195,9 +195,8 @@ fn grpc_status(exchange: &Exchange) -> Option<u8> {
         return None;
     }
     let trailers = &exchange.response_body.trailers;
-    let value = trailers
-        .get_known(Known::GrpcStatus)
-        .or_else(|| exchange.response.headers.get_known(Known::GrpcStatus))?;
+    let value =
+        trailers.get_known(Known::GrpcStatus).or_else(|| exchange.response.headers.get_known(Known::GrpcStatus))?;
     std::str::from_utf8(value).ok()?.parse().ok()
 }
 

@@ -80,9 +80,7 @@ impl View<'_> {
                 let headers = self.response.map(|response| &response.headers);
                 bytes(header(headers, name, other.as_deref()), *most, out)
             }
-            Operator::Trailer(name, other, most) => {
-                bytes(header(self.trailers, name, other.as_deref()), *most, out)
-            }
+            Operator::Trailer(name, other, most) => bytes(header(self.trailers, name, other.as_deref()), *most, out),
             Operator::UpstreamHost => display(self.upstream, out),
             Operator::UpstreamCluster => text(self.cluster, out),
             Operator::UpstreamLocalAddress => display(self.upstream_local, out),
@@ -93,8 +91,9 @@ impl View<'_> {
             Operator::DownstreamRemoteAddress | Operator::DownstreamDirectRemoteAddress => {
                 display(Some(self.facts.remote), out)
             }
-            Operator::DownstreamRemoteAddressWithoutPort
-            | Operator::DownstreamDirectRemoteAddressWithoutPort => display(Some(self.facts.remote.ip()), out),
+            Operator::DownstreamRemoteAddressWithoutPort | Operator::DownstreamDirectRemoteAddressWithoutPort => {
+                display(Some(self.facts.remote.ip()), out)
+            }
             Operator::RequestedServerName => text(self.facts.server_name.as_deref(), out),
             Operator::RouteName => text(self.route.filter(|name| !name.is_empty()), out),
             Operator::DownstreamPeerUriSan => {

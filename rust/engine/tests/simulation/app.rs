@@ -13,8 +13,8 @@ use super::app_tcp::AppTcp;
 use super::chance::Chance;
 use super::config;
 use super::environment::{note, Environment};
-use super::socket::{Input, SocketId};
 use super::plan::Plan;
+use super::socket::{Input, SocketId};
 use super::wire::Wire;
 
 pub const NAME: &str = "app";

@@ -72,7 +72,8 @@ impl AppHttp2 {
                     let expected = Expected::new(id, Way::Request, spec.request.length);
                     let answer_at = (behaviour == Behaviour::AnswerEarly).then(|| env.now + spec.delay);
                     let (request_ended, answer) = (false, None);
-                    streams.insert(stream, Serving { id, behaviour, expected, request_ended, answer_at, answer, sent: 0 });
+                    streams
+                        .insert(stream, Serving { id, behaviour, expected, request_ended, answer_at, answer, sent: 0 });
                     (stream, end_stream)
                 }
                 Event::Data { stream, data, end_stream, .. } => {

@@ -43,7 +43,9 @@ impl Sidecar {
             into: &mut Vec<(String, Kind, u64)>,
         ) {
             for (name, workers) in names {
-                into.extend(sum(workers).into_iter().map(|(n, kind, value)| (format!("{what}.{name}.{n}"), kind, value)));
+                into.extend(
+                    sum(workers).into_iter().map(|(n, kind, value)| (format!("{what}.{name}.{n}"), kind, value)),
+                );
             }
         }
         let mut all = Vec::new();

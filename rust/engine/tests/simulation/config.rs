@@ -68,17 +68,17 @@ fn snapshot(plan: &Plan, side: usize, change: usize) -> Snapshot {
     let (listeners, clusters) = match side {
         0 => {
             let [web, raw] = entrance();
-            (vec![(web, true), (raw, false)], [
-                ("web", seen(&[http, other]), plan.mesh, client),
-                ("raw", vec![tcp], UpstreamProtocol::Http1, plain),
-            ])
+            (
+                vec![(web, true), (raw, false)],
+                [("web", seen(&[http, other]), plan.mesh, client), ("raw", vec![tcp], UpstreamProtocol::Http1, plain)],
+            )
         }
         _ => {
             let (apps, echo) = app();
-            (vec![(http, true), (other, true), (tcp, false)], [
-                ("web", seen(&apps), plan.app, None),
-                ("raw", vec![echo], UpstreamProtocol::Http1, None),
-            ])
+            (
+                vec![(http, true), (other, true), (tcp, false)],
+                [("web", seen(&apps), plan.app, None), ("raw", vec![echo], UpstreamProtocol::Http1, None)],
+            )
         }
     };
     let listeners = listeners.into_iter().map(|(address, is_http)| listener(plan, side, address, is_http, &server));
@@ -93,7 +93,13 @@ fn snapshot(plan: &Plan, side: usize, change: usize) -> Snapshot {
     }
 }
 
-fn listener(plan: &Plan, side: usize, address: SocketAddr, is_http: bool, tls: &Option<Arc<ServerTls>>) -> Arc<Listener> {
+fn listener(
+    plan: &Plan,
+    side: usize,
+    address: SocketAddr,
+    is_http: bool,
+    tls: &Option<Arc<ServerTls>>,
+) -> Arc<Listener> {
     let network = match is_http {
         true => NetworkFilter::Http(Arc::new(manager(plan, side))),
         false => NetworkFilter::Tcp(Arc::new(TcpProxy {

@@ -11,9 +11,9 @@ use super::config;
 use super::environment::{note, Environment};
 use super::http1::{self, Body};
 use super::ledger::Outcome;
-use super::socket::Input;
 use super::payload::Way;
 use super::plan::{ClientPlan, Kind};
+use super::socket::Input;
 use super::tunnel::Tunnel;
 use super::wire::Wire;
 use super::world::Client;
@@ -259,7 +259,8 @@ impl Http1Client {
         }
         assert_ne!(info.framing, Framing::UntilClose, "HTTP/1.1 says where a response ends");
         link.last |= !info.keep_alive || is_upgrade;
-        let body = Body::new(info.framing, id, Way::Response, spec.response, head.status == 200 && spec.method != "HEAD");
+        let body =
+            Body::new(info.framing, id, Way::Response, spec.response, head.status == 200 && spec.method != "HEAD");
         link.reading = Some(Reading { status: head.status, local: answered.is_none(), body });
         true
     }

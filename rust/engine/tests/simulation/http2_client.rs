@@ -12,9 +12,9 @@ use super::config;
 use super::environment::{note, Environment};
 use super::http1::{check_trailers, id_of, request_head, trailers};
 use super::ledger::Outcome;
-use super::socket::Input;
 use super::payload::{body, Expected, Way};
 use super::plan::ClientPlan;
+use super::socket::Input;
 use super::wire::Wire;
 use super::world::Client;
 
@@ -148,7 +148,11 @@ impl Http2Client {
                     if let Some(entry) = streams.get_mut(&stream) {
                         let (status, answered) = (scratch.response.status, id_of(&scratch.response.headers));
                         note!(env, &self.name, "gets {status} for {}", entry.id);
-                        assert!(answered.is_none_or(|id| id == entry.id), "{} gets the response of {answered:?}", entry.id);
+                        assert!(
+                            answered.is_none_or(|id| id == entry.id),
+                            "{} gets the response of {answered:?}",
+                            entry.id
+                        );
                         assert!(answered.is_some() || status >= 400, "{status} without an id for {}", entry.id);
                         entry.status = status;
                         entry.local = answered.is_none();

@@ -96,7 +96,6 @@ impl Network {
         Some((id, self.sockets[id.0].remote))
     }
 
-
     pub fn local(&self, id: SocketId) -> SocketAddr {
         self.sockets[id.0].local
     }

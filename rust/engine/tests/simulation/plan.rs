@@ -115,8 +115,12 @@ pub struct ClientPlan {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientKind {
     /// `pipelines`: does not wait for an answer before the next request.
-    Http1 { pipelines: bool },
-    Http2 { streams: usize },
+    Http1 {
+        pipelines: bool,
+    },
+    Http2 {
+        streams: usize,
+    },
     Tcp,
 }
 
@@ -234,7 +238,9 @@ impl Plan {
         };
         let kind_of = |chance: &mut Chance| match kind {
             ClientKind::Tcp => Kind::Tcp,
-            ClientKind::Http1 { pipelines: false } if tunnels && self.mesh != UpstreamProtocol::Auto && chance.one_in(8) => {
+            ClientKind::Http1 { pipelines: false }
+                if tunnels && self.mesh != UpstreamProtocol::Auto && chance.one_in(8) =>
+            {
                 Kind::Upgrade
             }
             _ => Kind::Http,

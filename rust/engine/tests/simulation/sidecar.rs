@@ -15,9 +15,9 @@ use pymesh_model::Snapshot;
 use super::chance::Chance;
 use super::environment::{note, Environment};
 use super::identity;
-use super::socket::{Input, SocketId};
 use super::payload::digest;
 use super::plan::Plan;
+use super::socket::{Input, SocketId};
 
 pub(super) const READS_PER_TURN: usize = 4;
 /// Rounds of advancing and acting after which a turn is endless.
@@ -58,7 +58,13 @@ pub struct Sidecar {
 }
 
 impl Sidecar {
-    pub fn new(name: &'static str, actor: usize, plan: &Plan, mut chance: Chance, orders: Vec<(Time, Order)>) -> Sidecar {
+    pub fn new(
+        name: &'static str,
+        actor: usize,
+        plan: &Plan,
+        mut chance: Chance,
+        orders: Vec<(Time, Order)>,
+    ) -> Sidecar {
         let hub = Arc::<Hub>::default();
         let engine = Engine::new(Options {
             worker: 0,

@@ -10,7 +10,6 @@ pub struct Tunnel {
     length: usize,
     expected: Expected,
     pub is_open: bool,
-
 }
 
 impl Tunnel {

@@ -118,8 +118,7 @@ fn remove_named(parsed: &[httparse::Header<'_>], headers: &mut Headers) -> Resul
     if options().count() > MAX_CONNECTION_OPTIONS {
         return Err(Refusal::bad("http1.too_many_connection_options"));
     }
-    const END_TO_END: [Known; 4] =
-        [Known::Host, Known::ContentLength, Known::TransferEncoding, Known::Authorization];
+    const END_TO_END: [Known; 4] = [Known::Host, Known::ContentLength, Known::TransferEncoding, Known::Authorization];
     if options().any(|option| END_TO_END.iter().any(|known| option.eq_ignore_ascii_case(known.name().as_bytes()))) {
         return Err(Refusal::bad("http1.connection_names_end_to_end_field"));
     }

@@ -93,9 +93,10 @@ const MAX_FIELDS: usize = 256;
 /// so both are refused here.
 fn check_line_ends(head: &[u8]) -> Result<(), Refusal> {
     // No early return: this reads every head once, and so it can do many octets at a time.
-    let bare = head.iter().zip(head.iter().skip(1)).fold(false, |bare, (before, octet)| {
-        bare | ((*octet == b'\n') & (*before != b'\r'))
-    });
+    let bare = head
+        .iter()
+        .zip(head.iter().skip(1))
+        .fold(false, |bare, (before, octet)| bare | ((*octet == b'\n') & (*before != b'\r')));
     if bare || head.first() == Some(&b'\n') {
         return Err(Refusal::bad("http1.bare_line_feed"));
     }

@@ -52,9 +52,7 @@ pub fn parse_request(
             check_unfinished(rest, limits.header_list_size, limits.target_size)?;
             return Ok(None);
         }
-        Err(httparse::Error::TooManyHeaders) => {
-            return Err(Refusal { status: 431, reason: "http1.too_many_headers" })
-        }
+        Err(httparse::Error::TooManyHeaders) => return Err(Refusal { status: 431, reason: "http1.too_many_headers" }),
         Err(httparse::Error::Version) => return Err(version_refusal(rest)),
         Err(_) => return Err(Refusal::bad("http1.codec_error")),
     };
@@ -105,9 +103,7 @@ fn version_refusal(buf: &[u8]) -> Refusal {
     // Behind the target; a space in the target is another fault.
     let version = line.split(|b| *b == b' ').nth(2).unwrap_or_default();
     match version {
-        [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', ..] => {
-            Refusal { status: 505, reason: "http1.unsupported_version" }
-        }
+        [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', ..] => Refusal { status: 505, reason: "http1.unsupported_version" },
         _ => Refusal::bad("http1.codec_error"),
     }
 }

@@ -56,9 +56,8 @@ fn upgrades_are_seen_but_never_h2c() {
     );
     assert!(!info.unwrap().unwrap().upgrade);
     assert!(head.headers.is_empty(), "{:?}", head.headers);
-    let (info, head) = request(
-        b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: h2c, websocket\r\nUpgrade: H2C\r\n\r\n",
-    );
+    let (info, head) =
+        request(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: h2c, websocket\r\nUpgrade: H2C\r\n\r\n");
     assert!(info.unwrap().unwrap().upgrade);
     assert_eq!(head.headers.get_all_known(Known::Upgrade).collect::<Vec<_>>(), [b"websocket"]);
     // Without its connection option it is not an upgrade.
@@ -135,7 +134,11 @@ fn offers_of_an_endpoint_stay_with_the_proxy() {
 }
 
 /// Feeds `input` in pieces; payload and trailers, or the refusal.
-fn decode(framing: Framing, input: &[u8], mut piece: impl FnMut() -> usize) -> Result<(Vec<u8>, Headers, bool), Refusal> {
+fn decode(
+    framing: Framing,
+    input: &[u8],
+    mut piece: impl FnMut() -> usize,
+) -> Result<(Vec<u8>, Headers, bool), Refusal> {
     let mut decoder = BodyDecoder::new(framing, &Limits::default());
     let (mut data, mut trailers, mut waiting, mut ended) = (Vec::new(), Headers::new(), Vec::new(), false);
     let mut rest = input;

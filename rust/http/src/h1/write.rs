@@ -51,10 +51,8 @@ pub fn write_request(out: &mut Vec<u8>, head: &RequestHead, framing: Framing) {
     }
     match framing {
         Framing::None
-            if matches!(
-                head.method,
-                Method::Get | Method::Head | Method::Delete | Method::Connect | Method::Trace
-            ) => {}
+            if matches!(head.method, Method::Get | Method::Head | Method::Delete | Method::Connect | Method::Trace) => {
+        }
         // Methods that may carry content say that there is none (RFC 9110 section 8.6).
         Framing::None => length(out, 0),
         framing => body(out, framing),

@@ -1,6 +1,6 @@
 //! The state of one connection, and what changes it from both directions.
 
-use super::frame::{kind, ErrorCode, HEADER_LEN, DEFAULT_WINDOW, MAX_31, PREFACE};
+use super::frame::{kind, ErrorCode, DEFAULT_WINDOW, HEADER_LEN, MAX_31, PREFACE};
 use super::output::Output;
 use super::receive::Reading;
 use super::settings::{own_settings, PeerSettings};

@@ -286,9 +286,7 @@ fn parse_length(value: &[u8]) -> Option<u64> {
     if value.is_empty() || value.len() > 18 {
         return None;
     }
-    value.iter().try_fold(0_u64, |length, &octet| {
-        octet.is_ascii_digit().then(|| length * 10 + u64::from(octet - b'0'))
-    })
+    value.iter().try_fold(0_u64, |length, &octet| octet.is_ascii_digit().then(|| length * 10 + u64::from(octet - b'0')))
 }
 
 fn parse_status(value: &[u8]) -> Option<u16> {

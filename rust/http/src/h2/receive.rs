@@ -511,8 +511,7 @@ impl Connection {
 
     fn response(&mut self, block: OpenBlock, octets: &[u8], scratch: &mut Scratch) -> Outcome<'static> {
         let (id, head) = (block.stream, &mut scratch.response);
-        let verdict =
-            head::read_response(&mut self.decoder, octets, &self.config.limits, &mut self.cookies, head);
+        let verdict = head::read_response(&mut self.decoder, octets, &self.config.limits, &mut self.cookies, head);
         let length = match compressed(verdict)? {
             Verdict::Good(length) => length,
             Verdict::Malformed => return self.stream_error(id, ErrorCode::PROTOCOL_ERROR),
@@ -545,8 +544,7 @@ impl Connection {
 
     fn trailers(&mut self, block: OpenBlock, octets: &[u8], scratch: &mut Scratch) -> Outcome<'static> {
         let (id, trailers) = (block.stream, &mut scratch.trailers);
-        let verdict =
-            head::read_trailers(&mut self.decoder, octets, &self.config.limits, &mut self.cookies, trailers);
+        let verdict = head::read_trailers(&mut self.decoder, octets, &self.config.limits, &mut self.cookies, trailers);
         let verdict = compressed(verdict)?;
         let Some(stream) = self.streams.get_mut(id) else { return Ok(None) };
         let complete = block.end_stream && matches!(stream.expected, 0 | NO_LENGTH);

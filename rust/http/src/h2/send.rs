@@ -69,12 +69,7 @@ impl Connection {
     }
 
     /// Server: sends a response head, interim (1xx) ones included.
-    pub fn send_response(
-        &mut self,
-        stream: StreamId,
-        head: &ResponseHead,
-        end_stream: bool,
-    ) -> Result<(), StreamGone> {
+    pub fn send_response(&mut self, stream: StreamId, head: &ResponseHead, end_stream: bool) -> Result<(), StreamGone> {
         self.sendable(stream)?.local_done = end_stream;
         self.send_head(stream.0, end_stream, |encoder, out| {
             encode_status(encoder, head.status, out);

@@ -79,12 +79,7 @@ impl Decoder {
         Ok(())
     }
 
-    fn literal(
-        &mut self,
-        first: u8,
-        rest: &mut &[u8],
-        field: &mut impl FnMut(Field<'_>),
-    ) -> Result<(), Error> {
+    fn literal(&mut self, first: u8, rest: &mut &[u8], field: &mut impl FnMut(Field<'_>)) -> Result<(), Error> {
         let insert = first & 0x40 != 0;
         let index = integer::decode(first, if insert { 6 } else { 4 }, rest)?;
         let Decoder { table, name: name_buffer, value: value_buffer, .. } = self;

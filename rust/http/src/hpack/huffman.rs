@@ -98,10 +98,8 @@ fn check_padding(bits: u64, held: usize) -> Result<(), Error> {
 /// Octets that `input` takes when encoded.
 pub(super) fn encoded_len(input: &[u8]) -> usize {
     static LENGTH_OF: [u8; 256] = LENGTHS;
-    let bits: usize = input
-        .iter()
-        .map(|&octet| usize::from(LENGTH_OF.get(usize::from(octet)).copied().unwrap_or(30)))
-        .sum();
+    let bits: usize =
+        input.iter().map(|&octet| usize::from(LENGTH_OF.get(usize::from(octet)).copied().unwrap_or(30))).sum();
     bits.div_ceil(8)
 }
 

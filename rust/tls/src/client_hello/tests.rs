@@ -111,10 +111,7 @@ fn hello_with(extensions: &[(u16, &[u8])]) -> Vec<u8> {
 #[test]
 fn broken_extensions_are_refused() {
     let good: &[u8] = b"\0\x04\0\0\x01a";
-    assert_eq!(
-        inspect(&hello_with(&[(0, good)])),
-        Inspect::Hello { sni: Some("a".into()), alpn: Vec::new() }
-    );
+    assert_eq!(inspect(&hello_with(&[(0, good)])), Inspect::Hello { sni: Some("a".into()), alpn: Vec::new() });
     assert_eq!(
         inspect(&hello_with(&[(16, b"\0\x03\x02h2")])),
         Inspect::Hello { sni: None, alpn: vec![b"h2".to_vec()] }

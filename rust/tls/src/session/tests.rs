@@ -22,8 +22,7 @@ fn connect(client_store: &Arc<SecretStore>, server_store: &Arc<SecretStore>) -> 
 fn mutual_tls_in_chunks_of_any_size() {
     let (_root, client_store, server_store) = mesh();
     for chunk in [1, 2, 7, 100, 1500, usize::MAX] {
-        let mut wire =
-            Wire::new(client(&mesh_client(), &client_store), server(&mesh_server(), &server_store));
+        let mut wire = Wire::new(client(&mesh_client(), &client_store), server(&mesh_server(), &server_store));
         wire.chunk = chunk;
         assert!(wire.client.is_handshaking() && wire.server.is_handshaking());
         assert_eq!(wire.run(), Default::default(), "chunk {chunk}");
@@ -39,10 +38,7 @@ fn mutual_tls_in_chunks_of_any_size() {
         assert_eq!(peer.spiffe_id(), Some("spiffe://cluster.local/ns/shop/sa/ui"));
         assert_eq!(peer.sans.uri.len(), 1);
         assert_ne!(peer.sha256, [0; 32]);
-        assert_eq!(
-            wire.client.peer().unwrap().spiffe_id(),
-            Some("spiffe://cluster.local/ns/shop/sa/reviews")
-        );
+        assert_eq!(wire.client.peer().unwrap().spiffe_id(), Some("spiffe://cluster.local/ns/shop/sa/reviews"));
         let presented = crate::presented_uris(&mesh_server().certificates, &server_store, wire.server.sni());
         assert_eq!(presented, wire.client.peer().unwrap().sans.uri);
 
@@ -102,8 +98,7 @@ fn nothing_resumes() {
         let client_config = crate::client_config(&tls, &client_store).unwrap();
         let server_config = crate::server_config(&server_tls, &server_store).unwrap();
         for _ in 0..2 {
-            let client =
-                Session::client(client_config.clone(), Some("a.example"), [127, 0, 0, 1].into()).unwrap();
+            let client = Session::client(client_config.clone(), Some("a.example"), [127, 0, 0, 1].into()).unwrap();
             let mut wire = Wire::new(client, Session::server(server_config.clone()).unwrap());
             assert_eq!(wire.run(), Default::default());
             assert_eq!(wire.client.connection.handshake_kind(), Some(rustls::HandshakeKind::Full));

@@ -36,10 +36,7 @@ fn bad_secrets_are_named_and_change_nothing() {
     assert_eq!(code(&good.chain, ""), "no_private_key");
     assert_eq!(code(&good.chain, &good.chain), "no_private_key");
     assert_eq!(code(broken, &good.key), "malformed_certificate");
-    assert_eq!(
-        code(&good.chain, "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"),
-        "unsupported_key"
-    );
+    assert_eq!(code(&good.chain, "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"), "unsupported_key");
 
     let error = store.put_trust(&name("ROOTCA"), b"").unwrap_err();
     assert_eq!(error.problem, SecretProblem::NoCertificate);

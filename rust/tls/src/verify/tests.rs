@@ -3,8 +3,7 @@ use std::sync::Arc;
 use pymesh_model::matcher::{full_match, StringMatch, StringPattern};
 use pymesh_model::tls::{Profile, SanKind, SanMatch, ServerTls, Validation, Versions};
 use rcgen::{
-    date_time_ymd, BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose,
-    SanType,
+    date_time_ymd, BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, SanType,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -58,8 +57,7 @@ fn judged(root: &Authority, pair: &Pair) -> (Option<Reason>, Option<Reason>) {
 fn each_bad_certificate_is_refused_for_its_own_reason() {
     let root = Authority::new("root");
     let with = |change: &dyn Fn(&mut CertificateParams)| root.issue(&altered(svid(UI), change));
-    let ids =
-        |ids: &[&str]| with(&|params| params.subject_alt_names = ids.iter().map(|id| uri(id)).collect());
+    let ids = |ids: &[&str]| with(&|params| params.subject_alt_names = ids.iter().map(|id| uri(id)).collect());
     let usages = |usages: &[KeyUsagePurpose]| with(&|params| params.key_usages = usages.to_vec());
     use KeyUsagePurpose::{CrlSign, DigitalSignature, KeyCertSign, KeyEncipherment};
 
@@ -110,11 +108,7 @@ fn each_bad_certificate_is_refused_for_its_own_reason() {
         ("upper-case domain", ids(&["spiffe://Cluster.local/ns/shop/sa/ui"]), Reason::InvalidSpiffeId),
         ("NUL in the ID", ids(&["spiffe://cluster.local/ns/shop/sa/ui\0x"]), Reason::Malformed),
         ("other trust domain", ids(&["spiffe://evil.local/ns/shop/sa/ui"]), Reason::WrongTrustDomain),
-        (
-            "longer trust domain",
-            ids(&["spiffe://cluster.local.evil/ns/shop/sa/ui"]),
-            Reason::WrongTrustDomain,
-        ),
+        ("longer trust domain", ids(&["spiffe://cluster.local.evil/ns/shop/sa/ui"]), Reason::WrongTrustDomain),
     ];
     for (case, pair, reason) in &cases {
         assert_eq!(judged(&root, pair), (Some(*reason), Some(*reason)), "{case}");
@@ -252,10 +246,7 @@ fn matchers_look_at_names_of_their_type_only() {
     assert!(accepted(&names, exact(SanKind::Email, "a@b.example")));
     assert!(accepted(&names, exact(SanKind::Ip, "10.0.0.1")));
     assert!(!accepted(&names, exact(SanKind::Ip, "10.0.0.10")));
-    assert!(accepted(
-        &names,
-        text(SanKind::Uri, StringPattern::Regex(full_match("spiffe://td/[ab]").unwrap()))
-    ));
+    assert!(accepted(&names, text(SanKind::Uri, StringPattern::Regex(full_match("spiffe://td/[ab]").unwrap()))));
     assert!(!accepted(
         &[uri("spiffe://td/abc")],
         text(SanKind::Uri, StringPattern::Regex(full_match("spiffe://td/[ab]").unwrap()))
@@ -272,9 +263,7 @@ fn matchers_apply_to_workloads_too() {
     let (clock, root) = (Clock::new(), Authority::new("root"));
     let store = mesh_store(&clock, &root, "ui");
     let mut tls = mesh_server();
-    let run = |tls: &ServerTls| {
-        refusal(Wire::new(client(&mesh_client(), &store), server(tls, &store)).run().server)
-    };
+    let run = |tls: &ServerTls| refusal(Wire::new(client(&mesh_client(), &store), server(tls, &store)).run().server);
     let validation = tls.validation.as_mut().unwrap();
     validation.profile = Profile::Spiffe { trust_domains: Vec::new() };
     validation.san_matches = vec![uri_prefix("spiffe://cluster.local/ns/shop/")];

@@ -9,7 +9,9 @@ use super::{Catalog, Rejected, Resource, Slot};
 use crate::check;
 use crate::diagnostic::{At, Diagnostic, Problems};
 use crate::kind::ResourceKind;
-use crate::proto::envoy::config::{cluster::v3 as cluster, endpoint::v3 as endpoint, listener::v3 as listener, route::v3 as route};
+use crate::proto::envoy::config::{
+    cluster::v3 as cluster, endpoint::v3 as endpoint, listener::v3 as listener, route::v3 as route,
+};
 use crate::proto::envoy::extensions::transport_sockets::tls::v3 as tls;
 use crate::translate::{self, Context, Material, MaterialKind, Needs, Patience};
 
@@ -105,7 +107,11 @@ impl Catalog {
 
     fn name_of(&self, kind: ResourceKind, resource: &Incoming, at: &At<'_>) -> Option<String> {
         if resource.raw.type_url != kind.type_url() {
-            at.refuse(format!("a resource of type `{}` came where `{}` belongs", resource.raw.type_url, kind.type_url()));
+            at.refuse(format!(
+                "a resource of type `{}` came where `{}` belongs",
+                resource.raw.type_url,
+                kind.type_url()
+            ));
             return None;
         }
         let octets = resource.raw.value.as_slice();
@@ -298,7 +304,8 @@ pub(crate) fn refuse_keepalive(parts: &translate::ClusterParts, problems: &Probl
         problems.push(Diagnostic {
             place: None,
             path: path.clone(),
-            message: "keepalive is supported only on the clusters of the ADS server and the certificate authority".into(),
+            message: "keepalive is supported only on the clusters of the ADS server and the certificate authority"
+                .into(),
             hint: Some("use `idle_timeout` in `common_http_protocol_options`".into()),
         });
     }
@@ -310,5 +317,10 @@ pub(super) fn put(store: &SecretStore, material: &Material) -> Result<(), Diagno
         MaterialKind::Identity { chain, key } => store.put_identity(&material.name, chain, key).map(|_validity| ()),
         MaterialKind::Trust { roots } => store.put_trust(&material.name, roots),
     };
-    result.map_err(|error| Diagnostic { place: None, path: material.path.clone(), message: error.to_string(), hint: None })
+    result.map_err(|error| Diagnostic {
+        place: None,
+        path: material.path.clone(),
+        message: error.to_string(),
+        hint: None,
+    })
 }

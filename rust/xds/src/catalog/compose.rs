@@ -43,9 +43,10 @@ impl Catalog {
         for (name, slot) in &self.clusters {
             let Some(parts) = &slot.active else { continue };
             let endpoints = self.endpoints_of(&parts.value);
-            let known = self.live.remove(name).filter(|known| {
-                Arc::ptr_eq(&known.parts, parts) && Arc::ptr_eq(&known.endpoints, &endpoints)
-            });
+            let known = self
+                .live
+                .remove(name)
+                .filter(|known| Arc::ptr_eq(&known.parts, parts) && Arc::ptr_eq(&known.endpoints, &endpoints));
             let entry = known.unwrap_or_else(|| {
                 let cluster = Cluster { endpoints: endpoints.clone(), ..parts.value.cluster.clone() };
                 LiveCluster { parts: parts.clone(), endpoints, cluster: Arc::new(cluster) }
@@ -89,5 +90,6 @@ impl Catalog {
 }
 
 fn same_map<T>(old: &HashMap<Arc<str>, Arc<T>>, new: &HashMap<Arc<str>, Arc<T>>) -> bool {
-    old.len() == new.len() && new.iter().all(|(name, value)| old.get(name).is_some_and(|known| Arc::ptr_eq(known, value)))
+    old.len() == new.len()
+        && new.iter().all(|(name, value)| old.get(name).is_some_and(|known| Arc::ptr_eq(known, value)))
 }

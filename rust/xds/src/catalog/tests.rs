@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::*;
-use crate::testing::{catalog, cluster, endpoints, identity, listener, packed, roots, routes, secured_cluster, secured_listener};
+use crate::testing::{
+    catalog, cluster, endpoints, identity, listener, packed, roots, routes, secured_cluster, secured_listener,
+};
 use ResourceKind::{Cluster, Endpoints, Listener, Routes, Secret};
 
 const NOW: Duration = Duration::ZERO;

@@ -83,9 +83,8 @@ impl Reader<'_> {
         };
         let mut oneofs: HashMap<String, &str> = HashMap::new();
         for entry in entries {
-            let found = descriptor
-                .get_field_by_name(&entry.key)
-                .or_else(|| descriptor.get_field_by_json_name(&entry.key));
+            let found =
+                descriptor.get_field_by_name(&entry.key).or_else(|| descriptor.get_field_by_json_name(&entry.key));
             let Some(field) = found else {
                 self.unknown_field(entry, descriptor, at);
                 continue;
@@ -369,9 +368,9 @@ fn to_struct_value(node: &Node) -> Option<prost_types::Value> {
             (None, Some(number)) => Of::NumberValue(number),
             (None, None) => Of::StringValue(scalar.text.clone()),
         },
-        Value::List(items) => Of::ListValue(prost_types::ListValue {
-            values: items.iter().map(to_struct_value).collect::<Option<_>>()?,
-        }),
+        Value::List(items) => {
+            Of::ListValue(prost_types::ListValue { values: items.iter().map(to_struct_value).collect::<Option<_>>()? })
+        }
         Value::Map(entries) => {
             let pair = |entry: &Entry| Some((entry.key.clone(), to_struct_value(&entry.value)?));
             Of::StructValue(prost_types::Struct { fields: entries.iter().map(pair).collect::<Option<_>>()? })

@@ -45,13 +45,16 @@ pub(super) fn read(scalar: &Scalar, kind: &Kind) -> Result<Field, Refusal> {
         Kind::Uint32 | Kind::Fixed32 => integer(text).map(Field::U32).ok_or_else(wrong),
         Kind::Uint64 | Kind::Fixed64 => integer(text).map(Field::U64).ok_or_else(wrong),
         Kind::Bool => scalar.as_bool().map(Field::Bool).ok_or_else(wrong),
-        Kind::String if scalar.plain && (scalar.as_bool().is_some() || scalar.as_number().is_some()) => {
-            Err(Refusal { message: format!("a string belongs here, not `{text}`"), hint: Some(format!("write \"{text}\"")) })
-        }
+        Kind::String if scalar.plain && (scalar.as_bool().is_some() || scalar.as_number().is_some()) => Err(Refusal {
+            message: format!("a string belongs here, not `{text}`"),
+            hint: Some(format!("write \"{text}\"")),
+        }),
         Kind::String => Ok(Field::String(text.to_owned())),
         Kind::Bytes => {
             let decoded = STANDARD.decode(text).or_else(|_| URL_SAFE.decode(text));
-            decoded.map(|octets| Field::Bytes(octets.into())).map_err(|error| refusal(format!("this is not base64: {error}")))
+            decoded
+                .map(|octets| Field::Bytes(octets.into()))
+                .map_err(|error| refusal(format!("this is not base64: {error}")))
         }
         Kind::Enum(descriptor) => enumerator(scalar, descriptor),
         Kind::Message(_) => Err(wrong()),
@@ -97,7 +100,10 @@ fn enumerator(scalar: &Scalar, descriptor: &EnumDescriptor) -> Result<Field, Ref
 /// `1.5s` as seconds and nanoseconds.
 pub(super) fn duration(scalar: &Scalar) -> Result<(i64, i32), Refusal> {
     let text = scalar.text.as_str();
-    let wrong = |hint: Option<String>| Refusal { message: format!("a duration such as `1.5s` belongs here, not `{text}`"), hint };
+    let wrong = |hint: Option<String>| Refusal {
+        message: format!("a duration such as `1.5s` belongs here, not `{text}`"),
+        hint,
+    };
     if let Some(milliseconds) = text.strip_suffix("ms").and_then(|n| n.parse::<f64>().ok()) {
         return Err(wrong(Some(format!("write `{}s`", milliseconds / 1000.0))));
     }
@@ -143,7 +149,15 @@ mod tests {
         ] {
             assert_eq!(duration(&plain(text)), Ok(expected), "{text}");
         }
-        for (text, hint) in [("5", Some("write `5s`")), ("500ms", Some("write `0.5s`")), ("2m", Some("write `120s`")), ("1.s", None), ("s", None), ("1e3s", None), ("1.0000000001s", None)] {
+        for (text, hint) in [
+            ("5", Some("write `5s`")),
+            ("500ms", Some("write `0.5s`")),
+            ("2m", Some("write `120s`")),
+            ("1.s", None),
+            ("s", None),
+            ("1e3s", None),
+            ("1.0000000001s", None),
+        ] {
             assert_eq!(duration(&plain(text)).unwrap_err().hint.as_deref(), hint, "{text}");
         }
     }
@@ -152,7 +166,10 @@ mod tests {
     fn integers() {
         assert_eq!(read(&plain("80"), &Kind::Uint32), Ok(Field::U32(80)));
         assert_eq!(read(&plain("1e3"), &Kind::Uint32), Ok(Field::U32(1000)));
-        assert_eq!(read(&Scalar { text: "9223372036854775807".into(), plain: false }, &Kind::Int64), Ok(Field::I64(i64::MAX)));
+        assert_eq!(
+            read(&Scalar { text: "9223372036854775807".into(), plain: false }, &Kind::Int64),
+            Ok(Field::I64(i64::MAX))
+        );
         for text in ["-1", "4294967296", "1.5", "x", "", "0x10"] {
             let error = read(&plain(text), &Kind::Uint32).unwrap_err();
             assert_eq!(error.message, format!("an integer that is not negative belongs here, not `{text}`"));
@@ -165,6 +182,9 @@ mod tests {
         assert_eq!(read(&plain("127.0.0.1"), &Kind::String), Ok(Field::String("127.0.0.1".into())));
         assert_eq!(read(&plain("true"), &Kind::String).unwrap_err().hint.as_deref(), Some("write \"true\""));
         assert_eq!(read(&plain("8080"), &Kind::String).unwrap_err().hint.as_deref(), Some("write \"8080\""));
-        assert_eq!(read(&Scalar { text: "true".into(), plain: false }, &Kind::Bool).unwrap_err().message, "`true` or `false` belongs here, not `true`");
+        assert_eq!(
+            read(&Scalar { text: "true".into(), plain: false }, &Kind::Bool).unwrap_err().message,
+            "`true` or `false` belongs here, not `true`"
+        );
     }
 }

@@ -22,8 +22,16 @@ const CLUSTER: &str = "envoy.config.cluster.v3.Cluster";
 
 #[test]
 fn camel_case_and_snake_case_are_the_same() {
-    let snake = read_as(CLUSTER, "name: a\nconnect_timeout: 0.25s\nper_connection_buffer_limit_bytes: 1024\nlb_policy: RANDOM\n").unwrap();
-    let camel = read_as(CLUSTER, "{\"name\": \"a\", \"connectTimeout\": \"0.25s\", \"perConnectionBufferLimitBytes\": 1024, \"lbPolicy\": 3}").unwrap();
+    let snake = read_as(
+        CLUSTER,
+        "name: a\nconnect_timeout: 0.25s\nper_connection_buffer_limit_bytes: 1024\nlb_policy: RANDOM\n",
+    )
+    .unwrap();
+    let camel = read_as(
+        CLUSTER,
+        "{\"name\": \"a\", \"connectTimeout\": \"0.25s\", \"perConnectionBufferLimitBytes\": 1024, \"lbPolicy\": 3}",
+    )
+    .unwrap();
     assert_eq!(snake, camel);
     assert_eq!(snake.descriptor().full_name(), CLUSTER);
 }

@@ -300,7 +300,8 @@ fn every_response_of_a_known_type_is_answered_once() {
     };
     let said = proxy.session.on_delta(heartbeat, &mut proxy.catalog);
     assert_eq!(said.iter().map(shown).collect::<Vec<_>>(), ["Cluster nonce d"]);
-    let foreign = discovery::DeltaDiscoveryResponse { type_url: "type.googleapis.com/x.Y".to_owned(), ..Default::default() };
+    let foreign =
+        discovery::DeltaDiscoveryResponse { type_url: "type.googleapis.com/x.Y".to_owned(), ..Default::default() };
     assert_eq!(proxy.session.on_delta(foreign, &mut proxy.catalog), []);
 }
 

@@ -154,7 +154,8 @@ fn discovery(config: &cluster::Cluster, at: &At<'_>, cx: &Context<'_>) -> (Disco
                     "use STRICT_DNS for several",
                 );
             }
-            let refresh = duration_or(config.dns_refresh_rate.as_ref(), DNS_REFRESH_RATE, &at.field("dns_refresh_rate"));
+            let refresh =
+                duration_or(config.dns_refresh_rate.as_ref(), DNS_REFRESH_RATE, &at.field("dns_refresh_rate"));
             let settings =
                 DnsSettings { shape, targets, refresh, family: family(config.dns_lookup_family), first_only: logical };
             let discovery = if logical { Discovery::LogicalDns } else { Discovery::StrictDns };
@@ -191,7 +192,9 @@ fn balance(config: &cluster::Cluster, discovery: Discovery, at: &At<'_>) -> Bala
         }
         LbPolicy::RoundRobin => Balance::RoundRobin,
         LbPolicy::Random => Balance::Random,
-        LbPolicy::LeastRequest => Balance::LeastRequest { choices: least.and_then(|least| least.choice_count).unwrap_or(2) },
+        LbPolicy::LeastRequest => {
+            Balance::LeastRequest { choices: least.and_then(|least| least.choice_count).unwrap_or(2) }
+        }
         LbPolicy::RingHash | LbPolicy::Maglev | LbPolicy::ClusterProvided | LbPolicy::LoadBalancingPolicyConfig => {
             at.refuse_with_hint(
                 format!("{} is not supported", policy.as_str_name()),
@@ -243,7 +246,10 @@ fn protocol_options(config: &cluster::Cluster, keepalive: &mut Keepalive, at: &A
     for name in names {
         let at = &at.key(name);
         if name != PROTOCOL_OPTIONS {
-            at.refuse_with_hint(format!("options `{name}` are not supported"), format!("supported here: {PROTOCOL_OPTIONS}"));
+            at.refuse_with_hint(
+                format!("options `{name}` are not supported"),
+                format!("supported here: {PROTOCOL_OPTIONS}"),
+            );
             continue;
         }
         let Some(opened) = open(config.typed_extension_protocol_options.get(name), at) else { continue };
@@ -258,7 +264,11 @@ fn protocol_options(config: &cluster::Cluster, keepalive: &mut Keepalive, at: &A
     http
 }
 
-fn upstream_http(options: &upstream::HttpProtocolOptions, http: &mut UpstreamHttp, at: &At<'_>) -> Option<(String, Pings)> {
+fn upstream_http(
+    options: &upstream::HttpProtocolOptions,
+    http: &mut UpstreamHttp,
+    at: &At<'_>,
+) -> Option<(String, Pings)> {
     use upstream::http_protocol_options::explicit_http_config::ProtocolConfig;
     use upstream::http_protocol_options::UpstreamProtocolOptions as Options;
     if let Some(common) = &options.common_http_protocol_options {
@@ -343,7 +353,11 @@ fn transport(config: &cluster::Cluster, at: &At<'_>, cx: &mut Context<'_>) -> Tr
     }
 }
 
-fn transport_socket(socket: Option<&core::TransportSocket>, at: &At<'_>, cx: &mut Context<'_>) -> Option<Arc<ClientTls>> {
+fn transport_socket(
+    socket: Option<&core::TransportSocket>,
+    at: &At<'_>,
+    cx: &mut Context<'_>,
+) -> Option<Arc<ClientTls>> {
     let config = socket?.config_type.as_ref().map(|core::transport_socket::ConfigType::TypedConfig(any)| any);
     let at = &at.field("typed_config");
     let opened = open(config, at)?;

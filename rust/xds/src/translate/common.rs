@@ -9,11 +9,11 @@ use prost::Message as _;
 use pymesh_model::snapshot::WorkloadLabels;
 
 use super::{Context, Patience};
+use crate::check;
 use crate::diagnostic::At;
 use crate::json::{self, Places};
 use crate::proto::envoy::config::core::v3 as core;
 use crate::proto::{self, is_typed_struct};
-use crate::check;
 
 /// Envoy's default for `initial_fetch_timeout`.
 const INITIAL_FETCH_TIMEOUT: Duration = Duration::from_secs(15);
@@ -53,8 +53,10 @@ impl Opened<'_> {
 
     /// Says that a message of this type does nothing in this place.
     pub(super) fn refuse(&self, supported: &[String], at: &At<'_>) {
-        at.field("@type")
-            .refuse_with_hint(format!("`{}` cannot be used here", self.name), format!("supported here: {}", supported.join(", ")));
+        at.field("@type").refuse_with_hint(
+            format!("`{}` cannot be used here", self.name),
+            format!("supported here: {}", supported.join(", ")),
+        );
     }
 }
 
@@ -124,7 +126,8 @@ pub(super) fn config_source(source: Option<&core::ConfigSource>, at: &At<'_>, cx
         }
         Some(core::config_source::ConfigSourceSpecifier::Ads(_)) => {}
     }
-    let patience = duration_or(source.initial_fetch_timeout.as_ref(), INITIAL_FETCH_TIMEOUT, &at.field("initial_fetch_timeout"));
+    let patience =
+        duration_or(source.initial_fetch_timeout.as_ref(), INITIAL_FETCH_TIMEOUT, &at.field("initial_fetch_timeout"));
     Patience::Ads((!patience.is_zero()).then_some(patience))
 }
 

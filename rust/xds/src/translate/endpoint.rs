@@ -130,7 +130,9 @@ pub(super) fn text_pairs(criteria: &prost_types::Struct, at: &At<'_>) -> Vec<(Bo
     let mut pairs = Vec::with_capacity(criteria.fields.len());
     for (key, value) in &criteria.fields {
         match &value.kind {
-            Some(prost_types::value::Kind::StringValue(text)) => pairs.push((key.as_str().into(), text.as_str().into())),
+            Some(prost_types::value::Kind::StringValue(text)) => {
+                pairs.push((key.as_str().into(), text.as_str().into()))
+            }
             _ => at.key(key).refuse("only strings are compared here"),
         }
     }

@@ -52,10 +52,8 @@ fn python_filter(instance: &str, config: &python::PythonFilter, at: &At<'_>) -> 
     use python::python_filter::FailurePolicy as Policy;
     let (module, class) = config.class.split_once(':').unwrap_or_default();
     if module.is_empty() || class.is_empty() {
-        at.field("class").refuse_with_hint(
-            format!("`{}` is not the name of a class", config.class),
-            "write `module:Class`",
-        );
+        at.field("class")
+            .refuse_with_hint(format!("`{}` is not the name of a class", config.class), "write `module:Class`");
         return None;
     }
     let object = prost_types::Value {
@@ -89,8 +87,11 @@ fn json(value: &prost_types::Value) -> serde_json::Value {
         Some(Kind::NumberValue(number)) => (*number).into(),
         Some(Kind::StringValue(text)) => text.as_str().into(),
         Some(Kind::ListValue(list)) => list.values.iter().map(json).collect::<Vec<_>>().into(),
-        Some(Kind::StructValue(object)) => {
-            object.fields.iter().map(|(key, value)| (key.clone(), json(value))).collect::<serde_json::Map<_, _>>().into()
-        }
+        Some(Kind::StructValue(object)) => object
+            .fields
+            .iter()
+            .map(|(key, value)| (key.clone(), json(value)))
+            .collect::<serde_json::Map<_, _>>()
+            .into(),
     }
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pymesh_model::http::{
-    ClientCert, ClientCertDetails, Codec, EscapedSlashes, Forwarding, HttpConnectionManager, HttpLimits,
-    HttpTimeouts, PathPolicy, RouteSource, ServerHeader, StripPort, Underscores,
+    ClientCert, ClientCertDetails, Codec, EscapedSlashes, Forwarding, HttpConnectionManager, HttpLimits, HttpTimeouts,
+    PathPolicy, RouteSource, ServerHeader, StripPort, Underscores,
 };
 
 use super::common::{config_source, duration, duration_or, enumerator};

@@ -159,8 +159,10 @@ fn chain_match(rule: &listener::FilterChainMatch, at: &At<'_>) -> FilterChainMat
         "tls" => Some(TransportProtocol::Tls),
         "raw_buffer" => Some(TransportProtocol::RawBuffer),
         other => {
-            at.field("transport_protocol")
-                .refuse_with_hint(format!("transport protocol `{other}` is not supported"), "write `tls` or `raw_buffer`");
+            at.field("transport_protocol").refuse_with_hint(
+                format!("transport protocol `{other}` is not supported"),
+                "write `tls` or `raw_buffer`",
+            );
             None
         }
     };
@@ -189,7 +191,11 @@ fn prefixes(ranges: &[core::CidrRange], at: &At<'_>) -> Vec<Cidr> {
     prefixes
 }
 
-fn transport_socket(socket: Option<&core::TransportSocket>, at: &At<'_>, cx: &mut Context<'_>) -> Option<Arc<ServerTls>> {
+fn transport_socket(
+    socket: Option<&core::TransportSocket>,
+    at: &At<'_>,
+    cx: &mut Context<'_>,
+) -> Option<Arc<ServerTls>> {
     let config = socket?.config_type.as_ref().map(|core::transport_socket::ConfigType::TypedConfig(any)| any);
     let at = &at.field("typed_config");
     let opened = open(config, at)?;

@@ -86,9 +86,7 @@ pub(super) fn header(matcher: &route::HeaderMatcher, at: &At<'_>) -> Option<Head
             }
             HeaderTest::Range(range.start, range.end)
         }
-        Some(HeaderMatchSpecifier::StringMatch(value)) => {
-            HeaderTest::Value(string(value, &at.field("string_match"))?)
-        }
+        Some(HeaderMatchSpecifier::StringMatch(value)) => HeaderTest::Value(string(value, &at.field("string_match"))?),
     };
     Some(HeaderMatch {
         name: matcher.name.to_ascii_lowercase().into(),
@@ -103,7 +101,9 @@ pub(super) fn query(matcher: &route::QueryParameterMatcher, at: &At<'_>) -> Opti
     let name = matcher.name.as_str().into();
     Some(match &matcher.query_parameter_match_specifier {
         None => QueryMatch { name, value: None, present: true },
-        Some(QueryParameterMatchSpecifier::PresentMatch(present)) => QueryMatch { name, value: None, present: *present },
+        Some(QueryParameterMatchSpecifier::PresentMatch(present)) => {
+            QueryMatch { name, value: None, present: *present }
+        }
         Some(QueryParameterMatchSpecifier::StringMatch(value)) => {
             QueryMatch { name, value: Some(string(value, &at.field("string_match"))?), present: true }
         }

@@ -16,9 +16,12 @@ const BASE_INTERVAL: Duration = Duration::from_millis(25);
 pub(super) fn policy(policy: &route::RetryPolicy, at: &At<'_>) -> RetryPolicy {
     let back_off = policy.retry_back_off.as_ref();
     let back_off_at = at.field("retry_back_off");
-    let base_interval =
-        duration_or(back_off.and_then(|b| b.base_interval.as_ref()), BASE_INTERVAL, &back_off_at.field("base_interval"))
-            .max(Duration::from_millis(1));
+    let base_interval = duration_or(
+        back_off.and_then(|b| b.base_interval.as_ref()),
+        BASE_INTERVAL,
+        &back_off_at.field("base_interval"),
+    )
+    .max(Duration::from_millis(1));
     let max_interval = duration_or(
         back_off.and_then(|b| b.max_interval.as_ref()),
         base_interval.saturating_mul(10),

@@ -22,7 +22,12 @@ const DIRECT_BODY: u32 = 4096;
 
 /// Translates a route table. `validate` is what Envoy does when
 /// `validate_clusters` is not set: true for tables within a listener.
-pub(crate) fn route_table(config: &route::RouteConfiguration, validate: bool, at: &At<'_>, cx: &mut Context<'_>) -> RouteTable {
+pub(crate) fn route_table(
+    config: &route::RouteConfiguration,
+    validate: bool,
+    at: &At<'_>,
+    cx: &mut Context<'_>,
+) -> RouteTable {
     let mut table = Table {
         direct_body: config.max_direct_response_body_size_bytes.unwrap_or(DIRECT_BODY),
         validate: config.validate_clusters.unwrap_or(validate),
@@ -146,7 +151,10 @@ impl Table<'_, '_> {
             timeout: duration_or(action.timeout.as_ref(), TIMEOUT, &at.field("timeout")),
             idle_timeout: duration(action.idle_timeout.as_ref(), &at.field("idle_timeout")),
             grpc_timeout_max: duration(stream, &stream_at.field("grpc_timeout_header_max")),
-            retry: action.retry_policy.as_ref().map(|policy| Arc::new(retry::policy(policy, &at.field("retry_policy")))),
+            retry: action
+                .retry_policy
+                .as_ref()
+                .map(|policy| Arc::new(retry::policy(policy, &at.field("retry_policy")))),
             path_rewrite,
             host_rewrite,
             append_x_forwarded_host: action.append_x_forwarded_host,
@@ -155,7 +163,8 @@ impl Table<'_, '_> {
                 ClusterNotFoundResponseCode::NotFound => 404,
                 ClusterNotFoundResponseCode::InternalServerError => 500,
             },
-            upgrades: (!action.upgrade_configs.is_empty()).then(|| http::upgrades(upgrades, &at.field("upgrade_configs"))),
+            upgrades: (!action.upgrade_configs.is_empty())
+                .then(|| http::upgrades(upgrades, &at.field("upgrade_configs"))),
         })
     }
 
@@ -233,7 +242,8 @@ fn matches(config: &route::RouteMatch, at: &At<'_>) -> Option<RouteMatch> {
         PathSpecifier::ConnectMatcher(_) => Some(PathMatch::Connect),
     };
     if matches!(path, Some(PathMatch::Regex(_))) && config.case_sensitive == Some(false) {
-        at.field("case_sensitive").refuse_with_hint("it has no effect on `safe_regex`", "begin the pattern with `(?i)`");
+        at.field("case_sensitive")
+            .refuse_with_hint("it has no effect on `safe_regex`", "begin the pattern with `(?i)`");
     }
     let headers_at = at.field("headers");
     let headers = config.headers.iter().enumerate().filter_map(|(i, h)| matcher::header(h, &headers_at.index(i)));

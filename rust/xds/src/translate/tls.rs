@@ -89,9 +89,16 @@ fn sds(config: &tls::SdsSecretConfig, at: &At<'_>, cx: &mut Context<'_>) -> Secr
     name
 }
 
-fn validation(common: &tls::CommonTlsContext, match_server_name: bool, at: &At<'_>, cx: &mut Context<'_>) -> Option<Validation> {
+fn validation(
+    common: &tls::CommonTlsContext,
+    match_server_name: bool,
+    at: &At<'_>,
+    cx: &mut Context<'_>,
+) -> Option<Validation> {
     let (trust, sans) = match common.validation_context_type.as_ref()? {
-        ValidationContextType::ValidationContext(context) => inline_trust(context, &at.field("validation_context"), cx)?,
+        ValidationContextType::ValidationContext(context) => {
+            inline_trust(context, &at.field("validation_context"), cx)?
+        }
         ValidationContextType::ValidationContextSdsSecretConfig(config) => {
             (sds(config, &at.field("validation_context_sds_secret_config"), cx), Vec::new())
         }
@@ -142,7 +149,8 @@ fn sans(context: &tls::CertificateValidationContext, at: &At<'_>) -> Vec<SanMatc
             SanType::Email => SanKind::Email,
             SanType::IpAddress => SanKind::Ip,
             SanType::Unspecified | SanType::OtherName => {
-                at.field("san_type").refuse_with_hint("this type is not supported", "write DNS, URI, EMAIL or IP_ADDRESS");
+                at.field("san_type")
+                    .refuse_with_hint("this type is not supported", "write DNS, URI, EMAIL or IP_ADDRESS");
                 continue;
             }
         };

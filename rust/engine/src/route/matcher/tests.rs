@@ -178,9 +178,13 @@ fn grpc_and_fraction() {
     let mut grpc = everything();
     grpc.grpc = true;
     let table_grpc = table(&[&["*"]], vec![grpc]);
-    for (content_type, wanted) in
-        [("application/grpc", true), ("application/grpc+proto", true), ("application/grpc;x", false), ("application/grpc-web", false), ("text/x", false)]
-    {
+    for (content_type, wanted) in [
+        ("application/grpc", true),
+        ("application/grpc+proto", true),
+        ("application/grpc;x", false),
+        ("application/grpc-web", false),
+        ("text/x", false),
+    ] {
         let request = request("h", "/", &[("content-type", content_type)]);
         assert_eq!(find(&table_grpc, &request, 0).is_some(), wanted, "{content_type}");
     }
