@@ -53,7 +53,7 @@ def comes_back(connection: socket.socket, word: str) -> bool:
 def leaf(proxy: Proxy) -> dict[str, Any]:
     """The proxy's own certificate, as its admin page shows it."""
     entries = json.loads(proxy.admin("/certs"))["certificates"]
-    (chain,) = (entry["cert_chain"] for entry in entries if "cert_chain" in entry)
+    (chain,) = (entry["cert_chain"] for entry in entries if entry["cert_chain"])
     assert chain[0]["path"] == "default"
     found: dict[str, Any] = chain[0]
     return found

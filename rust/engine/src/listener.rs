@@ -1,5 +1,6 @@
 //! The runtime side of listeners: counters and compiled TLS beside the configuration.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use pymesh_http::Limits;
@@ -44,6 +45,11 @@ pub(crate) struct TcpRuntime {
     pub stats: Arc<TcpStats>,
 }
 
+/// Envoy names a listener's numbers by its address: `127.0.0.1_8080`, `[__1]_8080`.
+fn stat_name(address: SocketAddr) -> Arc<str> {
+    address.to_string().replace(':', "_").into()
+}
+
 impl ListenerRuntime {
     /// # Errors
     /// A TLS context that cannot be compiled, in words.
@@ -56,7 +62,7 @@ impl ListenerRuntime {
         let chain = |chain: &Arc<FilterChain>| ChainRuntime::new(config, chain, worker, hub, secrets);
         Ok(ListenerRuntime {
             config: config.clone(),
-            stats: hub.listener(worker, &config.name),
+            stats: hub.listener(worker, &stat_name(config.address)),
             chains: config.filter_chains.iter().map(chain).collect::<Result<_, _>>()?,
             default_chain: config.default_filter_chain.as_ref().map(chain).transpose()?,
         })

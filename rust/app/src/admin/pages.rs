@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use pymesh_engine::telemetry::date;
 use pymesh_engine::telemetry::istio::{Histogram, Series, Shard, BUCKETS, LABELS};
 use pymesh_engine::telemetry::stats::{sum, Groups, Hub, Kind, Stats};
 use pymesh_model::Snapshot;
@@ -163,9 +164,8 @@ fn escape(value: &str) -> String {
 }
 
 /// `/clusters`: Envoy's text, for what exists here.
-pub(crate) fn clusters(snapshot: &Snapshot, hub: &Hub) -> String {
+pub(crate) fn clusters(snapshot: &Snapshot) -> String {
     let mut out = String::new();
-    let groups = hub.lock();
     let mut names: Vec<&Arc<str>> = snapshot.clusters.keys().collect();
     names.sort_unstable();
     for name in names {
@@ -173,15 +173,11 @@ pub(crate) fn clusters(snapshot: &Snapshot, hub: &Hub) -> String {
         let limits = cluster.thresholds;
         let _infallible = writeln!(
             out,
-            "{name}::default_priority::max_connections::{}\n{name}::default_priority::max_pending_requests::{}\n\
-             {name}::default_priority::max_requests::{}\n{name}::default_priority::max_retries::{}",
-            limits.connections, limits.pending_requests, limits.requests, limits.retries
+            "{name}::observability_name::{}\n{name}::default_priority::max_connections::{}\n\
+             {name}::default_priority::max_pending_requests::{}\n{name}::default_priority::max_requests::{}\n\
+             {name}::default_priority::max_retries::{}",
+            cluster.stat_name, limits.connections, limits.pending_requests, limits.requests, limits.retries
         );
-        for (stat, _, value) in groups.clusters.get(name).map(|workers| sum(workers)).unwrap_or_default() {
-            if stat.ends_with("_active") || stat.ends_with("_total") {
-                let _infallible = writeln!(out, "{name}::{stat}::{value}");
-            }
-        }
         for (locality, endpoint) in cluster.endpoints.iter() {
             let address = endpoint.address;
             let health = match endpoint.health {
@@ -234,6 +230,7 @@ pub(crate) fn listeners_json(snapshot: &Snapshot) -> String {
 /// `/certs`: what may be shown of every secret.
 pub(crate) fn certs(secrets: &SecretStore) -> String {
     let now = secrets.now();
+    let utc = |seconds: i64| date::utc(u64::try_from(seconds).unwrap_or(0));
     let mut entries = Vec::new();
     for secret in secrets.describe() {
         let details: Vec<serde_json::Value> = secret
@@ -243,18 +240,18 @@ pub(crate) fn certs(secrets: &SecretStore) -> String {
                 json!({
                     "path": secret.name.as_str(),
                     "serial_number": certificate.serial,
-                    "subject": certificate.subject,
-                    "subject_alt_names": certificate.sans.uri.iter().map(|uri| json!({"uri": uri}))
-                        .chain(certificate.sans.dns.iter().map(|dns| json!({"dns": dns})))
+                    "subject_alt_names": certificate.sans.dns.iter().map(|dns| json!({"dns": dns}))
+                        .chain(certificate.sans.uri.iter().map(|uri| json!({"uri": uri})))
+                        .chain(certificate.sans.ip.iter().map(|ip| json!({"ip_address": ip.to_string()})))
                         .collect::<Vec<_>>(),
                     "days_until_expiration": certificate.days_until_expiration(now).to_string(),
-                    "valid_from": certificate.not_before,
-                    "expiration_time": certificate.not_after,
+                    "valid_from": utc(certificate.not_before),
+                    "expiration_time": utc(certificate.not_after),
                 })
             })
             .collect();
-        let kind = if secret.is_trust { "ca_cert" } else { "cert_chain" };
-        entries.push(json!({ kind: details }));
+        let (kind, other) = if secret.is_trust { ("ca_cert", "cert_chain") } else { ("cert_chain", "ca_cert") };
+        entries.push(json!({ kind: details, other: [] }));
     }
     json!({ "certificates": entries }).to_string()
 }

@@ -62,7 +62,7 @@ impl Engine {
     /// Inspection took too long: go on with what is known, or close.
     pub(crate) fn on_inspect_timeout(&mut self, conn: &mut Conn) {
         let Some(listener) = conn.downstream().map(|down| down.listener.clone()) else { return };
-        listener.stats.downstream_listener_filter_timeout.inc();
+        listener.stats.downstream_pre_cx_timeout.inc();
         match listener.config.continue_on_inspect_timeout {
             true => self.choose_chain(conn, &listener, &Facts::default()),
             false => self.close_now(conn),

@@ -41,6 +41,12 @@ fn digits(out: &mut Vec<u8>, mut value: u64, width: usize) {
     }
 }
 
+/// `2026-11-24T15:04:05Z`
+pub fn utc(unix_seconds: u64) -> String {
+    let c = civil(unix_seconds);
+    format!("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}Z", c.year, c.month, c.day, c.hour, c.minute, c.second)
+}
+
 /// `2026-11-24T15:04:05.678Z`
 pub(crate) fn rfc3339(unix_nanos: u64, out: &mut Vec<u8>) {
     let c = civil(unix_nanos / 1_000_000_000);

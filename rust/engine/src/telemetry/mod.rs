@@ -5,7 +5,7 @@
 //! somebody asks ([`stats::Hub`], [`istio::Shard`]).
 
 mod access_log;
-pub(crate) mod date;
+pub mod date;
 mod flags;
 pub mod istio;
 mod record;

@@ -160,7 +160,7 @@ stats! {
         downstream_cx_active: Gauge,
         downstream_cx_destroy: Counter,
         no_filter_chain_match: Counter,
-        downstream_listener_filter_timeout: Counter,
+        downstream_pre_cx_timeout: Counter,
         ssl_handshake: Counter,
         ssl_connection_error: Counter,
     }
