@@ -9,6 +9,7 @@
 //! shared by all requests of the turn, and for the request and the response
 //! one `read` and one `write` each.
 
+mod gather;
 mod listen;
 mod log;
 mod shared;

@@ -1,7 +1,8 @@
 //! The loop of one worker.
 //!
 //! A turn: wait; take a new snapshot if there is one; report every event to
-//! the engine; let it advance; run Python calls in one go; carry out its
+//! the engine; with many streams on few connections pause for more of them
+//! ([`gather`](crate::gather)); let it advance; run Python calls in one go; carry out its
 //! actions; write each connection with output once.
 
 use std::io;
@@ -14,6 +15,7 @@ use pymesh_engine::base::time::Time;
 use pymesh_engine::filter::FilterCall;
 use pymesh_engine::{Action, ConnKey, Engine, ListenerKey, Options};
 
+use crate::gather::{self, Gather};
 use crate::log::LogHandle;
 use crate::shared::{FilterHost, Shared};
 use crate::sockets::{connect, Input, Sockets};
@@ -61,6 +63,7 @@ pub struct Worker<H> {
     calls: Vec<FilterCall>,
     buffer: Vec<u8>,
     next_log: Instant,
+    gather: Gather,
 }
 
 struct Fixed {
@@ -97,6 +100,7 @@ impl<H: FilterHost> Worker<H> {
             calls: Vec::new(),
             buffer: vec![0; READ_SIZE],
             next_log: options.origin,
+            gather: Gather::default(),
         })
     }
 
@@ -126,6 +130,20 @@ impl<H: FilterHost> Worker<H> {
             self.look_at_shared();
             for event in &events {
                 self.on_event(event);
+            }
+            let (connections, requests, _) = self.engine.in_use();
+            if self.gather.is_due(requests, connections) {
+                let came = events.iter().count();
+                std::thread::sleep(gather::PAUSE);
+                match self.poll.poll(&mut events, Some(Duration::ZERO)) {
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    result => result?,
+                }
+                self.engine.begin_turn(self.now());
+                for event in &events {
+                    self.on_event(event);
+                }
+                self.gather.judge(came, events.iter().count());
             }
             self.read_leftovers();
             self.accept_all();
