@@ -140,6 +140,8 @@ impl<H: FilterHost> Worker<H> {
                     result => result?,
                 }
                 self.engine.begin_turn(self.now());
+                // To be woken for a new snapshot or a drain may be among what came.
+                self.look_at_shared();
                 for event in &events {
                     self.on_event(event);
                 }
