@@ -132,7 +132,9 @@ impl<H: FilterHost> Worker<H> {
                 self.on_event(event);
             }
             let (connections, requests, _) = self.engine.in_use();
-            if self.gather.is_due(requests, connections) {
+            // A timer has nobody to wait for, and input left from the last turn is company already.
+            let is_alone = !events.is_empty() && self.again.is_empty();
+            if is_alone && self.gather.is_due(requests, connections) {
                 let came = events.iter().count();
                 std::thread::sleep(gather::PAUSE);
                 match self.poll.poll(&mut events, Some(Duration::ZERO)) {
