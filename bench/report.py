@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.measure import Memory, Sample
-from bench.proxies import COMPETITORS, FILTERED
+from bench.proxies import COMPETITORS, FILTERED, ROUTED
 
 #: By the title of a load, then by the name of a proxy.
 Results = dict[str, dict[str, list[Sample]]]
@@ -62,12 +62,12 @@ def _load_table(title: str, by_name: Mapping[str, Sample]) -> Table:
     table.add_column("proxy")
     for heading in ("CPU µs", "user µs", "x best peer", "req/s", "p50 ms", "p99 ms"):
         table.add_column(heading, justify="right")
-    bases = {one.name: one.base for one in FILTERED}
+    bases = {one.name: one.base for one in (*FILTERED, *ROUTED)}
     peers = [one.cpu for name, one in by_name.items() if name not in bases and name != "pymesh"]
 
     def against(name: str, one: Sample) -> str:
         if base := by_name.get(bases.get(name) or ""):
-            return f"{one.cpu - base.cpu:+.2f} µs"
+            return f"{one.cpu - base.cpu:+.2f} µs, {one.cpu / base.cpu:.2f} x"
         return f"{one.cpu / min(peers):.2f}" if peers else "-"
 
     for name, one in sorted(by_name.items(), key=lambda pair: pair[1].cpu):
@@ -92,7 +92,7 @@ def _chart(loads: Mapping[str, Mapping[str, float]], file: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    names = [one.name for one in (*COMPETITORS, *FILTERED)]
+    names = [one.name for one in (*COMPETITORS, *FILTERED, *ROUTED)]
     columns = min(3, len(loads))
     rows = -(-len(loads) // columns)
     figure, axes = pyplot.subplots(rows, columns, figsize=(4.6 * columns, 3.4 * rows), squeeze=False)

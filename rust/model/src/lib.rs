@@ -19,6 +19,7 @@ pub mod http;
 pub mod listener;
 pub mod matcher;
 pub mod route;
+pub mod route_index;
 pub mod snapshot;
 pub mod tls;
 

@@ -1,12 +1,13 @@
 //! Route tables (Envoy `config.route.v3`).
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use regex::bytes::Regex;
 
 use crate::format::Template;
 use crate::matcher::{HeaderMatch, QueryMatch};
+use crate::route_index::TableIndex;
 
 /// `RouteConfiguration`.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +22,15 @@ pub struct RouteTable {
     pub most_specific_wins: bool,
     /// `ignore_port_in_host_matching`.
     pub ignore_port: bool,
+    /// Made when the first request asks; see [`RouteTable::index`].
+    pub index: OnceLock<TableIndex>,
+}
+
+impl RouteTable {
+    /// The index over `virtual_hosts`, which do not change after the first call.
+    pub fn index(&self) -> &TableIndex {
+        self.index.get_or_init(|| TableIndex::new(&self.virtual_hosts))
+    }
 }
 
 /// `VirtualHost`.

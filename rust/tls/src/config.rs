@@ -42,10 +42,13 @@ pub fn server_config(tls: &ServerTls, store: &Arc<SecretStore>) -> Result<Arc<Se
     let presented = Presented { names: tls.certificates.clone(), store: store.clone() };
     let mut config = builder.with_cert_resolver(Arc::new(presented));
     config.alpn_protocols.clone_from(&tls.alpn);
-    // A resumed session would be judged by the policy and the roots of its
-    // first handshake (CVE-2022-21654).
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.send_tls13_tickets = 0;
+    match (&tls.validation, store.tickets()) {
+        (None, Some(tickets)) => config.ticketer = tickets.clone(),
+        // A resumed session would be judged by the policy and the roots of its first handshake (CVE-2022-21654): where
+        // clients show certificates, each handshake is a whole one.
+        _ => config.send_tls13_tickets = 0,
+    }
     Ok(Arc::new(config))
 }
 

@@ -11,8 +11,9 @@
 //! * [`client_hello`] reads SNI and ALPN before any of that is chosen.
 //! * [`csr`] and [`rotation`] make keys and decide when to ask for certificates.
 //!
-//! Invariants: nothing resumes (a ticket would skip policy that is newer than
-//! it), nothing below TLS 1.2 is spoken, and key material is never printed.
+//! Invariants: nothing resumes where clients show certificates (a ticket would skip
+//! policy that is newer than it), nothing below TLS 1.2 is spoken, and key
+//! material is never printed.
 #![forbid(unsafe_code)]
 
 pub mod certificate;

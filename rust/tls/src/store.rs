@@ -10,7 +10,9 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use pymesh_model::tls::SecretName;
+use rustls::crypto::aws_lc_rs::Ticketer;
 use rustls::crypto::CryptoProvider;
+use rustls::server::ProducesTickets;
 
 use crate::secret::{CertificateDescription, Identity, PrivateKey, SecretError, SecretProblem, TrustBundle, Validity};
 use crate::TimeProvider;
@@ -20,6 +22,8 @@ pub struct SecretStore {
     current: ArcSwap<Secrets>,
     clock: Arc<dyn TimeProvider>,
     provider: Arc<CryptoProvider>,
+    /// `None`: the system gave no randomness for a ticket key.
+    tickets: Option<Arc<dyn ProducesTickets>>,
 }
 
 #[derive(Clone, Default)]
@@ -47,7 +51,14 @@ impl SecretStore {
             current: ArcSwap::default(),
             clock,
             provider: Arc::new(rustls::crypto::aws_lc_rs::default_provider()),
+            tickets: Ticketer::new().ok(),
         }
+    }
+
+    /// Seals session tickets (RFC 8446 section 4.6.1), for all workers alike, by keys that never leave the process and
+    /// are replaced every six hours.
+    pub(crate) fn tickets(&self) -> Option<&Arc<dyn ProducesTickets>> {
+        self.tickets.as_ref()
     }
 
     /// Adds or replaces an identity: a PEM chain, leaf first, and a PEM key.

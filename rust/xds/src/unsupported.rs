@@ -84,7 +84,7 @@ pub(crate) fn alternative(message: &str, field: &str) -> Option<&'static str> {
         "is_optional" => "leave it out: every filter that is named must exist",
         "tracing" => "leave it out: trace headers are passed on as they are",
         "disable_stateless_session_resumption" | "disable_stateful_session_resumption" | "session_ticket_keys" => {
-            "leave it out: TLS sessions are never resumed"
+            "leave it out: sessions are resumed by tickets of this process, and only where clients need no certificate"
         }
         "cipher_suites" | "ecdh_curves" | "signature_algorithms" => "leave it out: only strong ones are offered",
         "use_proxy_proto" => "leave it out: the PROXY protocol is not read",

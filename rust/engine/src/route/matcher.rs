@@ -2,7 +2,7 @@
 
 use pymesh_http::{Known, Method, RequestHead};
 use pymesh_model::matcher::{HeaderMatch, HeaderTest, QueryMatch};
-use pymesh_model::route::{PathMatch, Route, RouteTable, WeightedCluster};
+use pymesh_model::route::{PathMatch, Route, RouteTable, VirtualHost, WeightedCluster};
 
 use super::path::split_port;
 
@@ -17,7 +17,11 @@ pub(crate) struct Found {
 pub(crate) fn find(table: &RouteTable, request: &RequestHead, random: u64) -> Option<Found> {
     let virtual_host = find_virtual_host(table, request.authority())?;
     let routes = &table.virtual_hosts.get(virtual_host)?.routes;
-    let route = routes.iter().position(|route| matches(route, request, random))?;
+    let route = match table.index().routes.get(virtual_host) {
+        Some(Some(index)) => index
+            .first(path_of(request.path()), |at| routes.get(at).is_some_and(|route| matches(route, request, random))),
+        _ => routes.iter().position(|route| matches(route, request, random)),
+    }?;
     Some(Found { virtual_host, route })
 }
 
@@ -28,10 +32,15 @@ fn find_virtual_host(table: &RouteTable, authority: &[u8]) -> Option<usize> {
         Some((at, _)) if table.ignore_port => authority.get(..at).unwrap_or(authority),
         _ => authority,
     };
+    let score = |virtual_host: &VirtualHost| {
+        virtual_host.domains.iter().filter_map(|domain| domain_score(domain.as_bytes(), host)).max()
+    };
+    if let Some(index) = &table.index().hosts {
+        return index.find(host, |at| table.virtual_hosts.get(at).and_then(score));
+    }
     let mut best: Option<(usize, (u8, usize))> = None;
     for (at, virtual_host) in table.virtual_hosts.iter().enumerate() {
-        let score = virtual_host.domains.iter().filter_map(|domain| domain_score(domain.as_bytes(), host)).max();
-        if let Some(score) = score {
+        if let Some(score) = score(virtual_host) {
             if best.is_none_or(|(_, most)| score > most) {
                 best = Some((at, score));
             }

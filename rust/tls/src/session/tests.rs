@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use pymesh_model::tls::{Version, Versions};
+use pymesh_model::tls::{ClientTls, ServerTls, Version, Versions};
 
 use crate::error::Reason;
 use crate::testing::*;
@@ -88,7 +88,7 @@ fn each_side_closes_for_itself() {
 }
 
 #[test]
-fn nothing_resumes() {
+fn nothing_resumes_where_clients_show_certificates() {
     let (_root, client_store, server_store) = mesh();
     for versions in [Versions::ONLY_1_3, Versions { min: Version::Tls1_2, max: Version::Tls1_2 }] {
         let mut tls = mesh_client();
@@ -104,6 +104,33 @@ fn nothing_resumes() {
             assert_eq!(wire.client.connection.handshake_kind(), Some(rustls::HandshakeKind::Full));
             assert!(wire.server.peer().is_some());
         }
+    }
+}
+
+/// A ticket of any worker is good at every chain that asks for no certificate, and worth nothing at one that does.
+#[test]
+fn sessions_of_anonymous_clients_resume() {
+    use rustls::HandshakeKind::{Full, Resumed};
+    let (_root, client_store, server_store) = mesh();
+    let open = ServerTls { require_client_certificate: false, validation: None, ..mesh_server() };
+    let closed = ServerTls { require_client_certificate: false, ..mesh_server() };
+    for version in [Version::Tls1_3, Version::Tls1_2] {
+        let versions = Versions { min: version, max: version };
+        let tls = ClientTls { versions, certificate: None, ..mesh_client() };
+        let mut config = (*crate::client_config(&tls, &client_store).unwrap()).clone();
+        config.resumption = rustls::client::Resumption::in_memory_sessions(8);
+        let config = Arc::new(config);
+        let connect = |server_tls: &ServerTls, name: &str| {
+            let client = Session::client(config.clone(), Some(name), [127, 0, 0, 1].into()).unwrap();
+            let server_tls = ServerTls { versions: Versions::default(), ..server_tls.clone() };
+            let mut wire = Wire::new(client, server(&server_tls, &server_store));
+            assert_eq!(wire.run(), Default::default());
+            wire.server.connection.handshake_kind()
+        };
+        assert_eq!(connect(&open, "a.example"), Some(Full));
+        assert_eq!(connect(&open, "a.example"), Some(Resumed), "{version:?}");
+        assert_eq!(connect(&open, "b.example"), Some(Full));
+        assert_eq!(connect(&closed, "b.example"), Some(Full));
     }
 }
 

@@ -50,13 +50,17 @@ pub(crate) fn route_table(
         }
         virtual_hosts.push(host);
     }
-    RouteTable {
+    let table = RouteTable {
         name: config.name.as_str().into(),
         virtual_hosts,
         headers: header::operations(&header_fields!(config), at),
         most_specific_wins: config.most_specific_header_mutations_wins,
         ignore_port: config.ignore_port_in_host_matching,
-    }
+        ..RouteTable::default()
+    };
+    // Here, so that no request waits for it.
+    table.index();
+    table
 }
 
 struct Table<'c, 'e> {

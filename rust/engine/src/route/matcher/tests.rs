@@ -208,3 +208,54 @@ fn weights_are_followed_and_zero_gets_nothing() {
     assert!((2800..3200).contains(&seen[1]), "{seen:?}");
     assert_eq!(pick_weighted(&[cluster(0)], 7), None);
 }
+
+/// With an index the same is found as by looking at each: random tables over a small alphabet, so that literals nest,
+/// repeat and differ in case only.
+#[test]
+fn an_index_changes_nothing() {
+    let mut rng = crate::base::rng::Rng::new(11);
+    let mut text = |parts: &[&str], most: u64| -> String {
+        (0..=rng.below(most)).map(|_| parts[rng.below(parts.len() as u64) as usize]).collect()
+    };
+    let mut found = 0;
+    for round in 0..300 {
+        let domains: Vec<Vec<String>> = (0..1 + round % 30)
+            .map(|n| {
+                let name = text(&["a", "B", ".", "ab"], 3);
+                vec![match n % 4 {
+                    0 => format!("*{name}"),
+                    1 => format!("{name}*"),
+                    2 if round % 3 == 0 => "*".into(),
+                    _ => name.to_ascii_lowercase(),
+                }]
+            })
+            .collect();
+        let domains: Vec<Vec<&str>> = domains.iter().map(|d| d.iter().map(String::as_str).collect()).collect();
+        let domains: Vec<&[&str]> = domains.iter().map(Vec::as_slice).collect();
+        let rules = (0..1 + round % 40).map(|n| {
+            let path = format!("/{}", text(&["a", "A", "b", "/", "ab/"], 4));
+            let mut rule = rule(match n % 7 {
+                0 | 1 => PathMatch::Exact(path.into()),
+                2 | 3 => PathMatch::Prefix(path.into()),
+                4 | 5 => PathMatch::SeparatedPrefix(path.into()),
+                _ => PathMatch::Regex(full_match("/b[a/]+").unwrap()),
+            });
+            rule.case_sensitive = n % 3 != 0;
+            rule.fraction = (n % 5 == 0).then_some(500_000);
+            rule
+        });
+        let indexed = table(&domains, rules.collect());
+        let plain = RouteTable { index: Default::default(), ..indexed.clone() };
+        plain.index.set(Default::default()).unwrap();
+        for _ in 0..50 {
+            let host = text(&["a", "b", ".", "aB"], 4);
+            let path = format!("/{}", text(&["a", "b", "/", "Ab/", "?a"], 5));
+            let request = request(&host, &path, &[]);
+            let random = round * 7919 % 1_000_000;
+            let wanted = find(&plain, &request, random);
+            assert_eq!(find(&indexed, &request, random), wanted, "{host} {path}");
+            found += usize::from(wanted.is_some());
+        }
+    }
+    assert!(found > 3000, "{found}");
+}
