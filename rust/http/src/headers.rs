@@ -110,6 +110,30 @@ known_headers! {
     XRequestId = "x-request-id",
 }
 
+impl Known {
+    /// Fields that frame, route or authorise a message, say how to read it, or
+    /// concern one connection: too late for them in a trailer (RFC 9110 section 6.5.1).
+    pub(crate) fn is_too_late(self) -> bool {
+        matches!(
+            self,
+            Known::Authorization
+                | Known::Connection
+                | Known::ContentEncoding
+                | Known::ContentLength
+                | Known::ContentType
+                | Known::Host
+                | Known::Http2Settings
+                | Known::KeepAlive
+                | Known::ProxyConnection
+                | Known::SetCookie
+                | Known::Te
+                | Known::Trailer
+                | Known::TransferEncoding
+                | Known::Upgrade
+        )
+    }
+}
+
 const UNKNOWN: u8 = u8::MAX;
 const SENSITIVE: u8 = 1;
 

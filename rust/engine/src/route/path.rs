@@ -80,6 +80,9 @@ fn strip_host(request: &mut RequestHead, policy: &PathPolicy, listener_port: u16
             if policy.strip_port == StripPort::Any || port == listener_port {
                 kept = at;
             }
+        } else if host.ends_with(b":") {
+            // RFC 3986 section 6.2.3: an empty port is none. Envoy leaves the colon.
+            kept -= 1;
         }
     }
     if policy.strip_trailing_dot {
@@ -350,6 +353,10 @@ mod tests {
             ("a.example.:81", StripPort::Keep, true, "a.example:81"),
             ("a.example.", StripPort::Any, true, "a.example"),
             ("a:b", StripPort::Any, false, "a:b"),
+            ("a.example:", StripPort::Any, false, "a.example"),
+            ("a.example.:", StripPort::Matching, true, "a.example"),
+            ("[::1]:", StripPort::Any, false, "[::1]"),
+            ("a.example:", StripPort::Keep, false, "a.example:"),
             ("A:1", StripPort::Any, false, "A"),
             ("a..", StripPort::Keep, true, "a."),
             (".", StripPort::Any, true, "."),

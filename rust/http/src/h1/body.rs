@@ -194,33 +194,11 @@ impl BodyDecoder {
             if trailers.len() > self.trailer_count || trailers.list_size() > self.trailer_limit {
                 return Err(Refusal { status: 431, reason: "http1.trailers_too_large" });
             }
-            if trailers.iter().last().and_then(|field| field.known).is_some_and(is_forbidden_trailer) {
+            if trailers.iter().last().and_then(|field| field.known).is_some_and(Known::is_too_late) {
                 return Err(Refusal::bad("http1.forbidden_trailer"));
             }
         }
     }
-}
-
-/// Fields that frame, route or authorise a message, say how to read it, or
-/// concern one connection: too late for them (RFC 9110 section 6.5.1).
-fn is_forbidden_trailer(known: Known) -> bool {
-    matches!(
-        known,
-        Known::Authorization
-            | Known::Connection
-            | Known::ContentEncoding
-            | Known::ContentLength
-            | Known::ContentType
-            | Known::Host
-            | Known::Http2Settings
-            | Known::KeepAlive
-            | Known::ProxyConnection
-            | Known::SetCookie
-            | Known::Te
-            | Known::Trailer
-            | Known::TransferEncoding
-            | Known::Upgrade
-    )
 }
 
 fn fit(left: u64, available: usize) -> usize {

@@ -1,7 +1,7 @@
 //! Fields of a head: copied, checked, and acted on where they concern this connection.
 
 use super::{has_control_octets, list, trim, Framing, Refusal};
-use crate::{Headers, Known, Limits, Span};
+use crate::{Headers, Known, Limits, Span, Version};
 
 /// What the fields of a head say about its connection and body.
 #[derive(Default)]
@@ -22,6 +22,7 @@ const MAX_CONNECTION_OPTIONS: usize = 64;
 /// Copies parsed fields into `headers` and reads the signals on the way.
 pub(super) fn read(
     parsed: &[httparse::Header<'_>],
+    version: Version,
     limits: &Limits,
     headers: &mut Headers,
 ) -> Result<Signals, Refusal> {
@@ -87,7 +88,8 @@ pub(super) fn read(
     if named_by_connection {
         remove_named(parsed, headers)?;
     }
-    signals.upgrade = signals.upgrade && strip_h2c(headers);
+    // RFC 9110 section 7.8: HTTP/1.0 asks for no other protocol, so nobody behind us may think that it did.
+    signals.upgrade = signals.upgrade && version == Version::Http11 && strip_h2c(headers);
     remove_hop_by_hop(headers, signals.upgrade);
     Ok(signals)
 }

@@ -2,7 +2,7 @@
 
 use super::{check_line_ends, check_unfinished, fields, is_token, Framing, Refusal, MAX_FIELDS};
 use crate::authority::is_authority;
-use crate::{Limits, RequestHead, Scheme, Span, Version};
+use crate::{Known, Limits, RequestHead, Scheme, Span, Version};
 
 /// What a request head says beside its fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +72,11 @@ pub fn parse_request(
     head.version = version;
     head.scheme = scheme;
     head.set_method(method);
-    let signals = fields::read(parsed.headers, limits, &mut head.headers)?;
+    let signals = fields::read(parsed.headers, version, limits, &mut head.headers)?;
+    if version == Version::Http10 && signals.expect_continue {
+        // RFC 9110 section 10.1.1: to be ignored. The origin, which is asked in HTTP/1.1, would not.
+        head.headers.remove_known(Known::Expect);
+    }
     if signals.host.is_none() && version == Version::Http11 {
         return Err(Refusal::bad("http1.missing_host"));
     }
@@ -94,7 +98,7 @@ pub fn parse_request(
         },
         keep_alive,
         expect_continue: signals.expect_continue && version == Version::Http11,
-        upgrade: signals.upgrade && version == Version::Http11,
+        upgrade: signals.upgrade,
     }))
 }
 

@@ -63,7 +63,7 @@ fn parse(
     let is_http10 = parsed.version == Some(0);
     head.status = status;
     head.version = if is_http10 { Version::Http10 } else { Version::Http11 };
-    let signals = fields::read(parsed.headers, limits, &mut head.headers)?;
+    let signals = fields::read(parsed.headers, head.version, limits, &mut head.headers)?;
     if status == 101 && !(asked_upgrade && signals.upgrade) {
         return Err(Refusal::bad("http1.unexpected_upgrade"));
     }

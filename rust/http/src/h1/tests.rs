@@ -67,6 +67,16 @@ fn upgrades_are_seen_but_never_h2c() {
 }
 
 #[test]
+fn old_clients_ask_for_nothing_that_came_later() {
+    let (info, head) = request(
+        b"POST / HTTP/1.0\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\nExpect: 100-continue\r\n\r\n",
+    );
+    let info = info.unwrap().unwrap();
+    assert!(!info.upgrade && !info.expect_continue);
+    assert!(head.headers.is_empty(), "{:?}", head.headers);
+}
+
+#[test]
 fn what_is_for_this_connection_only_goes() {
     let (info, head) = request(
         b"GET / HTTP/1.1\r\nHost: a\r\nConnection: X-One,te, keep-alive\r\nconnection: x-two\r\nX-One: 1\r\nx-two: 2\r\n\

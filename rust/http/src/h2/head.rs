@@ -93,7 +93,11 @@ impl<'a> Collector<'a> {
                 | Known::TransferEncoding
                 | Known::Upgrade,
             ) => self.malformed = true,
-            Some(Known::Te) if !field.value.eq_ignore_ascii_case(b"trailers") => self.malformed = true,
+            // In lower case, since there are readers who do not fold it.
+            Some(Known::Te) if field.value.eq_ignore_ascii_case(b"trailers") => {
+                headers.append_known(Known::Te, b"trailers");
+            }
+            Some(Known::Te) => self.malformed = true,
             Some(Known::ContentLength) => {
                 let length = parse_length(field.value);
                 // A second one, even the same, is a smuggler's tool.
@@ -254,10 +258,8 @@ pub(super) fn read_trailers(
             return;
         }
         match field.token {
-            // These frame or route a message: too late for that in a trailer.
-            Token::Known(Known::ContentLength | Known::Host | Known::Te) | Token::Pseudo(_) | Token::Malformed => {
-                fields.malformed = true;
-            }
+            Token::Pseudo(_) | Token::Malformed => fields.malformed = true,
+            Token::Known(known) if known.is_too_late() => fields.malformed = true,
             Token::Known(known) => fields.regular(Some(known), &field, trailers),
             Token::Other => fields.regular(None, &field, trailers),
         }

@@ -122,6 +122,29 @@ fn host_becomes_authority_and_may_not_disagree() {
     assert!(drain(&mut connection).ends_with(&frame(3, 0, 3, &[0, 0, 0, 1])));
 }
 
+/// A literal field that is not indexed, without Huffman's code.
+fn literal(name: &[u8], value: &[u8]) -> Vec<u8> {
+    [&[0, name.len() as u8], name, &[value.len() as u8], value].concat()
+}
+
+#[test]
+fn te_goes_on_as_the_one_word_that_it_may_be() {
+    let (mut connection, mut scratch) = server();
+    let octets = frame(1, 5, 1, &[GET, &literal(b"te", b"TRAILERS")].concat());
+    assert!(connection.receive(&mut &octets[..], &mut scratch).unwrap().is_some());
+    assert_eq!(scratch.request.headers.get_known(Known::Te), Some(&b"trailers"[..]));
+}
+
+#[test]
+fn trailers_that_come_too_late_cost_the_stream() {
+    for (name, value) in [("authorization", "b"), ("content-type", "b"), ("content-length", "0"), ("trailer", "b")] {
+        let (mut connection, _) = server();
+        let octets = [frame(1, 4, 1, POST), frame(1, 5, 1, &literal(name.as_bytes(), value.as_bytes()))].concat();
+        let events = feed(&mut connection, &octets).unwrap();
+        assert!(events[1].starts_with("Reset") && events[1].ends_with("local: true }"), "{name}: {events:?}");
+    }
+}
+
 #[test]
 fn cookie_crumbs_are_joined() {
     let (mut connection, mut scratch) = server();

@@ -1,0 +1,3 @@
+module pymesh.dev/tests/goorigin
+
+go 1.26.0
