@@ -151,15 +151,17 @@ fn remove_hop_by_hop(headers: &mut Headers, keep_upgrade: bool) {
     }
 }
 
-/// Digits and nothing else (RFC 9110 section 8.6); a list is refused even if its members agree.
+/// Digits and nothing else (RFC 9110 section 8.6); a list is refused even if its members agree, and
+/// so is what is no length to an origin that counts in signed 64 bits.
 pub(super) fn parse_length(value: &[u8]) -> Option<u64> {
     if value.is_empty() {
         return None;
     }
-    value.iter().try_fold(0_u64, |length, octet| {
+    let length = value.iter().try_fold(0_u64, |length, octet| {
         let digit = octet.is_ascii_digit().then(|| u64::from(octet - b'0'))?;
         length.checked_mul(10)?.checked_add(digit)
-    })
+    });
+    length.filter(|length| i64::try_from(*length).is_ok())
 }
 
 impl Signals {

@@ -223,6 +223,12 @@ fn malformed_chunks_are_refused() {
 
 #[test]
 fn lengths_and_truncation() {
+    for (length, is_one) in
+        [("9223372036854775807", true), ("9223372036854775808", false), ("00000000000000000007", true)]
+    {
+        let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
+        assert_eq!(request(head.as_bytes()).0.is_ok(), is_one, "{length}");
+    }
     let (data, _, ended) = decode(Framing::Length(5), b"hello world", || 3).unwrap();
     assert_eq!((&data[..], ended), (&b"hello"[..], true));
     let mut decoder = BodyDecoder::new(Framing::Length(5), &Limits::default());
