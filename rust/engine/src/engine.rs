@@ -431,6 +431,7 @@ impl Engine {
             match conn.protocol {
                 Protocol::Closing { .. } => self.on_closing_flushed(&mut conn),
                 Protocol::Tcp(_) => self.on_relay_flushed(&mut conn),
+                Protocol::Tunnel(_) => self.on_tunnel_flushed(&mut conn),
                 _ => {}
             }
         }

@@ -221,7 +221,7 @@ fn snapshot() -> Snapshot {
         host_rewrite: None,
         append_x_forwarded_host: false,
         cluster_not_found_status: 503,
-        upgrades: None,
+        upgrades: vec![],
     };
     let matches = RouteMatch {
         path: PathMatch::Prefix("/".into()),
@@ -267,6 +267,7 @@ fn snapshot() -> Snapshot {
         preserve_external_request_id: false,
         always_set_request_id_in_response: true,
         upgrades: vec![],
+        allow_connect: false,
         via: Some("1.1 pymesh".into()),
         access_logs: vec![Arc::new(log)],
     };

@@ -6,11 +6,12 @@
 
 mod connections {
     pub mod rig;
+    mod tunnels;
 }
 
 use std::time::Duration;
 
-use connections::rig::{snapshot, Rig, Setup};
+use connections::rig::{self, snapshot, Rig, Setup};
 use pymesh_engine::Action;
 use pymesh_http::h2::{Config, Connection, ErrorCode, Event, Role, Scratch, StreamId};
 use pymesh_http::{Limits, RequestHead, ResponseHead};
@@ -222,7 +223,7 @@ fn a_relay_whose_client_has_left_does_not_wait_for_its_endpoint() {
 
 #[test]
 fn a_tunnel_begins_with_what_stood_behind_its_101() {
-    let mut rig = Rig::new(&Setup { upgrades: vec!["websocket".into()], ..Setup::default() });
+    let mut rig = Rig::new(&Setup { upgrades: vec![rig::upgrade("websocket")], ..Setup::default() });
     let client = rig.accept();
     rig.receive(client, b"GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n");
     let upstream = rig.open();

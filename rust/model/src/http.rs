@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::filter::HttpFilter;
 use crate::format::AccessLog;
-use crate::route::RouteTable;
+use crate::route::{RouteTable, Upgrade};
 
 /// How HTTP is spoken with downstream clients on a filter chain.
 #[derive(Clone, Debug)]
@@ -36,8 +36,10 @@ pub struct HttpConnectionManager {
     pub preserve_external_request_id: bool,
     /// Also send `x-request-id` back.
     pub always_set_request_id_in_response: bool,
-    /// Upgrade types that may be asked for (`websocket`, `CONNECT`), lower case.
-    pub upgrades: Vec<Box<str>>,
+    /// What a request may ask its connection to become (`websocket`, `connect`), unless its route says otherwise.
+    pub upgrades: Vec<Upgrade>,
+    /// `http2_protocol_options.allow_connect`: offer extended CONNECT (RFC 8441) to clients of HTTP/2.
+    pub allow_connect: bool,
     /// Value of `via` to append, if any.
     pub via: Option<Box<str>>,
     /// One entry per request.

@@ -129,8 +129,19 @@ pub struct Forward {
     pub append_x_forwarded_host: bool,
     /// Status when the cluster is not known (503, or 404 / 500 as configured).
     pub cluster_not_found_status: u16,
-    /// Upgrades allowed on this route; `None`: as the connection manager says.
-    pub upgrades: Option<Vec<Box<str>>>,
+    /// Upgrades for which this route says otherwise than the connection manager.
+    pub upgrades: Vec<Upgrade>,
+}
+
+/// `UpgradeConfig`: whether a request may ask its connection to become this.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upgrade {
+    /// Lower case: a name of `Upgrade`, or `connect` for the method.
+    pub protocol: Box<str>,
+    /// It may.
+    pub enabled: bool,
+    /// `connect_config`: the tunnel ends here, and goes on as TCP; else CONNECT is passed on.
+    pub terminates: bool,
 }
 
 /// `cluster_specifier`.

@@ -50,7 +50,7 @@ fn snapshot(listen: std::net::SocketAddr, upstream: std::net::SocketAddr, http2:
         host_rewrite: None,
         append_x_forwarded_host: false,
         cluster_not_found_status: 503,
-        upgrades: None,
+        upgrades: vec![],
     };
     let route = Route {
         name: "all".into(),
@@ -88,6 +88,7 @@ fn snapshot(listen: std::net::SocketAddr, upstream: std::net::SocketAddr, http2:
         preserve_external_request_id: false,
         always_set_request_id_in_response: false,
         upgrades: vec![],
+        allow_connect: false,
         via: None,
         access_logs: vec![],
     };

@@ -18,7 +18,7 @@ pub(crate) struct Host {
     pub active: u32,
     /// Connections, open or being opened.
     pub connections: u32,
-    pools: [Pool; 2],
+    pools: [Pool; 3],
 }
 
 impl Host {
@@ -27,10 +27,11 @@ impl Host {
     }
 
     pub fn pool(&mut self, kind: PoolKind) -> &mut Pool {
-        let [negotiated, http2] = &mut self.pools;
+        let [negotiated, http2, tcp] = &mut self.pools;
         match kind {
             PoolKind::Negotiated => negotiated,
             PoolKind::Http2 => http2,
+            PoolKind::Tcp => tcp,
         }
     }
 

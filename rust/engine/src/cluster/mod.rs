@@ -171,13 +171,15 @@ impl ClusterRuntime {
     }
 }
 
-/// Which of a host's two pools serves a request.
+/// Which of a host's pools serves a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PoolKind {
     /// HTTP/1, or whatever ALPN decides.
     Negotiated,
     /// HTTP/2 by configuration.
     Http2,
+    /// None is spoken: a tunnel ends at the proxy. It has a queue, and connections for one tunnel each.
+    Tcp,
 }
 
 impl PoolKind {

@@ -4,7 +4,7 @@ use pymesh_http::{h1, h2, Headers};
 
 use super::{Conn, Protocol, Reading};
 use crate::engine::Engine;
-use crate::exchange::{ExchangeKey, Failure};
+use crate::exchange::{ExchangeKey, Failure, TunnelEnd, Verdict};
 
 impl Engine {
     pub(super) fn read_http1_response(&mut self, conn: &mut Conn, bytes: &[u8]) -> usize {
@@ -14,7 +14,9 @@ impl Engine {
             if rest.is_empty() {
                 return used;
             }
-            let Protocol::Http1Client(h1) = &mut conn.protocol else { return bytes.len() };
+            let Protocol::Http1Client(h1) = &mut conn.protocol else {
+                return if matches!(conn.protocol, Protocol::Tunnel(_)) { used } else { bytes.len() };
+            };
             let Some(key) = h1.exchange.filter(|_| !h1.response_ended) else {
                 // Nobody asked. The octets cannot belong to a later request either.
                 self.fail_upstream_protocol(conn);
@@ -27,8 +29,7 @@ impl Engine {
                     return used;
                 }
                 Reading::Body(_) => self.read_http1_response_body(conn, key, rest),
-                Reading::Discard => return bytes.len(),
-                Reading::Switching => return used,
+                Reading::Discard | Reading::Switching => return bytes.len(),
             };
             match read {
                 Some(n) if n > 0 => used += n,
@@ -59,11 +60,21 @@ impl Engine {
             // The proxy itself has answered `Expect`; other interim responses are dropped, as Envoy does.
             Ok(Some(info)) if response.is_interim() => Some(info.consumed),
             Ok(Some(info)) => {
-                if response.status == 101 {
-                    // What follows is not HTTP; it waits until the client has been told.
-                    h1.reading = Reading::Switching;
-                    self.response_head(key, true);
-                    return Some(info.consumed);
+                let exchange = self.exchanges.get_mut(key).filter(|exchange| exchange.tunnel.is_asked());
+                match exchange.map(|exchange| (exchange.judge_http1_answer(response), exchange)) {
+                    Some((Verdict::Malformed, _)) => {
+                        self.fail_upstream_protocol(conn);
+                        return None;
+                    }
+                    Some((Verdict::Open, exchange)) => {
+                        exchange.open_tunnel();
+                        // What follows is not HTTP.
+                        conn.protocol = TunnelEnd::of(Some(key));
+                        self.rescan(conn);
+                        self.response_head(key, false);
+                        return Some(info.consumed);
+                    }
+                    Some((Verdict::Refused, _)) | None => {}
                 }
                 h1.keep_alive = info.keep_alive;
                 let ended = info.framing == h1::Framing::None;
@@ -148,9 +159,15 @@ impl Engine {
         match event {
             h2::Event::Response { stream, tag, end_stream } => {
                 let Some(key) = self.exchange_by_tag(conn, stream, tag) else { return };
-                if !self.scratch.response.is_interim() {
-                    self.response_head(key, end_stream);
+                if self.scratch.response.is_interim() {
+                    return;
                 }
+                if let Some(exchange) = self.exchanges.get_mut(key).filter(|exchange| exchange.tunnel.is_asked()) {
+                    if exchange.judge_http2_answer(&mut self.scratch.response) == Verdict::Open {
+                        exchange.open_tunnel();
+                    }
+                }
+                self.response_head(key, end_stream);
             }
             h2::Event::Data { stream, tag, data, end_stream } => {
                 let Some(key) = self.exchange_by_tag(conn, stream, tag) else {
@@ -176,7 +193,8 @@ impl Engine {
             }
             h2::Event::Reset { stream, tag, code, local } => {
                 let Some(key) = self.exchange_by_tag(conn, stream, tag) else { return };
-                if self.response_is_ended(key) {
+                let is_tunnel = self.exchanges.get(key).is_some_and(|exchange| exchange.tunnel.open);
+                if self.response_is_ended(key) && !is_tunnel {
                     // A server that has answered may stop reading the request (RFC 9113, 8.1).
                     return self.make_ready(key);
                 }
@@ -193,7 +211,8 @@ impl Engine {
                 }
             }
             h2::Event::WindowOpened { stream: None } => self.on_window_opened(conn),
-            h2::Event::SettingsChanged => {}
+            // Who asks for a tunnel has waited for what the peer offers.
+            h2::Event::SettingsChanged => self.on_window_opened(conn),
             h2::Event::GoAway { .. } => self.on_upstream_goaway(conn, codec),
             h2::Event::Request { .. } | h2::Event::HeadTooLarge { .. } | h2::Event::PingAck(_) => {}
         }

@@ -51,8 +51,6 @@ impl Engine {
                 self.abandon_exchanges_of(conn.key, Flags::DOWNSTREAM_TERMINATION);
                 self.close_now(conn);
             }
-            // What it said behind its 101 is passed on once there is a tunnel.
-            Protocol::Http1Client(h1) if h1.exchange.is_some() && matches!(h1.reading, super::Reading::Switching) => {}
             Protocol::Http1Client(h1) => {
                 if let (Some(key), Reading::Body(decoder)) = (h1.exchange, &mut h1.reading) {
                     if decoder.finish_at_eof().is_ok() {
@@ -72,6 +70,7 @@ impl Engine {
                 self.close_now(conn);
             }
             Protocol::Tcp(_) => self.relay_end(conn),
+            Protocol::Tunnel(_) => self.end_tunnel_half(conn),
             Protocol::Opening if matches!(conn.side, Side::Up(_)) => {
                 self.lose_upstream(conn, Failure::Connect);
                 self.close_now(conn);

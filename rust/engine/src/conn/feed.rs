@@ -81,6 +81,7 @@ impl Engine {
             Protocol::Http1Client(_) => self.read_http1_response(conn, bytes),
             Protocol::Http2Client(_) => self.read_http2_responses(conn, bytes),
             Protocol::Tcp(_) => self.relay(conn, bytes),
+            Protocol::Tunnel(_) => self.read_tunnel(conn, bytes),
             Protocol::Closing { .. } => bytes.len(),
             Protocol::Inspecting | Protocol::Detecting | Protocol::Opening | Protocol::Lent => 0,
         }
@@ -143,7 +144,8 @@ impl Engine {
         let draining = conn.side.is_draining();
         if http2 {
             http.stats.downstream_cx_http2_total.inc();
-            let config = h2::Config { limits: http.limits, ..h2::Config::new(h2::Role::Server) };
+            let enable_connect_protocol = http.config.allow_connect;
+            let config = h2::Config { limits: http.limits, role: h2::Role::Server, enable_connect_protocol };
             let mut codec = h2::Connection::new(config);
             if draining {
                 codec.shutdown_notice();

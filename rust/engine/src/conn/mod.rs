@@ -9,8 +9,9 @@
 //!
 //! ```text
 //! downstream:  Inspecting -> Detecting -> Http1Server | Http2Server
-//!                        \-> Tcp
-//! upstream:    Opening    -> Http1Client | Http2Client | Tcp
+//!                        \-> Tcp          Http1Server -> Tunnel
+//! upstream:    Opening    -> Http1Client | Http2Client | Tcp | Tunnel
+//!                            Http1Client -> Tunnel
 //! any:         -> Closing (output is flushed, input is dropped)
 //! ```
 
@@ -31,7 +32,7 @@ use crate::base::buffer::Buffer;
 use crate::base::slab::Key;
 use crate::base::time::Time;
 use crate::cluster::{ClusterKey, HostKey, PoolKind};
-use crate::exchange::ExchangeKey;
+use crate::exchange::{ExchangeKey, TunnelEnd};
 use crate::listener::{ChainRuntime, HttpRuntime, ListenerRuntime};
 use crate::telemetry::Facts;
 
@@ -116,6 +117,8 @@ pub(crate) enum Protocol {
     Http1Client(Http1Client),
     Http2Client(Box<h2::Connection>),
     Tcp(tcp::TcpEnd),
+    /// HTTP is over: what comes and goes is the body of an exchange that is a tunnel.
+    Tunnel(TunnelEnd),
     /// Output is flushed, input is dropped, then the socket is closed.
     Closing {
         lingering: bool,
@@ -158,8 +161,8 @@ pub(crate) enum Reading {
     #[default]
     Head,
     Body(h1::BodyDecoder),
-    /// The request asks for another protocol: what follows it waits until the
-    /// answer says what it is (nothing is tunnelled before the 101).
+    /// The request asks for a tunnel: what follows it waits until the answer
+    /// says what it is.
     Switching,
     /// The message was broken or is not wanted: the rest is dropped, and the
     /// connection closes after what is being sent.

@@ -4,7 +4,7 @@ use pymesh_http::{h1, h2, Headers, Known, Scheme, Version};
 
 use super::{Conn, Protocol, Reading};
 use crate::engine::Engine;
-use crate::exchange::{Exchange, ExchangeKey, LocalReply};
+use crate::exchange::{from_extended_connect, Exchange, ExchangeKey, LocalReply, Tunnel};
 use crate::telemetry::{details, Flags};
 
 impl Engine {
@@ -81,18 +81,22 @@ impl Engine {
         let exchange = self.exchanges.get_mut(key)?;
         std::mem::swap(&mut exchange.request, &mut self.scratch.request);
         exchange.expects_continue = info.expect_continue;
-        exchange.asks_upgrade = info.upgrade;
+        exchange.tunnel = Tunnel::asked_by(&exchange.request, info.upgrade);
+        let is_tunnel = exchange.tunnel.is_asked();
         let Protocol::Http1Server(h1) = &mut conn.protocol else { return None };
         h1.exchange = Some(key);
         h1.keep_alive = info.keep_alive;
         match info.framing {
             h1::Framing::None => {
-                exchange.request_body.ended = true;
+                exchange.request_body.ended = !is_tunnel;
                 exchange.request_received = Some(self.now);
                 // Nothing is read as HTTP behind a request that may end HTTP.
-                h1.reading = if info.upgrade { Reading::Switching } else { Reading::Head };
+                h1.reading = if is_tunnel { Reading::Switching } else { Reading::Head };
             }
-            framing => h1.reading = Reading::Body(h1::BodyDecoder::new(framing, &http.limits)),
+            framing => {
+                exchange.tunnel.after_content = is_tunnel;
+                h1.reading = Reading::Body(h1::BodyDecoder::new(framing, &http.limits));
+            }
         }
         Some(info.consumed)
     }
@@ -110,7 +114,8 @@ impl Engine {
             }
             Ok(step) => {
                 if step.ended {
-                    h1.reading = Reading::Head;
+                    let is_tunnel = self.exchanges.get(key).is_some_and(|exchange| exchange.tunnel.is_asked());
+                    h1.reading = if is_tunnel { Reading::Switching } else { Reading::Head };
                 }
                 if !step.data.is_empty() {
                     let data = bytes.get(step.data.clone()).unwrap_or_default();
@@ -193,10 +198,15 @@ impl Engine {
                 let Some(exchange) = self.exchanges.get_mut(key) else { return };
                 std::mem::swap(&mut exchange.request, &mut self.scratch.request);
                 exchange.request.version = Version::Http2;
+                let is_extended = !exchange.request.protocol().is_empty();
+                if is_extended {
+                    from_extended_connect(&mut exchange.request);
+                }
+                exchange.tunnel = Tunnel::asked_by(&exchange.request, is_extended);
                 let expect = exchange.request.headers.get_known(Known::Expect);
                 exchange.expects_continue = expect.is_some_and(|expect| expect.eq_ignore_ascii_case(b"100-continue"));
                 exchange.request_body.ended = end_stream;
-                if end_stream {
+                if end_stream || exchange.tunnel.is_asked() {
                     exchange.request_received = Some(self.now);
                 }
             }

@@ -6,7 +6,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::{Conn, ConnKey, Protocol};
 use crate::base::slab::Key;
@@ -21,9 +20,8 @@ pub(crate) type RelayKey = Key<Relay>;
 
 /// One proxied TCP connection.
 pub(crate) struct Relay {
-    /// The TCP proxy that made it; `None` for an upgraded HTTP connection.
-    pub tcp: Option<Arc<TcpRuntime>>,
-    pub idle_timeout: Duration,
+    /// The TCP proxy that made it.
+    pub tcp: Arc<TcpRuntime>,
     pub down: ConnKey,
     pub down_remote: SocketAddr,
     pub down_local: SocketAddr,
@@ -62,8 +60,7 @@ impl Engine {
         tcp.stats.downstream_cx_total.inc();
         tcp.stats.downstream_cx_active.inc();
         let relay = self.relays.insert_with(|_| Relay {
-            tcp: Some(tcp.clone()),
-            idle_timeout: tcp.config.idle_timeout,
+            tcp: tcp.clone(),
             down: conn.key,
             down_remote: conn.remote,
             down_local: conn.local,
@@ -91,7 +88,7 @@ impl Engine {
     fn connect_relay(&mut self, key: RelayKey) {
         let Some(relay) = self.relays.get_mut(key) else { return };
         relay.attempts += 1;
-        let Some(tcp) = relay.tcp.clone() else { return };
+        let tcp = relay.tcp.clone();
         let total = tcp.config.clusters.iter().map(|c| u64::from(c.weight)).sum();
         let mut point = self.rng.below(total);
         let chosen = tcp.config.clusters.iter().find(|cluster| {
@@ -120,55 +117,13 @@ impl Engine {
         }
     }
 
-    /// Both peers of an HTTP/1 exchange have agreed on another protocol: from
-    /// here on their octets are only passed on.
-    pub(crate) fn start_tunnel(&mut self, down: ConnKey, up: ConnKey, idle_timeout: Duration) {
-        let Some((remote, local)) = self.conns.get(down).map(|conn| (conn.remote, conn.local)) else { return };
-        if [down, up].iter().any(|key| self.conns.get(*key).is_none_or(|conn| conn.is_closing())) {
-            // One of them failed behind the answer: the other goes too.
-            for key in [down, up] {
-                let Some(mut conn) = self.conns.lend(key) else { continue };
-                self.close_after_flush(&mut conn);
-                self.conns.give_back(key, conn);
-            }
-            return;
-        }
-        let up_remote = self.conns.get(up).map(|conn| conn.remote);
-        let relay = self.relays.insert_with(|_| Relay {
-            tcp: None,
-            idle_timeout,
-            down,
-            down_remote: remote,
-            down_local: local,
-            up_remote,
-            up: Some(up),
-            up_open: true,
-            cluster: None,
-            attempts: 1,
-            flags: Flags::NONE,
-            failure: None,
-            started: self.now,
-            last_progress: self.now,
-            received: 0,
-            sent: 0,
-        });
-        let deadline = self.now.after_limit(idle_timeout);
-        for key in [down, up] {
-            let Some(mut conn) = self.conns.lend(key) else { continue };
-            conn.protocol = TcpEnd::of(relay);
-            self.set_deadline(&mut conn, deadline);
-            self.rescan(&mut conn);
-            self.conns.give_back(key, conn);
-        }
-    }
-
     /// The connection to the endpoint is there (TLS included).
     pub(crate) fn on_relay_open(&mut self, conn: &mut Conn, key: RelayKey) {
         conn.protocol = TcpEnd::of(key);
         let Some(relay) = self.relays.get_mut(key) else { return self.close_now(conn) };
         relay.up_open = true;
         relay.up_remote = Some(conn.remote);
-        let (down, idle) = (relay.down, relay.idle_timeout);
+        let (down, idle) = (relay.down, relay.tcp.config.idle_timeout);
         self.set_deadline(conn, self.now.after_limit(idle));
         self.rescan_key(down);
     }
@@ -180,8 +135,7 @@ impl Engine {
         relay.up = None;
         let down = relay.down;
         relay.failure = failure;
-        let most = relay.tcp.as_ref().map_or(1, |tcp| tcp.config.max_connect_attempts);
-        if relay.attempts < most {
+        if relay.attempts < relay.tcp.config.max_connect_attempts {
             self.connect_relay(key);
         } else {
             relay.flags.insert(Flags::UPSTREAM_CONNECTION_FAILURE);
@@ -274,13 +228,11 @@ impl Engine {
     pub(super) fn on_relay_idle(&mut self, conn: &mut Conn) {
         let Protocol::Tcp(end) = &conn.protocol else { return };
         let Some(relay) = self.relays.get(end.relay) else { return self.close_now(conn) };
-        let deadline = relay.last_progress.after_limit(relay.idle_timeout);
+        let deadline = relay.last_progress.after_limit(relay.tcp.config.idle_timeout);
         if deadline > self.now {
             return self.set_deadline(conn, deadline);
         }
-        if let Some(tcp) = &relay.tcp {
-            tcp.stats.idle_timeout.inc();
-        }
+        relay.tcp.stats.idle_timeout.inc();
         self.close_now(conn);
     }
 
@@ -288,12 +240,10 @@ impl Engine {
     pub(super) fn forget_relay_end(&mut self, key: RelayKey, gone: ConnKey) {
         let Some(relay) = self.relays.remove(key) else { return };
         let other = if relay.down == gone { relay.up } else { Some(relay.down) };
-        if let Some(tcp) = &relay.tcp {
-            tcp.stats.downstream_cx_active.dec();
-            tcp.stats.downstream_cx_rx_bytes_total.add(relay.received);
-            tcp.stats.downstream_cx_tx_bytes_total.add(relay.sent);
-            self.record_connection(&relay, tcp);
-        }
+        relay.tcp.stats.downstream_cx_active.dec();
+        relay.tcp.stats.downstream_cx_rx_bytes_total.add(relay.received);
+        relay.tcp.stats.downstream_cx_tx_bytes_total.add(relay.sent);
+        self.record_connection(&relay);
         let Some(mut other) = other.and_then(|key| self.conns.lend(key)) else { return };
         let other_key = other.key;
         match other.protocol {
@@ -304,10 +254,10 @@ impl Engine {
         self.conns.give_back(other_key, other);
     }
 
-    fn record_connection(&mut self, relay: &Relay, tcp: &TcpRuntime) {
+    fn record_connection(&mut self, relay: &Relay) {
         let cluster = relay.cluster.and_then(|key| self.clusters.get(key));
         self.telemetry.connection(&Connection {
-            tcp,
+            tcp: &relay.tcp,
             flags: relay.flags,
             downstream_remote: relay.down_remote,
             downstream_local: relay.down_local,

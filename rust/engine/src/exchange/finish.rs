@@ -1,9 +1,8 @@
 //! How an exchange ends, and its deadlines.
 
-use std::time::Duration;
-
 use pymesh_http::h2;
 
+use super::tunnel::reset_code;
 use super::{ExchangeKey, Failure, LocalReply, Stage};
 use crate::base::time::Time;
 use crate::conn::{Protocol, Reading};
@@ -55,25 +54,10 @@ impl Engine {
                 self.close_http2_if_drained(&mut conn);
                 self.mark_dirty(&mut conn);
             }
+            Protocol::Tunnel(_) => self.close_after_flush(&mut conn),
             _ => {}
         }
         self.conns.give_back(conn_key, conn);
-    }
-
-    /// The answer was 101: the exchange is over, its connections go on as a tunnel.
-    pub(super) fn switch_protocols(&mut self, key: ExchangeKey) {
-        let Some(exchange) = self.exchanges.get_mut(key) else { return };
-        let (Some(down), Some(up)) = (exchange.down, exchange.up.take()) else {
-            return self.finish_exchange(key);
-        };
-        let idle = exchange.http.as_ref().map_or(Duration::ZERO, |http| http.config.timeouts.stream_idle);
-        let (cluster, host) = (exchange.cluster, exchange.host);
-        if let Some(cluster) = cluster.and_then(|cluster| self.clusters.get_mut(cluster)) {
-            cluster.end_request(host);
-        }
-        self.record(key);
-        self.recycle(key);
-        self.start_tunnel(down, up, idle);
     }
 
     /// The exchange cannot be answered (any more): both sides are told by a
@@ -82,7 +66,7 @@ impl Engine {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         exchange.flags.insert(flags);
         exchange.details = why;
-        let (down, stream) = (exchange.down, exchange.down_stream);
+        let (down, stream, code) = (exchange.down, exchange.down_stream, reset_code(exchange.tunnel));
         self.detach_upstream(key);
         self.record(key);
         self.recycle(key);
@@ -94,9 +78,10 @@ impl Engine {
                 // What was promised cannot be delivered: only a close says so.
                 self.close_after_flush(&mut conn);
             }
+            Protocol::Tunnel(end) if end.exchange == Some(key) => self.close_after_flush(&mut conn),
             Protocol::Http2Server(codec) => {
                 if let Some(stream) = stream {
-                    codec.reset(stream, h2::ErrorCode::INTERNAL_ERROR);
+                    codec.reset(stream, code);
                     if let Some(http) = conn.http() {
                         http.stats.downstream_rq_tx_reset.inc();
                     }
@@ -139,6 +124,9 @@ impl Engine {
         let Some(mut exchange) = self.exchanges.remove(key) else { return };
         if let Some(http) = &exchange.http {
             http.stats.downstream_rq_active.dec();
+            if exchange.tunnel.is_counted {
+                http.stats.downstream_cx_upgrades_active.dec();
+            }
             http.stats.downstream_rq_completed.inc();
             let status = exchange.response.status;
             match status / 100 {
@@ -200,7 +188,7 @@ impl Engine {
         let forward = exchange.routed.as_ref().and_then(|routed| routed.forward.as_ref());
         let idle = forward.and_then(|f| f.idle_timeout).unwrap_or(http.config.timeouts.stream_idle);
         let idle = exchange.last_progress.after_limit(idle);
-        let (Some(forward), false) = (forward, exchange.is_local) else {
+        let (Some(forward), false) = (forward, exchange.is_local || exchange.tunnel.open) else {
             return (Time::NEVER, Time::NEVER, idle);
         };
         let limit = exchange.timeout_override.unwrap_or(forward.timeout);
@@ -218,7 +206,8 @@ impl Engine {
 
     fn request_deadline(&self, key: ExchangeKey) -> Time {
         let Some(exchange) = self.exchanges.get(key) else { return Time::NEVER };
-        match (&exchange.http, exchange.request_body.ended) {
+        let is_complete = exchange.request_body.ended || exchange.tunnel.is_asked() && !exchange.tunnel.after_content;
+        match (&exchange.http, is_complete) {
             (Some(http), false) => exchange.started.after_limit(http.config.timeouts.request),
             _ => Time::NEVER,
         }

@@ -64,7 +64,7 @@ impl Engine {
         let Some(mut exchange) = self.exchanges.lend(key) else { return };
         exchange.timeout_override = effective_timeout(&exchange, forward);
         self.edit_request_headers(&mut exchange, routed);
-        if let Some(rewrite) = &forward.path_rewrite {
+        if let Some(rewrite) = forward.path_rewrite.as_ref().filter(|_| !exchange.request.path().is_empty()) {
             let path = route::rewrite::path(rewrite, &routed.route.matches, exchange.request.path());
             if let Some(path) = path {
                 let original = exchange.request.path().to_vec();
@@ -96,6 +96,9 @@ impl Engine {
     pub(super) fn finish_upstream_headers(&mut self, key: ExchangeKey) {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         // From the end of the request, if it came to an end before it was answered.
+        if exchange.tunnel.is_asked() {
+            return;
+        }
         if let (Some(complete), Some(received)) = (exchange.request_received, exchange.response_received) {
             let millis = decimal(u64::try_from(received.since(complete).as_millis()).unwrap_or(u64::MAX));
             exchange.response.headers.set_known(Known::XEnvoyUpstreamServiceTime, millis.as_bytes());

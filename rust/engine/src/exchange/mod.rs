@@ -14,7 +14,9 @@ mod reply;
 mod request;
 mod response;
 mod retry;
+mod tunnel;
 mod upstream;
+mod websocket;
 
 use std::sync::Arc;
 
@@ -36,6 +38,7 @@ use crate::telemetry::{Facts, Flags};
 pub(crate) use pipe::Pipe;
 pub(crate) use reply::LocalReply;
 pub(crate) use retry::Failure;
+pub(crate) use tunnel::{from_extended_connect, Tunnel, TunnelEnd, Verdict};
 
 /// Names an exchange.
 pub type ExchangeKey = Key<Box<Exchange>>;
@@ -92,8 +95,7 @@ pub struct Exchange {
     /// The client was told `100 Continue`.
     pub(crate) sent_continue: bool,
     pub(crate) expects_continue: bool,
-    /// The request asks for another protocol, and may.
-    pub(crate) asks_upgrade: bool,
+    pub(crate) tunnel: Tunnel,
 
     pub(crate) routed: Option<Routed>,
     pub(crate) cluster: Option<ClusterKey>,

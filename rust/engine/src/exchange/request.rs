@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use pymesh_http::{h1, Headers, Known, Method, Version};
+use pymesh_http::{h1, Headers, Known, Method, RequestHead, Version};
 use pymesh_model::filter::FilterKind;
 use pymesh_model::http::{RouteSource, Underscores};
-use pymesh_model::route::{Action, ClusterChoice, RouteTable};
+use pymesh_model::route::{Action, ClusterChoice, RouteTable, Upgrade};
 
 use super::{ExchangeKey, LocalReply, Routed, Stage};
 use crate::engine::Engine;
@@ -35,12 +35,12 @@ impl Engine {
         if request.authority().is_empty() {
             return self.reply_locally(key, LocalReply::new(400, details::MISSING_HOST).closing());
         }
-        if request.method == Method::Connect {
-            // No route is one for tunnels. What the client sends into it must not be read as a request.
-            let reply = LocalReply::new(404, details::ROUTE_NOT_FOUND).with_flags(Flags::NO_ROUTE);
-            return self.reply_locally(key, reply.closing());
-        }
-        match route::path::canonicalize(request, &http.config.path, port) {
+        // CONNECT has no path, and an authority whose port says where the tunnel goes.
+        let canonical = match request.method {
+            Method::Connect => route::path::Outcome::Unchanged,
+            _ => route::path::canonicalize(request, &http.config.path, port),
+        };
+        match canonical {
             route::path::Outcome::Unchanged | route::path::Outcome::Changed => {}
             route::path::Outcome::Redirect(location) => {
                 // Envoy's word for it, though nothing failed.
@@ -147,6 +147,11 @@ impl Engine {
             let reply = LocalReply::new(404, details::ROUTE_NOT_FOUND).with_flags(Flags::NO_ROUTE);
             return self.reply_locally(key, reply);
         };
+        let may_not_ask = exchange.tunnel.is_asked() && !may_ask(&exchange.request, &routed, &http.config.upgrades);
+        if exchange.tunnel.is_asked() && !may_not_ask {
+            self.count_tunnel(key);
+        }
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
         let Some(virtual_host) = routed.table.virtual_hosts.get(routed.virtual_host) else { return };
         // As whoever ended TLS says: us, or a proxy in front that is trusted.
         let is_https = exchange.request.headers.get_known(Known::XForwardedProto) == Some(b"https");
@@ -156,6 +161,7 @@ impl Engine {
             return self.reply_locally(key, reply);
         }
         match &routed.route.action {
+            Action::Redirect(_) | Action::Direct(_) if may_not_ask => self.refuse_tunnel(key),
             Action::Redirect(redirect) => {
                 http.stats.rq_redirect.inc();
                 let location = route::rewrite::location(redirect, &routed.route.matches, &exchange.request);
@@ -190,12 +196,8 @@ impl Engine {
                 // Known to logs and metrics also if the request gets no further.
                 let config = cluster.and_then(|cluster| self.clusters.get(cluster)).map(|cluster| &cluster.config);
                 exchange.cluster_config = config.cloned();
-                if exchange.asks_upgrade {
-                    let allowed = forward.upgrades.as_ref().unwrap_or(&http.config.upgrades);
-                    let wanted = exchange.request.headers.get_known(Known::Upgrade).unwrap_or_default();
-                    if !allowed.iter().any(|upgrade| wanted.eq_ignore_ascii_case(upgrade.as_bytes())) {
-                        return self.reply_locally(key, LocalReply::new(403, details::UPGRADE_FAILED).closing());
-                    }
+                if may_not_ask {
+                    return self.refuse_tunnel(key);
                 }
                 let Some(cluster) = cluster else {
                     http.stats.no_cluster.inc();
@@ -212,6 +214,14 @@ impl Engine {
                 self.arm_request_timeout(key);
             }
         }
+    }
+
+    /// What the client has sent behind its request is not known to be HTTP: its connection is closed.
+    fn refuse_tunnel(&mut self, key: ExchangeKey) {
+        if let Some(http) = self.exchanges.get(key).and_then(|exchange| exchange.http.as_ref()) {
+            http.stats.downstream_rq_ws_on_non_ws_route.inc();
+        }
+        self.reply_locally(key, LocalReply::new(403, details::UPGRADE_FAILED).closing());
     }
 
     /// Octets of the request body arrived. Says how many were taken at once;
@@ -273,4 +283,20 @@ impl Engine {
             !exchange.is_local && waiting >= self.options.stream_buffer
         })
     }
+}
+
+/// What a request asks its connection to become.
+pub(super) fn asked_for(request: &RequestHead) -> &[u8] {
+    match request.method {
+        Method::Connect => b"connect",
+        _ => request.headers.get_known(Known::Upgrade).unwrap_or_default(),
+    }
+}
+
+/// The route decides if it has something to say about this kind of tunnel, else the connection manager.
+fn may_ask(request: &RequestHead, routed: &Routed, general: &[Upgrade]) -> bool {
+    let wanted = asked_for(request);
+    let rule = |upgrade: &&Upgrade| wanted.eq_ignore_ascii_case(upgrade.protocol.as_bytes());
+    let own = routed.forward.iter().flat_map(|forward| &forward.upgrades).find(rule);
+    own.or_else(|| general.iter().find(rule)).is_some_and(|upgrade| upgrade.enabled)
 }

@@ -157,7 +157,8 @@ impl Engine {
             Protocol::Http1Server(server) => {
                 // Behind a request for another protocol nothing was read as HTTP.
                 let is_http = !matches!(server.reading, Reading::Switching);
-                server.keep_alive &= !draining && exchange.request_body.ended && is_http;
+                let is_open = exchange.tunnel.open;
+                server.keep_alive &= is_open || !draining && exchange.request_body.ended && is_http;
                 let framing =
                     h1::response_framing(&exchange.response, exchange.request.method, exchange.request.version, ended);
                 if framing == h1::Framing::UntilClose {
@@ -188,6 +189,9 @@ impl Engine {
         if is_used_up {
             self.drain_conn(down);
         }
+        if self.exchanges.get(key).is_some_and(|exchange| exchange.tunnel.open) {
+            self.become_tunnel(key, down);
+        }
     }
 
     fn pump_response_body(&mut self, key: ExchangeKey) {
@@ -210,10 +214,8 @@ impl Engine {
             self.end_response(key);
         }
         let Some(exchange) = self.exchanges.get(key) else { return };
-        if exchange.response_body.finished {
-            if exchange.response.status == 101 && exchange.asks_upgrade {
-                return self.switch_protocols(key);
-            }
+        // A tunnel goes on until both halves are closed.
+        if exchange.response_body.finished && (!exchange.tunnel.open || exchange.request_body.finished) {
             self.finish_exchange(key);
         }
     }
@@ -242,6 +244,10 @@ impl Engine {
                 Some(stream) => h2.send_data(stream, data, false).unwrap_or(data.len()),
                 None => data.len(),
             },
+            Protocol::Tunnel(_) => {
+                output.extend(data);
+                data.len()
+            }
             _ => data.len(),
         };
         exchange.bytes_sent += taken as u64;
@@ -284,6 +290,7 @@ impl Engine {
                     };
                 }
             }
+            Protocol::Tunnel(end) => end.write_ended = true,
             _ => {}
         }
         exchange.response_body.finished = true;

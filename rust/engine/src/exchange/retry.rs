@@ -143,7 +143,7 @@ impl Engine {
     /// Looks whether an answer asks for another attempt. True if one was started.
     pub(super) fn retry_response(&mut self, key: ExchangeKey) -> bool {
         let Some(policy) = self.retry_policy(key) else { return false };
-        let Some(exchange) = self.exchanges.get(key) else { return false };
+        let Some(exchange) = self.exchanges.get(key).filter(|exchange| !exchange.tunnel.open) else { return false };
         let on = policy.on;
         let status = exchange.response.status;
         let grpc: Option<u32> = exchange

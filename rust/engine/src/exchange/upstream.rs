@@ -6,7 +6,9 @@ use pymesh_http::{h1, h2, Known};
 use pymesh_model::route::{Forward, HostRewrite};
 
 use super::forward::{decimal, rewrite_host};
-use super::{Exchange, ExchangeKey, Failure, LocalReply, Routed, Stage};
+use super::request::asked_for;
+use super::tunnel::{Asks, TunnelEnd};
+use super::{websocket, Exchange, ExchangeKey, Failure, LocalReply, Routed, Stage};
 use crate::base::time::Time;
 use crate::cluster::{ClusterKey, HostKey, PoolKind};
 use crate::conn::{Conn, ConnKey, Http1Client, Protocol, RelayKey, Upstream};
@@ -33,11 +35,10 @@ impl Engine {
         };
         let Some(cluster) = self.clusters.get_mut(cluster_key) else { return };
         let thresholds = cluster.config.thresholds;
-        let kind = PoolKind::choose(cluster.config.http.protocol, is_http2);
-        if exchange.asks_upgrade && kind == PoolKind::Http2 {
-            // That would take extended CONNECT (RFC 8441) upstream, which is not offered.
-            return self.reply_locally(key, LocalReply::new(403, details::UPGRADE_FAILED).closing());
-        }
+        let kind = match ends_tunnel(exchange) {
+            true => PoolKind::Tcp,
+            false => PoolKind::choose(cluster.config.http.protocol, is_http2),
+        };
         let is_multiplexed = kind == PoolKind::Http2;
         let Some(host) = cluster.hosts.get_mut(host_key) else { return };
         exchange.host = Some(host_key);
@@ -78,7 +79,7 @@ impl Engine {
         let pool = host.pool(kind);
         pool.waiting.push_back(key);
         let wants_more = match kind {
-            PoolKind::Negotiated => pool.waiting.len() > pool.connecting as usize,
+            PoolKind::Negotiated | PoolKind::Tcp => pool.waiting.len() > pool.connecting as usize,
             PoolKind::Http2 => pool.connecting == 0,
         };
         cluster.pending += 1;
@@ -211,8 +212,12 @@ impl Engine {
             let pool = host.pool(kind);
             pool.connecting = pool.connecting.saturating_sub(1);
         }
-        let is_http2 = kind == PoolKind::Http2 || conn.tls.as_ref().is_some_and(|tls| tls.alpn() == Some(b"h2"));
         self.set_deadline(conn, crate::base::time::Time::NEVER);
+        if kind == PoolKind::Tcp {
+            conn.protocol = TunnelEnd::of(None);
+            return self.serve_pool(conn);
+        }
+        let is_http2 = kind == PoolKind::Http2 || conn.tls.as_ref().is_some_and(|tls| tls.alpn() == Some(b"h2"));
         self.speak_http_client(conn, is_http2);
         if is_http2 {
             if let Some(host) = self.clusters.get_mut(cluster_key).and_then(|c| c.hosts.get_mut(host_key)) {
@@ -231,6 +236,7 @@ impl Engine {
             let has_room = match &conn.protocol {
                 Protocol::Http1Client(h1) => h1.exchange.is_none(),
                 Protocol::Http2Client(h2) => h2.can_open(),
+                Protocol::Tunnel(end) => end.exchange.is_none(),
                 _ => false,
             };
             let Some(cluster) = self.clusters.get_mut(cluster_key) else { return self.close_now(conn) };
@@ -265,6 +271,8 @@ impl Engine {
                 host.pool(kind).idle.push(conn.key);
                 self.set_deadline(conn, self.now.after_limit(idle));
             }
+            // Whoever it was opened for has gone.
+            Protocol::Tunnel(_) => self.close_now(conn),
             // It stays in the pool while it has streams; the clock runs from the last one.
             Protocol::Http2Client(h2) if h2.active_streams() == 0 => {
                 self.set_deadline(conn, self.now.after_limit(idle));
@@ -305,39 +313,9 @@ impl Engine {
         exchange.up = Some(conn.key);
         exchange.stage = Stage::Flowing;
         exchange.upstream_local = Some(conn.local);
-        exchange.request_started = true;
-        finish_request_head(exchange, self.now);
         exchange.upstream_started = Some(self.now);
         exchange.last_progress = self.now;
-        let ended = exchange.request_body.is_drained() && !exchange.request_body.has_trailers();
-        let Conn { protocol, output, .. } = conn;
-        let mut refused = false;
-        match protocol {
-            Protocol::Http1Client(client) => {
-                let framing = h1::request_framing(&exchange.request, ended);
-                h1::write_request(output.tail(), &exchange.request, framing);
-                *client = Http1Client {
-                    exchange: Some(key),
-                    encoder: Some(h1::BodyEncoder::new(framing)),
-                    keep_alive: true,
-                    method: exchange.request.method,
-                    asked_upgrade: exchange.asks_upgrade,
-                    ..Http1Client::default()
-                };
-            }
-            Protocol::Http2Client(h2) => match h2.open(&exchange.request, ended, key.index() as u32) {
-                Ok(stream) => {
-                    exchange.up_stream = Some(stream);
-                    exchange.request_body.finished = ended;
-                }
-                Err(_) => refused = true,
-            },
-            _ => refused = true,
-        }
-        self.mark_dirty(conn);
-        if refused {
-            return self.upstream_failed(key, Failure::RefusedStream);
-        }
+        self.start_request(key, conn);
         if self.exchanges.get(key).is_some_and(|exchange| exchange.expects_continue) {
             self.send_continue(key);
         }
@@ -345,10 +323,88 @@ impl Engine {
         self.make_ready(key);
     }
 
+    /// Writes the request head. One that asks an HTTP/2 server for an upgrade waits until
+    /// it is known whether that is offered (RFC 8441 section 3).
+    fn start_request(&mut self, key: ExchangeKey, conn: &mut Conn) {
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        let asks = exchange.tunnel.asks;
+        if matches!(&conn.protocol, Protocol::Http2Client(h2) if asks == Asks::Upgrade && !h2.knows_peer()) {
+            return conn.wait_to_send(key, false);
+        }
+        exchange.request_started = true;
+        finish_request_head(exchange, self.now);
+        let holds_back = exchange.tunnel.holds_back();
+        let ended = exchange.request_body.is_drained() && !exchange.request_body.has_trailers() && !holds_back;
+        let Conn { protocol, output, .. } = conn;
+        let mut refused = false;
+        match protocol {
+            Protocol::Http1Client(client) => {
+                if asks == Asks::Upgrade && exchange.down_stream.is_some() {
+                    exchange.tunnel.own_key |= websocket::give_key(&mut exchange.request.headers, &mut self.rng);
+                }
+                let framing = match holds_back {
+                    true => h1::Framing::None,
+                    false => h1::request_framing(&exchange.request, ended),
+                };
+                h1::write_request(output.tail(), &exchange.request, framing);
+                *client = Http1Client {
+                    exchange: Some(key),
+                    encoder: Some(h1::BodyEncoder::new(framing)),
+                    keep_alive: true,
+                    method: exchange.request.method,
+                    asked_upgrade: asks == Asks::Upgrade,
+                    ..Http1Client::default()
+                };
+            }
+            // In HTTP/2 there is no content in front of a tunnel.
+            Protocol::Http2Client(_) if asks == Asks::Upgrade && exchange.tunnel.after_content => refused = true,
+            Protocol::Http2Client(h2) => {
+                if asks == Asks::Upgrade {
+                    let protocol = asked_for(&exchange.request).to_vec();
+                    exchange.request.set_protocol(&protocol);
+                }
+                match h2.open(&exchange.request, ended, key.index() as u32) {
+                    Ok(stream) => {
+                        exchange.up_stream = Some(stream);
+                        exchange.request_body.finished = ended;
+                    }
+                    Err(_) => refused = true,
+                }
+            }
+            // There is nobody to ask: the connection is the agreement.
+            Protocol::Tunnel(end) => {
+                end.exchange = Some(key);
+                exchange.open_tunnel();
+                self.scratch.response.clear();
+                self.scratch.response.status = 200;
+                self.response_head(key, false);
+            }
+            _ => refused = true,
+        }
+        self.mark_dirty(conn);
+        if refused {
+            self.upstream_failed(key, Failure::RefusedStream);
+        }
+    }
+
+    /// Tries again what had to wait in [`Engine::start_request`].
+    fn start_waiting_request(&mut self, key: ExchangeKey) {
+        let Some(up) = self.exchanges.get(key).and_then(|exchange| exchange.up) else { return };
+        let Some(mut conn) = self.conns.lend(up) else { return };
+        self.start_request(key, &mut conn);
+        self.conns.give_back(up, conn);
+    }
+
     /// Moves the request body on, then says its end.
     pub(super) fn pump_request(&mut self, key: ExchangeKey) {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         if exchange.up.is_none() || exchange.request_body.finished {
+            return;
+        }
+        if !exchange.request_started {
+            return self.start_waiting_request(key);
+        }
+        if exchange.tunnel.holds_back() {
             return;
         }
         if !exchange.request_body.waiting().is_empty() {
@@ -371,7 +427,7 @@ impl Engine {
     /// Writes request octets to the upstream codec; says how many it took.
     pub(super) fn send_request_data(&mut self, key: ExchangeKey, data: &[u8]) -> usize {
         let Some(exchange) = self.exchanges.get_mut(key) else { return data.len() };
-        let Some(up) = exchange.up else { return 0 };
+        let Some(up) = exchange.up.filter(|_| !exchange.tunnel.holds_back()) else { return 0 };
         let Some(conn) = self.conns.get_mut(up) else { return 0 };
         let is_full = conn.is_full();
         let Conn { protocol, output, .. } = &mut **conn;
@@ -389,6 +445,10 @@ impl Engine {
                 Some(stream) => h2.send_data(stream, data, false).unwrap_or(data.len()),
                 None => 0,
             },
+            Protocol::Tunnel(_) => {
+                output.extend(data);
+                data.len()
+            }
             _ => 0,
         };
         if taken > 0 {
@@ -428,6 +488,7 @@ impl Engine {
                     };
                 }
             }
+            Protocol::Tunnel(end) => end.write_ended = true,
             _ => {}
         }
         exchange.request_body.finished = true;
@@ -518,6 +579,7 @@ impl Engine {
                 self.mark_dirty(&mut conn);
                 self.serve_or_close(&mut conn);
             }
+            Protocol::Tunnel(end) if end.exchange == Some(key) => self.close_after_flush(&mut conn),
             _ => {}
         }
         self.conns.give_back(up, conn);
@@ -545,12 +607,14 @@ impl Engine {
         let key = conn.key;
         let victims: Vec<ExchangeKey> = match &conn.protocol {
             Protocol::Http1Client(client) => client.exchange.into_iter().collect(),
+            Protocol::Tunnel(end) => end.exchange.into_iter().collect(),
             Protocol::Http2Client(_) => self.exchanges_on(key),
             _ => Vec::new(),
         };
         for victim in victims {
             // A complete response is a response, however the connection ended.
-            if self.exchanges.get(victim).is_some_and(|x| x.response_body.ended && x.has_response) {
+            let is_answered = |x: &Exchange| x.response_body.ended && x.has_response && !x.tunnel.open;
+            if self.exchanges.get(victim).is_some_and(|exchange| is_answered(exchange)) {
                 self.make_ready(victim);
                 continue;
             }
@@ -610,6 +674,13 @@ impl Engine {
             false => self.drop_cluster_if_over(cluster_key),
         }
     }
+}
+
+/// The route ends the CONNECT here: what is in the tunnel goes on as TCP.
+fn ends_tunnel(exchange: &Exchange) -> bool {
+    let rules = exchange.routed.as_ref().and_then(|routed| routed.forward.as_ref()).map(|forward| &forward.upgrades);
+    let mut rules = rules.into_iter().flatten();
+    exchange.tunnel.asks == Asks::Connect && rules.any(|rule| &*rule.protocol == "connect" && rule.terminates)
 }
 
 /// What only the chosen attempt and endpoint can say about the request.

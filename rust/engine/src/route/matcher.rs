@@ -72,6 +72,8 @@ fn matches(route: &Route, request: &RequestHead, random: u64) -> bool {
     let path = path_of(target);
     let path_fits = match &rule.path {
         PathMatch::Connect => request.method == Method::Connect,
+        // CONNECT has none.
+        _ if path.is_empty() => false,
         PathMatch::Prefix(prefix) => starts_with(path, prefix.as_bytes(), rule.case_sensitive),
         PathMatch::Exact(exact) => equals(path, exact.as_bytes(), rule.case_sensitive),
         PathMatch::Regex(regex) => regex.is_match(path),

@@ -22,7 +22,10 @@ pub struct Setup {
     pub upstream: UpstreamHttp,
     pub thresholds: Thresholds,
     pub retry: Option<RetryPolicy>,
-    pub upgrades: Vec<Box<str>>,
+    pub upgrades: Vec<Upgrade>,
+    /// Of the route.
+    pub route_upgrades: Vec<Upgrade>,
+    pub path: PathMatch,
     pub buffer_limit: usize,
 }
 
@@ -34,9 +37,16 @@ impl Default for Setup {
             thresholds: Thresholds::default(),
             retry: None,
             upgrades: vec![],
+            route_upgrades: vec![],
+            path: PathMatch::Prefix("/".into()),
             buffer_limit: 1 << 20,
         }
     }
+}
+
+/// A kind of tunnel that may be asked for.
+pub fn upgrade(protocol: &str) -> Upgrade {
+    Upgrade { protocol: protocol.into(), enabled: true, terminates: false }
 }
 
 pub struct Rig {
@@ -176,10 +186,10 @@ pub fn snapshot(setup: &Setup) -> Arc<Snapshot> {
         host_rewrite: None,
         append_x_forwarded_host: false,
         cluster_not_found_status: 503,
-        upgrades: None,
+        upgrades: setup.route_upgrades.clone(),
     };
     let matches = RouteMatch {
-        path: PathMatch::Prefix("/".into()),
+        path: setup.path.clone(),
         case_sensitive: true,
         headers: vec![],
         query: vec![],
@@ -204,6 +214,7 @@ pub fn snapshot(setup: &Setup) -> Arc<Snapshot> {
         preserve_external_request_id: false,
         always_set_request_id_in_response: false,
         upgrades: setup.upgrades.clone(),
+        allow_connect: true,
         via: None,
         access_logs: vec![],
     };

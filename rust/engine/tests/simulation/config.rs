@@ -143,7 +143,7 @@ fn manager(plan: &Plan, side: usize) -> HttpConnectionManager {
         host_rewrite: None,
         append_x_forwarded_host: false,
         cluster_not_found_status: 503,
-        upgrades: None,
+        upgrades: vec![],
     };
     let matches = RouteMatch {
         path: PathMatch::Prefix("/".into()),
@@ -182,7 +182,8 @@ fn manager(plan: &Plan, side: usize) -> HttpConnectionManager {
         generate_request_id: true,
         preserve_external_request_id: false,
         always_set_request_id_in_response: true,
-        upgrades: vec!["websocket".into()],
+        upgrades: vec![Upgrade { protocol: "websocket".into(), enabled: true, terminates: false }],
+        allow_connect: true,
         via: None,
         access_logs: vec![],
     }

@@ -2,7 +2,7 @@
 
 use super::{check_line_ends, check_unfinished, fields, is_token, Framing, Refusal, MAX_FIELDS};
 use crate::authority::is_authority;
-use crate::{Known, Limits, RequestHead, Scheme, Span, Version};
+use crate::{Headers, Known, Limits, Method, RequestHead, Scheme, Span, Version};
 
 /// What a request head says beside its fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +85,9 @@ pub fn parse_request(
         // RFC 9112 section 6.1: such a message has been tampered with or is an attack.
         return Err(Refusal::bad("http1.transfer_encoding_with_http10"));
     }
+    if head.method == Method::Connect {
+        check_tunnel(&signals, &mut head.headers)?;
+    }
     let keep_alive = match version {
         Version::Http10 => signals.keep_alive && !signals.close,
         _ => !signals.close,
@@ -98,8 +101,22 @@ pub fn parse_request(
         },
         keep_alive,
         expect_continue: signals.expect_continue && version == Version::Http11,
-        upgrade: signals.upgrade,
+        upgrade: signals.upgrade && head.method != Method::Connect,
     }))
+}
+
+/// CONNECT has no content (RFC 9110 section 9.3.6): what follows it is the tunnel's, and
+/// whoever reads a length or chunks there sees another message than who does not.
+fn check_tunnel(signals: &fields::Signals, headers: &mut Headers) -> Result<(), Refusal> {
+    match signals.framing() {
+        Some(Framing::Chunked) => Err(Refusal { status: 501, reason: "http1.invalid_transfer_encoding" }),
+        Some(Framing::Length(1..)) => Err(Refusal::bad("http1.body_disallowed")),
+        _ => {
+            headers.remove_known(Known::ContentLength);
+            headers.remove_known(Known::Upgrade);
+            Ok(())
+        }
+    }
 }
 
 fn version_refusal(buf: &[u8]) -> Refusal {

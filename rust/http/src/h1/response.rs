@@ -74,8 +74,13 @@ fn parse(
     if is_http10 && signals.chunked {
         return Err(Refusal::bad("http1.transfer_encoding_with_http10"));
     }
-    let has_no_body = request_method == Method::Head || status < 200 || status == 204 || status == 304;
-    if signals.chunked && (status < 200 || status == 204) {
+    // RFC 9112 section 6.3: behind such an answer the tunnel begins, whatever the fields say.
+    let is_tunnel = request_method == Method::Connect && (200..300).contains(&status);
+    if is_tunnel {
+        head.headers.remove_known(Known::ContentLength);
+    }
+    let has_no_body = is_tunnel || request_method == Method::Head || status < 200 || status == 204 || status == 304;
+    if signals.chunked && (status < 200 || status == 204) && !is_tunnel {
         // RFC 9112 section 6.1.
         return Err(Refusal::bad("http1.transfer_encoding_without_body"));
     }

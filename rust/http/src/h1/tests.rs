@@ -427,3 +427,22 @@ fn the_end_of_a_head_is_noticed_wherever_it_is_cut() {
         }
     }
 }
+
+#[test]
+fn behind_an_agreement_to_connect_stands_a_tunnel() {
+    let (info, head) =
+        request(b"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\nConnection: upgrade\r\nUpgrade: x\r\nContent-Length: 0\r\n\r\n");
+    let info = info.unwrap().unwrap();
+    assert!(info.framing == Framing::None && !info.upgrade && head.headers.is_empty());
+    for (answer, framing) in [
+        ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", Framing::None),
+        ("HTTP/1.1 204 OK\r\nTransfer-Encoding: chunked\r\n\r\n", Framing::None),
+        ("HTTP/1.1 403 No\r\nContent-Length: 5\r\n\r\n", Framing::Length(5)),
+    ] {
+        let mut head = ResponseHead::default();
+        let info = parse_response(answer.as_bytes(), Method::Connect, false, &Limits::default(), &mut head);
+        assert_eq!(info.unwrap().unwrap().framing, framing, "{answer}");
+        assert_eq!(head.headers.contains_known(Known::ContentLength), framing != Framing::None);
+        assert_eq!(response_framing(&head, Method::Connect, Version::Http11, false), framing);
+    }
+}

@@ -30,7 +30,8 @@ pub fn response_framing(head: &ResponseHead, method: Method, client: Version, en
 
 /// Responses without a body, whatever their fields say (RFC 9112 section 6.3).
 fn has_no_body(status: u16, method: Method) -> bool {
-    method == Method::Head || status < 200 || status == 204 || status == 304
+    let is_tunnel = method == Method::Connect && (200..300).contains(&status);
+    is_tunnel || method == Method::Head || status < 200 || status == 204 || status == 304
 }
 
 fn content_length(headers: &Headers) -> Option<u64> {

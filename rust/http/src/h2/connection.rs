@@ -33,6 +33,8 @@ pub struct Connection {
     /// Octets of the connection's window to give back.
     pub(super) to_announce: u32,
     pub(super) settings_acked: bool,
+    /// The peer has sent SETTINGS.
+    pub(super) peer_known: bool,
     /// Streams above this are ignored: we have sent GOAWAY.
     pub(super) accept_up_to: u32,
     pub(super) go_away_sent: bool,
@@ -69,6 +71,7 @@ impl Connection {
             recv_window: window as i32,
             to_announce: 0,
             settings_acked: false,
+            peer_known: false,
             accept_up_to: MAX_31,
             go_away_sent: false,
             go_away_received: false,

@@ -190,6 +190,11 @@ pub(super) fn read_request(
             fields.malformed = true;
         }
     }
+    if head.method == Method::Connect {
+        // RFC 9110 section 9.3.6: it has no content; what follows is the tunnel's.
+        fields.malformed |= fields.content_length.is_some_and(|length| length > 0);
+        head.headers.remove_known(Known::ContentLength);
+    }
     fields.flush_cookies(&mut head.headers);
     Ok(fields.verdict())
 }

@@ -5,7 +5,7 @@ use super::head::{self, Verdict};
 use super::settings::own_frame_size;
 use super::streams::{Ending, Stream, NO_LENGTH};
 use super::{Connection, ConnectionError, Event, Role, Scratch, StreamId};
-use crate::hpack;
+use crate::{hpack, Method};
 
 /// Where in the input the next octet stands.
 #[derive(Clone, Copy)]
@@ -486,9 +486,10 @@ impl Connection {
         let mut stream = Stream::new(id, self.initial_send_window(), self.initial_recv_window());
         stream.head_received = true;
         stream.remote_done = block.end_stream;
+        let is_tunnel = scratch.request.method == Method::Connect;
         match compressed(verdict)? {
             Verdict::Good(length) => {
-                stream.expected = length.unwrap_or(NO_LENGTH);
+                stream.expected = length.filter(|_| !is_tunnel).unwrap_or(NO_LENGTH);
                 if block.end_stream && length.is_some_and(|length| length != 0) {
                     return self.stream_error(id, ErrorCode::PROTOCOL_ERROR);
                 }
@@ -630,6 +631,7 @@ impl Connection {
         };
         let encoder = &mut self.encoder;
         self.peer.apply(payload, sender, |size| encoder.set_allowed_size(size))?;
+        self.peer_known = true;
         // RFC 9113 section 6.9.2: both are below 2^31; windows may go below zero.
         let change = self.peer.initial_window as i32 - before as i32;
         for stream in self.streams.iter_mut() {

@@ -48,7 +48,7 @@ impl Connection {
         stream.announced = true;
         stream.local_done = end_stream;
         stream.head_request = head.method == Method::Head;
-        stream.connect_request = head.method == Method::Connect;
+        stream.connect_request = head.method == Method::Connect || !head.protocol().is_empty();
         self.streams.insert(stream);
         self.active += 1;
         self.send_head(id, end_stream, |encoder, out| encode_request(encoder, head, out));
@@ -131,6 +131,11 @@ impl Connection {
         self.peer.connect_protocol
     }
 
+    /// The peer's first SETTINGS have come: what they do not say, it does not offer.
+    pub fn knows_peer(&self) -> bool {
+        self.peer_known
+    }
+
     pub(super) fn initial_send_window(&self) -> i32 {
         // SETTINGS above 2^31-1 are refused.
         self.peer.initial_window as i32
@@ -138,12 +143,14 @@ impl Connection {
 }
 
 fn encode_request(encoder: &mut Encoder, head: &RequestHead, out: &mut Vec<u8>) {
+    let extended = !head.protocol().is_empty();
     match head.method {
+        // RFC 8441 section 4: whatever it is in HTTP/1.1, where an upgrade is a GET.
+        _ if extended => encoder.field(b":method", b"CONNECT", Some(index::METHOD), Indexing::Always, out),
         Method::Get => encoder.static_entry(2, out),
         Method::Post => encoder.static_entry(3, out),
         _ => encoder.field(b":method", head.method_bytes(), Some(index::METHOD), Indexing::Always, out),
     }
-    let extended = !head.protocol().is_empty();
     // RFC 9113 section 8.5: plain CONNECT has neither scheme nor path.
     if head.method != Method::Connect || extended {
         encoder.static_entry(if head.scheme == Scheme::Https { 7 } else { 6 }, out);
@@ -165,7 +172,8 @@ fn encode_request(encoder: &mut Encoder, head: &RequestHead, out: &mut Vec<u8>) 
 
 fn encode_status(encoder: &mut Encoder, status: u16, out: &mut Vec<u8>) {
     let entry = match status {
-        200 => 8,
+        // RFC 8441 section 5: what 101 says in HTTP/1.1. There is no 101 here (RFC 9113 section 8.6).
+        101 | 200 => 8,
         204 => 9,
         206 => 10,
         304 => 11,

@@ -7,6 +7,7 @@ use pymesh_model::http::{
     ClientCert, ClientCertDetails, Codec, EscapedSlashes, Forwarding, HttpConnectionManager, HttpLimits, HttpTimeouts,
     PathPolicy, RouteSource, ServerHeader, StripPort, Underscores,
 };
+use pymesh_model::route::Upgrade;
 
 use super::common::{config_source, duration, duration_or, enumerator};
 use super::{access_log, filter, route, Context};
@@ -47,7 +48,9 @@ pub(super) fn connection_manager(
             RouteSource::Named(name)
         }
     };
-    let upgrades_requested = config.upgrade_configs.iter().map(|u| (u.upgrade_type.as_str(), u.enabled));
+    let upgrades_at = at.field("upgrade_configs");
+    let upgrades = config.upgrade_configs.iter().enumerate();
+    let upgrades = upgrades.map(|(i, u)| upgrade(&u.upgrade_type, u.enabled, false, &upgrades_at.index(i)));
     Some(HttpConnectionManager {
         stat_prefix: config.stat_prefix.as_str().into(),
         codec,
@@ -66,7 +69,8 @@ pub(super) fn connection_manager(
         generate_request_id: config.generate_request_id.unwrap_or(true),
         preserve_external_request_id: config.preserve_external_request_id,
         always_set_request_id_in_response: config.always_set_request_id_in_response,
-        upgrades: upgrades(upgrades_requested, &at.field("upgrade_configs")),
+        upgrades: upgrades.collect(),
+        allow_connect: config.http2_protocol_options.as_ref().is_some_and(|http2| http2.allow_connect),
         via: (!config.via.is_empty()).then(|| config.via.as_str().into()),
         access_logs: access_log::access_logs(&config.access_log, &at.field("access_log"), cx),
     })
@@ -183,18 +187,14 @@ fn forwarding(config: &hcm::HttpConnectionManager) -> Forwarding {
     }
 }
 
-/// Upgrade types in lower case, without those that are turned off.
-pub(super) fn upgrades<'u>(configs: impl Iterator<Item = (&'u str, Option<bool>)>, at: &At<'_>) -> Vec<Box<str>> {
-    let mut upgrades = Vec::new();
-    for (index, (name, enabled)) in configs.enumerate() {
-        let lower = name.to_ascii_lowercase();
-        if !matches!(lower.as_str(), "websocket" | "connect") {
-            at.index(index)
-                .field("upgrade_type")
-                .refuse_with_hint(format!("upgrades to `{name}` are not supported"), "write `websocket` or `CONNECT`");
-        } else if enabled.unwrap_or(true) {
-            upgrades.push(lower.into());
-        }
+/// One `UpgradeConfig`. Any protocol may be asked for, but for those that would need more than a tunnel.
+pub(super) fn upgrade(name: &str, enabled: Option<bool>, terminates: bool, at: &At<'_>) -> Upgrade {
+    let protocol = name.to_ascii_lowercase();
+    if matches!(protocol.as_str(), "h2c" | "connect-udp" | "connect-ip") {
+        at.field("upgrade_type").refuse_with_hint(
+            format!("upgrades to `{name}` are not supported"),
+            "write the name of a protocol that travels in a stream of octets, such as `websocket`, or `CONNECT`",
+        );
     }
-    upgrades
+    Upgrade { protocol: protocol.into(), enabled: enabled.unwrap_or(true), terminates }
 }

@@ -149,7 +149,15 @@ impl Table<'_, '_> {
         };
         let stream_at = at.field("max_stream_duration");
         let stream = action.max_stream_duration.as_ref().and_then(|limits| limits.grpc_timeout_header_max.as_ref());
-        let upgrades = action.upgrade_configs.iter().map(|upgrade| (upgrade.upgrade_type.as_str(), upgrade.enabled));
+        let upgrades_at = at.field("upgrade_configs");
+        let upgrades = action.upgrade_configs.iter().enumerate().map(|(index, upgrade)| {
+            let at = upgrades_at.index(index);
+            let terminates = upgrade.connect_config.is_some();
+            if terminates && !upgrade.upgrade_type.eq_ignore_ascii_case("CONNECT") {
+                at.field("connect_config").refuse("this is for `upgrade_type: CONNECT` only");
+            }
+            http::upgrade(&upgrade.upgrade_type, upgrade.enabled, terminates, &at)
+        });
         Some(Forward {
             cluster,
             timeout: duration_or(action.timeout.as_ref(), TIMEOUT, &at.field("timeout")),
@@ -167,8 +175,7 @@ impl Table<'_, '_> {
                 ClusterNotFoundResponseCode::NotFound => 404,
                 ClusterNotFoundResponseCode::InternalServerError => 500,
             },
-            upgrades: (!action.upgrade_configs.is_empty())
-                .then(|| http::upgrades(upgrades, &at.field("upgrade_configs"))),
+            upgrades: upgrades.collect(),
         })
     }
 

@@ -72,6 +72,8 @@ const REQUESTS: &[(&str, u16, &str)] = &[
     ("GET / HTTP/1.1\r\nHost: [::1\r\n\r\n", 400, "http1.invalid_host"),
     ("GET / HTTP/1.1\r\nHost: a, b\r\n\r\n", 400, "http1.invalid_host"),
     ("CONNECT a:1 HTTP/1.1\r\nHost: a:2\r\n\r\n", 400, "http1.host_mismatch"),
+    ("CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\nContent-Length: 3\r\n\r\n", 400, "http1.body_disallowed"),
+    ("CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\nTransfer-Encoding: chunked\r\n\r\n", 501, "http1.invalid_transfer_encoding"),
     ("\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", 400, "http1.empty_request_line"),
     ("\rGET / HTTP/1.1\r\nHost: a\r\n\r\n", 400, "http1.empty_request_line"),
     (" GET / HTTP/1.1\r\nHost: a\r\n\r\n", 400, "http1.codec_error"),

@@ -1,7 +1,7 @@
 //! Requests, responses and windows between our two ends.
 
 use super::*;
-use crate::Known;
+use crate::{Known, Method};
 
 /// Moves what one end has written to the other.
 fn pump(from: &mut Connection, to: &mut Connection) -> Vec<String> {
@@ -151,4 +151,48 @@ fn cookie_crumbs_are_joined() {
     let block = [GET, &[0x0f, 17, 3], b"a=1", &[0x0f, 17, 3], b"b=2"].concat();
     connection.receive(&mut &frame(1, 5, 1, &block)[..], &mut scratch).unwrap();
     assert_eq!(scratch.request.headers.get_known(Known::Cookie), Some(&b"a=1; b=2"[..]));
+}
+
+#[test]
+fn an_upgrade_is_said_by_extended_connect() {
+    let offer = Config { enable_connect_protocol: true, ..Config::new(Role::Server) };
+    let (mut client, mut server) = (Connection::new(Config::new(Role::Client)), Connection::new(offer));
+    let mut head = RequestHead::default();
+    head.set_path(b"/chat");
+    head.set_authority(b"shop");
+    head.set_protocol(b"websocket");
+    assert_eq!(client.open(&head, false, 1), Err(OpenError::ConnectProtocolUnsupported));
+    assert!(!client.knows_peer());
+    pump(&mut server, &mut client);
+    assert!(client.knows_peer());
+    let stream = client.open(&head, false, 1).unwrap();
+    let (octets, mut scratch) = (drain(&mut client), Scratch::default());
+    let mut input = octets.as_slice();
+    while let Some(event) = server.receive(&mut input, &mut scratch).unwrap() {
+        assert!(
+            matches!(event, Event::SettingsChanged | Event::Request { .. } | Event::WindowOpened { .. }),
+            "{event:?}"
+        );
+    }
+    assert_eq!((scratch.request.method, scratch.request.protocol()), (Method::Connect, &b"websocket"[..]));
+    // What HTTP/1.1 says by 101.
+    server.send_response(stream, &ResponseHead { status: 101, ..ResponseHead::default() }, false).unwrap();
+    let octets = drain(&mut server);
+    let mut input = octets.as_slice();
+    while client.receive(&mut input, &mut scratch).unwrap().is_some() {}
+    assert_eq!(scratch.response.status, 200);
+}
+
+#[test]
+fn connect_has_no_content() {
+    for (length, is_good) in [("0", true), ("3", false)] {
+        let (mut client, mut server) = pair();
+        let mut head = RequestHead::default();
+        head.set_method(b"CONNECT");
+        head.set_authority(b"shop:80");
+        head.headers.append_known(Known::ContentLength, length.as_bytes());
+        client.open(&head, false, 0).unwrap();
+        let events = pump(&mut client, &mut server);
+        assert_eq!(events.iter().any(|event| event.starts_with("Request")), is_good, "{events:?}");
+    }
 }
