@@ -55,7 +55,7 @@ def error_name(code: int) -> str:
 def octets(specs: Sequence[Spec]) -> bytes:
     """The connection's preface, the frames, and the marked request behind them."""
     encoder = hpack.Encoder()
-    frames = [_spec(spec, encoder) for spec in specs]
+    frames = [one(spec, encoder) for spec in specs]
     marked = encoder.encode(_good("GET", [":path: /marker", ":authority: marker.test"]), huffman=False)
     return b"".join([PREFACE, frame(_SETTINGS, 0, 0, b""), *frames, _headers(MARKED, marked, _END_STREAM)])
 
@@ -65,7 +65,8 @@ def frame(kind: int, bits: int, stream: int, payload: bytes) -> bytes:
     return len(payload).to_bytes(3, "big") + bytes([kind, bits]) + stream.to_bytes(4, "big") + payload
 
 
-def _spec(spec: Spec, encoder: hpack.Encoder) -> bytes:
+def one(spec: Spec, encoder: hpack.Encoder) -> bytes:
+    """What a vector says of one frame."""
     stream = spec.get("stream", 1)
     if "raw" in spec:
         return bytes.fromhex(spec["raw"])

@@ -14,9 +14,9 @@ from typing import Any
 
 import h11
 import hpack
-from hyperframe.frame import DataFrame, Frame, GoAwayFrame, HeadersFrame, RstStreamFrame
 
 from tests.conformance.corpus import frames
+from tests.conformance.corpus.answers import Answer, FrameReader, read_answers
 from tests.conformance.corpus.vectors import Vector
 
 MARKER = "/marker"
@@ -29,8 +29,8 @@ _AT_ONCE = 48
 class Told:
     """What the client was told: answers in order, and how it ended."""
 
-    answers: list[tuple[int, bytes]] = field(default_factory=list)
-    #: HTTP/2: an error code for stream 1 and for the connection.
+    answers: list[Answer] = field(default_factory=list)
+    #: HTTP/2: error codes of the vector's stream and of the connection.
     reset: str = ""
     goaway: str = ""
     #: `closed`, or `open` if the client had what it waited for; else what went wrong.
@@ -39,11 +39,11 @@ class Told:
     @property
     def statuses(self) -> list[int]:
         """The status of each answer."""
-        return [status for status, _ in self.answers]
+        return [answer.status for answer in self.answers]
 
     def origin_said(self, index: int) -> dict[str, Any]:
         """The report that an origin has answered with."""
-        report: dict[str, Any] = json.loads(self.answers[index][1])
+        report: dict[str, Any] = json.loads(self.answers[index].body)
         return report
 
 
@@ -106,70 +106,12 @@ async def _http1(vector: Vector, reader: asyncio.StreamReader, writer: asyncio.S
         pass  # a close with unread input is a reset
     told.end = "closed"
     methods = [request.method for request in vector.forwarded] or [vector.octets.split(b" ")[0].decode("latin-1")]
-    told.answers = answers(received, methods)
-
-
-def answers(received: bytes, methods: Sequence[str]) -> list[tuple[int, bytes]]:
-    """The responses that a strict client finds in what it received, up to the end of the connection."""
-    found = []
-    asked = iter(methods)
-    while received:
-        client = h11.Connection(h11.CLIENT, max_incomplete_event_size=1 << 20)
-        method = next(asked, "GET")
-        head = h11.Request(method="HEAD" if method == "HEAD" else "GET", target="/", headers=[("host", "a")])
-        client.send(head)
-        client.send(h11.EndOfMessage())
-        client.receive_data(received)
-        client.receive_data(b"")
-        status, body = 0, b""
-        while True:
-            event = client.next_event()
-            if isinstance(event, h11.Response):
-                status = event.status_code
-            elif isinstance(event, h11.Data):
-                body += event.data
-            elif isinstance(event, h11.EndOfMessage):
-                break
-            elif not isinstance(event, h11.InformationalResponse):
-                raise h11.RemoteProtocolError(f"{event} in {received!r}")
-        found.append((status, body))
-        received = client.trailing_data[0]
-    return found
+    told.answers = list(read_answers(received, methods))
 
 
 async def _http2(vector: Vector, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, told: Told) -> None:
-    received, decoder = b"", hpack.Decoder()
-    heads: dict[int, int] = {}
-    bodies: dict[int, bytes] = {}
-    over: set[int] = set()
-    told.end = "closed"
-    try:
-        await writer.drain()
-        while piece := await reader.read(65536):
-            received += piece
-            while len(received) >= 9:
-                frame, length = Frame.parse_frame_header(memoryview(received[:9]))
-                if len(received) < 9 + length:
-                    break
-                frame.parse_body(memoryview(received[9 : 9 + length]))
-                received = received[9 + length :]
-                number = frame.stream_id
-                if isinstance(frame, HeadersFrame):
-                    fields = [(str(name), str(value)) for name, value in decoder.decode(frame.data)]
-                    status = int(dict(fields).get(":status", "0"))
-                    heads[number] = status if status >= 200 else heads.get(number, 0)
-                elif isinstance(frame, DataFrame):
-                    bodies[number] = bodies.get(number, b"") + frame.data
-                elif isinstance(frame, RstStreamFrame) and number != frames.MARKED:
-                    told.reset = frames.error_name(frame.error_code)
-                    over.add(number)
-                elif isinstance(frame, GoAwayFrame):
-                    told.goaway = frames.error_name(frame.error_code)
-                if "END_STREAM" in frame.flags:
-                    over.add(number)
-            if {vector.stream, frames.MARKED} <= over or (vector.closes and told.goaway):
-                told.end = "open"
-                break
-    except ConnectionError:
-        pass
-    told.answers = [(heads[number], bodies.get(number, b"")) for number in sorted(heads)]
+    client = FrameReader(reader)
+    await client.until_over(vector.stream, frames.MARKED, or_goaway=vector.closes)
+    told.end = "closed" if client.closed else "open"
+    told.reset, told.goaway = client.resets.get(vector.stream, ""), client.goaway
+    told.answers = client.answers()
