@@ -3,7 +3,16 @@
 from pathlib import Path
 from typing import Any
 
-def run(config_path: Path, concurrency: int | None = None, drain_seconds: float = 30.0) -> None: ...
+def run(
+    config_path: Path,
+    *,
+    concurrency: int | None = None,
+    drain_seconds: float = 30.0,
+    drain_accept_seconds: float = 0.0,
+    parent_shutdown_seconds: float = 900.0,
+    upgrade_socket: Path | None = None,
+    pid_file: Path | None = None,
+) -> None: ...
 def validate(config_path: Path) -> list[str]: ...
 def version() -> str: ...
 

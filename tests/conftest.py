@@ -14,6 +14,10 @@ from pathlib import Path
 
 import pytest
 
+# Read when grpc is imported. Children of the tests do nothing but exec, and grpc's handlers for forks have crashed some
+# of them while its threads were busy.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+
 # At the end of the path: the installed pymesh must win over the source tree of the same name.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 

@@ -5,6 +5,7 @@ Everything else in `pymesh` uses the functions here. No promise is made about th
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +17,29 @@ class ProxyError(Exception):
     """The proxy could not be run. The text has one problem a line."""
 
 
-def run(config: Path, *, concurrency: int | None = None, drain_seconds: float = 30.0) -> None:
-    """Runs the proxy until SIGTERM or SIGINT has been obeyed."""
+@dataclass(frozen=True, slots=True)
+class Lifecycle:
+    """How the process takes over from another one, and how it ends."""
+
+    drain_seconds: float = 30.0
+    drain_accept_seconds: float = 0.0
+    parent_shutdown_seconds: float = 900.0
+    upgrade_socket: Path | None = None
+    pid_file: Path | None = None
+
+
+def run(config: Path, *, concurrency: int | None = None, lifecycle: Lifecycle) -> None:
+    """Runs the proxy until SIGTERM or SIGINT has been obeyed, or a successor has taken over."""
     try:
-        _extension().run(config, concurrency, drain_seconds)
+        _extension().run(
+            config,
+            concurrency=concurrency,
+            drain_seconds=lifecycle.drain_seconds,
+            drain_accept_seconds=lifecycle.drain_accept_seconds,
+            parent_shutdown_seconds=lifecycle.parent_shutdown_seconds,
+            upgrade_socket=lifecycle.upgrade_socket,
+            pid_file=lifecycle.pid_file,
+        )
     except RuntimeError as error:
         raise ProxyError(str(error)) from None
 

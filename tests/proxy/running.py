@@ -71,7 +71,8 @@ def command(kind: str, file: Path, concurrency: int = 1) -> list[str]:
         quiet = ["--disable-hot-restart", "--log-level", "warning"]
         # Access logs are written as soon as ours are, not after ten seconds.
         return [peer("envoy"), *shared, *quiet, "--file-flush-interval-msec", "100"]
-    return [*pymesh(), "proxy", *shared]
+    # What a test leaves open is not worth a whole drain.
+    return [*pymesh(), "proxy", *shared, "--drain-time-s", "1"]
 
 
 def pymesh() -> list[str]:

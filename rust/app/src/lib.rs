@@ -13,7 +13,10 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod lifecycle;
 mod state;
+mod supervisor;
+mod upgrade;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,8 +28,8 @@ use pymesh_engine::telemetry::istio::Shard;
 use pymesh_engine::telemetry::stats::Hub;
 use pymesh_net::{FilterHost, LogWriter, Shared, Worker, WorkerOptions};
 use pymesh_tls::SecretStore;
-use tokio::signal::unix::{signal, SignalKind};
 
+use lifecycle::Lifecycle;
 use state::State;
 
 /// How the proxy is run, beside its bootstrap.
@@ -38,6 +41,14 @@ pub struct Options {
     pub concurrency: Option<usize>,
     /// How long connections may take to end after SIGTERM.
     pub drain_time: Duration,
+    /// How long of that time new connections are still taken.
+    pub drain_accept_time: Duration,
+    /// How long the connections of a relieved predecessor may take to end.
+    pub parent_shutdown_time: Duration,
+    /// Where the running process is asked for its sockets, and where we are asked for ours.
+    pub upgrade_socket: Option<PathBuf>,
+    /// Where the process id is written once we serve.
+    pub pid_file: Option<PathBuf>,
 }
 
 /// Octets of a body that wait in the engine for one side of a stream.
@@ -86,8 +97,11 @@ where
     let secrets = Arc::new(SecretStore::new(Arc::new(rustls::time_provider::DefaultTimeProvider)));
     let hub = Arc::new(Hub::default());
     let shards: Vec<Arc<Shard>> = (0..workers).map(|_| Arc::default()).collect();
-    let shared = Arc::new(Shared::new(workers));
-    let admin = bootstrap.admin;
+    let (lifecycle, inherited) = Lifecycle::begin(options, bootstrap.admin)?;
+    let shared = Arc::new(match inherited {
+        Some(inherited) => Shared::succeeding(workers, inherited),
+        None => Shared::new(workers),
+    });
     let client = pymesh_xds::Client::new(bootstrap, secrets.clone())
         .map_err(|found| found.iter().map(ToString::to_string).collect::<Vec<String>>())?;
     let dump = client.config_dump();
@@ -99,13 +113,6 @@ where
         Box::new(move || dump.json()),
     ));
 
-    if let Some(address) = admin {
-        let listener = tokio::net::TcpListener::bind(address)
-            .await
-            .map_err(|error| vec![format!("cannot serve admin on {address}: {error}")])?;
-        tokio::task::spawn_local(admin::serve(listener, state.clone()));
-    }
-
     let log = LogWriter::start().map_err(one)?;
     let threads = start_workers(workers, &shared, &hub, &shards, &secrets, &log, make_host)?;
 
@@ -114,12 +121,14 @@ where
         move |snapshot| state.publish(snapshot)
     };
     let live = {
-        let state = state.clone();
-        move || state.set_live()
+        let (state, ready) = (state.clone(), lifecycle.ready());
+        move || {
+            state.set_live();
+            ready.notify_one();
+        }
     };
     let feed = tokio::task::spawn_local(client.run(publish, live));
-    let result = wait_for_the_end(&state, feed).await;
-    drain(options, &state, &threads).await;
+    let result = lifecycle.run(&state, feed, &threads).await;
     state.shared.stop();
     for thread in threads {
         if thread.join().is_err() {
@@ -172,46 +181,6 @@ where
         threads.push(thread);
     }
     Ok(threads)
-}
-
-/// Until a signal, `/quitquitquit`, or the end of the configuration feed.
-async fn wait_for_the_end(
-    state: &Arc<State>,
-    feed: tokio::task::JoinHandle<Result<(), String>>,
-) -> Result<(), Vec<String>> {
-    let signals = || -> std::io::Result<_> { Ok((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)) };
-    let (mut terminate, mut interrupt) = signals().map_err(|error| vec![format!("cannot watch signals: {error}")])?;
-    tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
-        () = state.quit.notified() => Ok(()),
-        ended = feed => match ended {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(error.lines().map(str::to_owned).collect()),
-            Err(_) => Err(vec!["the configuration task has panicked".to_owned()]),
-        },
-    }
-}
-
-/// Lets requests end, up to the drain time; a second signal cuts it short.
-async fn drain(options: &Options, state: &Arc<State>, threads: &[JoinHandle<()>]) {
-    state.drain();
-    let deadline = tokio::time::Instant::now() + options.drain_time;
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return;
-    };
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep_until(deadline) => return,
-            _ = terminate.recv() => return,
-            _ = interrupt.recv() => return,
-            () = tokio::time::sleep(Duration::from_millis(20)) => {}
-        }
-        if threads.iter().all(JoinHandle::is_finished) {
-            return;
-        }
-    }
 }
 
 /// Cores that this process may use, cgroup quotas included.

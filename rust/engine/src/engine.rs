@@ -78,6 +78,8 @@ pub struct Engine {
     /// Tables that only connections of replaced listeners still name.
     pub(crate) leaving_routes: HashMap<Arc<str>, Arc<RouteTable>>,
     pub(crate) listeners: Slab<Arc<ListenerRuntime>>,
+    /// Those that are out of force, while the driver still accepts what is in their queues.
+    leaving_listeners: Vec<ListenerKey>,
     pub(crate) clusters: Slab<ClusterRuntime>,
     pub(crate) cluster_names: HashMap<Arc<str>, ClusterKey>,
     pub(crate) conns: Slab<Box<Conn>>,
@@ -118,6 +120,7 @@ impl Engine {
             snapshot: Arc::default(),
             leaving_routes: HashMap::new(),
             listeners: Slab::default(),
+            leaving_listeners: Vec::new(),
             clusters: Slab::default(),
             cluster_names: HashMap::new(),
             conns: Slab::default(),
@@ -256,29 +259,32 @@ impl Engine {
 
     fn apply_listeners(&mut self, snapshot: &Snapshot) -> Vec<String> {
         let mut errors = Vec::new();
-        let mut stale: Vec<ListenerKey> = Vec::new();
-        for key in self.listeners.keys() {
-            let still = self
-                .listeners
-                .get(key)
-                .is_some_and(|old| snapshot.listeners.iter().any(|new| Arc::ptr_eq(new, &old.config)));
-            if !still {
-                stale.push(key);
-            }
-        }
+        let mut stale: Vec<ListenerKey> = self
+            .listeners()
+            .filter(|(_, old)| !snapshot.listeners.iter().any(|new| Arc::ptr_eq(new, old)))
+            .map(|(key, _)| key)
+            .collect();
         for config in &snapshot.listeners {
-            if self.listeners.iter().any(|old| Arc::ptr_eq(&old.config, config)) {
+            if self.listeners().any(|(_, old)| Arc::ptr_eq(&old, config)) {
                 continue;
             }
             match ListenerRuntime::new(config, self.options.worker, &self.options.hub, &self.secrets) {
                 Ok(runtime) => {
                     self.listeners.insert_with(|_| Arc::new(runtime));
                 }
-                Err(error) => errors.push(error),
+                Err(error) => {
+                    errors.push(error);
+                    // What served at that address goes on.
+                    let replaces = |key: &ListenerKey| {
+                        self.listeners.get(*key).is_some_and(|old| old.config.address == config.address)
+                    };
+                    stale.retain(|key| !replaces(key));
+                }
             }
         }
         for key in stale {
-            if let Some(old) = self.listeners.remove(key) {
+            if let Some(old) = self.listeners.get(key).cloned() {
+                self.leaving_listeners.push(key);
                 self.drain_listener(&old);
             }
         }
@@ -287,12 +293,29 @@ impl Engine {
 
     /// The listeners in force, for the driver to bind.
     pub fn listeners(&self) -> impl Iterator<Item = (ListenerKey, Arc<Listener>)> + '_ {
-        self.listeners.keys().filter_map(|key| Some((key, self.listeners.get(key)?.config.clone())))
+        let in_force = self.listeners.keys().filter(|key| !self.leaving_listeners.contains(key));
+        in_force.filter_map(|key| Some((key, self.listeners.get(key)?.config.clone())))
     }
 
-    /// Every Python filter of the configuration, for the host to load.
+    /// Forgets the listeners that are out of force and that the driver accepts no more connections for.
+    pub fn release_listeners(&mut self, is_in_use: impl Fn(ListenerKey) -> bool) {
+        let (in_use, over): (Vec<_>, Vec<_>) = self.leaving_listeners.drain(..).partition(|key| is_in_use(*key));
+        self.leaving_listeners = in_use;
+        for key in over {
+            self.listeners.remove(key);
+        }
+    }
+
+    /// Every Python filter of the configuration, for the host to load, and those that connections of replaced
+    /// listeners still pass.
     pub fn python_filters(&self) -> Vec<Arc<pymesh_model::filter::PythonFilter>> {
-        let chains = self.listeners.iter().flat_map(|l| l.chains.iter().chain(&l.default_chain));
+        let mut listeners: Vec<&Arc<ListenerRuntime>> = self.listeners.iter().collect();
+        for down in self.conns.iter().filter_map(|conn| conn.downstream()) {
+            if !listeners.iter().any(|known| Arc::ptr_eq(known, &down.listener)) {
+                listeners.push(&down.listener);
+            }
+        }
+        let chains = listeners.iter().flat_map(|l| l.chains.iter().chain(&l.default_chain));
         let filters = chains.filter_map(|chain| chain.http.as_ref()).flat_map(|http| &http.config.filters);
         filters
             .map(|filter| {
@@ -304,6 +327,7 @@ impl Engine {
 
     /// A client has connected. `None` if the listener is gone.
     pub fn accept(&mut self, listener: ListenerKey, remote: SocketAddr, local: SocketAddr) -> Option<ConnKey> {
+        let is_late = self.draining || self.leaving_listeners.contains(&listener);
         let listener = self.listeners.get(listener)?.clone();
         listener.stats.downstream_cx_total.inc();
         listener.stats.downstream_cx_active.inc();
@@ -312,6 +336,9 @@ impl Engine {
         let now = self.now;
         let key = self.conns.insert_with(|key| Box::new(Conn::from_client(key, listener, remote, local, now)));
         let mut conn = self.conns.lend(key)?;
+        if let Some(down) = conn.downstream_mut() {
+            down.draining = is_late;
+        }
         if inspect.tls || inspect.http {
             self.set_deadline(&mut conn, deadline);
         } else {
@@ -444,26 +471,6 @@ impl Engine {
             && self.conns.get(key).is_some_and(|conn| !conn.peer_closed)
     }
 
-    /// Ends all connections in order: no new requests, GOAWAY, `Connection: close`.
-    pub fn drain(&mut self) {
-        self.draining = true;
-        let all: Vec<ConnKey> = self.conns.keys().collect();
-        for key in all {
-            self.drain_conn(key);
-        }
-    }
-
-    fn drain_listener(&mut self, listener: &Arc<ListenerRuntime>) {
-        let of_it = |key: &ConnKey| {
-            let down = self.conns.get(*key).and_then(|conn| conn.downstream());
-            down.is_some_and(|down| Arc::ptr_eq(&down.listener, listener))
-        };
-        let keys: Vec<ConnKey> = self.conns.keys().filter(of_it).collect();
-        for key in keys {
-            self.drain_conn(key);
-        }
-    }
-
     /// Downstream connections that are open.
     pub fn downstream_connections(&self) -> usize {
         self.conns.iter().filter(|conn| conn.downstream().is_some()).count()
@@ -487,10 +494,5 @@ impl Engine {
     /// Log lines lost because their sink was too slow.
     pub fn dropped_log_lines(&self) -> u64 {
         self.telemetry.dropped_lines()
-    }
-
-    /// True after [`Engine::drain`].
-    pub fn is_draining(&self) -> bool {
-        self.draining
     }
 }

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
 mod connections {
+    mod drain;
     pub mod rig;
     mod tunnels;
 }

@@ -9,13 +9,17 @@
 //! shared by all requests of the turn, and for the request and the response
 //! one `read` and one `write` each.
 
+mod bound;
 mod gather;
+mod handover;
 mod listen;
 mod log;
 mod shared;
 mod sockets;
 mod worker;
 
+pub use bound::inherit;
+pub use handover::{is_same_user, receive, send};
 pub use log::LogWriter;
 pub use shared::{FilterHost, NoFilters, Shared};
 pub use worker::{Worker, WorkerOptions};

@@ -1,29 +1,83 @@
-//! Listening sockets, opened for all workers at once.
+//! Listening sockets: opened for all workers at once, and closed without losing what is in their queues.
+//!
+//! The kernel completes handshakes by itself. When a listening socket is closed, connections that wait in its queue are
+//! reset, although their clients may have sent a request already; with SO_REUSEPORT that holds for each socket of
+//! the group. So a socket closes in two steps: [`turn_away`] lets it ignore new SYNs, while handshakes under way are
+//! completed and accepted for [`LAST_HANDSHAKES`]; then it closes with an empty queue. A client whose SYN was
+//! ignored sends it again and finds whoever listens then, or nobody.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
+
+/// How long handshakes under way may take: a round trip between services, with something to spare.
+pub(crate) const LAST_HANDSHAKES: Duration = Duration::from_millis(100);
 
 /// One listening socket for each worker, bound to the same address.
 ///
 /// # Errors
 /// What the system says, with the address and a remedy.
-pub(crate) fn open(address: SocketAddr, backlog: i32, workers: usize) -> Result<Vec<mio::net::TcpListener>, String> {
+pub(crate) fn open(address: SocketAddr, backlog: i32, workers: usize) -> Result<Vec<TcpListener>, String> {
     // SO_REUSEPORT would let two proxies share a port without noticing. A
     // socket without it cannot be bound where anybody listens already.
-    let probe = bind(address, false).map_err(|error| explain(address, &error))?;
+    let probe = probe(address).map_err(|error| explain(address, &error))?;
     // Port 0: all workers take the port that the first one got.
     let address = probe.local_addr().ok().and_then(|a| a.as_socket()).unwrap_or(address);
     drop(probe);
-    (0..workers)
+    more(address, backlog, workers).map_err(|error| explain(address, &error))
+}
+
+/// Further sockets where sockets of ours are open already.
+pub(crate) fn more(address: SocketAddr, backlog: i32, count: usize) -> io::Result<Vec<TcpListener>> {
+    (0..count)
         .map(|_| {
             let socket = bind(address, true)?;
             socket.listen(backlog)?;
-            Ok(mio::net::TcpListener::from_std(socket.into()))
+            Ok(socket.into())
         })
-        .collect::<io::Result<Vec<_>>>()
-        .map_err(|error| explain(address, &error))
+        .collect()
+}
+
+/// Lets a listening socket ignore SYNs; handshakes under way go on.
+///
+/// # Errors
+/// The system refuses a filter.
+pub(crate) fn turn_away(socket: &TcpListener) -> io::Result<()> {
+    SockRef::from(socket).attach_filter(&WITHOUT_SYN)
+}
+
+/// Undoes [`turn_away`].
+///
+/// # Errors
+/// The system does not take the filter off.
+pub(crate) fn take_in(socket: &TcpListener) -> io::Result<()> {
+    SockRef::from(socket).detach_filter()
+}
+
+/// Classic BPF over a segment, which starts with the TCP header: drop what has SYN among its flags, keep the rest.
+const WITHOUT_SYN: [SockFilter; 4] = {
+    const LOAD_OCTET: u16 = 0x30; // BPF_LD | BPF_B | BPF_ABS
+    const JUMP_IF_SET: u16 = 0x45; // BPF_JMP | BPF_JSET | BPF_K
+    const RETURN: u16 = 0x06; // BPF_RET | BPF_K
+    const FLAGS: u32 = 13; // RFC 9293 section 3.1
+    const SYN: u32 = 0x02;
+    [
+        SockFilter::new(LOAD_OCTET, 0, 0, FLAGS),
+        SockFilter::new(JUMP_IF_SET, 0, 1, SYN),
+        SockFilter::new(RETURN, 0, 0, 0),
+        SockFilter::new(RETURN, 0, 0, u32::MAX),
+    ]
+};
+
+fn probe(address: SocketAddr) -> io::Result<Socket> {
+    let socket = bind(address, false)?;
+    // It is closed at once, and nobody may have come in meanwhile.
+    socket.attach_filter(&WITHOUT_SYN)?;
+    // Binding alone does not conflict with a listener that has SO_REUSEADDR; listening does.
+    socket.listen(1)?;
+    Ok(socket)
 }
 
 fn bind(address: SocketAddr, shared: bool) -> io::Result<Socket> {
@@ -36,14 +90,11 @@ fn bind(address: SocketAddr, shared: bool) -> io::Result<Socket> {
         socket.set_only_v6(false)?;
     }
     socket.bind(&address.into())?;
-    if !shared {
-        // Binding alone does not conflict with a listener that has SO_REUSEADDR; listening does.
-        socket.listen(1)?;
-    }
     Ok(socket)
 }
 
-fn explain(address: SocketAddr, error: &io::Error) -> String {
+/// The error with a remedy.
+pub(crate) fn explain(address: SocketAddr, error: &io::Error) -> String {
     let hint = match error.kind() {
         io::ErrorKind::AddrInUse => "another process listens there; stop it or choose another port",
         io::ErrorKind::AddrNotAvailable => "this machine does not have that address",
@@ -51,4 +102,34 @@ fn explain(address: SocketAddr, error: &io::Error) -> String {
         _ => "check the listener's address",
     };
     format!("cannot listen on {address}: {error}\nhint: {hint}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::*;
+
+    #[test]
+    fn a_socket_that_turns_away_keeps_what_it_has() {
+        let [socket] = <[TcpListener; 1]>::try_from(open("127.0.0.1:0".parse().unwrap(), 16, 1).unwrap()).unwrap();
+        let address = socket.local_addr().unwrap();
+        let early = TcpStream::connect(address).unwrap();
+        turn_away(&socket).unwrap();
+        let late = TcpStream::connect_timeout(&address, Duration::from_millis(200));
+        assert_eq!(late.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        let (_, from) = socket.accept().unwrap();
+        assert_eq!(from, early.local_addr().unwrap());
+        take_in(&socket).unwrap();
+        TcpStream::connect(address).unwrap();
+    }
+
+    #[test]
+    fn an_address_in_use_is_refused_but_may_be_shared_knowingly() {
+        let held = open("127.0.0.1:0".parse().unwrap(), 16, 2).unwrap();
+        let address = held[0].local_addr().unwrap();
+        let error = open(address, 16, 1).unwrap_err();
+        assert!(error.contains("another process listens there"), "{error}");
+        assert_eq!(more(address, 16, 2).unwrap()[1].local_addr().unwrap(), address);
+    }
 }

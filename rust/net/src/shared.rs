@@ -1,16 +1,20 @@
 //! What the side thread and the workers share.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use pymesh_engine::filter::{FilterCall, Gate};
 use pymesh_engine::Engine;
 use pymesh_model::filter::PythonFilter;
+use pymesh_model::listener::Listener;
 use pymesh_model::Snapshot;
 
-use crate::listen;
+use crate::bound::Bound;
 
 /// Runs the filters that live outside the engine.
 pub trait FilterHost {
@@ -36,7 +40,6 @@ impl FilterHost for NoFilters {
 
 /// The configuration in force, and the sockets that go with it.
 pub struct Shared {
-    workers: usize,
     generation: AtomicU64,
     state: Mutex<State>,
     wakers: Mutex<Vec<Arc<mio::Waker>>>,
@@ -44,20 +47,37 @@ pub struct Shared {
     stopping: AtomicBool,
 }
 
-#[derive(Default)]
 struct State {
     snapshot: Arc<Snapshot>,
-    /// For each address that is listened on, the sockets that workers have not fetched yet.
-    sockets: HashMap<SocketAddr, Vec<Option<mio::net::TcpListener>>>,
+    bound: Bound,
+    accepting: Accepting,
+}
+
+/// Whether workers accept connections.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Accepting {
+    /// Not before a predecessor is relieved.
+    NotYet,
+    Yes,
+    /// The process drains and its sockets are closed, or those of a successor.
+    NoMore,
 }
 
 impl Shared {
     /// For this many workers.
     pub fn new(workers: usize) -> Shared {
+        Shared::with(Bound::new(workers, HashMap::new(), false), Accepting::Yes)
+    }
+
+    /// For a process that is to relieve another one, whose sockets these are: see [`Shared::take_over`].
+    pub fn succeeding(workers: usize, inherited: HashMap<SocketAddr, Vec<TcpListener>>) -> Shared {
+        Shared::with(Bound::new(workers, inherited, true), Accepting::NotYet)
+    }
+
+    fn with(bound: Bound, accepting: Accepting) -> Shared {
         Shared {
-            workers,
             generation: AtomicU64::new(0),
-            state: Mutex::default(),
+            state: Mutex::new(State { snapshot: Arc::default(), bound, accepting }),
             wakers: Mutex::default(),
             draining: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
@@ -71,45 +91,71 @@ impl Shared {
         let mut errors = Vec::new();
         let mut snapshot = snapshot.clone();
         let mut state = self.state();
-        let wanted: Vec<(SocketAddr, i32, Arc<str>)> = snapshot
-            .listeners
-            .iter()
-            .filter(|listener| listener.bind_to_port)
-            .map(|listener| (listener.address, listener.backlog, listener.name.clone()))
-            .collect();
-        state.sockets.retain(|address, _| wanted.iter().any(|(a, _, _)| a == address));
-        for (address, backlog, name) in wanted {
-            if state.sockets.contains_key(&address) {
-                continue;
-            }
-            match listen::open(address, backlog, self.workers) {
-                Ok(sockets) => {
-                    state.sockets.insert(address, sockets.into_iter().map(Some).collect());
-                }
-                Err(error) => {
-                    errors.push(format!("listener {name}: {error}"));
+        if state.accepting != Accepting::NoMore {
+            let bound: Vec<Arc<Listener>> = snapshot.listeners.iter().filter(|l| l.bind_to_port).cloned().collect();
+            let wanted: Vec<SocketAddr> = bound.iter().map(|listener| listener.address).collect();
+            state.bound.leave_all_but(&wanted, Instant::now());
+            for listener in bound {
+                if let Err(error) = state.bound.want(listener.address, listener.backlog) {
+                    errors.push(format!("listener {}: {error}", listener.name));
                     let mut without = (*snapshot).clone();
-                    without.listeners.retain(|listener| listener.name != name);
+                    without.listeners.retain(|one| one.name != listener.name);
                     snapshot = Arc::new(without);
                 }
             }
         }
         state.snapshot = snapshot;
         drop(state);
-        self.generation.fetch_add(1, Ordering::Release);
-        self.wake();
+        self.tell();
         errors
     }
 
-    /// Ends connections in order: see [`Engine::drain`].
+    /// Begins to accept in the place of a predecessor. Returns the addresses whose sockets were its own.
+    ///
+    /// # Errors
+    /// An address that the configuration names cannot be bound; the predecessor is not affected.
+    pub fn take_over(&self) -> Result<Vec<SocketAddr>, String> {
+        let mut state = self.state();
+        let kept = state.bound.take_over()?;
+        state.accepting = Accepting::Yes;
+        drop(state);
+        self.tell();
+        Ok(kept)
+    }
+
+    /// Duplicates of every listening socket, for a successor.
+    ///
+    /// # Errors
+    /// The process has no descriptors left.
+    pub fn duplicate_sockets(&self) -> io::Result<Vec<OwnedFd>> {
+        self.state().bound.duplicate()
+    }
+
+    /// Ends connections in order: see [`Engine::drain`]. Those that still come are accepted.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
         self.wake();
     }
 
+    /// Closes the listening sockets once what is in their queues was accepted. Those of the addresses in `kept` are a
+    /// successor's, with all that is in their queues.
+    pub fn close_listeners(&self, kept: &[SocketAddr]) {
+        let mut state = self.state();
+        state.accepting = Accepting::NoMore;
+        state.bound.give_away(kept);
+        state.bound.leave_all_but(&[], Instant::now());
+        drop(state);
+        self.tell();
+    }
+
     /// Ends the workers now.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    fn tell(&self) {
+        self.generation.fetch_add(1, Ordering::Release);
         self.wake();
     }
 
@@ -121,8 +167,22 @@ impl Shared {
         self.state().snapshot.clone()
     }
 
-    pub(crate) fn fetch_socket(&self, address: SocketAddr, worker: usize) -> Option<mio::net::TcpListener> {
-        self.state().sockets.get_mut(&address)?.get_mut(worker)?.take()
+    /// True if workers are to listen where the configuration says so.
+    pub(crate) fn is_accepting(&self) -> bool {
+        self.state().accepting == Accepting::Yes
+    }
+
+    pub(crate) fn sockets_for(&self, address: SocketAddr, worker: usize) -> io::Result<Vec<TcpListener>> {
+        self.state().bound.share(address, worker)
+    }
+
+    /// When to close the sockets of an address that is not wanted any more.
+    pub(crate) fn leaving(&self, address: SocketAddr) -> Option<Instant> {
+        self.state().bound.leaving(address)
+    }
+
+    pub(crate) fn forget_left(&self, now: Instant) {
+        self.state().bound.forget_left(now);
     }
 
     pub(crate) fn is_draining(&self) -> bool {

@@ -73,11 +73,13 @@ struct Fixed {
 }
 
 struct Listening {
-    key: Option<ListenerKey>,
+    key: ListenerKey,
     address: SocketAddr,
     socket: mio::net::TcpListener,
     ready: bool,
     paused_until: Option<Instant>,
+    /// Its address is not wanted any more; until then what is in the queue is accepted.
+    closes_at: Option<Instant>,
 }
 
 impl<H: FilterHost> Worker<H> {
@@ -116,9 +118,13 @@ impl<H: FilterHost> Worker<H> {
         self.look_at_shared();
         loop {
             if self.shared.is_stopping() {
+                self.engine.cut_off();
+                self.work();
+                self.write_logs(true);
                 return Ok(());
             }
-            if self.engine.is_draining() && self.engine.downstream_connections() == 0 {
+            let is_over = self.engine.is_draining() && self.listeners.is_empty();
+            if is_over && self.engine.downstream_connections() == 0 {
                 self.write_logs(true);
                 return Ok(());
             }
@@ -151,6 +157,7 @@ impl<H: FilterHost> Worker<H> {
             }
             self.read_leftovers();
             self.accept_all();
+            self.close_left();
             self.work();
         }
     }
@@ -189,7 +196,8 @@ impl<H: FilterHost> Worker<H> {
             self.listeners.iter().filter(|l| l.ready).map(|listener| {
                 listener.paused_until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
             });
-        timer.into_iter().chain(accept).chain(self.log_patience(now)).min()
+        let close = self.listeners.iter().filter_map(|l| Some(l.closes_at?.saturating_duration_since(now)));
+        timer.into_iter().chain(accept).chain(close).chain(self.log_patience(now)).min()
     }
 
     fn log_patience(&self, now: Instant) -> Option<Duration> {
@@ -211,26 +219,47 @@ impl<H: FilterHost> Worker<H> {
             self.bind();
         }
         if self.shared.is_draining() && !self.engine.is_draining() {
-            self.listeners.clear();
             self.engine.drain();
         }
     }
 
     /// Brings the listening sockets in line with the engine's listeners.
     fn bind(&mut self) {
-        let wanted: Vec<_> = self.engine.listeners().filter(|(_, config)| config.bind_to_port).collect();
-        self.listeners.retain(|old| wanted.iter().any(|(_, config)| config.address == old.address));
-        for (key, config) in wanted {
-            if let Some(old) = self.listeners.iter_mut().find(|old| old.address == config.address) {
-                old.key = Some(key);
-                continue;
+        let is_accepting = self.shared.is_accepting();
+        let wanted: Vec<_> =
+            self.engine.listeners().filter(|(_, config)| is_accepting && config.bind_to_port).collect();
+        for old in &mut self.listeners {
+            if wanted.iter().all(|(_, config)| config.address != old.address) {
+                // What a successor has taken closes at once: there its queue goes on.
+                old.closes_at = Some(self.shared.leaving(old.address).unwrap_or_else(Instant::now));
             }
-            let Some(socket) = self.shared.fetch_socket(config.address, self.options.worker) else { continue };
-            let listening =
-                Listening { key: Some(key), address: config.address, socket, ready: true, paused_until: None };
-            self.listeners.push(listening);
         }
-        // Tokens are positions, which may have shifted.
+        for (key, config) in wanted {
+            let mut is_bound = false;
+            for old in self.listeners.iter_mut().filter(|old| old.address == config.address) {
+                (old.key, old.closes_at, is_bound) = (key, None, true);
+            }
+            if !is_bound {
+                self.listen(key, config.address);
+            }
+        }
+        self.watch_listeners();
+        self.release_listeners();
+    }
+
+    /// Takes this worker's share of the sockets of an address.
+    fn listen(&mut self, key: ListenerKey, address: SocketAddr) {
+        match self.shared.sockets_for(address, self.options.worker) {
+            Ok(sockets) => self.listeners.extend(sockets.into_iter().map(|socket| {
+                let socket = mio::net::TcpListener::from_std(socket);
+                Listening { key, address, socket, ready: true, paused_until: None, closes_at: None }
+            })),
+            Err(error) => eprintln!("worker {} cannot listen on {address}: {error}", self.options.worker),
+        }
+    }
+
+    /// Tokens are positions, which may have shifted.
+    fn watch_listeners(&mut self) {
         for (at, listening) in self.listeners.iter_mut().enumerate() {
             let registry = self.poll.registry();
             let token = Token(FIRST_LISTENER + at);
@@ -240,6 +269,30 @@ impl<H: FilterHost> Worker<H> {
                 }
             }
         }
+    }
+
+    /// Closes the sockets whose time has come. Their queues were emptied in this turn, unless there is no descriptor
+    /// left to accept with.
+    fn close_left(&mut self) {
+        if self.listeners.iter().all(|listening| listening.closes_at.is_none()) {
+            return;
+        }
+        let now = Instant::now();
+        let before = self.listeners.len();
+        self.listeners.retain(|listening| {
+            let is_busy = listening.ready && listening.paused_until.is_none();
+            is_busy || listening.closes_at.is_none_or(|until| until > now)
+        });
+        if self.listeners.len() < before {
+            self.shared.forget_left(now);
+            self.watch_listeners();
+            self.release_listeners();
+        }
+    }
+
+    fn release_listeners(&mut self) {
+        let listeners = &self.listeners;
+        self.engine.release_listeners(|key| listeners.iter().any(|listening| listening.key == key));
     }
 
     fn on_event(&mut self, event: &mio::event::Event) {
@@ -349,8 +402,8 @@ impl<H: FilterHost> Worker<H> {
         }
     }
 
-    fn on_accepted(&mut self, listener: Option<ListenerKey>, stream: mio::net::TcpStream, remote: SocketAddr) {
-        let (Some(listener), Ok(local)) = (listener, stream.local_addr()) else { return };
+    fn on_accepted(&mut self, listener: ListenerKey, stream: mio::net::TcpStream, remote: SocketAddr) {
+        let Ok(local) = stream.local_addr() else { return };
         let Some(key) = self.engine.accept(listener, remote, local) else { return };
         let registry = self.poll.registry();
         if let Err(error) = self.sockets.insert(registry, FIRST_SOCKET, key, stream, false) {

@@ -18,11 +18,31 @@ use pyo3::prelude::*;
 ///
 /// Raises RuntimeError with one problem a line.
 #[pyfunction]
-#[pyo3(signature = (config_path, concurrency=None, drain_seconds=30.0))]
-fn run(py: Python<'_>, config_path: PathBuf, concurrency: Option<usize>, drain_seconds: f64) -> PyResult<()> {
-    let drain_time = Duration::try_from_secs_f64(drain_seconds)
-        .map_err(|error| PyRuntimeError::new_err(format!("drain_seconds: {error}")))?;
-    let options = pymesh_app::Options { config: config_path, concurrency, drain_time };
+#[pyo3(signature = (config_path, *, concurrency=None, drain_seconds=30.0, drain_accept_seconds=0.0,
+    parent_shutdown_seconds=900.0, upgrade_socket=None, pid_file=None))]
+#[allow(clippy::too_many_arguments)]
+fn run(
+    py: Python<'_>,
+    config_path: PathBuf,
+    concurrency: Option<usize>,
+    drain_seconds: f64,
+    drain_accept_seconds: f64,
+    parent_shutdown_seconds: f64,
+    upgrade_socket: Option<PathBuf>,
+    pid_file: Option<PathBuf>,
+) -> PyResult<()> {
+    let duration = |name: &str, seconds: f64| {
+        Duration::try_from_secs_f64(seconds).map_err(|error| PyRuntimeError::new_err(format!("{name}: {error}")))
+    };
+    let options = pymesh_app::Options {
+        config: config_path,
+        concurrency,
+        drain_time: duration("drain_seconds", drain_seconds)?,
+        drain_accept_time: duration("drain_accept_seconds", drain_accept_seconds)?,
+        parent_shutdown_time: duration("parent_shutdown_seconds", parent_shutdown_seconds)?,
+        upgrade_socket,
+        pid_file,
+    };
     py.detach(|| pymesh_app::run(&options, |_worker| host::PythonHost::new()))
         .map_err(|errors| PyRuntimeError::new_err(errors.join("\n")))
 }

@@ -69,6 +69,7 @@ fn answer(request: &Request<Incoming>, state: &State) -> Response<Full<Bytes>> {
         }
         "/drain_listeners" => {
             state.drain();
+            state.shared.close_listeners(&[]);
             page(TEXT, "OK\n".to_owned())
         }
         "/quitquitquit" => {

@@ -13,6 +13,8 @@ use crate::telemetry::{details, Flags};
 /// How long a peer may take to notice that we have closed our half.
 const LINGER: Duration = Duration::from_secs(1);
 
+const GONE: &str = details::DOWNSTREAM_REMOTE_DISCONNECT;
+
 impl Engine {
     /// The peer closed its half, or the whole connection, in order.
     pub fn end_of_input(&mut self, key: ConnKey) {
@@ -48,7 +50,7 @@ impl Engine {
                 None => self.close_after_flush(conn),
             },
             Protocol::Http2Server(_) => {
-                self.abandon_exchanges_of(conn.key, Flags::DOWNSTREAM_TERMINATION);
+                self.abandon_exchanges_of(conn.key, Flags::DOWNSTREAM_TERMINATION, GONE);
                 self.close_now(conn);
             }
             Protocol::Http1Client(h1) => {
@@ -85,7 +87,7 @@ impl Engine {
     pub fn failed(&mut self, key: ConnKey, reason: &str) {
         let Some(mut conn) = self.conns.lend(key) else { return };
         match &conn.side {
-            Side::Down(_) => self.abandon_exchanges_of(key, Flags::DOWNSTREAM_TERMINATION),
+            Side::Down(_) => self.abandon_exchanges_of(key, Flags::DOWNSTREAM_TERMINATION, GONE),
             Side::Up(_) => {
                 self.last_transport_failure = Some(reason.to_owned());
                 let failure = loss_of(&conn);
@@ -108,7 +110,7 @@ impl Engine {
     /// told, what is still in its output goes out, then it closes.
     pub(super) fn fail_conn(&mut self, conn: &mut Conn, flags: Flags, reason: &str) {
         match &conn.side {
-            Side::Down(_) => self.abandon_exchanges_of(conn.key, flags),
+            Side::Down(_) => self.abandon_exchanges_of(conn.key, flags, GONE),
             Side::Up(_) => {
                 self.last_transport_failure = Some(reason.to_owned());
                 let opening = matches!(conn.protocol, Protocol::Opening);
@@ -202,40 +204,6 @@ impl Engine {
         }
     }
 
-    /// Says to a client that its connection will go: GOAWAY now, or
-    /// `Connection: close` with the next response.
-    pub(crate) fn drain_conn(&mut self, key: ConnKey) {
-        let Some(mut conn) = self.conns.lend(key) else { return };
-        let drain_time = conn.http().map(|http| http.config.timeouts.drain);
-        let ends = self.draining;
-        if let Some(down) = conn.downstream_mut() {
-            if !down.draining {
-                down.draining = true;
-                let is_new = down.requests == 0;
-                match &mut conn.protocol {
-                    Protocol::Http2Server(h2) => {
-                        h2.shutdown_notice();
-                        let deadline = self.now + drain_time.unwrap_or_default();
-                        self.set_deadline(&mut conn, deadline);
-                        self.mark_dirty(&mut conn);
-                    }
-                    // Its first request is on its way: a listener that only changes must not cost it.
-                    Protocol::Inspecting if !ends => {}
-                    Protocol::Detecting | Protocol::Http1Server(_) if !ends && is_new => {
-                        let deadline = self.now + drain_time.unwrap_or_default();
-                        self.set_deadline(&mut conn, deadline);
-                    }
-                    Protocol::Http1Server(h1) if h1.exchange.is_none() && conn.input.is_empty() => {
-                        self.close_after_flush(&mut conn);
-                    }
-                    Protocol::Inspecting | Protocol::Detecting => self.close_now(&mut conn),
-                    _ => {}
-                }
-            }
-        }
-        self.conns.give_back(key, conn);
-    }
-
     /// `max_connection_duration` has passed and the connection is not yet draining.
     fn is_too_old(&self, conn: &Conn) -> bool {
         let is_http = matches!(conn.protocol, Protocol::Http1Server(_) | Protocol::Http2Server(_));
@@ -265,6 +233,7 @@ impl Engine {
             Protocol::Http1Server(h1) if h1.exchange.is_none() => {
                 if let Some(http) = http {
                     match conn.input.is_empty() {
+                        true if conn.side.is_draining() => {}
                         true => http.stats.downstream_cx_idle_timeout.inc(),
                         false => http.stats.downstream_rq_header_timeout.inc(),
                     }

@@ -148,7 +148,7 @@ impl Engine {
             let config = h2::Config { limits: http.limits, role: h2::Role::Server, enable_connect_protocol };
             let mut codec = h2::Connection::new(config);
             if draining {
-                codec.shutdown_notice();
+                super::drain::announce(&mut codec);
             }
             conn.protocol = Protocol::Http2Server(Box::new(codec));
             self.mark_dirty(conn);
@@ -156,9 +156,9 @@ impl Engine {
             http.stats.downstream_cx_http1_total.inc();
             conn.protocol = Protocol::Http1Server(Http1Server { keep_alive: true, ..Default::default() });
         }
-        let timeouts = http.config.timeouts;
-        let limit = if draining { timeouts.drain } else { timeouts.idle };
-        self.set_deadline(conn, self.now.after_limit(limit));
+        let idle = self.now.after_limit(http.config.timeouts.idle);
+        let limit = if draining { self.drain_limit(conn) } else { idle };
+        self.set_deadline(conn, limit);
     }
 
     pub(crate) fn speak_http_client(&mut self, conn: &mut Conn, http2: bool) {

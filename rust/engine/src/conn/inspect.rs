@@ -15,6 +15,7 @@ use pymesh_tls::client_hello::{self, Inspect as Hello};
 use pymesh_tls::Session;
 
 use super::{Conn, Protocol};
+use crate::base::time::Time;
 use crate::engine::Engine;
 use crate::listener::{ChainRuntime, ListenerRuntime};
 use crate::telemetry::{Facts as ConnFacts, Flags};
@@ -121,8 +122,9 @@ impl Engine {
             (Codec::Http1, _) | (Codec::Auto, Some(false)) => self.speak_http_server(conn, false),
             (Codec::Auto, None) => {
                 conn.protocol = Protocol::Detecting;
-                let limit = http.config.timeouts.request_headers;
-                self.set_deadline(conn, self.now.after_limit(limit));
+                let limit = self.now.after_limit(http.config.timeouts.request_headers);
+                let drain = if conn.side.is_draining() { self.drain_limit(conn) } else { Time::NEVER };
+                self.set_deadline(conn, limit.min(drain));
             }
         }
     }

@@ -17,6 +17,7 @@
 
 mod client;
 mod close;
+mod drain;
 mod feed;
 mod inspect;
 mod server;

@@ -267,7 +267,8 @@ impl Engine {
                     down.draining = true;
                 }
             }
-            h2::Event::Response { .. } | h2::Event::SettingsChanged | h2::Event::PingAck(_) => {}
+            h2::Event::PingAck(payload) => self.on_ping_ack(conn, codec, payload),
+            h2::Event::Response { .. } | h2::Event::SettingsChanged => {}
         }
     }
 

@@ -30,12 +30,13 @@ impl Engine {
             Protocol::Http1Server(server) => {
                 server.exchange = None;
                 server.encoder = None;
-                let reusable =
-                    server.keep_alive && request_complete && !is_draining && matches!(server.reading, Reading::Head);
+                // That it drains alone is no reason to close: perhaps the answer could not say so any more.
+                let reusable = server.keep_alive && request_complete && matches!(server.reading, Reading::Head);
                 match reusable {
                     false => self.close_after_flush(&mut conn),
                     true => {
-                        self.set_deadline(&mut conn, idle);
+                        let limit = if is_draining { self.drain_limit(&conn) } else { idle };
+                        self.set_deadline(&mut conn, limit);
                         if !conn.input.is_empty() || conn.peer_closed {
                             self.rescan(&mut conn);
                         }
@@ -95,11 +96,11 @@ impl Engine {
     }
 
     /// All exchanges of a client's connection end with it.
-    pub(crate) fn abandon_exchanges_of(&mut self, conn: crate::conn::ConnKey, flags: Flags) {
+    pub(crate) fn abandon_exchanges_of(&mut self, conn: crate::conn::ConnKey, flags: Flags, why: &'static str) {
         let of_it = |key: &ExchangeKey| self.exchanges.get(*key).is_some_and(|x| x.down == Some(conn));
         let keys: Vec<ExchangeKey> = self.exchanges.keys().filter(of_it).collect();
         for key in keys {
-            self.abandon(key, flags, details::DOWNSTREAM_REMOTE_DISCONNECT);
+            self.abandon(key, flags, why);
         }
     }
 

@@ -260,8 +260,9 @@ impl Engine {
             cluster.stats.upstream_rq_pending_active.dec();
             self.attach(waiting, conn);
         }
+        let Some(cluster) = self.clusters.get(cluster_key) else { return };
+        let idle = self.idle_upstream_limit(cluster.config.http.idle_timeout);
         let Some(cluster) = self.clusters.get_mut(cluster_key) else { return };
-        let idle = cluster.config.http.idle_timeout;
         match &conn.protocol {
             Protocol::Http1Client(_) => {
                 let Some(host) = cluster.hosts.get_mut(host_key) else { return };
@@ -269,13 +270,13 @@ impl Engine {
                     return self.close_now(conn);
                 }
                 host.pool(kind).idle.push(conn.key);
-                self.set_deadline(conn, self.now.after_limit(idle));
+                self.set_deadline(conn, idle);
             }
             // Whoever it was opened for has gone.
             Protocol::Tunnel(_) => self.close_now(conn),
             // It stays in the pool while it has streams; the clock runs from the last one.
             Protocol::Http2Client(h2) if h2.active_streams() == 0 => {
-                self.set_deadline(conn, self.now.after_limit(idle));
+                self.set_deadline(conn, idle);
             }
             _ => {}
         }

@@ -98,6 +98,7 @@ pub mod details {
     pub const DOWNSTREAM_REMOTE_DISCONNECT: &str = "downstream_remote_disconnect";
     pub const DOWNSTREAM_REMOTE_RESET: &str = "downstream_remote_reset";
     pub const DOWNSTREAM_LOCAL_DISCONNECT: &str = "downstream_local_disconnect";
+    pub const DRAIN_DEADLINE: &str = "drain_deadline";
     pub const UPSTREAM_OVERFLOW: &str = "upstream_reset_before_response_started{overflow}";
     pub const UPSTREAM_CONNECTION_FAILURE: &str = "upstream_reset_before_response_started{remote_connection_failure}";
     pub const UPSTREAM_CONNECT_TIMEOUT: &str = "upstream_reset_before_response_started{connection_timeout}";

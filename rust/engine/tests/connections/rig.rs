@@ -27,6 +27,7 @@ pub struct Setup {
     pub route_upgrades: Vec<Upgrade>,
     pub path: PathMatch,
     pub buffer_limit: usize,
+    pub requests_per_connection: u32,
 }
 
 impl Default for Setup {
@@ -40,6 +41,7 @@ impl Default for Setup {
             route_upgrades: vec![],
             path: PathMatch::Prefix("/".into()),
             buffer_limit: 1 << 20,
+            requests_per_connection: 0,
         }
     }
 }
@@ -85,6 +87,11 @@ impl Rig {
         let key = self.engine.accept(self.listener, address(9, 5000), address(1, 80)).unwrap();
         self.work();
         key
+    }
+
+    /// The listener takes nobody any more.
+    pub fn refuses(&mut self) -> bool {
+        self.engine.accept(self.listener, address(9, 5000), address(1, 80)).is_none()
     }
 
     pub fn receive(&mut self, key: ConnKey, octets: &[u8]) {
@@ -205,7 +212,7 @@ pub fn snapshot(setup: &Setup) -> Arc<Snapshot> {
         routes: RouteSource::Inline(Arc::new(RouteTable { virtual_hosts: vec![host], ..RouteTable::default() })),
         filters: vec![],
         timeouts: HttpTimeouts::default(),
-        limits: HttpLimits::default(),
+        limits: HttpLimits { requests_per_connection: setup.requests_per_connection, ..HttpLimits::default() },
         path: PathPolicy::default(),
         forwarding: Forwarding::default(),
         server_name: "pymesh".into(),

@@ -146,6 +146,7 @@ impl Sidecar {
         for (address, _) in &self.listening {
             env.network.listen(*address, self.actor);
         }
+        self.engine.release_listeners(|_| false);
     }
 
     fn socket(&mut self, key: ConnKey) -> Option<&mut Socket> {
