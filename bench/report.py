@@ -1,4 +1,4 @@
-"""Results as a table for people, JSON for machines, and a chart."""
+"""Results as tables for people, JSON for machines, and a chart."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -42,13 +42,40 @@ class Report:
             console.print(_memory_table(self.memory))
 
     def write(self, folder: Path) -> tuple[Path, Path]:
-        """JSON and chart; returns where they are."""
+        """JSON, chart, and the tables of `README.md`; returns where the first two are."""
         folder.mkdir(parents=True, exist_ok=True)
         machine = {"cores": os.cpu_count(), "kernel": platform.release(), "arch": platform.machine()}
         data, picture = folder / f"{self.date}.json", folder / f"{self.date}.png"
         data.write_text(json.dumps({"machine": machine, **asdict(self)}, indent=1) + "\n")
+        (folder / f"{self.date}.md").write_text("\n".join(self._markdown()) + "\n")
         _chart({title: {n: median(s).cpu for n, s in by.items()} for title, by in self.loads.items()}, picture)
         return data, picture
+
+    def _markdown(self) -> Iterator[str]:
+        """CPU of each proxy under each load, then everything that was seen of each."""
+        names = [one.name for one in COMPETITORS if any(one.name in by_name for by_name in self.loads.values())]
+        medians = {title: {name: median(s) for name, s in by.items()} for title, by in self.loads.items()}
+        yield f"| CPU µs per request | {' | '.join(names)} | x best peer |"
+        yield "|---|" + "---|" * (len(names) + 1)
+        for title, by_name in medians.items():
+            peers = [one.cpu for name, one in by_name.items() if name in names and name != "pymesh"]
+            if "pymesh" in by_name and peers and not set(by_name) - set(names):
+                row = (f"{by_name[name].cpu:.1f}" if name in by_name else "-" for name in names)
+                yield f"| {title} | {' | '.join(row)} | {by_name['pymesh'].cpu / min(peers):.2f} |"
+        for title, kind in (("idle memory, MiB", "idle"), ("KiB for an idle connection", "per_connection")):
+            if self.memory:
+                figures = {
+                    name: getattr(one, kind) / (1024 if kind == "idle" else 1) for name, one in self.memory.items()
+                }
+                row = (f"{figures[name]:.1f}" if name in figures else "-" for name in names)
+                yield f"| {title} | {' | '.join(row)} | |"
+        yield ""
+        yield "| load | proxy | req/s | p50 ms | p99 ms | user µs | CPU µs |"
+        yield "|---|---|---|---|---|---|---|"
+        for title, by_name in medians.items():
+            for name, one in by_name.items():
+                figures = f"{one.per_second:,.0f} | {one.p50:.2f} | {one.p99:.2f} | {one.user:.1f} | {one.cpu:.1f}"
+                yield f"| {title} | {name} | {figures} |"
 
 
 def median(samples: Sequence[Sample]) -> Sample:
