@@ -1,4 +1,4 @@
-//! A request over HTTP/1.1 costs no heap allocation once the engine is warm.
+//! A request costs no heap allocation once the engine is warm, whichever version of HTTP either side speaks.
 //!
 //! The engine is driven by hand through what its driver does for a request on
 //! two connections that are open already. Routing, metrics, request ids,
@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use pymesh_engine::base::time::{Time, WallClock};
 use pymesh_engine::{Action, ConnKey, Engine, Options};
+use pymesh_http::{h2, Headers, Method, RequestHead, ResponseHead};
 use pymesh_model::cluster::*;
 use pymesh_model::endpoint::*;
 use pymesh_model::format::{AccessLog, LogFormat, LogSink, Template};
@@ -61,11 +62,12 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Allocations of this thread while `work` runs.
-fn allocations(work: impl FnOnce()) -> u64 {
+/// Adds the allocations of this thread while `work` runs to `total`.
+fn counted<T>(total: &mut u64, work: impl FnOnce() -> T) -> T {
     COUNT.set(Some(0));
-    work();
-    COUNT.take().unwrap_or_default()
+    let result = work();
+    *total += COUNT.take().unwrap_or_default();
+    result
 }
 
 /// The engine and what its driver keeps.
@@ -77,10 +79,16 @@ struct Rig {
     dirty: Vec<ConnKey>,
     to_client: Vec<u8>,
     to_upstream: Vec<u8>,
+    /// Heap allocations so far, of the engine alone.
+    allocations: u64,
 }
 
 impl Rig {
-    fn new() -> Rig {
+    fn new(upstream: UpstreamProtocol) -> Rig {
+        let mut snapshot = snapshot();
+        for cluster in snapshot.clusters.values_mut() {
+            Arc::get_mut(cluster).unwrap().http.protocol = upstream;
+        }
         let mut engine = Engine::new(Options {
             worker: 0,
             seed: 1,
@@ -90,15 +98,30 @@ impl Rig {
             shard: Arc::default(),
             secrets: Arc::new(SecretStore::new(Arc::new(rustls::time_provider::DefaultTimeProvider))),
         });
-        assert_eq!(engine.apply(Arc::new(snapshot())), Vec::<String>::new());
+        assert_eq!(engine.apply(Arc::new(snapshot)), Vec::<String>::new());
         let (listener, _) = engine.listeners().next().unwrap();
         let client = engine.accept(listener, address(2, 5000), address(1, 80)).unwrap();
         let (to_client, to_upstream) = (Vec::with_capacity(64 * 1024), Vec::with_capacity(64 * 1024));
-        Rig { engine, now: 1, client, upstream: None, dirty: Vec::with_capacity(64), to_client, to_upstream }
+        Rig {
+            engine,
+            now: 1,
+            client,
+            upstream: None,
+            dirty: Vec::with_capacity(64),
+            to_client,
+            to_upstream,
+            allocations: 0,
+        }
     }
 
     /// One turn of the driver, after `input` has been reported.
     fn turn(&mut self, from: Option<ConnKey>, input: &[u8]) {
+        let mut allocations = self.allocations;
+        counted(&mut allocations, || self.uncounted_turn(from, input));
+        self.allocations = allocations;
+    }
+
+    fn uncounted_turn(&mut self, from: Option<ConnKey>, input: &[u8]) {
         self.now += 100_000;
         self.engine.begin_turn(Time::from_nanos(self.now));
         if let Some(from) = from {
@@ -144,24 +167,27 @@ impl Rig {
             self.turn(None, b"");
         }
         self.turn(self.upstream, response);
+        self.take_log_lines();
+    }
+
+    fn take_log_lines(&mut self) {
         assert!(self.engine.has_log_lines());
         self.engine.take_log_lines(|_, lines| lines.clear());
     }
 }
 
 fn check(request: &[u8], response: &[u8]) {
-    let mut rig = Rig::new();
+    let mut rig = Rig::new(UpstreamProtocol::Http1);
     for _ in 0..100 {
         rig.exchange(request, response);
         assert!(rig.to_client.starts_with(b"HTTP/1.1 200 OK\r\n"), "{}", String::from_utf8_lossy(&rig.to_client));
         assert!(rig.to_upstream.windows(14).any(|at| at == b"\r\nx-request-id"));
     }
-    let count = allocations(|| {
-        for _ in 0..100 {
-            rig.exchange(request, response);
-        }
-    });
-    assert_eq!(count, 0, "allocations in 100 requests");
+    rig.allocations = 0;
+    for _ in 0..100 {
+        rig.exchange(request, response);
+    }
+    assert_eq!(rig.allocations, 0, "allocations in 100 requests");
 }
 
 #[test]
@@ -195,6 +221,121 @@ fn a_chunked_post_allocates_nothing() {
         b"POST /orders HTTP/1.1\r\nhost: shop.example\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello",
     );
+}
+
+#[test]
+fn http2_on_both_sides_allocates_nothing() {
+    check_http2();
+}
+
+/// A client and an origin that speak HTTP/2.
+struct Ends {
+    client: h2::Connection,
+    origin: h2::Connection,
+    heads: h2::Scratch,
+    answers: usize,
+}
+
+impl Ends {
+    fn new() -> Ends {
+        let end = |role| h2::Connection::new(h2::Config::new(role));
+        Ends { client: end(h2::Role::Client), origin: end(h2::Role::Server), heads: Default::default(), answers: 0 }
+    }
+
+    /// Several requests at once on one connection, each with a body and trailers.
+    fn exchange(&mut self, rig: &mut Rig) {
+        const STREAMS: usize = 4;
+        let mut request = RequestHead::default();
+        request.set_authority(b"shop.example");
+        request.method = Method::Post;
+        request.set_path(b"/shop/cart?id=7");
+        request.headers.append(b"user-agent", b"test");
+        request.headers.append(b"cookie", b"a=1; b=2");
+        let mut trailers = Headers::new();
+        trailers.append(b"x-checksum", b"1");
+        for _ in 0..STREAMS {
+            let stream = self.client.open(&request, false, 0).unwrap();
+            assert_eq!(self.client.send_data(stream, b"hello", false), Ok(5));
+            self.client.send_trailers(stream, &trailers).unwrap();
+        }
+        self.answers = 0;
+        for _ in 0..20 {
+            if self.answers == STREAMS {
+                return rig.take_log_lines();
+            }
+            self.client_turn(rig);
+            self.origin_turn(rig);
+        }
+        panic!("{} of {STREAMS} answers", self.answers);
+    }
+
+    fn client_turn(&mut self, rig: &mut Rig) {
+        let octets = self.client.output().to_vec();
+        self.client.advance_output(octets.len());
+        rig.turn(Some(rig.client), &octets);
+        let octets = std::mem::take(&mut rig.to_client);
+        let mut input = octets.as_slice();
+        while let Some(event) = self.client.receive(&mut input, &mut self.heads).unwrap() {
+            let ended = match event {
+                h2::Event::Response { end_stream, .. } => {
+                    assert_eq!(self.heads.response.status, 200);
+                    end_stream
+                }
+                h2::Event::Data { stream, data, end_stream, .. } => {
+                    let n = data.len();
+                    self.client.release(stream, n);
+                    end_stream
+                }
+                h2::Event::Trailers { .. } => true,
+                h2::Event::Reset { .. } => panic!("reset"),
+                _ => false,
+            };
+            self.answers += usize::from(ended);
+        }
+        rig.to_client = octets;
+        rig.to_client.clear();
+    }
+
+    fn origin_turn(&mut self, rig: &mut Rig) {
+        let mut response = ResponseHead::default();
+        response.headers.append(b"content-type", b"application/grpc");
+        response.status = 200;
+        let octets = std::mem::take(&mut rig.to_upstream);
+        let mut input = octets.as_slice();
+        let mut complete = Vec::new();
+        while let Some(event) = self.origin.receive(&mut input, &mut self.heads).unwrap() {
+            match event {
+                h2::Event::Data { stream, data, .. } => {
+                    let n = data.len();
+                    self.origin.release(stream, n);
+                }
+                h2::Event::Trailers { stream, .. } => complete.push(stream),
+                _ => {}
+            }
+        }
+        rig.to_upstream = octets;
+        rig.to_upstream.clear();
+        for stream in complete {
+            self.origin.send_response(stream, &response, false).unwrap();
+            assert_eq!(self.origin.send_data(stream, b"hello", false), Ok(5));
+            self.origin.send_trailers(stream, &Headers::new()).unwrap();
+        }
+        let octets = self.origin.output().to_vec();
+        self.origin.advance_output(octets.len());
+        rig.turn(rig.upstream, &octets);
+    }
+}
+
+fn check_http2() {
+    let (mut rig, mut ends) = (Rig::new(UpstreamProtocol::Http2), Ends::new());
+    for _ in 0..100 {
+        ends.exchange(&mut rig);
+    }
+    rig.allocations = 0;
+    for _ in 0..100 {
+        ends.exchange(&mut rig);
+    }
+    assert_eq!(rig.allocations, 0, "allocations in 400 requests");
 }
 
 fn address(host: u8, port: u16) -> SocketAddr {
