@@ -14,7 +14,7 @@ from pymesh.control.resources.workloads import Port
 
 @model
 class ServerTls(Located):
-    """TLS that the gateway terminates."""
+    """TLS that the gateway terminates, or passes on by its server name."""
 
     REFUSED: ClassVar = {
         "subjectAltNames": "check the client in the application",
@@ -28,7 +28,7 @@ class ServerTls(Located):
         "caCrl": "remove it",
     }
 
-    mode: Literal["SIMPLE", "MUTUAL"] = "SIMPLE"
+    mode: Literal["SIMPLE", "MUTUAL", "PASSTHROUGH"] = "SIMPLE"
     https_redirect: bool = False
     credential_name: str = ""
     server_certificate: str = ""
@@ -46,6 +46,9 @@ class ServerTls(Located):
             yield Problem(files[0], f"'credentialName' and {files[0]!r} exclude each other", "keep one of them")
         if bool(self.server_certificate) != bool(self.private_key):
             yield Problem("", "'serverCertificate' and 'privateKey' belong together", "give both")
+        if self.mode == "PASSTHROUGH":
+            for name in self.present("credentialName", "serverCertificate", "privateKey", "caCertificates"):
+                yield Problem(name, "PASSTHROUGH leaves TLS to whoever is behind the gateway", f"remove {name!r}")
         if self.mode == "MUTUAL" and self.server_certificate and not self.ca_certificates:
             yield Problem("mode", "MUTUAL needs 'caCertificates'", "name the authority of the clients")
 
@@ -68,10 +71,11 @@ class Server(Located):
         if not self.hosts:
             yield Problem("hosts", "a server needs a host", 'for every host: hosts: ["*"]')
         tls = self.tls is not None and self.tls.terminates
-        if self.port.protocol in ("HTTPS", "TLS") and not tls:
+        passes = self.tls is not None and self.tls.mode == "PASSTHROUGH"
+        if self.port.protocol in ("HTTPS", "TLS") and not tls and not passes:
             hint = "give tls.credentialName, or tls.serverCertificate and tls.privateKey"
             yield Problem("tls", f"{self.port.protocol} needs a certificate", hint)
-        if self.port.protocol not in ("HTTPS", "TLS") and tls:
+        if self.port.protocol not in ("HTTPS", "TLS") and (tls or passes):
             yield Problem("tls", f"{self.port.protocol} has no TLS", "use protocol: HTTPS")
 
 

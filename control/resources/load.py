@@ -66,7 +66,7 @@ _REFUSED_KINDS: Mapping[str, str] = {
     "ProxyConfig": "set the control plane's options",
     "GRPCRoute": "write an HTTPRoute that matches the path /package.Service/Method",
     "TCPRoute": "write a VirtualService with tcp routes",
-    "TLSRoute": "write a VirtualService with tcp routes",
+    "TLSRoute": "write a VirtualService with tls routes",
     "UDPRoute": "nothing replaces it yet",
     "GatewayClass": "the class 'pymesh' is built in; remove it",
     "ReferenceGrant": "references stay in their namespace for now; remove it",

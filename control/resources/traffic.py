@@ -257,24 +257,52 @@ class TcpRoute(Located):
 
 
 @model
+class TlsMatch(L4Match):
+    """Conditions on a TLS connection: the server name that the client asks for, and those on any connection."""
+
+    sni_hosts: tuple[str, ...]
+
+    def problems(self) -> Iterator[Problem]:
+        if not self.sni_hosts:
+            yield Problem("sniHosts", "a server name is needed", 'for every name: sniHosts: ["*"]')
+        for host in self.sni_hosts:
+            inner = host.removeprefix("*.")
+            if host != "*" and (not inner or "*" in inner):
+                yield Problem("sniHosts", f"{host!r} is no server name", "write a whole name, '*.suffix' or '*'")
+
+
+@model
+class TlsRoute(Located):
+    """A rule for TLS connections that are passed on as they are."""
+
+    match: tuple[TlsMatch, ...]
+    route: tuple[TcpDestination, ...]
+
+    def problems(self) -> Iterator[Problem]:
+        if not self.match:
+            yield Problem("match", "a TLS route needs a match", "give match.sniHosts")
+        yield from weight_problems(self.route, "route")
+
+
+@model
 class VirtualServiceSpec(Located):
     """Rules for hosts, at gateways or inside the mesh."""
 
     REFUSED: ClassVar = {
-        "tls": "route TLS by a Gateway with tls.mode SIMPLE, or as tcp",
         "exportTo": "every namespace sees it; remove the field",
     }
 
     hosts: tuple[str, ...]
     gateways: tuple[str, ...] = ("mesh",)
     http: tuple[HttpRoute, ...] = ()
+    tls: tuple[TlsRoute, ...] = ()
     tcp: tuple[TcpRoute, ...] = ()
 
     def problems(self) -> Iterator[Problem]:
         if not self.hosts:
             yield Problem("hosts", "a VirtualService needs a host")
-        if not self.http and not self.tcp:
-            yield Problem("", "a VirtualService needs http or tcp routes")
+        if not self.http and not self.tls and not self.tcp:
+            yield Problem("", "a VirtualService needs http, tls or tcp routes")
         if "mesh" in self.gateways and "*" in self.hosts:
             yield Problem("hosts", "host '*' needs a gateway", "name the services, or set gateways")
 

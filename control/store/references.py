@@ -10,7 +10,7 @@ from pymesh.control.resources.diagnostics import Report, did_you_mean
 from pymesh.control.resources.gateway import Gateway, Server
 from pymesh.control.resources.gateway_api import HTTPRoute, KubeGateway, ParentRef
 from pymesh.control.resources.python_filter import PythonFilter
-from pymesh.control.resources.traffic import Destination, VirtualService
+from pymesh.control.resources.traffic import Destination, TcpRoute, TlsRoute, VirtualService
 from pymesh.control.resources.workloads import Sidecar
 from pymesh.control.store.services import Port, Service
 
@@ -65,6 +65,8 @@ def _virtual_service(store: Store, virtual: VirtualService, report: Report) -> N
     at_gateway = False
     used: list[tuple[Located, tuple[str, ...]]] = [(spec, spec.gateways)]
     used += [(match, match.gateways) for rule in spec.http for match in rule.match]
+    used += [(match, match.gateways) for rule in spec.tls for match in rule.match]
+    used += [(match, match.gateways) for rule in spec.tcp for match in rule.match]
     for owner, names in used:
         for name in names:
             if name == MESH:
@@ -85,7 +87,8 @@ def _virtual_service(store: Store, virtual: VirtualService, report: Report) -> N
     for rule in spec.http:
         for share in rule.route:
             _destination(store, share.destination, virtual.namespace, at_gateway, True, report)
-    for tcp in spec.tcp:
+    l4: list[TlsRoute | TcpRoute] = [*spec.tls, *spec.tcp]
+    for tcp in l4:
         for tcp_share in tcp.route:
             _destination(store, tcp_share.destination, virtual.namespace, at_gateway, False, report)
 

@@ -36,6 +36,8 @@ class Site:
     hosts: dict[str, list[Any]] = field(default_factory=dict)
     #: Clusters by weight, where the protocol is not HTTP.
     shares: list[tuple[str, int]] = field(default_factory=list)
+    #: The same by server names, where TLS is passed on.
+    passed: list[tuple[tuple[str, ...], list[tuple[str, int]]]] = field(default_factory=list)
     server_names: tuple[str, ...] = ()
 
     @property
@@ -44,9 +46,14 @@ class Site:
         return self.tls is not None and self.tls.terminates
 
     @property
+    def passes_on(self) -> bool:
+        """Whether TLS goes through to whoever is behind."""
+        return self.tls is not None and self.tls.mode == "PASSTHROUGH"
+
+    @property
     def is_http(self) -> bool:
         """Whether requests are routed."""
-        return self.protocol in ("HTTP", "HTTP2", "GRPC", "HTTPS")
+        return self.protocol in ("HTTP", "HTTP2", "GRPC", "HTTPS") and not self.passes_on
 
 
 def build(scope: Scope) -> tuple[list[Any], list[Any], dict[str, Any]]:
@@ -77,6 +84,7 @@ def build(scope: Scope) -> tuple[list[Any], list[Any], dict[str, Any]]:
             if site.tls is not None and site.tls.credential_name:
                 secret = scope.store.secrets[site.namespace, site.tls.credential_name]
                 secrets |= tls.secrets(secret)
+        chains += listeners.passed_on(scope.store.options, (rule for site in sites for rule in site.passed))
         if chains:
             made.append(listeners.listener(names.listener(bind, port), bind, port, "OUTBOUND", chains))
     return made, tables, secrets
@@ -156,6 +164,10 @@ def _istio_site(scope: Scope, gateway: Gateway, server: Server, number: int) -> 
         common = {host for host, _ in _admitted(server.hosts, gateway, virtual)}
         if not common:
             continue
+        if site.passes_on:
+            for names, shares in routes.tls_shares(scope, virtual, place):
+                site.passed.append((_within(names, common), shares))
+            continue
         if not site.is_http:
             for rule in virtual.spec.tcp:
                 site.shares = site.shares or routes.tcp_shares(scope, rule, virtual, place)
@@ -185,6 +197,12 @@ def _admitted(hosts: tuple[str, ...], gateway: Gateway, virtual: VirtualService)
             shared = intersection(host, wanted)
             if shared is not None:
                 yield shared, wanted
+
+
+def _within(names: tuple[str, ...], hosts: set[str]) -> tuple[str, ...]:
+    """The server names of a rule, narrowed to the hosts that the server shares with the VirtualService."""
+    shared = (intersection(name, host) for name in names for host in sorted(hosts))
+    return tuple(name for name in shared if name is not None)
 
 
 def intersection(one: str, other: str) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from pymesh.control.store.store import MeshOptions
@@ -117,6 +117,24 @@ def tcp(options: MeshOptions, stat_prefix: str, shares: Sequence[tuple[str, int]
     return extension("envoy.filters.network.tcp_proxy", proxy)
 
 
+def passed_on(
+    options: MeshOptions, rules: Iterable[tuple[Sequence[str], Sequence[tuple[str, int]]]]
+) -> list[dict[str, Any]]:
+    """Chains for TLS that is passed on as it is, told apart by server name. The first rule for a name has it."""
+    chains: list[dict[str, Any]] = []
+    taken: set[str] = set()
+    for wanted, shares in rules:
+        names = [name for name in dict.fromkeys(wanted) if name not in taken]
+        taken.update(names)
+        match: dict[str, Any] = {"transport_protocol": "tls", "server_names": [name for name in names if name != "*"]}
+        network = tcp(options, shares[0][0], shares)
+        if match["server_names"]:
+            chains.append({"filter_chain_match": match, "filters": [network]})
+        if "*" in names:
+            chains.append({"filter_chain_match": {"transport_protocol": "tls"}, "filters": [network]})
+    return chains
+
+
 def listener(
     name: str,
     address: str,
@@ -124,7 +142,7 @@ def listener(
     direction: Literal["INBOUND", "OUTBOUND"],
     chains: Sequence[dict[str, Any]],
 ) -> Any:
-    """A listener. A chain that asks for a server name needs the TLS inspector."""
+    """A listener. A chain that asks for a server name, or for TLS at all, needs the TLS inspector."""
     made = pb.Listener(
         name=name,
         address=socket_address(address, port),
@@ -132,7 +150,8 @@ def listener(
         filter_chains=chains,
         per_connection_buffer_limit_bytes=wrapped(1024 * 1024),
     )
-    if any(chain.filter_chain_match.server_names for chain in made.filter_chains):
+    matches = [chain.filter_chain_match for chain in made.filter_chains]
+    if any(match.server_names or match.transport_protocol for match in matches):
         inspector = pb.message("envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector")()
         made.listener_filters.add(**extension("envoy.filters.listener.tls_inspector", inspector))
     return made

@@ -16,6 +16,7 @@ from pymesh.control.resources.traffic import (
     Rewrite,
     StringMatch,
     TcpRoute,
+    TlsRoute,
     VirtualService,
 )
 from pymesh.control.store.references import gateway_key
@@ -245,6 +246,21 @@ def tcp_shares(scope: Scope, rule: TcpRoute, virtual: VirtualService, place: Pla
     """The clusters of a TCP rule with their weights; none if the rule is not for this place."""
     if rule.match and not any(_l4_applies(scope, match, virtual, place) for match in rule.match):
         return []
+    return _shares(scope, rule, virtual, place)
+
+
+def tls_shares(
+    scope: Scope, virtual: VirtualService, place: Place
+) -> Iterator[tuple[tuple[str, ...], list[tuple[str, int]]]]:
+    """For each TLS rule that is for this place: its server names, and the clusters with their weights."""
+    for rule in virtual.spec.tls:
+        here = [match for match in rule.match if _l4_applies(scope, match, virtual, place)]
+        shares = _shares(scope, rule, virtual, place) if here else []
+        if shares:
+            yield tuple(host for match in here for host in match.sni_hosts), shares
+
+
+def _shares(scope: Scope, rule: TcpRoute | TlsRoute, virtual: VirtualService, place: Place) -> list[tuple[str, int]]:
     shares = []
     for share in rule.route:
         target = share.destination

@@ -44,6 +44,10 @@ def outbound(scope: Scope, one: EgressListener) -> tuple[Any, Any | None]:
     found = _imported(scope, one)
     name = names.listener(one.bind, number)
     if one.port.protocol not in HTTP_PROTOCOLS:
+        by_name = _by_server_name(scope, one, found)
+        if by_name:
+            chains = listeners.passed_on(options, by_name)
+            return listeners.listener(name, one.bind, number, "OUTBOUND", chains), None
         shares = _tcp_shares(scope, one, found)
         network = listeners.tcp(options, shares[0][0] if shares else "BlackHoleCluster", shares)
         chains = [{"filters": [network]}] if shares else []
@@ -157,6 +161,23 @@ def _service_routes(scope: Scope, service: Service, port: Port) -> list[Any]:
         if virtual.spec.http:
             return routes.virtual_service(scope, virtual, place)
     return [routes.default_route(cluster)]
+
+
+def _by_server_name(
+    scope: Scope, one: EgressListener, found: Sequence[tuple[Service, Port]]
+) -> list[tuple[tuple[str, ...], list[tuple[str, int]]]]:
+    """TLS is told apart by server name where there is more than one way to go; empty if there is not."""
+    if one.port.protocol not in ("TLS", "HTTPS"):
+        return []
+    rules: list[tuple[tuple[str, ...], list[tuple[str, int]]]] = []
+    is_asked = len(found) > 1
+    for service, port in found:
+        place = routes.Place(None, port.number, port.number)
+        virtuals = scope.store.mesh_virtual_services(service)
+        told = [rule for virtual in virtuals for rule in routes.tls_shares(scope, virtual, place)]
+        is_asked = is_asked or bool(told)
+        rules += told or [(tuple(names.domains(service, scope.proxy.namespace)), [(scope.use(service, port), 1)])]
+    return rules if is_asked else []
 
 
 def _tcp_shares(scope: Scope, one: EgressListener, found: Sequence[tuple[Service, Port]]) -> list[tuple[str, int]]:

@@ -62,6 +62,18 @@ CASES = {
         VIRTUAL + "  http: [{route: [{destination: {host: a}}], redirect: {uri: /}}]\n",
         ["f.yaml:6:56: error: http[0]: 'route' and 'redirect' exclude each other\n  hint: keep one of them"],
     ),
+    "server name": (
+        VIRTUAL + "  tls: [{match: [{sniHosts: ['a*.test']}], route: [{destination: {host: a}}]}]\n",
+        ["f.yaml:6:29: error: match[0]: 'a*.test' is no server name\n  hint: write a whole name, '*.suffix' or '*'"],
+    ),
+    "certificate of a gateway that passes TLS on": (
+        "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: a}\nspec:\n  servers:\n"
+        "  - {port: {number: 1, protocol: TLS}, hosts: [a], tls: {mode: PASSTHROUGH, credentialName: b}}\n",
+        [
+            "f.yaml:6:93: error: tls: PASSTHROUGH leaves TLS to whoever is behind the gateway\n"
+            "  hint: remove 'credentialName'"
+        ],
+    ),
     "regular expression": (
         VIRTUAL + '  http: [{match: [{uri: {regex: "(?=a)"}}], directResponse: {status: 200}}]\n',
         [
