@@ -6,6 +6,7 @@ Everything here is standard Envoy configuration, so the same dictionary runs bot
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from tests.tools.certificates import KeyPair
@@ -73,13 +74,32 @@ def http_listener(
     return {"name": name, "address": socket_address(port), "filter_chains": [chain]}
 
 
-def tcp_listener(port: int, cluster: str, *, name: str = "tcp", tls: Json | None = None) -> Json:
-    """A listener that passes bytes to one cluster."""
-    proxy = {"@type": _TCP, "stat_prefix": name, "cluster": cluster}
-    chain: Json = {"filters": [{"name": "envoy.filters.network.tcp_proxy", "typed_config": proxy}]}
+def tcp_listener(
+    port: int, cluster: str, *, name: str = "tcp", tls: Json | None = None, filters: Sequence[Json] = (), **proxy: Any
+) -> Json:
+    """A listener that passes bytes to one cluster; `filters` are listener filters, `proxy` adds to the TCP proxy."""
+    chain = tcp_chain(cluster, stat_prefix=name, proxy=proxy)
     if tls:
         chain["transport_socket"] = tls
-    return {"name": name, "address": socket_address(port), "filter_chains": [chain]}
+    listener = {"name": name, "address": socket_address(port), "filter_chains": [chain]}
+    return {**listener, "listener_filters": list(filters)} if filters else listener
+
+
+def tcp_chain(cluster: str, *, stat_prefix: str = "tcp", proxy: Json | None = None, **fields: Any) -> Json:
+    """A filter chain that passes bytes to one cluster; `proxy` adds to the TCP proxy, `fields` to the chain."""
+    config = {"@type": _TCP, "stat_prefix": stat_prefix, **(proxy or {})}
+    if "weighted_clusters" not in config:
+        config["cluster"] = cluster
+    return {"filters": [{"name": "envoy.filters.network.tcp_proxy", "typed_config": config}], **fields}
+
+
+def access_log(file: Path, line: str) -> Json:
+    """Lines of this format, appended to a file."""
+    config = {"path": str(file), "log_format": {"text_format_source": {"inline_string": line}}}
+    return {
+        "name": "envoy.access_loggers.file",
+        "typed_config": {"@type": f"{_EXTENSIONS}.access_loggers.file.v3.FileAccessLog", **config},
+    }
 
 
 def virtual_host(name: str, routes: Sequence[Json], domains: Sequence[str] = ("*",), **fields: Any) -> Json:

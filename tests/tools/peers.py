@@ -63,6 +63,8 @@ PEERS: dict[str, Source] = {
     "nghttpx": Debian("nghttp2-proxy"),
     "nghttpd": Debian("nghttp2-server"),
     "wrk": Debian("wrk"),
+    "redis-server": Debian("redis-server"),
+    "redis-cli": Debian("redis-tools"),
     "h2spec": Go("github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible", "h2spec"),
     "h2specd": Go("github.com/summerwind/h2spec/cmd/h2specd@v2.2.1+incompatible", "h2specd"),
     "grpc-interop-client": Go("google.golang.org/grpc/interop/client@v1.85.0", "grpc-interop-client"),

@@ -329,20 +329,18 @@ impl Engine {
     pub fn accept(&mut self, listener: ListenerKey, remote: SocketAddr, local: SocketAddr) -> Option<ConnKey> {
         let is_late = self.draining || self.leaving_listeners.contains(&listener);
         let listener = self.listeners.get(listener)?.clone();
-        listener.stats.downstream_cx_total.inc();
-        listener.stats.downstream_cx_active.inc();
-        let inspect = listener.config.inspect;
-        let deadline = self.now.after_limit(listener.config.inspect_timeout);
+        listener.stats.downstream_pre_cx_active.inc();
+        let deadline = self.now.after_limit(listener.config.listener_filters_timeout);
         let now = self.now;
         let key = self.conns.insert_with(|key| Box::new(Conn::from_client(key, listener, remote, local, now)));
         let mut conn = self.conns.lend(key)?;
         if let Some(down) = conn.downstream_mut() {
             down.draining = is_late;
         }
-        if inspect.tls || inspect.http {
+        // Where nothing has to be looked at, the peer may be the one who waits for our first octets.
+        self.run_listener_filters(&mut conn);
+        if matches!(conn.protocol, Protocol::Inspecting) {
             self.set_deadline(&mut conn, deadline);
-        } else {
-            self.inspect(&mut conn);
         }
         self.conns.give_back(key, conn);
         Some(key)
@@ -412,7 +410,10 @@ impl Engine {
     /// What is to be written to the socket now.
     pub fn output(&mut self, key: ConnKey) -> &[u8] {
         let Some(conn) = self.conns.get_mut(key) else { return &[] };
-        let Conn { tls, protocol, output, .. } = &mut **conn;
+        let Conn { tls, protocol, output, preamble, .. } = &mut **conn;
+        if let Some(preamble) = preamble {
+            return preamble.as_slice();
+        }
         let Some(tls) = tls else {
             return match protocol {
                 Protocol::Http2Server(h2) | Protocol::Http2Client(h2) => h2.output(),
@@ -444,8 +445,15 @@ impl Engine {
     pub fn sent(&mut self, key: ConnKey, n: usize) {
         let Some(mut conn) = self.conns.lend(key) else { return };
         conn.sent = conn.sent.wrapping_add(n as u64);
-        let Conn { tls, protocol, output, .. } = &mut *conn;
+        let Conn { tls, protocol, output, preamble, .. } = &mut *conn;
         match (tls, protocol) {
+            _ if preamble.is_some() => {
+                let left = preamble.take().map(|mut octets| {
+                    octets.advance(n);
+                    octets
+                });
+                *preamble = left.filter(|octets| !octets.is_empty());
+            }
             (Some(tls), _) => tls.advance_output(n),
             (None, Protocol::Http2Server(h2) | Protocol::Http2Client(h2)) => h2.advance_output(n),
             (None, _) => output.advance(n),

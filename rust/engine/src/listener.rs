@@ -5,11 +5,16 @@ use std::sync::Arc;
 
 use pymesh_http::Limits;
 use pymesh_model::http::{HttpConnectionManager, RouteSource};
-use pymesh_model::listener::{Direction, FilterChain, Listener, NetworkFilter, TcpProxy};
+use pymesh_model::listener::{
+    Connection, Direction, FilterChain, Listener, ListenerFilterKind, NetworkFilter, TcpProxy,
+};
 use pymesh_tls::{server_config, SecretStore};
 
 use crate::base::slab::Key;
-use crate::telemetry::stats::{HttpStats, Hub, ListenerStats, TcpStats};
+use crate::telemetry::stats::{
+    HttpInspectorStats, HttpStats, Hub, ListenerStats, ProxyProtocolStats, ProxyProtocolVersionStats, TcpStats,
+    TlsInspectorStats,
+};
 
 /// Names a listener for the driver.
 pub type ListenerKey = Key<Arc<ListenerRuntime>>;
@@ -19,8 +24,41 @@ pub struct ListenerRuntime {
     /// As configured.
     pub config: Arc<Listener>,
     pub(crate) stats: Arc<ListenerStats>,
+    pub(crate) filter_stats: FilterStats,
+    /// In the order of the configuration's.
     pub(crate) chains: Vec<Arc<ChainRuntime>>,
     pub(crate) default_chain: Option<Arc<ChainRuntime>>,
+}
+
+/// What listener filters count. Envoy has one set for all listeners.
+pub(crate) struct FilterStats {
+    pub tls_inspector: Arc<TlsInspectorStats>,
+    pub http_inspector: Arc<HttpInspectorStats>,
+    pub proxy_protocol: Arc<ProxyProtocolStats>,
+    pub proxy_protocol_v1: Arc<ProxyProtocolVersionStats>,
+    pub proxy_protocol_v2: Arc<ProxyProtocolVersionStats>,
+}
+
+impl FilterStats {
+    /// Only what can count is shown.
+    fn new(listener: &Listener, worker: usize, hub: &Hub) -> FilterStats {
+        let (mut tls, mut http, mut proxied) = (false, false, false);
+        for filter in &listener.listener_filters {
+            match filter.kind {
+                ListenerFilterKind::TlsInspector => tls = true,
+                ListenerFilterKind::HttpInspector => http = true,
+                ListenerFilterKind::ProxyProtocol(_) => proxied = true,
+            }
+        }
+        let version = |name| if proxied { hub.proxy_protocol_version(worker, name) } else { Arc::default() };
+        FilterStats {
+            tls_inspector: if tls { hub.tls_inspector(worker) } else { Arc::default() },
+            http_inspector: if http { hub.http_inspector(worker) } else { Arc::default() },
+            proxy_protocol: if proxied { hub.proxy_protocol(worker) } else { Arc::default() },
+            proxy_protocol_v1: version("v1"),
+            proxy_protocol_v2: version("v2"),
+        }
+    }
 }
 
 /// A filter chain with its compiled TLS and one of the two network filters.
@@ -63,6 +101,7 @@ impl ListenerRuntime {
         Ok(ListenerRuntime {
             config: config.clone(),
             stats: hub.listener(worker, &stat_name(config.address)),
+            filter_stats: FilterStats::new(config, worker, hub),
             chains: config.filter_chains.iter().map(chain).collect::<Result<_, _>>()?,
             default_chain: config.default_filter_chain.as_ref().map(chain).transpose()?,
         })
@@ -70,6 +109,12 @@ impl ListenerRuntime {
 }
 
 impl ListenerRuntime {
+    /// The chain that serves a connection.
+    pub(crate) fn find_chain(&self, connection: &Connection<'_>) -> Option<&Arc<ChainRuntime>> {
+        let found = self.config.filter_chains.find(connection).and_then(|at| self.chains.get(at));
+        found.or(self.default_chain.as_ref())
+    }
+
     /// The tables that its chains are found by name in.
     pub(crate) fn route_names(&self) -> impl Iterator<Item = &Arc<str>> {
         let managers = self.chains.iter().chain(&self.default_chain).filter_map(|chain| chain.http.as_ref());

@@ -8,6 +8,8 @@
 //! * [`h1`]: HTTP/1.1 (RFC 9112).
 //! * [`h2`]: HTTP/2 (RFC 9113) with [`hpack`] (RFC 7541).
 //!
+//! * [`proxy_protocol`]: what may stand before them, and before anything else.
+//!
 //! Both codecs refuse what they do not understand; neither ever forwards raw
 //! bytes of a head. [`Limits`] bounds every quantity that a peer controls.
 #![forbid(unsafe_code)]
@@ -19,6 +21,7 @@ mod head;
 mod headers;
 pub mod hpack;
 mod limits;
+pub mod proxy_protocol;
 
 pub use head::{Method, RequestHead, ResponseHead, Scheme, Version};
 pub use headers::{Headers, Known, Span};

@@ -129,8 +129,8 @@ pub enum UpstreamProtocol {
 /// `transport_socket` and `transport_socket_matches`.
 #[derive(Clone, Debug, Default)]
 pub struct Transport {
-    /// For endpoints that no match names: TLS or plain octets.
-    pub default: Option<Arc<ClientTls>>,
+    /// For endpoints that no match names.
+    pub default: TransportSocket,
     /// The first whose criteria are all in the endpoint's
     /// `envoy.transport_socket_match` metadata is taken.
     pub matches: Vec<TransportMatch>,
@@ -143,8 +143,25 @@ pub struct TransportMatch {
     pub name: Arc<str>,
     /// Keys and values; empty matches every endpoint.
     pub criteria: Vec<(Box<str>, Box<str>)>,
+    /// For the endpoints that are meant.
+    pub socket: TransportSocket,
+}
+
+/// How octets are carried to an endpoint.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TransportSocket {
     /// `None`: plain octets.
     pub tls: Option<Arc<ClientTls>>,
+    /// A header in front of everything, TLS included, says whom the connection speaks for.
+    pub proxy_protocol: Option<ProxyProtocolVersion>,
+}
+
+/// `ProxyProtocolConfig.Version`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum ProxyProtocolVersion {
+    V1,
+    V2,
 }
 
 /// What Istio's metrics say about a destination.

@@ -1,9 +1,12 @@
 //! Listeners and filter chains (Envoy `config.listener.v3`).
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use crate::chain_match::{Cidr, Connection, FilterChainMatch, SourceType, TransportProtocol, Unfit};
+
+use crate::chain_match::ChainTree;
 use crate::format::AccessLog;
 use crate::http::HttpConnectionManager;
 use crate::route::WeightedCluster;
@@ -20,14 +23,14 @@ pub struct Listener {
     pub bind_to_port: bool,
     /// Which way traffic goes, for telemetry.
     pub direction: Direction,
-    /// What is looked at before a filter chain is chosen.
-    pub inspect: Inspect,
-    /// How long inspection may take; zero means no limit.
-    pub inspect_timeout: Duration,
-    /// After `inspect_timeout`: go on as plain TCP instead of closing.
-    pub continue_on_inspect_timeout: bool,
-    /// Tried by Envoy's most-specific-match rules.
-    pub filter_chains: Vec<Arc<FilterChain>>,
+    /// What looks at a connection before a filter chain is chosen, in this order.
+    pub listener_filters: Vec<ListenerFilter>,
+    /// How long they may take; zero means no limit.
+    pub listener_filters_timeout: Duration,
+    /// After that: go on with what is known instead of closing.
+    pub continue_on_listener_filters_timeout: bool,
+    /// Found by Envoy's most-specific-match rules.
+    pub filter_chains: FilterChains,
     /// Used when no chain matches; without it the connection is closed.
     pub default_filter_chain: Option<Arc<FilterChain>>,
     /// Soft limit on octets buffered for one connection in each direction.
@@ -48,13 +51,90 @@ pub enum Direction {
     Outbound,
 }
 
-/// Listener filters, in the order in which they run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Inspect {
+/// Looks at a connection before its filter chain is chosen.
+#[derive(Clone, Debug)]
+pub struct ListenerFilter {
+    /// What it looks for.
+    pub kind: ListenerFilterKind,
+    /// `filter_disabled`: connections that it leaves alone.
+    pub disabled: Option<Predicate>,
+}
+
+/// The listener filters that there are.
+#[derive(Clone, Debug)]
+pub enum ListenerFilterKind {
     /// `envoy.filters.listener.tls_inspector`: SNI, ALPN, is it TLS.
-    pub tls: bool,
+    TlsInspector,
     /// `envoy.filters.listener.http_inspector`: is it HTTP, which version.
-    pub http: bool,
+    HttpInspector,
+    /// `envoy.filters.listener.proxy_protocol`: who the peer speaks for.
+    ProxyProtocol(ProxyProtocol),
+}
+
+/// `ProxyProtocol`: the header that it reads is taken off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProxyProtocol {
+    /// `allow_requests_without_proxy_protocol`: a connection may begin without a header. Then
+    /// whoever may connect may also say whom it speaks for.
+    pub is_optional: bool,
+    /// Version 1 is not in `disallowed_versions`.
+    pub allows_v1: bool,
+    /// Version 2 is not in `disallowed_versions`.
+    pub allows_v2: bool,
+}
+
+/// `ListenerFilterChainMatchPredicate`: which connections are meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Predicate {
+    /// Every one.
+    Any,
+    /// Those whose (original) destination port is in the range.
+    DestinationPort(std::ops::Range<u32>),
+    /// Those that are not meant by another.
+    Not(Box<Predicate>),
+    /// Those that all of these mean.
+    And(Vec<Predicate>),
+    /// Those that one of these means.
+    Or(Vec<Predicate>),
+}
+
+impl Predicate {
+    /// True if a connection to this port is meant.
+    pub fn holds(&self, destination_port: u16) -> bool {
+        match self {
+            Predicate::Any => true,
+            Predicate::DestinationPort(range) => range.contains(&destination_port.into()),
+            Predicate::Not(other) => !other.holds(destination_port),
+            Predicate::And(all) => all.iter().all(|one| one.holds(destination_port)),
+            Predicate::Or(any) => any.iter().any(|one| one.holds(destination_port)),
+        }
+    }
+}
+
+/// The chains of a listener, and how one is found.
+#[derive(Clone, Debug, Default)]
+pub struct FilterChains {
+    chains: Vec<Arc<FilterChain>>,
+    tree: ChainTree,
+}
+
+impl FilterChains {
+    /// # Errors
+    /// Chains that cannot be told apart.
+    pub fn new(chains: Vec<Arc<FilterChain>>) -> Result<FilterChains, Unfit> {
+        let tree = ChainTree::new(chains.iter().map(|chain| &chain.matches))?;
+        Ok(FilterChains { chains, tree })
+    }
+
+    /// In the order of the configuration.
+    pub fn iter(&self) -> std::slice::Iter<'_, Arc<FilterChain>> {
+        self.chains.iter()
+    }
+
+    /// The position of the chain that serves a connection.
+    pub fn find(&self, connection: &Connection<'_>) -> Option<usize> {
+        self.tree.find(connection)
+    }
 }
 
 /// A match, a transport and a network filter.
@@ -70,59 +150,6 @@ pub struct FilterChain {
     pub transport_connect_timeout: Duration,
     /// What speaks on the connection.
     pub network: NetworkFilter,
-}
-
-/// `FilterChainMatch`. An empty list or `None` matches everything.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FilterChainMatch {
-    /// Port of the (original) destination.
-    pub destination_port: Option<u16>,
-    /// Prefixes of the (original) destination.
-    pub destination_prefixes: Vec<Cidr>,
-    /// SNI: exact names, or `*.suffix`. Lower case.
-    pub server_names: Vec<Box<str>>,
-    /// `tls` or `raw_buffer`.
-    pub transport_protocol: Option<TransportProtocol>,
-    /// ALPN, or what HTTP inspection found (`http/1.0`, `http/1.1`, `h2c`).
-    pub application_protocols: Vec<Box<str>>,
-    /// Prefixes of the source.
-    pub source_prefixes: Vec<Cidr>,
-}
-
-/// What TLS inspection found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum TransportProtocol {
-    Tls,
-    RawBuffer,
-}
-
-/// An address prefix.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cidr {
-    /// Network address.
-    pub address: IpAddr,
-    /// Prefix length in bits, at most 32 or 128.
-    pub bits: u8,
-}
-
-impl Cidr {
-    /// True if `ip` is within the prefix. IPv4-mapped IPv6 addresses count as IPv4.
-    pub fn contains(&self, ip: IpAddr) -> bool {
-        match (self.address.to_canonical(), ip.to_canonical()) {
-            (IpAddr::V4(net), IpAddr::V4(ip)) => {
-                let shift = 32u32.saturating_sub(u32::from(self.bits));
-                let (net, ip) = (u32::from(net), u32::from(ip));
-                shift == 32 || net.checked_shr(shift) == ip.checked_shr(shift)
-            }
-            (IpAddr::V6(net), IpAddr::V6(ip)) => {
-                let shift = 128u32.saturating_sub(u32::from(self.bits));
-                let (net, ip) = (u128::from(net), u128::from(ip));
-                shift == 128 || net.checked_shr(shift) == ip.checked_shr(shift)
-            }
-            _ => false,
-        }
-    }
 }
 
 /// The terminal network filter of a chain.
@@ -143,25 +170,10 @@ pub struct TcpProxy {
     pub clusters: Vec<WeightedCluster>,
     /// Close after this long without an octet either way; zero means never (default 1 h).
     pub idle_timeout: Duration,
+    /// `max_downstream_connection_duration`: close at this age; zero means never.
+    pub max_connection_duration: Duration,
     /// Most attempts to connect (default 1).
     pub max_connect_attempts: u32,
     /// One line per connection.
     pub access_logs: Vec<Arc<AccessLog>>,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn cidr_edges() {
-        let cidr = |s: &str, bits| Cidr { address: s.parse().unwrap(), bits };
-        let ip = |s: &str| s.parse::<IpAddr>().unwrap();
-        assert!(cidr("0.0.0.0", 0).contains(ip("9.9.9.9")));
-        assert!(cidr("10.0.0.0", 8).contains(ip("10.255.0.1")));
-        assert!(!cidr("10.0.0.0", 8).contains(ip("11.0.0.1")));
-        assert!(cidr("10.0.0.1", 32).contains(ip("::ffff:10.0.0.1")));
-        assert!(cidr("::", 0).contains(ip("fe80::1")));
-        assert!(!cidr("::", 0).contains(ip("1.2.3.4")));
-    }
 }

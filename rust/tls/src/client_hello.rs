@@ -13,6 +13,8 @@ pub enum Inspect {
     NeedMore,
     /// They are no ClientHello, or a broken one; a TLS server would refuse it.
     NotTls,
+    /// They may be a ClientHello, but it is not complete within [`MAX_WIRE`].
+    TooLarge,
     /// A complete ClientHello.
     Hello {
         /// The server name, in lower case.
@@ -22,12 +24,11 @@ pub enum Inspect {
     },
 }
 
-/// Longest ClientHello that is looked at, as in Envoy's TLS inspector.
+/// Longest ClientHello that may be announced, as in Envoy's TLS inspector.
 pub const MAX_HELLO: usize = 16 * 1024;
 
-/// Most octets that [`inspect`] waits for: a hello of [`MAX_HELLO`] and the
-/// headers of many small records around it.
-pub const MAX_WIRE: usize = 2 * MAX_HELLO;
+/// Most octets that [`inspect`] looks at, the headers of records included; as there.
+pub const MAX_WIRE: usize = 16 * 1024;
 
 // RFC 8446, sections 4, 4.2 and 5.1; RFC 6066, section 3; RFC 7301, section 3.1.
 const RECORD_HANDSHAKE: u8 = 22;
@@ -39,8 +40,10 @@ const NAME_TYPE_HOST: u8 = 0;
 
 /// Looks at all octets that have arrived so far.
 pub fn inspect(wire: &[u8]) -> Inspect {
-    let hello = match handshake_message(wire) {
+    let seen = wire.get(..MAX_WIRE).unwrap_or(wire);
+    let hello = match handshake_message(seen) {
         Ok(hello) => hello,
+        Err(Inspect::NeedMore) if seen.len() == MAX_WIRE => return Inspect::TooLarge,
         Err(verdict) => return verdict,
     };
     parse_hello(&hello).unwrap_or(Inspect::NotTls)
@@ -64,7 +67,8 @@ fn handshake_message(wire: &[u8]) -> Result<Cow<'_, [u8]>, Inspect> {
         }
         if let Some(header) = message.get(..4) {
             let length = header.iter().skip(1).fold(0, |length, octet| length << 8 | usize::from(*octet));
-            if length > MAX_HELLO {
+            // One record of it that is whole says enough; until then it may only be too large.
+            if length > MAX_HELLO && is_whole {
                 return Err(Inspect::NotTls);
             }
             let end = 4 + length;
@@ -74,9 +78,6 @@ fn handshake_message(wire: &[u8]) -> Result<Cow<'_, [u8]>, Inspect> {
                     Cow::Owned(octets) => Cow::Owned(octets.get(4..end).unwrap_or_default().to_vec()),
                 });
             }
-        }
-        if wire.len() > MAX_WIRE {
-            return Err(Inspect::NotTls);
         }
         if !is_whole {
             return Err(Inspect::NeedMore);

@@ -28,7 +28,10 @@ pub(crate) async fn connect(cluster: &Cluster, store: &Arc<SecretStore>, turn: u
         0 => return Err(format!("cluster {} has no endpoints", cluster.name)),
         count => addresses.get(turn % count).copied().unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0))),
     };
-    let tls = match &cluster.transport.default {
+    if cluster.transport.default.proxy_protocol.is_some() {
+        return Err(format!("cluster {}: the PROXY protocol is not spoken to gRPC services", cluster.name));
+    }
+    let tls = match &cluster.transport.default.tls {
         None => None,
         Some(tls) => {
             let config = client_config(tls, store).map_err(|error| format!("cluster {}: {error}", cluster.name))?;
@@ -40,7 +43,7 @@ pub(crate) async fn connect(cluster: &Cluster, store: &Arc<SecretStore>, turn: u
         }
     };
     let scheme = if tls.is_some() { "https" } else { "http" };
-    let authority = cluster.transport.default.as_ref().and_then(|tls| tls.sni.as_deref().map(str::to_owned));
+    let authority = cluster.transport.default.tls.as_ref().and_then(|tls| tls.sni.as_deref().map(str::to_owned));
     let uri = format!("{scheme}://{}", authority.unwrap_or_else(|| address.to_string()));
     let endpoint = Endpoint::from_shared(uri)
         .map_err(|error| error.to_string())?

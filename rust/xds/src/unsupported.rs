@@ -65,6 +65,9 @@ pub(crate) fn alternative(message: &str, field: &str) -> Option<&'static str> {
         "load_balancing_policy" => "use `lb_policy`",
         "hosts" if of(".Cluster") => "use `load_assignment`",
         "tls_context" => "use `transport_socket`",
+        "pass_through_tlvs" | "added_tlvs" | "rules" if message.contains("roxy") => {
+            "leave it out: what follows the addresses in a PROXY protocol header is skipped"
+        }
         "respect_dns_ttl" => "use `dns_refresh_rate`",
         "slow_start_config" => "leave it out: new endpoints get their full share at once",
         "common_lb_config" => "leave it out: all localities of a priority form one pool",
@@ -87,7 +90,7 @@ pub(crate) fn alternative(message: &str, field: &str) -> Option<&'static str> {
             "leave it out: sessions are resumed by tickets of this process, and only where clients need no certificate"
         }
         "cipher_suites" | "ecdh_curves" | "signature_algorithms" => "leave it out: only strong ones are offered",
-        "use_proxy_proto" => "leave it out: the PROXY protocol is not read",
+        "use_proxy_proto" => "use `listener_filters` with envoy.filters.listener.proxy_protocol",
         "use_original_dst" => "leave it out: the address that a connection was accepted on decides",
         "layered_runtime" | "runtime_key" | "runtime_key_prefix" => {
             "leave it out: there are no runtime values to look up"

@@ -11,7 +11,8 @@ use pymesh_model::Snapshot;
 use pymesh_tls::SecretStore;
 use serde_json::json;
 
-/// One group of counters: prefix in `/stats`, prefix and label in Prometheus.
+/// One group of counters: prefix in `/stats`, prefix and label in Prometheus. Without a label
+/// there is one set of them, which has no name.
 struct Family {
     stat: &'static str,
     metric: &'static str,
@@ -22,12 +23,18 @@ const CLUSTER: Family = Family { stat: "cluster", metric: "envoy_cluster", label
 const HTTP: Family = Family { stat: "http", metric: "envoy_http", label: "envoy_http_conn_manager_prefix" };
 const TCP: Family = Family { stat: "tcp", metric: "envoy_tcp", label: "envoy_tcp_prefix" };
 const LISTENER: Family = Family { stat: "listener", metric: "envoy_listener", label: "envoy_listener_address" };
+const TLS_INSPECTOR: Family = Family { stat: "tls_inspector", metric: "envoy_tls_inspector", label: "" };
+const HTTP_INSPECTOR: Family = Family { stat: "http_inspector", metric: "envoy_http_inspector", label: "" };
+const PROXY_PROTOCOL: Family = Family { stat: "proxy_proto", metric: "envoy_proxy_proto", label: "" };
+const PROXY_PROTOCOL_VERSION: Family =
+    Family { stat: "proxy_proto.versions", metric: "envoy_proxy_proto", label: "envoy_proxy_protocol_version" };
 
 /// `/stats`: one `name: value` a line, sorted.
 pub(crate) fn stats(hub: &Hub, process: &[(&'static str, u64)]) -> String {
     let mut lines: Vec<String> = Vec::new();
     each(&hub.lock(), |family, name, stat, _, value| {
-        lines.push(format!("{}.{name}.{stat}: {value}", family.stat));
+        let separator = if name.is_empty() { "" } else { "." };
+        lines.push(format!("{}.{name}{separator}{stat}: {value}", family.stat));
     });
     lines.extend(process.iter().map(|(name, value)| format!("server.{name}: {value}")));
     lines.sort_unstable();
@@ -43,7 +50,10 @@ pub(crate) fn prometheus(hub: &Hub, shards: &[Arc<Shard>], process: &[(&'static 
     let mut families: HashMap<String, (Kind, Vec<String>)> = HashMap::new();
     each(&hub.lock(), |family, name, stat, kind, value| {
         let metric = format!("{}_{stat}", family.metric);
-        let line = format!("{metric}{{{}=\"{}\"}} {value}", family.label, escape(name));
+        let line = match family.label {
+            "" => format!("{metric} {value}"),
+            label => format!("{metric}{{{label}=\"{}\"}} {value}", escape(name)),
+        };
         families.entry(metric).or_insert((kind, Vec::new())).1.push(line);
     });
     let mut names: Vec<&String> = families.keys().collect();
@@ -80,6 +90,10 @@ fn each(groups: &Groups, mut f: impl FnMut(&Family, &str, &'static str, Kind, u6
     walk(&HTTP, &groups.http, &mut f);
     walk(&TCP, &groups.tcp, &mut f);
     walk(&LISTENER, &groups.listeners, &mut f);
+    walk(&TLS_INSPECTOR, &groups.tls_inspector, &mut f);
+    walk(&HTTP_INSPECTOR, &groups.http_inspector, &mut f);
+    walk(&PROXY_PROTOCOL, &groups.proxy_protocol, &mut f);
+    walk(&PROXY_PROTOCOL_VERSION, &groups.proxy_protocol_versions, &mut f);
 }
 
 /// Series of all workers under one set of labels.

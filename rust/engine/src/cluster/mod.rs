@@ -9,7 +9,7 @@ pub(crate) mod host;
 
 use std::sync::Arc;
 
-use pymesh_model::cluster::{Cluster, UpstreamProtocol};
+use pymesh_model::cluster::{Cluster, TransportSocket, UpstreamProtocol};
 use pymesh_model::endpoint::Endpoint;
 use pymesh_model::tls::ClientTls;
 use pymesh_tls::{client_config, SecretStore, TlsError};
@@ -129,17 +129,14 @@ impl ClusterRuntime {
         }
     }
 
-    /// The TLS that connections to this endpoint use.
-    pub fn tls_for(&self, endpoint: &Endpoint) -> Option<Arc<ClientTls>> {
+    /// How connections to this endpoint carry their octets.
+    pub fn socket_for(&self, endpoint: &Endpoint) -> &TransportSocket {
         let transport = &self.config.transport;
         let matched = transport
             .matches
             .iter()
             .find(|candidate| candidate.criteria.iter().all(|wanted| endpoint.transport_match.contains(wanted)));
-        match matched {
-            Some(found) => found.tls.clone(),
-            None => transport.default.clone(),
-        }
+        matched.map_or(&transport.default, |found| &found.socket)
     }
 
     /// The rustls configuration of a TLS context, made once.
@@ -167,7 +164,7 @@ impl ClusterRuntime {
                 .matches
                 .iter()
                 .zip(&new.transport.matches)
-                .all(|(a, b)| a.criteria == b.criteria && a.tls == b.tls)
+                .all(|(a, b)| a.criteria == b.criteria && a.socket == b.socket)
     }
 }
 

@@ -77,7 +77,13 @@ impl Engine {
                 self.lose_upstream(conn, Failure::Connect);
                 self.close_now(conn);
             }
-            Protocol::Inspecting | Protocol::Detecting | Protocol::Opening => self.close_now(conn),
+            Protocol::Inspecting => {
+                if let Some(down) = conn.downstream() {
+                    down.listener.stats.downstream_listener_filter_remote_close.inc();
+                }
+                self.close_now(conn);
+            }
+            Protocol::Detecting | Protocol::Opening => self.close_now(conn),
             Protocol::Closing { .. } => self.close_now(conn),
             Protocol::Lent => {}
         }
@@ -165,7 +171,8 @@ impl Engine {
         if self.conns.contains(conn.key) {
             self.conns.remove(conn.key);
             self.act(Action::Close(conn.key));
-            if let Side::Down(down) = &conn.side {
+            // It counts as a connection only once it has a filter chain, as in Envoy.
+            if let Some(down) = conn.downstream().filter(|down| down.chain.is_some()) {
                 down.listener.stats.downstream_cx_active.dec();
                 down.listener.stats.downstream_cx_destroy.inc();
             }
@@ -183,6 +190,9 @@ impl Engine {
     fn uncount(&mut self, conn: &mut Conn) {
         if conn.is_closing() {
             return;
+        }
+        if let (Protocol::Inspecting, Some(down)) = (&conn.protocol, conn.downstream()) {
+            down.listener.stats.downstream_pre_cx_active.dec();
         }
         // Counted when its transport was ready, which is when it got its facts.
         let has_facts = conn.downstream().is_some_and(|down| down.facts.is_some());
@@ -220,7 +230,7 @@ impl Engine {
             return self.drain_conn(key);
         }
         match &mut conn.protocol {
-            Protocol::Inspecting => self.on_inspect_timeout(&mut conn),
+            Protocol::Inspecting => self.on_listener_filters_timeout(&mut conn),
             Protocol::Closing { .. } => self.close_now(&mut conn),
             Protocol::Opening => {
                 if let Some(cluster) = conn.upstream().and_then(|up| self.clusters.get(up.cluster)) {
@@ -266,7 +276,7 @@ impl Engine {
                 h2.go_away(h2::ErrorCode::NO_ERROR);
                 self.close_after_flush(&mut conn);
             }
-            Protocol::Tcp(_) => self.on_relay_idle(&mut conn),
+            Protocol::Tcp(_) => self.on_relay_deadline(&mut conn),
             _ => {}
         }
         self.conns.give_back(key, conn);

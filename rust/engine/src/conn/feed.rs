@@ -16,7 +16,7 @@ impl Engine {
         conn.received = conn.received.wrapping_add(wire.len() as u64);
         if matches!(conn.protocol, Protocol::Inspecting) {
             conn.input.extend(wire);
-            self.inspect(&mut conn);
+            self.run_listener_filters(&mut conn);
         } else {
             self.receive_wire(&mut conn, wire);
         }

@@ -15,11 +15,13 @@
 //! any:         -> Closing (output is flushed, input is dropped)
 //! ```
 
+mod chain;
 mod client;
 mod close;
 mod drain;
 mod feed;
-mod inspect;
+mod listener_filters;
+mod proxy_header;
 mod server;
 mod tcp;
 
@@ -50,6 +52,8 @@ pub struct Conn {
     pub(crate) local: SocketAddr,
     pub(crate) tls: Option<Box<Session>>,
     pub(crate) protocol: Protocol,
+    /// What goes out in front of everything, TLS included: a PROXY protocol header.
+    pub(crate) preamble: Option<Box<Buffer>>,
     /// Plaintext that could not be processed yet.
     pub(crate) input: Buffer,
     /// Plaintext to send, except HTTP/2's, which waits in its codec.
@@ -84,7 +88,11 @@ pub(crate) struct Downstream {
     pub listener: Arc<ListenerRuntime>,
     /// Set when a filter chain was chosen.
     pub chain: Option<Arc<ChainRuntime>>,
-    /// What inspection found, for logs.
+    /// The peer of the socket, whoever it speaks for.
+    pub direct_remote: SocketAddr,
+    /// What the listener filters have found; none where there are none, or once a chain was chosen.
+    pub inspection: Option<Box<listener_filters::Inspection>>,
+    /// The server name that they found, for logs.
     pub server_name: Option<Box<str>>,
     /// Set when the transport is ready.
     pub facts: Option<Arc<Facts>>,
@@ -107,7 +115,7 @@ pub(crate) struct Upstream {
 
 /// What is spoken.
 pub(crate) enum Protocol {
-    /// Downstream: octets are looked at before a filter chain is chosen.
+    /// Downstream: listener filters look at octets before a filter chain is chosen.
     Inspecting,
     /// Downstream: an HTTP chain that must see which version comes.
     Detecting,
@@ -179,6 +187,7 @@ impl Conn {
             local,
             tls: None,
             protocol: Protocol::Opening,
+            preamble: None,
             input: Buffer::default(),
             output: Buffer::default(),
             peer_closed: false,
@@ -204,7 +213,16 @@ impl Conn {
         now: Time,
     ) -> Self {
         let limit = listener.config.buffer_limit;
-        let down = Downstream { listener, chain: None, server_name: None, facts: None, requests: 0, draining: false };
+        let down = Downstream {
+            listener,
+            chain: None,
+            direct_remote: remote,
+            inspection: None,
+            server_name: None,
+            facts: None,
+            requests: 0,
+            draining: false,
+        };
         let conn = Conn::new(key, Side::Down(down), remote, local, limit, now);
         Conn { protocol: Protocol::Inspecting, ..conn }
     }
@@ -221,7 +239,8 @@ impl Conn {
             Protocol::Http2Server(h2) | Protocol::Http2Client(h2) => h2.output().len(),
             _ => self.output.len(),
         };
-        plain + self.tls.as_ref().map_or(0, |tls| tls.output().len())
+        let preamble = self.preamble.as_ref().map_or(0, |preamble| preamble.len());
+        preamble + plain + self.tls.as_ref().map_or(0, |tls| tls.output().len())
     }
 
     /// True if producers should wait.

@@ -14,7 +14,8 @@ use crate::cluster::ClusterKey;
 use crate::engine::{Action, Engine};
 use crate::exchange::Failure;
 use crate::listener::TcpRuntime;
-use crate::telemetry::{Connection, Flags};
+use crate::telemetry::stats::TcpStats;
+use crate::telemetry::{Connection, Facts, Flags};
 
 pub(crate) type RelayKey = Key<Relay>;
 
@@ -22,10 +23,13 @@ pub(crate) type RelayKey = Key<Relay>;
 pub(crate) struct Relay {
     /// The TCP proxy that made it.
     pub tcp: Arc<TcpRuntime>,
+    /// It closes then, whatever it does.
+    pub expires: Time,
     pub down: ConnKey,
-    pub down_remote: SocketAddr,
-    pub down_local: SocketAddr,
+    /// The client.
+    pub facts: Arc<Facts>,
     pub up_remote: Option<SocketAddr>,
+    pub up_local: Option<SocketAddr>,
     /// Set once an endpoint was chosen.
     pub up: Option<ConnKey>,
     pub up_open: bool,
@@ -59,12 +63,15 @@ impl Engine {
     pub(super) fn start_tcp(&mut self, conn: &mut Conn, tcp: &Arc<TcpRuntime>) {
         tcp.stats.downstream_cx_total.inc();
         tcp.stats.downstream_cx_active.inc();
+        let facts = Arc::new(self.facts_of(conn));
+        let expires = self.now.after_limit(tcp.config.max_connection_duration);
         let relay = self.relays.insert_with(|_| Relay {
             tcp: tcp.clone(),
+            expires,
             down: conn.key,
-            down_remote: conn.remote,
-            down_local: conn.local,
+            facts: facts.clone(),
             up_remote: None,
+            up_local: None,
             up: None,
             up_open: false,
             cluster: None,
@@ -77,7 +84,10 @@ impl Engine {
             sent: 0,
         });
         conn.protocol = TcpEnd::of(relay);
-        self.set_deadline(conn, self.now.after_limit(tcp.config.idle_timeout));
+        if let Some(down) = conn.downstream_mut() {
+            down.facts = Some(facts);
+        }
+        self.set_deadline(conn, self.now.after_limit(tcp.config.idle_timeout).min(expires));
         self.connect_relay(relay);
         if self.relays.get(relay).is_some_and(|relay| relay.up.is_none()) {
             self.close_now(conn);
@@ -87,7 +97,6 @@ impl Engine {
     /// Chooses an endpoint and starts a connection to it. On failure `up` stays empty.
     fn connect_relay(&mut self, key: RelayKey) {
         let Some(relay) = self.relays.get_mut(key) else { return };
-        relay.attempts += 1;
         let tcp = relay.tcp.clone();
         let total = tcp.config.clusters.iter().map(|c| u64::from(c.weight)).sum();
         let mut point = self.rng.below(total);
@@ -112,7 +121,11 @@ impl Engine {
         };
         let Some(relay) = self.relays.get_mut(key) else { return };
         match up {
-            Some(up) => relay.up = Some(up),
+            Some(up) => {
+                relay.attempts += 1;
+                relay.up = Some(up);
+                relay.up_remote = self.conns.get(up).map(|conn| conn.remote);
+            }
             None => relay.flags.insert(Flags::NO_HEALTHY_UPSTREAM),
         }
     }
@@ -122,9 +135,9 @@ impl Engine {
         conn.protocol = TcpEnd::of(key);
         let Some(relay) = self.relays.get_mut(key) else { return self.close_now(conn) };
         relay.up_open = true;
-        relay.up_remote = Some(conn.remote);
-        let (down, idle) = (relay.down, relay.tcp.config.idle_timeout);
-        self.set_deadline(conn, self.now.after_limit(idle));
+        relay.up_local = Some(conn.local);
+        let (down, idle, expires) = (relay.down, relay.tcp.config.idle_timeout, relay.expires);
+        self.set_deadline(conn, self.now.after_limit(idle).min(expires));
         self.rescan_key(down);
     }
 
@@ -135,10 +148,14 @@ impl Engine {
         relay.up = None;
         let down = relay.down;
         relay.failure = failure;
+        relay.flags.insert(Flags::UPSTREAM_CONNECTION_FAILURE);
         if relay.attempts < relay.tcp.config.max_connect_attempts {
             self.connect_relay(key);
         } else {
-            relay.flags.insert(Flags::UPSTREAM_CONNECTION_FAILURE);
+            relay.flags.insert(Flags::UPSTREAM_RETRY_LIMIT);
+            if let Some(cluster) = relay.cluster.and_then(|key| self.clusters.get(key)) {
+                cluster.stats.upstream_cx_connect_attempts_exceeded.inc();
+            }
         }
         if self.relays.get(key).is_some_and(|relay| relay.up.is_none()) {
             self.close_key(down);
@@ -160,10 +177,13 @@ impl Engine {
             return 0;
         }
         relay.last_progress = self.now;
+        let count = bytes.len() as u64;
         match from_client {
-            true => relay.received += bytes.len() as u64,
-            false => relay.sent += bytes.len() as u64,
+            true => relay.received += count,
+            false => relay.sent += count,
         }
+        let TcpStats { downstream_cx_rx_bytes_total, downstream_cx_tx_bytes_total, .. } = &*relay.tcp.stats;
+        if from_client { downstream_cx_rx_bytes_total } else { downstream_cx_tx_bytes_total }.add(count);
         other.output.extend(bytes);
         if !other.is_dirty {
             other.is_dirty = true;
@@ -225,14 +245,21 @@ impl Engine {
         }
     }
 
-    pub(super) fn on_relay_idle(&mut self, conn: &mut Conn) {
+    /// It may have been idle for too long, or be too old.
+    pub(super) fn on_relay_deadline(&mut self, conn: &mut Conn) {
         let Protocol::Tcp(end) = &conn.protocol else { return };
-        let Some(relay) = self.relays.get(end.relay) else { return self.close_now(conn) };
-        let deadline = relay.last_progress.after_limit(relay.tcp.config.idle_timeout);
+        let Some(relay) = self.relays.get_mut(end.relay) else { return self.close_now(conn) };
+        let deadline = relay.last_progress.after_limit(relay.tcp.config.idle_timeout).min(relay.expires);
         if deadline > self.now {
             return self.set_deadline(conn, deadline);
         }
-        relay.tcp.stats.idle_timeout.inc();
+        let TcpStats { idle_timeout, max_downstream_connection_duration, .. } = &*relay.tcp.stats;
+        if relay.expires <= self.now {
+            max_downstream_connection_duration.inc();
+            relay.flags.insert(Flags::DURATION_TIMEOUT);
+        } else {
+            idle_timeout.inc();
+        }
         self.close_now(conn);
     }
 
@@ -241,8 +268,6 @@ impl Engine {
         let Some(relay) = self.relays.remove(key) else { return };
         let other = if relay.down == gone { relay.up } else { Some(relay.down) };
         relay.tcp.stats.downstream_cx_active.dec();
-        relay.tcp.stats.downstream_cx_rx_bytes_total.add(relay.received);
-        relay.tcp.stats.downstream_cx_tx_bytes_total.add(relay.sent);
         self.record_connection(&relay);
         let Some(mut other) = other.and_then(|key| self.conns.lend(key)) else { return };
         let other_key = other.key;
@@ -258,10 +283,11 @@ impl Engine {
         let cluster = relay.cluster.and_then(|key| self.clusters.get(key));
         self.telemetry.connection(&Connection {
             tcp: &relay.tcp,
+            facts: &relay.facts,
             flags: relay.flags,
-            downstream_remote: relay.down_remote,
-            downstream_local: relay.down_local,
             upstream: relay.up_remote,
+            upstream_local: relay.up_local,
+            attempts: relay.attempts,
             cluster: cluster.map(|cluster| &*cluster.config),
             received: relay.received,
             sent: relay.sent,

@@ -322,6 +322,7 @@ mod tests {
         let unspecified = std::net::SocketAddr::from(([0, 0, 0, 0], 0));
         let facts = Facts {
             remote: unspecified,
+            direct_remote: unspecified,
             local: unspecified,
             server_name: None,
             peer: Some(peer),

@@ -40,6 +40,12 @@ impl Engine {
             false => PoolKind::choose(cluster.config.http.protocol, is_http2),
         };
         let is_multiplexed = kind == PoolKind::Http2;
+        let Some(host) = cluster.hosts.get(host_key) else { return };
+        if cluster.socket_for(&host.endpoint).proxy_protocol.is_some() {
+            // A connection that speaks for one client must not carry another's request.
+            let reply = LocalReply::new(503, details::PROXY_PROTOCOL_NEEDS_TCP);
+            return self.reply_locally(key, reply.with_flags(Flags::NO_CLUSTER));
+        }
         let Some(host) = cluster.hosts.get_mut(host_key) else { return };
         exchange.host = Some(host_key);
         exchange.pool = Some(kind);
@@ -174,6 +180,7 @@ impl Engine {
     pub fn connected(&mut self, key: ConnKey, local: std::net::SocketAddr) {
         let Some(mut conn) = self.conns.lend(key) else { return };
         conn.local = local;
+        self.speak_for_client(&mut conn);
         match self.upstream_session(&conn) {
             Ok(None) => self.on_upstream_open(&mut conn),
             Ok(Some(session)) => {
@@ -193,7 +200,7 @@ impl Engine {
         let Some(up) = conn.upstream() else { return Ok(None) };
         let Some(cluster) = self.clusters.get_mut(up.cluster) else { return Ok(None) };
         let Some(endpoint) = cluster.hosts.get(up.host).map(|host| host.endpoint.clone()) else { return Ok(None) };
-        let Some(tls) = cluster.tls_for(&endpoint) else { return Ok(None) };
+        let Some(tls) = cluster.socket_for(&endpoint).tls.clone() else { return Ok(None) };
         let config = cluster.compiled_tls(&tls, &self.secrets).map_err(|error| error.to_string())?;
         pymesh_tls::Session::client(config, tls.sni.as_deref(), conn.remote.ip())
             .map(Some)

@@ -89,6 +89,7 @@ pub mod details {
     pub const ROUTE_NOT_FOUND: &str = "route_not_found";
     pub const CLUSTER_NOT_FOUND: &str = "cluster_not_found";
     pub const DIRECT_RESPONSE: &str = "direct_response";
+    pub const PROXY_PROTOCOL_NEEDS_TCP: &str = "proxy_protocol_needs_tcp_proxy";
     pub const NO_HEALTHY_UPSTREAM: &str = "no_healthy_upstream";
     pub const UPSTREAM_RESPONSE_TIMEOUT: &str = "response_timeout";
     pub const UPSTREAM_PER_TRY_TIMEOUT: &str = "upstream_per_try_timeout";

@@ -22,7 +22,10 @@ pub(crate) use record::{Connection, Recorder};
 /// What is known of a downstream connection once its transport is ready.
 #[derive(Debug)]
 pub(crate) struct Facts {
+    /// As whoever stands before us has told (PROXY protocol), or the peer of the socket.
     pub remote: SocketAddr,
+    /// The peer of the socket.
+    pub direct_remote: SocketAddr,
     pub local: SocketAddr,
     pub server_name: Option<Box<str>>,
     pub peer: Option<PeerIdentity>,

@@ -33,10 +33,11 @@ pub(crate) struct Recorder {
 /// A TCP relay that has ended.
 pub(crate) struct Connection<'a> {
     pub tcp: &'a TcpRuntime,
+    pub facts: &'a Facts,
     pub flags: Flags,
-    pub downstream_remote: SocketAddr,
-    pub downstream_local: SocketAddr,
     pub upstream: Option<SocketAddr>,
+    pub upstream_local: Option<SocketAddr>,
+    pub attempts: u32,
     pub cluster: Option<&'a Cluster>,
     pub received: u64,
     pub sent: u64,
@@ -130,21 +131,11 @@ impl Recorder {
 
     /// A TCP connection is over.
     pub fn connection(&mut self, record: &Connection<'_>) {
-        let facts = Facts {
-            remote: record.downstream_remote,
-            local: record.downstream_local,
-            server_name: None,
-            peer: None,
-            own_uris: Vec::new(),
-            tls_version: None,
-            tls_cipher: None,
-            peer_id: 0,
-        };
         for log in &record.tcp.config.access_logs {
             let view = View {
                 clock: self.clock,
                 hostname: &self.node.id,
-                facts: &facts,
+                facts: record.facts,
                 request: None,
                 response: None,
                 trailers: None,
@@ -154,8 +145,8 @@ impl Recorder {
                 route: None,
                 cluster: record.cluster.map(|cluster| &*cluster.name),
                 upstream: record.upstream,
-                upstream_local: None,
-                attempts: 1,
+                upstream_local: record.upstream_local,
+                attempts: record.attempts,
                 received: record.received,
                 sent: record.sent,
                 started: record.started,

@@ -77,6 +77,7 @@ stats! {
         upstream_cx_http2_total: Counter,
         upstream_cx_connect_fail: Counter,
         upstream_cx_connect_timeout: Counter,
+        upstream_cx_connect_attempts_exceeded: Counter,
         upstream_cx_destroy: Counter,
         upstream_cx_overflow: Counter,
         upstream_cx_protocol_error: Counter,
@@ -153,6 +154,7 @@ stats! {
         downstream_cx_tx_bytes_total: Counter,
         downstream_cx_no_route: Counter,
         idle_timeout: Counter,
+        max_downstream_connection_duration: Counter,
     }
 }
 
@@ -164,8 +166,51 @@ stats! {
         downstream_cx_destroy: Counter,
         no_filter_chain_match: Counter,
         downstream_pre_cx_timeout: Counter,
+        downstream_pre_cx_active: Gauge,
+        downstream_listener_filter_remote_close: Counter,
         ssl_handshake: Counter,
         ssl_connection_error: Counter,
+    }
+}
+
+stats! {
+    /// `tls_inspector.*`, names as Envoy's.
+    TlsInspectorStats {
+        client_hello_too_large: Counter,
+        tls_found: Counter,
+        tls_not_found: Counter,
+        alpn_found: Counter,
+        alpn_not_found: Counter,
+        sni_found: Counter,
+        sni_not_found: Counter,
+    }
+}
+
+stats! {
+    /// `http_inspector.*`, names as Envoy's.
+    HttpInspectorStats {
+        read_error: Counter,
+        http10_found: Counter,
+        http11_found: Counter,
+        http2_found: Counter,
+        http_not_found: Counter,
+    }
+}
+
+stats! {
+    /// `proxy_proto.*`, names as Envoy's.
+    ProxyProtocolStats {
+        not_found_allowed: Counter,
+        not_found_disallowed: Counter,
+    }
+}
+
+stats! {
+    /// `proxy_proto.versions.<version>.*`, names as Envoy's.
+    ProxyProtocolVersionStats {
+        found: Counter,
+        disallowed: Counter,
+        error: Counter,
     }
 }
 
@@ -188,6 +233,10 @@ pub struct Groups {
     pub http: Group<HttpStats>,
     pub tcp: Group<TcpStats>,
     pub listeners: Group<ListenerStats>,
+    pub tls_inspector: Group<TlsInspectorStats>,
+    pub http_inspector: Group<HttpInspectorStats>,
+    pub proxy_protocol: Group<ProxyProtocolStats>,
+    pub proxy_protocol_versions: Group<ProxyProtocolVersionStats>,
 }
 
 impl Hub {
@@ -209,6 +258,26 @@ impl Hub {
     /// Adds a worker's counters for a listener.
     pub fn listener(&self, worker: usize, name: &Arc<str>) -> Arc<ListenerStats> {
         join(&mut self.lock().listeners, worker, name)
+    }
+
+    /// Adds a worker's counters for what all TLS inspectors find.
+    pub fn tls_inspector(&self, worker: usize) -> Arc<TlsInspectorStats> {
+        join(&mut self.lock().tls_inspector, worker, &"".into())
+    }
+
+    /// Adds a worker's counters for what all HTTP inspectors find.
+    pub fn http_inspector(&self, worker: usize) -> Arc<HttpInspectorStats> {
+        join(&mut self.lock().http_inspector, worker, &"".into())
+    }
+
+    /// Adds a worker's counters for connections without a PROXY protocol header.
+    pub fn proxy_protocol(&self, worker: usize) -> Arc<ProxyProtocolStats> {
+        join(&mut self.lock().proxy_protocol, worker, &"".into())
+    }
+
+    /// Adds a worker's counters for a version of the PROXY protocol, `v1` or `v2`.
+    pub fn proxy_protocol_version(&self, worker: usize, version: &'static str) -> Arc<ProxyProtocolVersionStats> {
+        join(&mut self.lock().proxy_protocol_versions, worker, &version.into())
     }
 
     /// Everything, for as long as the guard lives.

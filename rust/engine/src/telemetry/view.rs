@@ -88,12 +88,10 @@ impl View<'_> {
             Operator::DownstreamLocalAddress => display(Some(self.facts.local), out),
             Operator::DownstreamLocalAddressWithoutPort => display(Some(self.facts.local.ip()), out),
             Operator::DownstreamLocalPort => number(Some(u64::from(self.facts.local.port())), out),
-            Operator::DownstreamRemoteAddress | Operator::DownstreamDirectRemoteAddress => {
-                display(Some(self.facts.remote), out)
-            }
-            Operator::DownstreamRemoteAddressWithoutPort | Operator::DownstreamDirectRemoteAddressWithoutPort => {
-                display(Some(self.facts.remote.ip()), out)
-            }
+            Operator::DownstreamRemoteAddress => display(Some(self.facts.remote), out),
+            Operator::DownstreamRemoteAddressWithoutPort => display(Some(self.facts.remote.ip()), out),
+            Operator::DownstreamDirectRemoteAddress => display(Some(self.facts.direct_remote), out),
+            Operator::DownstreamDirectRemoteAddressWithoutPort => display(Some(self.facts.direct_remote.ip()), out),
             Operator::RequestedServerName => text(self.facts.server_name.as_deref(), out),
             Operator::RouteName => text(self.route.filter(|name| !name.is_empty()), out),
             Operator::DownstreamPeerUriSan => {

@@ -1,4 +1,4 @@
-use super::{inspect, Inspect, MAX_HELLO};
+use super::{inspect, Inspect, MAX_HELLO, MAX_WIRE};
 use crate::testing::*;
 
 fn hello_of(sni: Option<&str>, alpn: &[&[u8]]) -> Vec<u8> {
@@ -76,7 +76,8 @@ fn what_is_not_tls_is_known_by_its_first_octets() {
 fn a_hello_without_end_is_not_waited_for() {
     let length = (MAX_HELLO as u32 + 1).to_be_bytes();
     let mut wire = vec![22, 3, 1, 0x40, 0, 1, length[1], length[2], length[3]];
-    assert_eq!(inspect(&wire), Inspect::NotTls);
+    assert_eq!(inspect(&wire), Inspect::NeedMore);
+    assert_eq!(inspect(&resplit(&wire, 4)), Inspect::NotTls, "announced in a record that is whole");
     wire[6..9].copy_from_slice(&(MAX_HELLO as u32).to_be_bytes()[1..]);
     assert_eq!(inspect(&wire), Inspect::NeedMore);
     let mut message = vec![1];
@@ -84,7 +85,10 @@ fn a_hello_without_end_is_not_waited_for() {
     message.resize(MAX_HELLO, 0);
     let mut record = vec![0; 5];
     record.extend_from_slice(&message);
-    assert_eq!(inspect(&resplit(&record, 1)), Inspect::NotTls, "in records of one octet each");
+    let split = resplit(&record, 1);
+    assert_eq!(inspect(&split[..MAX_WIRE - 1]), Inspect::NeedMore, "in records of one octet each");
+    assert_eq!(inspect(&split[..MAX_WIRE]), Inspect::TooLarge);
+    assert_eq!(inspect(&split), Inspect::TooLarge);
 }
 
 /// A hello with the given extensions and nothing else of interest.

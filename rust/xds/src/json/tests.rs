@@ -81,7 +81,7 @@ dns_refresh_rate: 5
         "f.yaml:9:69: load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address.port_value: an integer that is not negative belongs here, not `-1`",
         "f.yaml:10:7: load_assignment.endpoints[0].lb_endpoints[1]: a mapping (envoy.config.endpoint.v3.LbEndpoint) belongs here, not a number",
         "f.yaml:11:5: load_assignment.endpoints[1]: a mapping (envoy.config.endpoint.v3.LocalityLbEndpoints) belongs here, not a list",
-        "f.yaml:14:27: transport_socket.typed_config.@type: type `envoy.extensions.transport_sockets.alts.v3.Alts` is not supported (hint: supported here: envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer, envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext, envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext)",
+        "f.yaml:14:27: transport_socket.typed_config.@type: type `envoy.extensions.transport_sockets.alts.v3.Alts` is not supported (hint: supported here: envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport, envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer, envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext, envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext)",
         "f.yaml:15:19: dns_refresh_rate: a duration such as `1.5s` belongs here, not `5` (hint: write `5s`)",
     ];
     assert_eq!(read_as(CLUSTER, text).unwrap_err(), expected);

@@ -5,16 +5,17 @@ use std::time::Duration;
 
 use prost::Name as _;
 use pymesh_model::cluster::{
-    Balance, Cluster, Discovery, ServiceLabels, Thresholds, Transport, TransportMatch, UpstreamHttp, UpstreamProtocol,
+    Balance, Cluster, Discovery, ProxyProtocolVersion, ServiceLabels, Thresholds, Transport, TransportMatch,
+    TransportSocket, UpstreamHttp, UpstreamProtocol,
 };
 use pymesh_model::endpoint::Endpoints;
-use pymesh_model::tls::ClientTls;
 
 use super::common::{config_source, duration_or, enumerator, metadata, open, struct_text};
 use super::endpoint::{endpoints, targets, text_pairs, DnsTarget};
 use super::{tls, Context, Patience};
 use crate::diagnostic::At;
 use crate::proto::envoy::config::{cluster::v3 as cluster, core::v3 as core};
+use crate::proto::envoy::extensions::transport_sockets::proxy_protocol::v3::ProxyProtocolUpstreamTransport;
 use crate::proto::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
 use crate::proto::envoy::extensions::transport_sockets::tls::v3::UpstreamTlsContext;
 use crate::proto::envoy::extensions::upstreams::http::v3 as upstream;
@@ -98,6 +99,16 @@ pub(crate) fn cluster(config: &cluster::Cluster, at: &At<'_>, cx: &mut Context<'
     let (discovery, endpoints, source) = discovery(config, at, cx);
     let mut keepalive = Keepalive { http2: None, tcp: tcp_keepalive(config, at) };
     let http = protocol_options(config, &mut keepalive, &at.field("typed_extension_protocol_options"));
+    let transport = transport(config, at, cx);
+    let sockets = transport.matches.iter().map(|candidate| &candidate.socket).chain([&transport.default]);
+    if sockets.into_iter().any(|socket| socket.proxy_protocol.is_some())
+        && !config.typed_extension_protocol_options.is_empty()
+    {
+        at.field("typed_extension_protocol_options").refuse_with_hint(
+            "HTTP is not spoken behind the PROXY protocol: its connections are shared by clients",
+            "leave this out and use the cluster in TCP proxies",
+        );
+    }
     let stat_name = if config.alt_stat_name.is_empty() { &config.name } else { &config.alt_stat_name };
     let cluster = Cluster {
         name: config.name.as_str().into(),
@@ -108,7 +119,7 @@ pub(crate) fn cluster(config: &cluster::Cluster, at: &At<'_>, cx: &mut Context<'
         connect_timeout: duration_or(config.connect_timeout.as_ref(), CONNECT_TIMEOUT, &at.field("connect_timeout")),
         thresholds: thresholds(config.circuit_breakers.as_ref(), &at.field("circuit_breakers")),
         http,
-        transport: transport(config, at, cx),
+        transport,
         buffer_limit: buffer_limit(config.per_connection_buffer_limit_bytes),
         service: service(config, cx),
     };
@@ -344,7 +355,7 @@ fn transport(config: &cluster::Cluster, at: &At<'_>, cx: &mut Context<'_>) -> Tr
         matches.push(TransportMatch {
             name: candidate.name.as_str().into(),
             criteria: criteria.unwrap_or_default(),
-            tls: transport_socket(candidate.transport_socket.as_ref(), &at.field("transport_socket"), cx),
+            socket: transport_socket(candidate.transport_socket.as_ref(), &at.field("transport_socket"), cx),
         });
     }
     Transport {
@@ -353,22 +364,40 @@ fn transport(config: &cluster::Cluster, at: &At<'_>, cx: &mut Context<'_>) -> Tr
     }
 }
 
-fn transport_socket(
-    socket: Option<&core::TransportSocket>,
-    at: &At<'_>,
-    cx: &mut Context<'_>,
-) -> Option<Arc<ClientTls>> {
-    let config = socket?.config_type.as_ref().map(|core::transport_socket::ConfigType::TypedConfig(any)| any);
+fn transport_socket(socket: Option<&core::TransportSocket>, at: &At<'_>, cx: &mut Context<'_>) -> TransportSocket {
+    let Some(socket) = socket else { return TransportSocket::default() };
+    let config = socket.config_type.as_ref().map(|core::transport_socket::ConfigType::TypedConfig(any)| any);
     let at = &at.field("typed_config");
-    let opened = open(config, at)?;
-    if opened.is::<UpstreamTlsContext>() {
-        let context: UpstreamTlsContext = opened.decode(at)?;
-        return Some(Arc::new(tls::upstream(&context, at, cx)));
+    let Some(opened) = open(config, at) else { return TransportSocket::default() };
+    if opened.is::<ProxyProtocolUpstreamTransport>() {
+        let outer: ProxyProtocolUpstreamTransport = opened.decode(at).unwrap_or_default();
+        let inner_at = at.field("transport_socket");
+        if outer.transport_socket.is_none() {
+            inner_at.refuse_with_hint("this must be set", "write a socket of type RawBuffer for plain octets");
+        }
+        let inner = transport_socket(outer.transport_socket.as_ref(), &inner_at, cx);
+        if inner.proxy_protocol.is_some() {
+            inner_at.refuse("one header is enough");
+        }
+        let version = match enumerator(outer.config.unwrap_or_default().version) {
+            core::proxy_protocol_config::Version::V1 => ProxyProtocolVersion::V1,
+            core::proxy_protocol_config::Version::V2 => ProxyProtocolVersion::V2,
+        };
+        return TransportSocket { proxy_protocol: Some(version), ..inner };
     }
-    if !opened.is::<RawBuffer>() {
-        opened.refuse(&[UpstreamTlsContext::full_name(), RawBuffer::full_name()], at);
+    let tls = match opened.is::<UpstreamTlsContext>() {
+        true => {
+            let context: Option<UpstreamTlsContext> = opened.decode(at);
+            context.map(|context| Arc::new(tls::upstream(&context, at, cx)))
+        }
+        false => None,
+    };
+    if tls.is_none() && !opened.is::<RawBuffer>() {
+        let supported =
+            [UpstreamTlsContext::full_name(), RawBuffer::full_name(), ProxyProtocolUpstreamTransport::full_name()];
+        opened.refuse(&supported, at);
     }
-    None
+    TransportSocket { tls, proxy_protocol: None }
 }
 
 /// Istio's `metadata.filter_metadata.istio.services[0]`, or else what its

@@ -6,23 +6,23 @@ use std::time::Duration;
 
 use prost::Name as _;
 use pymesh_model::listener::{
-    Cidr, Direction, FilterChain, FilterChainMatch, Inspect, Listener, NetworkFilter, TcpProxy, TransportProtocol,
+    Cidr, Direction, FilterChain, FilterChainMatch, FilterChains, Listener, NetworkFilter, SourceType, TcpProxy,
+    TransportProtocol, Unfit,
 };
 use pymesh_model::route::WeightedCluster;
 use pymesh_model::tls::ServerTls;
 
 use super::common::{duration, duration_or, enumerator, host_and_port, ip, open};
-use super::{access_log, cluster, http, route, tls, Context};
+use super::{access_log, cluster, http, listener_filter, route, tls, Context};
 use crate::diagnostic::At;
 use crate::proto::envoy::config::{core::v3 as core, listener::v3 as listener};
-use crate::proto::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
-use crate::proto::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 use crate::proto::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use crate::proto::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
 use crate::proto::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
 use crate::proto::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
+use listener::filter_chain_match::ConnectionSourceType;
 
-const INSPECT_TIMEOUT: Duration = Duration::from_secs(15);
+const LISTENER_FILTERS_TIMEOUT: Duration = Duration::from_secs(15);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// The kernel cuts this down to `net.core.somaxconn`, which is Envoy's default.
 const BACKLOG: u32 = 65_535;
@@ -32,19 +32,25 @@ pub(crate) fn listener(config: &listener::Listener, at: &At<'_>, cx: &mut Contex
         at.field("enable_reuse_port").refuse_with_hint("each worker has its own socket", "leave it out, or write true");
     }
     let address = socket_address(config.address.as_ref(), &at.field("address"));
-    let mut inspect = inspectors(&config.listener_filters, &at.field("listener_filters"));
+    let listener_filters = listener_filter::listener_filters(config, &at.field("listener_filters"));
 
     let chains_at = at.field("filter_chains");
-    let mut filter_chains: Vec<Arc<FilterChain>> = Vec::with_capacity(config.filter_chains.len());
+    let mut chains: Vec<Arc<FilterChain>> = Vec::with_capacity(config.filter_chains.len());
     for (index, chain) in config.filter_chains.iter().enumerate() {
-        let at = &chains_at.index(index);
-        let Some(chain) = filter_chain(chain, at, cx) else { continue };
-        inspect.tls |= needs_tls_inspection(&chain.matches);
-        if let Some(twin) = filter_chains.iter().position(|other| other.matches == chain.matches) {
-            at.field("filter_chain_match").refuse(format!("filter chain {twin} matches exactly the same connections"));
-        }
-        filter_chains.push(Arc::new(chain));
+        chains.extend(filter_chain(chain, &chains_at.index(index), cx).map(Arc::new));
     }
+    // Positions mean something only if no chain was left out.
+    let is_whole = chains.len() == config.filter_chains.len();
+    let filter_chains = match FilterChains::new(chains) {
+        Ok(chains) => chains,
+        Err(unfit) => {
+            let (Unfit::Overlap { chain, .. } | Unfit::TooMany { chain }) = unfit;
+            if is_whole {
+                chains_at.index(chain).field("filter_chain_match").refuse(unfit.to_string());
+            }
+            FilterChains::default()
+        }
+    };
     let default_filter_chain = config
         .default_filter_chain
         .as_ref()
@@ -66,13 +72,13 @@ pub(crate) fn listener(config: &listener::Listener, at: &At<'_>, cx: &mut Contex
             core::TrafficDirection::Inbound => Direction::Inbound,
             core::TrafficDirection::Outbound => Direction::Outbound,
         },
-        inspect,
-        inspect_timeout: duration_or(
+        listener_filters,
+        listener_filters_timeout: duration_or(
             config.listener_filters_timeout.as_ref(),
-            INSPECT_TIMEOUT,
+            LISTENER_FILTERS_TIMEOUT,
             &at.field("listener_filters_timeout"),
         ),
-        continue_on_inspect_timeout: config.continue_on_listener_filters_timeout,
+        continue_on_listener_filters_timeout: config.continue_on_listener_filters_timeout,
         filter_chains,
         default_filter_chain,
         buffer_limit: cluster::buffer_limit(config.per_connection_buffer_limit_bytes),
@@ -84,33 +90,6 @@ pub(crate) fn socket_address(address: Option<&core::Address>, at: &At<'_>) -> Op
     let (host, port) = host_and_port(address, at)?;
     let at = at.field("socket_address");
     Some(SocketAddr::new(ip(host, &at.field("address"))?, port))
-}
-
-fn inspectors(filters: &[listener::ListenerFilter], at: &At<'_>) -> Inspect {
-    let mut inspect = Inspect::default();
-    for (index, filter) in filters.iter().enumerate() {
-        let at = at.index(index);
-        let config = filter.config_type.as_ref().map(|listener::listener_filter::ConfigType::TypedConfig(any)| any);
-        let at = at.field("typed_config");
-        let Some(opened) = open(config, &at) else { continue };
-        if opened.is::<TlsInspector>() {
-            inspect.tls = true;
-        } else if opened.is::<HttpInspector>() {
-            inspect.http = true;
-        } else {
-            opened.refuse(&[TlsInspector::full_name(), HttpInspector::full_name()], &at);
-        }
-    }
-    inspect
-}
-
-/// Envoy adds the TLS inspector to listeners whose chains cannot be told apart
-/// without it.
-fn needs_tls_inspection(matches: &FilterChainMatch) -> bool {
-    match matches.transport_protocol {
-        Some(protocol) => protocol == TransportProtocol::Tls,
-        None => !matches.server_names.is_empty() || !matches.application_protocols.is_empty(),
-    }
 }
 
 fn filter_chain(chain: &listener::FilterChain, at: &At<'_>, cx: &mut Context<'_>) -> Option<FilterChain> {
@@ -172,7 +151,14 @@ fn chain_match(rule: &listener::FilterChainMatch, at: &At<'_>) -> FilterChainMat
         server_names,
         transport_protocol,
         application_protocols: rule.application_protocols.iter().map(|name| name.as_str().into()).collect(),
+        direct_source_prefixes: prefixes(&rule.direct_source_prefix_ranges, &at.field("direct_source_prefix_ranges")),
+        source_type: match enumerator(rule.source_type) {
+            ConnectionSourceType::Any => SourceType::Any,
+            ConnectionSourceType::SameIpOrLoopback => SourceType::Local,
+            ConnectionSourceType::External => SourceType::External,
+        },
         source_prefixes: prefixes(&rule.source_prefix_ranges, &at.field("source_prefix_ranges")),
+        source_ports: rule.source_ports.iter().filter_map(|port| u16::try_from(*port).ok()).collect(),
     }
 }
 
@@ -239,6 +225,11 @@ fn tcp_proxy(config: &tcp::TcpProxy, at: &At<'_>, cx: &Context<'_>) -> Option<Tc
         stat_prefix: config.stat_prefix.as_str().into(),
         clusters,
         idle_timeout: duration_or(config.idle_timeout.as_ref(), IDLE_TIMEOUT, &at.field("idle_timeout")),
+        max_connection_duration: duration(
+            config.max_downstream_connection_duration.as_ref(),
+            &at.field("max_downstream_connection_duration"),
+        )
+        .unwrap_or_default(),
         max_connect_attempts: config.max_connect_attempts.unwrap_or(1),
         access_logs: access_log::access_logs(&config.access_log, &at.field("access_log"), cx),
     })

@@ -13,6 +13,7 @@ mod filter;
 mod header;
 mod http;
 mod listener;
+mod listener_filter;
 mod matcher;
 mod retry;
 mod route;

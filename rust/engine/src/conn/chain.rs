@@ -1,0 +1,126 @@
+//! From a chosen filter chain to whoever speaks on the connection: TLS, then HTTP or the TCP proxy.
+
+use std::sync::Arc;
+
+use pymesh_http::h2;
+use pymesh_model::http::Codec;
+use pymesh_model::listener::Connection;
+use pymesh_tls::Session;
+
+use super::{Conn, Protocol};
+use crate::base::time::Time;
+use crate::engine::Engine;
+use crate::telemetry::{Facts, Flags};
+
+impl Engine {
+    /// The listener filters are done: what they looked at is given to whatever is chosen.
+    pub(super) fn choose_chain(&mut self, conn: &mut Conn) {
+        let (remote, local) = (conn.remote, conn.local);
+        let Some(down) = conn.downstream_mut() else { return };
+        let listener = down.listener.clone();
+        let inspection = down.inspection.take().unwrap_or_default();
+        let chain = listener.find_chain(&Connection {
+            destination: local,
+            source: remote,
+            direct_source: down.direct_remote.ip(),
+            server_name: inspection.server_name.as_deref().unwrap_or_default(),
+            transport: inspection.transport,
+            protocols: &inspection.protocols,
+        });
+        down.server_name = inspection.server_name;
+        let Some(chain) = chain.cloned() else {
+            listener.stats.no_filter_chain_match.inc();
+            return self.close_now(conn);
+        };
+        let tls = chain.tls.clone();
+        let handshake_limit = chain.config.transport_connect_timeout;
+        down.chain = Some(chain);
+        listener.stats.downstream_pre_cx_active.dec();
+        listener.stats.downstream_cx_total.inc();
+        listener.stats.downstream_cx_active.inc();
+        conn.protocol = Protocol::Opening;
+        conn.deadline = Time::NEVER;
+        match tls.map(Session::server) {
+            None => self.start_network_filter(conn),
+            Some(Err(error)) => return self.fail_conn(conn, Flags::NONE, &error.to_string()),
+            Some(Ok(session)) => {
+                conn.tls = Some(Box::new(session));
+                self.set_deadline(conn, self.now.after_limit(handshake_limit));
+            }
+        }
+        let inspected = std::mem::take(&mut conn.input);
+        if !inspected.is_empty() {
+            self.receive_wire(conn, inspected.as_slice());
+        }
+    }
+
+    /// The transport is ready: hand the connection to its network filter.
+    pub(super) fn start_network_filter(&mut self, conn: &mut Conn) {
+        let Some(chain) = conn.downstream().and_then(|down| down.chain.clone()) else { return };
+        if let Some(tcp) = &chain.tcp {
+            return self.start_tcp(conn, tcp);
+        }
+        let Some(http) = &chain.http else { return };
+        http.stats.downstream_cx_total.inc();
+        http.stats.downstream_cx_active.inc();
+        let facts = self.facts_of(conn);
+        if let Some(down) = conn.downstream_mut() {
+            down.facts = Some(Arc::new(facts));
+        }
+        if conn.tls.is_some() {
+            http.stats.downstream_cx_ssl_total.inc();
+        }
+        // A client that negotiated nothing is looked at, as without TLS.
+        let alpn_is_h2 = conn.tls.as_ref().and_then(|tls| tls.alpn()).map(|alpn| alpn == b"h2");
+        match (http.config.codec, alpn_is_h2) {
+            (Codec::Http2, _) | (Codec::Auto, Some(true)) => self.speak_http_server(conn, true),
+            (Codec::Http1, _) | (Codec::Auto, Some(false)) => self.speak_http_server(conn, false),
+            (Codec::Auto, None) => {
+                conn.protocol = Protocol::Detecting;
+                let limit = self.now.after_limit(http.config.timeouts.request_headers);
+                let drain = if conn.side.is_draining() { self.drain_limit(conn) } else { Time::NEVER };
+                self.set_deadline(conn, limit.min(drain));
+            }
+        }
+    }
+
+    /// What logs, metrics and policies ask of a connection, gathered once.
+    pub(super) fn facts_of(&mut self, conn: &Conn) -> Facts {
+        let tls = conn.tls.as_ref();
+        let peer = tls.and_then(|tls| tls.peer()).cloned();
+        let chain = conn.downstream().and_then(|down| down.chain.as_ref());
+        let own_uris = match (chain.and_then(|chain| chain.config.tls.as_ref()), &peer) {
+            (Some(server), Some(_)) => {
+                pymesh_tls::presented_uris(&server.certificates, &self.secrets, tls.and_then(|tls| tls.sni()))
+            }
+            _ => Vec::new(),
+        };
+        let principal = peer.as_ref().and_then(|peer| peer.sans.uri.first()).map(String::as_str);
+        Facts {
+            remote: conn.remote,
+            direct_remote: conn.downstream().map_or(conn.remote, |down| down.direct_remote),
+            local: conn.local,
+            server_name: match tls.and_then(|tls| tls.sni()) {
+                Some(name) => Some(name.into()),
+                None => conn.downstream().and_then(|down| down.server_name.clone()),
+            },
+            peer_id: self.telemetry.peer_id(principal),
+            peer,
+            own_uris,
+            tls_version: tls.and_then(|tls| tls.version()),
+            tls_cipher: tls.and_then(|tls| tls.cipher()),
+        }
+    }
+
+    /// HTTP/2 with prior knowledge announces itself; anything else is HTTP/1.
+    /// False while too little has arrived to tell.
+    pub(super) fn detect_http(&mut self, conn: &mut Conn, bytes: &[u8]) -> bool {
+        let known = bytes.len().min(h2::PREFACE.len());
+        let is_prefix = bytes.get(..known) == h2::PREFACE.get(..known);
+        if is_prefix && bytes.len() < h2::PREFACE.len() {
+            return false;
+        }
+        self.speak_http_server(conn, is_prefix);
+        true
+    }
+}
