@@ -78,6 +78,7 @@ where
     H: FilterHost,
     F: Fn(usize) -> H + Send + Sync + 'static,
 {
+    pymesh_net::keep_buffers_mapped();
     let bootstrap = load(&options.config)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -354,7 +354,13 @@ impl<H: FilterHost> Worker<H> {
                 return;
             }
             match socket.read(&mut self.buffer) {
-                Input::Octets(n) => self.engine.receive(key, self.buffer.get(..n).unwrap_or_default()),
+                Input::Octets(n) => {
+                    self.engine.receive(key, self.buffer.get(..n).unwrap_or_default());
+                    if n == self.buffer.len() {
+                        // Bulk: what it has become is written while it is in the cache, and its room is used again.
+                        self.flush();
+                    }
+                }
                 Input::Nothing => return,
                 Input::End => {
                     socket.readable = false;

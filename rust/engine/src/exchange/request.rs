@@ -280,7 +280,8 @@ impl Engine {
     pub(crate) fn request_is_full(&self, key: ExchangeKey) -> bool {
         self.exchanges.get(key).is_some_and(|exchange| {
             let waiting = exchange.request_body.waiting().len();
-            !exchange.is_local && waiting >= self.options.stream_buffer
+            let has_sink = matches!(exchange.stage, Stage::Flowing);
+            !exchange.is_local && (waiting >= self.options.stream_buffer || has_sink && waiting > 0)
         })
     }
 }

@@ -55,9 +55,11 @@ impl Engine {
 
     /// True while the exchange holds as much of the response as it may.
     pub(crate) fn response_is_full(&self, key: ExchangeKey) -> bool {
-        self.exchanges
-            .get(key)
-            .is_some_and(|exchange| exchange.response_body.waiting().len() >= self.options.stream_buffer)
+        self.exchanges.get(key).is_some_and(|exchange| {
+            let waiting = exchange.response_body.waiting().len();
+            // What the client does not take waits where it is: in the upstream's socket.
+            waiting >= self.options.stream_buffer || exchange.response_started && waiting > 0
+        })
     }
 
     /// Moves the response on: its head once, then octets, then its end.

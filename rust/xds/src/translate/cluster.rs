@@ -22,8 +22,9 @@ use crate::proto::envoy::extensions::upstreams::http::v3 as upstream;
 use cluster::cluster::{DiscoveryType, DnsLookupFamily, LbPolicy};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Envoy's default for `per_connection_buffer_limit_bytes`.
-pub(super) const BUFFER_LIMIT: usize = 1024 * 1024;
+/// When `per_connection_buffer_limit_bytes` says nothing else (Envoy: 1 MiB). Sockets have buffers for the network's sake;
+/// ours holds what one read and one write bring together, and stays in the cache.
+pub(super) const BUFFER_LIMIT: usize = 64 * 1024;
 const DNS_REFRESH_RATE: Duration = Duration::from_secs(5);
 /// When `connection_keepalive` says nothing else.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
