@@ -11,9 +11,9 @@ import pytest
 from tests.conformance.corpus.agreement import disagreements, is_for
 from tests.conformance.corpus.origins import NAMES
 from tests.conformance.corpus.run import Books, run
-from tests.conformance.corpus.vectors import Vector, load
+from tests.conformance.corpus.vectors import FILES, Vector, load
 
-VECTORS = load("http1_framing", "http1_syntax", "http1_target", "http1_connection", "http2_heads", "http2_bodies")
+VECTORS = load(*FILES)
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,8 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parents[1] / "vectors"
+#: The files with vectors of requests.
+FILES = ("http1_framing", "http1_syntax", "http1_target", "http1_connection", "http2_heads", "http2_bodies")
 OUTCOMES = ("forwarded", "refused", "answered", "dropped", "broken", "reset", "goaway")
 _SETTINGS = {
     "name", "why", "x", "send", "frames", "host", "body", "fields", "trailers", "then",

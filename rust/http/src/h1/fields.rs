@@ -113,14 +113,24 @@ fn strip_h2c(headers: &mut Headers) -> bool {
 }
 
 /// `Connection` may name fields that are for this connection only. It may not
-/// name one that decides how the message is read or where it goes.
+/// name one that decides how the message is read or where it goes, nor one by
+/// which a proxy in front says who the client is.
 fn remove_named(parsed: &[httparse::Header<'_>], headers: &mut Headers) -> Result<(), Refusal> {
     let is_connection = |field: &&httparse::Header<'_>| field.name.eq_ignore_ascii_case("connection");
     let options = || parsed.iter().filter(is_connection).flat_map(|field| list(field.value));
     if options().count() > MAX_CONNECTION_OPTIONS {
         return Err(Refusal::bad("http1.too_many_connection_options"));
     }
-    const END_TO_END: [Known; 4] = [Known::Host, Known::ContentLength, Known::TransferEncoding, Known::Authorization];
+    const END_TO_END: [Known; 8] = [
+        Known::Host,
+        Known::ContentLength,
+        Known::TransferEncoding,
+        Known::Authorization,
+        Known::XForwardedFor,
+        Known::XForwardedHost,
+        Known::XForwardedProto,
+        Known::XForwardedClientCert,
+    ];
     if options().any(|option| END_TO_END.iter().any(|known| option.eq_ignore_ascii_case(known.name().as_bytes()))) {
         return Err(Refusal::bad("http1.connection_names_end_to_end_field"));
     }

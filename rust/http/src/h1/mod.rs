@@ -38,7 +38,7 @@ pub enum Framing {
 /// because nobody can say where the next message starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// What a client is told: 400, 414, 431, 501 or 505.
+    /// What a client is told: 400, 403, 414, 431, 501 or 505.
     pub status: u16,
     /// A stable code for logs.
     pub reason: &'static str,

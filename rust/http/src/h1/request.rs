@@ -153,7 +153,12 @@ fn set_target(head: &mut RequestHead, method: &[u8], target: &[u8], host: Option
         head.set_path(target);
         return Ok(());
     }
-    let rest = strip_scheme(target, b"http://").or_else(|| strip_scheme(target, b"https://")).ok_or(invalid)?;
+    let secure = strip_scheme(target, b"https://");
+    if secure.is_some() && head.scheme == Scheme::Http {
+        // Nobody behind us could tell that it came in the clear.
+        return Err(Refusal { status: 403, reason: "http1.https_url_on_plaintext_connection" });
+    }
+    let rest = secure.or_else(|| strip_scheme(target, b"http://")).ok_or(invalid)?;
     let end = rest.iter().position(|b| matches!(b, b'/' | b'?')).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(end);
     if !is_authority(authority) {

@@ -32,7 +32,6 @@ fn targets() {
         ("OPTIONS * HTTP/1.1\r\nHost: h", "h", "*"),
         ("CONNECT h:443 HTTP/1.1\r\nHost: h:443", "h:443", ""),
         ("GET / HTTP/1.0", "", "/"),
-        ("GET HTTPS://h/x HTTP/1.1\r\nHost: h", "h", "/x"),
         ("OPTIONS http://h HTTP/1.1\r\nHost: h", "h", "*"),
         ("GET / HTTP/1.1\r\nHost: [::1]:80", "[::1]:80", "/"),
         ("GET / HTTP/1.1\r\nHost:", "", "/"),
@@ -41,9 +40,11 @@ fn targets() {
         let (info, head) = request(format!("{line}\r\n\r\n").as_bytes());
         assert!(info.unwrap().is_some(), "{line}");
         assert_eq!((head.authority(), head.path()), (authority.as_bytes(), path.as_bytes()), "{line}");
-        // The connection is not a secure one, whatever the target says.
         assert_eq!(head.scheme, Scheme::Http, "{line}");
     }
+    // The connection is not a secure one, whatever the target says.
+    let (info, _) = request(b"GET HTTPS://h/x HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert_eq!(info.unwrap_err().reason, "http1.https_url_on_plaintext_connection");
 }
 
 #[test]
@@ -180,6 +181,16 @@ fn chunks_in_any_pieces() {
         assert_eq!(data, b"wikipedia");
         assert_eq!(trailers.get(b"x-t"), Some(&b"v"[..]));
         assert!(ended);
+    }
+}
+
+#[test]
+fn what_others_rely_on_is_not_for_this_connection_only() {
+    for name in ["Host", "content-length", "x-forwarded-for", "X-Forwarded-Proto", "x-forwarded-client-cert"] {
+        let head =
+            format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: close, {name}\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n");
+        let (info, _) = request(head.as_bytes());
+        assert_eq!(info.unwrap_err().reason, "http1.connection_names_end_to_end_field", "{name}");
     }
 }
 
