@@ -17,6 +17,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use pymesh_http::h2;
+use pymesh_model::filter::FilterKind;
 use pymesh_model::format::LogSink;
 use pymesh_model::listener::Listener;
 use pymesh_model::route::RouteTable;
@@ -318,9 +319,9 @@ impl Engine {
         let chains = listeners.iter().flat_map(|l| l.chains.iter().chain(&l.default_chain));
         let filters = chains.filter_map(|chain| chain.http.as_ref()).flat_map(|http| &http.config.filters);
         filters
-            .map(|filter| {
-                let pymesh_model::filter::FilterKind::Python(python) = &filter.kind;
-                python.clone()
+            .filter_map(|filter| match &filter.kind {
+                FilterKind::Python(python) => Some(python.clone()),
+                FilterKind::GrpcWeb => None,
             })
             .collect()
     }

@@ -347,7 +347,8 @@ fn snapshot() -> Snapshot {
         cluster: ClusterChoice::One("origin".into()),
         timeout: Duration::from_secs(15),
         idle_timeout: None,
-        grpc_timeout_max: None,
+        stream: StreamDuration::default(),
+        grpc_timeout: None,
         retry: Some(Arc::new(RetryPolicy {
             on: RetryOn { connect_failure: true, server_error: true, ..RetryOn::default() },
             statuses: vec![],
@@ -409,6 +410,9 @@ fn snapshot() -> Snapshot {
         always_set_request_id_in_response: true,
         upgrades: vec![],
         allow_connect: false,
+        proxy_100_continue: false,
+        default_host_for_http_10: None,
+        header_case: HeaderCase::Lower,
         via: Some("1.1 pymesh".into()),
         access_logs: vec![Arc::new(log)],
     };

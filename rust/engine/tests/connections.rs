@@ -6,6 +6,7 @@
 
 mod connections {
     mod drain;
+    mod messages;
     pub mod rig;
     mod tunnels;
 }

@@ -160,6 +160,21 @@ pub struct Headers {
     arena: Vec<u8>,
     fields: Vec<Field>,
     list_size: usize,
+    case: Case,
+    /// Names as they were spelled, for [`Case::Kept`].
+    spelled: Vec<Span>,
+}
+
+/// How HTTP/1 writes the names of these fields. HTTP/2 knows lower case only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Case {
+    /// In lower case.
+    #[default]
+    Lower,
+    /// Each word with a capital: `Content-Length`.
+    Proper,
+    /// As they were spelled when they came; in lower case those that were added since.
+    Kept,
 }
 
 impl Headers {
@@ -173,6 +188,47 @@ impl Headers {
         self.arena.clear();
         self.fields.clear();
         self.list_size = 0;
+        self.case = Case::Lower;
+        self.spelled.clear();
+    }
+
+    /// Sets how names are written, unless it is known how they were spelled.
+    pub fn write_in(&mut self, case: Case) {
+        if self.case != Case::Kept {
+            self.case = case;
+        }
+    }
+
+    /// Remembers how a name is spelled.
+    pub fn keep_spelling(&mut self, name: &[u8]) {
+        self.case = Case::Kept;
+        let name = self.store(name);
+        self.spelled.push(name);
+    }
+
+    /// Appends a lower-case name as it is to be written.
+    pub(crate) fn write_name(&self, out: &mut Vec<u8>, name: &[u8]) {
+        let start = out.len();
+        out.extend_from_slice(name);
+        let written = out.get_mut(start..).unwrap_or_default();
+        match self.case {
+            Case::Lower => {}
+            Case::Proper => {
+                let mut begins = true;
+                for octet in written {
+                    if begins {
+                        octet.make_ascii_uppercase();
+                    }
+                    begins = !octet.is_ascii_alphanumeric();
+                }
+            }
+            Case::Kept => {
+                let spelled = self.spelled.iter().map(|span| self.bytes(*span));
+                if let Some(spelled) = spelled.into_iter().find(|spelled| spelled.eq_ignore_ascii_case(name)) {
+                    written.copy_from_slice(spelled);
+                }
+            }
+        }
     }
 
     /// Gives memory back when the arena has grown past `keep` octets.

@@ -24,5 +24,5 @@ mod limits;
 pub mod proxy_protocol;
 
 pub use head::{Method, RequestHead, ResponseHead, Scheme, Version};
-pub use headers::{Headers, Known, Span};
+pub use headers::{Case, Headers, Known, Span};
 pub use limits::Limits;

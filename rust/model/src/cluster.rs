@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::endpoint::Endpoints;
+use crate::http::HeaderCase;
 use crate::snapshot::WorkloadLabels;
 use crate::tls::ClientTls;
 
@@ -95,6 +96,8 @@ pub struct UpstreamHttp {
     pub header_list_size: usize,
     /// Most response fields.
     pub header_count: usize,
+    /// `http_protocol_options.header_key_format`.
+    pub header_case: HeaderCase,
 }
 
 impl Default for UpstreamHttp {
@@ -108,6 +111,7 @@ impl Default for UpstreamHttp {
             connection_window: 1024 * 1024,
             header_list_size: 60 * 1024,
             header_count: 100,
+            header_case: HeaderCase::Lower,
         }
     }
 }

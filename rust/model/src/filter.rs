@@ -17,6 +17,8 @@ pub struct HttpFilter {
 pub enum FilterKind {
     /// User code, run by a host outside the engine.
     Python(Arc<PythonFilter>),
+    /// `envoy.filters.http.grpc_web`: gRPC for browsers.
+    GrpcWeb,
 }
 
 /// `pymesh.filters.v1.PythonFilter`: see `pymesh/filters/SPEC.md`.

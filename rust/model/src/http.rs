@@ -40,10 +40,28 @@ pub struct HttpConnectionManager {
     pub upgrades: Vec<Upgrade>,
     /// `http2_protocol_options.allow_connect`: offer extended CONNECT (RFC 8441) to clients of HTTP/2.
     pub allow_connect: bool,
+    /// Pass `expect: 100-continue` and interim answers on; else the proxy answers the former itself and drops the latter.
+    pub proxy_100_continue: bool,
+    /// `http_protocol_options.default_host_for_http_10`: for requests of HTTP/1.0 that name none.
+    pub default_host_for_http_10: Option<Box<str>>,
+    /// `http_protocol_options.header_key_format`.
+    pub header_case: HeaderCase,
     /// Value of `via` to append, if any.
     pub via: Option<Box<str>>,
     /// One entry per request.
     pub access_logs: Vec<Arc<AccessLog>>,
+}
+
+/// How the names of header fields are written in HTTP/1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HeaderCase {
+    /// In lower case.
+    #[default]
+    Lower,
+    /// `proper_case_words`: each word with a capital.
+    Proper,
+    /// `preserve_case`: what arrives here is written on the other side as it came.
+    Preserve,
 }
 
 /// `codec_type`.
@@ -82,6 +100,8 @@ pub struct HttpTimeouts {
     pub drain: Duration,
     /// Age at which a connection is drained (default none).
     pub max_connection_duration: Duration,
+    /// `common_http_protocol_options.max_stream_duration`: for routes that say nothing of their own (default none).
+    pub max_stream_duration: Duration,
 }
 
 impl Default for HttpTimeouts {
@@ -93,6 +113,7 @@ impl Default for HttpTimeouts {
             request_headers: Duration::from_secs(10),
             drain: Duration::from_secs(5),
             max_connection_duration: Duration::ZERO,
+            max_stream_duration: Duration::ZERO,
         }
     }
 }

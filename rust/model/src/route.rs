@@ -117,8 +117,10 @@ pub struct Forward {
     pub timeout: Duration,
     /// Stream without progress; `None`: as the connection manager says; zero means no limit.
     pub idle_timeout: Option<Duration>,
-    /// `max_stream_duration.grpc_timeout_header_max`: honour `grpc-timeout` up to this; zero: no cap.
-    pub grpc_timeout_max: Option<Duration>,
+    /// How long a stream may last, whatever comes of it.
+    pub stream: StreamDuration,
+    /// Deprecated `max_grpc_timeout`: the route's timeout is what `grpc-timeout` says, up to this.
+    pub grpc_timeout: Option<GrpcTimeout>,
     /// `None`: as the virtual host says.
     pub retry: Option<Arc<RetryPolicy>>,
     /// How the path is rewritten.
@@ -142,6 +144,24 @@ pub struct Upgrade {
     pub enabled: bool,
     /// `connect_config`: the tunnel ends here, and goes on as TCP; else CONNECT is passed on.
     pub terminates: bool,
+}
+
+/// `MaxStreamDuration`, from the first octet of the request to the last of the answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamDuration {
+    /// `None`: as the connection manager says; zero means no limit.
+    pub max: Option<Duration>,
+    /// How far `grpc-timeout` is honoured in its place.
+    pub grpc: Option<GrpcTimeout>,
+}
+
+/// How far `grpc-timeout` is honoured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GrpcTimeout {
+    /// No further than this; zero means no cap.
+    pub max: Duration,
+    /// So much is taken off what the client says.
+    pub offset: Duration,
 }
 
 /// `cluster_specifier`.

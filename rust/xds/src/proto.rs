@@ -113,7 +113,8 @@ mod tests {
         assert_eq!(error.message, "type `envoy.extensions.filters.http.fault.v3.HTTPFault` is not supported");
         assert_eq!(
             error.hint,
-            "supported here: envoy.extensions.filters.http.router.v3.Router, pymesh.filters.v1.PythonFilter"
+            "supported here: envoy.extensions.filters.http.grpc_web.v3.GrpcWeb, \
+             envoy.extensions.filters.http.router.v3.Router, pymesh.filters.v1.PythonFilter"
         );
         let error = descriptor("envoy.extensions.filters.http.router.v3.Ruoter").unwrap_err();
         assert_eq!(error.hint, "did you mean `envoy.extensions.filters.http.router.v3.Router`?");

@@ -72,7 +72,6 @@ pub(crate) fn alternative(message: &str, field: &str) -> Option<&'static str> {
         "slow_start_config" => "leave it out: new endpoints get their full share at once",
         "common_lb_config" => "leave it out: all localities of a priority form one pool",
         "health_checks" | "outlier_detection" => "leave it out: endpoint health comes from `health_status`",
-        "max_grpc_timeout" | "grpc_timeout_offset" => "use `max_stream_duration.grpc_timeout_header_max`",
         "cors" | "rate_limits" | "typed_per_filter_config" => {
             "write it as a Python filter (pymesh.filters.v1.PythonFilter)"
         }

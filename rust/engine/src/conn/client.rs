@@ -2,6 +2,8 @@
 
 use pymesh_http::{h1, h2, Headers};
 
+use pymesh_model::http::HeaderCase;
+
 use super::{Conn, Protocol, Reading};
 use crate::engine::Engine;
 use crate::exchange::{ExchangeKey, Failure, TunnelEnd, Verdict};
@@ -42,6 +44,10 @@ impl Engine {
     /// `Some(0)` if more bytes are needed, `None` if the connection failed.
     fn read_http1_response_head(&mut self, conn: &mut Conn, key: ExchangeKey, bytes: &[u8]) -> Option<usize> {
         let limits = self.upstream_limits(conn)?;
+        let keeps_case = conn
+            .upstream()
+            .and_then(|up| self.clusters.get(up.cluster))
+            .is_some_and(|cluster| cluster.config.http.header_case == HeaderCase::Preserve);
         let Protocol::Http1Client(h1) = &mut conn.protocol else { return None };
         if !h1::is_worth_parsing(bytes, h1.tried) {
             return Some(0);
@@ -57,9 +63,14 @@ impl Engine {
                 self.fail_upstream_protocol(conn);
                 None
             }
-            // The proxy itself has answered `Expect`; other interim responses are dropped, as Envoy does.
-            Ok(Some(info)) if response.is_interim() => Some(info.consumed),
+            Ok(Some(info)) if response.is_interim() => {
+                self.interim_response(key);
+                Some(info.consumed)
+            }
             Ok(Some(info)) => {
+                if keeps_case {
+                    h1::keep_spelling(bytes.get(..info.consumed).unwrap_or_default(), &mut response.headers);
+                }
                 let exchange = self.exchanges.get_mut(key).filter(|exchange| exchange.tunnel.is_asked());
                 match exchange.map(|exchange| (exchange.judge_http1_answer(response), exchange)) {
                     Some((Verdict::Malformed, _)) => {
@@ -160,7 +171,7 @@ impl Engine {
             h2::Event::Response { stream, tag, end_stream } => {
                 let Some(key) = self.exchange_by_tag(conn, stream, tag) else { return };
                 if self.scratch.response.is_interim() {
-                    return;
+                    return self.interim_response(key);
                 }
                 if let Some(exchange) = self.exchanges.get_mut(key).filter(|exchange| exchange.tunnel.is_asked()) {
                     if exchange.judge_http2_answer(&mut self.scratch.response) == Verdict::Open {

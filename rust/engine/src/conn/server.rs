@@ -2,6 +2,8 @@
 
 use pymesh_http::{h1, h2, Headers, Known, Scheme, Version};
 
+use pymesh_model::http::HeaderCase;
+
 use super::{Conn, Protocol, Reading};
 use crate::engine::Engine;
 use crate::exchange::{from_extended_connect, Exchange, ExchangeKey, LocalReply, Tunnel};
@@ -80,6 +82,9 @@ impl Engine {
         let key = self.start_exchange(conn, None)?;
         let exchange = self.exchanges.get_mut(key)?;
         std::mem::swap(&mut exchange.request, &mut self.scratch.request);
+        if http.config.header_case == HeaderCase::Preserve {
+            h1::keep_spelling(bytes.get(..info.consumed).unwrap_or_default(), &mut exchange.request.headers);
+        }
         exchange.expects_continue = info.expect_continue;
         exchange.tunnel = Tunnel::asked_by(&exchange.request, info.upgrade);
         let is_tunnel = exchange.tunnel.is_asked();

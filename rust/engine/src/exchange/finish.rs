@@ -179,7 +179,8 @@ impl Engine {
         let Some(exchange) = self.exchanges.get(key) else { return Time::NEVER };
         let (route, per_try, idle) = self.deadlines(key);
         let retry = if exchange.stage == Stage::BackingOff { exchange.retry_at } else { Time::NEVER };
-        route.min(per_try).min(idle).min(retry).min(self.request_deadline(key))
+        let duration = exchange.started.after_limit(exchange.max_duration);
+        route.min(per_try).min(idle).min(retry).min(duration).min(self.request_deadline(key))
     }
 
     fn deadlines(&self, key: ExchangeKey) -> (Time, Time, Time) {
@@ -231,6 +232,13 @@ impl Engine {
         if request <= now {
             http.stats.downstream_rq_timeout.inc();
             return self.give_up(key, 408, details::REQUEST_OVERALL_TIMEOUT, Flags::NONE, b"request timeout");
+        }
+        if exchange.started.after_limit(exchange.max_duration) <= now {
+            http.stats.downstream_rq_max_duration_reached.inc();
+            let flags = Flags::DURATION_TIMEOUT;
+            let body = b"downstream duration timeout";
+            let status = if exchange.request_body.ended { 504 } else { 408 };
+            return self.give_up(key, status, details::MAX_DURATION_TIMEOUT, flags, body);
         }
         if route <= now {
             if let Some(cluster) = cluster {

@@ -63,6 +63,8 @@ impl Engine {
     pub(super) fn prepare_request(&mut self, key: ExchangeKey, routed: &Routed, forward: &Arc<Forward>) {
         let Some(mut exchange) = self.exchanges.lend(key) else { return };
         exchange.timeout_override = effective_timeout(&exchange, forward);
+        let general = exchange.http.as_ref().map_or(Duration::ZERO, |http| http.config.timeouts.max_stream_duration);
+        exchange.max_duration = max_duration(&exchange, forward, general);
         self.edit_request_headers(&mut exchange, routed);
         if let Some(rewrite) = forward.path_rewrite.as_ref().filter(|_| !exchange.request.path().is_empty()) {
             let path = route::rewrite::path(rewrite, &routed.route.matches, exchange.request.path());
@@ -85,8 +87,7 @@ impl Engine {
             rewrite_host(&mut exchange.request, &host, forward.append_x_forwarded_host);
         }
         self.text = host;
-        if exchange.expects_continue {
-            // We answer it ourselves.
+        if exchange.answers_expect() {
             exchange.request.headers.remove_known(Known::Expect);
         }
         self.exchanges.give_back(key, exchange);
@@ -208,11 +209,30 @@ fn append_forwarded_for(exchange: &mut Exchange, ip: IpAddr, text: &mut Vec<u8>)
     headers.set_known(Known::XForwardedFor, text);
 }
 
-/// The timeout that `grpc-timeout` asks for, if the route honours it.
+/// The route's timeout as `grpc-timeout` has it, with the deprecated `max_grpc_timeout` (Envoy's rules, zero included).
 fn effective_timeout(exchange: &Exchange, forward: &Forward) -> Option<Duration> {
-    let cap = forward.grpc_timeout_max?;
-    let wanted = route::grpc::timeout(exchange.request.headers.get_known(Known::GrpcTimeout)?)?;
-    Some(if cap.is_zero() { wanted } else { wanted.min(cap) })
+    let limits = forward.grpc_timeout.filter(|_| route::matcher::is_grpc(&exchange.request))?;
+    let wanted = grpc_timeout(&exchange.request).unwrap_or_default();
+    let wanted = wanted.checked_sub(limits.offset).filter(|left| !left.is_zero()).unwrap_or(wanted);
+    let is_capped = !limits.max.is_zero() && (wanted.is_zero() || limits.max < wanted);
+    Some(if is_capped { limits.max } else { wanted })
+}
+
+/// How long the exchange may last: as `grpc-timeout` says where the route honours it, else as route or connection
+/// manager say. Zero means no limit.
+fn max_duration(exchange: &Exchange, forward: &Forward, general: Duration) -> Duration {
+    match (grpc_timeout(&exchange.request), forward.stream.grpc) {
+        (Some(wanted), Some(limits)) => {
+            let capped = if limits.max.is_zero() { wanted } else { wanted.min(limits.max) };
+            // What is over already is over at once.
+            capped.saturating_sub(limits.offset).max(Duration::from_nanos(1))
+        }
+        _ => forward.stream.max.unwrap_or(general),
+    }
+}
+
+fn grpc_timeout(request: &RequestHead) -> Option<Duration> {
+    route::grpc::timeout(request.headers.get_known(Known::GrpcTimeout)?)
 }
 
 /// `x-forwarded-client-cert` (Envoy, "x-forwarded-client-cert").

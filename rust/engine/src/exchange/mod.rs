@@ -8,6 +8,7 @@
 mod edit;
 mod finish;
 mod forward;
+mod grpc_web;
 mod ids;
 mod pipe;
 mod reply;
@@ -35,6 +36,7 @@ use crate::filter::Kept;
 use crate::listener::HttpRuntime;
 use crate::telemetry::{Facts, Flags};
 
+pub(crate) use grpc_web::GrpcWeb;
 pub(crate) use pipe::Pipe;
 pub(crate) use reply::LocalReply;
 pub(crate) use retry::Failure;
@@ -96,6 +98,8 @@ pub struct Exchange {
     pub(crate) sent_continue: bool,
     pub(crate) expects_continue: bool,
     pub(crate) tunnel: Tunnel,
+    /// The client speaks gRPC-Web: both bodies are translated.
+    pub(crate) grpc_web: Option<Box<GrpcWeb>>,
 
     pub(crate) routed: Option<Routed>,
     pub(crate) cluster: Option<ClusterKey>,
@@ -128,6 +132,8 @@ pub struct Exchange {
     pub(crate) retry_at: Time,
     /// From `grpc-timeout`, in place of the route's.
     pub(crate) timeout_override: Option<std::time::Duration>,
+    /// How long it may last; zero means no limit.
+    pub(crate) max_duration: std::time::Duration,
     pub(crate) deadline: Time,
     pub(crate) bytes_sent: u64,
 }
@@ -153,6 +159,11 @@ impl Routed {
 }
 
 impl Exchange {
+    /// The proxy itself tells the client to continue, and the upstream nothing of it.
+    pub(crate) fn answers_expect(&self) -> bool {
+        self.expects_continue && self.http.as_ref().is_none_or(|http| !http.config.proxy_100_continue)
+    }
+
     /// Ready for another request; keeps memory.
     pub(crate) fn reset(&mut self) {
         let mut request = std::mem::take(&mut self.request);

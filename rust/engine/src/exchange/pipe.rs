@@ -52,6 +52,14 @@ impl Pipe {
         }
     }
 
+    /// How much the source's flow control is given back when the sink has taken `n` octets: all of it when nothing
+    /// waits, since a translated body has not as many octets as have come.
+    pub fn give_back(&mut self, n: usize) -> usize {
+        let back = if self.waiting().is_empty() { self.unreleased } else { n.min(self.unreleased) };
+        self.unreleased -= back;
+        back
+    }
+
     /// Nothing has to be sent again any more.
     pub fn stop_replay(&mut self) {
         if self.replay {

@@ -5,7 +5,7 @@ use pymesh_http::{Known, Method, Version};
 use super::{ExchangeKey, Stage};
 use crate::engine::Engine;
 use crate::route;
-use crate::telemetry::Flags;
+use crate::telemetry::{details, Flags};
 
 /// An answer that the proxy gives itself.
 #[derive(Debug)]
@@ -59,7 +59,8 @@ impl Engine {
         exchange.stage = Stage::Replying;
         exchange.flags.insert(reply.flags);
         exchange.details = reply.details;
-        let is_grpc = route::matcher::is_grpc(&exchange.request);
+        // A client of gRPC-Web reads the status of HTTP, as from Envoy.
+        let is_grpc = route::matcher::is_grpc(&exchange.request) && exchange.grpc_web.is_none();
         let response = &mut exchange.response;
         response.clear();
         response.version = Version::Http11;
@@ -77,7 +78,8 @@ impl Engine {
             response.status = 200;
             response.headers.set_known(Known::ContentType, b"application/grpc");
             if !response.headers.contains_known(Known::GrpcStatus) {
-                let code = grpc_status(reply.status).to_string();
+                let is_late = reply.details == details::MAX_DURATION_TIMEOUT;
+                let code = if is_late { GRPC_DEADLINE_EXCEEDED } else { grpc_status(reply.status) }.to_string();
                 response.headers.append_known(Known::GrpcStatus, code.as_bytes());
             }
             if !reply.body.is_empty() {
@@ -105,10 +107,12 @@ impl Engine {
     }
 }
 
+const GRPC_DEADLINE_EXCEEDED: u8 = 4;
+
 /// The mapping of HTTP status codes (gRPC, "HTTP to gRPC Status Code Mapping").
 fn grpc_status(status: u16) -> u8 {
     match status {
-        400 | 431 => 13,
+        400 => 13,
         401 => 16,
         403 => 7,
         404 => 12,

@@ -7,7 +7,7 @@ use pymesh_model::filter::FilterKind;
 use pymesh_model::http::{RouteSource, Underscores};
 use pymesh_model::route::{Action, ClusterChoice, RouteTable, Upgrade};
 
-use super::{ExchangeKey, LocalReply, Routed, Stage};
+use super::{ExchangeKey, GrpcWeb, LocalReply, Routed, Stage};
 use crate::engine::Engine;
 use crate::filter::{FilterCall, Phase};
 use crate::route;
@@ -31,6 +31,11 @@ impl Engine {
         if request.version == Version::Http10 && !http.config.limits.accept_http_10 {
             let reply = LocalReply::new(426, details::LOW_VERSION).closing();
             return self.reply_locally(key, reply.with_body(h1::reason_phrase(426).as_bytes()));
+        }
+        if let (Version::Http10, true, Some(host)) =
+            (request.version, request.authority().is_empty(), &http.config.default_host_for_http_10)
+        {
+            request.set_authority(host.as_bytes());
         }
         if request.authority().is_empty() {
             return self.reply_locally(key, LocalReply::new(400, details::MISSING_HOST).closing());
@@ -121,7 +126,13 @@ impl Engine {
         let Some(filter) = http.config.filters.get(index) else {
             return self.act_on_route(key);
         };
-        let FilterKind::Python(python) = &filter.kind;
+        let python = match &filter.kind {
+            FilterKind::Python(python) => python,
+            FilterKind::GrpcWeb => {
+                exchange.stage = Stage::RequestFilter(index + 1);
+                return self.open_grpc_web(key);
+            }
+        };
         let wanted = self.filters.wants(python, Phase::Request, &exchange.request);
         match wanted {
             Err(failure) => {
@@ -234,22 +245,63 @@ impl Engine {
             // The answer is on its way: nobody will read this.
             return data.len();
         }
+        if let Some(web) = &mut exchange.grpc_web {
+            let mut translated = std::mem::take(&mut self.text);
+            translated.clear();
+            match web.request_data(data, &mut translated) {
+                Ok(()) => self.keep_request_data(key, &translated),
+                Err(_not_base64) => self.break_grpc_web(key),
+            }
+            self.text = translated;
+            return 0;
+        }
         let mut taken = 0;
         if exchange.request_started && !exchange.request_body.replay && exchange.request_body.buffer.is_empty() {
             taken = self.send_request_data(key, data);
         }
-        let Some(exchange) = self.exchanges.get_mut(key) else { return data.len() };
-        let rest = data.get(taken..).unwrap_or_default();
-        if !rest.is_empty() {
-            exchange.request_body.buffer.extend(rest);
+        self.keep_request_data(key, data.get(taken..).unwrap_or_default());
+        taken
+    }
+
+    /// Octets of the request body wait in the exchange.
+    fn keep_request_data(&mut self, key: ExchangeKey, data: &[u8]) {
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        if !data.is_empty() {
+            exchange.request_body.buffer.extend(data);
             if exchange.request_body.replay && exchange.request_body.buffer.len() > REPLAY_LIMIT {
                 // Too much to keep: from here on there is one try only.
                 exchange.request_body.stop_replay();
                 exchange.retries_left = if exchange.request_started { 0 } else { exchange.retries_left };
             }
-            self.make_ready(key);
         }
-        taken
+        // Also if nothing came of it: its flow control is to be given back.
+        self.make_ready(key);
+    }
+
+    /// The gRPC-Web filter's turn. What has come of the body waits in the exchange, and is translated there.
+    fn open_grpc_web(&mut self, key: ExchangeKey) {
+        let Some(exchange) = self.exchanges.get_mut(key).filter(|exchange| exchange.grpc_web.is_none()) else { return };
+        let Some(mut web) = GrpcWeb::open(&mut exchange.request) else { return };
+        let mut translated = Vec::new();
+        let waiting = std::mem::take(&mut exchange.request_body.buffer);
+        let taken = web.request_data(waiting.as_slice(), &mut translated);
+        let taken = taken.and_then(|()| if exchange.request_body.ended { web.request_end() } else { Ok(()) });
+        exchange.request_body.buffer.extend(&translated);
+        exchange.grpc_web = Some(web);
+        if taken.is_err() {
+            self.break_grpc_web(key);
+        }
+    }
+
+    fn break_grpc_web(&mut self, key: ExchangeKey) {
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        if exchange.response_started {
+            return self.abandon(key, Flags::NONE, details::GRPC_WEB_NOT_BASE64);
+        }
+        self.detach_upstream(key);
+        let reply = LocalReply::new(400, details::GRPC_WEB_NOT_BASE64);
+        self.reply_locally(key, reply.with_body(b"Bad gRPC-web request, invalid base64 data."));
+        self.make_ready(key);
     }
 
     /// The request is complete.
@@ -257,6 +309,9 @@ impl Engine {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         std::mem::swap(&mut exchange.request_body.trailers, trailers);
         exchange.request_body.ended = true;
+        if exchange.grpc_web.as_mut().is_some_and(|web| web.request_end().is_err()) {
+            return self.break_grpc_web(key);
+        }
         exchange.request_received = Some(self.now);
         exchange.last_progress = self.now;
         self.arm_request_timeout(key);

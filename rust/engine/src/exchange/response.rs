@@ -1,10 +1,10 @@
 //! The response on its way out: head, filters, retries, body.
 
-use pymesh_http::{h1, Headers, Known, ResponseHead};
+use pymesh_http::{h1, Case, Headers, Known, ResponseHead, Version};
 use pymesh_model::filter::FilterKind;
-use pymesh_model::http::ServerHeader;
+use pymesh_model::http::{HeaderCase, ServerHeader};
 
-use super::{ExchangeKey, Stage};
+use super::{ExchangeKey, Pipe, Stage};
 use crate::conn::{Conn, Protocol, Reading};
 use crate::engine::Engine;
 use crate::filter::{FilterCall, Phase};
@@ -16,6 +16,9 @@ impl Engine {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         std::mem::swap(&mut exchange.response, &mut self.scratch.response);
         exchange.has_response = true;
+        if let Some(web) = &mut exchange.grpc_web {
+            web.begin_answer(&exchange.response);
+        }
         exchange.response_received = Some(self.now);
         exchange.last_progress = self.now;
         exchange.response_body.ended = ended;
@@ -27,6 +30,11 @@ impl Engine {
         let Some(exchange) = self.exchanges.get_mut(key) else { return data.len() };
         exchange.last_progress = self.now;
         exchange.response_body.total += data.len() as u64;
+        if let Some(web) = exchange.grpc_web.as_mut().filter(|web| web.is_grpc_answer) {
+            web.answer_data(data, exchange.response_body.buffer.tail());
+            self.make_ready(key);
+            return 0;
+        }
         let mut taken = 0;
         if exchange.response_started && exchange.response_body.buffer.is_empty() {
             taken = self.send_response_data(key, data);
@@ -44,6 +52,11 @@ impl Engine {
     pub(crate) fn response_ended(&mut self, key: ExchangeKey, trailers: &mut Headers) {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         std::mem::swap(&mut exchange.response_body.trailers, trailers);
+        if let Some(web) = exchange.grpc_web.as_mut().filter(|web| web.is_grpc_answer) {
+            let Pipe { trailers, buffer, .. } = &mut exchange.response_body;
+            web.answer_trailers(trailers, buffer.tail());
+            trailers.clear();
+        }
         exchange.response_body.ended = true;
         exchange.last_progress = self.now;
         self.make_ready(key);
@@ -97,7 +110,16 @@ impl Engine {
             return self.make_ready(key);
         };
         let Some(filter) = http.config.filters.get(at) else { return };
-        let FilterKind::Python(python) = &filter.kind;
+        let python = match &filter.kind {
+            FilterKind::Python(python) => python,
+            FilterKind::GrpcWeb => {
+                exchange.stage = Stage::ResponseFilter(at);
+                if let Some(web) = &exchange.grpc_web {
+                    web.name_answer(&mut exchange.response);
+                }
+                return;
+            }
+        };
         match self.filters.wants(python, Phase::Response, &exchange.request) {
             Err(failure) => {
                 exchange.stage = Stage::ResponseFilter(at);
@@ -147,6 +169,9 @@ impl Engine {
             if let Some(id) = exchange.request.headers.get_known(Known::XRequestId) {
                 exchange.response.headers.set_known(Known::XRequestId, id);
             }
+        }
+        if http.config.header_case == HeaderCase::Proper {
+            exchange.response.headers.write_in(Case::Proper);
         }
         let ended = exchange.response_body.is_drained() && !exchange.response_body.has_trailers();
         let Some(down) = exchange.down else { return };
@@ -207,8 +232,10 @@ impl Engine {
             let Some(exchange) = self.exchanges.get_mut(key) else { return };
             exchange.response_body.buffer = buffer;
             exchange.response_body.take(taken);
-            let give_back = taken.min(exchange.response_body.unreleased);
-            exchange.response_body.unreleased -= give_back;
+            let give_back = exchange.response_body.give_back(taken);
+            self.release_upstream(key, give_back);
+        } else if exchange.response_body.unreleased > 0 {
+            let give_back = exchange.response_body.give_back(0);
             self.release_upstream(key, give_back);
         }
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
@@ -296,6 +323,32 @@ impl Engine {
             _ => {}
         }
         exchange.response_body.finished = true;
+        if !conn.is_dirty {
+            conn.is_dirty = true;
+            self.dirty.push(down);
+        }
+    }
+
+    /// An interim answer (1xx) of the upstream is in the scratch space. It is passed on with `proxy_100_continue`, else
+    /// dropped, as by Envoy; dropped also for a client of HTTP/1.0, which knows none, and for one that does not read.
+    pub(crate) fn interim_response(&mut self, key: ExchangeKey) {
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        let is_wanted = exchange.http.as_ref().is_some_and(|http| http.config.proxy_100_continue);
+        if !is_wanted || exchange.has_response || exchange.request.version == Version::Http10 {
+            return;
+        }
+        let Some(down) = exchange.down else { return };
+        let Some(conn) = self.conns.get_mut(down).filter(|conn| !conn.is_full()) else { return };
+        let head = &self.scratch.response;
+        match (&mut conn.protocol, exchange.down_stream) {
+            (Protocol::Http1Server(_), _) => {
+                h1::write_response(conn.output.tail(), head, h1::Framing::None, Version::Http11, true);
+            }
+            (Protocol::Http2Server(h2), Some(stream)) => {
+                let _gone = h2.send_response(stream, head, false);
+            }
+            _ => return,
+        }
         if !conn.is_dirty {
             conn.is_dirty = true;
             self.dirty.push(down);

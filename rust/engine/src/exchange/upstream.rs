@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use pymesh_http::{h1, h2, Known};
+use pymesh_http::{h1, h2, Case, Known};
+use pymesh_model::http::HeaderCase;
 use pymesh_model::route::{Forward, HostRewrite};
 
 use super::forward::{decimal, rewrite_host};
@@ -324,7 +325,7 @@ impl Engine {
         exchange.upstream_started = Some(self.now);
         exchange.last_progress = self.now;
         self.start_request(key, conn);
-        if self.exchanges.get(key).is_some_and(|exchange| exchange.expects_continue) {
+        if self.exchanges.get(key).is_some_and(|exchange| exchange.answers_expect()) {
             self.send_continue(key);
         }
         self.arm_per_try_timeout(key);
@@ -341,6 +342,9 @@ impl Engine {
         }
         exchange.request_started = true;
         finish_request_head(exchange, self.now);
+        if exchange.cluster_config.as_ref().is_some_and(|cluster| cluster.http.header_case == HeaderCase::Proper) {
+            exchange.request.headers.write_in(Case::Proper);
+        }
         let holds_back = exchange.tunnel.holds_back();
         let ended = exchange.request_body.is_drained() && !exchange.request_body.has_trailers() && !holds_back;
         let Conn { protocol, output, .. } = conn;
@@ -420,10 +424,12 @@ impl Engine {
             let mut body = std::mem::take(&mut exchange.request_body);
             let taken = self.send_request_data(key, body.waiting());
             body.take(taken);
-            let give_back = taken.min(body.unreleased);
-            body.unreleased -= give_back;
+            let give_back = body.give_back(taken);
             let Some(exchange) = self.exchanges.get_mut(key) else { return };
             exchange.request_body = body;
+            self.release_downstream(key, give_back);
+        } else if exchange.request_body.unreleased > 0 {
+            let give_back = exchange.request_body.give_back(0);
             self.release_downstream(key, give_back);
         }
         let Some(exchange) = self.exchanges.get_mut(key) else { return };

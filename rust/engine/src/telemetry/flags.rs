@@ -94,6 +94,7 @@ pub mod details {
     pub const UPSTREAM_RESPONSE_TIMEOUT: &str = "response_timeout";
     pub const UPSTREAM_PER_TRY_TIMEOUT: &str = "upstream_per_try_timeout";
     pub const STREAM_IDLE_TIMEOUT: &str = "stream_idle_timeout";
+    pub const MAX_DURATION_TIMEOUT: &str = "max_duration_timeout";
     pub const REQUEST_OVERALL_TIMEOUT: &str = "request_overall_timeout";
     pub const REQUEST_HEADER_TIMEOUT: &str = "request_header_timeout";
     pub const DOWNSTREAM_REMOTE_DISCONNECT: &str = "downstream_remote_disconnect";
@@ -116,6 +117,7 @@ pub mod details {
     pub const MISSING_HOST: &str = "missing_host_header";
     pub const UNDERSCORES_REFUSED: &str = "http1.unexpected_underscore";
     pub const UNDERSCORES_REFUSED_HTTP2: &str = "http2.unexpected_underscore";
+    pub const GRPC_WEB_NOT_BASE64: &str = "grpc_base_64_decode_failed";
     pub const UPGRADE_FAILED: &str = "upgrade_failed";
     pub const FILTER_REFUSED: &str = "filter_reply";
     pub const FILTER_FAILED: &str = "filter_failed";

@@ -130,6 +130,7 @@ stats! {
         downstream_rq_ws_on_non_ws_route: Counter,
         downstream_rq_header_timeout: Counter,
         downstream_rq_idle_timeout: Counter,
+        downstream_rq_max_duration_reached: Counter,
         downstream_rq_1xx: Counter,
         downstream_rq_2xx: Counter,
         downstream_rq_3xx: Counter,

@@ -9,6 +9,7 @@ use pymesh_engine::base::time::{Time, WallClock};
 use pymesh_engine::{Action, ConnKey, Engine, ListenerKey, Options};
 use pymesh_model::cluster::*;
 use pymesh_model::endpoint::*;
+use pymesh_model::filter::HttpFilter;
 use pymesh_model::http::*;
 use pymesh_model::listener::*;
 use pymesh_model::route::*;
@@ -26,6 +27,10 @@ pub struct Setup {
     /// Of the route.
     pub route_upgrades: Vec<Upgrade>,
     pub path: PathMatch,
+    pub stream: StreamDuration,
+    pub filters: Vec<Arc<HttpFilter>>,
+    pub proxy_100_continue: bool,
+    pub header_case: HeaderCase,
     pub buffer_limit: usize,
     pub requests_per_connection: u32,
 }
@@ -40,6 +45,10 @@ impl Default for Setup {
             upgrades: vec![],
             route_upgrades: vec![],
             path: PathMatch::Prefix("/".into()),
+            stream: StreamDuration::default(),
+            filters: vec![],
+            proxy_100_continue: false,
+            header_case: HeaderCase::Lower,
             buffer_limit: 1 << 20,
             requests_per_connection: 0,
         }
@@ -60,6 +69,7 @@ pub struct Rig {
     written: HashMap<ConnKey, Vec<u8>>,
     /// Sockets that take nothing now.
     pub blocked: Vec<ConnKey>,
+    upstream: Option<ConnKey>,
 }
 
 pub fn address(host: u8, port: u16) -> SocketAddr {
@@ -80,7 +90,7 @@ impl Rig {
         assert_eq!(engine.apply(snapshot(setup)), Vec::<String>::new());
         let listener = engine.listeners().next().unwrap().0;
         let (actions, written, blocked) = (Vec::new(), HashMap::new(), Vec::new());
-        Rig { engine, now: Time::default(), listener, actions, written, blocked }
+        Rig { engine, now: Time::default(), listener, actions, written, blocked, upstream: None }
     }
 
     pub fn accept(&mut self) -> ConnKey {
@@ -110,6 +120,18 @@ impl Rig {
         self.engine.connected(key, address(1, 40_000));
         self.work();
         key
+    }
+
+    /// The connection to the endpoint: the first opens, and serves every request after that.
+    pub fn open_or_reuse(&mut self) -> ConnKey {
+        match self.upstream {
+            Some(upstream) => upstream,
+            None => {
+                let upstream = self.open();
+                self.upstream = Some(upstream);
+                upstream
+            }
+        }
     }
 
     pub fn connecting(&mut self) -> ConnKey {
@@ -187,7 +209,8 @@ pub fn snapshot(setup: &Setup) -> Arc<Snapshot> {
         cluster: ClusterChoice::One("origin".into()),
         timeout: Duration::from_secs(15),
         idle_timeout: None,
-        grpc_timeout_max: None,
+        stream: setup.stream,
+        grpc_timeout: None,
         retry: setup.retry.clone().map(Arc::new),
         path_rewrite: None,
         host_rewrite: None,
@@ -210,7 +233,7 @@ pub fn snapshot(setup: &Setup) -> Arc<Snapshot> {
         stat_prefix: "in".into(),
         codec: Codec::Auto,
         routes: RouteSource::Inline(Arc::new(RouteTable { virtual_hosts: vec![host], ..RouteTable::default() })),
-        filters: vec![],
+        filters: setup.filters.clone(),
         timeouts: HttpTimeouts::default(),
         limits: HttpLimits { requests_per_connection: setup.requests_per_connection, ..HttpLimits::default() },
         path: PathPolicy::default(),
@@ -222,6 +245,9 @@ pub fn snapshot(setup: &Setup) -> Arc<Snapshot> {
         always_set_request_id_in_response: false,
         upgrades: setup.upgrades.clone(),
         allow_connect: true,
+        proxy_100_continue: setup.proxy_100_continue,
+        default_host_for_http_10: None,
+        header_case: setup.header_case,
         via: None,
         access_logs: vec![],
     };

@@ -265,8 +265,8 @@ impl BodyEncoder {
             Framing::Length(_) if self.left > 0 => Err(LengthMismatch),
             Framing::Chunked => {
                 out.extend_from_slice(b"0\r\n");
-                for field in trailers.into_iter().flat_map(Headers::iter) {
-                    super::write::field(out, field.name, field.value);
+                if let Some(trailers) = trailers {
+                    trailers.iter().for_each(|field| super::write::field(out, trailers, field.name, field.value));
                 }
                 out.extend_from_slice(b"\r\n");
                 Ok(())

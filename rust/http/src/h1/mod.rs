@@ -58,6 +58,15 @@ impl std::fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
+/// Remembers how the names of a parsed head were spelled (Envoy's `preserve_case`). `head` are its octets.
+pub fn keep_spelling(head: &[u8], headers: &mut crate::Headers) {
+    for line in head.split(|octet| *octet == b'\n').skip(1) {
+        if let Some(name) = line.iter().position(|octet| *octet == b':').and_then(|end| line.get(..end)) {
+            headers.keep_spelling(name);
+        }
+    }
+}
+
 /// `token` of RFC 9110 section 5.6.2.
 fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(|&octet| crate::hpack::is_token_octet(octet))

@@ -43,50 +43,51 @@ pub fn write_request(out: &mut Vec<u8>, head: &RequestHead, framing: Framing) {
     out.extend_from_slice(head.method_bytes());
     out.push(b' ');
     out.extend_from_slice(if head.method == Method::Connect { head.authority() } else { head.path() });
-    out.extend_from_slice(b" HTTP/1.1\r\nhost: ");
-    out.extend_from_slice(head.authority());
-    out.extend_from_slice(b"\r\n");
-    fields(out, &head.headers);
-    if head.headers.contains_known(Known::Upgrade) {
-        out.extend_from_slice(b"connection: upgrade\r\n");
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    let headers = &head.headers;
+    field(out, headers, b"host", head.authority());
+    fields(out, headers);
+    if headers.contains_known(Known::Upgrade) {
+        field(out, headers, b"connection", b"upgrade");
     }
     match framing {
         Framing::None
             if matches!(head.method, Method::Get | Method::Head | Method::Delete | Method::Connect | Method::Trace) => {
         }
         // Methods that may carry content say that there is none (RFC 9110 section 8.6).
-        Framing::None => length(out, 0),
-        framing => body(out, framing),
+        Framing::None => length(out, headers, 0),
+        framing => body(out, headers, framing),
     }
     out.extend_from_slice(b"\r\n");
 }
 
 /// Appends a response head, final or interim.
 pub fn write_response(out: &mut Vec<u8>, head: &ResponseHead, framing: Framing, client: Version, keep_alive: bool) {
-    out.extend_from_slice(b"HTTP/1.1 ");
-    let status = head.status;
+    // A client of HTTP/1.0 is answered in it, as by Envoy: it may take a higher version for a promise of chunks.
+    out.extend_from_slice(if client == Version::Http10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
+    let (status, headers) = (head.status, &head.headers);
     for digit in [status / 100, status / 10 % 10, status % 10] {
         out.push(b'0' + (digit % 10) as u8);
     }
     out.push(b' ');
     out.extend_from_slice(reason_phrase(status).as_bytes());
     out.extend_from_slice(b"\r\n");
-    fields(out, &head.headers);
+    fields(out, headers);
     match framing {
         // RFC 9110 section 8.6: forbidden with 1xx and 204. With HEAD and 304 it tells
         // the length that the body would have had.
         Framing::None if status < 200 || status == 204 => {}
         Framing::None => {
-            if let Some(known) = content_length(&head.headers) {
-                length(out, known);
+            if let Some(known) = content_length(headers) {
+                length(out, headers, known);
             }
         }
-        framing => body(out, framing),
+        framing => body(out, headers, framing),
     }
     match (keep_alive, client) {
-        _ if status == 101 => out.extend_from_slice(b"connection: upgrade\r\n"),
-        (false, _) => out.extend_from_slice(b"connection: close\r\n"),
-        (true, Version::Http10) => out.extend_from_slice(b"connection: keep-alive\r\n"),
+        _ if status == 101 => field(out, headers, b"connection", b"upgrade"),
+        (false, _) => field(out, headers, b"connection", b"close"),
+        (true, Version::Http10) => field(out, headers, b"connection", b"keep-alive"),
         (true, _) => {}
     }
     out.extend_from_slice(b"\r\n");
@@ -107,28 +108,29 @@ fn fields(out: &mut Vec<u8>, headers: &Headers) {
                 | Known::ProxyConnection
                 | Known::TransferEncoding,
             ) => {}
-            _ => field(out, header.name, header.value),
+            _ => field(out, headers, header.name, header.value),
         }
     }
 }
 
-pub(super) fn field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
-    out.extend_from_slice(name);
+pub(super) fn field(out: &mut Vec<u8>, headers: &Headers, name: &[u8], value: &[u8]) {
+    headers.write_name(out, name);
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
 }
 
-fn body(out: &mut Vec<u8>, framing: Framing) {
+fn body(out: &mut Vec<u8>, headers: &Headers, framing: Framing) {
     match framing {
-        Framing::Length(octets) => length(out, octets),
-        Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        Framing::Length(octets) => length(out, headers, octets),
+        Framing::Chunked => field(out, headers, b"transfer-encoding", b"chunked"),
         Framing::None | Framing::UntilClose => {}
     }
 }
 
-fn length(out: &mut Vec<u8>, mut octets: u64) {
-    out.extend_from_slice(b"content-length: ");
+fn length(out: &mut Vec<u8>, headers: &Headers, mut octets: u64) {
+    headers.write_name(out, b"content-length");
+    out.extend_from_slice(b": ");
     let start = out.len();
     loop {
         out.push(b'0' + (octets % 10) as u8);
@@ -146,6 +148,7 @@ pub fn reason_phrase(status: u16) -> &'static str {
     match status {
         100 => "Continue",
         101 => "Switching Protocols",
+        102 => "Processing",
         103 => "Early Hints",
         200 => "OK",
         201 => "Created",

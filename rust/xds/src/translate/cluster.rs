@@ -310,8 +310,15 @@ fn upstream_http(
             (at.field("auto_config"), config.http_protocol_options.as_ref(), config.http2_protocol_options.as_ref())
         }
     };
-    if http1.is_some_and(|http1| http1.accept_http_10) {
-        at.field("http_protocol_options").field("accept_http_10").refuse("this belongs to a connection manager");
+    if let Some(http1) = http1 {
+        let at = at.field("http_protocol_options");
+        if http1.accept_http_10 {
+            at.field("accept_http_10").refuse("this belongs to a connection manager");
+        }
+        if !http1.default_host_for_http_10.is_empty() {
+            at.field("default_host_for_http_10").refuse("this belongs to a connection manager");
+        }
+        http.header_case = super::http::header_case(http1, &at);
     }
     let http2 = http2?;
     http.concurrent_streams = http2.max_concurrent_streams.unwrap_or(http.concurrent_streams);
@@ -341,6 +348,9 @@ fn common_http(common: &core::HttpProtocolOptions, http: &mut UpstreamHttp, at: 
             "upstream connections have no age limit",
             "use `idle_timeout` or `max_requests_per_connection`",
         );
+    }
+    if common.max_stream_duration.is_some() {
+        at.field("max_stream_duration").refuse("this belongs to a connection manager, or to a route");
     }
     if common.headers_with_underscores_action != 0 {
         at.field("headers_with_underscores_action").refuse("this belongs to a connection manager");

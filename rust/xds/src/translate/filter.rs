@@ -9,6 +9,7 @@ use pymesh_model::filter::{FailurePolicy, FilterKind, HttpFilter, PythonFilter};
 
 use super::common::{duration_or, enumerator, open};
 use crate::diagnostic::At;
+use crate::proto::envoy::extensions::filters::http::grpc_web::v3::GrpcWeb;
 use crate::proto::envoy::extensions::filters::http::router::v3::Router;
 use crate::proto::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use crate::proto::pymesh::filters::v1 as python;
@@ -31,11 +32,14 @@ pub(super) fn filters(filters: &[hcm::HttpFilter], at: &At<'_>) -> Vec<Arc<HttpF
             if index + 1 < filters.len() {
                 at.refuse("the router must be the last HTTP filter");
             }
+        } else if opened.is::<GrpcWeb>() {
+            let name = filter.name.as_str().into();
+            translated.push(Arc::new(HttpFilter { name, kind: FilterKind::GrpcWeb }));
         } else if opened.is::<python::PythonFilter>() {
             let filter = opened.decode(&at).and_then(|config| python_filter(&filter.name, &config, &at));
             translated.extend(filter.map(Arc::new));
         } else {
-            opened.refuse(&[Router::full_name(), python::PythonFilter::full_name()], &at);
+            opened.refuse(&[Router::full_name(), GrpcWeb::full_name(), python::PythonFilter::full_name()], &at);
         }
     }
     if routers == 0 {

@@ -3,17 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use prost::Name as _;
 use pymesh_model::http::{
-    ClientCert, ClientCertDetails, Codec, EscapedSlashes, Forwarding, HttpConnectionManager, HttpLimits, HttpTimeouts,
-    PathPolicy, RouteSource, ServerHeader, StripPort, Underscores,
+    ClientCert, ClientCertDetails, Codec, EscapedSlashes, Forwarding, HeaderCase, HttpConnectionManager, HttpLimits,
+    HttpTimeouts, PathPolicy, RouteSource, ServerHeader, StripPort, Underscores,
 };
 use pymesh_model::route::Upgrade;
 
-use super::common::{config_source, duration, duration_or, enumerator};
+use super::common::{config_source, duration, duration_or, enumerator, open};
 use super::{access_log, filter, route, Context};
 use crate::diagnostic::At;
 use crate::proto::envoy::config::core::v3 as core;
 use crate::proto::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
+use crate::proto::envoy::extensions::http::header_formatters::preserve_case::v3::PreserveCaseFormatterConfig;
 use hcm::http_connection_manager as field;
 
 /// Envoy's default for `server_name`.
@@ -48,6 +50,7 @@ pub(super) fn connection_manager(
             RouteSource::Named(name)
         }
     };
+    let http1 = config.http_protocol_options.as_ref();
     let upgrades_at = at.field("upgrade_configs");
     let upgrades = config.upgrade_configs.iter().enumerate();
     let upgrades = upgrades.map(|(i, u)| upgrade(&u.upgrade_type, u.enabled, false, &upgrades_at.index(i)));
@@ -71,6 +74,12 @@ pub(super) fn connection_manager(
         always_set_request_id_in_response: config.always_set_request_id_in_response,
         upgrades: upgrades.collect(),
         allow_connect: config.http2_protocol_options.as_ref().is_some_and(|http2| http2.allow_connect),
+        proxy_100_continue: config.proxy_100_continue,
+        default_host_for_http_10: http1
+            .map(|http1| http1.default_host_for_http_10.as_str())
+            .filter(|host| !host.is_empty())
+            .map(Into::into),
+        header_case: http1.map_or(HeaderCase::Lower, |http1| header_case(http1, &at.field("http_protocol_options"))),
         via: (!config.via.is_empty()).then(|| config.via.as_str().into()),
         access_logs: access_log::access_logs(&config.access_log, &at.field("access_log"), cx),
     })
@@ -94,6 +103,39 @@ fn timeouts(config: &hcm::HttpConnectionManager, at: &At<'_>) -> HttpTimeouts {
             &common_at.field("max_connection_duration"),
         )
         .unwrap_or_default(),
+        max_stream_duration: duration(
+            common.and_then(|c| c.max_stream_duration.as_ref()),
+            &common_at.field("max_stream_duration"),
+        )
+        .unwrap_or_default(),
+    }
+}
+
+/// What HTTP/1 options say on either side. Trailers always pass, so `enable_trailers` says nothing new.
+pub(super) fn header_case(http1: &core::Http1ProtocolOptions, at: &At<'_>) -> HeaderCase {
+    use core::http1_protocol_options::header_key_format::HeaderFormat;
+    if http1.allow_absolute_url == Some(false) {
+        at.field("allow_absolute_url").refuse_with_hint(
+            "targets with a scheme and a host are always understood (RFC 9112 section 3.2.2)",
+            "leave it out",
+        );
+    }
+    let at = at.field("header_key_format");
+    match http1.header_key_format.as_ref().and_then(|format| format.header_format.as_ref()) {
+        None => HeaderCase::Lower,
+        Some(HeaderFormat::ProperCaseWords(_)) => HeaderCase::Proper,
+        Some(HeaderFormat::StatefulFormatter(extension)) => {
+            let at = at.field("stateful_formatter");
+            let at = at.field("typed_config");
+            match open(extension.typed_config.as_ref(), &at) {
+                Some(opened) if opened.is::<PreserveCaseFormatterConfig>() => HeaderCase::Preserve,
+                Some(opened) => {
+                    opened.refuse(&[PreserveCaseFormatterConfig::full_name()], &at);
+                    HeaderCase::Lower
+                }
+                None => HeaderCase::Lower,
+            }
+        }
     }
 }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pymesh_model::route::{
-    Action, ClusterChoice, DirectResponse, Forward, HostRewrite, PathMatch, PathRewrite, Redirect, RedirectPath, Route,
-    RouteMatch, RouteTable, VirtualHost, WeightedCluster,
+    Action, ClusterChoice, DirectResponse, Forward, GrpcTimeout, HostRewrite, PathMatch, PathRewrite, Redirect,
+    RedirectPath, Route, RouteMatch, RouteTable, StreamDuration, VirtualHost, WeightedCluster,
 };
 
 use super::common::{data_source, duration, duration_or, enumerator};
@@ -148,7 +148,22 @@ impl Table<'_, '_> {
             }
         };
         let stream_at = at.field("max_stream_duration");
-        let stream = action.max_stream_duration.as_ref().and_then(|limits| limits.grpc_timeout_header_max.as_ref());
+        let stream = action.max_stream_duration.unwrap_or_default();
+        let grpc = |max: Option<&prost_types::Duration>,
+                    offset: Option<&prost_types::Duration>,
+                    at: &At<'_>,
+                    names: [&str; 2]| {
+            let offset = duration(offset, &at.field(names[1])).unwrap_or_default();
+            duration(max, &at.field(names[0])).map(|max| GrpcTimeout { max, offset })
+        };
+        let header = ["grpc_timeout_header_max", "grpc_timeout_header_offset"];
+        let (max, offset) = (stream.grpc_timeout_header_max.as_ref(), stream.grpc_timeout_header_offset.as_ref());
+        let stream_duration = StreamDuration {
+            max: duration(stream.max_stream_duration.as_ref(), &stream_at.field("max_stream_duration")),
+            grpc: grpc(max, offset, &stream_at, header),
+        };
+        let (max, offset) = (action.max_grpc_timeout.as_ref(), action.grpc_timeout_offset.as_ref());
+        let grpc_timeout = grpc(max, offset, at, ["max_grpc_timeout", "grpc_timeout_offset"]);
         let upgrades_at = at.field("upgrade_configs");
         let upgrades = action.upgrade_configs.iter().enumerate().map(|(index, upgrade)| {
             let at = upgrades_at.index(index);
@@ -162,7 +177,8 @@ impl Table<'_, '_> {
             cluster,
             timeout: duration_or(action.timeout.as_ref(), TIMEOUT, &at.field("timeout")),
             idle_timeout: duration(action.idle_timeout.as_ref(), &at.field("idle_timeout")),
-            grpc_timeout_max: duration(stream, &stream_at.field("grpc_timeout_header_max")),
+            stream: stream_duration,
+            grpc_timeout,
             retry: action
                 .retry_policy
                 .as_ref()
