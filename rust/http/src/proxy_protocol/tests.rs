@@ -138,8 +138,8 @@ fn either_version_can_be_looked_for_alone() {
 #[test]
 fn what_is_written_is_read_again() {
     for (ends, v1, v2) in [
-        (Some(addresses("192.0.2.1:40000", "198.51.100.2:443")), 47, 28),
-        (Some(addresses("[2001:db8::1]:1", "[::1]:2")), 33, 52),
+        (Some(addresses("192.0.2.1:40000", "198.51.100.2:443")), 45, 28),
+        (Some(addresses("[2001:db8::1]:1", "[::1]:2")), 32, 52),
         (None, 15, 16),
     ] {
         for (version, length) in [(Version::V1, v1), (Version::V2, v2)] {

@@ -41,7 +41,8 @@ fn server_names_are_stepped_through() {
         ("a.b", 1),
         ("example.com", 2),
         ("com", 3),
-        (".com", 3),
+        // A name that begins with a dot is none; it finds the wildcard, as in Envoy.
+        (".com", 2),
         ("x.com.", 3),
         ("other.test", 3),
         ("", 3),
