@@ -306,7 +306,7 @@ def _compared(ask: Callable[[str], tuple[object, ...]], way: str, mesh: Mesh) ->
 
 def _about(mesh: Mesh, kind: str, status: object, before: int) -> list[str]:
     """What was logged about requests with this status: the tunnels of other tests may be logged late."""
-    return [line for line in _lines(mesh, kind)[before:] if f" {status} " in line]
+    return sorted({line for line in _lines(mesh, kind)[before:] if f" {status} " in line})
 
 
 def _lines(mesh: Mesh, kind: str) -> list[str]:
