@@ -1,8 +1,8 @@
 """What became of every request, and what counts as lost.
 
 A request is lost when it was sent on a connection and got no complete answer, unless the protocol itself had said that
-it would not be looked at: it is above the last stream of a GOAWAY, or refused with REFUSED_STREAM. Nobody retries. A
-connection that is refused, or that ends while nothing is asked on it, costs no request.
+it would not be looked at: it is above the last stream of a GOAWAY, or refused with REFUSED_STREAM. Nobody retries
+anything else. A connection that is refused, or that ends while nothing is asked on it, costs no request.
 """
 
 from __future__ import annotations

@@ -115,7 +115,7 @@ where
     ));
 
     let log = LogWriter::start().map_err(one)?;
-    let threads = start_workers(workers, &shared, &hub, &shards, &secrets, &log, make_host)?;
+    let threads = start_workers(options, &shared, &hub, &shards, &secrets, &log, make_host)?;
 
     let publish = {
         let state = state.clone();
@@ -141,7 +141,7 @@ where
 }
 
 fn start_workers<H, F>(
-    workers: usize,
+    options: &Options,
     shared: &Arc<Shared>,
     hub: &Arc<Hub>,
     shards: &[Arc<Shard>],
@@ -157,23 +157,24 @@ where
     let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let clock = WallClock { origin_unix_nanos: u64::try_from(unix.as_nanos()).unwrap_or(u64::MAX) };
     let mut threads = Vec::new();
-    for (worker, shard) in shards.iter().enumerate().take(workers) {
+    for (worker, shard) in shards.iter().enumerate() {
         let engine = pymesh_engine::Options {
             worker,
             // Workers must not choose alike; nothing secret hangs on it.
             seed: clock.origin_unix_nanos ^ (u64::from(std::process::id()) << 32) ^ worker as u64,
             clock,
             stream_buffer: STREAM_BUFFER,
+            drain_time: options.drain_time,
             hub: hub.clone(),
             shard: shard.clone(),
             secrets: secrets.clone(),
         };
-        let options = WorkerOptions { worker, engine, origin, log: log.handle() };
+        let parts = WorkerOptions { worker, engine, origin, log: log.handle() };
         let (shared, make_host) = (shared.clone(), make_host.clone());
         let thread = std::thread::Builder::new()
             .name(format!("worker-{worker}"))
             .spawn(move || {
-                let result = Worker::new(options, shared, make_host(worker)).and_then(|mut worker| worker.run());
+                let result = Worker::new(parts, shared, make_host(worker)).and_then(|mut worker| worker.run());
                 if let Err(error) = result {
                     eprintln!("worker {worker} has failed: {error}");
                 }

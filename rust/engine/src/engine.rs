@@ -15,6 +15,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use pymesh_http::h2;
 use pymesh_model::filter::FilterKind;
@@ -49,6 +50,8 @@ pub struct Options {
     pub clock: WallClock,
     /// Octets of a body that may wait in an exchange, in each direction.
     pub stream_buffer: usize,
+    /// How long connections of a listener that is gone may take to end.
+    pub drain_time: Duration,
     /// Counters shared with the admin side.
     pub hub: Arc<Hub>,
     /// Istio's metrics shared with the admin side.
@@ -269,17 +272,22 @@ impl Engine {
             if self.listeners().any(|(_, old)| Arc::ptr_eq(&old, config)) {
                 continue;
             }
-            match ListenerRuntime::new(config, self.options.worker, &self.options.hub, &self.secrets) {
+            let at_its_address =
+                |key: &&ListenerKey| self.listeners.get(**key).is_some_and(|old| old.config.address == config.address);
+            let replaced = stale.iter().find(at_its_address).copied();
+            let old = replaced.and_then(|key| self.listeners.get(key)).cloned();
+            match ListenerRuntime::new(config, old.as_deref(), self.options.worker, &self.options.hub, &self.secrets) {
                 Ok(runtime) => {
-                    self.listeners.insert_with(|_| Arc::new(runtime));
+                    let new = Arc::new(runtime);
+                    if let Some(old) = &old {
+                        self.keep_connections(old, &new);
+                    }
+                    self.listeners.insert_with(|_| new);
                 }
                 Err(error) => {
                     errors.push(error);
                     // What served at that address goes on.
-                    let replaces = |key: &ListenerKey| {
-                        self.listeners.get(*key).is_some_and(|old| old.config.address == config.address)
-                    };
-                    stale.retain(|key| !replaces(key));
+                    stale.retain(|key| Some(*key) != replaced);
                 }
             }
         }
@@ -328,7 +336,8 @@ impl Engine {
 
     /// A client has connected. `None` if the listener is gone.
     pub fn accept(&mut self, listener: ListenerKey, remote: SocketAddr, local: SocketAddr) -> Option<ConnKey> {
-        let is_late = self.draining || self.leaving_listeners.contains(&listener);
+        let is_leaving = self.leaving_listeners.contains(&listener);
+        let ends_at = if is_leaving { self.now + self.options.drain_time } else { Time::NEVER };
         let listener = self.listeners.get(listener)?.clone();
         listener.stats.downstream_pre_cx_active.inc();
         let deadline = self.now.after_limit(listener.config.listener_filters_timeout);
@@ -336,7 +345,9 @@ impl Engine {
         let key = self.conns.insert_with(|key| Box::new(Conn::from_client(key, listener, remote, local, now)));
         let mut conn = self.conns.lend(key)?;
         if let Some(down) = conn.downstream_mut() {
-            down.draining = is_late;
+            // It was in the queue: it is served, and told.
+            down.draining = self.draining || is_leaving;
+            down.ends_at = ends_at;
         }
         // Where nothing has to be looked at, the peer may be the one who waits for our first octets.
         self.run_listener_filters(&mut conn);

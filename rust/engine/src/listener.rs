@@ -89,15 +89,22 @@ fn stat_name(address: SocketAddr) -> Arc<str> {
 }
 
 impl ListenerRuntime {
+    /// A chain that the listener at this address has already, `old`, is taken over as it is.
+    ///
     /// # Errors
     /// A TLS context that cannot be compiled, in words.
     pub(crate) fn new(
         config: &Arc<Listener>,
+        old: Option<&ListenerRuntime>,
         worker: usize,
         hub: &Hub,
         secrets: &Arc<SecretStore>,
     ) -> Result<ListenerRuntime, String> {
-        let chain = |chain: &Arc<FilterChain>| ChainRuntime::new(config, chain, worker, hub, secrets);
+        let chain = |chain: &Arc<FilterChain>| {
+            let kept =
+                old.into_iter().flat_map(ListenerRuntime::all_chains).find(|old| Arc::ptr_eq(&old.config, chain));
+            kept.cloned().map_or_else(|| ChainRuntime::new(config, chain, worker, hub, secrets), Ok)
+        };
         Ok(ListenerRuntime {
             config: config.clone(),
             stats: hub.listener(worker, &stat_name(config.address)),
@@ -113,6 +120,10 @@ impl ListenerRuntime {
     pub(crate) fn find_chain(&self, connection: &Connection<'_>) -> Option<&Arc<ChainRuntime>> {
         let found = self.config.filter_chains.find(connection).and_then(|at| self.chains.get(at));
         found.or(self.default_chain.as_ref())
+    }
+
+    pub(crate) fn all_chains(&self) -> impl Iterator<Item = &Arc<ChainRuntime>> {
+        self.chains.iter().chain(&self.default_chain)
     }
 
     /// The tables that its chains are found by name in.

@@ -94,6 +94,7 @@ impl Rig {
             seed: 1,
             clock: WallClock::default(),
             stream_buffer: 256 * 1024,
+            drain_time: Duration::MAX,
             hub: Arc::default(),
             shard: Arc::default(),
             secrets: Arc::new(SecretStore::new(Arc::new(rustls::time_provider::DefaultTimeProvider))),

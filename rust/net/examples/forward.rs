@@ -31,6 +31,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         seed: 1,
         clock: WallClock::default(),
         stream_buffer: 256 * 1024,
+        drain_time: Duration::from_secs(30),
         hub: Arc::default(),
         shard: Arc::default(),
         secrets: Arc::new(pymesh_tls::SecretStore::new(Arc::new(rustls::time_provider::DefaultTimeProvider))),

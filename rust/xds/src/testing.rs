@@ -15,6 +15,7 @@ use crate::kind::ResourceKind;
 use crate::proto;
 use crate::translate::{self, Context, Environment, Machine};
 
+const TCP_PROXY: &str = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
 const MANAGER: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 const TLS: &str = "envoy.extensions.transport_sockets.tls.v3";
@@ -103,6 +104,16 @@ pub(crate) fn secured_listener(name: &str, port: u16, routes: &str, secret: &str
     );
     let context = format!("{{'@type': type.googleapis.com/{TLS}.DownstreamTlsContext, common_tls_context: {common}}}");
     listener_with(name, port, routes, &format!(", transport_socket: {{name: tls, typed_config: {context}}}"))
+}
+
+/// The listener with a default chain besides, which only relays to a cluster.
+pub(crate) fn relaying_listener(name: &str, port: u16, routes: &str, cluster: &str) -> prost_types::Any {
+    let mut any = listener(name, port, routes);
+    let proxy = format!("{{'@type': type.googleapis.com/{TCP_PROXY}, stat_prefix: {name}, cluster: {cluster}}}");
+    let chain = format!("{{filters: [{{name: tcp, typed_config: {proxy}}}]}}");
+    // Merging what follows is what protobuf says of concatenated messages.
+    any.value.extend(packed(ResourceKind::Listener, &format!("{{default_filter_chain: {chain}}}")).value);
+    any
 }
 
 fn listener_with(name: &str, port: u16, routes: &str, socket: &str) -> prost_types::Any {

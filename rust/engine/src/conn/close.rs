@@ -229,6 +229,10 @@ impl Engine {
             self.conns.give_back(key, conn);
             return self.drain_conn(key);
         }
+        if !conn.is_closing() && conn.downstream().is_some_and(|down| down.ends_at <= self.now) {
+            self.conns.give_back(key, conn);
+            return self.cut_off_conn(key);
+        }
         match &mut conn.protocol {
             Protocol::Inspecting => self.on_listener_filters_timeout(&mut conn),
             Protocol::Closing { .. } => self.close_now(&mut conn),

@@ -9,7 +9,10 @@
 //! | HTTP/1 in a request | `Connection: close` with the answer | behind that answer |
 //! | HTTP/1 between requests | nothing: there is no word for it | with its next request, or unused for `drain_timeout` |
 //! | not yet known | nothing | as what it turns out to be; silent for `drain_timeout` |
-//! | TCP, upgraded | nothing: the octets are not ours | when its ends close it, or at the deadline of the whole drain |
+//! | TCP, upgraded | nothing: the octets are not ours | when its ends close it |
+//!
+//! What is left when the drain time is over is cut off: by the driver where the whole process drains
+//! ([`Engine::cut_off`]), by `ends_at` of each connection where a listener does.
 //!
 //! An HTTP/1 answer whose head was out before the drain began has told nobody: its connection waits like one between
 //! requests. A connection that arrives in a drain (its handshake was under way) is served and told at once.
@@ -22,7 +25,7 @@ use pymesh_http::h2;
 use super::{Conn, ConnKey, Protocol, Side};
 use crate::base::time::Time;
 use crate::engine::Engine;
-use crate::listener::ListenerRuntime;
+use crate::listener::{ChainRuntime, ListenerRuntime};
 use crate::telemetry::{details, Flags};
 
 /// Payload of the PING behind the first GOAWAY.
@@ -51,16 +54,20 @@ impl Engine {
         let down = |key: &ConnKey| self.conns.get(*key).is_some_and(|conn| matches!(conn.side, Side::Down(_)));
         let keys: Vec<ConnKey> = self.conns.keys().filter(down).collect();
         for key in keys {
-            let Some(mut conn) = self.conns.lend(key) else { continue };
-            if let Protocol::Http2Server(h2) = &mut conn.protocol {
-                h2.go_away(h2::ErrorCode::NO_ERROR);
-            }
-            self.conns.give_back(key, conn);
-            self.abandon_exchanges_of(key, Flags::DURATION_TIMEOUT, details::DRAIN_DEADLINE);
-            let Some(mut conn) = self.conns.lend(key) else { continue };
-            self.close_after_flush(&mut conn);
-            self.conns.give_back(key, conn);
+            self.cut_off_conn(key);
         }
+    }
+
+    pub(super) fn cut_off_conn(&mut self, key: ConnKey) {
+        let Some(mut conn) = self.conns.lend(key) else { return };
+        if let Protocol::Http2Server(h2) = &mut conn.protocol {
+            h2.go_away(h2::ErrorCode::NO_ERROR);
+        }
+        self.conns.give_back(key, conn);
+        self.abandon_exchanges_of(key, Flags::DURATION_TIMEOUT, details::DRAIN_DEADLINE);
+        let Some(mut conn) = self.conns.lend(key) else { return };
+        self.close_after_flush(&mut conn);
+        self.conns.give_back(key, conn);
     }
 
     /// True after [`Engine::drain`].
@@ -68,16 +75,38 @@ impl Engine {
         self.draining
     }
 
-    /// Ends the connections of a listener that is gone or was replaced.
+    /// Connections of a replaced listener whose filter chain is part of the new one are the new one's.
+    pub(crate) fn keep_connections(&mut self, old: &Arc<ListenerRuntime>, new: &Arc<ListenerRuntime>) {
+        for key in self.connections_of(old) {
+            let Some(down) = self.conns.get_mut(key).and_then(|conn| conn.downstream_mut()) else { continue };
+            let is_kept = |chain: &Arc<ChainRuntime>| new.all_chains().any(|kept| Arc::ptr_eq(kept, chain));
+            if down.chain.as_ref().is_some_and(is_kept) {
+                down.listener = new.clone();
+            }
+        }
+    }
+
+    /// Ends the connections of a listener that is gone or was replaced, those without an end after the drain time.
     pub(crate) fn drain_listener(&mut self, listener: &Arc<ListenerRuntime>) {
+        let ends_at = self.now + self.options.drain_time;
+        for key in self.connections_of(listener) {
+            self.drain_conn(key);
+            let Some(mut conn) = self.conns.lend(key) else { continue };
+            if let Some(down) = conn.downstream_mut() {
+                down.ends_at = down.ends_at.min(ends_at);
+            }
+            let deadline = conn.deadline;
+            self.set_deadline(&mut conn, deadline);
+            self.conns.give_back(key, conn);
+        }
+    }
+
+    fn connections_of(&self, listener: &Arc<ListenerRuntime>) -> Vec<ConnKey> {
         let of_it = |key: &ConnKey| {
             let down = self.conns.get(*key).and_then(|conn| conn.downstream());
             down.is_some_and(|down| Arc::ptr_eq(&down.listener, listener))
         };
-        let keys: Vec<ConnKey> = self.conns.keys().filter(of_it).collect();
-        for key in keys {
-            self.drain_conn(key);
-        }
+        self.conns.keys().filter(of_it).collect()
     }
 
     /// Says to a client that its connection will go, as far as its protocol has words for it.

@@ -209,7 +209,8 @@ impl Engine {
             }
             _ => Duration::ZERO,
         };
-        conn.deadline = deadline.min(conn.opened.after_limit(limit));
+        let ends_at = conn.downstream().map_or(Time::NEVER, |down| down.ends_at);
+        conn.deadline = deadline.min(conn.opened.after_limit(limit)).min(ends_at);
         self.arm_conn(conn);
     }
 }

@@ -99,6 +99,8 @@ pub(crate) struct Downstream {
     pub requests: u32,
     /// No new requests: `Connection: close`, GOAWAY.
     pub draining: bool,
+    /// When it is cut off, since its listener is gone.
+    pub ends_at: Time,
 }
 
 /// What is known of a connection to an endpoint.
@@ -222,6 +224,7 @@ impl Conn {
             facts: None,
             requests: 0,
             draining: false,
+            ends_at: Time::NEVER,
         };
         let conn = Conn::new(key, Side::Down(down), remote, local, limit, now);
         Conn { protocol: Protocol::Inspecting, ..conn }

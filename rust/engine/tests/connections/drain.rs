@@ -6,6 +6,7 @@ use std::time::Duration;
 use pymesh_engine::{Action, ConnKey};
 use pymesh_http::h2::{Config, Connection, ErrorCode, Event, Role, Scratch, StreamId};
 use pymesh_http::RequestHead;
+use pymesh_model::listener::{FilterChain, FilterChainMatch, FilterChains};
 use pymesh_model::Snapshot;
 
 use super::rig::{snapshot, Rig, Setup};
@@ -313,4 +314,49 @@ fn the_deadline_ends_what_is_left_and_says_so() {
     assert_eq!(http2.last_streams.last(), Some(&1));
     rig.pass(Duration::from_secs(3600));
     assert!(rig.engine.census().is_empty(), "{:?}", rig.engine.census());
+}
+
+/// The same listener with one more chain, for another port; `kept` is the chain that stays.
+fn with_another_chain(of: &Snapshot, kept: bool) -> Arc<Snapshot> {
+    let mut listener = (*of.listeners[0]).clone();
+    let first = listener.filter_chains.iter().next().unwrap().clone();
+    let elsewhere = FilterChainMatch { destination_port: Some(9), ..FilterChainMatch::default() };
+    let second = Arc::new(FilterChain { matches: elsewhere, ..(*first).clone() });
+    let first = if kept { first } else { Arc::new((*first).clone()) };
+    listener.filter_chains = FilterChains::new(vec![first, second]).unwrap();
+    Arc::new(Snapshot { listeners: vec![Arc::new(listener)], ..of.clone() })
+}
+
+#[test]
+fn a_filter_chain_that_stays_keeps_its_connections() {
+    let first = snapshot(&Setup::default());
+    for kept in [true, false] {
+        let mut rig = Rig::with(first.clone());
+        let client = rig.accept();
+        rig.receive(client, GET);
+        let upstream = rig.open();
+        rig.receive(upstream, OK);
+        rig.text(client);
+        rig.engine.apply(with_another_chain(&first, kept));
+        rig.work();
+        rig.receive(client, GET);
+        rig.receive(upstream, OK);
+        let is_told = rig.text(client).contains("connection: close\r\n");
+        assert_eq!(is_told, !kept);
+    }
+}
+
+#[test]
+fn what_a_removed_listener_leaves_ends_with_the_drain_time() {
+    let mut rig = Rig::new(&Setup { is_tcp: true, ..Setup::default() });
+    let client = rig.accept();
+    let upstream = rig.open();
+    let gone = Snapshot { listeners: vec![], ..(*snapshot(&Setup::default())).clone() };
+    rig.engine.apply(Arc::new(gone));
+    rig.engine.release_listeners(|_| false);
+    rig.pass(Duration::from_secs(599));
+    rig.receive(client, b"still here");
+    assert_eq!(rig.text(upstream), "still here");
+    rig.pass(Duration::from_secs(2));
+    assert!(is_closed(&mut rig, client));
 }

@@ -78,16 +78,21 @@ pub fn address(host: u8, port: u16) -> SocketAddr {
 
 impl Rig {
     pub fn new(setup: &Setup) -> Rig {
+        Rig::with(snapshot(setup))
+    }
+
+    pub fn with(snapshot: Arc<Snapshot>) -> Rig {
         let mut engine = Engine::new(Options {
             worker: 0,
             seed: 1,
             clock: WallClock::default(),
             stream_buffer: 64 * 1024,
+            drain_time: Duration::from_secs(600),
             hub: Arc::default(),
             shard: Arc::default(),
             secrets: Arc::new(SecretStore::new(Arc::new(rustls::time_provider::DefaultTimeProvider))),
         });
-        assert_eq!(engine.apply(snapshot(setup)), Vec::<String>::new());
+        assert_eq!(engine.apply(snapshot), Vec::<String>::new());
         let listener = engine.listeners().next().unwrap().0;
         let (actions, written, blocked) = (Vec::new(), HashMap::new(), Vec::new());
         Rig { engine, now: Time::default(), listener, actions, written, blocked, upstream: None }

@@ -3,6 +3,8 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
+use prost::Message as _;
+use pymesh_model::listener::{FilterChain, FilterChains, Listener};
 use pymesh_tls::SecretStore;
 
 use super::{Catalog, Rejected, Resource, Slot};
@@ -36,7 +38,7 @@ pub(crate) enum Removal {
 #[allow(clippy::large_enum_variant)]
 enum Accepted {
     Cluster(translate::ClusterParts, Needs),
-    Listener(pymesh_model::listener::Listener, Needs),
+    Listener(Listener, Needs),
     Routes(pymesh_model::route::RouteTable, Needs),
     Endpoints(pymesh_model::endpoint::Endpoints),
     Secret(Material),
@@ -179,7 +181,9 @@ impl Catalog {
                 Accepted::Cluster(parts, cx.needs)
             }
             ResourceKind::Listener => {
-                let listener = translate::listener(&check::decode(octets, at)?, at, &mut cx)?;
+                let config = check::decode(octets, at)?;
+                let mut listener = translate::listener(&config, at, &mut cx)?;
+                self.keep_chains(name, &config, &mut listener);
                 if self.listeners.get(name).is_some_and(|slot| slot.is_static) {
                     at.refuse("a static listener has this name");
                 }
@@ -195,6 +199,42 @@ impl Catalog {
         self.check_references(&translated, at);
         self.store_materials(&translated, at.problems());
         Some(translated)
+    }
+
+    /// Where only filter chains of a listener differ, those that do not stay the same `Arc`, by which the engine knows
+    /// that their connections may go on (Envoy's in-place update of filter chains).
+    fn keep_chains(&self, name: &str, config: &listener::Listener, listener: &mut Listener) {
+        let Some(known) = self.listeners.get(name).and_then(Slot::newest) else { return };
+        let Ok(old) = listener::Listener::decode(known.raw.value.as_slice()) else { return };
+        let without_chains = |config: &listener::Listener| listener::Listener {
+            filter_chains: Vec::new(),
+            default_filter_chain: None,
+            ..config.clone()
+        };
+        if without_chains(config) != without_chains(&old) {
+            return;
+        }
+        // The same configuration may name files with other contents by now, which get another name.
+        let keep = |chain: &mut Arc<FilterChain>, kept: &Arc<FilterChain>| {
+            if chain.tls == kept.tls {
+                *chain = kept.clone();
+            }
+        };
+        let mut chains: Vec<Arc<FilterChain>> = listener.filter_chains.iter().cloned().collect();
+        for (chain, config) in chains.iter_mut().zip(&config.filter_chains) {
+            let mut olds = old.filter_chains.iter().zip(known.value.filter_chains.iter());
+            if let Some((_, kept)) = olds.find(|(old, _)| *old == config) {
+                keep(chain, kept);
+            }
+        }
+        // They match the same connections as before, and so can be told apart as before.
+        if let Ok(chains) = FilterChains::new(chains) {
+            listener.filter_chains = chains;
+        }
+        let defaults = (&mut listener.default_filter_chain, &known.value.default_filter_chain);
+        if let ((Some(chain), Some(kept)), true) = (defaults, config.default_filter_chain == old.default_filter_chain) {
+            keep(chain, kept);
+        }
     }
 
     /// What must be here already when a resource comes.

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::testing::{
-    catalog, cluster, endpoints, identity, listener, packed, roots, routes, secured_cluster, secured_listener,
+    catalog, cluster, endpoints, identity, listener, packed, relaying_listener, roots, routes, secured_cluster,
+    secured_listener,
 };
 use ResourceKind::{Cluster, Endpoints, Listener, Routes, Secret};
 
@@ -123,6 +124,25 @@ fn a_listener_waits_for_its_routes_and_secrets() {
     assert_eq!(catalog.shows(), "http");
     assert_eq!(catalog.snapshot().listeners.len(), 1);
     assert!(catalog.snapshot().routes.contains_key("table"));
+}
+
+#[test]
+fn filter_chains_that_do_not_change_stay_the_same() {
+    let mut catalog = catalog();
+    catalog.hears(Cluster, [cluster("a", "1s")]);
+    let mut chains = |listener: prost_types::Any| {
+        assert_eq!(catalog.hears(Listener, [listener]), Vec::<String>::new());
+        let listener = catalog.listeners()["l"].newest().unwrap().value.clone();
+        (listener.filter_chains.iter().next().unwrap().clone(), listener.default_filter_chain.clone())
+    };
+    let (http, none) = chains(listener("l", 80, "r"));
+    assert!(none.is_none());
+    let (same, relay) = chains(relaying_listener("l", 80, "r", "a"));
+    assert!(Arc::ptr_eq(&http, &same) && relay.is_some());
+    let (changed, same) = chains(relaying_listener("l", 80, "other", "a"));
+    assert!(!Arc::ptr_eq(&http, &changed) && Arc::ptr_eq(&relay.unwrap(), same.as_ref().unwrap()));
+    let (moved, _) = chains(relaying_listener("l", 81, "other", "a"));
+    assert!(!Arc::ptr_eq(&changed, &moved), "more than chains has changed");
 }
 
 #[test]
