@@ -11,7 +11,7 @@
 //! are when they turn out not to be wanted. *Leaving* ones turn new clients away and complete what is under
 //! way ([`listen`]). What a successor has taken is dropped here without a word: there it goes on.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
@@ -28,6 +28,8 @@ pub(crate) struct Bound {
     /// A predecessor's, that no configuration has asked for so far.
     lent: HashMap<SocketAddr, Vec<TcpListener>>,
     has_predecessor: bool,
+    /// Where we have listened before.
+    left: HashSet<SocketAddr>,
 }
 
 struct Group {
@@ -41,7 +43,7 @@ struct Group {
 
 impl Bound {
     pub fn new(workers: usize, lent: HashMap<SocketAddr, Vec<TcpListener>>, has_predecessor: bool) -> Bound {
-        Bound { workers, groups: HashMap::new(), lent, has_predecessor }
+        Bound { workers, groups: HashMap::new(), lent, has_predecessor, left: HashSet::new() }
     }
 
     /// Sees to it that somebody listens there.
@@ -58,6 +60,10 @@ impl Bound {
                 Ok(sockets) => (sockets, false),
                 // The predecessor may have come to listen there after it lent its sockets: see `take_over`.
                 Err(_) if self.has_predecessor => (Vec::new(), true),
+                // A worker may be about to close its share of what was here.
+                Err(error) if self.left.contains(&address) => {
+                    (listen::more(address, backlog, self.workers).map_err(|_| error)?, false)
+                }
                 Err(error) => return Err(error),
             },
         };
@@ -128,7 +134,14 @@ impl Bound {
 
     /// Closes what has left.
     pub fn forget_left(&mut self, now: Instant) {
-        self.groups.retain(|_, group| group.leaving.is_none_or(|until| until > now));
+        let left = &mut self.left;
+        self.groups.retain(|address, group| {
+            let stays = group.leaving.is_none_or(|until| until > now);
+            if !stays {
+                left.insert(*address);
+            }
+            stays
+        });
     }
 
     /// Duplicates of every socket that serves, for a successor.
@@ -278,6 +291,18 @@ mod tests {
         assert!(bound.leaving(address).is_some());
         bound.want(address, 16).unwrap();
         bound.forget_left(now + LAST_HANDSHAKES);
+        TcpStream::connect(address).unwrap();
+    }
+
+    #[test]
+    fn an_address_may_come_back_before_the_last_worker_has_closed_it() {
+        let (mut bound, address) = bound(1);
+        let now = Instant::now();
+        let slow = bound.share(address, 0).unwrap();
+        bound.leave_all_but(&[], now);
+        bound.forget_left(now + LAST_HANDSHAKES);
+        bound.want(address, 16).unwrap();
+        drop(slow);
         TcpStream::connect(address).unwrap();
     }
 
