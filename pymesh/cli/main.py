@@ -11,6 +11,7 @@ VERBS = {
     "proxy": "Run the data plane on an Envoy v3 bootstrap file.",
     "control": "Run the control plane on folders of YAML.",
     "agent": "Serve a workload's key and certificate to a real Envoy.",
+    "capture": "Lead a workload's connections through its proxy.",
     "up": "Run a mesh of plain processes on this machine.",
     "version": "Show the versions of both planes.",
 }

@@ -1,7 +1,8 @@
-//! The deadlines of connections and exchanges in one queue.
+//! The deadlines of connections, exchanges and clusters in one queue.
 
 use crate::base::time::Time;
 use crate::base::timers::{Armed, Timers};
+use crate::cluster::ClusterKey;
 use crate::conn::ConnKey;
 use crate::exchange::ExchangeKey;
 
@@ -12,33 +13,50 @@ pub(crate) struct Deadlines {
     queue: Timers,
     conns: Vec<Armed>,
     exchanges: Vec<Armed>,
+    clusters: Vec<Armed>,
 }
+
+/// An owner in the queue is its index with its kind in the lowest bits.
+const KIND_BITS: u32 = 2;
+const KIND: u64 = (1 << KIND_BITS) - 1;
+const CONN: u64 = 0;
+const EXCHANGE: u64 = 1;
+const CLUSTER: u64 = 2;
 
 /// A place whose deadline may have passed.
 pub(crate) enum Expired {
     Conn(usize),
     Exchange(usize),
+    Cluster(usize),
 }
 
 impl Deadlines {
     pub fn arm_conn(&mut self, key: ConnKey, deadline: Time) {
         let armed = place(&mut self.conns, key.index());
-        self.queue.arm(armed, deadline, (key.index() as u64) << 1);
+        self.queue.arm(armed, deadline, (key.index() as u64) << KIND_BITS | CONN);
     }
 
     pub fn arm_exchange(&mut self, key: ExchangeKey, deadline: Time) {
         let armed = place(&mut self.exchanges, key.index());
-        self.queue.arm(armed, deadline, (key.index() as u64) << 1 | 1);
+        self.queue.arm(armed, deadline, (key.index() as u64) << KIND_BITS | EXCHANGE);
+    }
+
+    pub fn arm_cluster(&mut self, key: ClusterKey, deadline: Time) {
+        let armed = place(&mut self.clusters, key.index());
+        self.queue.arm(armed, deadline, (key.index() as u64) << KIND_BITS | CLUSTER);
     }
 
     /// The next place to look at.
     pub fn pop(&mut self, now: Time) -> Option<Expired> {
         while let Some((due, owner)) = self.queue.pop(now) {
-            let index = (owner >> 1) as usize;
-            let is_exchange = owner & 1 == 1;
-            let armed = if is_exchange { self.exchanges.get_mut(index) } else { self.conns.get_mut(index) };
+            let index = (owner >> KIND_BITS) as usize;
+            let (armed, expired) = match owner & KIND {
+                CONN => (self.conns.get_mut(index), Expired::Conn(index)),
+                EXCHANGE => (self.exchanges.get_mut(index), Expired::Exchange(index)),
+                _ => (self.clusters.get_mut(index), Expired::Cluster(index)),
+            };
             if armed.is_some_and(|armed| Timers::disarm(armed, due)) {
-                return Some(if is_exchange { Expired::Exchange(index) } else { Expired::Conn(index) });
+                return Some(expired);
             }
         }
         None

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pymesh_http::h2;
+use pymesh_model::cluster::UpstreamBind;
 use pymesh_model::filter::FilterKind;
 use pymesh_model::format::LogSink;
 use pymesh_model::listener::Listener;
@@ -28,6 +29,7 @@ use pymesh_tls::SecretStore;
 use crate::base::rng::Rng;
 use crate::base::slab::Slab;
 use crate::base::time::{Time, WallClock};
+use crate::capture::ListenerAddresses;
 use crate::cluster::{ClusterKey, ClusterRuntime};
 use crate::conn::{Conn, ConnKey, Protocol, Relay};
 use crate::deadlines::Deadlines;
@@ -84,6 +86,7 @@ pub struct Engine {
     pub(crate) listeners: Slab<Arc<ListenerRuntime>>,
     /// Those that are out of force, while the driver still accepts what is in their queues.
     leaving_listeners: Vec<ListenerKey>,
+    pub(crate) listener_addresses: ListenerAddresses,
     pub(crate) clusters: Slab<ClusterRuntime>,
     pub(crate) cluster_names: HashMap<Arc<str>, ClusterKey>,
     pub(crate) conns: Slab<Box<Conn>>,
@@ -125,6 +128,7 @@ impl Engine {
             leaving_routes: HashMap::new(),
             listeners: Slab::default(),
             leaving_listeners: Vec::new(),
+            listener_addresses: ListenerAddresses::default(),
             clusters: Slab::default(),
             cluster_names: HashMap::new(),
             conns: Slab::default(),
@@ -223,9 +227,7 @@ impl Engine {
                 to_close.extend(self.retire_cluster(key));
             }
         }
-        for conn in to_close {
-            self.retire_upstream(conn);
-        }
+        self.retire_upstreams(to_close);
     }
 
     /// Takes a cluster out of service; it goes with its last request.
@@ -244,7 +246,13 @@ impl Engine {
         }
     }
 
-    /// Closes a pooled connection once it has no request.
+    /// Closes pooled connections, each once it has no request.
+    pub(crate) fn retire_upstreams(&mut self, keys: Vec<ConnKey>) {
+        for key in keys {
+            self.retire_upstream(key);
+        }
+    }
+
     fn retire_upstream(&mut self, key: ConnKey) {
         let Some(mut conn) = self.conns.lend(key) else { return };
         let is_busy = match &conn.protocol {
@@ -297,6 +305,7 @@ impl Engine {
                 self.drain_listener(&old);
             }
         }
+        self.listener_addresses = ListenerAddresses::of(self.listeners());
         errors
     }
 
@@ -339,8 +348,6 @@ impl Engine {
         let is_leaving = self.leaving_listeners.contains(&listener);
         let ends_at = if is_leaving { self.now + self.options.drain_time } else { Time::NEVER };
         let listener = self.listeners.get(listener)?.clone();
-        listener.stats.downstream_pre_cx_active.inc();
-        let deadline = self.now.after_limit(listener.config.listener_filters_timeout);
         let now = self.now;
         let key = self.conns.insert_with(|key| Box::new(Conn::from_client(key, listener, remote, local, now)));
         let mut conn = self.conns.lend(key)?;
@@ -349,11 +356,27 @@ impl Engine {
             down.draining = self.draining || is_leaving;
             down.ends_at = ends_at;
         }
-        // Where nothing has to be looked at, the peer may be the one who waits for our first octets.
-        self.run_listener_filters(&mut conn);
-        if matches!(conn.protocol, Protocol::Inspecting) {
-            self.set_deadline(&mut conn, deadline);
+        self.begin_inspection(&mut conn);
+        self.conns.give_back(key, conn);
+        Some(key)
+    }
+
+    /// [`Engine::accept`] for a connection whose original destination, `wanted`, the driver has found out.
+    pub fn accept_redirected(
+        &mut self,
+        listener: ListenerKey,
+        remote: SocketAddr,
+        wanted: SocketAddr,
+    ) -> Option<ConnKey> {
+        let is_late = self.draining || self.leaving_listeners.contains(&listener);
+        let listener = self.listeners.get(listener)?.clone();
+        let now = self.now;
+        let key = self.conns.insert_with(|key| Box::new(Conn::redirected(key, listener, remote, wanted, now)));
+        let mut conn = self.conns.lend(key)?;
+        if let Some(down) = conn.downstream_mut() {
+            down.draining = is_late;
         }
+        self.begin_inspection(&mut conn);
         self.conns.give_back(key, conn);
         Some(key)
     }
@@ -364,6 +387,7 @@ impl Engine {
             match expired {
                 crate::deadlines::Expired::Conn(index) => self.check_conn(index),
                 crate::deadlines::Expired::Exchange(index) => self.check_exchange(index),
+                crate::deadlines::Expired::Cluster(index) => self.sweep_original_hosts(index),
             }
         }
         loop {
@@ -417,6 +441,12 @@ impl Engine {
                 conn.is_dirty = false;
             }
         }
+    }
+
+    /// What the socket of an upstream connection is given before it connects.
+    pub fn upstream_bind(&self, key: ConnKey) -> Option<&UpstreamBind> {
+        let up = self.conns.get(key)?.upstream()?;
+        self.clusters.get(up.cluster).map(|cluster| &cluster.config.bind)
     }
 
     /// What is to be written to the socket now.

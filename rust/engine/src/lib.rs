@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod base;
+mod capture;
 mod census;
 mod cluster;
 mod conn;

@@ -427,7 +427,9 @@ fn snapshot() -> Snapshot {
     let listener = Listener {
         name: "in".into(),
         address: address(1, 80),
+        ipv4_compat: false,
         bind_to_port: true,
+        capture: Capture::default(),
         direction: Direction::Inbound,
         listener_filters: vec![],
         listener_filters_timeout: Duration::ZERO,
@@ -456,6 +458,7 @@ fn snapshot() -> Snapshot {
         thresholds: Thresholds::default(),
         http: UpstreamHttp::default(),
         transport: Transport::default(),
+        bind: UpstreamBind::default(),
         buffer_limit: 1 << 20,
         service: ServiceLabels::default(),
     };

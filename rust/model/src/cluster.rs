@@ -1,5 +1,6 @@
 //! Clusters (Envoy `config.cluster.v3`).
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ pub struct Cluster {
     pub http: UpstreamHttp,
     /// How octets are carried.
     pub transport: Transport,
+    /// What a socket is given before it connects.
+    pub bind: UpstreamBind,
     /// Soft limit on octets buffered for one connection in each direction.
     pub buffer_limit: usize,
     /// What metrics call this destination, from `metadata.filter_metadata.istio`.
@@ -36,7 +39,7 @@ pub struct Cluster {
 }
 
 /// `cluster_discovery_type`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Discovery {
     Static,
@@ -44,7 +47,30 @@ pub enum Discovery {
     StrictDns,
     LogicalDns,
     /// The address the client wanted to reach.
-    OriginalDst,
+    OriginalDst(OriginalDst),
+}
+
+/// Settings of an original-destination cluster (`original_dst_lb_config`, `cleanup_interval`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OriginalDst {
+    /// In place of the original port.
+    pub port: Option<u16>,
+    /// The request header that may name another address, `IP:PORT`.
+    pub header: Option<Box<str>>,
+    /// An address that nobody asked for during this long is forgotten, and its idle connections are closed.
+    pub cleanup_interval: Duration,
+    /// Most addresses known at once, each with pools of its own (`max_connection_pools`).
+    pub max_addresses: usize,
+}
+
+/// `upstream_bind_config`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UpstreamBind {
+    /// `source_address` and `extra_source_addresses`, at most one of each IP version; port 0 is any. Without
+    /// any the system chooses. With some, endpoints of the other version cannot be reached.
+    pub sources: Vec<SocketAddr>,
+    /// SO_MARK, by which routing and packet filters know the proxy's own connections.
+    pub mark: Option<u32>,
 }
 
 /// `lb_policy` with its settings.

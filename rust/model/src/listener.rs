@@ -19,8 +19,12 @@ pub struct Listener {
     pub name: Arc<str>,
     /// Address to bind.
     pub address: SocketAddr,
+    /// An IPv6 wildcard address takes connections over IPv4 as well.
+    pub ipv4_compat: bool,
     /// False for listeners that only receive connections by original destination.
     pub bind_to_port: bool,
+    /// What is done with connections that were meant for another address.
+    pub capture: Capture,
     /// Which way traffic goes, for telemetry.
     pub direction: Direction,
     /// What looks at a connection before a filter chain is chosen, in this order.
@@ -49,6 +53,19 @@ pub enum Direction {
     Inbound,
     /// From the application beside the proxy.
     Outbound,
+}
+
+/// How a listener treats connections that the kernel redirected to it: the
+/// client wanted another address, the original destination.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Capture {
+    /// The original destination becomes the local address
+    /// (`envoy.filters.listener.original_dst`; implied by `use_original_dst`).
+    pub restore: bool,
+    /// `use_original_dst`: the listener at that address, if there is one, takes over.
+    pub hand_off: bool,
+    /// `transparent`: the socket accepts for addresses that this machine does not have (TPROXY).
+    pub transparent: bool,
 }
 
 /// Looks at a connection before its filter chain is chosen.

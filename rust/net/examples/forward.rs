@@ -107,7 +107,9 @@ fn snapshot(listen: std::net::SocketAddr, upstream: std::net::SocketAddr, http2:
     let listener = Listener {
         name: "in".into(),
         address: listen,
+        ipv4_compat: false,
         bind_to_port: true,
+        capture: Capture::default(),
         direction: Direction::Inbound,
         listener_filters: vec![],
         listener_filters_timeout: Duration::ZERO,
@@ -140,6 +142,7 @@ fn snapshot(listen: std::net::SocketAddr, upstream: std::net::SocketAddr, http2:
             ..UpstreamHttp::default()
         },
         transport: Transport::default(),
+        bind: UpstreamBind::default(),
         buffer_limit: 1 << 20,
         service: ServiceLabels::default(),
     };

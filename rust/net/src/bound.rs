@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use socket2::{SockRef, Type};
 
-use crate::listen::{self, LAST_HANDSHAKES};
+use crate::listen::{self, SocketOptions, LAST_HANDSHAKES};
 
 /// See the module.
 pub(crate) struct Bound {
@@ -34,7 +34,7 @@ pub(crate) struct Bound {
 
 struct Group {
     sockets: Vec<TcpListener>,
-    backlog: i32,
+    options: SocketOptions,
     /// They are a predecessor's: nothing may be changed about them.
     is_lent: bool,
     /// Set once the address is not wanted any more: when its sockets close.
@@ -50,13 +50,13 @@ impl Bound {
     ///
     /// # Errors
     /// In words, with a remedy.
-    pub fn want(&mut self, address: SocketAddr, backlog: i32) -> Result<(), String> {
+    pub fn want(&mut self, address: SocketAddr, options: SocketOptions) -> Result<(), String> {
         if let Some(group) = self.groups.get_mut(&address) {
             return group.stay().map_err(|error| format!("cannot listen on {address} again: {error}"));
         }
         let (sockets, is_lent) = match self.lent.remove(&address) {
             Some(sockets) => (sockets, true),
-            None => match listen::open(address, backlog, self.workers) {
+            None => match listen::open(address, options, self.workers) {
                 Ok(sockets) => (sockets, false),
                 // The predecessor may have come to listen there after it lent its sockets: see `take_over`.
                 Err(_) if self.has_predecessor => (Vec::new(), true),
@@ -67,7 +67,7 @@ impl Bound {
                 Err(error) => return Err(error),
             },
         };
-        self.groups.insert(address, Group { sockets, backlog, is_lent, leaving: None });
+        self.groups.insert(address, Group { sockets, options, is_lent, leaving: None });
         Ok(())
     }
 
@@ -92,15 +92,15 @@ impl Bound {
     pub fn take_over(&mut self) -> Result<Vec<SocketAddr>, String> {
         // What may fail comes first: until then nothing was changed.
         for (address, group) in self.groups.iter_mut().filter(|(_, group)| group.sockets.is_empty()) {
-            let opened = listen::more(*address, group.backlog, self.workers);
-            group.sockets = opened.map_err(|error| listen::explain(*address, &error))?;
+            let opened = listen::more(*address, group.options, self.workers);
+            group.sockets = opened.map_err(|error| listen::explain(*address, group.options, &error))?;
             group.is_lent = false;
         }
         let mut kept = Vec::new();
         for (address, group) in self.groups.iter_mut().filter(|(_, group)| group.is_lent) {
             kept.push(*address);
             let missing = self.workers.saturating_sub(group.sockets.len());
-            match listen::more(*address, group.backlog, missing) {
+            match listen::more(*address, group.options, missing) {
                 Ok(more) => group.sockets.extend(more),
                 Err(error) => eprintln!("workers share the sockets of {address}: {error}"),
             }
@@ -198,11 +198,13 @@ mod tests {
 
     use super::*;
 
+    const OPTIONS: SocketOptions = SocketOptions { backlog: 16, ipv4_compat: false, transparent: false };
+
     fn bound(workers: usize) -> (Bound, SocketAddr) {
         // A port that was free a moment ago: the tests need its number beforehand.
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let mut bound = Bound::new(workers, HashMap::new(), false);
-        bound.want(address, 16).unwrap();
+        bound.want(address, OPTIONS).unwrap();
         (bound, address)
     }
 
@@ -222,7 +224,7 @@ mod tests {
     fn fewer_workers_than_before_take_all_sockets() {
         let (old, address) = bound(3);
         let mut new = successor(&old, 2);
-        new.want(address, 16).unwrap();
+        new.want(address, OPTIONS).unwrap();
         assert_eq!(new.take_over().unwrap(), [address]);
         let shares: Vec<usize> = (0..2).map(|worker| new.share(address, worker).unwrap().len()).collect();
         assert_eq!(shares, [2, 1]);
@@ -232,7 +234,7 @@ mod tests {
     fn more_workers_than_before_get_sockets_of_their_own_at_the_takeover() {
         let (old, address) = bound(1);
         let mut new = successor(&old, 3);
-        new.want(address, 16).unwrap();
+        new.want(address, OPTIONS).unwrap();
         assert_eq!(new.duplicate().unwrap().len(), 1);
         new.take_over().unwrap();
         assert_eq!(new.duplicate().unwrap().len(), 3);
@@ -243,8 +245,8 @@ mod tests {
         let (mut old, _) = bound(1);
         let mut new = successor(&old, 1);
         let late = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        old.want(late, 16).unwrap();
-        new.want(late, 16).unwrap();
+        old.want(late, OPTIONS).unwrap();
+        new.want(late, OPTIONS).unwrap();
         // Ours is another socket: the old one has a queue of its own to empty.
         assert_eq!(new.take_over().unwrap(), []);
         old.leave_all_but(&[], Instant::now());
@@ -257,7 +259,7 @@ mod tests {
         let (old, _) = bound(1);
         let mut new = successor(&old, 1);
         let foreign = TcpListener::bind("127.0.0.1:0").unwrap();
-        new.want(foreign.local_addr().unwrap(), 16).unwrap();
+        new.want(foreign.local_addr().unwrap(), OPTIONS).unwrap();
         assert!(new.take_over().is_err());
     }
 
@@ -265,7 +267,7 @@ mod tests {
     fn what_was_lent_is_given_back_as_it_was() {
         let (old, address) = bound(1);
         let mut new = successor(&old, 1);
-        new.want(address, 16).unwrap();
+        new.want(address, OPTIONS).unwrap();
         new.leave_all_but(&[], Instant::now());
         drop(new);
         TcpStream::connect(address).unwrap();
@@ -276,7 +278,7 @@ mod tests {
         let (mut old, address) = bound(1);
         let waiting = TcpStream::connect(address).unwrap();
         let mut new = successor(&old, 1);
-        new.want(address, 16).unwrap();
+        new.want(address, OPTIONS).unwrap();
         old.give_away(&new.take_over().unwrap());
         drop(old);
         let share = new.share(address, 0).unwrap();
@@ -289,7 +291,7 @@ mod tests {
         let now = Instant::now();
         bound.leave_all_but(&[], now);
         assert!(bound.leaving(address).is_some());
-        bound.want(address, 16).unwrap();
+        bound.want(address, OPTIONS).unwrap();
         bound.forget_left(now + LAST_HANDSHAKES);
         TcpStream::connect(address).unwrap();
     }

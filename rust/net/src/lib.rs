@@ -10,6 +10,7 @@
 //! one `read` and one `write` each.
 
 mod bound;
+mod capture;
 mod gather;
 mod handover;
 mod listen;

@@ -15,6 +15,7 @@ use pymesh_model::listener::Listener;
 use pymesh_model::Snapshot;
 
 use crate::bound::Bound;
+use crate::listen::SocketOptions;
 
 /// Runs the filters that live outside the engine.
 pub trait FilterHost {
@@ -96,7 +97,7 @@ impl Shared {
             let wanted: Vec<SocketAddr> = bound.iter().map(|listener| listener.address).collect();
             state.bound.leave_all_but(&wanted, Instant::now());
             for listener in bound {
-                if let Err(error) = state.bound.want(listener.address, listener.backlog) {
+                if let Err(error) = state.bound.want(listener.address, SocketOptions::of(&listener)) {
                     errors.push(format!("listener {}: {error}", listener.name));
                     let mut without = (*snapshot).clone();
                     without.listeners.retain(|one| one.name != listener.name);

@@ -6,6 +6,9 @@ use std::net::{Shutdown, SocketAddr};
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use pymesh_engine::ConnKey;
+use pymesh_model::cluster::UpstreamBind;
+
+use crate::capture;
 
 /// A socket and what epoll last said about it.
 pub(crate) struct Socket {
@@ -119,6 +122,9 @@ impl Sockets {
 }
 
 /// Starts to connect.
-pub(crate) fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    TcpStream::connect(address)
+pub(crate) fn connect(address: SocketAddr, bind: &UpstreamBind) -> io::Result<TcpStream> {
+    match *bind == UpstreamBind::default() {
+        true => TcpStream::connect(address),
+        false => capture::connect_from(address, bind),
+    }
 }

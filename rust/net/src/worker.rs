@@ -14,7 +14,10 @@ use mio::{Events, Interest, Poll, Token};
 use pymesh_engine::base::time::Time;
 use pymesh_engine::filter::FilterCall;
 use pymesh_engine::{Action, ConnKey, Engine, ListenerKey, Options};
+use pymesh_model::listener::{Capture, Listener};
+use socket2::SockRef;
 
+use crate::capture;
 use crate::gather::{self, Gather};
 use crate::log::LogHandle;
 use crate::shared::{FilterHost, Shared};
@@ -75,11 +78,25 @@ struct Fixed {
 struct Listening {
     key: ListenerKey,
     address: SocketAddr,
+    capture: Capture,
     socket: mio::net::TcpListener,
     ready: bool,
     paused_until: Option<Instant>,
     /// Its address is not wanted any more; until then what is in the queue is accepted.
     closes_at: Option<Instant>,
+}
+
+impl Listening {
+    /// The listener on this socket has changed.
+    fn set_capture(&mut self, capture: Capture) {
+        if self.capture.transparent != capture.transparent {
+            let socket = SockRef::from(&self.socket);
+            if let Err(error) = capture::set_transparent(&socket, self.address, capture.transparent) {
+                eprintln!("cannot make {} transparent: {error}", self.address);
+            }
+        }
+        self.capture = capture;
+    }
 }
 
 impl<H: FilterHost> Worker<H> {
@@ -238,9 +255,10 @@ impl<H: FilterHost> Worker<H> {
             let mut is_bound = false;
             for old in self.listeners.iter_mut().filter(|old| old.address == config.address) {
                 (old.key, old.closes_at, is_bound) = (key, None, true);
+                old.set_capture(config.capture);
             }
             if !is_bound {
-                self.listen(key, config.address);
+                self.listen(key, &config);
             }
         }
         self.watch_listeners();
@@ -248,11 +266,17 @@ impl<H: FilterHost> Worker<H> {
     }
 
     /// Takes this worker's share of the sockets of an address.
-    fn listen(&mut self, key: ListenerKey, address: SocketAddr) {
+    fn listen(&mut self, key: ListenerKey, config: &Listener) {
+        let address = config.address;
         match self.shared.sockets_for(address, self.options.worker) {
             Ok(sockets) => self.listeners.extend(sockets.into_iter().map(|socket| {
                 let socket = mio::net::TcpListener::from_std(socket);
-                Listening { key, address, socket, ready: true, paused_until: None, closes_at: None }
+                let capture = Capture::default();
+                let (ready, paused_until, closes_at) = (true, None, None);
+                let mut listening = Listening { key, address, capture, socket, ready, paused_until, closes_at };
+                // A predecessor's may have been told otherwise.
+                listening.set_capture(config.capture);
+                listening
             })),
             Err(error) => eprintln!("worker {} cannot listen on {address}: {error}", self.options.worker),
         }
@@ -393,8 +417,8 @@ impl<H: FilterHost> Worker<H> {
                 listening.paused_until = None;
                 match listening.socket.accept() {
                     Ok((stream, remote)) => {
-                        let key = listening.key;
-                        self.on_accepted(key, stream, remote);
+                        let (key, capture) = (listening.key, listening.capture);
+                        self.on_accepted(key, capture, stream, remote);
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                         listening.ready = false;
@@ -408,9 +432,23 @@ impl<H: FilterHost> Worker<H> {
         }
     }
 
-    fn on_accepted(&mut self, listener: ListenerKey, stream: mio::net::TcpStream, remote: SocketAddr) {
+    fn on_accepted(
+        &mut self,
+        listener: ListenerKey,
+        capture: Capture,
+        stream: mio::net::TcpStream,
+        remote: SocketAddr,
+    ) {
         let Ok(local) = stream.local_addr() else { return };
-        let Some(key) = self.engine.accept(listener, remote, local) else { return };
+        let original = match capture.restore {
+            true => capture::original_destination(&stream, local, capture),
+            false => None,
+        };
+        let accepted = match original {
+            Some(wanted) => self.engine.accept_redirected(listener, remote, wanted),
+            None => self.engine.accept(listener, remote, local),
+        };
+        let Some(key) = accepted else { return };
         let registry = self.poll.registry();
         if let Err(error) = self.sockets.insert(registry, FIRST_SOCKET, key, stream, false) {
             self.engine.failed(key, &error.to_string());
@@ -427,7 +465,8 @@ impl<H: FilterHost> Worker<H> {
                 Action::ShutdownWrite(key) => self.sockets.shutdown_write(key),
                 Action::Connect(key, address) => {
                     let registry = self.poll.registry();
-                    let opened = connect(address)
+                    let bind = self.engine.upstream_bind(key).cloned().unwrap_or_default();
+                    let opened = connect(address, &bind)
                         .and_then(|stream| self.sockets.insert(registry, FIRST_SOCKET, key, stream, true));
                     if let Err(error) = opened {
                         self.engine.failed(key, &error.to_string());

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pymesh_model::cluster::UpstreamBind;
 use pymesh_model::tls::SecretName;
 use pymesh_model::Node;
 
@@ -119,21 +120,33 @@ fn translate(config: &bootstrap::Bootstrap, at: &At<'_>, sources: Box<dyn Source
         .and_then(|admin| admin.address.as_ref())
         .and_then(|address| translate::socket_address(Some(address), &at.field("admin").field("address")));
     let statics = statics(config.static_resources.as_ref(), &environment, &at.field("static_resources"));
-    let names: BTreeSet<&str> = statics.clusters.iter().map(|cluster| &*cluster.value.cluster.name).collect();
     if let Some(discovery) = &discovery {
         let at = dynamic_at.field("ads_config");
-        require_cluster(&names, &discovery.cluster, &at.field("grpc_services"));
+        require_cluster(&statics, &discovery.cluster, &at.field("grpc_services"));
     }
     if let Some(identity) = &identity {
-        require_cluster(&names, &identity.ca_cluster, &at.field("bootstrap_extensions"));
+        require_cluster(&statics, &identity.ca_cluster, &at.field("bootstrap_extensions"));
     }
     let node = Arc::new(Node { id: node.id, cluster: node.cluster, workload });
     Some(Bootstrap { admin, node, environment, statics, discovery, identity })
 }
 
-fn require_cluster(names: &BTreeSet<&str>, name: &str, at: &At<'_>) {
-    if !name.is_empty() && !names.contains(name) {
-        at.refuse_with_hint(format!("there is no static cluster `{name}`"), "add it to `static_resources.clusters`");
+fn require_cluster(statics: &Statics, name: &str, at: &At<'_>) {
+    let found = statics.clusters.iter().map(|cluster| &cluster.value.cluster).find(|cluster| &*cluster.name == name);
+    match found {
+        None if !name.is_empty() => {
+            at.refuse_with_hint(
+                format!("there is no static cluster `{name}`"),
+                "add it to `static_resources.clusters`",
+            );
+        }
+        Some(cluster) if cluster.bind != UpstreamBind::default() => {
+            at.refuse_with_hint(
+                format!("`upstream_bind_config` of cluster `{name}` cannot be used for this"),
+                "leave it out there",
+            );
+        }
+        _ => {}
     }
 }
 
@@ -167,7 +180,8 @@ fn statics(config: Option<&bootstrap::bootstrap::StaticResources>, environment: 
             if other.value.name == value.name {
                 at.field("name").refuse(format!("another listener is called `{}`", value.name));
             }
-            let takes_port = value.bind_to_port && value.address.port() != 0;
+            // Also of those that are not bound: original destinations must mean one listener.
+            let takes_port = !value.bind_to_port || value.address.port() != 0;
             if takes_port && other.value.address == value.address {
                 at.field("address")
                     .refuse(format!("listener `{}` has this address, {}", other.value.name, value.address));

@@ -61,6 +61,17 @@ pub(crate) fn packed(kind: ResourceKind, yaml: &str) -> prost_types::Any {
     prost_types::Any { type_url: kind.type_url().to_owned(), value: prost::Message::encode_to_vec(&message) }
 }
 
+/// What becomes of a cluster, and `path: message` of everything that is wrong with it.
+pub(crate) fn translated(yaml: &str) -> (Cluster, Vec<String>) {
+    let raw = packed(ResourceKind::Cluster, yaml);
+    let (environment, problems) = (environment(), Problems::default());
+    let mut cx = Context::new(&environment);
+    let config = prost::Message::decode(raw.value.as_slice()).unwrap();
+    let cluster = translate::cluster(&config, &At::root("", &problems), &mut cx).cluster;
+    let said = problems.into_vec().into_iter().map(|one| format!("{}: {}", one.path, one.message));
+    (cluster, said.collect())
+}
+
 /// A cluster that is found by EDS. Another `connect_timeout` makes it another one.
 pub(crate) fn cluster(name: &str, connect_timeout: &str) -> prost_types::Any {
     let eds = "{eds_config: {ads: {}, resource_api_version: V3}}";

@@ -90,7 +90,9 @@ pub(crate) fn alternative(message: &str, field: &str) -> Option<&'static str> {
         }
         "cipher_suites" | "ecdh_curves" | "signature_algorithms" => "leave it out: only strong ones are offered",
         "use_proxy_proto" => "use `listener_filters` with envoy.filters.listener.proxy_protocol",
-        "use_original_dst" => "leave it out: the address that a connection was accepted on decides",
+        "metadata_key" if of(".OriginalDstLbConfig") => "use `use_http_header`",
+        "freebind" => "leave it out: a source address must be one of this machine's",
+        "additional_source_addresses" => "use `extra_source_addresses`",
         "layered_runtime" | "runtime_key" | "runtime_key_prefix" => {
             "leave it out: there are no runtime values to look up"
         }
@@ -106,7 +108,7 @@ mod tests {
     fn the_table_is_read_whole() {
         let fields: usize = table().values().map(|message| message.names.len()).sum();
         assert_eq!(fields, TABLE.lines().count());
-        assert_eq!(name_of("envoy.config.listener.v3.Listener", 4), Some("use_original_dst"));
+        assert_eq!(name_of("envoy.config.listener.v3.Listener", 11), Some("freebind"));
         assert!(has("envoy.config.cluster.v3.Cluster", "outlier_detection"));
         assert!(!has("envoy.config.cluster.v3.Cluster", "name"));
     }

@@ -39,6 +39,11 @@ impl Host {
         self.pools.iter().any(|pool| !pool.waiting.is_empty())
     }
 
+    /// It has requests, or connections that are not idle.
+    pub fn is_in_use(&self) -> bool {
+        self.active > 0 || self.has_waiting() || self.connections as usize > self.pooled().count()
+    }
+
     pub fn waiting(&self) -> usize {
         self.pools.iter().map(|pool| pool.waiting.len()).sum()
     }

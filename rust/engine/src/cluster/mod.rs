@@ -6,6 +6,7 @@
 
 pub(crate) mod balance;
 pub(crate) mod host;
+pub(crate) mod original;
 
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ use crate::base::slab::{Key, Slab};
 use crate::telemetry::stats::ClusterStats;
 use balance::Picker;
 use host::Host;
+use original::OriginalHosts;
 
 pub(crate) type ClusterKey = Key<ClusterRuntime>;
 pub(crate) type HostKey = Key<Host>;
@@ -29,6 +31,8 @@ pub(crate) struct ClusterRuntime {
     pub stats: Arc<ClusterStats>,
     pub hosts: Slab<Host>,
     pub picker: Picker,
+    /// Hosts of a cluster of type ORIGINAL_DST, by address.
+    pub originals: OriginalHosts,
     compiled: Vec<(Arc<ClientTls>, Arc<rustls::ClientConfig>)>,
     /// Connections, open or being opened.
     pub connections: u32,
@@ -49,6 +53,7 @@ impl ClusterRuntime {
             stats,
             hosts: Slab::default(),
             picker: Picker::default(),
+            originals: OriginalHosts::default(),
             compiled: Vec::new(),
             connections: 0,
             pending: 0,
@@ -73,6 +78,7 @@ impl ClusterRuntime {
         for host in self.hosts.iter_mut() {
             host.listed = false;
         }
+        self.forget_originals();
         let config = self.config.clone();
         let mut listed = Vec::new();
         for (locality, endpoint) in config.endpoints.iter() {
@@ -158,6 +164,7 @@ impl ClusterRuntime {
         let (old, new_http) = (&self.config.http, &new.http);
         let transport = &self.config.transport;
         old == new_http
+            && self.config.bind == new.bind
             && transport.default == new.transport.default
             && transport.matches.len() == new.transport.matches.len()
             && transport

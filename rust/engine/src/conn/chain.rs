@@ -15,6 +15,9 @@ use crate::telemetry::{Facts, Flags};
 impl Engine {
     /// The listener filters are done: what they looked at is given to whatever is chosen.
     pub(super) fn choose_chain(&mut self, conn: &mut Conn) {
+        if self.hand_off(conn) {
+            return;
+        }
         let (remote, local) = (conn.remote, conn.local);
         let Some(down) = conn.downstream_mut() else { return };
         let listener = down.listener.clone();

@@ -86,6 +86,10 @@ pub(crate) enum Side {
 /// What is known of a client's connection.
 pub(crate) struct Downstream {
     pub listener: Arc<ListenerRuntime>,
+    /// The local address is the original destination: what the client wanted, not where it was accepted.
+    pub is_restored: bool,
+    /// After inspection the listener at the original destination takes over (see [`crate::capture`]).
+    pub hands_off: bool,
     /// Set when a filter chain was chosen.
     pub chain: Option<Arc<ChainRuntime>>,
     /// The peer of the socket, whoever it speaks for.
@@ -217,6 +221,8 @@ impl Conn {
         let limit = listener.config.buffer_limit;
         let down = Downstream {
             listener,
+            is_restored: false,
+            hands_off: false,
             chain: None,
             direct_remote: remote,
             inspection: None,
@@ -228,6 +234,23 @@ impl Conn {
         };
         let conn = Conn::new(key, Side::Down(down), remote, local, limit, now);
         Conn { protocol: Protocol::Inspecting, ..conn }
+    }
+
+    /// A connection that the kernel gave to a listener although the client wanted another address.
+    pub(crate) fn redirected(
+        key: ConnKey,
+        listener: Arc<ListenerRuntime>,
+        remote: SocketAddr,
+        wanted: SocketAddr,
+        now: Time,
+    ) -> Self {
+        let hands_off = listener.config.capture.hand_off;
+        let mut conn = Conn::from_client(key, listener, remote, wanted, now);
+        if let Some(down) = conn.downstream_mut() {
+            down.is_restored = true;
+            down.hands_off = hands_off;
+        }
+        conn
     }
 
     /// A connection that is to be made to an endpoint.
@@ -287,6 +310,11 @@ impl Conn {
             Side::Up(up) => Some(up),
             Side::Down(_) => None,
         }
+    }
+
+    /// The address that the client wanted, where that is known.
+    pub(crate) fn original_dst(&self) -> Option<SocketAddr> {
+        self.downstream().filter(|down| down.is_restored).map(|_| self.local)
     }
 
     pub(crate) fn http(&self) -> Option<&Arc<HttpRuntime>> {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::{Conn, ConnKey, Protocol};
 use crate::base::slab::Key;
 use crate::base::time::Time;
+use crate::cluster::original::NoHost;
 use crate::cluster::ClusterKey;
 use crate::engine::{Action, Engine};
 use crate::exchange::Failure;
@@ -28,6 +29,8 @@ pub(crate) struct Relay {
     pub down: ConnKey,
     /// The client.
     pub facts: Arc<Facts>,
+    /// For original-destination clusters.
+    pub original_dst: Option<SocketAddr>,
     pub up_remote: Option<SocketAddr>,
     pub up_local: Option<SocketAddr>,
     /// Set once an endpoint was chosen.
@@ -70,6 +73,7 @@ impl Engine {
             expires,
             down: conn.key,
             facts: facts.clone(),
+            original_dst: conn.original_dst(),
             up_remote: None,
             up_local: None,
             up: None,
@@ -114,19 +118,19 @@ impl Engine {
             tcp.stats.downstream_cx_no_route.inc();
             return;
         };
-        let down = relay.down;
-        let up = match self.pick_host(cluster_key, down) {
-            Some(host) => self.open_upstream(cluster_key, host, crate::cluster::PoolKind::Negotiated, Some(key)),
-            None => None,
-        };
+        let wanted = relay.original_dst;
+        let up = self
+            .pick_host(cluster_key, wanted, None)
+            .map(|host| self.open_upstream(cluster_key, host, crate::cluster::PoolKind::Negotiated, Some(key)));
         let Some(relay) = self.relays.get_mut(key) else { return };
         match up {
-            Some(up) => {
+            Ok(Some(up)) => {
                 relay.attempts += 1;
                 relay.up = Some(up);
                 relay.up_remote = self.conns.get(up).map(|conn| conn.remote);
             }
-            None => relay.flags.insert(Flags::NO_HEALTHY_UPSTREAM),
+            Err(NoHost::Overflow) => relay.flags.insert(Flags::UPSTREAM_OVERFLOW),
+            Ok(None) | Err(NoHost::Unavailable) => relay.flags.insert(Flags::NO_HEALTHY_UPSTREAM),
         }
     }
 

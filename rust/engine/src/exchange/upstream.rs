@@ -11,6 +11,7 @@ use super::request::asked_for;
 use super::tunnel::{Asks, TunnelEnd};
 use super::{websocket, Exchange, ExchangeKey, Failure, LocalReply, Routed, Stage};
 use crate::base::time::Time;
+use crate::cluster::original::NoHost;
 use crate::cluster::{ClusterKey, HostKey, PoolKind};
 use crate::conn::{Conn, ConnKey, Http1Client, Protocol, RelayKey, Upstream};
 use crate::engine::Engine;
@@ -29,10 +30,14 @@ impl Engine {
         let host = self.pick_host_avoiding(cluster_key, &tried, key);
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         exchange.tried = tried;
-        let Some(host_key) = host else {
-            let reply = LocalReply::new(503, details::NO_HEALTHY_UPSTREAM);
-            let reply = reply.with_flags(Flags::NO_HEALTHY_UPSTREAM).with_body(b"no healthy upstream");
-            return self.reply_locally(key, reply);
+        let host_key = match host {
+            Ok(host) => host,
+            Err(NoHost::Overflow) => return self.overflow(key),
+            Err(NoHost::Unavailable) => {
+                let reply = LocalReply::new(503, details::NO_HEALTHY_UPSTREAM);
+                let reply = reply.with_flags(Flags::NO_HEALTHY_UPSTREAM).with_body(b"no healthy upstream");
+                return self.reply_locally(key, reply);
+            }
         };
         let Some(cluster) = self.clusters.get_mut(cluster_key) else { return };
         let thresholds = cluster.config.thresholds;
@@ -105,12 +110,17 @@ impl Engine {
         self.upstream_failed(key, Failure::Overflow);
     }
 
-    fn pick_host_avoiding(&mut self, cluster: ClusterKey, tried: &[HostKey], key: ExchangeKey) -> Option<HostKey> {
+    fn pick_host_avoiding(
+        &mut self,
+        cluster: ClusterKey,
+        tried: &[HostKey],
+        key: ExchangeKey,
+    ) -> Result<HostKey, NoHost> {
+        let exchange = self.exchanges.get(key).ok_or(NoHost::Unavailable)?;
         let attempts = match tried.is_empty() {
             true => 1,
             false => {
-                let routed = self.exchanges.get(key)?.routed.as_ref()?;
-                let retry = routed.retry();
+                let retry = exchange.routed.as_ref().and_then(|routed| routed.retry());
                 let avoids = retry.is_some_and(|retry| retry.avoid_previous_hosts);
                 if avoids {
                     retry.map_or(1, |retry| retry.host_selection_attempts.max(1))
@@ -119,23 +129,16 @@ impl Engine {
                 }
             }
         };
-        let cluster = self.clusters.get_mut(cluster)?;
-        let mut chosen = None;
+        let wanted = exchange.down.and_then(|down| self.conns.get(down)).and_then(|down| down.original_dst());
+        let mut chosen = Err(NoHost::Unavailable);
         for _ in 0..attempts {
-            chosen = cluster.picker.pick(&cluster.hosts, &mut self.rng);
+            chosen = self.pick_host(cluster, wanted, Some(key));
             match chosen {
-                Some(host) if tried.contains(&host) => {}
+                Ok(host) if tried.contains(&host) => {}
                 _ => break,
             }
         }
         chosen
-    }
-
-    /// The endpoint of a relay. For original-destination clusters that is the
-    /// address the client wanted.
-    pub(crate) fn pick_host(&mut self, cluster: ClusterKey, _down: ConnKey) -> Option<HostKey> {
-        let cluster = self.clusters.get_mut(cluster)?;
-        cluster.picker.pick(&cluster.hosts, &mut self.rng)
     }
 
     /// Starts a connection to a host, unless the cluster has too many. A pool

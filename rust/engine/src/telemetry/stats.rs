@@ -80,6 +80,7 @@ stats! {
         upstream_cx_connect_attempts_exceeded: Counter,
         upstream_cx_destroy: Counter,
         upstream_cx_overflow: Counter,
+        upstream_cx_pool_overflow: Counter,
         upstream_cx_protocol_error: Counter,
         upstream_cx_rx_bytes_total: Counter,
         upstream_cx_tx_bytes_total: Counter,
@@ -103,6 +104,8 @@ stats! {
         upstream_rq_5xx: Counter,
         membership_total: Gauge,
         membership_healthy: Gauge,
+        original_dst_host_invalid: Counter,
+        original_dst_loop: Counter,
     }
 }
 

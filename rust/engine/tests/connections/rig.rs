@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pymesh_engine::base::time::{Time, WallClock};
+use pymesh_engine::telemetry::stats::Hub;
 use pymesh_engine::{Action, ConnKey, Engine, ListenerKey, Options};
 use pymesh_model::cluster::*;
 use pymesh_model::endpoint::*;
@@ -62,6 +63,9 @@ pub fn upgrade(protocol: &str) -> Upgrade {
 
 pub struct Rig {
     pub engine: Engine,
+    // Not every test looks at numbers.
+    #[allow(dead_code)]
+    pub hub: Arc<Hub>,
     now: Time,
     listener: ListenerKey,
     /// What was asked of sockets and not looked at yet.
@@ -82,6 +86,7 @@ impl Rig {
     }
 
     pub fn with(snapshot: Arc<Snapshot>) -> Rig {
+        let hub: Arc<Hub> = Arc::default();
         let mut engine = Engine::new(Options {
             worker: 0,
             seed: 1,
@@ -89,13 +94,14 @@ impl Rig {
             stream_buffer: 64 * 1024,
             drain_time: Duration::from_secs(600),
             hub: Arc::default(),
+            hub: hub.clone(),
             shard: Arc::default(),
             secrets: Arc::new(SecretStore::new(Arc::new(rustls::time_provider::DefaultTimeProvider))),
         });
         assert_eq!(engine.apply(snapshot), Vec::<String>::new());
         let listener = engine.listeners().next().unwrap().0;
         let (actions, written, blocked) = (Vec::new(), HashMap::new(), Vec::new());
-        Rig { engine, now: Time::default(), listener, actions, written, blocked, upstream: None }
+        Rig { engine, hub, now: Time::default(), listener, actions, written, blocked, upstream: None }
     }
 
     pub fn accept(&mut self) -> ConnKey {
@@ -277,7 +283,9 @@ pub fn snapshot(setup: &Setup) -> Arc<Snapshot> {
     let listener = Listener {
         name: "in".into(),
         address: address(1, 80),
+        ipv4_compat: false,
         bind_to_port: true,
+        capture: Capture::default(),
         direction: Direction::Inbound,
         listener_filters: vec![],
         listener_filters_timeout: Duration::ZERO,
@@ -306,6 +314,7 @@ pub fn snapshot(setup: &Setup) -> Arc<Snapshot> {
         thresholds: setup.thresholds,
         http: setup.upstream.clone(),
         transport: Transport::default(),
+        bind: UpstreamBind::default(),
         buffer_limit: setup.buffer_limit,
         service: ServiceLabels::default(),
     };

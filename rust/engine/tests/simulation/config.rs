@@ -121,7 +121,9 @@ fn listener(
     Arc::new(Listener {
         name: address.to_string().into(),
         address,
+        ipv4_compat: false,
         bind_to_port: true,
+        capture: Capture::default(),
         direction: if side == 0 { Direction::Outbound } else { Direction::Inbound },
         listener_filters: vec![],
         listener_filters_timeout: Duration::ZERO,
@@ -249,6 +251,7 @@ fn cluster(
             ..UpstreamHttp::default()
         },
         transport: Transport { default: TransportSocket { tls, proxy_protocol: None }, matches: vec![] },
+        bind: UpstreamBind::default(),
         buffer_limit: plan.buffer_limit,
         service: ServiceLabels::default(),
     })

@@ -244,10 +244,8 @@ impl Catalog {
             Accepted::Listener(listener, needs) => {
                 let others = self.listeners.iter().filter(|(name, _)| **name != listener.name);
                 for (name, slot) in others {
-                    let taken = slot.newest().is_some_and(|other| {
-                        other.value.address == listener.address && other.value.bind_to_port && listener.bind_to_port
-                    });
-                    if taken {
+                    // Also of those that are not bound: original destinations must mean one listener.
+                    if slot.newest().is_some_and(|other| other.value.address == listener.address) {
                         at.field("address").refuse(format!("listener `{name}` has this address, {}", listener.address));
                     }
                 }

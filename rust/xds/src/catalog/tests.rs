@@ -312,6 +312,15 @@ fn two_listeners_cannot_have_one_address() {
     let mut catalog = catalog();
     let problems = catalog.hears(Listener, [listener("a", 80, "table"), listener("b", 80, "table")]);
     assert_eq!(problems, ["b: address: listener `a` has this address, 127.0.0.1:80"]);
+    // Nor one that is not bound, for which connections are meant by their original destination.
+    let unbound = packed(
+        Listener,
+        "{name: c, address: {socket_address: {address: 127.0.0.1, port_value: 80}}, bind_to_port: false, \
+         default_filter_chain: {filters: [{name: t, typed_config: {'@type': \
+         type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: t, cluster: t}}]}}",
+    );
+    let problems = catalog.hears(Listener, [unbound]);
+    assert_eq!(problems, ["c: address: listener `a` has this address, 127.0.0.1:80"]);
     // The address is free again in the response that takes the other away.
     let problems = catalog.hears_with(Listener, [listener("b", 80, "table")], Removal::Names(vec!["a".to_owned()]));
     assert_eq!(problems, [""; 0]);

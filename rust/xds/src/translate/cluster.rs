@@ -12,14 +12,14 @@ use pymesh_model::endpoint::Endpoints;
 
 use super::common::{config_source, duration_or, enumerator, metadata, open, struct_text};
 use super::endpoint::{endpoints, targets, text_pairs, DnsTarget};
-use super::{tls, Context, Patience};
+use super::{bind, original_dst, tls, Context, Patience};
 use crate::diagnostic::At;
 use crate::proto::envoy::config::{cluster::v3 as cluster, core::v3 as core};
 use crate::proto::envoy::extensions::transport_sockets::proxy_protocol::v3::ProxyProtocolUpstreamTransport;
 use crate::proto::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
 use crate::proto::envoy::extensions::transport_sockets::tls::v3::UpstreamTlsContext;
 use crate::proto::envoy::extensions::upstreams::http::v3 as upstream;
-use cluster::cluster::{DiscoveryType, DnsLookupFamily, LbPolicy};
+use cluster::cluster::{DiscoveryType, DnsLookupFamily, LbConfig, LbPolicy};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// When `per_connection_buffer_limit_bytes` says nothing else (Envoy: 1 MiB). Sockets have buffers for the network's sake;
@@ -114,15 +114,16 @@ pub(crate) fn cluster(config: &cluster::Cluster, at: &At<'_>, cx: &mut Context<'
     let cluster = Cluster {
         name: config.name.as_str().into(),
         stat_name: stat_name.as_str().into(),
-        discovery,
         endpoints: Arc::new(endpoints),
-        balance: balance(config, discovery, at),
+        balance: balance(config, &discovery, at),
         connect_timeout: duration_or(config.connect_timeout.as_ref(), CONNECT_TIMEOUT, &at.field("connect_timeout")),
         thresholds: thresholds(config.circuit_breakers.as_ref(), &at.field("circuit_breakers")),
         http,
         transport,
+        bind: bind::upstream_bind(config.upstream_bind_config.as_ref(), &at.field("upstream_bind_config")),
         buffer_limit: buffer_limit(config.per_connection_buffer_limit_bytes),
         service: service(config, cx),
+        discovery,
     };
     ClusterParts { cluster, source, keepalive }
 }
@@ -145,11 +146,16 @@ fn discovery(config: &cluster::Cluster, at: &At<'_>, cx: &Context<'_>) -> (Disco
     if config.eds_cluster_config.is_some() && kind != DiscoveryType::Eds {
         at.field("eds_cluster_config").refuse_with_hint("this belongs to clusters of type EDS", "set `type: EDS`");
     }
+    if kind != DiscoveryType::OriginalDst {
+        original_dst::refuse_settings(config, at);
+    }
     let default = Default::default();
     let assignment = assignment.unwrap_or(&default);
     match kind {
         DiscoveryType::Static => (Discovery::Static, endpoints(assignment, &assignment_at), EndpointSource::Given),
-        DiscoveryType::OriginalDst => (Discovery::OriginalDst, Endpoints::default(), EndpointSource::Given),
+        DiscoveryType::OriginalDst => {
+            (Discovery::OriginalDst(original_dst::settings(config, at)), Endpoints::default(), EndpointSource::Given)
+        }
         DiscoveryType::Eds => {
             let at = &at.field("eds_cluster_config");
             let settings = config.eds_cluster_config.clone().unwrap_or_default();
@@ -187,15 +193,18 @@ fn family(value: i32) -> DnsFamily {
     }
 }
 
-fn balance(config: &cluster::Cluster, discovery: Discovery, at: &At<'_>) -> Balance {
-    let least = config.lb_config.as_ref().map(|cluster::cluster::LbConfig::LeastRequestLbConfig(least)| least);
+fn balance(config: &cluster::Cluster, discovery: &Discovery, at: &At<'_>) -> Balance {
+    let provided = matches!(discovery, Discovery::OriginalDst(_));
+    let least = match &config.lb_config {
+        Some(LbConfig::LeastRequestLbConfig(least)) => Some(least),
+        _ => None,
+    };
     let policy = enumerator(config.lb_policy);
     if least.is_some() && policy != LbPolicy::LeastRequest {
         at.field("least_request_lb_config")
             .refuse_with_hint("this belongs to `lb_policy: LEAST_REQUEST`", "set that, or leave this out");
     }
     let at = &at.field("lb_policy");
-    let provided = discovery == Discovery::OriginalDst;
     match policy {
         LbPolicy::ClusterProvided if provided => Balance::RoundRobin,
         _ if provided => {

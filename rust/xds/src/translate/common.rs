@@ -97,6 +97,9 @@ pub(super) fn host_and_port<'a>(address: Option<&'a core::Address>, at: &At<'_>)
     if socket.protocol != core::socket_address::Protocol::Tcp as i32 {
         at.field("protocol").refuse_with_hint("only TCP is supported", "leave `protocol` out");
     }
+    if socket.ipv4_compat {
+        at.field("ipv4_compat").refuse("this belongs to the IPv6 address of a listener");
+    }
     let Some(core::socket_address::PortSpecifier::PortValue(port)) = socket.port_specifier else {
         at.refuse("`port_value` must be set");
         return None;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use prost::Name as _;
 use pymesh_model::listener::{
-    Cidr, Direction, FilterChain, FilterChainMatch, FilterChains, Listener, NetworkFilter, SourceType, TcpProxy,
-    TransportProtocol, Unfit,
+    Capture, Cidr, Direction, FilterChain, FilterChainMatch, FilterChains, Listener, NetworkFilter, SourceType,
+    TcpProxy, TransportProtocol, Unfit,
 };
 use pymesh_model::route::WeightedCluster;
 use pymesh_model::tls::ServerTls;
@@ -31,8 +31,10 @@ pub(crate) fn listener(config: &listener::Listener, at: &At<'_>, cx: &mut Contex
     if config.enable_reuse_port == Some(false) {
         at.field("enable_reuse_port").refuse_with_hint("each worker has its own socket", "leave it out, or write true");
     }
-    let address = socket_address(config.address.as_ref(), &at.field("address"));
-    let listener_filters = listener_filter::listener_filters(config, &at.field("listener_filters"));
+    let (address, ipv4_compat) = bound_address(config.address.as_ref(), &at.field("address"));
+    let hand_off = config.use_original_dst.unwrap_or(false);
+    let mut capture = Capture { restore: hand_off, hand_off, transparent: config.transparent.unwrap_or(false) };
+    let listener_filters = listener_filter::listener_filters(config, &mut capture, &at.field("listener_filters"));
 
     let chains_at = at.field("filter_chains");
     let mut chains: Vec<Arc<FilterChain>> = Vec::with_capacity(config.filter_chains.len());
@@ -66,7 +68,9 @@ pub(crate) fn listener(config: &listener::Listener, at: &At<'_>, cx: &mut Contex
     Some(Listener {
         name: name.into(),
         address,
+        ipv4_compat,
         bind_to_port: config.bind_to_port.unwrap_or(true),
+        capture,
         direction: match enumerator(config.traffic_direction) {
             core::TrafficDirection::Unspecified => Direction::Unspecified,
             core::TrafficDirection::Inbound => Direction::Inbound,
@@ -84,6 +88,20 @@ pub(crate) fn listener(config: &listener::Listener, at: &At<'_>, cx: &mut Contex
         buffer_limit: cluster::buffer_limit(config.per_connection_buffer_limit_bytes),
         backlog: i32::try_from(config.tcp_backlog_size.unwrap_or(BACKLOG)).unwrap_or(i32::MAX),
     })
+}
+
+/// With `ipv4_compat`, which only a listener has a use for.
+fn bound_address(address: Option<&core::Address>, at: &At<'_>) -> (Option<SocketAddr>, bool) {
+    let mut address = address.cloned();
+    let compat = match address.as_mut().and_then(|address| address.address.as_mut()) {
+        Some(core::address::Address::SocketAddress(socket)) => std::mem::take(&mut socket.ipv4_compat),
+        None => false,
+    };
+    let address = socket_address(address.as_ref(), at);
+    if compat && address.is_some_and(|address| address.is_ipv4()) {
+        at.field("socket_address").field("ipv4_compat").refuse("this belongs to an IPv6 address");
+    }
+    (address, compat)
 }
 
 pub(crate) fn socket_address(address: Option<&core::Address>, at: &At<'_>) -> Option<SocketAddr> {

@@ -1,26 +1,45 @@
 //! Listener filters, and which connections they leave alone.
 
 use prost::Name as _;
-use pymesh_model::listener::{ListenerFilter, ListenerFilterKind, Predicate, ProxyProtocol};
+use pymesh_model::listener::{Capture, ListenerFilter, ListenerFilterKind, Predicate, ProxyProtocol};
 
 use super::common::open;
 use crate::diagnostic::At;
+use crate::proto;
 use crate::proto::envoy::config::{core::v3 as core, listener::v3 as listener};
 use crate::proto::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
+use crate::proto::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
 use crate::proto::envoy::extensions::filters::listener::proxy_protocol::v3 as proxy;
 use crate::proto::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 use core::proxy_protocol_config::Version as ProxyProtocolVersion;
 use listener::listener_filter_chain_match_predicate::Rule;
 
-pub(super) fn listener_filters(config: &listener::Listener, at: &At<'_>) -> Vec<ListenerFilter> {
+/// The filters in their order. That which restores original destinations is none of them: the driver asks the kernel
+/// when it accepts, and that is `capture`.
+pub(super) fn listener_filters(config: &listener::Listener, capture: &mut Capture, at: &At<'_>) -> Vec<ListenerFilter> {
     let mut filters = Vec::with_capacity(config.listener_filters.len());
     for (index, filter) in config.listener_filters.iter().enumerate() {
         let at = &at.index(index);
+        if is_original_dst(filter) {
+            capture.restore = true;
+            if filter.filter_disabled.is_some() {
+                at.field("filter_disabled").refuse_with_hint(
+                    "original destinations are restored for every connection, or for none",
+                    "leave it out",
+                );
+            }
+            continue;
+        }
         let disabled = filter.filter_disabled.as_ref();
         let disabled = disabled.and_then(|rule| predicate(rule, &at.field("filter_disabled"), 0));
         filters.extend(kind(filter, &at.field("typed_config")).map(|kind| ListenerFilter { kind, disabled }));
     }
     filters
+}
+
+fn is_original_dst(filter: &listener::ListenerFilter) -> bool {
+    let Some(listener::listener_filter::ConfigType::TypedConfig(any)) = &filter.config_type else { return false };
+    proto::type_name(&any.type_url) == OriginalDst::full_name()
 }
 
 fn kind(filter: &listener::ListenerFilter, at: &At<'_>) -> Option<ListenerFilterKind> {
@@ -34,7 +53,12 @@ fn kind(filter: &listener::ListenerFilter, at: &At<'_>) -> Option<ListenerFilter
         let config: proxy::ProxyProtocol = opened.decode(at)?;
         Some(ListenerFilterKind::ProxyProtocol(proxy_protocol(&config)))
     } else {
-        let supported = [TlsInspector::full_name(), HttpInspector::full_name(), proxy::ProxyProtocol::full_name()];
+        let supported = [
+            TlsInspector::full_name(),
+            HttpInspector::full_name(),
+            OriginalDst::full_name(),
+            proxy::ProxyProtocol::full_name(),
+        ];
         opened.refuse(&supported, at);
         None
     }

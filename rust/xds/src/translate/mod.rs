@@ -6,6 +6,7 @@
 //! problems of a resource are found at once.
 
 mod access_log;
+mod bind;
 mod cluster;
 mod common;
 mod endpoint;
@@ -15,6 +16,7 @@ mod http;
 mod listener;
 mod listener_filter;
 mod matcher;
+mod original_dst;
 mod retry;
 mod route;
 mod secret;
