@@ -76,7 +76,11 @@ pub(crate) fn turn_away(socket: &TcpListener) -> io::Result<()> {
 /// # Errors
 /// The system does not take the filter off.
 pub(crate) fn take_in(socket: &TcpListener) -> io::Result<()> {
-    SockRef::from(socket).detach_filter()
+    match SockRef::from(socket).detach_filter() {
+        // It could not be attached.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
 }
 
 /// Classic BPF over a segment, which starts with the TCP header: drop what has SYN among its flags, keep the rest.
@@ -96,8 +100,9 @@ const WITHOUT_SYN: [SockFilter; 4] = {
 
 fn probe(address: SocketAddr, options: SocketOptions) -> io::Result<Socket> {
     let socket = bind(address, options, false)?;
-    // It is closed at once, and nobody may have come in meanwhile.
-    socket.attach_filter(&WITHOUT_SYN)?;
+    // It is closed at once, and nobody may have come in meanwhile. Not every system lets everybody do this; then the
+    // moment is one in which a client may have come in vain.
+    let _best_effort = socket.attach_filter(&WITHOUT_SYN);
     // Binding alone does not conflict with a listener that has SO_REUSEADDR; listening does.
     socket.listen(1)?;
     Ok(socket)
