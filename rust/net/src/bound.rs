@@ -62,7 +62,7 @@ impl Bound {
                 Err(_) if self.has_predecessor => (Vec::new(), true),
                 // A worker may be about to close its share of what was here.
                 Err(error) if self.left.contains(&address) => {
-                    (listen::more(address, backlog, self.workers).map_err(|_| error)?, false)
+                    (listen::more(address, options, self.workers).map_err(|_| error)?, false)
                 }
                 Err(error) => return Err(error),
             },
@@ -303,7 +303,7 @@ mod tests {
         let slow = bound.share(address, 0).unwrap();
         bound.leave_all_but(&[], now);
         bound.forget_left(now + LAST_HANDSHAKES);
-        bound.want(address, 16).unwrap();
+        bound.want(address, OPTIONS).unwrap();
         drop(slow);
         TcpStream::connect(address).unwrap();
     }
