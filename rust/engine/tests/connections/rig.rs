@@ -93,7 +93,6 @@ impl Rig {
             clock: WallClock::default(),
             stream_buffer: 64 * 1024,
             drain_time: Duration::from_secs(600),
-            hub: Arc::default(),
             hub: hub.clone(),
             shard: Arc::default(),
             secrets: Arc::new(SecretStore::new(Arc::new(rustls::time_provider::DefaultTimeProvider))),
