@@ -18,7 +18,8 @@ use pymesh_engine::Action;
 use pymesh_http::h2::{Config, Connection, ErrorCode, Event, Role, Scratch, StreamId};
 use pymesh_http::{Limits, RequestHead, ResponseHead};
 use pymesh_model::cluster::{Thresholds, UpstreamHttp, UpstreamProtocol};
-use pymesh_model::route::{RetryOn, RetryPolicy};
+use pymesh_model::format::Template;
+use pymesh_model::route::{AppendAction, HeaderAdd, HeaderEdit, HeaderOps, RetryOn, RetryPolicy};
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
@@ -273,4 +274,20 @@ fn a_retired_cluster_goes_with_its_last_request() {
     rig.receive(upstream, OK);
     assert!(rig.text(client).ends_with("hello"));
     assert_eq!(rig.engine.census().retired_clusters, 0);
+}
+
+#[test]
+fn a_request_that_its_route_has_made_unfit_is_not_sent() {
+    let value = Template::parse("%REQ(X-PATH)%").unwrap();
+    let action = AppendAction::OverwriteIfExistsOrAdd;
+    let add = HeaderAdd { name: ":path".into(), value, action, keep_empty: false };
+    let headers = HeaderOps { request: HeaderEdit { remove: vec![], add: vec![add] }, ..HeaderOps::default() };
+    let mut rig = Rig::new(&Setup { headers, ..Setup::default() });
+    let client = rig.accept();
+    rig.receive(client, b"GET / HTTP/1.1\r\nhost: a\r\nx-path: /b HTTP/1.1 GET\r\n\r\n");
+    assert!(rig.text(client).starts_with("HTTP/1.1 503 "));
+    assert_eq!(rig.take_actions(), []);
+    rig.receive(client, b"GET / HTTP/1.1\r\nhost: a\r\nx-path: /b\r\n\r\n");
+    let upstream = rig.open();
+    assert!(rig.text(upstream).starts_with("GET /b HTTP/1.1\r\n"));
 }

@@ -1,5 +1,6 @@
 //! Message heads: what a request or response says before its body.
 
+use crate::authority::is_authority;
 use crate::headers::{Headers, Span};
 
 /// The HTTP version a message arrived with.
@@ -172,6 +173,20 @@ impl RequestHead {
         self.path = self.headers.store(path);
     }
 
+    /// Whether every recipient reads the target and the authority alike. Those that the
+    /// codecs let in do; what configuration or a filter has made of them need not.
+    pub fn is_well_formed(&self) -> bool {
+        let (path, authority) = (self.path(), self.authority());
+        match self.method {
+            Method::Connect if path.is_empty() => is_authority(authority),
+            method => {
+                is_target(path)
+                    && (path != b"*" || method == Method::Options)
+                    && (authority.is_empty() || is_authority(authority))
+            }
+        }
+    }
+
     /// The `:protocol` of an extended CONNECT (RFC 8441); empty otherwise.
     pub fn protocol(&self) -> &[u8] {
         self.headers.bytes(self.protocol)
@@ -181,6 +196,12 @@ impl RequestHead {
     pub fn set_protocol(&mut self, protocol: &[u8]) {
         self.protocol = self.headers.store(protocol);
     }
+}
+
+/// Origin form or `*`; visible ASCII without a fragment.
+pub(crate) fn is_target(value: &[u8]) -> bool {
+    (value.first() == Some(&b'/') || value == b"*")
+        && !value.iter().fold(false, |bad, &octet| bad | !octet.is_ascii_graphic() | (octet == b'#'))
 }
 
 /// A response without its body.
@@ -205,5 +226,39 @@ impl ResponseHead {
     /// 1xx, other than 101 which ends the HTTP exchange.
     pub fn is_interim(&self) -> bool {
         (100..200).contains(&self.status) && self.status != 101
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_two_recipients_could_read_differently_is_not_well_formed() {
+        let head = |method: &str, path: &str, authority: &str| {
+            let mut head = RequestHead::default();
+            head.set_method(method.as_bytes());
+            head.set_path(path.as_bytes());
+            head.set_authority(authority.as_bytes());
+            head.is_well_formed()
+        };
+        for (method, path, authority) in
+            [("GET", "/a?b", "a:80"), ("GET", "/", ""), ("OPTIONS", "*", "a"), ("CONNECT", "", "a:80")]
+        {
+            assert!(head(method, path, authority), "{method} {path} {authority}");
+        }
+        for (method, path, authority) in [
+            ("GET", "", "a"),
+            ("GET", "a", "a"),
+            ("GET", "*", "a"),
+            ("GET", "/a HTTP/1.1", "a"),
+            ("GET", "/\u{e9}", "a"),
+            ("GET", "/#a", "a"),
+            ("GET", "/", "a b"),
+            ("GET", "/", "user@a"),
+            ("CONNECT", "", ""),
+        ] {
+            assert!(!head(method, path, authority), "{method} {path} {authority}");
+        }
     }
 }

@@ -31,10 +31,9 @@ pub fn full_match(pattern: &str) -> Result<Regex, String> {
     if pattern.len() > 1024 {
         return Err("the pattern is longer than 1,024 characters".into());
     }
-    regex::bytes::RegexBuilder::new(&format!("^(?:{pattern})$"))
-        .size_limit(1 << 20)
-        .build()
-        .map_err(|error| error.to_string())
+    let compile = |pattern: &str| regex::bytes::RegexBuilder::new(pattern).size_limit(1 << 20).build();
+    // Alone first: its parentheses must not close those around it.
+    compile(pattern).and_then(|_| compile(&format!("^(?:{pattern})$"))).map_err(|error| error.to_string())
 }
 
 impl StringMatch {
@@ -130,5 +129,6 @@ mod tests {
         assert!(string(StringPattern::Regex(regex.clone()), false).matches(b"aa"));
         assert!(!string(StringPattern::Regex(regex), false).matches(b"aab"));
         assert!(full_match("(").is_err());
+        assert!(full_match("a)|(?:b").is_err(), "one that is none alone would match a part of the value");
     }
 }

@@ -215,13 +215,19 @@ impl Engine {
                     let reply = LocalReply::new(forward.cluster_not_found_status, details::CLUSTER_NOT_FOUND);
                     return self.reply_locally(key, reply.with_flags(Flags::NO_CLUSTER));
                 };
+                self.prepare_request(key, &routed, forward);
+                let Some(exchange) = self.exchanges.get_mut(key) else { return };
+                if !exchange.request.is_well_formed() {
+                    // As Envoy answers what its filters have made unfit to be sent.
+                    let reply = LocalReply::new(503, details::REWRITTEN_UNFIT);
+                    return self.reply_locally(key, reply.with_flags(Flags::DOWNSTREAM_PROTOCOL_ERROR));
+                }
                 exchange.cluster = Some(cluster);
                 exchange.attempt = 1;
                 let retry = routed.retry();
                 exchange.retries_left = retry.map_or(0, |retry| retry.num_retries);
                 exchange.request_body.replay = retry.is_some() && !exchange.request_body.is_drained();
                 exchange.stage = Stage::Picking;
-                self.prepare_request(key, &routed, forward);
                 self.arm_request_timeout(key);
             }
         }

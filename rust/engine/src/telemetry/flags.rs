@@ -118,6 +118,7 @@ pub mod details {
     pub const UNDERSCORES_REFUSED: &str = "http1.unexpected_underscore";
     pub const UNDERSCORES_REFUSED_HTTP2: &str = "http2.unexpected_underscore";
     pub const GRPC_WEB_NOT_BASE64: &str = "grpc_base_64_decode_failed";
+    pub const REWRITTEN_UNFIT: &str = "rewritten_request_unfit";
     pub const UPGRADE_FAILED: &str = "upgrade_failed";
     pub const FILTER_REFUSED: &str = "filter_reply";
     pub const FILTER_FAILED: &str = "filter_failed";

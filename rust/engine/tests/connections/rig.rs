@@ -24,6 +24,7 @@ pub struct Setup {
     pub upstream: UpstreamHttp,
     pub thresholds: Thresholds,
     pub retry: Option<RetryPolicy>,
+    pub headers: HeaderOps,
     pub upgrades: Vec<Upgrade>,
     /// Of the route.
     pub route_upgrades: Vec<Upgrade>,
@@ -43,6 +44,7 @@ impl Default for Setup {
             upstream: UpstreamHttp::default(),
             thresholds: Thresholds::default(),
             retry: None,
+            headers: HeaderOps::default(),
             upgrades: vec![],
             route_upgrades: vec![],
             path: PathMatch::Prefix("/".into()),
@@ -237,7 +239,7 @@ pub fn snapshot(setup: &Setup) -> Arc<Snapshot> {
         fraction: None,
     };
     let action = pymesh_model::route::Action::Forward(Arc::new(forward));
-    let route = Route { name: "all".into(), matches, action, headers: HeaderOps::default() };
+    let route = Route { name: "all".into(), matches, action, headers: setup.headers.clone() };
     let host = VirtualHost { domains: vec!["*".into()], routes: vec![Arc::new(route)], ..VirtualHost::default() };
     let manager = HttpConnectionManager {
         stat_prefix: "in".into(),

@@ -133,7 +133,9 @@ impl BodyDecoder {
         let invalid = Refusal::bad("http1.invalid_chunk_size");
         let Some(end) = buf.iter().position(|b| *b == b'\n') else {
             let digits = buf.iter().take_while(|b| b.is_ascii_hexdigit()).count();
-            if buf.len() > self.line_limit || digits > 16 {
+            // Cut before its line feed, a line that is just short enough is not too long.
+            let line = buf.strip_suffix(b"\r").unwrap_or(buf);
+            if line.len() > self.line_limit || digits > 16 {
                 return Err(Refusal::bad("http1.chunk_line_too_long"));
             }
             if digits == 0 && !buf.is_empty() {
@@ -181,6 +183,10 @@ impl BodyDecoder {
                 return Err(Refusal::bad("http1.bare_line_feed"));
             };
             used += end + 1;
+            if used > self.trailer_limit {
+                // White space counts too, or it would depend on where the input is cut.
+                return Err(Refusal { status: 431, reason: "http1.trailers_too_large" });
+            }
             if line.is_empty() {
                 return Ok(Some(used));
             }

@@ -195,6 +195,33 @@ fn what_others_rely_on_is_not_for_this_connection_only() {
 }
 
 #[test]
+fn the_limits_of_chunks_do_not_depend_on_where_the_input_is_cut() {
+    let limits = Limits { chunk_line_size: 3, header_list_size: 48, ..Limits::default() };
+    let is_refused = |wire: &[u8], piece: usize| {
+        let mut decoder = BodyDecoder::new(Framing::Chunked, &limits);
+        let (mut used, mut trailers) = (0, Headers::new());
+        for known in (0..=wire.len()).filter(|known| known % piece == 0 || *known == wire.len()) {
+            while let Some(rest) = wire.get(used..known) {
+                match decoder.decode(rest, &mut trailers) {
+                    Err(_) => return true,
+                    Ok(step) if step.consumed == 0 || step.ended => break,
+                    Ok(step) => used += step.consumed,
+                }
+            }
+        }
+        false
+    };
+    let padded = format!("0\r\nx:{}y\r\n\r\n", " ".repeat(60));
+    for (wire, refused) in
+        [("5;a\r\nhello\r\n0\r\n\r\n", false), ("5;ab\r\nhello\r\n0\r\n\r\n", true), (padded.as_str(), true)]
+    {
+        for piece in [1, 4, 1000] {
+            assert_eq!(is_refused(wire.as_bytes(), piece), refused, "{wire:?} in pieces of {piece}");
+        }
+    }
+}
+
+#[test]
 fn malformed_chunks_are_refused() {
     for input in [
         "4\nwiki\r\n0\r\n\r\n",

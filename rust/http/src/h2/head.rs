@@ -1,6 +1,7 @@
 //! Header blocks to checked heads (RFC 9113 section 8).
 
 use crate::authority::is_authority;
+use crate::head::is_target;
 use crate::hpack::{self, Decoder, Field, Pseudo, Token};
 use crate::{Headers, Known, Limits, Method, RequestHead, ResponseHead, Scheme, Span, Version};
 
@@ -280,12 +281,6 @@ pub(super) fn discard(decoder: &mut Decoder, block: &[u8]) -> Result<(), hpack::
 
 fn is_token(value: &[u8]) -> bool {
     !value.is_empty() && value.iter().all(|&octet| hpack::is_token_octet(octet))
-}
-
-/// Origin form or `*`; visible ASCII without a fragment.
-fn is_target(value: &[u8]) -> bool {
-    (value.first() == Some(&b'/') || value == b"*")
-        && !value.iter().fold(false, |bad, &octet| bad | !octet.is_ascii_graphic() | (octet == b'#'))
 }
 
 fn parse_length(value: &[u8]) -> Option<u64> {
