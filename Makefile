@@ -1,6 +1,7 @@
 # make demo   the shop mesh, live           make test    everything that has to hold
 # make check  the shop's promises, headless make bench   measure beside other proxies
 # make lifecycle   50 drains, upgrades and changes of configuration under load
+# make attacks     30 s of each kind of attack, and a table
 # Each target does its own set-up in .venv, dist and .tools; only Python 3.11, Rust (and Go for `test`) are expected.
 
 PYTHON ?= python3.11
@@ -12,11 +13,11 @@ SOURCES := $(shell find rust pymesh control -type f \( -name '*.rs' -o -name '*.
 	-o -name '*.proto' -o -name '*.binpb' -o -name '*.md' -o -name '*.html' -o -name '*.js' -o -name '*.css' \) -not -path '*/__pycache__/*')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test bench lifecycle wheel lint lock clean
+.PHONY: help demo check test bench lifecycle attacks wheel lint lock clean
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '1,4s/^# //p' Makefile
+	@sed -n '1,5s/^# //p' Makefile
 
 demo: $(VENV)/installed
 	$(BIN)/pymesh up examples/shop
@@ -48,6 +49,9 @@ bench: $(VENV)/installed $(VENV)/tools .tools/installed
 
 lifecycle: $(VENV)/installed $(VENV)/tools
 	PYMESH_LIFECYCLE_ROUNDS=50 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest tests/lifecycle -s
+
+attacks: $(VENV)/installed $(VENV)/tools .tools/installed
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.attacks --seconds 30
 
 # One release build makes the wheel; cargo itself knows what of it is up to date.
 dist/built: $(SOURCES) Cargo.toml Cargo.lock pyproject.toml README.md | $(VENV)/maturin

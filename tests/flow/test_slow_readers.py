@@ -101,6 +101,24 @@ def test_a_slow_stream_does_not_hold_up_its_neighbours(name: str, mesh: Mesh) ->
     run(test())
 
 
+@pytest.mark.parametrize("name", ["http2", "http2-tls"])
+def test_many_stuck_streams_do_not_hold_up_those_that_share_their_upstream(name: str, mesh: Mesh) -> None:
+    """Each holds what its window lets in, of one connection to the origin that others use too."""
+
+    async def test() -> None:
+        async with mesh.connect("http2") as stuck, mesh.connect("http2") as quick:
+            sent = mesh.origins[name].sent
+            for _ in range(40):
+                await (await call(stuck, name, f"bytes={BODY}")).answer()
+            held = await settled(lambda: mesh.origins[name].sent) - sent
+            assert held < 40 * MIB / 2
+            for _ in range(3):
+                _, body = await (await call(quick, name, f"bytes={2 * MIB}")).answer()
+                assert await read_at_least(body, 2 * MIB) == 2 * MIB
+
+    run(test())
+
+
 async def _read(one: Call) -> int:
     head, body = await one.answer()
     assert head.status == 200

@@ -14,6 +14,7 @@
 
 mod admin;
 mod lifecycle;
+mod pressure;
 mod state;
 mod supervisor;
 mod upgrade;
@@ -24,12 +25,14 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use pymesh_engine::base::time::WallClock;
+use pymesh_engine::overload::Overload;
 use pymesh_engine::telemetry::istio::Shard;
 use pymesh_engine::telemetry::stats::Hub;
 use pymesh_net::{FilterHost, LogWriter, Shared, Worker, WorkerOptions};
 use pymesh_tls::SecretStore;
 
 use lifecycle::Lifecycle;
+use pressure::Pressure;
 use state::State;
 
 /// How the proxy is run, beside its bootstrap.
@@ -98,6 +101,10 @@ where
     let secrets = Arc::new(SecretStore::new(Arc::new(rustls::time_provider::DefaultTimeProvider)));
     let hub = Arc::new(Hub::default());
     let shards: Vec<Arc<Shard>> = (0..workers).map(|_| Arc::default()).collect();
+    let descriptors = pymesh_net::raise_descriptor_limit();
+    let overload = Arc::new(Overload::new(bootstrap.overload.clone(), pymesh_net::connections_for(descriptors)));
+    let pressure = Arc::new(Pressure::new(overload));
+    tokio::task::spawn_local(pressure.clone().watch());
     let (lifecycle, inherited) = Lifecycle::begin(options, bootstrap.admin)?;
     let shared = Arc::new(match inherited {
         Some(inherited) => Shared::succeeding(workers, inherited),
@@ -111,11 +118,12 @@ where
         shards.clone(),
         secrets.clone(),
         shared.clone(),
+        pressure,
         Box::new(move || dump.json()),
     ));
 
     let log = LogWriter::start().map_err(one)?;
-    let threads = start_workers(options, &shared, &hub, &shards, &secrets, &log, make_host)?;
+    let threads = start_workers(options, &state, &log, make_host)?;
 
     let publish = {
         let state = state.clone();
@@ -142,10 +150,7 @@ where
 
 fn start_workers<H, F>(
     options: &Options,
-    shared: &Arc<Shared>,
-    hub: &Arc<Hub>,
-    shards: &[Arc<Shard>],
-    secrets: &Arc<SecretStore>,
+    state: &State,
     log: &LogWriter,
     make_host: Arc<F>,
 ) -> Result<Vec<JoinHandle<()>>, Vec<String>>
@@ -157,7 +162,7 @@ where
     let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let clock = WallClock { origin_unix_nanos: u64::try_from(unix.as_nanos()).unwrap_or(u64::MAX) };
     let mut threads = Vec::new();
-    for (worker, shard) in shards.iter().enumerate() {
+    for (worker, shard) in state.shards.iter().enumerate() {
         let engine = pymesh_engine::Options {
             worker,
             // Workers must not choose alike; nothing secret hangs on it.
@@ -165,12 +170,13 @@ where
             clock,
             stream_buffer: STREAM_BUFFER,
             drain_time: options.drain_time,
-            hub: hub.clone(),
+            hub: state.hub.clone(),
             shard: shard.clone(),
-            secrets: secrets.clone(),
+            secrets: state.secrets.clone(),
+            overload: state.pressure.overload().clone(),
         };
         let parts = WorkerOptions { worker, engine, origin, log: log.handle() };
-        let (shared, make_host) = (shared.clone(), make_host.clone());
+        let (shared, make_host) = (state.shared.clone(), make_host.clone());
         let thread = std::thread::Builder::new()
             .name(format!("worker-{worker}"))
             .spawn(move || {

@@ -12,12 +12,15 @@ use pymesh_tls::SecretStore;
 use serde_json::json;
 use tokio::sync::Notify;
 
+use crate::pressure::{resident_octets, Pressure};
+
 /// Shared by the composition and the admin server.
 pub(crate) struct State {
     pub hub: Arc<Hub>,
     pub shards: Vec<Arc<Shard>>,
     pub secrets: Arc<SecretStore>,
     pub shared: Arc<Shared>,
+    pub pressure: Arc<Pressure>,
     pub started: Instant,
     pub workers: usize,
     snapshot: Mutex<Arc<Snapshot>>,
@@ -33,6 +36,7 @@ impl State {
         shards: Vec<Arc<Shard>>,
         secrets: Arc<SecretStore>,
         shared: Arc<Shared>,
+        pressure: Arc<Pressure>,
         dump: Box<dyn Fn() -> String + Send>,
     ) -> State {
         State {
@@ -41,6 +45,7 @@ impl State {
             shards,
             secrets,
             shared,
+            pressure,
             started: Instant::now(),
             snapshot: Mutex::default(),
             dump: Mutex::new(dump),
@@ -91,13 +96,15 @@ impl State {
     }
 
     /// Gauges of the process itself.
-    pub fn process(&self) -> Vec<(&'static str, u64)> {
-        vec![
-            ("live", u64::from(self.is_live())),
-            ("concurrency", self.workers as u64),
-            ("uptime", self.started.elapsed().as_secs()),
-            ("memory_physical_size", resident_octets()),
-        ]
+    pub fn process(&self) -> Vec<(String, u64)> {
+        let mut gauges = self.pressure.gauges();
+        gauges.extend([
+            ("server.live".to_owned(), u64::from(self.is_live())),
+            ("server.concurrency".to_owned(), self.workers as u64),
+            ("server.uptime".to_owned(), self.started.elapsed().as_secs()),
+            ("server.memory_physical_size".to_owned(), resident_octets()),
+        ]);
+        gauges
     }
 
     pub fn server_info(&self) -> String {
@@ -110,11 +117,4 @@ impl State {
         });
         info.to_string()
     }
-}
-
-/// Resident memory (proc(5), `statm`, second field, in pages of 4 KiB on every supported platform).
-fn resident_octets() -> u64 {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages: u64 = statm.split(' ').nth(1).and_then(|field| field.parse().ok()).unwrap_or(0);
-    pages * 4096
 }

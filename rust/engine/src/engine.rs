@@ -22,6 +22,7 @@ use pymesh_model::cluster::UpstreamBind;
 use pymesh_model::filter::FilterKind;
 use pymesh_model::format::LogSink;
 use pymesh_model::listener::Listener;
+use pymesh_model::overload::OverloadAction;
 use pymesh_model::route::RouteTable;
 use pymesh_model::Snapshot;
 use pymesh_tls::SecretStore;
@@ -33,12 +34,13 @@ use crate::capture::ListenerAddresses;
 use crate::cluster::{ClusterKey, ClusterRuntime};
 use crate::conn::{Conn, ConnKey, Protocol, Relay};
 use crate::deadlines::Deadlines;
-use crate::exchange::{Exchange, ExchangeKey};
+use crate::exchange::{Exchange, ExchangeKey, FIRST_BUFFER};
 use crate::filter::{FilterCall, Gates};
 use crate::listener::{ListenerKey, ListenerRuntime};
+use crate::overload::{Full, Overload, Slot};
 use crate::telemetry::date::Dates;
 use crate::telemetry::istio::Shard;
-use crate::telemetry::stats::Hub;
+use crate::telemetry::stats::{Http2Stats, Hub};
 use crate::telemetry::Recorder;
 
 /// What does not change while an engine lives.
@@ -60,6 +62,8 @@ pub struct Options {
     pub shard: Arc<Shard>,
     /// Certificates and trust.
     pub secrets: Arc<SecretStore>,
+    /// What the process has taken on, shared by all workers.
+    pub overload: Arc<Overload>,
 }
 
 /// What the driver is asked to do with a socket.
@@ -103,6 +107,8 @@ pub struct Engine {
     pub(crate) filters: Gates,
     pub(crate) filter_calls: Vec<FilterCall>,
     pub(crate) telemetry: Recorder,
+    /// HTTP/2 with clients.
+    pub(crate) http2_stats: Arc<Http2Stats>,
     pub(crate) dates: Dates,
     pub(crate) scratch: h2::Scratch,
     pub(crate) plain: Vec<u8>,
@@ -143,6 +149,7 @@ impl Engine {
             filters: Gates::default(),
             filter_calls: Vec::new(),
             telemetry: Recorder::new(options.clock, Arc::default(), options.shard.clone()),
+            http2_stats: options.hub.http2(options.worker),
             dates: Dates::default(),
             scratch: h2::Scratch::default(),
             plain: Vec::new(),
@@ -215,7 +222,8 @@ impl Engine {
                 to_close.extend(self.retire_cluster(old));
             }
             let stats = self.options.hub.cluster(self.options.worker, name);
-            let runtime = ClusterRuntime::new(config.clone(), stats, &mut self.rng);
+            let http2 = self.options.hub.cluster_http2(self.options.worker, name);
+            let runtime = ClusterRuntime::new(config.clone(), stats, http2, &mut self.rng);
             let key = self.clusters.insert_with(|_| runtime);
             self.cluster_names.insert(name.clone(), key);
         }
@@ -284,7 +292,7 @@ impl Engine {
                 |key: &&ListenerKey| self.listeners.get(**key).is_some_and(|old| old.config.address == config.address);
             let replaced = stale.iter().find(at_its_address).copied();
             let old = replaced.and_then(|key| self.listeners.get(key)).cloned();
-            match ListenerRuntime::new(config, old.as_deref(), self.options.worker, &self.options.hub, &self.secrets) {
+            match ListenerRuntime::new(config, old.as_deref(), &self.options) {
                 Ok(runtime) => {
                     let new = Arc::new(runtime);
                     if let Some(old) = &old {
@@ -343,22 +351,9 @@ impl Engine {
             .collect()
     }
 
-    /// A client has connected. `None` if the listener is gone.
+    /// A client has connected. `None` if the listener is gone, or there is no place for the connection.
     pub fn accept(&mut self, listener: ListenerKey, remote: SocketAddr, local: SocketAddr) -> Option<ConnKey> {
-        let is_leaving = self.leaving_listeners.contains(&listener);
-        let ends_at = if is_leaving { self.now + self.options.drain_time } else { Time::NEVER };
-        let listener = self.listeners.get(listener)?.clone();
-        let now = self.now;
-        let key = self.conns.insert_with(|key| Box::new(Conn::from_client(key, listener, remote, local, now)));
-        let mut conn = self.conns.lend(key)?;
-        if let Some(down) = conn.downstream_mut() {
-            // It was in the queue: it is served, and told.
-            down.draining = self.draining || is_leaving;
-            down.ends_at = ends_at;
-        }
-        self.begin_inspection(&mut conn);
-        self.conns.give_back(key, conn);
-        Some(key)
+        self.admit(listener, remote, local, false)
     }
 
     /// [`Engine::accept`] for a connection whose original destination, `wanted`, the driver has found out.
@@ -368,13 +363,43 @@ impl Engine {
         remote: SocketAddr,
         wanted: SocketAddr,
     ) -> Option<ConnKey> {
-        let is_late = self.draining || self.leaving_listeners.contains(&listener);
+        self.admit(listener, remote, wanted, true)
+    }
+
+    fn admit(
+        &mut self,
+        listener: ListenerKey,
+        remote: SocketAddr,
+        local: SocketAddr,
+        is_redirected: bool,
+    ) -> Option<ConnKey> {
+        let is_leaving = self.leaving_listeners.contains(&listener);
+        let ends_at = if is_leaving { self.now + self.options.drain_time } else { Time::NEVER };
         let listener = self.listeners.get(listener)?.clone();
+        if self.options.overload.is_active(OverloadAction::RejectIncomingConnections) {
+            listener.stats.downstream_cx_overload_reject.inc();
+            return None;
+        }
+        let slot = match Slot::take(&self.options.overload, &listener.load) {
+            Ok(slot) => slot,
+            Err(Full::Listener) => {
+                listener.stats.downstream_cx_overflow.inc();
+                return None;
+            }
+            Err(Full::Process) => {
+                listener.stats.downstream_global_cx_overflow.inc();
+                return None;
+            }
+        };
         let now = self.now;
-        let key = self.conns.insert_with(|key| Box::new(Conn::redirected(key, listener, remote, wanted, now)));
+        let key = self.conns.insert_with(|key| Box::new(Conn::from_client(key, listener, slot, remote, local, now)));
         let mut conn = self.conns.lend(key)?;
         if let Some(down) = conn.downstream_mut() {
-            down.draining = is_late;
+            // It was in the queue: it is served, and told.
+            down.draining = self.draining || is_leaving;
+            down.ends_at = ends_at;
+            down.is_restored = is_redirected;
+            down.hands_off = is_redirected && down.listener.config.capture.hand_off;
         }
         self.begin_inspection(&mut conn);
         self.conns.give_back(key, conn);
@@ -501,7 +526,7 @@ impl Engine {
             (None, _) => output.advance(n),
         }
         let unsent = conn.unsent();
-        if unsent < conn.buffer_limit / 2 && !conn.waiting_for_room.is_empty() {
+        if unsent < conn.buffer_limit / 2 && !conn.waiting_for_room.is_empty() && !conn.is_full() {
             self.on_room(&mut conn);
         }
         if unsent == 0 {
@@ -515,10 +540,32 @@ impl Engine {
         self.conns.give_back(key, conn);
     }
 
+    /// There was no descriptor for a client's connection: it was closed.
+    pub fn refuse_connection(&mut self, listener: ListenerKey) {
+        if let Some(listener) = self.listeners.get(listener) {
+            listener.stats.downstream_cx_overload_reject.inc();
+        }
+    }
+
     /// False while the driver should leave a connection's input in its socket.
     pub fn wants_read(&self, key: ConnKey) -> bool {
-        self.conns.get(key).is_some_and(|conn| !conn.paused || conn.input.len() < conn.buffer_limit)
-            && self.conns.get(key).is_some_and(|conn| !conn.peer_closed)
+        self.conns.get(key).is_some_and(|conn| {
+            // What a client sends is read on for a while, so that its end is noticed.
+            let has_room = conn.downstream().is_some() && conn.input.len() < conn.buffer_limit;
+            !conn.peer_closed && (!conn.paused || has_room)
+        })
+    }
+
+    /// Most octets to read at once. Of an answer of which its client has taken nothing yet it is little: it may never
+    /// take any.
+    pub fn read_size(&self, key: ConnKey) -> usize {
+        match self.conns.get(key).map(|conn| &conn.protocol) {
+            Some(Protocol::Http1Client(h1)) => {
+                let exchange = h1.exchange.and_then(|exchange| self.exchanges.get(exchange));
+                exchange.map_or(FIRST_BUFFER, |exchange| exchange.response_room())
+            }
+            _ => usize::MAX,
+        }
     }
 
     /// Downstream connections that are open.

@@ -18,6 +18,7 @@ mod engine;
 mod exchange;
 pub mod filter;
 mod listener;
+pub mod overload;
 mod route;
 pub mod telemetry;
 

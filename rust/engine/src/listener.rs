@@ -4,13 +4,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use pymesh_http::Limits;
-use pymesh_model::http::{HttpConnectionManager, RouteSource};
+use pymesh_model::http::{Http2Guards, HttpConnectionManager, RouteSource};
 use pymesh_model::listener::{
     Connection, Direction, FilterChain, Listener, ListenerFilterKind, NetworkFilter, TcpProxy,
 };
-use pymesh_tls::{server_config, SecretStore};
+use pymesh_tls::server_config;
 
 use crate::base::slab::Key;
+use crate::engine::Options;
+use crate::overload::ListenerLoad;
 use crate::telemetry::stats::{
     HttpInspectorStats, HttpStats, Hub, ListenerStats, ProxyProtocolStats, ProxyProtocolVersionStats, TcpStats,
     TlsInspectorStats,
@@ -24,6 +26,7 @@ pub struct ListenerRuntime {
     /// As configured.
     pub config: Arc<Listener>,
     pub(crate) stats: Arc<ListenerStats>,
+    pub(crate) load: Arc<ListenerLoad>,
     pub(crate) filter_stats: FilterStats,
     /// In the order of the configuration's.
     pub(crate) chains: Vec<Arc<ChainRuntime>>,
@@ -96,19 +99,18 @@ impl ListenerRuntime {
     pub(crate) fn new(
         config: &Arc<Listener>,
         old: Option<&ListenerRuntime>,
-        worker: usize,
-        hub: &Hub,
-        secrets: &Arc<SecretStore>,
+        options: &Options,
     ) -> Result<ListenerRuntime, String> {
         let chain = |chain: &Arc<FilterChain>| {
             let kept =
                 old.into_iter().flat_map(ListenerRuntime::all_chains).find(|old| Arc::ptr_eq(&old.config, chain));
-            kept.cloned().map_or_else(|| ChainRuntime::new(config, chain, worker, hub, secrets), Ok)
+            kept.cloned().map_or_else(|| ChainRuntime::new(config, chain, options), Ok)
         };
         Ok(ListenerRuntime {
             config: config.clone(),
-            stats: hub.listener(worker, &stat_name(config.address)),
-            filter_stats: FilterStats::new(config, worker, hub),
+            stats: options.hub.listener(options.worker, &stat_name(config.address)),
+            filter_stats: FilterStats::new(config, options.worker, &options.hub),
+            load: options.overload.listener(&config.name),
             chains: config.filter_chains.iter().map(chain).collect::<Result<_, _>>()?,
             default_chain: config.default_filter_chain.as_ref().map(chain).transpose()?,
         })
@@ -137,13 +139,8 @@ impl ListenerRuntime {
 }
 
 impl ChainRuntime {
-    fn new(
-        listener: &Listener,
-        config: &Arc<FilterChain>,
-        worker: usize,
-        hub: &Hub,
-        secrets: &Arc<SecretStore>,
-    ) -> Result<Arc<ChainRuntime>, String> {
+    fn new(listener: &Listener, config: &Arc<FilterChain>, options: &Options) -> Result<Arc<ChainRuntime>, String> {
+        let Options { worker, hub, secrets, .. } = options;
         let tls = match &config.tls {
             Some(tls) => Some(
                 server_config(tls, secrets)
@@ -156,27 +153,42 @@ impl ChainRuntime {
             NetworkFilter::Http(manager) => {
                 http = Some(Arc::new(HttpRuntime {
                     config: manager.clone(),
-                    stats: hub.http(worker, &manager.stat_prefix),
+                    stats: hub.http(*worker, &manager.stat_prefix),
                     direction: listener.direction,
-                    limits: limits(manager),
+                    limits: limits(manager, options),
                 }));
             }
             NetworkFilter::Tcp(proxy) => {
-                tcp = Some(Arc::new(TcpRuntime { config: proxy.clone(), stats: hub.tcp(worker, &proxy.stat_prefix) }));
+                tcp = Some(Arc::new(TcpRuntime { config: proxy.clone(), stats: hub.tcp(*worker, &proxy.stat_prefix) }));
             }
         }
         Ok(Arc::new(ChainRuntime { config: config.clone(), tls, http, tcp }))
     }
 }
 
-fn limits(manager: &HttpConnectionManager) -> Limits {
+fn limits(manager: &HttpConnectionManager, options: &Options) -> Limits {
     let configured = manager.limits;
-    Limits {
+    let limits = Limits {
+        // As in Envoy: so many that no later stream could bring them below one half.
+        premature_resets: options.overload.settings().premature_reset_streams / 2,
         header_list_size: configured.header_list_size,
         header_count: configured.header_count,
         concurrent_streams: configured.concurrent_streams,
         stream_window: configured.stream_window,
         connection_window: configured.connection_window,
         ..Limits::default()
+    };
+    guarded(limits, &configured.http2)
+}
+
+/// With the configured bounds on HTTP/2 frames.
+pub(crate) fn guarded(limits: Limits, guards: &Http2Guards) -> Limits {
+    Limits {
+        outbound_frames: guards.outbound_frames,
+        outbound_control_frames: guards.outbound_control_frames,
+        empty_frames: guards.empty_frames,
+        priority_frames_per_stream: guards.priority_frames_per_stream,
+        window_updates_per_data_frame: guards.window_updates_per_data_frame,
+        ..limits
     }
 }

@@ -291,3 +291,24 @@ fn a_request_that_its_route_has_made_unfit_is_not_sent() {
     let upstream = rig.open();
     assert!(rig.text(upstream).starts_with("GET /b HTTP/1.1\r\n"));
 }
+
+/// Answers without a body need room too: a client that asks and never reads must not make the proxy remember them all.
+#[test]
+fn a_client_that_reads_nothing_gets_no_more_heads_than_its_buffer_holds() {
+    let limit = 4096;
+    let mut rig = Rig::new(&Setup { buffer_limit: limit, ..Setup::default() });
+    let client = rig.accept();
+    rig.blocked.push(client);
+    rig.receive(client, &GET.repeat(400));
+    let upstream = rig.open();
+    let mut answered = 0;
+    while !rig.written(upstream).is_empty() {
+        rig.receive(upstream, b"HTTP/1.1 204 No Content\r\n\r\n");
+        answered += 1;
+    }
+    assert!(answered < 60, "{answered}");
+    let census = rig.engine.census();
+    assert!(census.largest_output < limit + 512 && census.largest_input <= 400 * GET.len(), "{census:?}");
+    rig.unblock(client);
+    assert!(!rig.written(upstream).is_empty(), "there is room: it goes on");
+}

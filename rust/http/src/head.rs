@@ -124,6 +124,11 @@ impl RequestHead {
         self.protocol = Span::default();
     }
 
+    /// What the head counts for while it is kept: its header list, with the pseudo-headers as fields.
+    pub fn memory(&self) -> usize {
+        self.headers.list_size() + self.authority.len() + self.path.len() + self.protocol.len() + 4 * 32
+    }
+
     /// The method's octets.
     pub fn method_bytes(&self) -> &[u8] {
         match self.method {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::endpoint::Endpoints;
-use crate::http::HeaderCase;
+use crate::http::{HeaderCase, Http2Guards};
 use crate::snapshot::WorkloadLabels;
 use crate::tls::ClientTls;
 
@@ -114,10 +114,14 @@ pub struct UpstreamHttp {
     pub requests_per_connection: u32,
     /// Most streams we open on one HTTP/2 connection.
     pub concurrent_streams: u32,
-    /// Receive window per stream, octets.
+    /// Receive window of a stream when it begins, octets.
     pub stream_window: u32,
+    /// What it grows to while the client takes what comes. One that is configured does not grow.
+    pub stream_window_most: u32,
     /// Receive window per connection, octets.
     pub connection_window: u32,
+    /// What else of `http2_protocol_options` bounds the endpoint's frames.
+    pub http2: Http2Guards,
     /// Largest response header list, octets.
     pub header_list_size: usize,
     /// Most response fields.
@@ -133,8 +137,10 @@ impl Default for UpstreamHttp {
             idle_timeout: Duration::from_secs(3600),
             requests_per_connection: 0,
             concurrent_streams: 1024,
-            stream_window: 256 * 1024,
-            connection_window: 1024 * 1024,
+            stream_window: 32 * 1024,
+            stream_window_most: 256 * 1024,
+            connection_window: 16 * 1024 * 1024,
+            http2: Http2Guards::default(),
             header_list_size: 60 * 1024,
             header_count: 100,
             header_case: HeaderCase::Lower,

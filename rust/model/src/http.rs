@@ -131,6 +131,8 @@ pub struct HttpLimits {
     pub stream_window: u32,
     /// `initial_connection_window_size` (ours: 1 MiB).
     pub connection_window: u32,
+    /// What else of `http2_protocol_options` bounds the client's frames.
+    pub http2: Http2Guards,
     /// `max_requests_per_connection`; zero means no limit.
     pub requests_per_connection: u32,
     /// `http_protocol_options.accept_http_10` (default false: 426).
@@ -147,9 +149,38 @@ impl Default for HttpLimits {
             concurrent_streams: 100,
             stream_window: 256 * 1024,
             connection_window: 1024 * 1024,
+            http2: Http2Guards::default(),
             requests_per_connection: 0,
             accept_http_10: false,
             underscores: Underscores::Allow,
+        }
+    }
+}
+
+/// How much a peer may do that says nothing (`Http2ProtocolOptions`, with Envoy's defaults). The same for clients and
+/// for endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Http2Guards {
+    /// `max_outbound_frames`: frames that wait for a peer that does not read.
+    pub outbound_frames: u32,
+    /// `max_outbound_control_frames`: those among them that the peer has provoked.
+    pub outbound_control_frames: u32,
+    /// `max_consecutive_inbound_frames_with_empty_payload`.
+    pub empty_frames: u32,
+    /// `max_inbound_priority_frames_per_stream`.
+    pub priority_frames_per_stream: u32,
+    /// `max_inbound_window_update_frames_per_data_frame_sent`.
+    pub window_updates_per_data_frame: u32,
+}
+
+impl Default for Http2Guards {
+    fn default() -> Self {
+        Http2Guards {
+            outbound_frames: 10_000,
+            outbound_control_frames: 1000,
+            empty_frames: 1,
+            priority_frames_per_stream: 100,
+            window_updates_per_data_frame: 10,
         }
     }
 }

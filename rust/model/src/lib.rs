@@ -19,6 +19,7 @@ pub mod format;
 pub mod http;
 pub mod listener;
 pub mod matcher;
+pub mod overload;
 pub mod route;
 pub mod route_index;
 pub mod snapshot;

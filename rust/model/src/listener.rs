@@ -163,7 +163,7 @@ pub struct FilterChain {
     pub matches: FilterChainMatch,
     /// TLS to terminate; `None` means the bytes are taken as they are.
     pub tls: Option<Arc<ServerTls>>,
-    /// How long the TLS handshake may take; zero means no limit.
+    /// How long the TLS handshake may take (Envoy: no limit; ours: 15 s); zero means no limit.
     pub transport_connect_timeout: Duration,
     /// What speaks on the connection.
     pub network: NetworkFilter,

@@ -11,6 +11,7 @@
 
 mod bound;
 mod capture;
+mod descriptors;
 mod gather;
 mod handover;
 mod listen;
@@ -21,6 +22,7 @@ mod sockets;
 mod worker;
 
 pub use bound::inherit;
+pub use descriptors::{connections_for, raise_descriptor_limit};
 pub use handover::{is_same_user, receive, send};
 pub use log::LogWriter;
 pub use memory::keep_buffers_mapped;

@@ -13,11 +13,14 @@ use std::time::{Duration, Instant};
 use mio::{Events, Interest, Poll, Token};
 use pymesh_engine::base::time::Time;
 use pymesh_engine::filter::FilterCall;
+use pymesh_engine::overload::Overload;
 use pymesh_engine::{Action, ConnKey, Engine, ListenerKey, Options};
 use pymesh_model::listener::{Capture, Listener};
+use pymesh_model::overload::OverloadAction;
 use socket2::SockRef;
 
 use crate::capture;
+use crate::descriptors::{is_out_of_descriptors, Spare};
 use crate::gather::{self, Gather};
 use crate::log::LogHandle;
 use crate::shared::{FilterHost, Shared};
@@ -33,8 +36,8 @@ const READ_SIZE: usize = 64 * 1024;
 const READS_PER_TURN: usize = 4;
 /// Connections accepted from one listener in one turn.
 const ACCEPTS_PER_TURN: usize = 64;
-/// How long accepting pauses when the process has no file descriptor left.
-const OUT_OF_FDS_PAUSE: Duration = Duration::from_millis(50);
+/// How long accepting pauses when the process has no file descriptor left, not even the spare one, or sheds load.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long access log lines may wait for company.
 const LOG_DELAY: Duration = Duration::from_millis(100);
 
@@ -67,10 +70,12 @@ pub struct Worker<H> {
     buffer: Vec<u8>,
     next_log: Instant,
     gather: Gather,
+    spare: Spare,
 }
 
 struct Fixed {
     worker: usize,
+    overload: Arc<Overload>,
     origin: Instant,
     log: LogHandle,
 }
@@ -104,6 +109,7 @@ impl<H: FilterHost> Worker<H> {
     /// The system refuses an epoll instance.
     pub fn new(options: WorkerOptions, shared: Arc<Shared>, host: H) -> io::Result<Self> {
         let poll = Poll::new()?;
+        let overload = options.engine.overload.clone();
         shared.add_waker(Arc::new(mio::Waker::new(poll.registry(), WAKE)?));
         Ok(Worker {
             poll,
@@ -112,7 +118,7 @@ impl<H: FilterHost> Worker<H> {
             host,
             sockets: Sockets::default(),
             listeners: Vec::new(),
-            options: Fixed { worker: options.worker, origin: options.origin, log: options.log },
+            options: Fixed { worker: options.worker, overload, origin: options.origin, log: options.log },
             generation: 0,
             again: Vec::new(),
             dirty: Vec::new(),
@@ -120,6 +126,7 @@ impl<H: FilterHost> Worker<H> {
             buffer: vec![0; READ_SIZE],
             next_log: options.origin,
             gather: Gather::default(),
+            spare: Spare::new(),
         })
     }
 
@@ -377,7 +384,8 @@ impl<H: FilterHost> Worker<H> {
             if !socket.readable || socket.connecting || !self.engine.wants_read(key) {
                 return;
             }
-            match socket.read(&mut self.buffer) {
+            let size = self.engine.read_size(key).min(READ_SIZE);
+            match socket.read(self.buffer.get_mut(..size).unwrap_or_default()) {
                 Input::Octets(n) => {
                     self.engine.receive(key, self.buffer.get(..n).unwrap_or_default());
                     if n == self.buffer.len() {
@@ -408,6 +416,12 @@ impl<H: FilterHost> Worker<H> {
 
     fn accept_all(&mut self) {
         let now = Instant::now();
+        if self.options.overload.is_active(OverloadAction::StopAcceptingConnections) {
+            for listening in self.listeners.iter_mut().filter(|listening| listening.ready) {
+                listening.paused_until = Some(now + ACCEPT_PAUSE);
+            }
+            return;
+        }
         for at in 0..self.listeners.len() {
             for _ in 0..ACCEPTS_PER_TURN {
                 let Some(listening) = self.listeners.get_mut(at) else { break };
@@ -425,8 +439,15 @@ impl<H: FilterHost> Worker<H> {
                         break;
                     }
                     Err(error) if is_about_one_connection(&error) => {}
-                    // Out of descriptors or memory: pause, do not spin.
-                    Err(_) => listening.paused_until = Some(now + OUT_OF_FDS_PAUSE),
+                    Err(error) => {
+                        let Listening { socket, key, .. } = listening;
+                        let is_closed = is_out_of_descriptors(&error) && self.spare.with(|| socket.accept().is_ok());
+                        match is_closed.then_some(*key) {
+                            Some(key) => self.engine.refuse_connection(key),
+                            // Another thread was faster, or there is no memory: pause, do not spin.
+                            None => listening.paused_until = Some(now + ACCEPT_PAUSE),
+                        }
+                    }
                 }
             }
         }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pymesh_model::cluster::UpstreamBind;
+use pymesh_model::overload::OverloadManager;
 use pymesh_model::tls::SecretName;
 use pymesh_model::Node;
 
@@ -34,6 +35,8 @@ const USER_AGENT: &str = "pymesh";
 pub struct Bootstrap {
     /// Where the admin pages are served.
     pub admin: Option<SocketAddr>,
+    /// What the process may take.
+    pub overload: OverloadManager,
     pub(crate) node: Arc<Node>,
     pub(crate) environment: Environment,
     pub(crate) statics: Statics,
@@ -119,6 +122,7 @@ fn translate(config: &bootstrap::Bootstrap, at: &At<'_>, sources: Box<dyn Source
         .as_ref()
         .and_then(|admin| admin.address.as_ref())
         .and_then(|address| translate::socket_address(Some(address), &at.field("admin").field("address")));
+    let overload = translate::overload(config, at);
     let statics = statics(config.static_resources.as_ref(), &environment, &at.field("static_resources"));
     if let Some(discovery) = &discovery {
         let at = dynamic_at.field("ads_config");
@@ -128,7 +132,7 @@ fn translate(config: &bootstrap::Bootstrap, at: &At<'_>, sources: Box<dyn Source
         require_cluster(&statics, &identity.ca_cluster, &at.field("bootstrap_extensions"));
     }
     let node = Arc::new(Node { id: node.id, cluster: node.cluster, workload });
-    Some(Bootstrap { admin, node, environment, statics, discovery, identity })
+    Some(Bootstrap { admin, overload, node, environment, statics, discovery, identity })
 }
 
 fn require_cluster(statics: &Statics, name: &str, at: &At<'_>) {

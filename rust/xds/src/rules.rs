@@ -131,6 +131,12 @@ fn scalar(value: &Value, field: &FieldDescriptor, rules: &validate::FieldRules, 
         (Some(Type::Uint32(rule)), Value::U32(number)) => {
             bounds(*number, [rule.gt, rule.gte, rule.lt, rule.lte], at);
         }
+        (Some(Type::Uint64(rule)), Value::U64(number)) => {
+            bounds(*number, [rule.gt, rule.gte, rule.lt, rule.lte], at);
+        }
+        (Some(Type::Int64(rule)), Value::I64(number)) => {
+            bounds(*number, [rule.gt, rule.gte, rule.lt, rule.lte], at);
+        }
         (Some(Type::Double(rule)), Value::F64(number)) => {
             bounds(*number, [rule.gt, rule.gte, rule.lt, rule.lte], at);
         }

@@ -93,9 +93,9 @@ pub(crate) fn alternative(message: &str, field: &str) -> Option<&'static str> {
         "metadata_key" if of(".OriginalDstLbConfig") => "use `use_http_header`",
         "freebind" => "leave it out: a source address must be one of this machine's",
         "additional_source_addresses" => "use `extra_source_addresses`",
-        "layered_runtime" | "runtime_key" | "runtime_key_prefix" => {
-            "leave it out: there are no runtime values to look up"
-        }
+        "disk_layer" | "admin_layer" | "rtds_layer" => "write the values in a `static_layer`",
+        "scaled" if of(".Trigger") => "use `threshold`",
+        "runtime_key" | "runtime_key_prefix" => "leave it out: there are no runtime values to look up",
         _ => return None,
     })
 }

@@ -6,6 +6,7 @@
 pub(crate) mod pages;
 
 use std::convert::Infallible;
+use std::fs::File;
 use std::sync::Arc;
 
 use http_body_util::Full;
@@ -20,16 +21,25 @@ const TEXT: &str = "text/plain; charset=UTF-8";
 const JSON: &str = "application/json";
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
+/// Descriptors kept for these pages: whoever has used up all others must not hide what is going on.
+const RESERVED: usize = 4;
+
 /// Serves until the runtime ends.
 pub(crate) async fn serve(listener: TcpListener, state: Arc<State>) {
+    let mut reserve: Vec<File> = Vec::new();
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(_) => {
-                // Out of descriptors: the page can wait, spinning cannot help.
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-                continue;
-            }
+        while reserve.len() < RESERVED {
+            let Ok(file) = File::open("/dev/null") else { break };
+            reserve.push(file);
+        }
+        let mut accepted = listener.accept().await;
+        if accepted.is_err() && reserve.pop().is_some() {
+            accepted = listener.accept().await;
+        }
+        let Ok((stream, _)) = accepted else {
+            // Out of descriptors: the page can wait, spinning cannot help.
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            continue;
         };
         let state = state.clone();
         tokio::task::spawn_local(async move {
@@ -80,7 +90,7 @@ fn answer(request: &Request<Incoming>, state: &State) -> Response<Full<Bytes>> {
     }
 }
 
-fn prometheus(state: &State, process: &[(&'static str, u64)]) -> String {
+fn prometheus(state: &State, process: &[(String, u64)]) -> String {
     pages::prometheus(&state.hub, &state.shards, process)
 }
 

@@ -15,28 +15,39 @@ use serde_json::json;
 /// there is one set of them, which has no name.
 struct Family {
     stat: &'static str,
+    /// Between the group's name and the counter's.
+    infix: &'static str,
     metric: &'static str,
     label: &'static str,
 }
 
-const CLUSTER: Family = Family { stat: "cluster", metric: "envoy_cluster", label: "envoy_cluster_name" };
-const HTTP: Family = Family { stat: "http", metric: "envoy_http", label: "envoy_http_conn_manager_prefix" };
-const TCP: Family = Family { stat: "tcp", metric: "envoy_tcp", label: "envoy_tcp_prefix" };
-const LISTENER: Family = Family { stat: "listener", metric: "envoy_listener", label: "envoy_listener_address" };
-const TLS_INSPECTOR: Family = Family { stat: "tls_inspector", metric: "envoy_tls_inspector", label: "" };
-const HTTP_INSPECTOR: Family = Family { stat: "http_inspector", metric: "envoy_http_inspector", label: "" };
-const PROXY_PROTOCOL: Family = Family { stat: "proxy_proto", metric: "envoy_proxy_proto", label: "" };
-const PROXY_PROTOCOL_VERSION: Family =
-    Family { stat: "proxy_proto.versions", metric: "envoy_proxy_proto", label: "envoy_proxy_protocol_version" };
+const CLUSTER: Family = Family { stat: "cluster", infix: "", metric: "envoy_cluster", label: "envoy_cluster_name" };
+const HTTP: Family = Family { stat: "http", infix: "", metric: "envoy_http", label: "envoy_http_conn_manager_prefix" };
+const TCP: Family = Family { stat: "tcp", infix: "", metric: "envoy_tcp", label: "envoy_tcp_prefix" };
+const LISTENER: Family =
+    Family { stat: "listener", infix: "", metric: "envoy_listener", label: "envoy_listener_address" };
+const TLS_INSPECTOR: Family = Family { stat: "tls_inspector", infix: "", metric: "envoy_tls_inspector", label: "" };
+const HTTP_INSPECTOR: Family = Family { stat: "http_inspector", infix: "", metric: "envoy_http_inspector", label: "" };
+const PROXY_PROTOCOL: Family = Family { stat: "proxy_proto", infix: "", metric: "envoy_proxy_proto", label: "" };
+const PROXY_PROTOCOL_VERSION: Family = Family {
+    stat: "proxy_proto.versions",
+    infix: "",
+    metric: "envoy_proxy_proto",
+    label: "envoy_proxy_protocol_version",
+};
+const CLUSTER_HTTP2: Family =
+    Family { stat: "cluster", infix: "http2", metric: "envoy_cluster_http2", label: "envoy_cluster_name" };
+const HTTP2: Family = Family { stat: "http2", infix: "", metric: "envoy_http2", label: "" };
 
 /// `/stats`: one `name: value` a line, sorted.
-pub(crate) fn stats(hub: &Hub, process: &[(&'static str, u64)]) -> String {
+pub(crate) fn stats(hub: &Hub, process: &[(String, u64)]) -> String {
     let mut lines: Vec<String> = Vec::new();
     each(&hub.lock(), |family, name, stat, _, value| {
-        let separator = if name.is_empty() { "" } else { "." };
-        lines.push(format!("{}.{name}{separator}{stat}: {value}", family.stat));
+        let parts = [family.stat, name, family.infix, stat];
+        let path: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+        lines.push(format!("{}: {value}", path.join(".")));
     });
-    lines.extend(process.iter().map(|(name, value)| format!("server.{name}: {value}")));
+    lines.extend(process.iter().map(|(name, value)| format!("{name}: {value}")));
     lines.sort_unstable();
     let mut text = lines.join("\n");
     text.push('\n');
@@ -44,7 +55,7 @@ pub(crate) fn stats(hub: &Hub, process: &[(&'static str, u64)]) -> String {
 }
 
 /// `/stats/prometheus`, in the text exposition format 0.0.4.
-pub(crate) fn prometheus(hub: &Hub, shards: &[Arc<Shard>], process: &[(&'static str, u64)]) -> String {
+pub(crate) fn prometheus(hub: &Hub, shards: &[Arc<Shard>], process: &[(String, u64)]) -> String {
     let mut out = String::new();
     istio(&mut out, shards);
     let mut families: HashMap<String, (Kind, Vec<String>)> = HashMap::new();
@@ -69,7 +80,8 @@ pub(crate) fn prometheus(hub: &Hub, shards: &[Arc<Shard>], process: &[(&'static 
         }
     }
     for (name, value) in process {
-        let _infallible = writeln!(out, "# TYPE envoy_server_{name} gauge\nenvoy_server_{name} {value}");
+        let metric = name.replace('.', "_");
+        let _infallible = writeln!(out, "# TYPE envoy_{metric} gauge\nenvoy_{metric} {value}");
     }
     out
 }
@@ -87,6 +99,8 @@ fn each(groups: &Groups, mut f: impl FnMut(&Family, &str, &'static str, Kind, u6
         }
     }
     walk(&CLUSTER, &groups.clusters, &mut f);
+    walk(&CLUSTER_HTTP2, &groups.cluster_http2, &mut f);
+    walk(&HTTP2, &groups.http2, &mut f);
     walk(&HTTP, &groups.http, &mut f);
     walk(&TCP, &groups.tcp, &mut f);
     walk(&LISTENER, &groups.listeners, &mut f);
@@ -285,10 +299,10 @@ mod tests {
         let name: Arc<str> = "a".into();
         hub.cluster(0, &name).upstream_rq_total.add(2);
         hub.cluster(1, &name).upstream_rq_total.add(3);
-        let text = stats(&hub, &[("live", 1)]);
+        let text = stats(&hub, &[("server.live".to_owned(), 1)]);
         assert!(text.contains("cluster.a.upstream_rq_total: 5\n"), "{text}");
         assert!(text.ends_with("server.live: 1\n"));
-        let text = prometheus(&hub, &[], &[("live", 1)]);
+        let text = prometheus(&hub, &[], &[("server.live".to_owned(), 1)]);
         assert!(text.contains("envoy_cluster_upstream_rq_total{envoy_cluster_name=\"a\"} 5\n"), "{text}");
     }
 }

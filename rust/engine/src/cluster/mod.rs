@@ -17,7 +17,7 @@ use pymesh_tls::{client_config, SecretStore, TlsError};
 
 use crate::base::rng::Rng;
 use crate::base::slab::{Key, Slab};
-use crate::telemetry::stats::ClusterStats;
+use crate::telemetry::stats::{ClusterStats, Http2Stats};
 use balance::Picker;
 use host::Host;
 use original::OriginalHosts;
@@ -29,6 +29,7 @@ pub(crate) type HostKey = Key<Host>;
 pub(crate) struct ClusterRuntime {
     pub config: Arc<Cluster>,
     pub stats: Arc<ClusterStats>,
+    pub http2: Arc<Http2Stats>,
     pub hosts: Slab<Host>,
     pub picker: Picker,
     /// Hosts of a cluster of type ORIGINAL_DST, by address.
@@ -47,10 +48,11 @@ pub(crate) struct ClusterRuntime {
 }
 
 impl ClusterRuntime {
-    pub fn new(config: Arc<Cluster>, stats: Arc<ClusterStats>, rng: &mut Rng) -> Self {
+    pub fn new(config: Arc<Cluster>, stats: Arc<ClusterStats>, http2: Arc<Http2Stats>, rng: &mut Rng) -> Self {
         let mut cluster = ClusterRuntime {
             config,
             stats,
+            http2,
             hosts: Slab::default(),
             picker: Picker::default(),
             originals: OriginalHosts::default(),

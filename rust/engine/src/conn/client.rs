@@ -14,6 +14,11 @@ impl Engine {
         loop {
             let rest = bytes.get(used..).unwrap_or_default();
             if rest.is_empty() {
+                let key = match &conn.protocol {
+                    Protocol::Http1Client(h1) if matches!(h1.reading, Reading::Body(_)) => h1.exchange,
+                    _ => None,
+                };
+                conn.paused = key.is_some_and(|key| self.response_is_full(key));
                 return used;
             }
             let Protocol::Http1Client(h1) = &mut conn.protocol else {
@@ -64,6 +69,11 @@ impl Engine {
                 None
             }
             Ok(Some(info)) if response.is_interim() => {
+                h1.interims += 1;
+                if h1.interims > limits.interim_responses {
+                    self.fail_upstream_protocol(conn);
+                    return None;
+                }
                 self.interim_response(key);
                 Some(info.consumed)
             }
@@ -138,7 +148,7 @@ impl Engine {
             return 0;
         };
         let mut input = bytes;
-        let mut failed = false;
+        let mut failure = None;
         loop {
             let mut scratch = std::mem::take(&mut self.scratch);
             let event = codec.receive(&mut input, &mut scratch);
@@ -146,17 +156,19 @@ impl Engine {
             match event {
                 Ok(Some(event)) => self.on_client_event(conn, &mut codec, event),
                 Ok(None) => break,
-                Err(_) => {
-                    failed = true;
+                Err(error) => {
+                    failure = Some(error);
                     break;
                 }
             }
         }
         conn.protocol = Protocol::Http2Client(codec);
+        self.count_http2(conn);
         self.mark_dirty(conn);
         // Streams may have ended, or the peer may allow more of them.
         self.serve_or_close(conn);
-        if failed {
+        if let Some(error) = failure {
+            self.count_http2_failure(conn, error);
             if let Some(cluster) = conn.upstream().and_then(|up| self.clusters.get(up.cluster)) {
                 cluster.stats.upstream_cx_protocol_error.inc();
             }

@@ -131,6 +131,7 @@ impl Engine {
         if conn.is_closing() {
             return;
         }
+        self.count_http2(conn);
         // HTTP/2 keeps its output in the codec: bring it over before the codec goes.
         if let Protocol::Http2Server(h2) | Protocol::Http2Client(h2) = &mut conn.protocol {
             conn.output.extend(h2.output());
@@ -194,6 +195,7 @@ impl Engine {
         if let (Protocol::Inspecting, Some(down)) = (&conn.protocol, conn.downstream()) {
             down.listener.stats.downstream_pre_cx_active.dec();
         }
+        self.count_http2(conn);
         // Counted when its transport was ready, which is when it got its facts.
         let has_facts = conn.downstream().is_some_and(|down| down.facts.is_some());
         if let (Some(http), true) = (conn.http(), has_facts) {
@@ -233,12 +235,25 @@ impl Engine {
             self.conns.give_back(key, conn);
             return self.cut_off_conn(key);
         }
+        if conn.downstream().is_some_and(|down| down.head_due <= self.now) {
+            self.on_http2_head_timeout(&mut conn);
+            return self.conns.give_back(key, conn);
+        }
+        if let Some(due) = self.still_idle_until(&conn) {
+            self.set_deadline(&mut conn, due);
+            return self.conns.give_back(key, conn);
+        }
         match &mut conn.protocol {
             Protocol::Inspecting => self.on_listener_filters_timeout(&mut conn),
             Protocol::Closing { .. } => self.close_now(&mut conn),
             Protocol::Opening => {
-                if let Some(cluster) = conn.upstream().and_then(|up| self.clusters.get(up.cluster)) {
-                    cluster.stats.upstream_cx_connect_timeout.inc();
+                match &conn.side {
+                    Side::Down(down) => down.listener.stats.downstream_cx_transport_socket_connect_timeout.inc(),
+                    Side::Up(up) => {
+                        if let Some(cluster) = self.clusters.get(up.cluster) {
+                            cluster.stats.upstream_cx_connect_timeout.inc();
+                        }
+                    }
                 }
                 self.lose_upstream(&mut conn, Failure::ConnectTimeout);
                 self.close_now(&mut conn);
@@ -284,6 +299,43 @@ impl Engine {
             _ => {}
         }
         self.conns.give_back(key, conn);
+    }
+}
+
+impl Engine {
+    fn on_http2_head_timeout(&mut self, conn: &mut Conn) {
+        if let Some(http) = conn.http() {
+            http.stats.downstream_rq_header_timeout.inc();
+        }
+        self.notice(conn, details::REQUEST_HEADER_TIMEOUT);
+        if let Protocol::Http2Server(h2) = &mut conn.protocol {
+            h2.go_away(h2::ErrorCode::ENHANCE_YOUR_CALM);
+        }
+        self.abandon_exchanges_of(conn.key, Flags::NONE, details::REQUEST_HEADER_TIMEOUT);
+        self.close_after_flush(conn);
+    }
+
+    /// A connection without requests is looked at early, to see whether its client takes the last answer.
+    fn still_idle_until(&self, conn: &Conn) -> Option<Time> {
+        let is_idle = match &conn.protocol {
+            Protocol::Http1Server(h1) => h1.exchange.is_none() && conn.input.is_empty(),
+            Protocol::Http2Server(h2) => h2.active_streams() == 0,
+            _ => false,
+        };
+        if !is_idle || conn.side.is_draining() || conn.unsent() > 0 {
+            return None;
+        }
+        let due = conn.idle_since.after_limit(conn.http()?.config.timeouts.idle);
+        (due > self.now).then_some(due)
+    }
+
+    /// A connection has no request any more: how long it may stay so. What is still to be written must go out as fast
+    /// as a stream must move.
+    pub(crate) fn set_idle_deadline(&mut self, conn: &mut Conn) {
+        let Some(timeouts) = conn.http().map(|http| http.config.timeouts) else { return };
+        conn.idle_since = self.now;
+        let flushed = self.now.after_limit(timeouts.stream_idle);
+        self.set_deadline(conn, flushed.min(self.now.after_limit(timeouts.idle)));
     }
 }
 

@@ -171,9 +171,11 @@ impl Engine {
                 header_count: http.header_count,
                 concurrent_streams: http.concurrent_streams,
                 stream_window: http.stream_window,
+                stream_window_most: http.stream_window_most,
                 connection_window: http.connection_window,
                 ..Default::default()
             };
+            let limits = crate::listener::guarded(limits, &http.http2);
             let config = h2::Config { limits, ..h2::Config::new(h2::Role::Client) };
             conn.protocol = Protocol::Http2Client(Box::new(h2::Connection::new(config)));
             self.mark_dirty(conn);
@@ -209,8 +211,9 @@ impl Engine {
             }
             _ => Duration::ZERO,
         };
-        let ends_at = conn.downstream().map_or(Time::NEVER, |down| down.ends_at);
-        conn.deadline = deadline.min(conn.opened.after_limit(limit)).min(ends_at);
+        let never = (Time::NEVER, Time::NEVER);
+        let (ends_at, head_due) = conn.downstream().map_or(never, |down| (down.ends_at, down.head_due));
+        conn.deadline = deadline.min(conn.opened.after_limit(limit)).min(ends_at).min(head_due);
         self.arm_conn(conn);
     }
 }

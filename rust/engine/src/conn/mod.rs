@@ -20,6 +20,7 @@ mod client;
 mod close;
 mod drain;
 mod feed;
+mod guard;
 mod listener_filters;
 mod proxy_header;
 mod server;
@@ -37,6 +38,7 @@ use crate::base::time::Time;
 use crate::cluster::{ClusterKey, HostKey, PoolKind};
 use crate::exchange::{ExchangeKey, TunnelEnd};
 use crate::listener::{ChainRuntime, HttpRuntime, ListenerRuntime};
+use crate::overload::Slot;
 use crate::telemetry::Facts;
 
 pub(crate) use tcp::{Relay, RelayKey};
@@ -68,6 +70,8 @@ pub struct Conn {
     pub(crate) is_rescanned: bool,
     pub(crate) buffer_limit: usize,
     pub(crate) opened: Time,
+    /// Since when there is nothing to do but to write what is left.
+    pub(crate) idle_since: Time,
     pub(crate) deadline: Time,
     /// Exchanges that wait for room in this connection's output.
     pub(crate) waiting_for_room: Vec<ExchangeKey>,
@@ -101,6 +105,10 @@ pub(crate) struct Downstream {
     /// Set when the transport is ready.
     pub facts: Option<Arc<Facts>>,
     pub requests: u32,
+    /// HTTP/2: when the head that is being read has to be complete.
+    pub head_due: Time,
+    /// Its place among the connections that there may be.
+    pub _slot: Slot,
     /// No new requests: `Connection: close`, GOAWAY.
     pub draining: bool,
     /// When it is cut off, since its listener is gone.
@@ -166,6 +174,8 @@ pub(crate) struct Http1Client {
     pub method: Method,
     /// The request asks for another protocol.
     pub asked_upgrade: bool,
+    /// Interim responses to the request so far.
+    pub interims: u32,
     /// The whole response has been read.
     pub response_ended: bool,
 }
@@ -202,6 +212,7 @@ impl Conn {
             is_rescanned: false,
             buffer_limit: limit,
             opened: now,
+            idle_since: now,
             deadline: Time::NEVER,
             waiting_for_room: Vec::new(),
             waiting_for_window: Vec::new(),
@@ -214,6 +225,7 @@ impl Conn {
     pub(crate) fn from_client(
         key: ConnKey,
         listener: Arc<ListenerRuntime>,
+        slot: Slot,
         remote: SocketAddr,
         local: SocketAddr,
         now: Time,
@@ -229,28 +241,13 @@ impl Conn {
             server_name: None,
             facts: None,
             requests: 0,
+            head_due: Time::NEVER,
+            _slot: slot,
             draining: false,
             ends_at: Time::NEVER,
         };
         let conn = Conn::new(key, Side::Down(down), remote, local, limit, now);
         Conn { protocol: Protocol::Inspecting, ..conn }
-    }
-
-    /// A connection that the kernel gave to a listener although the client wanted another address.
-    pub(crate) fn redirected(
-        key: ConnKey,
-        listener: Arc<ListenerRuntime>,
-        remote: SocketAddr,
-        wanted: SocketAddr,
-        now: Time,
-    ) -> Self {
-        let hands_off = listener.config.capture.hand_off;
-        let mut conn = Conn::from_client(key, listener, remote, wanted, now);
-        if let Some(down) = conn.downstream_mut() {
-            down.is_restored = true;
-            down.hands_off = hands_off;
-        }
-        conn
     }
 
     /// A connection that is to be made to an endpoint.
@@ -271,7 +268,11 @@ impl Conn {
 
     /// True if producers should wait.
     pub(crate) fn is_full(&self) -> bool {
-        self.unsent() >= self.buffer_limit
+        let congested = match &self.protocol {
+            Protocol::Http2Server(h2) | Protocol::Http2Client(h2) => h2.is_congested(),
+            _ => false,
+        };
+        congested || self.unsent() >= self.buffer_limit
     }
 
     /// An exchange has more to send than was taken: it is woken when there is room.

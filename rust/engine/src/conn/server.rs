@@ -5,6 +5,7 @@ use pymesh_http::{h1, h2, Headers, Known, Scheme, Version};
 use pymesh_model::http::HeaderCase;
 
 use super::{Conn, Protocol, Reading};
+use crate::base::time::Time;
 use crate::engine::Engine;
 use crate::exchange::{from_extended_connect, Exchange, ExchangeKey, LocalReply, Tunnel};
 use crate::telemetry::{details, Flags};
@@ -179,17 +180,37 @@ impl Engine {
             }
         }
         let closing = codec.is_closing();
+        let reading_head = codec.is_reading_head();
         conn.protocol = Protocol::Http2Server(codec);
+        self.count_http2(conn);
         self.mark_dirty(conn);
         if let Some(error) = failure {
             if let Some(http) = conn.http() {
                 http.stats.downstream_cx_protocol_error.inc();
             }
+            self.count_http2_failure(conn, error);
+            self.abandon_exchanges_of(conn.key, Flags::DOWNSTREAM_PROTOCOL_ERROR, error.reason);
             self.fail_conn(conn, Flags::DOWNSTREAM_PROTOCOL_ERROR, error.reason);
         } else if closing {
             self.close_http2_if_drained(conn);
+        } else {
+            self.watch_http2_head(conn, reading_head);
         }
         bytes.len()
+    }
+
+    /// A head that has begun has to be there in time, as with HTTP/1.
+    fn watch_http2_head(&mut self, conn: &mut Conn, reading: bool) {
+        let limit = conn.http().map_or(Time::NEVER, |http| self.now.after_limit(http.config.timeouts.request_headers));
+        let Some(down) = conn.downstream_mut() else { return };
+        match (reading, down.head_due == Time::NEVER) {
+            (false, _) => down.head_due = Time::NEVER,
+            (true, false) => {}
+            (true, true) => {
+                down.head_due = limit;
+                self.set_deadline(conn, conn.deadline);
+            }
+        }
     }
 
     fn on_server_event(&mut self, conn: &mut Conn, codec: &mut h2::Connection, event: h2::Event<'_>) {
@@ -255,6 +276,9 @@ impl Engine {
                         false => http.stats.downstream_rq_rx_reset.inc(),
                     }
                 }
+                if !local && self.is_mature(key) {
+                    codec.forgive_reset();
+                }
                 let (flags, why) = match local {
                     true => (Flags::DOWNSTREAM_PROTOCOL_ERROR, details::DOWNSTREAM_LOCAL_DISCONNECT),
                     false => (Flags::DOWNSTREAM_TERMINATION, details::DOWNSTREAM_REMOTE_RESET),
@@ -275,6 +299,12 @@ impl Engine {
             h2::Event::PingAck(payload) => self.on_ping_ack(conn, codec, payload),
             h2::Event::Response { .. } | h2::Event::SettingsChanged => {}
         }
+    }
+
+    /// The request was answered, or has lived so long that to end it is no attack (as Envoy counts).
+    fn is_mature(&self, key: ExchangeKey) -> bool {
+        let least = self.options.overload.settings().premature_reset_lifetime;
+        self.exchanges.get(key).is_some_and(|x| x.has_response || self.now.since(x.started) > least)
     }
 
     /// The exchange of a stream, unless it is over.

@@ -10,7 +10,7 @@ use crate::engine::Engine;
 use crate::telemetry::{details, Flags};
 
 /// Recycled exchanges that are kept.
-const SPARE: usize = 1024;
+const SPARE: usize = 256;
 
 impl Engine {
     /// The response is out. What is left of the request is of no interest.
@@ -24,7 +24,6 @@ impl Engine {
         self.recycle(key);
         let Some(mut conn) = down.and_then(|down| self.conns.lend(down)) else { return };
         let conn_key = conn.key;
-        let idle = conn.http().map_or(Time::NEVER, |http| self.now.after_limit(http.config.timeouts.idle));
         let is_draining = conn.downstream().is_some_and(|down| down.draining);
         match &mut conn.protocol {
             Protocol::Http1Server(server) => {
@@ -35,8 +34,13 @@ impl Engine {
                 match reusable {
                     false => self.close_after_flush(&mut conn),
                     true => {
-                        let limit = if is_draining { self.drain_limit(&conn) } else { idle };
-                        self.set_deadline(&mut conn, limit);
+                        match is_draining {
+                            true => {
+                                let limit = self.drain_limit(&conn);
+                                self.set_deadline(&mut conn, limit);
+                            }
+                            false => self.set_idle_deadline(&mut conn),
+                        }
                         if !conn.input.is_empty() || conn.peer_closed {
                             self.rescan(&mut conn);
                         }
@@ -50,7 +54,7 @@ impl Engine {
                     codec.reset(stream, h2::ErrorCode::NO_ERROR);
                 }
                 if codec.active_streams() == 0 && !is_draining {
-                    self.set_deadline(&mut conn, idle);
+                    self.set_idle_deadline(&mut conn);
                 }
                 self.close_http2_if_drained(&mut conn);
                 self.mark_dirty(&mut conn);
@@ -268,8 +272,10 @@ impl Engine {
 
     /// Too late: an answer if none has begun, else a reset.
     fn give_up(&mut self, key: ExchangeKey, status: u16, why: &'static str, flags: Flags, body: &[u8]) {
-        let started = self.exchanges.get(key).is_some_and(|exchange| exchange.response_started);
-        if started {
+        let Some(exchange) = self.exchanges.get(key) else { return };
+        // Who takes no octet would not take an answer either.
+        let takes_none = exchange.down.and_then(|down| self.conns.get(down)).is_some_and(|conn| conn.is_full());
+        if exchange.response_started || takes_none {
             return self.abandon(key, flags, why);
         }
         self.detach_upstream(key);

@@ -45,6 +45,12 @@ pub(crate) use tunnel::{from_extended_connect, Tunnel, TunnelEnd, Verdict};
 /// Names an exchange.
 pub type ExchangeKey = Key<Box<Exchange>>;
 
+/// Octets of a head's arena that a recycled exchange keeps: what one client's large heads took is given back.
+const KEEP: usize = 8 * 1024;
+
+/// Octets of a response that wait for a client that has taken none.
+pub(crate) const FIRST_BUFFER: usize = 16 * 1024;
+
 /// Where an exchange is. The order is the order in which it happens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Stage {
@@ -164,6 +170,11 @@ impl Exchange {
         self.expects_continue && self.http.as_ref().is_none_or(|http| !http.config.proxy_100_continue)
     }
 
+    /// How much of the response may wait: the more the client has taken, the more, as HTTP/2's windows grow.
+    pub(crate) fn response_room(&self) -> usize {
+        usize::try_from(self.bytes_sent).unwrap_or(usize::MAX).saturating_add(FIRST_BUFFER)
+    }
+
     /// Ready for another request; keeps memory.
     pub(crate) fn reset(&mut self) {
         let mut request = std::mem::take(&mut self.request);
@@ -173,6 +184,8 @@ impl Exchange {
         let mut tried = std::mem::take(&mut self.tried);
         request.clear();
         response.clear();
+        request.headers.shrink(KEEP);
+        response.headers.shrink(KEEP);
         request_body.reset();
         response_body.reset();
         tried.clear();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use pymesh_http::{h1, Headers, Known, Method, RequestHead, Version};
 use pymesh_model::filter::FilterKind;
 use pymesh_model::http::{RouteSource, Underscores};
+use pymesh_model::overload::OverloadAction;
 use pymesh_model::route::{Action, ClusterChoice, RouteTable, Upgrade};
 
 use super::{ExchangeKey, GrpcWeb, LocalReply, Routed, Stage};
@@ -26,6 +27,11 @@ impl Engine {
             return;
         }
         exchange.stage = Stage::RequestFilter(0);
+        if self.options.overload.is_active(OverloadAction::StopAcceptingRequests) {
+            http.stats.downstream_rq_overload_close.inc();
+            let reply = LocalReply::new(503, details::OVERLOAD).with_flags(Flags::OVERLOAD_MANAGER);
+            return self.reply_locally(key, reply.with_body(b"envoy overloaded"));
+        }
         let port = exchange.facts.as_ref().map_or(0, |facts| facts.local.port());
         let request = &mut exchange.request;
         if request.version == Version::Http10 && !http.config.limits.accept_http_10 {

@@ -3,6 +3,7 @@
 use pymesh_http::{h1, Case, Headers, Known, ResponseHead, Version};
 use pymesh_model::filter::FilterKind;
 use pymesh_model::http::{HeaderCase, ServerHeader};
+use pymesh_model::overload::OverloadAction;
 
 use super::{ExchangeKey, Pipe, Stage};
 use crate::conn::{Conn, Protocol, Reading};
@@ -70,8 +71,9 @@ impl Engine {
     pub(crate) fn response_is_full(&self, key: ExchangeKey) -> bool {
         self.exchanges.get(key).is_some_and(|exchange| {
             let waiting = exchange.response_body.waiting().len();
+            let most = self.options.stream_buffer.min(exchange.response_room());
             // What the client does not take waits where it is: in the upstream's socket.
-            waiting >= self.options.stream_buffer || exchange.response_started && waiting > 0
+            waiting >= most || exchange.response_started && waiting > 0
         })
     }
 
@@ -86,6 +88,11 @@ impl Engine {
                 return;
             }
             let Some(exchange) = self.exchanges.get_mut(key) else { return };
+            // Heads need room like bodies, or a client that asks and never reads would fill the memory.
+            let down = exchange.down.and_then(|down| self.conns.get_mut(down));
+            if let Some(conn) = down.filter(|conn| conn.is_full()) {
+                return conn.wait_to_send(key, true);
+            }
             if !matches!(exchange.stage, Stage::ResponseFilter(_)) {
                 let has_filters = exchange.http.as_ref().is_some_and(|http| !http.config.filters.is_empty());
                 if has_filters && !exchange.is_local {
@@ -178,6 +185,8 @@ impl Engine {
         let Some(conn) = self.conns.get_mut(down) else { return };
         let most = http.config.limits.requests_per_connection;
         let is_used_up = most > 0 && conn.downstream().is_some_and(|down| down.requests >= most);
+        let overload = self.options.overload.is_active(OverloadAction::DisableHttpKeepalive);
+        let is_used_up = is_used_up || overload;
         let draining = is_used_up || conn.downstream().is_some_and(|down| down.draining);
         let Conn { protocol, output, .. } = &mut **conn;
         match protocol {
@@ -214,6 +223,9 @@ impl Engine {
             self.dirty.push(down);
         }
         if is_used_up {
+            if let (true, Some(http)) = (overload, conn.http()) {
+                http.stats.downstream_cx_overload_disable_keepalive.inc();
+            }
             self.drain_conn(down);
         }
         if self.exchanges.get(key).is_some_and(|exchange| exchange.tunnel.open) {

@@ -34,6 +34,15 @@ impl Lines {
         }
     }
 
+    /// Writes a whole line as it is.
+    pub fn raw(&mut self, sink: &LogSink, line: &[u8]) {
+        let out = self.by_sink.entry(sink.clone()).or_default();
+        match out.len() > MOST_WAITING {
+            true => self.dropped += 1,
+            false => out.extend_from_slice(line),
+        }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.by_sink.values().all(Vec::is_empty)
     }

@@ -32,6 +32,7 @@ flags! {
     UPSTREAM_PROTOCOL_ERROR = 12, "UPE", "The upstream broke the protocol.";
     LOCAL_RESET = 13, "LR", "The proxy reset the stream.";
     DURATION_TIMEOUT = 14, "DT", "A connection or stream lived too long.";
+    OVERLOAD_MANAGER = 16, "OM", "The proxy sheds load.";
     UNAUTHORIZED_EXTERNAL = 15, "UAEX", "A filter refused the request.";
 }
 
@@ -122,6 +123,7 @@ pub mod details {
     pub const UPGRADE_FAILED: &str = "upgrade_failed";
     pub const FILTER_REFUSED: &str = "filter_reply";
     pub const FILTER_FAILED: &str = "filter_failed";
+    pub const OVERLOAD: &str = "overload";
 }
 
 #[cfg(test)]

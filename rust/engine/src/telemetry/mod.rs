@@ -8,6 +8,7 @@ mod access_log;
 pub mod date;
 mod flags;
 pub mod istio;
+mod notices;
 mod record;
 pub mod stats;
 pub(crate) mod view;

@@ -13,6 +13,7 @@ use pymesh_model::Node;
 
 use super::access_log::Lines;
 use super::istio::{IstioMetrics, Labels, SeriesKey, Shard};
+use super::notices::Notices;
 use super::view::View;
 use super::{Facts, Flags};
 use crate::base::rng::Rng;
@@ -26,6 +27,7 @@ pub(crate) struct Recorder {
     node: Arc<Node>,
     metrics: IstioMetrics,
     lines: Lines,
+    notices: Notices,
     peers: HashMap<String, u64>,
     unknown: Arc<str>,
 }
@@ -53,6 +55,7 @@ impl Recorder {
             node,
             metrics: IstioMetrics::new(shard),
             lines: Lines::default(),
+            notices: Notices::default(),
             peers: HashMap::new(),
             unknown: "unknown".into(),
         }
@@ -73,6 +76,20 @@ impl Recorder {
         let id = self.peers.len() as u64 + 1;
         self.peers.insert(principal.to_owned(), id);
         id
+    }
+
+    /// A line about a connection for the log of the process.
+    pub fn notice(&mut self, now: Time, why: &'static str, who: std::fmt::Arguments<'_>) {
+        if let Some(unsaid) = self.notices.admit(now, why) {
+            let mut line = Vec::new();
+            super::date::rfc3339(self.clock.unix_nanos(now), &mut line);
+            line.extend(format!(" connection closed: {why}: {who}").bytes());
+            if unsaid > 0 {
+                line.extend(format!(" ({unsaid} more in the meantime)").bytes());
+            }
+            line.push(b'\n');
+            self.lines.raw(&LogSink::Stderr, &line);
+        }
     }
 
     /// Hands out log lines, by sink.

@@ -134,6 +134,9 @@ stats! {
         downstream_rq_header_timeout: Counter,
         downstream_rq_idle_timeout: Counter,
         downstream_rq_max_duration_reached: Counter,
+        downstream_rq_too_many_premature_resets: Counter,
+        downstream_rq_overload_close: Counter,
+        downstream_cx_overload_disable_keepalive: Counter,
         downstream_rq_1xx: Counter,
         downstream_rq_2xx: Counter,
         downstream_rq_3xx: Counter,
@@ -146,6 +149,26 @@ stats! {
         python_filter_calls: Counter,
         python_filter_failures: Counter,
         python_filter_replies: Counter,
+    }
+}
+
+stats! {
+    /// `http2.*` for clients, `cluster.<name>.http2.*` for endpoints. Names as Envoy's, where it counts the same.
+    Http2Stats {
+        goaway_sent: Counter,
+        header_overflow: Counter,
+        header_memory_overflow: Counter,
+        inbound_continuation_frames_flood: Counter,
+        inbound_empty_frames_flood: Counter,
+        inbound_priority_frames_flood: Counter,
+        inbound_window_update_frames_flood: Counter,
+        outbound_control_flood: Counter,
+        outbound_flood: Counter,
+        rx_messaging_error: Counter,
+        rx_reset: Counter,
+        stream_refused_errors: Counter,
+        too_many_header_frames: Counter,
+        tx_reset: Counter,
     }
 }
 
@@ -168,10 +191,14 @@ stats! {
         downstream_cx_total: Counter,
         downstream_cx_active: Gauge,
         downstream_cx_destroy: Counter,
+        downstream_cx_overflow: Counter,
+        downstream_cx_overload_reject: Counter,
+        downstream_global_cx_overflow: Counter,
         no_filter_chain_match: Counter,
         downstream_pre_cx_timeout: Counter,
         downstream_pre_cx_active: Gauge,
         downstream_listener_filter_remote_close: Counter,
+        downstream_cx_transport_socket_connect_timeout: Counter,
         ssl_handshake: Counter,
         ssl_connection_error: Counter,
     }
@@ -234,6 +261,10 @@ pub struct Hub {
 #[allow(missing_docs)]
 pub struct Groups {
     pub clusters: Group<ClusterStats>,
+    /// HTTP/2 with clients, under the empty name.
+    pub http2: Group<Http2Stats>,
+    /// HTTP/2 with the endpoints of each cluster.
+    pub cluster_http2: Group<Http2Stats>,
     pub http: Group<HttpStats>,
     pub tcp: Group<TcpStats>,
     pub listeners: Group<ListenerStats>,
@@ -247,6 +278,16 @@ impl Hub {
     /// Adds a worker's counters for a cluster.
     pub fn cluster(&self, worker: usize, name: &Arc<str>) -> Arc<ClusterStats> {
         join(&mut self.lock().clusters, worker, name)
+    }
+
+    /// Adds a worker's counters for HTTP/2 with clients.
+    pub fn http2(&self, worker: usize) -> Arc<Http2Stats> {
+        join(&mut self.lock().http2, worker, &"".into())
+    }
+
+    /// Adds a worker's counters for HTTP/2 with a cluster's endpoints.
+    pub fn cluster_http2(&self, worker: usize, name: &Arc<str>) -> Arc<Http2Stats> {
+        join(&mut self.lock().cluster_http2, worker, name)
     }
 
     /// Adds a worker's counters for a connection manager's prefix.

@@ -175,6 +175,7 @@ fn manager(plan: &Plan, side: usize) -> HttpConnectionManager {
         limits: HttpLimits {
             stream_window: plan.window,
             connection_window: plan.window * 2,
+            http2: guards(),
             requests_per_connection: if side == 0 { plan.downstream_requests } else { 0 },
             concurrent_streams: if side == 0 { 100 } else { plan.streams[0] },
             ..HttpLimits::default()
@@ -247,6 +248,7 @@ fn cluster(
             idle_timeout: Duration::from_secs(if plan.replaces { 60 - change as u64 } else { 60 }),
             stream_window: plan.window,
             connection_window: plan.window * 2,
+            http2: guards(),
             requests_per_connection: plan.requests_per_connection,
             ..UpstreamHttp::default()
         },
@@ -255,4 +257,9 @@ fn cluster(
         buffer_limit: plan.buffer_limit,
         service: ServiceLabels::default(),
     })
+}
+
+/// Windows far below what may be configured cost their owner many frames, which nobody is to be blamed for.
+fn guards() -> Http2Guards {
+    Http2Guards { window_updates_per_data_frame: 1000, ..Http2Guards::default() }
 }

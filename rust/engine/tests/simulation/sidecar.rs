@@ -70,6 +70,7 @@ impl Sidecar {
             worker: 0,
             seed: chance.bits(),
             clock: WallClock { origin_unix_nanos: 1_772_323_200_000_000_000 },
+            overload: Arc::default(),
             stream_buffer: plan.stream_buffer,
             drain_time: std::time::Duration::MAX,
             hub: hub.clone(),

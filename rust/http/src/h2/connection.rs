@@ -5,11 +5,9 @@ use super::output::Output;
 use super::receive::Reading;
 use super::settings::{own_settings, PeerSettings};
 use super::streams::{Ending, Stream, Streams};
-use super::{Config, ConnectionError, Role, StreamId};
+use super::{Config, ConnectionError, Role, StreamId, Tally};
 use crate::hpack::{Decoder, Encoder};
-
-/// A peer that may send less than this is held up, or soon will be (the smallest `SETTINGS_MAX_FRAME_SIZE`).
-const ONE_FRAME: i32 = 16_384;
+use crate::Limits;
 
 /// One end of an HTTP/2 connection. See the [module](super) for the rules.
 pub struct Connection {
@@ -41,7 +39,16 @@ pub struct Connection {
     pub(super) go_away_received: bool,
     pub(super) failed: Option<ConnectionError>,
     pub(super) premature_resets: u32,
-    pub(super) empty_data: u32,
+    /// Frames without payload in a row.
+    pub(super) empty_frames: u32,
+    pub(super) priority_frames: u64,
+    pub(super) window_updates: u64,
+    pub(super) data_frames_sent: u64,
+    /// Streams that were opened, by whoever opens them here.
+    pub(super) opened: u64,
+    /// Octets of the request heads of open streams.
+    pub(super) header_memory: usize,
+    pub(super) tally: Tally,
 }
 
 impl Connection {
@@ -77,7 +84,13 @@ impl Connection {
             go_away_received: false,
             failed: None,
             premature_resets: 0,
-            empty_data: 0,
+            empty_frames: 0,
+            priority_frames: 0,
+            window_updates: 0,
+            data_frames_sent: 0,
+            opened: 0,
+            header_memory: 0,
+            tally: Tally::default(),
             config,
         }
     }
@@ -102,11 +115,15 @@ impl Connection {
         }
     }
 
-    /// Gives octets of a stream's window back, in batches of half a window.
+    /// Gives octets of a stream's window back, in batches of half a window. A window that may grow does so by each octet
+    /// that was taken, like TCP's in its slow start: who takes nothing makes us hold little.
     pub(super) fn give_back_stream(&mut self, id: u32, n: u32) {
-        let batch = (self.config.limits.stream_window / 2).max(1);
+        let Limits { stream_window, stream_window_most, .. } = self.config.limits;
         let Some(stream) = self.streams.get_mut(id).filter(|stream| !stream.remote_done) else { return };
-        stream.to_announce += n;
+        let growth = stream_window_most.min(MAX_31).saturating_sub(stream.granted).min(n);
+        stream.granted += growth;
+        stream.to_announce += n + growth;
+        let batch = (stream_window.max(stream_window_most.min(stream.granted)) / 2).max(1);
         if stream.to_announce >= batch {
             let increment = std::mem::take(&mut stream.to_announce);
             stream.recv_window = stream.recv_window.saturating_add_unsigned(increment);
@@ -114,13 +131,13 @@ impl Connection {
         }
     }
 
-    /// Gives octets of the connection's window back, in batches of half a window; at once where the peer may be held
-    /// up already. Streams that nobody reads can keep most of the window, and then a batch would never come together.
+    /// Gives octets of the connection's window back as soon as they double what the peer has left. That is at half a
+    /// window if nobody holds any of it; where streams that nobody reads keep most of it, a batch of that size would never
+    /// come together. It is few frames in either case: a peer that counts ours against the DATA that it sends, as Envoy
+    /// and we do, must see no flood.
     pub(super) fn give_back(&mut self, n: u32) {
         self.to_announce += n;
-        let window = self.config.limits.connection_window.clamp(DEFAULT_WINDOW, MAX_31);
-        let is_scarce = self.recv_window < ONE_FRAME && self.to_announce > 0;
-        if self.to_announce >= window / 2 || is_scarce {
+        if self.to_announce > 0 && i64::from(self.to_announce) >= i64::from(self.recv_window) {
             let increment = std::mem::take(&mut self.to_announce);
             self.recv_window = self.recv_window.saturating_add_unsigned(increment);
             self.output.window_update(0, increment);
@@ -132,6 +149,7 @@ impl Connection {
     pub fn reset(&mut self, stream: StreamId, code: ErrorCode) {
         if let Some(stream) = self.forget(stream.0, Ending::ResetByUs) {
             if !stream.is_closed() {
+                self.tally.tx_reset += 1;
                 self.output.rst_stream(stream.id, code);
             }
         }
@@ -142,6 +160,7 @@ impl Connection {
         let stream = self.streams.remove(id)?;
         if !stream.is_closed() {
             self.active -= 1;
+            self.header_memory -= stream.head_size as usize;
             self.streams.remember(id, ending);
         }
         self.give_back(stream.unreleased);
@@ -153,6 +172,7 @@ impl Connection {
         let Some(stream) = self.streams.get(id).filter(|stream| stream.is_closed()) else { return };
         let released = stream.unreleased == 0;
         self.active -= 1;
+        self.header_memory -= stream.head_size as usize;
         self.premature_resets = self.premature_resets.saturating_sub(1);
         self.streams.remember(id, Ending::Finished);
         if released {
@@ -170,6 +190,7 @@ impl Connection {
 
     /// Says GOAWAY: streams that the peer opens from now on are ignored, others go on.
     pub fn go_away(&mut self, code: ErrorCode) {
+        self.tally.goaway_sent += 1;
         self.go_away_sent = true;
         self.accept_up_to = self.last_peer_stream;
         self.output.go_away(self.last_peer_stream, code);
@@ -188,6 +209,32 @@ impl Connection {
     /// The first `n` octets of [`Connection::output`] have been written.
     pub fn advance_output(&mut self, n: usize) {
         self.output.advance(n);
+    }
+
+    /// Frames that wait to be written.
+    pub fn queued_frames(&self) -> usize {
+        self.output.queued()
+    }
+
+    /// DATA should wait: so many frames are unsent that the peer plainly does not read.
+    pub fn is_congested(&self) -> bool {
+        self.output.queued() >= self.config.limits.outbound_frames as usize / 2
+    }
+
+    /// A header block has begun and not ended.
+    pub fn is_reading_head(&self) -> bool {
+        self.reading.is_reading_head()
+    }
+
+    /// What has been counted since the last call.
+    pub fn take_tally(&mut self) -> Tally {
+        std::mem::take(&mut self.tally)
+    }
+
+    /// A stream that the peer has reset had lived long enough, or was answered: that was no attack.
+    /// To be called upon the [`super::Event::Reset`].
+    pub fn forgive_reset(&mut self) {
+        self.premature_resets = self.premature_resets.saturating_sub(1);
     }
 
     /// Streams that have not ended on both sides.

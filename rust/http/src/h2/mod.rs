@@ -176,6 +176,46 @@ impl std::fmt::Display for ConnectionError {
 
 impl std::error::Error for ConnectionError {}
 
+/// Stable reasons of a [`ConnectionError`] that say that the peer has done too much of something, in Envoy's words
+/// where it has them.
+pub mod reason {
+    /// More frames in answer to the peer are unsent than `outbound_control_frames`.
+    pub const OUTBOUND_CONTROL_FLOOD: &str = "http2.outbound_control_frames_flood";
+    /// More frames are unsent than `outbound_frames`.
+    pub const OUTBOUND_FLOOD: &str = "http2.outbound_frames_flood";
+    /// More empty frames in a row than `empty_frames`.
+    pub const EMPTY_FRAMES: &str = "http2.inbound_empty_frames_flood";
+    /// More PRIORITY frames than `priority_frames_per_stream` allows.
+    pub const PRIORITY_FRAMES: &str = "http2.inbound_priority_frames_flood";
+    /// More WINDOW_UPDATE frames than `window_updates_per_data_frame` allows.
+    pub const WINDOW_UPDATE_FRAMES: &str = "http2.inbound_window_update_frames_flood";
+    /// More CONTINUATION frames than `continuation_frames`.
+    pub const CONTINUATION_FRAMES: &str = "http2.inbound_continuation_frames_flood";
+    /// More streams torn down than `premature_resets`.
+    pub const PREMATURE_RESETS: &str = "too_many_premature_resets";
+}
+
+/// Counts of what has happened on a connection, for metrics; see [`Connection::take_tally`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Streams that the peer has reset.
+    pub rx_reset: u32,
+    /// Streams that this end has reset.
+    pub tx_reset: u32,
+    /// Streams that broke a rule of HTTP's messages.
+    pub rx_messaging_error: u32,
+    /// Heads and trailers beyond the limits.
+    pub header_overflow: u32,
+    /// Streams with more interim responses than the limit.
+    pub too_many_header_frames: u32,
+    /// Streams refused because too many were open.
+    pub stream_refused: u32,
+    /// Streams refused because the heads of the others hold as much memory as they may.
+    pub header_memory_overflow: u32,
+    /// GOAWAY frames sent.
+    pub goaway_sent: u32,
+}
+
 /// Why a stream could not be opened. Nothing was sent: a retry elsewhere is safe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenError {

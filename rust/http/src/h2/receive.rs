@@ -4,7 +4,7 @@ use super::frame::{flag, kind, ErrorCode, FrameHeader, DEFAULT_WINDOW, HEADER_LE
 use super::head::{self, Verdict};
 use super::settings::own_frame_size;
 use super::streams::{Ending, Stream, NO_LENGTH};
-use super::{Connection, ConnectionError, Event, Role, Scratch, StreamId};
+use super::{reason, Connection, ConnectionError, Event, Role, Scratch, StreamId};
 use crate::{hpack, Method};
 
 /// Where in the input the next octet stands.
@@ -59,6 +59,11 @@ impl Reading {
         }
     }
 
+    pub(super) fn is_reading_head(&self) -> bool {
+        let in_head = |header: &FrameHeader| matches!(header.kind, kind::HEADERS | kind::CONTINUATION);
+        self.open_block.is_some() || matches!(&self.state, State::Payload(header) if in_head(header))
+    }
+
     pub(super) fn shrink(&mut self) {
         self.partial.shrink_to_fit();
         self.block.shrink_to_fit();
@@ -102,6 +107,10 @@ impl Connection {
         loop {
             if let Some(event) = self.next_pending() {
                 return Ok(Some(event));
+            }
+            // Looked at after the reset was told, so that the engine can forgive it.
+            if self.premature_resets > self.config.limits.premature_resets {
+                return too_much(reason::PREMATURE_RESETS);
             }
             let event = match self.reading.state {
                 State::Preface(matched) => {
@@ -225,6 +234,9 @@ impl Connection {
             return protocol_error("first_frame_not_settings");
         }
         self.reading.first_frame = false;
+        if self.output.queued() > self.config.limits.outbound_frames as usize {
+            return too_much(reason::OUTBOUND_FLOOD);
+        }
         let continues = header.kind == kind::CONTINUATION;
         match self.reading.open_block {
             Some(block) if !continues || header.stream != block.stream => {
@@ -232,6 +244,9 @@ impl Connection {
             }
             None if continues => return protocol_error("unexpected_continuation"),
             _ => {}
+        }
+        if matches!(header.kind, kind::HEADERS | kind::CONTINUATION) {
+            self.count_empty(header, header.length)?;
         }
         let on_stream = header.stream != 0;
         let (right_place, right_length) = match header.kind {
@@ -268,6 +283,21 @@ impl Connection {
         Ok(None)
     }
 
+    /// CVE-2019-9518: frames that carry nothing cost their receiver more than their sender. Padding is nothing.
+    fn count_empty(&mut self, header: FrameHeader, length: u32) -> Result<(), ConnectionError> {
+        // END_STREAM's bit means nothing on CONTINUATION.
+        let ends = header.kind != kind::CONTINUATION && header.has(flag::END_STREAM);
+        if length > 0 || ends {
+            self.empty_frames = 0;
+            return Ok(());
+        }
+        self.empty_frames += 1;
+        match self.empty_frames > self.config.limits.empty_frames {
+            true => too_much(reason::EMPTY_FRAMES),
+            false => Ok(()),
+        }
+    }
+
     /// Everything about a DATA frame is decided here; then its octets flow.
     fn start_data(&mut self, header: FrameHeader, padding: u32) -> Outcome<'static> {
         let overhead = if header.has(flag::PADDED) { padding + 1 } else { 0 };
@@ -275,10 +305,7 @@ impl Connection {
             return protocol_error("padding_too_long");
         };
         let end_stream = header.has(flag::END_STREAM);
-        self.empty_data = if length == 0 && !end_stream { self.empty_data + 1 } else { 0 };
-        if self.empty_data > self.config.limits.empty_data_frames {
-            return too_much("empty_data_flood");
-        }
+        self.count_empty(header, length)?;
         // A frame is shorter than 2^24.
         let charge = header.length as i32;
         if charge > self.recv_window {
@@ -347,10 +374,7 @@ impl Connection {
         match header.kind {
             kind::HEADERS => self.headers(header, payload, scratch),
             kind::CONTINUATION => self.continuation(header, payload, scratch),
-            // RFC 9113 section 5.3.2: deprecated; only what cannot be is refused.
-            kind::PRIORITY if word(0) & MAX_31 != header.stream => Ok(None),
-            kind::PRIORITY if self.is_idle(header.stream) => protocol_error("stream_depends_on_itself"),
-            kind::PRIORITY => self.stream_error(header.stream, ErrorCode::PROTOCOL_ERROR),
+            kind::PRIORITY => self.priority(header.stream, word(0) & MAX_31),
             kind::RST_STREAM => self.rst_stream(header.stream, ErrorCode(word(0))),
             kind::SETTINGS => self.settings(header, payload),
             kind::PING => self.ping_frame(header, payload),
@@ -404,8 +428,8 @@ impl Connection {
             return protocol_error("unexpected_continuation");
         };
         open.frames += 1;
-        if open.frames > self.config.limits.continuation_frames {
-            return too_much("continuation_flood");
+        if open.frames > self.config.limits.continuations() {
+            return too_much(reason::CONTINUATION_FRAMES);
         }
         self.reading.open_block = Some(open);
         self.reading.block.extend_from_slice(payload);
@@ -466,10 +490,9 @@ impl Connection {
         if refused || block.depends_on_itself {
             self.discard_block(octets)?;
             // Before it knows our settings a client cannot know how many are too many.
+            self.tally.stream_refused += u32::from(refused);
             if refused && !self.settings_acked {
-                self.streams.remember(id, Ending::ResetByUs);
-                self.reply_with(|output| output.rst_stream(id, ErrorCode::REFUSED_STREAM))?;
-                return Ok(None);
+                return self.refuse(id);
             }
             let code = if refused { ErrorCode::REFUSED_STREAM } else { ErrorCode::PROTOCOL_ERROR };
             return self.stream_error(id, code);
@@ -493,14 +516,22 @@ impl Connection {
                 if block.end_stream && length.is_some_and(|length| length != 0) {
                     return self.stream_error(id, ErrorCode::PROTOCOL_ERROR);
                 }
+                let size = scratch.request.memory();
+                if self.active > 0 && self.header_memory + size > self.config.limits.header_memory {
+                    self.tally.header_memory_overflow += 1;
+                    return self.refuse(id);
+                }
+                stream.head_size = u32::try_from(size).unwrap_or(u32::MAX);
+                self.header_memory += stream.head_size as usize;
                 self.announce(stream);
                 Ok(Some(Event::Request { stream: StreamId(id), end_stream: block.end_stream }))
             }
             Verdict::TooLarge => {
+                self.tally.header_overflow += 1;
                 self.announce(stream);
                 Ok(Some(Event::HeadTooLarge { stream: StreamId(id) }))
             }
-            Verdict::Malformed => self.stream_error(id, ErrorCode::PROTOCOL_ERROR),
+            Verdict::Malformed => self.messaging_error(id),
         }
     }
 
@@ -508,6 +539,26 @@ impl Connection {
         stream.announced = true;
         self.streams.insert(stream);
         self.active += 1;
+        self.opened += 1;
+    }
+
+    /// The stream finds no room, through no fault of the peer's: nothing was processed, so it may try again.
+    fn refuse(&mut self, id: u32) -> Outcome<'static> {
+        self.streams.remember(id, Ending::ResetByUs);
+        self.tally.tx_reset += 1;
+        self.reply_with(|output| output.rst_stream(id, ErrorCode::REFUSED_STREAM))?;
+        Ok(None)
+    }
+
+    /// A malformed message (RFC 9113 section 8.1.1).
+    fn messaging_error(&mut self, id: u32) -> Outcome<'static> {
+        self.tally.rx_messaging_error += 1;
+        self.stream_error(id, ErrorCode::PROTOCOL_ERROR)
+    }
+
+    fn overflow(&mut self, id: u32) -> Outcome<'static> {
+        self.tally.header_overflow += 1;
+        self.stream_error(id, ErrorCode::ENHANCE_YOUR_CALM)
     }
 
     fn response(&mut self, block: OpenBlock, octets: &[u8], scratch: &mut Scratch) -> Outcome<'static> {
@@ -515,11 +566,17 @@ impl Connection {
         let verdict = head::read_response(&mut self.decoder, octets, &self.config.limits, &mut self.cookies, head);
         let length = match compressed(verdict)? {
             Verdict::Good(length) => length,
-            Verdict::Malformed => return self.stream_error(id, ErrorCode::PROTOCOL_ERROR),
-            Verdict::TooLarge => return self.stream_error(id, ErrorCode::ENHANCE_YOUR_CALM),
+            Verdict::Malformed => return self.messaging_error(id),
+            Verdict::TooLarge => return self.overflow(id),
         };
         let Some(stream) = self.streams.get_mut(id) else { return Ok(None) };
-        if !head.is_interim() {
+        if head.is_interim() {
+            stream.interims += 1;
+            if stream.interims > self.config.limits.interim_responses {
+                self.tally.too_many_header_frames += 1;
+                return self.stream_error(id, ErrorCode::ENHANCE_YOUR_CALM);
+            }
+        } else {
             stream.head_received = true;
             stream.remote_done = block.end_stream;
             // RFC 9110 section 6.4.1: these have no body, whatever they claim.
@@ -556,8 +613,8 @@ impl Connection {
                 self.settle(id);
                 Ok(Some(Event::Trailers { stream: StreamId(id), tag }))
             }
-            Verdict::TooLarge => self.stream_error(id, ErrorCode::ENHANCE_YOUR_CALM),
-            Verdict::Good(_) | Verdict::Malformed => self.stream_error(id, ErrorCode::PROTOCOL_ERROR),
+            Verdict::TooLarge => self.overflow(id),
+            Verdict::Good(_) | Verdict::Malformed => self.messaging_error(id),
         }
     }
 
@@ -571,28 +628,33 @@ impl Connection {
         if gone.is_none() {
             self.streams.remember(id, Ending::ResetByUs);
         }
+        self.tally.tx_reset += 1;
+        // RFC 9113 section 10.5: whoever makes us tear streams down is counted as one who resets them.
+        self.premature_resets += 1;
         self.reply_with(|output| output.rst_stream(id, code))?;
-        self.count_reset()?;
         let known = gone.filter(|stream| stream.announced && !stream.is_closed());
         Ok(known.map(|stream| Event::Reset { stream: StreamId(id), tag: stream.tag, code, local: true }))
     }
 
-    /// RFC 9113 section 10.5: streams that are opened only to be torn down again,
-    /// whether the peer resets them or makes us do it.
-    fn count_reset(&mut self) -> Result<(), ConnectionError> {
-        self.premature_resets += 1;
-        if self.premature_resets > self.config.limits.premature_resets {
-            return too_much("premature_resets");
+    fn reply_with(&mut self, write: impl FnOnce(&mut super::output::Output)) -> Result<(), ConnectionError> {
+        if self.output.queued_replies() >= self.config.limits.outbound_control_frames {
+            return too_much(reason::OUTBOUND_CONTROL_FLOOD);
         }
+        self.output.reply(write);
         Ok(())
     }
 
-    fn reply_with(&mut self, write: impl FnOnce(&mut super::output::Output)) -> Result<(), ConnectionError> {
-        if self.output.count_reply() > self.config.limits.queued_control_frames {
-            return too_much("control_frame_flood");
+    /// RFC 9113 section 5.3.2: deprecated; only what cannot be is refused.
+    fn priority(&mut self, id: u32, depends_on: u32) -> Outcome<'static> {
+        self.priority_frames += 1;
+        if self.priority_frames > self.config.limits.priority_frames(self.opened) {
+            return too_much(reason::PRIORITY_FRAMES);
         }
-        write(&mut self.output);
-        Ok(())
+        match depends_on == id {
+            false => Ok(None),
+            true if self.is_idle(id) => protocol_error("stream_depends_on_itself"),
+            true => self.stream_error(id, ErrorCode::PROTOCOL_ERROR),
+        }
     }
 
     fn rst_stream(&mut self, id: u32, code: ErrorCode) -> Outcome<'static> {
@@ -606,7 +668,9 @@ impl Connection {
         };
         let tag = stream.tag;
         self.forget(id, Ending::ResetByPeer);
-        self.count_reset()?;
+        self.tally.rx_reset += 1;
+        // What a server takes back costs the client that asked nothing.
+        self.premature_resets += u32::from(self.config.role == Role::Server);
         Ok(Some(Event::Reset { stream: StreamId(id), tag, code, local: false }))
     }
 
@@ -646,6 +710,10 @@ impl Connection {
     }
 
     fn window_update(&mut self, id: u32, increment: u32) -> Outcome<'static> {
+        self.window_updates += 1;
+        if self.window_updates > self.config.limits.window_updates(self.opened, self.data_frames_sent) {
+            return too_much(reason::WINDOW_UPDATE_FRAMES);
+        }
         if id == 0 {
             return match self.send_window.checked_add_unsigned(increment) {
                 _ if increment == 0 => protocol_error("window_update_of_zero"),

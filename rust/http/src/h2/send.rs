@@ -1,6 +1,6 @@
 //! What this end says: heads, DATA, trailers.
 
-use super::frame::{flag, kind, MAX_31};
+use super::frame::{flag, kind, DEFAULT_FRAME_SIZE, MAX_31};
 use super::streams::Stream;
 use super::{Connection, OpenError, Role, StreamGone, StreamId};
 use crate::hpack::encoder::Indexing;
@@ -46,11 +46,14 @@ impl Connection {
         let mut stream = Stream::new(id, self.initial_send_window(), self.initial_recv_window());
         stream.tag = tag;
         stream.announced = true;
+        // What was announced, although the peer may count on more until it has seen that.
+        stream.granted = self.config.limits.stream_window;
         stream.local_done = end_stream;
         stream.head_request = head.method == Method::Head;
         stream.connect_request = head.method == Method::Connect || !head.protocol().is_empty();
         self.streams.insert(stream);
         self.active += 1;
+        self.opened += 1;
         self.send_head(id, end_stream, |encoder, out| encode_request(encoder, head, out));
         Ok(StreamId(id))
     }
@@ -101,6 +104,8 @@ impl Connection {
             let last = tail.is_empty();
             let flags = if finish && last { flag::END_STREAM } else { 0 };
             self.output.frame(kind::DATA, flags, stream.0, payload);
+            // In units of what everybody accepts: of a large frame a peer may give back in many pieces.
+            self.data_frames_sent += payload.len().div_ceil(DEFAULT_FRAME_SIZE as usize).max(1) as u64;
             if last {
                 break;
             }

@@ -20,12 +20,18 @@ pub(super) struct Stream {
     /// May be negative (RFC 9113 section 6.9.2).
     pub(super) send_window: i32,
     pub(super) recv_window: i32,
+    /// What the peer may have under way: its window, what is held of it and what is to be announced.
+    pub(super) granted: u32,
     /// Delivered and not yet released by the consumer.
     pub(super) unreleased: u32,
     /// Released and not yet announced to the peer.
     pub(super) to_announce: u32,
     /// Body octets still to come by `content-length`, or [`NO_LENGTH`].
     pub(super) expected: u64,
+    /// Server: the size of the request head, which counts as held while the stream is open.
+    pub(super) head_size: u32,
+    /// Client: interim responses so far.
+    pub(super) interims: u32,
     /// We have said END_STREAM.
     pub(super) local_done: bool,
     /// The peer has said END_STREAM.
@@ -47,9 +53,12 @@ impl Stream {
             tag: NO_TAG,
             send_window,
             recv_window,
+            granted: u32::try_from(recv_window).unwrap_or(0),
             unreleased: 0,
             to_announce: 0,
             expected: NO_LENGTH,
+            head_size: 0,
+            interims: 0,
             local_done: false,
             remote_done: false,
             head_received: false,

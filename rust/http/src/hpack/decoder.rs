@@ -17,6 +17,9 @@ pub struct Field<'a> {
     pub sensitive: bool,
 }
 
+/// A buffer that one large field has made larger than this is given back behind its block.
+const KEEP: usize = 16 * 1024;
+
 /// The receiving half of HPACK.
 pub struct Decoder {
     table: Table,
@@ -74,6 +77,11 @@ impl Decoder {
                 field(Field { token, name, value, sensitive: false });
             } else {
                 self.literal(first, &mut rest, &mut field)?;
+            }
+        }
+        for buffer in [&mut self.name, &mut self.value] {
+            if buffer.capacity() > KEEP {
+                *buffer = Vec::new();
             }
         }
         Ok(())

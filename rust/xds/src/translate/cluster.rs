@@ -331,8 +331,11 @@ fn upstream_http(
     }
     let http2 = http2?;
     http.concurrent_streams = http2.max_concurrent_streams.unwrap_or(http.concurrent_streams);
-    http.stream_window = http2.initial_stream_window_size.unwrap_or(http.stream_window);
+    if let Some(window) = http2.initial_stream_window_size {
+        (http.stream_window, http.stream_window_most) = (window, window);
+    }
     http.connection_window = http2.initial_connection_window_size.unwrap_or(http.connection_window);
+    http.http2 = super::http::http2_guards(http2);
     let http2_at = at.field("http2_protocol_options");
     let at = &http2_at.field("connection_keepalive");
     let keepalive = http2.connection_keepalive.as_ref()?;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use prost::Name as _;
 use pymesh_model::http::{
-    ClientCert, ClientCertDetails, Codec, EscapedSlashes, Forwarding, HeaderCase, HttpConnectionManager, HttpLimits,
-    HttpTimeouts, PathPolicy, RouteSource, ServerHeader, StripPort, Underscores,
+    ClientCert, ClientCertDetails, Codec, EscapedSlashes, Forwarding, HeaderCase, Http2Guards, HttpConnectionManager,
+    HttpLimits, HttpTimeouts, PathPolicy, RouteSource, ServerHeader, StripPort, Underscores,
 };
 use pymesh_model::route::Upgrade;
 
@@ -163,6 +163,7 @@ fn limits(config: &hcm::HttpConnectionManager, at: &At<'_>) -> HttpLimits {
         limits.concurrent_streams = http2.max_concurrent_streams.unwrap_or(limits.concurrent_streams);
         limits.stream_window = http2.initial_stream_window_size.unwrap_or(limits.stream_window);
         limits.connection_window = http2.initial_connection_window_size.unwrap_or(limits.connection_window);
+        limits.http2 = http2_guards(http2);
         if http2.connection_keepalive.is_some() {
             at.field("connection_keepalive").refuse_with_hint(
                 "this is supported only on the clusters of the ADS server and the certificate authority",
@@ -171,6 +172,22 @@ fn limits(config: &hcm::HttpConnectionManager, at: &At<'_>) -> HttpLimits {
         }
     }
     limits
+}
+
+/// How much a peer may do that says nothing; for both sides alike.
+pub(super) fn http2_guards(http2: &core::Http2ProtocolOptions) -> Http2Guards {
+    let default = Http2Guards::default();
+    Http2Guards {
+        outbound_frames: http2.max_outbound_frames.unwrap_or(default.outbound_frames),
+        outbound_control_frames: http2.max_outbound_control_frames.unwrap_or(default.outbound_control_frames),
+        empty_frames: http2.max_consecutive_inbound_frames_with_empty_payload.unwrap_or(default.empty_frames),
+        priority_frames_per_stream: http2
+            .max_inbound_priority_frames_per_stream
+            .unwrap_or(default.priority_frames_per_stream),
+        window_updates_per_data_frame: http2
+            .max_inbound_window_update_frames_per_data_frame_sent
+            .unwrap_or(default.window_updates_per_data_frame),
+    }
 }
 
 fn underscores(common: &core::HttpProtocolOptions) -> Underscores {

@@ -23,6 +23,8 @@ use crate::proto::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsCo
 use listener::filter_chain_match::ConnectionSourceType;
 
 const LISTENER_FILTERS_TIMEOUT: Duration = Duration::from_secs(15);
+/// Envoy has none: whoever begins a handshake and stops could keep the connection for ever.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// The kernel cuts this down to `net.core.somaxconn`, which is Envoy's default.
 const BACKLOG: u32 = 65_535;
@@ -128,11 +130,11 @@ fn filter_chain(chain: &listener::FilterChain, at: &At<'_>, cx: &mut Context<'_>
         name: chain.name.as_str().into(),
         matches: matches.unwrap_or_default(),
         tls,
-        transport_connect_timeout: duration(
+        transport_connect_timeout: duration_or(
             chain.transport_socket_connect_timeout.as_ref(),
+            HANDSHAKE_TIMEOUT,
             &at.field("transport_socket_connect_timeout"),
-        )
-        .unwrap_or_default(),
+        ),
         network: network?,
     })
 }

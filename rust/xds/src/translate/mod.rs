@@ -17,6 +17,7 @@ mod listener;
 mod listener_filter;
 mod matcher;
 mod original_dst;
+mod overload;
 mod retry;
 mod route;
 mod secret;
@@ -33,6 +34,7 @@ pub(crate) use cluster::{cluster, ClusterParts, DnsFamily, DnsSettings, Endpoint
 pub(crate) use common::workload_from_node;
 pub(crate) use endpoint::{by_priority, endpoints, DnsTarget};
 pub(crate) use listener::{listener, socket_address};
+pub(crate) use overload::overload;
 pub(crate) use route::route_table;
 pub(crate) use secret::{secret, Material, MaterialKind};
 

@@ -71,6 +71,23 @@ fn windows_hold_the_sender_and_a_reset_gives_them_back() {
     assert_eq!((client.active_streams(), server.active_streams()), (0, 0));
 }
 
+/// A slow consumer of a large frame gives back in few frames, or its peer would count a flood.
+#[test]
+fn octets_that_are_taken_one_by_one_are_not_given_back_one_by_one() {
+    let (mut client, mut server) = pair();
+    let streams: Vec<StreamId> = (0..5).map(|tag| client.open(&post(), false, tag).unwrap()).collect();
+    let sent: usize =
+        streams.iter().map(|stream| client.send_data(*stream, &vec![0; 256 * 1024], false).unwrap()).sum();
+    assert_eq!((sent, client.send_capacity(streams[4])), (1024 * 1024, 0));
+    pump(&mut client, &mut server);
+    for _ in 0..100_000 {
+        server.release(streams[0], 1);
+    }
+    assert!(server.queued_frames() < 20, "{}", server.queued_frames());
+    pump(&mut server, &mut client);
+    assert!(client.send_window >= 50_000, "no batch of half a window had come together");
+}
+
 /// Both ends have reset the stream: what still comes on it breaks the rules (h2spec 5.1).
 #[test]
 fn data_behind_resets_that_crossed_is_refused() {
@@ -195,4 +212,28 @@ fn connect_has_no_content() {
         let events = pump(&mut client, &mut server);
         assert_eq!(events.iter().any(|event| event.starts_with("Request")), is_good, "{events:?}");
     }
+}
+
+/// A stream that nobody takes holds no more than it began with; one that is taken gets room.
+#[test]
+fn a_window_grows_by_what_is_taken() {
+    let limits = Limits { stream_window: 65_535, stream_window_most: 256 * 1024, ..Limits::default() };
+    let mut client = Connection::new(Config { limits, ..Config::new(Role::Client) });
+    let mut server = Connection::new(Config::new(Role::Server));
+    pump(&mut client, &mut server);
+    pump(&mut server, &mut client);
+    pump(&mut client, &mut server);
+    let stream = client.open(&post(), true, 1).unwrap();
+    pump(&mut client, &mut server);
+    server.send_response(stream, &ResponseHead { status: 200, ..ResponseHead::default() }, false).unwrap();
+    let mut held = Vec::new();
+    for _ in 0..6 {
+        let sent = server.send_data(stream, &vec![0; 1 << 20], false).unwrap();
+        held.push(sent);
+        pump(&mut server, &mut client);
+        assert_eq!(server.send_capacity(stream), 0);
+        client.release(stream, sent);
+        pump(&mut client, &mut server);
+    }
+    assert_eq!(held, [65_535, 131_070, 262_140, 262_144, 262_144, 262_144]);
 }

@@ -1,0 +1,1 @@
+"""Attacks on one proxy while honest clients use it. `classes.py` has what attackers do, `judge.py` what must hold."""
