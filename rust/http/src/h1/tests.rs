@@ -310,7 +310,7 @@ fn responses_are_written_for_their_client() {
     );
     assert_eq!(
         write(&head, Method::Get, Version::Http10, false),
-        "HTTP/1.1 200 OK\r\nx-a: 1\r\nconnection: close\r\n\r\n"
+        "HTTP/1.0 200 OK\r\nx-a: 1\r\nconnection: close\r\n\r\n"
     );
     assert_eq!(
         write(&head, Method::Get, Version::Http11, true),
