@@ -1,7 +1,7 @@
 """Mixed traffic in a thread of its own: keep-alive HTTP/1.1, HTTP/2, gRPC (unary and streams), WebSocket.
 
-The gRPC client is grpcio without a retry policy: what a real client makes of GOAWAY is part of the load. What it repeats
-is only what the protocol says was not looked at (a stream that it had not begun, or above the last one of a GOAWAY: the
+The gRPC client is grpcio without a retry policy: what a real client makes of GOAWAY is part of the load. It repeats
+only what the protocol says was not looked at (a stream that it had not begun, or above the last one of a GOAWAY: the
 transparent retries of gRFC A6).
 """
 
