@@ -69,7 +69,6 @@ class ServiceEntrySpec(Located):
     """A service that no Kubernetes Service describes."""
 
     REFUSED: ClassVar = {
-        "addresses": "virtual IPs need traffic capture; name the host in a Sidecar's egress listener",
         "exportTo": "every namespace sees it; remove the field",
         "subjectAltNames": "set tls.subjectAltNames in a DestinationRule",
     }
@@ -80,6 +79,8 @@ class ServiceEntrySpec(Located):
     location: Literal["MESH_EXTERNAL", "MESH_INTERNAL"] = "MESH_EXTERNAL"
     endpoints: tuple[Endpoint, ...] = ()
     workload_selector: WorkloadSelector | None = None
+    #: Virtual IPs, for sidecars that capture traffic.
+    addresses: tuple[str, ...] = ()
 
     def problems(self) -> Iterator[Problem]:
         if not self.hosts or not self.ports:
@@ -87,6 +88,9 @@ class ServiceEntrySpec(Located):
         for host in self.hosts:
             if "*" in host:
                 yield Problem("hosts", f"wildcard host {host!r} is not supported yet", "name each host")
+        for address in self.addresses:
+            if not is_ip(address):
+                yield Problem("addresses", f"{address!r} is not an IP address", "write each address; not a CIDR")
         if self.endpoints and self.workload_selector is not None:
             yield Problem("workloadSelector", "'endpoints' and 'workloadSelector' exclude each other")
         if self.resolution == "DNS" and self.workload_selector is not None:
@@ -113,7 +117,7 @@ class IngressListener(Located):
     """Where the sidecar takes requests for its application."""
 
     REFUSED: ClassVar = {
-        "captureMode": "inbound traffic capture comes later; the sidecar listens on `port` itself",
+        "captureMode": "INTERCEPTION_MODE in the node's metadata decides; remove it",
         "connectionPool": "set it in a DestinationRule for the service",
         "tls": "inbound connections use the mesh's mutual TLS; terminate other TLS in a Gateway",
     }
@@ -162,18 +166,30 @@ class EgressListener(Located):
                 )
 
 
+OutboundMode = Literal["ALLOW_ANY", "REGISTRY_ONLY"]
+
+
+@model
+class OutboundTrafficPolicy(Located):
+    """What becomes of captured traffic to destinations that no resource describes."""
+
+    REFUSED: ClassVar = {"egressProxy": "route the hosts to a gateway with a VirtualService"}
+
+    mode: OutboundMode = "REGISTRY_ONLY"
+
+
 @model
 class SidecarSpec(Located):
     """The listeners of the workloads that are selected."""
 
     REFUSED: ClassVar = {
-        "outboundTrafficPolicy": "requests to unknown hosts are refused (REGISTRY_ONLY); remove it",
         "inboundConnectionPool": "set connectionPool in a DestinationRule for the service",
     }
 
     workload_selector: WorkloadSelector = WorkloadSelector()
     ingress: tuple[IngressListener, ...] = ()
     egress: tuple[EgressListener, ...] = ()
+    outbound_traffic_policy: OutboundTrafficPolicy | None = None
 
     def problems(self) -> Iterator[Problem]:
         seen: set[int] = set()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pymesh.control.resources.diagnostics import Position, Report
-from pymesh.control.resources.kubernetes import EndpointSlice
+from pymesh.control.resources.kubernetes import EndpointSlice, is_ip
 from pymesh.control.resources.kubernetes import Service as KubeService
 from pymesh.control.resources.metadata import Resource
 from pymesh.control.resources.workloads import HTTP_PROTOCOLS, Endpoint, ServiceEntry, WorkloadEntry
@@ -83,6 +83,8 @@ class Service:
     selector: Mapping[str, str]
     backends: Mapping[int, tuple[Backend, ...]] = field(repr=False)
     at: Position
+    #: Its virtual IPs, by which captured connections are known to be for it.
+    addresses: tuple[str, ...] = ()
 
     def port(self, number: int) -> Port | None:
         """The port with this number."""
@@ -166,7 +168,8 @@ def _from_kubernetes(
         backends[port.number] = tuple(sorted(reached, key=lambda b: (b.workload.address, b.port)))
     host = f"{name}.{namespace}.svc.{domain}"
     aliases = (name, f"{name}.{namespace}", f"{name}.{namespace}.svc")
-    return Service(host, name, namespace, ports, "EDS", False, aliases, selector, backends, service.at)
+    addresses = (service.spec.cluster_ip,) if is_ip(service.spec.cluster_ip) else ()
+    return Service(host, name, namespace, ports, "EDS", False, aliases, selector, backends, service.at, addresses)
 
 
 def _select(workloads: list[Workload], namespace: str, selector: Mapping[str, str]) -> list[Workload]:
@@ -220,7 +223,11 @@ def _from_entry(entry: ServiceEntry, workloads: list[Workload]) -> list[Service]
         external = spec.location == "MESH_EXTERNAL"
         resolution: Literal["EDS", "DNS"] = "DNS" if spec.resolution == "DNS" else "EDS"
         at = spec.place("hosts")
-        found.append(Service(host, host, entry.namespace, ports, resolution, external, (), selector, backends, at))
+        found.append(
+            Service(
+                host, host, entry.namespace, ports, resolution, external, (), selector, backends, at, spec.addresses
+            )
+        )
     return found
 
 

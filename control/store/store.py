@@ -19,7 +19,7 @@ from pymesh.control.resources.load import refuse_duplicates
 from pymesh.control.resources.metadata import Resource
 from pymesh.control.resources.python_filter import PythonFilter
 from pymesh.control.resources.traffic import VirtualService
-from pymesh.control.resources.workloads import Sidecar
+from pymesh.control.resources.workloads import OutboundMode, Sidecar
 from pymesh.control.store import references, services
 from pymesh.control.store.references import MESH
 from pymesh.control.store.services import Service
@@ -34,6 +34,7 @@ class MeshOptions:
     trust_domain: str = "cluster.local"
     domain: str = "cluster.local"
     access_log: Literal["TEXT", "JSON", "OFF"] = "TEXT"
+    outbound_traffic_policy: OutboundMode = "ALLOW_ANY"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

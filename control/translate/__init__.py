@@ -7,7 +7,7 @@ from typing import Any
 
 from pymesh.control.resources.diagnostics import Diagnostic
 from pymesh.control.store.store import Store
-from pymesh.control.translate import clusters, gateway, sidecar
+from pymesh.control.translate import captured, clusters, gateway, sidecar
 from pymesh.control.translate.proxy import Proxy
 from pymesh.control.translate.scope import Scope
 from pymesh.control.xds import pb
@@ -35,10 +35,21 @@ def translate(store: Store, proxy: Proxy) -> Translation:
         listeners, tables, secrets = gateway.build(scope)
     else:
         resource = store.sidecar(proxy.namespace, proxy.labels)
-        for ingress in resource.spec.ingress if resource else ():
-            listener, cluster = sidecar.inbound(scope, ingress)
-            listeners.append(listener)
-            own.append(cluster)
+        if proxy.interception == "NONE":
+            for ingress in resource.spec.ingress if resource else ():
+                listener, cluster = sidecar.inbound(scope, ingress)
+                listeners.append(listener)
+                own.append(cluster)
+            policy = resource.spec.outbound_traffic_policy if resource else None
+            if policy is not None and policy.mode == "ALLOW_ANY":
+                scope.report.warning(
+                    policy.place("mode"),
+                    f"{proxy.name}.{proxy.namespace} captures nothing that could be let through",
+                    "set INTERCEPTION_MODE in the node's metadata",
+                )
+        else:
+            virtual = captured.build(scope, resource)
+            listeners, tables, own = virtual.listeners, virtual.tables, virtual.clusters
         for egress in resource.spec.egress if resource else ():
             listener, table = sidecar.outbound(scope, egress)
             listeners += [listener] if listener is not None else []

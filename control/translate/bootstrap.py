@@ -23,7 +23,9 @@ def static(translation: Translation) -> Any:
     for listener in messages[pb.LISTENER].values():
         copy = made.static_resources.listeners.add()
         copy.CopyFrom(listener)
-        for chain in copy.filter_chains:
+        # Reading the default chain where there is none must not make an empty one.
+        default = [copy.default_filter_chain] if copy.HasField("default_filter_chain") else []
+        for chain in [*copy.filter_chains, *default]:
             for one in chain.filters:
                 if one.name.endswith(_MANAGER):
                     one.typed_config.CopyFrom(_inlined(one.typed_config, messages[pb.ROUTES]))

@@ -63,6 +63,41 @@ def inbound(port: int, address: str, app_port: int, http2: bool, service: Servic
     return cluster
 
 
+def captured(port: int, source: str, http2: bool, service: Service | None, http: bool) -> Any:
+    """The proxy's own application, at the address that the client wanted."""
+    cluster = passthrough(names.inbound(port), source)
+    if service is not None:
+        cluster.metadata.CopyFrom(pb.message("envoy.config.core.v3.Metadata")(**_istio(service)))
+    if http:
+        _set_http(cluster, ConnectionPool(), http2)
+    return cluster
+
+
+def passthrough(name: str, source: str | None = None) -> Any:
+    """Where the client wanted to go; from the address ``source``, by which the kernel's rules know the last leg."""
+    cluster = pb.Cluster(
+        name=name,
+        type="ORIGINAL_DST",
+        lb_policy="CLUSTER_PROVIDED",
+        connect_timeout={"seconds": 10},
+        circuit_breakers=_breakers(ConnectionPool()),
+    )
+    if source is not None:
+        cluster.upstream_bind_config.source_address.address = source
+        cluster.upstream_bind_config.source_address.port_value = 0
+        return cluster
+    options = pb.message(_HTTP_OPTIONS)()
+    options.use_downstream_protocol_config.http_protocol_options.SetInParent()
+    options.use_downstream_protocol_config.http2_protocol_options.SetInParent()
+    cluster.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(pb.pack(options))
+    return cluster
+
+
+def black_hole(name: str) -> Any:
+    """Nowhere."""
+    return pb.Cluster(name=name, type="STATIC", connect_timeout={"seconds": 10})
+
+
 def _cluster(
     store: Store, proxy: Proxy, service: Service, port: Port, name: str, policies: list[TrafficPolicy | None]
 ) -> Any:

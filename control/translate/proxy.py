@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+Interception = Literal["NONE", "REDIRECT", "TPROXY"]
 
 
 class ProxyError(ValueError):
@@ -24,6 +26,8 @@ class Proxy:
     cluster_id: str = "Kubernetes"
     #: A foreign proxy: Envoy's own extensions, and no Python.
     is_envoy: bool = False
+    #: How the kernel leads the workload's connections to it; NONE: it listens on explicit ports.
+    interception: Interception = "NONE"
 
     @classmethod
     def parse(cls, node_id: str, metadata: Mapping[str, Any], user_agent: str = "") -> Proxy:
@@ -47,4 +51,12 @@ class Proxy:
             str(metadata.get("SERVICE_ACCOUNT") or "default"),
             str(metadata.get("CLUSTER_ID") or "Kubernetes"),
             user_agent == "envoy",
+            _interception(metadata.get("INTERCEPTION_MODE") or "NONE"),
         )
+
+
+def _interception(written: object) -> Interception:
+    for mode in get_args(Interception):
+        if written == mode:
+            return mode  # type: ignore[no-any-return]
+    raise ProxyError(f"node metadata INTERCEPTION_MODE {written!r}; hint: REDIRECT, TPROXY or NONE")

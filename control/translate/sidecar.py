@@ -1,4 +1,4 @@
-"""A sidecar's listeners, as its Sidecar resource lays them out on explicit ports."""
+"""A sidecar's listeners, as its Sidecar resource lays them out on explicit ports, and the parts of them."""
 
 from __future__ import annotations
 
@@ -15,26 +15,30 @@ from pymesh.control.xds import pb
 
 def inbound(scope: Scope, one: IngressListener) -> tuple[Any, Any]:
     """The listener for one port of the application, and the cluster of that application."""
-    proxy, options = scope.proxy, scope.store.options
+    bind, number = one.bind or "0.0.0.0", one.port.number
+    chain, cluster = ingress(scope, one)
+    return listeners.listener(names.listener(bind, number), bind, number, "INBOUND", [chain]), cluster
+
+
+def ingress(scope: Scope, one: IngressListener) -> tuple[dict[str, Any], Any]:
+    """The filter chain for one port of the application, and the cluster of that application."""
     address, app_port = one.endpoint() or ("127.0.0.1", one.port.number)
-    number = one.port.number
-    is_http = one.port.protocol in HTTP_PROTOCOLS
+    number, protocol = one.port.number, one.port.protocol
+    is_http = protocol in HTTP_PROTOCOLS
     service = _served(scope, one.port)
-    cluster = clusters.inbound(number, address, app_port, one.port.protocol in ("HTTP2", "GRPC"), service, is_http)
-    name = names.inbound(number)
+    cluster = clusters.inbound(number, address, app_port, protocol in ("HTTP2", "GRPC"), service, is_http)
+    return inbound_chain(scope, number, is_http, f"inbound_{address}_{number}"), cluster
+
+
+def inbound_chain(scope: Scope, number: int, is_http: bool, stat_prefix: str) -> dict[str, Any]:
+    """From the mesh, over mutual TLS, to the inbound cluster of a port."""
+    options, name = scope.store.options, names.inbound(number)
     if is_http:
-        network = listeners.http(
-            options,
-            f"inbound_{address}_{number}",
-            "inbound",
-            _inbound_routes(name, number),
-            python_filter.inbound(scope),
-        )
+        filters = python_filter.inbound(scope)
+        network = listeners.http(options, stat_prefix, "inbound", _inbound_routes(name, number), filters)
     else:
         network = listeners.tcp(options, name, [(name, 1)])
-    bind = one.bind or "0.0.0.0"
-    chain = {"filters": [network], "transport_socket": tls.inbound(proxy, options.trust_domain, http=is_http)}
-    return listeners.listener(names.listener(bind, number), bind, number, "INBOUND", [chain]), cluster
+    return {"filters": [network], "transport_socket": tls.inbound(scope.proxy, options.trust_domain, http=is_http)}
 
 
 def outbound(scope: Scope, one: EgressListener) -> tuple[Any, Any | None]:
@@ -136,7 +140,7 @@ def _outbound_routes(scope: Scope, one: EgressListener, found: Sequence[tuple[Se
         host = made.virtual_hosts.add(
             name=f"{service.host}:{port.number}",
             domains=names.domains(service, scope.proxy.namespace),
-            routes=_service_routes(scope, service, port),
+            routes=service_routes(scope, service, port),
             include_request_attempt_count=True,
         )
         if len(found) == 1:
@@ -151,7 +155,8 @@ def _outbound_routes(scope: Scope, one: EgressListener, found: Sequence[tuple[Se
     return made
 
 
-def _service_routes(scope: Scope, service: Service, port: Port) -> list[Any]:
+def service_routes(scope: Scope, service: Service, port: Port) -> list[Any]:
+    """How requests for a port of a service are routed."""
     cluster = scope.use(service, port)
     bound = scope.store.mesh_http_routes(service, port.number)
     if bound:
@@ -172,12 +177,17 @@ def _by_server_name(
     rules: list[tuple[tuple[str, ...], list[tuple[str, int]]]] = []
     is_asked = len(found) > 1
     for service, port in found:
-        place = routes.Place(None, port.number, port.number)
-        virtuals = scope.store.mesh_virtual_services(service)
-        told = [rule for virtual in virtuals for rule in routes.tls_shares(scope, virtual, place)]
+        told = tls_rules(scope, service, port)
         is_asked = is_asked or bool(told)
         rules += told or [(tuple(names.domains(service, scope.proxy.namespace)), [(scope.use(service, port), 1)])]
     return rules if is_asked else []
+
+
+def tls_rules(scope: Scope, service: Service, port: Port) -> list[tuple[tuple[str, ...], list[tuple[str, int]]]]:
+    """Server names, and where connections for them go, as VirtualServices say."""
+    place = routes.Place(None, port.number, port.number)
+    virtuals = scope.store.mesh_virtual_services(service)
+    return [rule for virtual in virtuals for rule in routes.tls_shares(scope, virtual, place)]
 
 
 def _tcp_shares(scope: Scope, one: EgressListener, found: Sequence[tuple[Service, Port]]) -> list[tuple[str, int]]:
@@ -189,7 +199,11 @@ def _tcp_shares(scope: Scope, one: EgressListener, found: Sequence[tuple[Service
             "give each service a listener of its own",
         )
         return []
-    service, port = found[0]
+    return service_shares(scope, *found[0])
+
+
+def service_shares(scope: Scope, service: Service, port: Port) -> list[tuple[str, int]]:
+    """Where connections to a port of a service go."""
     for virtual in scope.store.mesh_virtual_services(service):
         for rule in virtual.spec.tcp:
             shares = routes.tcp_shares(scope, rule, virtual, routes.Place(None, port.number, port.number))

@@ -57,6 +57,13 @@ PATH = click.Path(path_type=Path)
     show_default=True,
     help="What proxies log of each request.",
 )
+@click.option(
+    "--outbound-traffic-policy",
+    type=click.Choice(["ALLOW_ANY", "REGISTRY_ONLY"]),
+    default="ALLOW_ANY",
+    show_default=True,
+    help="What captured traffic to unknown destinations may do.",
+)
 @click.option("--insecure-xds", is_flag=True, help="Cleartext, no authentication; loopback only, for tests.")
 @click.option("--ports-file", type=PATH, metavar="FILE", help="Write the addresses there as JSON when ready.")
 @click.option("--log-level", default="info", show_default=True)
@@ -70,6 +77,7 @@ def command(
     authority: Path | None,
     certificate_lifetime: str,
     access_log: Literal["TEXT", "JSON", "OFF"],
+    outbound_traffic_policy: Literal["ALLOW_ANY", "REGISTRY_ONLY"],
     insecure_xds: bool,
     ports_file: Path | None,
     log_level: str,
@@ -90,7 +98,10 @@ def command(
         )
     except SettingsError as error:
         give_up(str(error))
-    mesh = FileMesh(config, MeshOptions(trust_domain=trust_domain, access_log=access_log))
+    options = MeshOptions(
+        trust_domain=trust_domain, access_log=access_log, outbound_traffic_policy=outbound_traffic_policy
+    )
+    mesh = FileMesh(config, options)
     sys.exit(app.run(settings, mesh, log_level=log_level))
 
 

@@ -1,0 +1,133 @@
+"""Our control plane behind capture: what it sends is right for Envoy and ours, and carries what applications do.
+
+The workload has no Sidecar resource and no address but those that everybody else uses: host names and virtual IPs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pymesh.control.resources.diagnostics import Report
+from pymesh.control.resources.load import load_text
+from pymesh.control.store.store import MeshOptions, build
+from pymesh.control.translate import bootstrap as static_bootstrap
+from pymesh.control.translate import translate
+from pymesh.control.translate.proxy import Proxy
+from pymesh.control.xds import pb
+from tests.capture.bootstrap import ADMIN
+from tests.capture.pod import Sidecar, get, start
+from tests.capture.world import ANYWHERE, POD, WORLD, url
+from tests.proxy.bootstrap import cluster, dynamic
+from tests.proxy.running import pymesh
+from tests.tools.peers import peer
+from tests.tools.processes import running
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "captured-sidecar" / "in.yaml"
+CONTROL = 15010
+WEB, DATABASE = "10.99.0.1", "10.99.0.2"
+MESH = f"""
+apiVersion: v1
+kind: Service
+metadata: {{name: web, namespace: shop}}
+spec:
+  selector: {{app: web}}
+  clusterIP: {WEB}
+  ports: [{{name: http, port: 80, targetPort: http}}]
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: db, namespace: shop}}
+spec:
+  selector: {{app: web}}
+  clusterIP: {DATABASE}
+  ports: [{{name: tcp, port: 5432, targetPort: tcp}}]
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {{name: web-1, namespace: shop}}
+spec:
+  address: {WORLD[4]}
+  ports: {{http: 8081, tcp: 3307}}
+  labels: {{app: web}}
+"""
+
+
+def test_envoy_takes_every_resource(tmp_path: Path) -> None:
+    head, _, rest = GOLDEN.read_text().partition("\n---\n")
+    store, _ = build(load_text("in.yaml", rest, Report()), MeshOptions())
+    for number, described in enumerate(yaml.safe_load(head)["proxies"]):
+        # A companion gives Envoy its certificates, in whatever proxy the case is about.
+        proxy = Proxy.parse(described["id"], described["metadata"], "envoy")
+        file = tmp_path / f"{number}.pb"
+        file.write_bytes(pb.encode(static_bootstrap.static(translate(store, proxy))))
+        with running([peer("envoy"), "--mode", "validate", "-c", str(file)], title="envoy") as judge:
+            assert judge.wait(60) == 0, judge.tail()
+
+
+@contextmanager
+def _controlled(kind: str, policy: str, folder: Path) -> Iterator[Sidecar]:
+    (folder / "mesh").mkdir()
+    (folder / "mesh" / "mesh.yaml").write_text(MESH)
+    server = cluster("control", [CONTROL], http2=True)
+    config = dynamic("DELTA_GRPC", server, ADMIN)
+    config["node"] = {
+        "id": f"sidecar~{POD[4]}~client-1.shop~shop.svc.cluster.local",
+        "cluster": "client.shop",
+        "metadata": {"NAMESPACE": "shop", "LABELS": {"app": "client"}, "INTERCEPTION_MODE": "REDIRECT"},
+    }
+    control = [*pymesh(), "control", "--config", str(folder / "mesh"), "--state", str(folder / "state")]
+    control += ["--insecure-xds", "--listen", f"127.0.0.1:{CONTROL}", "--admin", "127.0.0.1:15014"]
+    control += ["--outbound-traffic-policy", policy, "--access-log", "OFF"]
+    with start(kind, config, "REDIRECT", beside=control) as made:
+        yield made
+
+
+@pytest.fixture(scope="module", params=["pymesh", "envoy"])
+def allowing(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
+    with _controlled(request.param, "ALLOW_ANY", tmp_path_factory.mktemp("mesh")) as made:
+        yield made
+
+
+@pytest.mark.parametrize("target", [url(ANYWHERE[4], 80), url(WEB, 80)])
+def test_http_by_name_or_virtual_address(allowing: Sidecar, target: str) -> None:
+    named = ("-H", "host: web.shop") if WEB not in target else ()
+    status, _, body = get(allowing.pod, target, *named)
+    assert (status, body[:2]) == (200, [WORLD[4], "8081"])
+
+
+def test_tcp_by_virtual_address(allowing: Sidecar) -> None:
+    hello, answer = allowing.pod.talk(DATABASE, 5432)
+    assert (hello, answer) == (f"hello {WORLD[4]} 3307 {POD[4]}", "ping")
+
+
+def test_the_unknown_is_let_through(allowing: Sidecar) -> None:
+    status, _, body = get(allowing.pod, url(ANYWHERE[4], 80), "-H", "host: unknown.test")
+    assert (status, body[:2]) == (200, [ANYWHERE[4], "80"])
+    hello, _ = allowing.pod.talk(ANYWHERE[4], 9999)
+    assert hello == f"hello {ANYWHERE[4]} 9999 {POD[4]}"
+
+
+def test_ports_that_no_service_tells_of_pass_inbound(allowing: Sidecar) -> None:
+    hello, _ = allowing.world.talk(POD[4], 9000)
+    assert hello == f"hello {POD[4]} 9000 127.0.0.6"
+
+
+def test_who_asks_for_the_proxy_itself_meets_nobody(allowing: Sidecar) -> None:
+    for where, port in ((allowing.pod, 15001), (allowing.world, 15006)):
+        assert where.curl(url(ANYWHERE[4] if where is allowing.pod else POD[4], port)).returncode != 0
+    assert allowing.proxy.alive()
+
+
+@pytest.mark.parametrize("kind", ["pymesh", "envoy"])
+def test_the_unknown_is_refused(kind: str, tmp_path: Path) -> None:
+    with _controlled(kind, "REGISTRY_ONLY", tmp_path) as made:
+        status, _, _ = get(made.pod, url(ANYWHERE[4], 80), "-H", "host: unknown.test")
+        assert status == 502
+        status, _, body = get(made.pod, url(WEB, 80))
+        assert (status, body[:2]) == (200, [WORLD[4], "8081"])
+        assert made.pod.curl(url(ANYWHERE[4], 8888)).returncode != 0
