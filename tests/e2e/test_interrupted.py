@@ -65,7 +65,7 @@ class Run:
         assert self.mark.all_gone(), self.mark.processes()
         said = self.output.read_text()
         # Before the first of our lines has run, what Ctrl-C looks like is Python's own affair.
-        if "Traceback" in said and "runpy" in said:
+        if "Traceback" in said and ("runpy" in said or "init_import_site" in said):
             assert "/pymesh/" not in said, said
         else:
             assert any(code in ENDINGS[one] for one in (number, *before)), (code, said)

@@ -152,7 +152,7 @@ def test_senders_are_believed_by_http(sender: str, receiver: tuple[Proxy, dict[s
     headers = dict(json.loads(report)["headers"])
     assert headers["x-forwarded-for"] == CLIENT
     line = f"{CLIENT}:{client_port} 127.0.0.1:{port} 127.0.0.1"
-    assert eventually(lambda: line in log.read_text().splitlines()), log.read_text()
+    assert eventually(lambda: log.exists() and line in log.read_text().splitlines()), log
 
 
 @pytest.mark.parametrize("sender", SENDERS)
