@@ -2,6 +2,7 @@
 # make check  the shop's promises, headless make bench   measure beside other proxies
 # make lifecycle   50 drains, upgrades and changes of configuration under load
 # make attacks     30 s of each kind of attack, and a table
+# make fuzz        look for inputs that break a promise, ten minutes for each target
 # Each target does its own set-up in .venv, dist and .tools; only Python 3.11, Rust (and Go for `test`) are expected.
 
 PYTHON ?= python3.11
@@ -10,10 +11,10 @@ BIN := $(VENV)/bin
 # `pip` reads the pinned versions from one file, wherever it is called.
 PIP := $(BIN)/pip --disable-pip-version-check
 SOURCES := $(shell find rust pymesh control -type f \( -name '*.rs' -o -name '*.toml' -o -name '*.py' -o -name '*.pyi' \
-	-o -name '*.proto' -o -name '*.binpb' -o -name '*.md' -o -name '*.html' -o -name '*.js' -o -name '*.css' \) -not -path '*/__pycache__/*')
+	-o -name '*.proto' -o -name '*.binpb' -o -name '*.md' -o -name '*.html' -o -name '*.js' -o -name '*.css' \) -not -path '*/__pycache__/*' -not -path 'rust/fuzz/*')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test bench lifecycle attacks wheel lint lock clean
+.PHONY: help demo check test bench lifecycle attacks fuzz wheel lint lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -43,6 +44,10 @@ lint: $(VENV)/installed $(VENV)/tools
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	cd $(VENV) && bin/lint-imports ../pyproject.toml
+
+# `make fuzz TARGET=engine` runs one; FUZZ_SECONDS is the time for each (600). See docs/fuzzing.md.
+fuzz:
+	rust/fuzz/run $(TARGET)
 
 bench: $(VENV)/installed $(VENV)/tools .tools/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" bench/run

@@ -21,6 +21,8 @@ mod listener;
 pub mod overload;
 mod route;
 pub mod telemetry;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use census::Census;
 pub use conn::{Conn, ConnKey};

@@ -23,6 +23,8 @@ pub mod overload;
 pub mod route;
 pub mod route_index;
 pub mod snapshot;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod tls;
 
 pub use snapshot::{Node, Snapshot};

@@ -27,8 +27,8 @@ mod secret;
 mod session;
 pub mod spiffe;
 mod store;
-#[cfg(test)]
-mod testing;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod verify;
 
 pub use certificate::{PeerIdentity, SubjectAltNames};

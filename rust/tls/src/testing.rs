@@ -1,4 +1,8 @@
-//! A small public key infrastructure and two ends of a wire, for tests.
+//! A small public key infrastructure and two ends of a wire, for tests and fuzz
+//! targets, and the judgement of a certificate without a handshake.
+
+// For tests only: what fails here is the test.
+#![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
@@ -10,23 +14,24 @@ use rcgen::{
     date_time_ymd, BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
-use rustls::pki_types::UnixTime;
+use rustls::pki_types::{ServerName, UnixTime};
 
-use crate::{client_config, server_config, SecretStore, Session, TimeProvider, TlsError};
+use crate::verify::PeerVerifier;
+use crate::{client_config, server_config, PeerIdentity, Reason, SecretStore, Session, TimeProvider, TlsError};
 
 /// 1 March 2026: certificates are valid throughout 2026 unless a test says otherwise.
-pub(crate) const NOW: u64 = 1_772_323_200;
-pub(crate) const DAY: u64 = 86_400;
+pub const NOW: u64 = 1_772_323_200;
+pub const DAY: u64 = 86_400;
 
 #[derive(Debug)]
-pub(crate) struct Clock(AtomicU64);
+pub struct Clock(AtomicU64);
 
 impl Clock {
-    pub(crate) fn new() -> Arc<Self> {
+    pub fn new() -> Arc<Self> {
         Arc::new(Clock(AtomicU64::new(NOW)))
     }
 
-    pub(crate) fn set(&self, seconds: u64) {
+    pub fn set(&self, seconds: u64) {
         self.0.store(seconds, Ordering::Relaxed);
     }
 }
@@ -37,18 +42,18 @@ impl TimeProvider for Clock {
     }
 }
 
-pub(crate) struct Authority {
+pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    pub(crate) pem: String,
+    pub pem: String,
 }
 
 /// A PEM chain and a PEM key.
-pub(crate) struct Pair {
-    pub(crate) chain: String,
-    pub(crate) key: String,
+pub struct Pair {
+    pub chain: String,
+    pub key: String,
 }
 
-pub(crate) fn ca_params(name: &str) -> CertificateParams {
+pub fn ca_params(name: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -59,31 +64,31 @@ pub(crate) fn ca_params(name: &str) -> CertificateParams {
 }
 
 impl Authority {
-    pub(crate) fn new(name: &str) -> Self {
+    pub fn new(name: &str) -> Self {
         Authority::with(ca_params(name))
     }
 
-    pub(crate) fn with(params: CertificateParams) -> Self {
+    pub fn with(params: CertificateParams) -> Self {
         let key = KeyPair::generate().unwrap();
         let pem = params.self_signed(&key).unwrap().pem();
         Authority { issuer: Issuer::new(params, key), pem }
     }
 
     /// An authority below this one; its leaves need its own PEM in their chain.
-    pub(crate) fn intermediate(&self, params: CertificateParams) -> Self {
+    pub fn intermediate(&self, params: CertificateParams) -> Self {
         let key = KeyPair::generate().unwrap();
         let pem = params.signed_by(&key, &self.issuer).unwrap().pem();
         Authority { issuer: Issuer::new(params, key), pem }
     }
 
-    pub(crate) fn issue(&self, params: &CertificateParams) -> Pair {
+    pub fn issue(&self, params: &CertificateParams) -> Pair {
         let key = KeyPair::generate().unwrap();
         let chain = params.signed_by(&key, &self.issuer).unwrap().pem();
         Pair { chain, key: key.serialize_pem() }
     }
 
     /// Signs what a workload asked for, for `life` from one minute before `now`.
-    pub(crate) fn sign(&self, csr_pem: &str, now: u64, life: u64) -> String {
+    pub fn sign(&self, csr_pem: &str, now: u64, life: u64) -> String {
         let mut csr = CertificateSigningRequestParams::from_pem(csr_pem).unwrap();
         let fresh = svid("spiffe://unused/a");
         csr.params.key_usages = fresh.key_usages;
@@ -95,7 +100,7 @@ impl Authority {
 }
 
 /// A leaf with these names, right in everything else.
-pub(crate) fn leaf(names: &[SanType]) -> CertificateParams {
+pub fn leaf(names: &[SanType]) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.subject_alt_names = names.to_vec();
@@ -106,38 +111,38 @@ pub(crate) fn leaf(names: &[SanType]) -> CertificateParams {
     params
 }
 
-pub(crate) fn uri(text: &str) -> SanType {
+pub fn uri(text: &str) -> SanType {
     SanType::URI(text.try_into().unwrap())
 }
 
-pub(crate) fn dns(text: &str) -> SanType {
+pub fn dns(text: &str) -> SanType {
     SanType::DnsName(text.try_into().unwrap())
 }
 
-pub(crate) fn svid(id: &str) -> CertificateParams {
+pub fn svid(id: &str) -> CertificateParams {
     leaf(&[uri(id)])
 }
 
-pub(crate) fn altered(mut params: CertificateParams, change: impl Fn(&mut CertificateParams)) -> CertificateParams {
+pub fn altered(mut params: CertificateParams, change: impl Fn(&mut CertificateParams)) -> CertificateParams {
     change(&mut params);
     params
 }
 
-pub(crate) fn name(text: &str) -> SecretName {
+pub fn name(text: &str) -> SecretName {
     SecretName::from(text)
 }
 
-pub(crate) fn put(store: &SecretStore, secret: &str, pair: &Pair) {
+pub fn put(store: &SecretStore, secret: &str, pair: &Pair) {
     store.put_identity(&name(secret), pair.chain.as_bytes(), pair.key.as_bytes()).unwrap();
 }
 
-pub(crate) fn uri_prefix(text: &str) -> SanMatch {
+pub fn uri_prefix(text: &str) -> SanMatch {
     let pattern = StringPattern::Prefix(text.as_bytes().into());
     SanMatch { kind: SanKind::Uri, value: StringMatch { pattern, ignore_case: false } }
 }
 
 /// What members of a mesh demand: an SVID of `cluster.local` from bundle `ROOTCA`.
-pub(crate) fn mesh_validation() -> Validation {
+pub fn mesh_validation() -> Validation {
     Validation {
         trust: name("ROOTCA"),
         profile: Profile::Spiffe { trust_domains: vec!["cluster.local".into()] },
@@ -145,7 +150,7 @@ pub(crate) fn mesh_validation() -> Validation {
     }
 }
 
-pub(crate) fn mesh_server() -> ServerTls {
+pub fn mesh_server() -> ServerTls {
     ServerTls {
         certificates: vec![name("default")],
         require_client_certificate: true,
@@ -155,7 +160,7 @@ pub(crate) fn mesh_server() -> ServerTls {
     }
 }
 
-pub(crate) fn mesh_client() -> ClientTls {
+pub fn mesh_client() -> ClientTls {
     ClientTls {
         certificate: Some(name("default")),
         validation: Some(mesh_validation()),
@@ -166,46 +171,70 @@ pub(crate) fn mesh_client() -> ClientTls {
 }
 
 /// A store with a root and the SVID of `account`.
-pub(crate) fn mesh_store(clock: &Arc<Clock>, root: &Authority, account: &str) -> Arc<SecretStore> {
+pub fn mesh_store(clock: &Arc<Clock>, root: &Authority, account: &str) -> Arc<SecretStore> {
     let store = Arc::new(SecretStore::new(clock.clone()));
     put(&store, "default", &root.issue(&svid(&format!("spiffe://cluster.local/ns/shop/sa/{account}"))));
     store.put_trust(&name("ROOTCA"), root.pem.as_bytes()).unwrap();
     store
 }
 
-pub(crate) fn server(tls: &ServerTls, store: &Arc<SecretStore>) -> Session {
+pub fn server(tls: &ServerTls, store: &Arc<SecretStore>) -> Session {
     Session::server(server_config(tls, store).unwrap()).unwrap()
 }
 
-pub(crate) fn client(tls: &ClientTls, store: &Arc<SecretStore>) -> Session {
+pub fn client(tls: &ClientTls, store: &Arc<SecretStore>) -> Session {
     let address = "127.0.0.1".parse().unwrap();
     Session::client(client_config(tls, store).unwrap(), tls.sni.as_deref(), address).unwrap()
 }
 
+/// Whether a peer with this certificate alone is let in: as a server if `server_name` is given.
+///
+/// # Errors
+/// The reason for which it is refused.
+pub fn judge(
+    validation: &Validation,
+    store: &Arc<SecretStore>,
+    leaf: &[u8],
+    server_name: Option<&str>,
+) -> Result<(), Reason> {
+    let now = UnixTime::since_unix_epoch(Duration::from_secs(store.now().try_into().unwrap()));
+    let name = server_name.map(|name| ServerName::try_from(name.to_owned()).unwrap());
+    let verifier = PeerVerifier::new(validation.clone(), true, store.clone());
+    verifier.judge(&leaf.into(), &[], name.as_ref(), now).map_err(|refusal| refusal.reason)
+}
+
+/// What a certificate says of its owner.
+///
+/// # Errors
+/// Why it cannot be read.
+pub fn identity(der: &[u8]) -> Result<PeerIdentity, String> {
+    PeerIdentity::from_der(der)
+}
+
 /// Both ends of a wire that carries `chunk` octets at a time.
-pub(crate) struct Wire {
-    pub(crate) client: Session,
-    pub(crate) server: Session,
-    pub(crate) at_client: Vec<u8>,
-    pub(crate) at_server: Vec<u8>,
-    pub(crate) chunk: usize,
+pub struct Wire {
+    pub client: Session,
+    pub server: Session,
+    pub at_client: Vec<u8>,
+    pub at_server: Vec<u8>,
+    pub chunk: usize,
 }
 
 /// How each end fared.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Outcome {
-    pub(crate) client: Option<TlsError>,
-    pub(crate) server: Option<TlsError>,
+pub struct Outcome {
+    pub client: Option<TlsError>,
+    pub server: Option<TlsError>,
 }
 
 impl Wire {
-    pub(crate) fn new(client: Session, server: Session) -> Self {
+    pub fn new(client: Session, server: Session) -> Self {
         Wire { client, server, at_client: Vec::new(), at_server: Vec::new(), chunk: usize::MAX }
     }
 
     /// Carries octets both ways until there are none, or an end has failed and
     /// its last words have been delivered.
-    pub(crate) fn run(&mut self) -> Outcome {
+    pub fn run(&mut self) -> Outcome {
         let mut outcome = Outcome::default();
         loop {
             let forth = carry(&mut self.client, &mut self.server, &mut self.at_server, self.chunk, &mut outcome.server);

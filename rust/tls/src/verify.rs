@@ -39,7 +39,7 @@ impl PeerVerifier {
         PeerVerifier { validation, mandatory, store, algorithms }
     }
 
-    fn judge(
+    pub(crate) fn judge(
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],

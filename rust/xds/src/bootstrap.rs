@@ -73,7 +73,7 @@ pub fn load_bootstrap(file: &str, text: &str) -> Result<Bootstrap, Vec<Diagnosti
     load(file, text, Box::new(Machine))
 }
 
-fn load(file: &str, text: &str, sources: Box<dyn Sources + Send>) -> Result<Bootstrap, Vec<Diagnostic>> {
+pub(crate) fn load(file: &str, text: &str, sources: Box<dyn Sources + Send>) -> Result<Bootstrap, Vec<Diagnostic>> {
     let file: Arc<str> = file.into();
     let tree = document::parse(text).map_err(|error| {
         let place = Place { file: file.clone(), line: error.mark.line, column: error.mark.column };

@@ -17,6 +17,8 @@ mod dump;
 mod identity;
 mod json;
 mod kind;
+#[cfg(feature = "testing")]
+pub mod offline;
 pub mod proto;
 mod resolve;
 mod rules;

@@ -4,7 +4,7 @@
 //! request costs plain loads and stores; the admin side sums over workers when
 //! somebody asks ([`stats::Hub`], [`istio::Shard`]).
 
-mod access_log;
+pub(crate) mod access_log;
 pub mod date;
 mod flags;
 pub mod istio;
