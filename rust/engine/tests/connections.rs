@@ -224,6 +224,20 @@ fn a_relay_whose_client_has_left_does_not_wait_for_its_endpoint() {
     assert_eq!(rig.engine.census().cluster_connections, 0);
 }
 
+/// Found by fuzzing: the driver was asked twice.
+#[test]
+fn a_relay_closes_its_half_once() {
+    let mut rig = Rig::new(&Setup { is_tcp: true, ..Setup::default() });
+    let client = rig.accept();
+    let upstream = rig.open();
+    rig.end(client);
+    assert_eq!(rig.take_actions(), [Action::ShutdownWrite(upstream)]);
+    rig.engine.failed(client, "reset");
+    rig.work();
+    rig.pass(Duration::from_secs(60));
+    assert_eq!(rig.take_actions(), [Action::Close(client), Action::Close(upstream)]);
+}
+
 #[test]
 fn a_tunnel_begins_with_what_stood_behind_its_101() {
     let mut rig = Rig::new(&Setup { upgrades: vec![rig::upgrade("websocket")], ..Setup::default() });

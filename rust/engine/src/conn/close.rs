@@ -153,7 +153,7 @@ impl Engine {
         match conn.protocol {
             Protocol::Closing { lingering: false } if !conn.peer_closed => {
                 conn.protocol = Protocol::Closing { lingering: true };
-                self.act(Action::ShutdownWrite(conn.key));
+                self.shut_write(conn);
                 self.set_deadline(conn, self.now + LINGER);
             }
             Protocol::Closing { lingering: false } => self.close_now(conn),

@@ -203,6 +203,13 @@ impl Engine {
         self.actions.push_back(action);
     }
 
+    /// Closes our half, once: a relay that has done so for its other end is closed later itself.
+    pub(crate) fn shut_write(&mut self, conn: &mut Conn) {
+        if !std::mem::replace(&mut conn.is_shut, true) {
+            self.act(Action::ShutdownWrite(conn.key));
+        }
+    }
+
     /// Moves a deadline, earlier or later; a connection's age bounds it too.
     pub(crate) fn set_deadline(&mut self, conn: &mut Conn, deadline: Time) {
         let limit = match (&conn.protocol, conn.http()) {

@@ -62,6 +62,8 @@ pub struct Conn {
     pub(crate) output: Buffer,
     /// The peer will send nothing more.
     pub(crate) peer_closed: bool,
+    /// The driver was asked to close our half.
+    pub(crate) is_shut: bool,
     /// Processing stopped because something further on is full.
     pub(crate) paused: bool,
     /// Already in the engine's list of connections with output.
@@ -207,6 +209,7 @@ impl Conn {
             input: Buffer::default(),
             output: Buffer::default(),
             peer_closed: false,
+            is_shut: false,
             paused: false,
             is_dirty: false,
             is_rescanned: false,

@@ -12,7 +12,7 @@ use crate::base::slab::Key;
 use crate::base::time::Time;
 use crate::cluster::original::NoHost;
 use crate::cluster::ClusterKey;
-use crate::engine::{Action, Engine};
+use crate::engine::Engine;
 use crate::exchange::Failure;
 use crate::listener::TcpRuntime;
 use crate::telemetry::stats::TcpStats;
@@ -235,7 +235,7 @@ impl Engine {
                     tls.close();
                     self.mark_dirty(conn);
                 }
-                None => self.act(Action::ShutdownWrite(conn.key)),
+                None => self.shut_write(conn),
             }
         }
         // There is room: the other end may read on.

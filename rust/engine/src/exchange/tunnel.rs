@@ -34,7 +34,7 @@ use pymesh_http::{h2, Headers, Known, Method, RequestHead, ResponseHead};
 
 use super::{websocket, Exchange, ExchangeKey};
 use crate::conn::{Conn, ConnKey, Protocol, Side};
-use crate::engine::{Action, Engine};
+use crate::engine::Engine;
 
 /// What a request wants its connection or stream to become.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -222,7 +222,7 @@ impl Engine {
                 tls.close();
                 self.mark_dirty(conn);
             }
-            None => self.act(Action::ShutdownWrite(conn.key)),
+            None => self.shut_write(conn),
         }
     }
 
