@@ -130,7 +130,7 @@ def test_a_bad_bootstrap_is_refused_with_every_error(tmp_path: Path, name: str) 
         assert done.stderr.startswith(f"error: {file}: ")
         return
     lines = ["node: {idd: x}", "static_resources:", "  listeners:", "  - nane: a", "    adress: {}"]
-    file.write_text("\n".join([*lines, "layered_runtime: {}", ""]))
+    file.write_text("\n".join([*lines, "hds_config: {}", ""]))
     done = run("proxy", "--mode", "validate", "-c", str(file))
     assert done.returncode == 1
     for place in (f"{file}:1:8:", f"{file}:4:5:", f"{file}:5:5:", f"{file}:6:1:"):

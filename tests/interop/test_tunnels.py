@@ -344,6 +344,7 @@ def test_counted_as_envoy_counts(mesh: Mesh) -> None:
     counted = {}
     for kind in KINDS:
         names = ["downstream_cx_upgrades_total", "downstream_cx_upgrades_active", "downstream_rq_ws_on_non_ws_route"]
+        assert eventually(partial(_has_no_upgrades, mesh.proxies[kind]), timeout=30)
         before = mesh.proxies[kind].stats()
         with socket.create_connection(("127.0.0.1", mesh.port(kind)), timeout=30) as connection:
             connection.sendall(UPGRADE % b"101")
