@@ -91,7 +91,7 @@ pub fn rewrite(data: &[u8]) {
     let mut request = RequestHead::default();
     request.set_authority(b"shop.example:80");
     request.set_path(&target);
-    let is_plain = with.bytes().all(|octet| octet.is_ascii_graphic()) && with.starts_with('/');
+    let is_plain = with.starts_with('/') && PathAndQuery::try_from(with).is_ok();
     for path in
         [RedirectPath::Regex(regex, with.into()), RedirectPath::Prefix(with.into()), RedirectPath::Full(with.into())]
     {

@@ -100,8 +100,9 @@ fn check_looks(data: &[u8], consumed: usize) {
 pub fn response(data: &[u8]) {
     let Some((flags, data)) = data.split_first() else { return };
     let method = if flags & 1 == 1 { Method::Head } else { Method::Get };
-    let asked_upgrade = flags & 2 == 2;
     let client = if flags & 4 == 4 { Version::Http10 } else { Version::Http11 };
+    // A request of HTTP/1.0 cannot ask for another protocol.
+    let asked_upgrade = flags & 2 == 2 && client == Version::Http11;
     let limits = Limits::default();
     let mut head = ResponseHead::default();
     let whole = h1::parse_response(data, method, asked_upgrade, &limits, &mut head);
