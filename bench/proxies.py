@@ -56,6 +56,20 @@ _LUA = {
     },
 }
 
+#: For the idle connections: by default pymesh takes fewer than half of its file descriptors.
+_ROOM = {
+    "resource_monitors": [
+        {
+            "name": "envoy.resource_monitors.global_downstream_max_connections",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3."
+                "DownstreamConnectionsConfig",
+                "max_active_downstream_connections": 15_000,
+            },
+        }
+    ]
+}
+
 
 @dataclass(frozen=True)
 class Certificates:
@@ -143,7 +157,8 @@ def _on_bootstrap(kind: str, filters: Sequence[Json] = (), routes: int = 1) -> S
             listener = http_listener(port, hosts, tls=down, **manager)
             many = {"thresholds": [{"max_connections": 99999, "max_pending_requests": 99999, "max_requests": 99999}]}
             origin = cluster("origin", [setup.origin], http2=setup.http2_out, tls=up, circuit_breakers=many)
-            with proxy(kind, bootstrap([listener], [origin], free_port()), prefix=setup.prefix) as started:
+            config = {**bootstrap([listener], [origin], free_port()), "overload_manager": _ROOM}
+            with proxy(kind, config, prefix=setup.prefix) as started:
                 yield Started(started.process.pid, port, port)
 
     return start
