@@ -244,7 +244,7 @@ def _nghttpx(setup: Setup) -> Iterator[Started]:
     port, pair, root = free_port(), setup.certificates.pair, setup.certificates.root
     backend = f"--backend=127.0.0.1,{setup.origin};;{'proto=h2' if setup.http2_out else 'proto=http/1.1'}"
     argv = [
-        *(*setup.prefix, peer("nghttpx"), "--conf=/dev/null", "--workers=1", "--errorlog-file=/dev/null"),
+        *(*setup.prefix, peer("nghttpx"), "--conf=/dev/null", "--workers=1", "--no-ocsp", "--errorlog-file=/dev/null"),
         "--frontend-http2-max-concurrent-streams=1000",
         f"--frontend=127.0.0.1,{port}{'' if setup.tls_in else ';no-tls'}",
         f"{backend};tls;sni=bench.test" if setup.tls_out else backend,
