@@ -45,7 +45,9 @@ pub fn run(data: &[u8]) {
     assert!(canonicalize(&mut request, &policy, 80), "{} is refused now", show(&path));
     assert_eq!(request.path(), path, "{} has two canonical forms", show(&original));
     assert_eq!(request.authority(), host, "the host has two canonical forms");
-    assert!(PathAndQuery::try_from(&path[..]).is_ok(), "{} becomes {}", show(&original), show(&path));
+    // The codec takes a few octets that a URI may not have.
+    let is_uri = |target: &[u8]| PathAndQuery::try_from(target).is_ok();
+    assert!(!is_uri(&original) || is_uri(&path), "{} becomes {}", show(&original), show(&path));
     let end = path.iter().position(|octet| *octet == b'?').unwrap_or(path.len());
     let start = original.iter().position(|octet| *octet == b'?').unwrap_or(original.len());
     assert_eq!(path[end..], original[start..], "the query is not the path's");

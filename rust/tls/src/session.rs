@@ -101,15 +101,16 @@ impl Session {
     /// Encrypts `plaintext` into the output: one record for each 16 KiB.
     ///
     /// Call it once the handshake is done; what is handed in earlier is kept
-    /// until then. Nothing is sent after [`Session::close`].
+    /// until then. Nothing is sent after [`Session::close`], nor by a session that has failed.
     pub fn send(&mut self, plaintext: &[u8]) {
         if self.closed {
             return;
         }
-        // Without a limit rustls takes everything, and memory cannot fail to be written to.
-        let taken = self.connection.writer().write(plaintext);
-        debug_assert_eq!(taken.ok(), Some(plaintext.len()));
-        self.flush();
+        // Without a limit rustls takes everything, unless it has failed.
+        if let Ok(taken) = self.connection.writer().write(plaintext) {
+            debug_assert_eq!(taken, plaintext.len());
+            self.flush();
+        }
     }
 
     /// Says close_notify. Nothing can be sent after it; receiving goes on.

@@ -252,3 +252,14 @@ fn a_name_that_is_no_host_is_refused() {
     let error = Session::client(config, Some("not a host"), [127, 0, 0, 1].into()).unwrap_err();
     assert_eq!(error.code(), "tls_config_error");
 }
+
+/// Found by fuzzing: a debug build panicked.
+#[test]
+fn a_session_that_has_failed_sends_nothing() {
+    let (clock, root) = (Clock::new(), Authority::new("root"));
+    let mut server = server(&mesh_server(), &mesh_store(&clock, &root, "web"));
+    assert!(server.receive(b"GET / HTTP/1.1\r\n\r\n", &mut Vec::new()).is_err());
+    let alert = server.output().to_vec();
+    server.send(b"hello");
+    assert_eq!(server.output(), alert);
+}
