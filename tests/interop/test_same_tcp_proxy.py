@@ -67,7 +67,7 @@ def test_either_half_closes_first(
             listener = tcp_listener(free_port(), "server", tls=down_tls, filters=filters, **logs)
             config = bootstrap([listener], [cluster("server", [port], tls=up_tls)], free_port())
             with proxy(kind, config) as started:
-                before = _settled(started, server)
+                before = _settled(started, server, is_counted=down == "clear")
                 server_tls = _server_context(pair_of_keys) if up == "tls" else None
                 client_tls = ssl.create_default_context(cafile=str(authority.root)) if down == "tls" else None
                 talked = _talk(started.port, server, client_tls, server_tls, first)
