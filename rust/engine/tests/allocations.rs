@@ -10,7 +10,6 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,11 +17,11 @@ use pymesh_engine::base::time::{Time, WallClock};
 use pymesh_engine::{Action, ConnKey, Engine, Options};
 use pymesh_http::{h2, Headers, Method, RequestHead, ResponseHead};
 use pymesh_model::cluster::*;
-use pymesh_model::endpoint::*;
 use pymesh_model::format::{AccessLog, LogFormat, LogSink, Template};
 use pymesh_model::http::*;
 use pymesh_model::listener::*;
 use pymesh_model::route::*;
+use pymesh_model::testing::{self, address};
 use pymesh_model::Snapshot;
 use pymesh_tls::SecretStore;
 
@@ -340,41 +339,10 @@ fn check_http2() {
     assert_eq!(rig.allocations, 0, "allocations in 400 requests");
 }
 
-fn address(host: u8, port: u16) -> SocketAddr {
-    SocketAddr::from(([10, 0, 0, host], port))
-}
-
 fn snapshot() -> Snapshot {
-    let forward = Forward {
-        cluster: ClusterChoice::One("origin".into()),
-        timeout: Duration::from_secs(15),
-        idle_timeout: None,
-        stream: StreamDuration::default(),
-        grpc_timeout: None,
-        retry: Some(Arc::new(RetryPolicy {
-            on: RetryOn { connect_failure: true, server_error: true, ..RetryOn::default() },
-            statuses: vec![],
-            num_retries: 2,
-            per_try_timeout: Duration::from_secs(2),
-            base_interval: Duration::from_millis(25),
-            max_interval: Duration::from_millis(250),
-            avoid_previous_hosts: true,
-            host_selection_attempts: 3,
-        })),
-        path_rewrite: None,
-        host_rewrite: None,
-        append_x_forwarded_host: false,
-        cluster_not_found_status: 503,
-        upgrades: vec![],
-    };
-    let matches = RouteMatch {
-        path: PathMatch::Prefix("/".into()),
-        case_sensitive: true,
-        headers: vec![],
-        query: vec![],
-        grpc: false,
-        fraction: None,
-    };
+    let on = RetryOn { connect_failure: true, server_error: true, ..RetryOn::default() };
+    let retry = RetryPolicy { per_try_timeout: Duration::from_secs(2), ..testing::retry(on, 2) };
+    let forward = Forward { retry: Some(Arc::new(retry)), ..testing::forward("origin") };
     let add = HeaderAdd {
         name: "x-added".into(),
         value: Template::parse("yes").unwrap(),
@@ -383,8 +351,8 @@ fn snapshot() -> Snapshot {
     };
     let edit = HeaderEdit { remove: vec!["x-custom".into()], add: vec![add] };
     let headers = HeaderOps { request: edit.clone(), response: edit };
-    let route =
-        Route { name: "all".into(), matches, action: pymesh_model::route::Action::Forward(Arc::new(forward)), headers };
+    let action = pymesh_model::route::Action::Forward(Arc::new(forward));
+    let route = Route { headers, ..testing::route("/", action) };
     let host = VirtualHost {
         domains: vec!["shop.example".into()],
         routes: vec![Arc::new(route)],
@@ -397,76 +365,14 @@ fn snapshot() -> Snapshot {
     let format = LogFormat::Text(Template::parse(line).unwrap());
     let log = AccessLog { sink: LogSink::Stdout, format, sample: 1_000_000 };
     let manager = HttpConnectionManager {
-        stat_prefix: "ingress".into(),
-        codec: Codec::Auto,
-        routes: RouteSource::Inline(Arc::new(RouteTable { virtual_hosts: vec![host], ..RouteTable::default() })),
-        filters: vec![],
-        timeouts: HttpTimeouts::default(),
-        limits: HttpLimits::default(),
         path: PathPolicy { normalize: true, merge_slashes: true, ..PathPolicy::default() },
         forwarding: Forwarding { use_remote_address: true, ..Forwarding::default() },
-        server_name: "pymesh".into(),
-        server_header: ServerHeader::Overwrite,
-        generate_request_id: true,
-        preserve_external_request_id: false,
         always_set_request_id_in_response: true,
-        upgrades: vec![],
-        allow_connect: false,
-        proxy_100_continue: false,
-        default_host_for_http_10: None,
-        header_case: HeaderCase::Lower,
         via: Some("1.1 pymesh".into()),
         access_logs: vec![Arc::new(log)],
+        ..testing::http("ingress", RouteTable { virtual_hosts: vec![host], ..RouteTable::default() })
     };
-    let chain = FilterChain {
-        name: "http".into(),
-        matches: FilterChainMatch::default(),
-        tls: None,
-        transport_connect_timeout: Duration::ZERO,
-        network: NetworkFilter::Http(Arc::new(manager)),
-    };
-    let listener = Listener {
-        name: "in".into(),
-        address: address(1, 80),
-        ipv4_compat: false,
-        bind_to_port: true,
-        capture: Capture::default(),
-        direction: Direction::Inbound,
-        listener_filters: vec![],
-        listener_filters_timeout: Duration::ZERO,
-        continue_on_listener_filters_timeout: false,
-        filter_chains: FilterChains::new(vec![Arc::new(chain)]).unwrap(),
-        default_filter_chain: None,
-        buffer_limit: 1 << 20,
-        backlog: 1024,
-    };
-    let endpoint = Endpoint {
-        address: address(3, 8080),
-        hostname: "".into(),
-        weight: 1,
-        health: Health::Healthy,
-        transport_match: vec![],
-        workload: Default::default(),
-    };
-    let locality = Locality { weight: 1, endpoints: vec![Arc::new(endpoint)], ..Locality::default() };
-    let cluster = Cluster {
-        name: "origin".into(),
-        stat_name: "origin".into(),
-        discovery: Discovery::Static,
-        endpoints: Arc::new(Endpoints { localities: vec![locality] }),
-        balance: Balance::RoundRobin,
-        connect_timeout: Duration::from_secs(1),
-        thresholds: Thresholds::default(),
-        http: UpstreamHttp::default(),
-        transport: Transport::default(),
-        bind: UpstreamBind::default(),
-        buffer_limit: 1 << 20,
-        service: ServiceLabels::default(),
-    };
-    Snapshot {
-        version: 1,
-        listeners: vec![Arc::new(listener)],
-        clusters: [("origin".into(), Arc::new(cluster))].into(),
-        ..Snapshot::default()
-    }
+    let chain = testing::filter_chain(NetworkFilter::Http(Arc::new(manager)));
+    let listener = testing::listener("in", address(1, 80), chain);
+    testing::snapshot([listener], [testing::cluster("origin", [address(3, 8080)])])
 }

@@ -1,5 +1,5 @@
-//! The parts of a snapshot with nothing switched on, for fuzz targets: each
-//! names what it is about, and `..` takes the rest from here.
+//! The parts of a snapshot with nothing switched on, for tests, fuzz targets and
+//! examples: each names what it is about, and `..` takes the rest from here.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -31,7 +31,8 @@ pub fn snapshot(
 }
 
 /// An inbound listener with one filter chain and no inspection.
-pub fn listener(name: &str, address: SocketAddr, network: NetworkFilter) -> Listener {
+#[allow(clippy::expect_used)]
+pub fn listener(name: &str, address: SocketAddr, chain: FilterChain) -> Listener {
     Listener {
         name: name.into(),
         address,
@@ -42,15 +43,15 @@ pub fn listener(name: &str, address: SocketAddr, network: NetworkFilter) -> List
         listener_filters: vec![],
         listener_filters_timeout: Duration::ZERO,
         continue_on_listener_filters_timeout: false,
-        filter_chains: FilterChains::default(),
-        default_filter_chain: Some(Arc::new(filter_chain(network))),
+        filter_chains: FilterChains::new(vec![Arc::new(chain)]).expect("one chain overlaps with no other"),
+        default_filter_chain: None,
         buffer_limit: 1 << 20,
         backlog: 1024,
     }
 }
 
 /// A chain that takes every connection as plain octets.
-fn filter_chain(network: NetworkFilter) -> FilterChain {
+pub fn filter_chain(network: NetworkFilter) -> FilterChain {
     FilterChain {
         name: "chain".into(),
         matches: FilterChainMatch::default(),

@@ -1,7 +1,6 @@
 //! One engine with one listener and one cluster, driven by hand.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,11 +8,12 @@ use pymesh_engine::base::time::{Time, WallClock};
 use pymesh_engine::telemetry::stats::Hub;
 use pymesh_engine::{Action, ConnKey, Engine, ListenerKey, Options};
 use pymesh_model::cluster::*;
-use pymesh_model::endpoint::*;
 use pymesh_model::filter::HttpFilter;
 use pymesh_model::http::*;
 use pymesh_model::listener::*;
 use pymesh_model::route::*;
+use pymesh_model::testing;
+pub use pymesh_model::testing::address;
 use pymesh_model::Snapshot;
 use pymesh_tls::SecretStore;
 
@@ -76,10 +76,6 @@ pub struct Rig {
     /// Sockets that take nothing now.
     pub blocked: Vec<ConnKey>,
     upstream: Option<ConnKey>,
-}
-
-pub fn address(host: u8, port: u16) -> SocketAddr {
-    SocketAddr::from(([10, 0, 0, host], port))
 }
 
 impl Rig {
@@ -219,111 +215,36 @@ impl Rig {
 
 pub fn snapshot(setup: &Setup) -> Arc<Snapshot> {
     let forward = Forward {
-        cluster: ClusterChoice::One("origin".into()),
-        timeout: Duration::from_secs(15),
-        idle_timeout: None,
         stream: setup.stream,
-        grpc_timeout: None,
         retry: setup.retry.clone().map(Arc::new),
-        path_rewrite: None,
-        host_rewrite: None,
-        append_x_forwarded_host: false,
-        cluster_not_found_status: 503,
         upgrades: setup.route_upgrades.clone(),
+        ..testing::forward("origin")
     };
-    let matches = RouteMatch {
-        path: setup.path.clone(),
-        case_sensitive: true,
-        headers: vec![],
-        query: vec![],
-        grpc: false,
-        fraction: None,
-    };
-    let action = pymesh_model::route::Action::Forward(Arc::new(forward));
-    let route = Route { name: "all".into(), matches, action, headers: setup.headers.clone() };
-    let host = VirtualHost { domains: vec!["*".into()], routes: vec![Arc::new(route)], ..VirtualHost::default() };
+    let mut route = testing::route("/", pymesh_model::route::Action::Forward(Arc::new(forward)));
+    route.matches.path = setup.path.clone();
+    route.headers = setup.headers.clone();
     let manager = HttpConnectionManager {
-        stat_prefix: "in".into(),
-        codec: Codec::Auto,
-        routes: RouteSource::Inline(Arc::new(RouteTable { virtual_hosts: vec![host], ..RouteTable::default() })),
         filters: setup.filters.clone(),
-        timeouts: HttpTimeouts::default(),
         limits: HttpLimits { requests_per_connection: setup.requests_per_connection, ..HttpLimits::default() },
-        path: PathPolicy::default(),
-        forwarding: Forwarding::default(),
-        server_name: "pymesh".into(),
-        server_header: ServerHeader::Overwrite,
-        generate_request_id: true,
-        preserve_external_request_id: false,
-        always_set_request_id_in_response: false,
         upgrades: setup.upgrades.clone(),
         allow_connect: true,
         proxy_100_continue: setup.proxy_100_continue,
-        default_host_for_http_10: None,
         header_case: setup.header_case,
-        via: None,
-        access_logs: vec![],
+        ..testing::http("in", testing::routes([route]))
     };
-    let tcp = TcpProxy {
-        stat_prefix: "in".into(),
-        clusters: vec![WeightedCluster { name: "origin".into(), weight: 1, headers: HeaderOps::default() }],
-        idle_timeout: Duration::from_secs(3600),
-        max_connection_duration: Duration::ZERO,
-        max_connect_attempts: 1,
-        access_logs: vec![],
-    };
-    let chain = FilterChain {
-        name: "chain".into(),
-        matches: FilterChainMatch::default(),
-        tls: None,
-        transport_connect_timeout: Duration::ZERO,
-        network: match setup.is_tcp {
-            true => NetworkFilter::Tcp(Arc::new(tcp)),
-            false => NetworkFilter::Http(Arc::new(manager)),
-        },
+    let network = match setup.is_tcp {
+        true => NetworkFilter::Tcp(Arc::new(testing::tcp("in", "origin"))),
+        false => NetworkFilter::Http(Arc::new(manager)),
     };
     let listener = Listener {
-        name: "in".into(),
-        address: address(1, 80),
-        ipv4_compat: false,
-        bind_to_port: true,
-        capture: Capture::default(),
-        direction: Direction::Inbound,
-        listener_filters: vec![],
-        listener_filters_timeout: Duration::ZERO,
-        continue_on_listener_filters_timeout: false,
-        filter_chains: FilterChains::new(vec![Arc::new(chain)]).unwrap(),
-        default_filter_chain: None,
         buffer_limit: setup.buffer_limit,
-        backlog: 1024,
+        ..testing::listener("in", address(1, 80), testing::filter_chain(network))
     };
-    let endpoint = Endpoint {
-        address: address(3, 8080),
-        hostname: "".into(),
-        weight: 1,
-        health: Health::Healthy,
-        transport_match: vec![],
-        workload: Default::default(),
-    };
-    let locality = Locality { weight: 1, endpoints: vec![Arc::new(endpoint)], ..Locality::default() };
     let cluster = Cluster {
-        name: "origin".into(),
-        stat_name: "origin".into(),
-        discovery: Discovery::Static,
-        endpoints: Arc::new(Endpoints { localities: vec![locality] }),
-        balance: Balance::RoundRobin,
-        connect_timeout: Duration::from_secs(1),
         thresholds: setup.thresholds,
         http: setup.upstream.clone(),
-        transport: Transport::default(),
-        bind: UpstreamBind::default(),
         buffer_limit: setup.buffer_limit,
-        service: ServiceLabels::default(),
+        ..testing::cluster("origin", [address(3, 8080)])
     };
-    Arc::new(Snapshot {
-        version: 1,
-        listeners: vec![Arc::new(listener)],
-        clusters: [("origin".into(), Arc::new(cluster))].into(),
-        ..Snapshot::default()
-    })
+    Arc::new(testing::snapshot([listener], [cluster]))
 }

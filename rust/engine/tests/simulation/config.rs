@@ -5,19 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pymesh_model::cluster::*;
-use pymesh_model::endpoint::*;
 use pymesh_model::http::*;
 use pymesh_model::listener::*;
 use pymesh_model::route::*;
+use pymesh_model::testing;
+pub use pymesh_model::testing::address;
 use pymesh_model::tls::{ClientTls, ServerTls};
 use pymesh_model::Snapshot;
 
 use super::identity;
 use super::plan::{Plan, Retry};
-
-pub fn address(host: u8, port: u16) -> SocketAddr {
-    SocketAddr::from(([10, 0, 0, host], port))
-}
 
 /// Where clients go: HTTP, TCP.
 pub fn entrance() -> [SocketAddr; 2] {
@@ -103,68 +100,31 @@ fn listener(
     let network = match is_http {
         true => NetworkFilter::Http(Arc::new(manager(plan, side))),
         false => NetworkFilter::Tcp(Arc::new(TcpProxy {
-            stat_prefix: "raw".into(),
-            clusters: vec![WeightedCluster { name: "raw".into(), weight: 1, headers: HeaderOps::default() }],
             idle_timeout: Duration::from_secs(60),
-            max_connection_duration: Duration::ZERO,
             max_connect_attempts: 2,
-            access_logs: vec![],
+            ..testing::tcp("raw", "raw")
         })),
     };
     let chain = FilterChain {
-        name: "chain".into(),
-        matches: FilterChainMatch::default(),
         tls: tls.clone(),
         transport_connect_timeout: Duration::from_secs(5),
-        network,
+        ..testing::filter_chain(network)
     };
     Arc::new(Listener {
-        name: address.to_string().into(),
-        address,
-        ipv4_compat: false,
-        bind_to_port: true,
-        capture: Capture::default(),
         direction: if side == 0 { Direction::Outbound } else { Direction::Inbound },
-        listener_filters: vec![],
-        listener_filters_timeout: Duration::ZERO,
-        continue_on_listener_filters_timeout: false,
-        filter_chains: FilterChains::new(vec![Arc::new(chain)]).unwrap(),
-        default_filter_chain: None,
         buffer_limit: plan.buffer_limit,
-        backlog: 1024,
+        ..testing::listener(&address.to_string(), address, chain)
     })
 }
 
 fn manager(plan: &Plan, side: usize) -> HttpConnectionManager {
     let forward = Forward {
-        cluster: ClusterChoice::One("web".into()),
         timeout: Duration::from_secs(if plan.faultless { 0 } else { 15 }),
-        idle_timeout: None,
-        stream: StreamDuration::default(),
-        grpc_timeout: None,
         retry: retry(plan, plan.retries[side]),
-        path_rewrite: None,
-        host_rewrite: None,
-        append_x_forwarded_host: false,
-        cluster_not_found_status: 503,
-        upgrades: vec![],
+        ..testing::forward("web")
     };
-    let matches = RouteMatch {
-        path: PathMatch::Prefix("/".into()),
-        case_sensitive: true,
-        headers: vec![],
-        query: vec![],
-        grpc: false,
-        fraction: None,
-    };
-    let action = Action::Forward(Arc::new(forward));
-    let route = Arc::new(Route { name: "all".into(), matches, action, headers: HeaderOps::default() });
-    let host = VirtualHost { domains: vec!["*".into()], routes: vec![route], ..VirtualHost::default() };
+    let route = testing::route("/", Action::Forward(Arc::new(forward)));
     HttpConnectionManager {
-        stat_prefix: "web".into(),
-        codec: Codec::Auto,
-        routes: RouteSource::Inline(Arc::new(RouteTable { virtual_hosts: vec![host], ..RouteTable::default() })),
-        filters: vec![],
         timeouts: HttpTimeouts {
             // The client's side of a pooled connection gives it up first.
             idle: Duration::from_secs(90),
@@ -180,20 +140,11 @@ fn manager(plan: &Plan, side: usize) -> HttpConnectionManager {
             concurrent_streams: if side == 0 { 100 } else { plan.streams[0] },
             ..HttpLimits::default()
         },
-        path: PathPolicy::default(),
         forwarding: Forwarding { use_remote_address: side == 0, ..Forwarding::default() },
-        server_name: "pymesh".into(),
-        server_header: ServerHeader::Overwrite,
-        generate_request_id: true,
-        preserve_external_request_id: false,
         always_set_request_id_in_response: true,
         upgrades: vec![Upgrade { protocol: "websocket".into(), enabled: true, terminates: false }],
         allow_connect: true,
-        proxy_100_continue: false,
-        default_host_for_http_10: None,
-        header_case: HeaderCase::Lower,
-        via: None,
-        access_logs: vec![],
+        ..testing::http("web", testing::routes([route]))
     }
 }
 
@@ -204,14 +155,8 @@ fn retry(plan: &Plan, which: Retry) -> Option<Arc<RetryPolicy>> {
         Retry::Bold(n) => (RetryOn { reset: true, server_error: true, ..RetryOn::default() }, n, 2),
     };
     Some(Arc::new(RetryPolicy {
-        on,
-        statuses: vec![],
-        num_retries,
         per_try_timeout: Duration::from_secs(if plan.faultless { 0 } else { per_try }),
-        base_interval: Duration::from_millis(25),
-        max_interval: Duration::from_millis(250),
-        avoid_previous_hosts: true,
-        host_selection_attempts: 3,
+        ..testing::retry(on, num_retries)
     }))
 }
 
@@ -223,22 +168,8 @@ fn cluster(
     protocol: UpstreamProtocol,
     tls: Option<Arc<ClientTls>>,
 ) -> Arc<Cluster> {
-    let endpoint = |address: &SocketAddr| {
-        Arc::new(Endpoint {
-            address: *address,
-            hostname: "".into(),
-            weight: 1,
-            health: Health::Healthy,
-            transport_match: vec![],
-            workload: Default::default(),
-        })
-    };
-    let endpoints = endpoints.iter().map(endpoint).collect();
     Arc::new(Cluster {
-        name: name.into(),
-        stat_name: name.into(),
         discovery: Discovery::Eds,
-        endpoints: Arc::new(Endpoints { localities: vec![Locality { weight: 1, endpoints, ..Locality::default() }] }),
         balance: if plan.seed.is_multiple_of(2) { Balance::RoundRobin } else { Balance::LeastRequest { choices: 2 } },
         connect_timeout: Duration::from_secs(2),
         // A relay over a threshold is closed, not queued.
@@ -253,9 +184,8 @@ fn cluster(
             ..UpstreamHttp::default()
         },
         transport: Transport { default: TransportSocket { tls, proxy_protocol: None }, matches: vec![] },
-        bind: UpstreamBind::default(),
         buffer_limit: plan.buffer_limit,
-        service: ServiceLabels::default(),
+        ..testing::cluster(name, endpoints.iter().copied())
     })
 }
 

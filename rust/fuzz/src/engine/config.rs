@@ -64,12 +64,16 @@ impl Config {
             listener_filters_timeout: Duration::from_secs(u64::from(self.has(3))),
             continue_on_listener_filters_timeout: self.has(5),
             buffer_limit: self.buffer_limit + version % 3,
-            ..testing::listener("web", Config::web(), NetworkFilter::Http(Arc::new(self.manager())))
+            ..testing::listener(
+                "web",
+                Config::web(),
+                testing::filter_chain(NetworkFilter::Http(Arc::new(self.manager()))),
+            )
         };
         let tcp = TcpProxy { max_connect_attempts: 2, ..testing::tcp("raw", "raw") };
         let raw = Listener {
             buffer_limit: self.buffer_limit,
-            ..testing::listener("raw", Config::raw(), NetworkFilter::Tcp(Arc::new(tcp)))
+            ..testing::listener("raw", Config::raw(), testing::filter_chain(NetworkFilter::Tcp(Arc::new(tcp))))
         };
         let endpoints = [address(2, 8080), address(3, 8080), address(2, 8081)];
         let listed = endpoints.into_iter().enumerate().filter(|(at, _)| version % 4 != at + 1).map(|(_, one)| one);
