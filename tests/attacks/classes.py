@@ -20,6 +20,8 @@ Act = Callable[[int, Going], Wire]
 CALM = "GOAWAY 11"  # ENHANCE_YOUR_CALM
 _INITIAL_WINDOW = 4
 _HTTP = "http.ingress."
+_HEAD = b"GET / HTTP/1.1\r\nhost: localhost\r\n"
+_UPLOAD = b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000\r\n\r\n"
 
 
 @dataclass(frozen=True)
@@ -184,16 +186,21 @@ def _pipelined_unread(port: int, going: Going) -> Wire:
     return wire
 
 
-def _slowloris(port: int, going: Going) -> Wire:
-    wire = Wire(port)
-    try:
-        wire.send(b"GET / HTTP/1.1\r\nhost: localhost\r\n")
-        while going():
-            wire.send(b"x-a: b\r\n")
-            wire.drain(0.2)
-    except Ended:
-        pass
-    return wire
+def _dribble(first: bytes, piece: bytes) -> Act:
+    """Something first, and then the same again and again, whatever is answered."""
+
+    def act(port: int, going: Going) -> Wire:
+        wire = Wire(port)
+        try:
+            wire.send(first)
+            while going():
+                wire.send(piece)
+                wire.drain(0.2)
+        except Ended:
+            pass
+        return wire
+
+    return act
 
 
 def _slow_head(port: int, going: Going) -> Wire:
@@ -210,32 +217,9 @@ def _slow_head(port: int, going: Going) -> Wire:
     return wire
 
 
-def _slow_body(port: int, going: Going) -> Wire:
-    wire = Wire(port)
-    try:
-        wire.send(b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000\r\n\r\n")
-        while going():
-            wire.send(b"x")
-            wire.drain(0.2)
-    except Ended:
-        pass
-    return wire
-
-
 def _ask_hostile(path: str) -> Act:
     """The client is harmless; the endpoint behind the path is not."""
-
-    def act(port: int, going: Going) -> Wire:
-        wire = Wire(port)
-        try:
-            while going():
-                wire.send(f"GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode())
-                wire.drain(0.2)
-        except Ended:
-            pass
-        return wire
-
-    return act
+    return _dribble(b"", f"GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode())
 
 
 ATTACKS = [
@@ -257,9 +241,9 @@ ATTACKS = [
     Attack("zero window", _zero_window, f"{_HTTP}downstream_rq_idle_timeout", "RST_STREAM 2"),
     Attack("small DATA", _small_data, f"{_HTTP}downstream_rq_timeout", "RST_STREAM 2"),
     Attack("pipelined unread", _pipelined_unread, f"{_HTTP}downstream_rq_idle_timeout"),
-    Attack("slow head, HTTP/1", _slowloris, f"{_HTTP}downstream_rq_header_timeout", connections=50),
+    Attack("slow head, HTTP/1", _dribble(_HEAD, b"x-a: b\r\n"), f"{_HTTP}downstream_rq_header_timeout", connections=50),
     Attack("slow head, HTTP/2", _slow_head, f"{_HTTP}downstream_rq_header_timeout", CALM, connections=20),
-    Attack("slow body", _slow_body, f"{_HTTP}downstream_rq_timeout", connections=50),
+    Attack("slow body", _dribble(_UPLOAD, b"x"), f"{_HTTP}downstream_rq_timeout", connections=50),
     Attack("endpoint: PING", _ask_hostile("/hostile/ping"), "cluster.hostile.http2.outbound_control_flood"),
     Attack(
         "endpoint: interim answers", _ask_hostile("/hostile/interim"), "cluster.hostile.http2.too_many_header_frames"

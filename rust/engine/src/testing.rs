@@ -1,5 +1,5 @@
-//! Insides of the engine for fuzz targets, which look at them alone or count
-//! what is left: see the functions.
+//! Insides of the engine for fuzz targets and the simulator, which look at them
+//! alone or count what is left: see the functions.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
