@@ -26,6 +26,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use pymesh_engine::base::time::WallClock;
 use pymesh_engine::overload::Overload;
+use pymesh_engine::shared::Commons;
 use pymesh_engine::telemetry::istio::Shard;
 use pymesh_engine::telemetry::stats::Hub;
 use pymesh_net::{FilterHost, LogWriter, Shared, Worker, WorkerOptions};
@@ -161,6 +162,7 @@ where
     let origin = Instant::now();
     let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let clock = WallClock { origin_unix_nanos: u64::try_from(unix.as_nanos()).unwrap_or(u64::MAX) };
+    let commons: Arc<Commons> = Arc::default();
     let mut threads = Vec::new();
     for (worker, shard) in state.shards.iter().enumerate() {
         let engine = pymesh_engine::Options {
@@ -174,6 +176,7 @@ where
             shard: shard.clone(),
             secrets: state.secrets.clone(),
             overload: state.pressure.overload().clone(),
+            commons: commons.clone(),
         };
         let parts = WorkerOptions { worker, engine, origin, log: log.handle() };
         let (shared, make_host) = (state.shared.clone(), make_host.clone());

@@ -3,6 +3,7 @@
 //! last connection has gone.
 
 use crate::engine::Engine;
+use crate::shared::Resource;
 
 /// Counts of everything that lives in an engine. See [`Engine::census`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,10 +56,10 @@ impl Engine {
             ..Census::default()
         };
         for cluster in self.clusters.iter() {
-            census.cluster_connections += cluster.connections;
-            census.cluster_active += cluster.active;
-            census.cluster_pending += cluster.pending;
-            census.cluster_retries += cluster.retries;
+            census.cluster_connections += cluster.load.own(Resource::Connections);
+            census.cluster_active += cluster.load.own(Resource::Requests);
+            census.cluster_pending += cluster.load.own(Resource::Pending);
+            census.cluster_retries += cluster.load.own(Resource::Retries);
             census.retired_clusters += usize::from(cluster.removed);
             for host in cluster.hosts.iter() {
                 census.host_connections += host.connections;

@@ -38,6 +38,7 @@ use crate::exchange::{Exchange, ExchangeKey, FIRST_BUFFER};
 use crate::filter::{FilterCall, Gates};
 use crate::listener::{ListenerKey, ListenerRuntime};
 use crate::overload::{Full, Overload, Slot};
+use crate::shared::{Commons, Load};
 use crate::telemetry::date::Dates;
 use crate::telemetry::istio::Shard;
 use crate::telemetry::stats::{Http2Stats, Hub};
@@ -64,6 +65,8 @@ pub struct Options {
     pub secrets: Arc<SecretStore>,
     /// What the process has taken on, shared by all workers.
     pub overload: Arc<Overload>,
+    /// What all workers count together.
+    pub commons: Arc<Commons>,
 }
 
 /// What the driver is asked to do with a socket.
@@ -223,7 +226,8 @@ impl Engine {
             }
             let stats = self.options.hub.cluster(self.options.worker, name);
             let http2 = self.options.hub.cluster_http2(self.options.worker, name);
-            let runtime = ClusterRuntime::new(config.clone(), stats, http2, &mut self.rng);
+            let load = Load::new(self.options.commons.clusters.get(name, Default::default));
+            let runtime = ClusterRuntime::new(config.clone(), stats, http2, load, &mut self.rng);
             let key = self.clusters.insert_with(|_| runtime);
             self.cluster_names.insert(name.clone(), key);
         }

@@ -20,6 +20,7 @@ pub mod filter;
 mod listener;
 pub mod overload;
 mod route;
+pub mod shared;
 pub mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -93,6 +93,7 @@ impl Rig {
             seed: 1,
             clock: WallClock::default(),
             overload: Arc::default(),
+            commons: Arc::default(),
             stream_buffer: 256 * 1024,
             drain_time: Duration::MAX,
             hub: Arc::default(),

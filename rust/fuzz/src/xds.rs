@@ -25,6 +25,7 @@ fn engine(secrets: Arc<SecretStore>) -> Engine {
         stream_buffer: 64 * 1024,
         drain_time: Duration::from_secs(600),
         overload: Arc::default(),
+        commons: Arc::default(),
         hub: Arc::default(),
         shard: Arc::default(),
         secrets,

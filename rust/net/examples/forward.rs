@@ -29,6 +29,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         seed: 1,
         clock: WallClock::default(),
         overload: Arc::default(),
+        commons: Arc::default(),
         stream_buffer: 256 * 1024,
         drain_time: Duration::from_secs(30),
         hub: Arc::default(),

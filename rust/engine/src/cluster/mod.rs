@@ -17,6 +17,7 @@ use pymesh_tls::{client_config, SecretStore, TlsError};
 
 use crate::base::rng::Rng;
 use crate::base::slab::{Key, Slab};
+use crate::shared::{Load, Resource};
 use crate::telemetry::stats::{ClusterStats, Http2Stats};
 use balance::Picker;
 use host::Host;
@@ -35,20 +36,20 @@ pub(crate) struct ClusterRuntime {
     /// Hosts of a cluster of type ORIGINAL_DST, by address.
     pub originals: OriginalHosts,
     compiled: Vec<(Arc<ClientTls>, Arc<rustls::ClientConfig>)>,
-    /// Connections, open or being opened.
-    pub connections: u32,
-    /// Requests that wait for a connection.
-    pub pending: u32,
-    /// Requests on a connection.
-    pub active: u32,
-    /// Retries in flight.
-    pub retries: u32,
+    /// What this worker, and all of them, have open towards it.
+    pub load: Load,
     /// No snapshot names it any more; it goes when its last connection does.
     pub removed: bool,
 }
 
 impl ClusterRuntime {
-    pub fn new(config: Arc<Cluster>, stats: Arc<ClusterStats>, http2: Arc<Http2Stats>, rng: &mut Rng) -> Self {
+    pub fn new(
+        config: Arc<Cluster>,
+        stats: Arc<ClusterStats>,
+        http2: Arc<Http2Stats>,
+        load: Load,
+        rng: &mut Rng,
+    ) -> Self {
         let mut cluster = ClusterRuntime {
             config,
             stats,
@@ -57,10 +58,7 @@ impl ClusterRuntime {
             picker: Picker::default(),
             originals: OriginalHosts::default(),
             compiled: Vec::new(),
-            connections: 0,
-            pending: 0,
-            active: 0,
-            retries: 0,
+            load,
             removed: false,
         };
         cluster.rebuild_hosts(rng);
@@ -112,7 +110,7 @@ impl ClusterRuntime {
 
     /// A request has left its connection.
     pub fn end_request(&mut self, host: Option<HostKey>) {
-        self.active = self.active.saturating_sub(1);
+        self.load.take(Resource::Requests);
         self.stats.upstream_rq_active.dec();
         self.stats.upstream_rq_completed.inc();
         if let Some(host) = host.and_then(|host| self.hosts.get_mut(host)) {
@@ -123,7 +121,7 @@ impl ClusterRuntime {
     /// Nothing is left of it, and nothing will come: requests between two
     /// attempts still have theirs.
     pub fn is_over(&self) -> bool {
-        self.removed && self.connections == 0 && self.active == 0 && self.pending == 0 && self.retries == 0
+        self.removed && self.load.is_empty()
     }
 
     /// Forgets a host that is neither listed nor in use.

@@ -7,6 +7,7 @@ use super::{ExchangeKey, Failure, LocalReply, Stage};
 use crate::base::time::Time;
 use crate::conn::{Protocol, Reading};
 use crate::engine::Engine;
+use crate::shared::Resource;
 use crate::telemetry::{details, Flags};
 
 /// Recycled exchanges that are kept.
@@ -144,7 +145,7 @@ impl Engine {
         }
         if let Some(cluster) = exchange.cluster.and_then(|cluster| self.clusters.get_mut(cluster)) {
             if exchange.is_retry {
-                cluster.retries = cluster.retries.saturating_sub(1);
+                cluster.load.take(Resource::Retries);
             }
             if exchange.response_started && !exchange.is_local {
                 match exchange.response.status / 100 {

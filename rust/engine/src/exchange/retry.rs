@@ -8,6 +8,7 @@ use pymesh_model::route::RetryPolicy;
 use super::{ExchangeKey, LocalReply, Stage};
 use crate::base::time::Time;
 use crate::engine::Engine;
+use crate::shared::Resource;
 use crate::telemetry::{details, Flags};
 
 /// Why an attempt failed before it was over.
@@ -193,7 +194,7 @@ impl Engine {
             cluster.stats.upstream_rq_retry_limit_exceeded.inc();
             return false;
         }
-        if cluster.retries >= cluster.config.thresholds.retries && !exchange.is_retry {
+        if cluster.load.all(Resource::Retries) >= cluster.config.thresholds.retries && !exchange.is_retry {
             cluster.stats.upstream_rq_retry_overflow.inc();
             return false;
         }
@@ -212,7 +213,7 @@ impl Engine {
         cluster.stats.upstream_rq_retry.inc();
         if !exchange.is_retry {
             exchange.is_retry = true;
-            cluster.retries += 1;
+            cluster.load.add(Resource::Retries);
         }
         exchange.retries_left -= 1;
         exchange.attempt += 1;

@@ -15,6 +15,7 @@ use crate::cluster::original::NoHost;
 use crate::cluster::{ClusterKey, HostKey, PoolKind};
 use crate::conn::{Conn, ConnKey, Http1Client, Protocol, RelayKey, Upstream};
 use crate::engine::Engine;
+use crate::shared::Resource;
 use crate::telemetry::{details, Flags};
 
 impl Engine {
@@ -57,7 +58,7 @@ impl Engine {
         exchange.pool = Some(kind);
         exchange.cluster_config = Some(cluster.config.clone());
         exchange.endpoint = Some(host.endpoint.clone());
-        if is_multiplexed && cluster.active >= thresholds.requests {
+        if is_multiplexed && cluster.load.all(Resource::Requests) >= thresholds.requests {
             return self.overflow(key);
         }
         let pool = host.pool(kind);
@@ -83,7 +84,7 @@ impl Engine {
             }
             return;
         }
-        if cluster.pending >= thresholds.pending_requests {
+        if cluster.load.all(Resource::Pending) >= thresholds.pending_requests {
             cluster.stats.upstream_rq_pending_overflow.inc();
             return self.overflow(key);
         }
@@ -94,7 +95,7 @@ impl Engine {
             PoolKind::Negotiated | PoolKind::Tcp => pool.waiting.len() > pool.connecting as usize,
             PoolKind::Http2 => pool.connecting == 0,
         };
-        cluster.pending += 1;
+        cluster.load.add(Resource::Pending);
         cluster.stats.upstream_rq_pending_total.inc();
         cluster.stats.upstream_rq_pending_active.inc();
         exchange.stage = Stage::Pending;
@@ -154,13 +155,13 @@ impl Engine {
         let cluster = self.clusters.get_mut(cluster_key)?;
         let host = cluster.hosts.get_mut(host_key)?;
         let has_one = if relay.is_some() { host.connections > 0 } else { host.pool(kind).connections > 0 };
-        if cluster.connections >= cluster.config.thresholds.connections && has_one {
+        if cluster.load.all(Resource::Connections) >= cluster.config.thresholds.connections && has_one {
             cluster.stats.upstream_cx_overflow.inc();
             return None;
         }
         let address = host.endpoint.address;
         host.connections += 1;
-        cluster.connections += 1;
+        cluster.load.add(Resource::Connections);
         cluster.stats.upstream_cx_total.inc();
         cluster.stats.upstream_cx_active.inc();
         if relay.is_none() {
@@ -267,7 +268,7 @@ impl Engine {
             }
             let Some(waiting) = host.pool(kind).waiting.pop_front() else { break };
             host.active = host.active.saturating_sub(1);
-            cluster.pending = cluster.pending.saturating_sub(1);
+            cluster.load.take(Resource::Pending);
             cluster.stats.upstream_rq_pending_active.dec();
             self.attach(waiting, conn);
         }
@@ -313,7 +314,7 @@ impl Engine {
         let most = cluster.config.http.requests_per_connection;
         let is_last = most > 0 && up.requests >= most;
         up.draining |= is_last;
-        cluster.active += 1;
+        cluster.load.add(Resource::Requests);
         cluster.stats.upstream_rq_total.inc();
         cluster.stats.upstream_rq_active.inc();
         if let Some(host) = cluster.hosts.get_mut(host_key) {
@@ -562,7 +563,7 @@ impl Engine {
                 if let Some(host) = cluster.hosts.get_mut(host_key) {
                     host.active = host.active.saturating_sub(1);
                 }
-                cluster.pending = cluster.pending.saturating_sub(1);
+                cluster.load.take(Resource::Pending);
                 cluster.stats.upstream_rq_pending_active.dec();
             }
             if up.is_some() {
@@ -667,7 +668,7 @@ impl Engine {
         let (cluster_key, host_key, kind) = (up.cluster, up.host, up.pool);
         let was_connecting = up.relay.is_none() && matches!(conn.protocol, Protocol::Opening);
         let Some(cluster) = self.clusters.get_mut(cluster_key) else { return };
-        cluster.connections = cluster.connections.saturating_sub(1);
+        cluster.load.take(Resource::Connections);
         cluster.stats.upstream_cx_active.dec();
         cluster.stats.upstream_cx_destroy.inc();
         cluster.stats.upstream_cx_rx_bytes_total.add(conn.received);

@@ -90,6 +90,7 @@ impl Rig {
             seed: 1,
             clock: WallClock::default(),
             overload: Arc::default(),
+            commons: Arc::default(),
             stream_buffer: 64 * 1024,
             drain_time: Duration::from_secs(600),
             hub: hub.clone(),

@@ -71,6 +71,7 @@ impl Sidecar {
             seed: chance.bits(),
             clock: WallClock { origin_unix_nanos: 1_772_323_200_000_000_000 },
             overload: Arc::default(),
+            commons: Arc::default(),
             stream_buffer: plan.stream_buffer,
             drain_time: std::time::Duration::MAX,
             hub: hub.clone(),

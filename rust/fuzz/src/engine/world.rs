@@ -71,6 +71,7 @@ impl World {
             stream_buffer: config.buffer_limit,
             drain_time: Duration::from_secs(600),
             overload: Arc::default(),
+            commons: Arc::default(),
             hub: hub.clone(),
             shard: Arc::default(),
             secrets: Arc::new(SecretStore::new(pymesh_tls::testing::Clock::new())),

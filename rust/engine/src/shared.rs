@@ -1,0 +1,139 @@
+//! What the workers of one process know together.
+//!
+//! A worker shares nothing on a request's path but numbers. What belongs to the process and not to a worker (how much of
+//! a circuit breaker is used, which endpoints are ejected, how many tokens a rate limit has left) is a value of atomics
+//! with a name, kept by a [`Registry`]. A worker asks for it by name when a snapshot is applied, and then holds it.
+//!
+//! Invariants:
+//! * equal names give the same value for as long as any worker holds it; after that it is forgotten,
+//! * what a worker has added to a number, it takes back, at the latest when it lets go of the value,
+//! * numbers are read without order: one request more than a threshold for a moment does no harm.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+/// One for a process; see the [module](self).
+#[derive(Debug, Default)]
+pub struct Commons {
+    /// What is open towards each cluster.
+    pub(crate) clusters: Registry<ClusterLoad>,
+}
+
+/// Values by name, for as long as somebody holds them.
+#[derive(Debug)]
+pub(crate) struct Registry<T>(Mutex<HashMap<Arc<str>, Weak<T>>>);
+
+impl<T> Default for Registry<T> {
+    fn default() -> Self {
+        Registry(Mutex::default())
+    }
+}
+
+impl<T> Registry<T> {
+    /// The value of this name; `make` gives the first.
+    pub fn get(&self, name: &Arc<str>, make: impl FnOnce() -> T) -> Arc<T> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(value) = known.get(name).and_then(Weak::upgrade) {
+            return value;
+        }
+        known.retain(|_, value| value.strong_count() > 0);
+        let value = Arc::new(make());
+        known.insert(name.clone(), Arc::downgrade(&value));
+        value
+    }
+}
+
+/// What circuit breakers count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Resource {
+    /// Open or being opened.
+    Connections,
+    /// Requests that wait for a connection.
+    Pending,
+    /// Requests on a connection.
+    Requests,
+    /// Requests whose retries are under way.
+    Retries,
+}
+
+const RESOURCES: usize = 4;
+
+/// What all workers have open towards a cluster.
+#[derive(Debug, Default)]
+pub(crate) struct ClusterLoad([AtomicU32; RESOURCES]);
+
+/// One worker's part of a [`ClusterLoad`].
+#[derive(Debug)]
+pub(crate) struct Load {
+    own: [u32; RESOURCES],
+    all: Arc<ClusterLoad>,
+}
+
+// An index made of `Resource` is always within.
+#[allow(clippy::indexing_slicing)]
+impl Load {
+    pub fn new(all: Arc<ClusterLoad>) -> Load {
+        Load { own: [0; RESOURCES], all }
+    }
+
+    /// This worker's.
+    pub fn own(&self, resource: Resource) -> u32 {
+        self.own[resource as usize]
+    }
+
+    /// All workers'.
+    pub fn all(&self, resource: Resource) -> u32 {
+        self.all.0[resource as usize].load(Ordering::Relaxed)
+    }
+
+    /// Nothing is open by this worker.
+    pub fn is_empty(&self) -> bool {
+        self.own == [0; RESOURCES]
+    }
+
+    pub fn add(&mut self, resource: Resource) {
+        self.own[resource as usize] += 1;
+        self.all.0[resource as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn take(&mut self, resource: Resource) {
+        let own = &mut self.own[resource as usize];
+        if *own > 0 {
+            *own -= 1;
+            self.all.0[resource as usize].fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        for (own, all) in self.own.iter().zip(&self.all.0) {
+            all.fetch_sub(*own, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_one_value_for_as_long_as_it_is_held() {
+        let registry = Registry::<ClusterLoad>::default();
+        let name: Arc<str> = "reviews".into();
+        let mut one = Load::new(registry.get(&name, ClusterLoad::default));
+        let mut other = Load::new(registry.get(&name, ClusterLoad::default));
+        one.add(Resource::Requests);
+        other.add(Resource::Requests);
+        other.add(Resource::Pending);
+        assert_eq!((one.own(Resource::Requests), one.all(Resource::Requests)), (1, 2));
+        drop(other);
+        assert_eq!((one.all(Resource::Requests), one.all(Resource::Pending)), (1, 0));
+        one.take(Resource::Requests);
+        one.take(Resource::Requests);
+        assert_eq!(one.all(Resource::Requests), 0);
+        drop(one);
+        assert_eq!(Load::new(registry.get(&name, ClusterLoad::default)).all(Resource::Requests), 0);
+    }
+}
