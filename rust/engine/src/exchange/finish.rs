@@ -119,9 +119,12 @@ impl Engine {
         }
     }
 
+    /// It is over: who has asked for it is told, or else logs and metrics are.
     fn record(&mut self, key: ExchangeKey) {
-        if let Some(exchange) = self.exchanges.get(key) {
-            self.telemetry.request(exchange, self.now, &mut self.rng);
+        match self.exchanges.get(key) {
+            Some(exchange) if exchange.detached.is_some() => self.conclude(key),
+            Some(exchange) => self.telemetry.request(exchange, self.now, &mut self.rng),
+            None => {}
         }
     }
 
@@ -191,14 +194,18 @@ impl Engine {
     fn deadlines(&self, key: ExchangeKey) -> (Time, Time, Time) {
         let never = (Time::NEVER, Time::NEVER, Time::NEVER);
         let Some(exchange) = self.exchanges.get(key) else { return never };
-        let Some(http) = &exchange.http else { return never };
+        let stream_idle = match (&exchange.http, &exchange.detached) {
+            (Some(http), _) => http.config.timeouts.stream_idle,
+            (None, Some(detached)) => detached.idle_timeout,
+            (None, None) => return never,
+        };
         let forward = exchange.routed.as_ref().and_then(|routed| routed.forward.as_ref());
-        let idle = forward.and_then(|f| f.idle_timeout).unwrap_or(http.config.timeouts.stream_idle);
+        let idle = forward.and_then(|f| f.idle_timeout).unwrap_or(stream_idle);
         let idle = exchange.last_progress.after_limit(idle);
-        let (Some(forward), false) = (forward, exchange.is_local || exchange.tunnel.open) else {
+        let limit = exchange.timeout_override.or_else(|| Some(forward?.timeout));
+        let (Some(limit), false) = (limit, exchange.is_local || exchange.tunnel.open) else {
             return (Time::NEVER, Time::NEVER, idle);
         };
-        let limit = exchange.timeout_override.unwrap_or(forward.timeout);
         let route = exchange.request_received.map_or(Time::NEVER, |received| received.after_limit(limit));
         // As in Envoy the clock of an attempt runs from the end of the request too: a
         // client that is slow to send it does not make the upstream slow to answer.
@@ -232,14 +239,15 @@ impl Engine {
             self.timers.arm_exchange(key, next);
             return;
         }
-        let Some(http) = exchange.http.clone() else { return };
+        let http = exchange.http.clone();
+        let stats = http.as_ref().map(|http| &http.stats);
         let cluster = exchange.cluster.and_then(|cluster| self.clusters.get(cluster));
         if request <= now {
-            http.stats.downstream_rq_timeout.inc();
+            stats.inspect(|stats| stats.downstream_rq_timeout.inc());
             return self.give_up(key, 408, details::REQUEST_OVERALL_TIMEOUT, Flags::NONE, b"request timeout");
         }
         if exchange.started.after_limit(exchange.max_duration) <= now {
-            http.stats.downstream_rq_max_duration_reached.inc();
+            stats.inspect(|stats| stats.downstream_rq_max_duration_reached.inc());
             let flags = Flags::DURATION_TIMEOUT;
             let body = b"downstream duration timeout";
             let status = if exchange.request_body.ended { 504 } else { 408 };
@@ -253,7 +261,7 @@ impl Engine {
             return self.give_up(key, 504, details::UPSTREAM_RESPONSE_TIMEOUT, flags, b"upstream request timeout");
         }
         if idle <= now {
-            http.stats.downstream_rq_idle_timeout.inc();
+            stats.inspect(|stats| stats.downstream_rq_idle_timeout.inc());
             let flags = Flags::STREAM_IDLE_TIMEOUT;
             let status = if exchange.request_body.ended { 504 } else { 408 };
             return self.give_up(key, status, details::STREAM_IDLE_TIMEOUT, flags, b"stream timeout");

@@ -5,6 +5,7 @@
 //! it goes ([`Engine::advance_exchange`]). `rust/engine/LIFE_OF_A_REQUEST.md`
 //! is the table of the stages below.
 
+mod detached;
 mod edit;
 mod finish;
 mod forward;
@@ -36,6 +37,7 @@ use crate::filter::Kept;
 use crate::listener::HttpRuntime;
 use crate::telemetry::{Facts, Flags};
 
+pub(crate) use detached::Detached;
 pub(crate) use grpc_web::GrpcWeb;
 pub(crate) use pipe::Pipe;
 pub(crate) use reply::LocalReply;
@@ -85,10 +87,13 @@ pub struct Exchange {
     pub(crate) kept: Kept,
     pub(crate) is_ready: bool,
 
+    /// The client's connection; `None` if the engine itself has asked ([`Exchange::detached`]).
     pub(crate) down: Option<ConnKey>,
     pub(crate) down_stream: Option<StreamId>,
     pub(crate) http: Option<Arc<HttpRuntime>>,
     pub(crate) facts: Option<Arc<Facts>>,
+    /// There is no client: who is told the answer instead.
+    pub(crate) detached: Option<Detached>,
 
     pub(crate) request: RequestHead,
     pub(crate) request_body: Pipe,

@@ -264,7 +264,7 @@ impl Engine {
     /// Writes response octets to the downstream codec; says how many it took.
     fn send_response_data(&mut self, key: ExchangeKey, data: &[u8]) -> usize {
         let Some(exchange) = self.exchanges.get_mut(key) else { return data.len() };
-        let Some(down) = exchange.down else { return data.len() };
+        let Some(down) = exchange.down else { return exchange.keep_answer(data) };
         let Some(conn) = self.conns.get_mut(down) else { return data.len() };
         let is_full = conn.is_full();
         let Conn { protocol, output, .. } = &mut **conn;
@@ -309,7 +309,10 @@ impl Engine {
     /// Tells the client that the response is complete.
     fn end_response(&mut self, key: ExchangeKey) {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
-        let Some(down) = exchange.down else { return };
+        let Some(down) = exchange.down else {
+            exchange.response_body.finished = true;
+            return;
+        };
         let Some(conn) = self.conns.get_mut(down) else { return };
         let trailers = &exchange.response_body.trailers;
         let Conn { protocol, output, .. } = &mut **conn;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pymesh_http::{h1, h2, Case, Known};
+use pymesh_http::{h1, h2, Case, Known, Version};
 use pymesh_model::http::HeaderCase;
 use pymesh_model::route::{Forward, HostRewrite};
 
@@ -22,7 +22,7 @@ impl Engine {
     /// Chooses an endpoint and takes a connection to it, or waits for one.
     pub(super) fn pick_upstream(&mut self, key: ExchangeKey) {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
-        let is_http2 = exchange.down_stream.is_some();
+        let is_http2 = exchange.request.version == Version::Http2;
         let Some(cluster_key) = exchange.cluster.filter(|cluster| self.clusters.contains(*cluster)) else {
             let reply = LocalReply::new(503, details::CLUSTER_NOT_FOUND).with_flags(Flags::NO_CLUSTER);
             return self.reply_locally(key, reply);
@@ -118,6 +118,10 @@ impl Engine {
         key: ExchangeKey,
     ) -> Result<HostKey, NoHost> {
         let exchange = self.exchanges.get(key).ok_or(NoHost::Unavailable)?;
+        if let Some(host) = exchange.detached.as_ref().and_then(|detached| detached.host) {
+            let meant = self.clusters.get(cluster).and_then(|cluster| cluster.hosts.get(host));
+            return meant.filter(|meant| meant.listed).map(|_| host).ok_or(NoHost::Unavailable);
+        }
         let attempts = match tried.is_empty() {
             true => 1,
             false => {
