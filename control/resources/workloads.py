@@ -7,7 +7,8 @@ from dataclasses import field
 from typing import Any, ClassVar, Literal
 
 from pymesh.control.resources.decode import Located, PortNumber, Problem, Weight, model
-from pymesh.control.resources.kubernetes import is_ip
+from pymesh.control.resources.diagnostics import did_you_mean
+from pymesh.control.resources.kubernetes import is_host_name, is_ip, is_network
 from pymesh.control.resources.metadata import Resource
 
 #: Protocols that Istio's documents name in capitals.
@@ -28,11 +29,20 @@ class Endpoint(Located):
     labels: Mapping[str, str] = field(default_factory=dict)
     service_account: str = ""
     weight: Weight = 0
+    #: ``REGION/ZONE/SUBZONE``; the parts at the end may be missing.
     locality: str = ""
 
     def problems(self) -> Iterator[Problem]:
-        if not self.address or any(c in self.address for c in "/ "):
-            yield Problem("address", f"{self.address!r} is neither an IP address nor a host name")
+        if self.address.startswith("unix:"):
+            yield Problem("address", f"{self.address!r} is a Unix socket", "give the workload an IP address and a port")
+        elif not is_ip(self.address) and not is_host_name(self.address):
+            hint = "write 10.0.0.7, fd00::7 or db.example.com; ports have a field of their own"
+            yield Problem("address", f"{self.address!r} is neither an IP address nor a host name", hint)
+        parts = self.locality.split("/")
+        if self.locality and (len(parts) > 3 or not all(parts)):
+            yield Problem(
+                "locality", f"{self.locality!r} is not REGION/ZONE/SUBZONE", "as in eu-west/eu-west-1, or leave it out"
+            )
 
 
 @model
@@ -70,31 +80,62 @@ class ServiceEntrySpec(Located):
 
     REFUSED: ClassVar = {
         "exportTo": "every namespace sees it; remove the field",
-        "subjectAltNames": "set tls.subjectAltNames in a DestinationRule",
     }
 
     hosts: tuple[str, ...]
     ports: tuple[Port, ...]
-    resolution: Literal["STATIC", "DNS"]
+    #: NONE: the client knows the address, and it is passed on; DNS_ROUND_ROBIN: one address of those that DNS has.
+    resolution: Literal["NONE", "STATIC", "DNS", "DNS_ROUND_ROBIN"] = "NONE"
     location: Literal["MESH_EXTERNAL", "MESH_INTERNAL"] = "MESH_EXTERNAL"
     endpoints: tuple[Endpoint, ...] = ()
     workload_selector: WorkloadSelector | None = None
-    #: Virtual IPs, for sidecars that capture traffic.
+    #: Virtual IPs, for sidecars that capture traffic: addresses, or networks as CIDR.
     addresses: tuple[str, ...] = ()
+    #: Names of which the certificate of who answers must have one, where TLS is spoken.
+    subject_alt_names: tuple[str, ...] = ()
 
     def problems(self) -> Iterator[Problem]:
         if not self.hosts or not self.ports:
             yield Problem("", "a ServiceEntry needs hosts and ports")
-        for host in self.hosts:
-            if "*" in host:
-                yield Problem("hosts", f"wildcard host {host!r} is not supported yet", "name each host")
+        yield from self._port_problems()
         for address in self.addresses:
-            if not is_ip(address):
-                yield Problem("addresses", f"{address!r} is not an IP address", "write each address; not a CIDR")
+            if not is_network(address):
+                hint = "write it as in 10.1.2.3 or 10.1.0.0/16"
+                yield Problem("addresses", f"{address!r} is neither an IP address nor a network", hint)
         if self.endpoints and self.workload_selector is not None:
             yield Problem("workloadSelector", "'endpoints' and 'workloadSelector' exclude each other")
-        if self.resolution == "DNS" and self.workload_selector is not None:
-            yield Problem("workloadSelector", "resolution: DNS cannot select workloads", "use resolution: STATIC")
+        for host in self.hosts:
+            yield from self._host_problems(host)
+        yield from self._resolution_problems()
+
+    def _port_problems(self) -> Iterator[Problem]:
+        seen: set[int | str] = set()
+        for port in self.ports:
+            if len(self.ports) > 1 and not port.name:
+                yield Problem("ports", f"port {port.number} needs a name", "several ports are told apart by name")
+            for mark in {port.number, port.name or port.number}:
+                if mark in seen:
+                    yield Problem("ports", f"port {mark!r} is here twice")
+                seen.add(mark)
+
+    def _host_problems(self, host: str) -> Iterator[Problem]:
+        name = host.removeprefix("*.")
+        if not is_host_name(name):
+            yield Problem("hosts", f"{host!r} is not a host name", "write a whole name, or '*.suffix'")
+        elif name != host and not self.endpoints and self.workload_selector is None and self.resolution != "NONE":
+            hint = "use resolution: NONE, or give endpoints"
+            yield Problem("hosts", f"wildcard host {host!r} has no address that could be looked up", hint)
+
+    def _resolution_problems(self) -> Iterator[Problem]:
+        if self.resolution == "NONE":
+            for name in self.present("endpoints", "workloadSelector"):
+                hint = "use resolution: STATIC, or DNS where they are names"
+                yield Problem(name, f"resolution: NONE goes where the client goes and has no {name!r}", hint)
+        if self.resolution == "DNS_ROUND_ROBIN" and len(self.endpoints) > 1:
+            yield Problem("endpoints", "resolution: DNS_ROUND_ROBIN has one endpoint at most", "use resolution: DNS")
+        if self.resolution == "DNS_ROUND_ROBIN" and self.workload_selector is not None:
+            hint = "use resolution: STATIC or DNS"
+            yield Problem("workloadSelector", "resolution: DNS_ROUND_ROBIN cannot select workloads", hint)
         for endpoint in self.endpoints:
             if self.resolution == "STATIC" and not is_ip(endpoint.address):
                 yield Problem(
@@ -102,6 +143,10 @@ class ServiceEntrySpec(Located):
                     f"{endpoint.address!r} is not an IP address",
                     "host names need resolution: DNS",
                 )
+        names = {port.name for port in self.ports if port.name}
+        for endpoint in self.endpoints:
+            for name in sorted(endpoint.ports.keys() - names):
+                yield Problem("endpoints", f"{name!r} is not the name of a port", did_you_mean(name, names))
 
 
 @model
@@ -147,16 +192,28 @@ class IngressListener(Located):
 
 @model
 class EgressListener(Located):
-    """Where the application reaches other services."""
+    """What the application reaches; with ``port``, on that port alone."""
 
-    port: Port
     hosts: tuple[str, ...]
-    bind: str = "127.0.0.1"
-    capture_mode: Literal["NONE"] = "NONE"
+    port: Port | None = None
+    #: Where the application connects to, if its connections are not captured.
+    bind: str = ""
+    #: Whether connections to the services' own addresses are meant, or to this listener's.
+    capture_mode: Literal["DEFAULT", "IPTABLES", "NONE"] = "DEFAULT"
 
     def problems(self) -> Iterator[Problem]:
-        if not is_ip(self.bind):
+        if self.bind and not is_ip(self.bind):
             yield Problem("bind", f"{self.bind!r} is not an IP address", "Unix sockets are not supported yet")
+        if self.port is None:
+            for name in self.present("bind"):
+                yield Problem(name, "'bind' needs a port", "add port.number and port.protocol, or remove it")
+            if self.capture_mode == "NONE":
+                hint = "add port.number and port.protocol"
+                yield Problem("captureMode", "captureMode: NONE needs a port to listen on", hint)
+        if self.bind and self.capture_mode == "IPTABLES":
+            yield Problem("bind", "'bind' and captureMode: IPTABLES exclude each other", "keep one of them")
+        if not self.hosts:
+            yield Problem("hosts", "an egress listener needs a host", 'for nothing at all: hosts: ["~/*"]')
         for host in self.hosts:
             if host.count("/") != 1 or not all(host.split("/")):
                 yield Problem(
@@ -193,7 +250,10 @@ class SidecarSpec(Located):
 
     def problems(self) -> Iterator[Problem]:
         seen: set[int] = set()
-        for port in (*(one.port for one in self.ingress), *(one.port for one in self.egress)):
+        if sum(one.port is None for one in self.egress) > 1:
+            yield Problem("egress", "two egress listeners have no port", "name all hosts in one of them")
+        egress = (one.port for one in self.egress if one.port is not None)
+        for port in (*(one.port for one in self.ingress), *egress):
             if port.number in seen:
                 yield Problem("", f"port {port.number} has two listeners", "give each listener its own port")
             seen.add(port.number)

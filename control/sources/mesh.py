@@ -12,6 +12,7 @@ from pymesh.control.resources.diagnostics import Diagnostic, Report
 from pymesh.control.resources.metadata import Resource
 from pymesh.control.sources import files
 from pymesh.control.store.store import MeshOptions, Store, assemble
+from pymesh.control.store.workloads import Locality
 from pymesh.control.translate import translate
 from pymesh.control.translate.proxy import Proxy
 
@@ -32,6 +33,10 @@ class DescribedNode(Protocol):
     @property
     def user_agent(self) -> str:
         """``user_agent_name``: ``envoy`` for Envoy."""
+
+    @property
+    def locality(self) -> tuple[str, str, str]:
+        """Region, zone and sub-zone."""
 
 
 class FileMesh:
@@ -71,7 +76,7 @@ class FileMesh:
 
     def messages(self, node: DescribedNode) -> Mapping[str, Mapping[str, Any]]:
         """What a proxy should have: type URL -> name -> message. Raises ``ProxyError``."""
-        proxy = Proxy.parse(node.id, node.metadata, node.user_agent)
+        proxy = Proxy.parse(node.id, node.metadata, node.user_agent, Locality(*node.locality))
         made = translate(self.store, proxy)
         for one in made.warnings:
             if (proxy.name, one) not in self._warned:

@@ -20,7 +20,7 @@ from pymesh.control.resources.metadata import Resource
 from pymesh.control.resources.python_filter import PythonFilter
 from pymesh.control.resources.traffic import VirtualService
 from pymesh.control.resources.workloads import OutboundMode, Sidecar
-from pymesh.control.store import references, services
+from pymesh.control.store import discovery, references
 from pymesh.control.store.references import MESH
 from pymesh.control.store.services import Service
 
@@ -108,7 +108,7 @@ def assemble(resources: Iterable[Resource], options: MeshOptions, report: Report
     """The store of these resources, with what is wrong in ``report``; usable only if that has no error."""
     everything = sorted(resources, key=lambda one: (one.namespace, one.name, one.title))
     refuse_duplicates(everything, report)
-    bare = Store(options, services.derive(everything, options.domain, report))
+    bare = Store(options, discovery.derive(everything, options.domain, report))
 
     def of(kind: type[R]) -> list[R]:
         return [one for one in everything if isinstance(one, kind)]

@@ -35,7 +35,7 @@ def translate(store: Store, proxy: Proxy) -> Translation:
         listeners, tables, secrets = gateway.build(scope)
     else:
         resource = store.sidecar(proxy.namespace, proxy.labels)
-        if proxy.interception == "NONE":
+        if not proxy.is_captured:
             for ingress in resource.spec.ingress if resource else ():
                 listener, cluster = sidecar.inbound(scope, ingress)
                 listeners.append(listener)
@@ -51,6 +51,8 @@ def translate(store: Store, proxy: Proxy) -> Translation:
             virtual = captured.build(scope, resource)
             listeners, tables, own = virtual.listeners, virtual.tables, virtual.clusters
         for egress in resource.spec.egress if resource else ():
+            if proxy.is_captured and not sidecar.is_explicit(scope, egress):
+                continue  # what it names is among the captured services
             listener, table = sidecar.outbound(scope, egress)
             listeners += [listener] if listener is not None else []
             tables += [table] if table is not None else []

@@ -1,14 +1,14 @@
 """A sidecar behind transparent capture: the kernel leads every connection to one of two virtual listeners.
 
 Out of the workload: `virtualOutbound` hands each connection to the listener at the address that the client wanted.
-Those are not bound; there is one for each port number at which services speak HTTP or TLS, at the wildcard address,
-where host or server name tells services apart, and one for each virtual IP and port of the others. What is for no
-service passes as it is, or is refused, by the outbound traffic policy.
+Those are not bound; there is one for each virtual IP and port of TCP services, and one for each port number at the
+wildcard address (`at_port.py`), where host, server name or network tells services apart. What is for no service passes
+as it is, or is refused, by the outbound traffic policy.
 
 Into the workload: `virtualInbound` has a filter chain for each port of the application. Other ports pass as they are.
 
 A Sidecar resource narrows this, as with Istio: its ingress replaces the ports that services tell of, and with egress
-listeners the workload reaches what those name, on their ports. Names, ports and addresses are Istio's.
+listeners the workload reaches what those name, with a port on that port alone. Names, ports and addresses are Istio's.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from typing import Any
 from pymesh.control.resources.workloads import Sidecar
 from pymesh.control.store.services import Port, Service
 from pymesh.control.translate import clusters, listeners, names, sidecar
+from pymesh.control.translate.at_port import PASSTHROUGH, TLS_PROTOCOLS, AtPort
 from pymesh.control.translate.scope import Scope
 from pymesh.control.translate.wire import extension, wrapped
 from pymesh.control.xds import pb
 
 OUTBOUND_PORT, INBOUND_PORT = 15001, 15006
-PASSTHROUGH, INBOUND_PASSTHROUGH, BLACK_HOLE = "PassthroughCluster", "InboundPassthroughCluster", "BlackHoleCluster"
-_TLS_PROTOCOLS = frozenset({"HTTPS", "TLS"})
+INBOUND_PASSTHROUGH, BLACK_HOLE = "InboundPassthroughCluster", "BlackHoleCluster"
 
 
 @dataclass(slots=True)
@@ -40,16 +40,13 @@ class Captured:
 
 def build(scope: Scope, resource: Sidecar | None) -> Captured:
     """Everything that capture needs."""
-    # As with Istio, the version of IP is that of the workload's address.
-    is_ipv6 = ":" in scope.proxy.address
-    any_address, source = ("::", "::6") if is_ipv6 else ("0.0.0.0", "127.0.0.6")
+    any_address, source = ("::", "::6") if scope.proxy.is_ipv6 else ("0.0.0.0", "127.0.0.6")
     made = Captured(
         clusters=[clusters.passthrough(PASSTHROUGH), clusters.passthrough(INBOUND_PASSTHROUGH, source)],
     )
     made.clusters.append(clusters.black_hole(BLACK_HOLE))
     _virtual_outbound(scope, resource, any_address, made)
-    if resource is None or not resource.spec.egress:
-        _services(scope, resource, any_address, made)
+    _services(scope, resource, any_address, made)
     _virtual_inbound(scope, resource, any_address, source, made)
     return made
 
@@ -83,19 +80,13 @@ def _virtual_outbound(scope: Scope, resource: Sidecar | None, any_address: str, 
 
 def _services(scope: Scope, resource: Sidecar | None, any_address: str, made: Captured) -> None:
     """The listeners that `virtualOutbound` hands connections to."""
-    shared: dict[int, list[tuple[Service, Port]]] = {}
+    ports: dict[int, AtPort] = {}
     at_address: dict[tuple[str, int], Service] = {}
-    for service, port in _reachable(scope):
-        if port.is_http or port.protocol in _TLS_PROTOCOLS:
-            shared.setdefault(port.number, []).append((service, port))
+    for service, port in _reachable(scope, resource):
+        if port.is_http or port.protocol in TLS_PROTOCOLS:
+            ports.setdefault(port.number, AtPort(port.number)).by_host.append((service, port))
             continue
-        if not service.addresses:
-            scope.report.warning(
-                service.at,
-                f"connections to {service.host!r} port {port.number} cannot be told from others",
-                "a TCP service needs a virtual IP: clusterIP of a Service, addresses of a ServiceEntry",
-            )
-        for address in service.addresses:
+        for address in _own_addresses(service, port):
             first = at_address.setdefault((address, port.number), service)
             if first is not service:
                 scope.report.warning(
@@ -105,68 +96,48 @@ def _services(scope: Scope, resource: Sidecar | None, any_address: str, made: Ca
             shares = sidecar.service_shares(scope, service, port)
             network = listeners.tcp(scope.store.options, shares[0][0], shares)
             made.listeners.append(_unbound(address, port.number, [{"filters": [network]}]))
-    for number, found in sorted(shared.items()):
-        _shared(scope, resource, any_address, number, found, made)
+        if "/" in "".join(service.addresses) or not (service.addresses or service.headless):
+            ports.setdefault(port.number, AtPort(port.number)).by_network.append((service, port))
+    allows_any = _allows_any(scope, resource)
+    for number, found in sorted(ports.items()):
+        chains, rest, table = found.build(scope, any_address, _unknown(scope, resource), allows_any)
+        made.tables += [table] if table is not None else []
+        one = _unbound(any_address, number, chains)
+        one.default_filter_chain.CopyFrom(_chain(rest))
+        made.listeners.append(one)
 
 
-def _reachable(scope: Scope) -> Iterator[tuple[Service, Port]]:
-    for host in sorted(scope.store.services):
-        service = scope.store.services[host]
+def _own_addresses(service: Service, port: Port) -> list[str]:
+    """The addresses that are the service's alone; of a headless one, those of its endpoints."""
+    if not service.headless:
+        return list(service.virtual_ips)
+    found = [one.workload for one in service.backends[port.number]]
+    return [address for one in found for address in (one.address, one.second_address) if address]
+
+
+def _reachable(scope: Scope, resource: Sidecar | None) -> Iterator[tuple[Service, Port]]:
+    """What the workload may reach at the services' own addresses: everything, or what its Sidecar names."""
+    imported = [one for one in resource.spec.egress if not sidecar.is_explicit(scope, one)] if resource else []
+    if resource is None or not resource.spec.egress:
+        named: list[tuple[int | None, Service]] = [
+            (None, scope.store.services[host]) for host in sorted(scope.store.services)
+        ]
+    else:
+        named = [
+            (one.port.number if one.port else None, service)
+            for one in imported
+            for service in sidecar.named(scope, one)
+        ]
+    seen: set[tuple[str, int]] = set()
+    for only, service in named:
         for port in service.ports:
+            if (service.host, port.number) in seen or only not in (None, port.number):
+                continue
+            seen.add((service.host, port.number))
             if port.number in (OUTBOUND_PORT, INBOUND_PORT):
                 scope.report.warning(service.at, f"port {port.number} is the sidecar's own", "serve it on another port")
             else:
                 yield service, port
-
-
-def _shared(
-    scope: Scope,
-    resource: Sidecar | None,
-    any_address: str,
-    number: int,
-    found: list[tuple[Service, Port]],
-    made: Captured,
-) -> None:
-    """The listener for one port number: TLS by server name, HTTP by host."""
-    options = scope.store.options
-    rules: list[tuple[tuple[str, ...], list[tuple[str, int]]]] = []
-    for service, port in found:
-        if not port.is_http:
-            domains = tuple(names.domains(service, scope.proxy.namespace))
-            told = sidecar.tls_rules(scope, service, port)
-            rules += told or [(domains, sidecar.service_shares(scope, service, port))]
-    with_hosts = [(service, port) for service, port in found if port.is_http]
-    if with_hosts:
-        made.tables.append(_table(scope, resource, number, with_hosts))
-        network = listeners.http(options, f"outbound_{any_address}_{number}", "outbound", str(number))
-        rest = {"filters": [network]}
-    else:
-        rest = _unknown(scope, resource)
-    one = _unbound(any_address, number, listeners.passed_on(options, rules) if rules else [])
-    one.default_filter_chain.CopyFrom(_chain(rest))
-    made.listeners.append(one)
-
-
-def _table(scope: Scope, resource: Sidecar | None, number: int, found: list[tuple[Service, Port]]) -> Any:
-    table = pb.RouteConfiguration(name=str(number), validate_clusters=wrapped(False), ignore_port_in_host_matching=True)
-    taken: set[str] = set()
-    for service, port in found:
-        addresses = [f"[{one}]" if ":" in one else one for one in service.addresses]
-        # Hosts of one ServiceEntry have the same addresses; a domain can be in one virtual host only.
-        domains = [one for one in [*names.domains(service, scope.proxy.namespace), *addresses] if one not in taken]
-        taken.update(domains)
-        table.virtual_hosts.add(
-            name=f"{service.host}:{number}",
-            domains=domains,
-            routes=sidecar.service_routes(scope, service, port),
-            include_request_attempt_count=True,
-        )
-    route: dict[str, Any] = {"name": "block_all", "match": {"prefix": "/"}, "direct_response": {"status": 502}}
-    if _allows_any(scope, resource):
-        action = {"cluster": PASSTHROUGH, "timeout": {"seconds": 0}}
-        route = {"name": "allow_any", "match": {"prefix": "/"}, "route": action}
-    table.virtual_hosts.add(name=route["name"], domains=["*"], routes=[route])
-    return table
 
 
 def _virtual_inbound(scope: Scope, resource: Sidecar | None, any_address: str, source: str, made: Captured) -> None:
@@ -205,7 +176,7 @@ def _served(scope: Scope) -> dict[int, tuple[Service, Port]]:
         if not service.selects(proxy.namespace, proxy.labels):
             continue
         for port in service.ports:
-            own = [one.port for one in service.backends[port.number] if one.workload.address == proxy.address]
+            own = [one.port for one in service.backends[port.number] if one.workload.is_at(proxy.address)]
             numbers = own or ([port.target] if isinstance(port.target, int) else [])
             for number in numbers:
                 found.setdefault(number, (service, port))

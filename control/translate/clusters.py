@@ -34,11 +34,11 @@ def outbound(store: Store, proxy: Proxy, service: Service, port: Port) -> tuple[
         name = names.outbound(service, port.number, subset.name if subset else "")
         labels = subset.labels if subset else {}
         policies = [subset.traffic_policy if subset else None, general]
-        cluster = _cluster(store, proxy, service, port, name, policies)
-        found = endpoints.assignment(name, service, port.number, labels, proxy.cluster_id)
-        if service.resolution == "EDS":
+        found = endpoints.assignment(name, service, port.number, labels, proxy)
+        cluster = _cluster(store, proxy, service, port, name, policies, _discovery(service, proxy, found))
+        if cluster.type == pb.Cluster.EDS:
             assignments.append(found)
-        else:
+        elif cluster.type != pb.Cluster.ORIGINAL_DST:
             cluster.load_assignment.CopyFrom(found)
         if subset is not None:
             cluster.metadata.filter_metadata["istio"].update({"subset": subset.name})
@@ -98,24 +98,40 @@ def black_hole(name: str) -> Any:
     return pb.Cluster(name=name, type="STATIC", connect_timeout={"seconds": 10})
 
 
+def _discovery(service: Service, proxy: Proxy, found: Any) -> str:
+    """How a proxy finds the endpoints, of which these are known here."""
+    if proxy.is_captured and (service.resolution == "NONE" or service.headless):
+        return "ORIGINAL_DST"  # the client has chosen the endpoint
+    if service.resolution == "DNS_ROUND_ROBIN" and sum(len(one.lb_endpoints) for one in found.endpoints) == 1:
+        return "LOGICAL_DNS"
+    return "EDS" if service.resolution in ("EDS", "NONE") else "STRICT_DNS"
+
+
 def _cluster(
-    store: Store, proxy: Proxy, service: Service, port: Port, name: str, policies: list[TrafficPolicy | None]
+    store: Store,
+    proxy: Proxy,
+    service: Service,
+    port: Port,
+    name: str,
+    policies: list[TrafficPolicy | None],
+    discovery: str,
 ) -> Any:
     balancer, pool, client_tls = _effective(policies, port.number)
     timeout = pool.tcp.connect_timeout
     cluster = pb.Cluster(
         name=name,
-        type="EDS" if service.resolution == "EDS" else "STRICT_DNS",
+        type=discovery,
         connect_timeout=seconds(timeout) if timeout is not None else {"seconds": 10},
-        lb_policy=balancer.simple,
+        lb_policy="CLUSTER_PROVIDED" if discovery == "ORIGINAL_DST" else balancer.simple,
         circuit_breakers=_breakers(pool),
         metadata=_istio(service),
     )
-    if service.resolution == "EDS":
+    if discovery == "EDS":
         cluster.eds_cluster_config.eds_config.CopyFrom(pb.message("envoy.config.core.v3.ConfigSource")(**ADS))
         cluster.eds_cluster_config.service_name = name
-    else:
-        cluster.dns_lookup_family = pb.Cluster.V4_PREFERRED
+    elif discovery != "ORIGINAL_DST":
+        # AUTO: IPv6 if there is any.
+        cluster.dns_lookup_family = pb.Cluster.AUTO if proxy.is_ipv6 else pb.Cluster.V4_PREFERRED
     in_mesh = any(one.workload.in_mesh for one in service.backends[port.number])
     http2 = port.is_http2 or (port.is_http and pool.http.h2_upgrade_policy == "UPGRADE")
     # The server must choose by ALPN what is spoken here anyway.
@@ -155,7 +171,7 @@ def _set_tls(
         return
     if wanted is not None and mode in ("SIMPLE", "MUTUAL"):
         cluster.transport_socket.CopyFrom(
-            pb.message("envoy.config.core.v3.TransportSocket")(**tls.client(wanted, service.host, alpn))
+            pb.message("envoy.config.core.v3.TransportSocket")(**tls.client(wanted, service, alpn))
         )
         return
     identities = [
@@ -163,11 +179,17 @@ def _set_tls(
         for one in service.backends[port.number]
         if one.workload.in_mesh
     ]
+    identities += service.subject_alt_names
+    transport = tls.outbound(proxy, identities, f"outbound_.{port.number}_._.{service.host}", alpn)
+    if cluster.type == pb.Cluster.ORIGINAL_DST:
+        # An endpoint that the client chose is an address without labels.
+        cluster.transport_socket.CopyFrom(pb.message("envoy.config.core.v3.TransportSocket")(**transport))
+        return
     # Which endpoints speak it is known per endpoint, so that a service can join the mesh one by one.
     cluster.transport_socket_matches.add(
         name="tlsMode-istio",
         match=struct({"tlsMode": "istio"}),
-        transport_socket=tls.outbound(proxy, identities, f"outbound_.{port.number}_._.{service.host}", alpn),
+        transport_socket=transport,
     )
     cluster.transport_socket_matches.add(name="tlsMode-disabled", match=struct({}), transport_socket=tls.raw_buffer())
 

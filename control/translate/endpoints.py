@@ -6,20 +6,40 @@ from collections.abc import Mapping
 from typing import Any
 
 from pymesh.control.store.services import Backend, Service
+from pymesh.control.store.workloads import SOMEWHERE, Locality
+from pymesh.control.translate.proxy import Proxy
 from pymesh.control.translate.wire import metadata, socket_address, wrapped
 from pymesh.control.xds import pb
 
 
-def assignment(name: str, service: Service, port: int, labels: Mapping[str, str], cluster_id: str) -> Any:
-    """The endpoints of a port that have all ``labels`` (those of a subset)."""
+def assignment(name: str, service: Service, port: int, labels: Mapping[str, str], proxy: Proxy) -> Any:
+    """The endpoints of a port that have all ``labels`` (those of a subset), by locality."""
     chosen = [one for one in service.backends[port] if labels.items() <= one.workload.labels.items()]
     made = pb.message("envoy.config.endpoint.v3.ClusterLoadAssignment")(cluster_name=name)
-    if chosen:
-        made.endpoints.add(
-            lb_endpoints=[_endpoint(one, cluster_id) for one in chosen],
-            load_balancing_weight=wrapped(sum(one.workload.weight or 1 for one in chosen)),
+    by_locality: dict[Locality, list[Backend]] = {}
+    for one in _hinted(chosen, proxy.locality.zone):
+        by_locality.setdefault(one.workload.locality, []).append(one)
+    for locality, found in sorted(by_locality.items()):
+        group = made.endpoints.add(
+            lb_endpoints=[_endpoint(one, proxy) for one in found],
+            load_balancing_weight=wrapped(sum(one.workload.weight or 1 for one in found)),
         )
+        if locality != SOMEWHERE:
+            group.locality.region, group.locality.zone = locality.region, locality.zone
+            group.locality.sub_zone = locality.sub_zone
     return made
+
+
+def _hinted(found: list[Backend], zone: str) -> list[Backend]:
+    """Those that are meant for the proxy's zone. As for Kubernetes, hints hold if every endpoint that gets new
+    connections has one, and one of those is for the zone.
+    """
+    ready = [one for one in found if one.workload.health == "HEALTHY"]
+    if not zone or not all(one.workload.for_zones for one in ready):
+        return found
+    if not any(zone in one.workload.for_zones for one in ready):
+        return found
+    return [one for one in found if zone in one.workload.for_zones or one.workload.health != "HEALTHY"]
 
 
 def local(name: str, address: str, port: int) -> Any:
@@ -30,7 +50,7 @@ def local(name: str, address: str, port: int) -> Any:
     )
 
 
-def _endpoint(one: Backend, cluster_id: str) -> dict[str, Any]:
+def _endpoint(one: Backend, proxy: Proxy) -> dict[str, Any]:
     workload = one.workload
     filters: dict[str, Mapping[str, Any]] = {}
     if workload.in_mesh:
@@ -38,11 +58,11 @@ def _endpoint(one: Backend, cluster_id: str) -> dict[str, Any]:
     labels = workload.labels
     canonical = labels.get("service.istio.io/canonical-name") or labels.get("app") or workload.name
     revision = labels.get("service.istio.io/canonical-revision") or labels.get("version") or "latest"
-    identity = ";".join((workload.name, workload.namespace, canonical, revision, cluster_id))
+    identity = ";".join((workload.name, workload.namespace, canonical, revision, proxy.cluster_id))
     filters["istio"] = {"workload": identity}
     return {
-        "endpoint": {"address": socket_address(workload.address, one.port)},
-        "health_status": "HEALTHY",
+        "endpoint": {"address": socket_address(workload.address_for(proxy.is_ipv6), one.port)},
+        "health_status": workload.health,
         "metadata": metadata(**filters),
         "load_balancing_weight": wrapped(workload.weight or 1),
     }

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from pymesh.control.store.workloads import SOMEWHERE, Locality
+
 Interception = Literal["NONE", "REDIRECT", "TPROXY"]
 
 
@@ -28,10 +30,24 @@ class Proxy:
     is_envoy: bool = False
     #: How the kernel leads the workload's connections to it; NONE: it listens on explicit ports.
     interception: Interception = "NONE"
+    #: Where it runs.
+    locality: Locality = SOMEWHERE
+
+    @property
+    def is_captured(self) -> bool:
+        """Whether connections come with the address that the client wanted."""
+        return self.kind == "sidecar" and self.interception != "NONE"
+
+    @property
+    def is_ipv6(self) -> bool:
+        """Which version of IP it prefers; as with Istio, that of its address."""
+        return ":" in self.address
 
     @classmethod
-    def parse(cls, node_id: str, metadata: Mapping[str, Any], user_agent: str = "") -> Proxy:
-        """From Istio's node id ``KIND~ADDRESS~NAME.NAMESPACE~DOMAIN``, its metadata, and the user agent."""
+    def parse(
+        cls, node_id: str, metadata: Mapping[str, Any], user_agent: str = "", locality: Locality = SOMEWHERE
+    ) -> Proxy:
+        """From Istio's node id ``KIND~ADDRESS~NAME.NAMESPACE~DOMAIN``, metadata, user agent, and locality."""
         parts = node_id.split("~")
         if len(parts) != 4 or parts[0] not in ("sidecar", "router"):
             raise ProxyError(f"node id {node_id!r}; hint: sidecar~IP~NAME.NAMESPACE~DOMAIN, or router~...")
@@ -52,6 +68,7 @@ class Proxy:
             str(metadata.get("CLUSTER_ID") or "Kubernetes"),
             user_agent == "envoy",
             _interception(metadata.get("INTERCEPTION_MODE") or "NONE"),
+            locality,
         )
 
 

@@ -38,5 +38,24 @@ class Scope:
 
     def use(self, service: Service, port: Port, subset: str = "") -> str:
         """The cluster of a port, which the proxy will be given."""
+        if (service.host, port.number) not in self.needed:
+            self._caution(service, port)
         self.needed[service.host, port.number] = (service, port)
         return names.outbound(service, port.number, subset)
+
+    def _caution(self, service: Service, port: Port) -> None:
+        """Warn of a service that this proxy cannot reach as its resource says."""
+        who = f"{self.proxy.name}.{self.proxy.namespace}"
+        if service.resolution == "NONE" and not self.proxy.is_captured:
+            self.report.warning(
+                service.at,
+                f"{service.host!r} is where the client goes, and {who} cannot see that",
+                "capture the workload's traffic (INTERCEPTION_MODE), or use resolution: DNS or STATIC",
+            )
+        inside = {one.workload.in_mesh for one in service.backends[port.number]}
+        if service.headless and self.proxy.is_captured and len(inside) > 1:
+            self.report.warning(
+                service.at,
+                f"{service.host!r} is reached over mutual TLS, which some of its endpoints do not speak",
+                "give all of them a proxy, or set tls.mode: DISABLE in a DestinationRule",
+            )

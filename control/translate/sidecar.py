@@ -41,24 +41,36 @@ def inbound_chain(scope: Scope, number: int, is_http: bool, stat_prefix: str) ->
     return {"filters": [network], "transport_socket": tls.inbound(scope.proxy, options.trust_domain, http=is_http)}
 
 
-def outbound(scope: Scope, one: EgressListener) -> tuple[Any, Any | None]:
+def is_explicit(scope: Scope, one: EgressListener) -> bool:
+    """Whether the application connects to the listener itself; else to services, and is captured."""
+    return one.port is not None and (bool(one.bind) or one.capture_mode == "NONE" or not scope.proxy.is_captured)
+
+
+def outbound(scope: Scope, one: EgressListener) -> tuple[Any | None, Any | None]:
     """The listener on which the application calls others, and its routes if it is HTTP."""
-    number = one.port.number
+    if one.port is None or (one.capture_mode == "IPTABLES" and not scope.proxy.is_captured):
+        scope.report.warning(
+            one.at,
+            f"{scope.proxy.name}.{scope.proxy.namespace} captures nothing that this listener could take",
+            "give it a port and captureMode: NONE, or set INTERCEPTION_MODE in the node's metadata",
+        )
+        return None, None
+    number, bind = one.port.number, one.bind or ("::1" if scope.proxy.is_ipv6 else "127.0.0.1")
     options = scope.store.options
-    found = _imported(scope, one)
-    name = names.listener(one.bind, number)
+    found = _imported(scope, one, one.port)
+    name = names.listener(bind, number)
     if one.port.protocol not in HTTP_PROTOCOLS:
-        by_name = _by_server_name(scope, one, found)
+        by_name = _by_server_name(scope, one.port, found)
         if by_name:
             chains = listeners.passed_on(options, by_name)
-            return listeners.listener(name, one.bind, number, "OUTBOUND", chains), None
-        shares = _tcp_shares(scope, one, found)
+            return listeners.listener(name, bind, number, "OUTBOUND", chains), None
+        shares = _tcp_shares(scope, one, number, found)
         network = listeners.tcp(options, shares[0][0] if shares else "BlackHoleCluster", shares)
         chains = [{"filters": [network]}] if shares else []
-        return (listeners.listener(name, one.bind, number, "OUTBOUND", chains) if chains else None), None
-    network = listeners.http(options, f"outbound_{one.bind}_{number}", "outbound", str(number))
-    made = listeners.listener(name, one.bind, number, "OUTBOUND", [{"filters": [network]}])
-    return made, _outbound_routes(scope, one, found)
+        return (listeners.listener(name, bind, number, "OUTBOUND", chains) if chains else None), None
+    network = listeners.http(options, f"outbound_{bind}_{number}", "outbound", str(number))
+    made = listeners.listener(name, bind, number, "OUTBOUND", [{"filters": [network]}])
+    return made, _outbound_routes(scope, number, found)
 
 
 def _served(scope: Scope, wanted: ListenerPort) -> Service | None:
@@ -86,26 +98,34 @@ def _inbound_routes(cluster: str, number: int) -> Any:
     )
 
 
-def _imported(scope: Scope, one: EgressListener) -> list[tuple[Service, Port]]:
+def _imported(scope: Scope, one: EgressListener, wanted: ListenerPort) -> list[tuple[Service, Port]]:
     """The services that a listener's hosts name, each with the port that is meant."""
-    found: dict[str, tuple[Service, Port]] = {}
-    for written in one.hosts:
-        namespace, _, pattern = written.partition("/")
-        for service in scope.store.services.values():
-            if not _matches(namespace, service.namespace, scope.proxy.namespace):
-                continue
-            if not _host_matches(pattern, service.host):
-                continue
-            port = _port(service, one.port)
-            if port is not None:
-                found[service.host] = (service, port)
-            elif "*" not in written:
-                scope.report.warning(
-                    one.place("hosts"),
-                    f"{service.host!r} has no {one.port.protocol} port for the listener on {one.port.number}",
-                    "give the listener the number or the name of the service's port",
-                )
-    return [found[host] for host in sorted(found)]
+    found = []
+    for service in named(scope, one):
+        port = _port(service, wanted)
+        if port is not None:
+            found.append((service, port))
+        elif any(written.rpartition("/")[2] == service.host for written in one.hosts):
+            scope.report.warning(
+                one.place("hosts"),
+                f"{service.host!r} has no {wanted.protocol} port for the listener on {wanted.number}",
+                "give the listener the number or the name of the service's port",
+            )
+    return found
+
+
+def named(scope: Scope, one: EgressListener) -> list[Service]:
+    """The services that a listener's hosts name, by host."""
+    patterns = [written.split("/", 1) for written in one.hosts]
+    return [
+        scope.store.services[host]
+        for host in sorted(scope.store.services)
+        if any(
+            _matches(namespace, scope.store.services[host].namespace, scope.proxy.namespace)
+            and _host_matches(pattern, host)
+            for namespace, pattern in patterns
+        )
+    ]
 
 
 def _matches(wanted: str, namespace: str, own: str) -> bool:
@@ -131,8 +151,7 @@ def _port(service: Service, wanted: ListenerPort) -> Port | None:
     return fitting[0] if len(fitting) == 1 else None
 
 
-def _outbound_routes(scope: Scope, one: EgressListener, found: Sequence[tuple[Service, Port]]) -> Any:
-    number = one.port.number
+def _outbound_routes(scope: Scope, number: int, found: Sequence[tuple[Service, Port]]) -> Any:
     made = pb.RouteConfiguration(
         name=str(number), validate_clusters={"value": False}, ignore_port_in_host_matching=True
     )
@@ -169,17 +188,17 @@ def service_routes(scope: Scope, service: Service, port: Port) -> list[Any]:
 
 
 def _by_server_name(
-    scope: Scope, one: EgressListener, found: Sequence[tuple[Service, Port]]
+    scope: Scope, port: ListenerPort, found: Sequence[tuple[Service, Port]]
 ) -> list[tuple[tuple[str, ...], list[tuple[str, int]]]]:
     """TLS is told apart by server name where there is more than one way to go; empty if there is not."""
-    if one.port.protocol not in ("TLS", "HTTPS"):
+    if port.protocol not in ("TLS", "HTTPS"):
         return []
     rules: list[tuple[tuple[str, ...], list[tuple[str, int]]]] = []
     is_asked = len(found) > 1
-    for service, port in found:
-        told = tls_rules(scope, service, port)
+    for service, served in found:
+        told = tls_rules(scope, service, served)
         is_asked = is_asked or bool(told)
-        rules += told or [(tuple(names.domains(service, scope.proxy.namespace)), [(scope.use(service, port), 1)])]
+        rules += told or [(tuple(names.domains(service, scope.proxy.namespace)), [(scope.use(service, served), 1)])]
     return rules if is_asked else []
 
 
@@ -190,12 +209,14 @@ def tls_rules(scope: Scope, service: Service, port: Port) -> list[tuple[tuple[st
     return [rule for virtual in virtuals for rule in routes.tls_shares(scope, virtual, place)]
 
 
-def _tcp_shares(scope: Scope, one: EgressListener, found: Sequence[tuple[Service, Port]]) -> list[tuple[str, int]]:
+def _tcp_shares(
+    scope: Scope, one: EgressListener, number: int, found: Sequence[tuple[Service, Port]]
+) -> list[tuple[str, int]]:
     """Where connections go. Nothing in them tells services apart, so the listener has exactly one."""
     if len(found) != 1:
         scope.report.warning(
             one.place("hosts"),
-            f"the TCP listener on {one.port.number} needs exactly one service, not {len(found)}",
+            f"the TCP listener on {number} needs exactly one service, not {len(found)}",
             "give each service a listener of its own",
         )
         return []

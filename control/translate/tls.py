@@ -12,7 +12,8 @@ from typing import Any
 
 from pymesh.control.resources.destination import ClientTls
 from pymesh.control.resources.gateway import ServerTls
-from pymesh.control.resources.kubernetes import Secret
+from pymesh.control.resources.kubernetes import Secret, is_ip
+from pymesh.control.store.services import Service
 from pymesh.control.translate.proxy import Proxy
 from pymesh.control.translate.wire import ADS, extension, wrapped
 from pymesh.control.xds import pb
@@ -49,23 +50,22 @@ def raw_buffer() -> dict[str, Any]:
     )
 
 
-def client(tls: ClientTls, host: str, alpn: list[str]) -> dict[str, Any]:
+def client(tls: ClientTls, service: Service, alpn: list[str]) -> dict[str, Any]:
     """TLS with a service outside of the mesh, as a DestinationRule says."""
+    names = tls.subject_alt_names or service.subject_alt_names
     validation: dict[str, Any] = {
         "trusted_ca": {"filename": tls.ca_certificates or "/etc/ssl/certs/ca-certificates.crt"}
     }
-    if tls.subject_alt_names:
-        validation["match_typed_subject_alt_names"] = [
-            {"san_type": "DNS", "matcher": {"exact": name}} for name in tls.subject_alt_names
-        ]
+    if names:
+        validation["match_typed_subject_alt_names"] = [_exactly(name) for name in names]
     common: dict[str, Any] = {"validation_context": validation, "alpn_protocols": alpn}
     if tls.mode == "MUTUAL":
         common["tls_certificates"] = [_files(tls.client_certificate, tls.private_key)]
     context = pb.message(_PACKAGE + "UpstreamTlsContext")(
         common_tls_context=common,
-        sni=tls.sni or host,
+        sni=tls.sni or service.host,
         # Names of its own replace the check against the server name.
-        auto_sni_san_validation=not tls.subject_alt_names,
+        auto_sni_san_validation=not names,
     )
     return extension(_TLS, context)
 
@@ -113,6 +113,12 @@ def secrets(secret: Secret) -> dict[str, Any]:
             name=f"{name}-cacert", validation_context={"trusted_ca": {"inline_bytes": authority}}
         )
     return found
+
+
+def _exactly(name: str) -> dict[str, Any]:
+    """The matcher of a certificate's name, whose type is seen by its form."""
+    kind = "URI" if "://" in name else "IP_ADDRESS" if is_ip(name) else "DNS"
+    return {"san_type": kind, "matcher": {"exact": name}}
 
 
 def _files(certificate: str, key: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Resources in, xDS out: every case is a pair of files.
 
-`in.yaml` starts with a document `proxies:` (node id and metadata of each proxy, and the user agent where it
-matters); the rest are the users' resources. `out.yaml` holds what each proxy is sent.
+`in.yaml` starts with a document `proxies:` (node id and metadata of each proxy, and the user agent and the locality
+where they matter); the rest are the users' resources. `out.yaml` holds what each proxy is sent.
 """
 
 from pathlib import Path
@@ -13,6 +13,7 @@ import yaml
 from pymesh.control.resources.diagnostics import Report
 from pymesh.control.resources.load import load_text
 from pymesh.control.store.store import MeshOptions, build
+from pymesh.control.store.workloads import Locality
 from pymesh.control.translate import translate
 from pymesh.control.translate.proxy import Proxy
 from pymesh.control.xds import pb
@@ -30,7 +31,9 @@ def rendered(case: str) -> dict[str, Any]:
     store, warnings = build(resources, MeshOptions(**asked.get("options", {})))
     out: dict[str, Any] = {"warnings": [str(one) for one in warnings]}
     for described in asked["proxies"]:
-        proxy = Proxy.parse(described["id"], described.get("metadata", {}), described.get("userAgent", ""))
+        proxy = Proxy.parse(
+            described["id"], described.get("metadata", {}), described.get("userAgent", ""), _locality(described)
+        )
         made = translate(store, proxy)
         kinds = {url.rpartition(".")[2]: named for url, named in made.messages.items()}
         out[described["id"]] = {
@@ -38,6 +41,10 @@ def rendered(case: str) -> dict[str, Any]:
             "warnings": [str(one) for one in made.warnings],
         }
     return yaml.safe_load(yaml.safe_dump(_plain(out)))
+
+
+def _locality(described: dict[str, Any]) -> Locality:
+    return Locality.parse(described.get("locality", ""))
 
 
 def _plain(value: Any) -> Any:

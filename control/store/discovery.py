@@ -1,0 +1,209 @@
+"""From resources to services: what Services and EndpointSlices, ServiceEntries and WorkloadEntries say together."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from pymesh.control.resources.diagnostics import Report
+from pymesh.control.resources.kubernetes import EndpointSlice, is_ip
+from pymesh.control.resources.kubernetes import Service as KubeService
+from pymesh.control.resources.metadata import Resource
+from pymesh.control.resources.workloads import ServiceEntry, WorkloadEntry
+from pymesh.control.store import slices, workloads
+from pymesh.control.store.services import Backend, Port, Resolution, Service
+from pymesh.control.store.workloads import Workload
+
+_PROTOCOLS = {
+    "http": "HTTP", "http2": "HTTP2", "grpc": "GRPC", "https": "HTTPS", "tls": "TLS", "tcp": "TCP",
+    "kubernetes.io/h2c": "HTTP2", "kubernetes.io/ws": "HTTP", "mongo": "TCP", "redis": "TCP", "mysql": "TCP",
+}  # fmt: skip
+_RESOLUTIONS: Mapping[str, Resolution] = {
+    "STATIC": "EDS",
+    "DNS": "DNS",
+    "DNS_ROUND_ROBIN": "DNS_ROUND_ROBIN",
+    "NONE": "NONE",
+}
+
+
+def derive(resources: Iterable[Resource], domain: str, report: Report) -> dict[str, Service]:
+    """The services by host."""
+    everything = list(resources)
+    entries = [workloads.from_entry(one) for one in everything if isinstance(one, WorkloadEntry)]
+    sliced: dict[tuple[str, str], list[EndpointSlice]] = {}
+    for one in everything:
+        if isinstance(one, EndpointSlice):
+            owner = one.metadata.labels.get(EndpointSlice.SERVICE_LABEL, "")
+            sliced.setdefault((one.namespace, owner), []).append(one)
+    found: dict[str, Service] = {}
+    other_names: list[tuple[Service, str]] = []
+    for one in everything:
+        if isinstance(one, KubeService):
+            made = [_from_kubernetes(one, entries, sliced.pop((one.namespace, one.name), []), domain, report)]
+            if one.spec.external_name:
+                other_names.append((made[0], one.spec.external_name))
+        elif isinstance(one, ServiceEntry):
+            made = _from_service_entry(one, entries, report)
+        else:
+            continue
+        for service in made:
+            first = found.setdefault(service.host, service)
+            if first is not service:
+                report.error(service.at, f"host {service.host!r} is defined twice", f"the first is at {first.at}")
+    for (namespace, owner), orphans in sliced.items():
+        for orphan in orphans:
+            slices.orphan(orphan, namespace, owner, report)
+    return {**found, **_other_names(found, other_names, report)}
+
+
+def _other_names(
+    found: Mapping[str, Service], named: Iterable[tuple[Service, str]], report: Report
+) -> dict[str, Service]:
+    """ExternalName services that name another service of the mesh: served by what serves that one."""
+    names = {service.host for service, _ in named}
+    resolved = {}
+    for service, external in named:
+        target = found.get(external.removesuffix("."))
+        if target is None or found.get(service.host) is not service:
+            continue
+        if target.host in names:
+            hint = "name a service that is not an ExternalName itself"
+            report.error(service.at, f"{external!r} is only another name, too", hint)
+            continue
+        missing = [port.number for port in service.ports if target.port(port.number) is None]
+        for number in missing:
+            numbers = ", ".join(str(port.number) for port in target.ports)
+            report.error(service.at, f"{target.host!r} has no port {number}", f"known: {numbers}")
+        backends = {port.number: target.backends.get(port.number, ()) for port in service.ports}
+        resolved[service.host] = replace(
+            service, resolution=target.resolution, external=target.external, backends=backends, headless=False
+        )
+    return resolved
+
+
+def _from_kubernetes(
+    service: KubeService, entries: list[Workload], sliced: list[EndpointSlice], domain: str, report: Report
+) -> Service:
+    name, namespace, spec = service.name, service.namespace, service.spec
+    ports = tuple(
+        Port(
+            port.port,
+            port.name,
+            _protocol(port.name, port.app_protocol),
+            port.port if port.target_port is None else port.target_port,
+        )
+        for port in spec.ports
+    )
+    resolution: Resolution = "EDS"
+    selected = workloads.select(entries, namespace, spec.selector)
+    if spec.external_name:
+        resolution = "DNS"
+        selected = [Workload(name, namespace, spec.external_name.removesuffix("."))]
+    selected = _with_addresses(selected, resolution, service.title, report)
+    backends: dict[int, tuple[Backend, ...]] = {}
+    for port in ports:
+        for workload in selected:
+            if _reached(port, workload) is None:
+                report.warning(
+                    service.at,
+                    f"{workload.name} has no port {port.target!r} of {service.title}",
+                    "name it under the entry's ports",
+                )
+        reached = _backends(port, selected) + slices.backends(sliced, port, spec.publish_not_ready_addresses)
+        backends[port.number] = _in_order(reached)
+    return Service(
+        f"{name}.{namespace}.svc.{domain}",
+        name,
+        namespace,
+        ports,
+        resolution,
+        bool(spec.external_name),
+        (name, f"{name}.{namespace}", f"{name}.{namespace}.svc"),
+        spec.selector,
+        backends,
+        service.at,
+        spec.virtual_ips,
+        spec.is_headless,
+    )
+
+
+def _from_service_entry(entry: ServiceEntry, entries: list[Workload], report: Report) -> list[Service]:
+    spec = entry.spec
+    ports = tuple(
+        Port(
+            port.number,
+            port.name,
+            port.protocol,
+            port.number if port.target_port is None else port.target_port,
+        )
+        for port in spec.ports
+    )
+    resolution = _RESOLUTIONS[spec.resolution]
+    selector = spec.workload_selector.labels if spec.workload_selector else {}
+    serving = [
+        workloads.from_endpoint(endpoint, f"{entry.name}-{n}", entry.namespace, endpoint.labels)
+        for n, endpoint in enumerate(spec.endpoints)
+    ]
+    if spec.workload_selector is not None:
+        serving = _with_addresses(workloads.select(entries, entry.namespace, selector), resolution, entry.title, report)
+    found = []
+    for host in spec.hosts:
+        here = serving
+        if resolution in ("DNS", "DNS_ROUND_ROBIN") and not here and spec.workload_selector is None:
+            here = [Workload(entry.name, entry.namespace, host)]
+        found.append(
+            Service(
+                host,
+                host,
+                entry.namespace,
+                ports,
+                resolution,
+                spec.location == "MESH_EXTERNAL",
+                (),
+                selector,
+                {port.number: _in_order(_backends(port, here)) for port in ports},
+                spec.place("hosts"),
+                tuple(_network(one) for one in spec.addresses),
+                subject_alt_names=spec.subject_alt_names,
+            )
+        )
+    return found
+
+
+def _with_addresses(found: list[Workload], resolution: Resolution, owner: str, report: Report) -> list[Workload]:
+    """Those that can be reached; without DNS a name cannot."""
+    if resolution == "DNS":
+        return found
+    for one in found:
+        if not is_ip(one.address):
+            hint = "give it an IP address, or select it in a ServiceEntry with resolution: DNS"
+            report.warning(one.at, f"{owner} leaves {one.name} out: {one.address!r} is a name", hint)
+    return [one for one in found if is_ip(one.address)]
+
+
+def _backends(port: Port, found: Iterable[Workload]) -> list[Backend]:
+    return [Backend(one, number) for one in found if (number := _reached(port, one)) is not None]
+
+
+def _in_order(backends: Iterable[Backend]) -> tuple[Backend, ...]:
+    return tuple(sorted(backends, key=lambda one: (one.workload.address, one.port)))
+
+
+def _reached(port: Port, workload: Workload) -> int | None:
+    """The workload's port that serves a service's port: by name, else by number."""
+    for name in (port.name, port.target):
+        if isinstance(name, str) and name in workload.ports:
+            return workload.ports[name]
+    return port.target if isinstance(port.target, int) else None
+
+
+def _network(text: str) -> str:
+    """An address, or a network in its canonical form. One of a single address is that address."""
+    network = ipaddress.ip_network(text, strict=False)
+    return str(network.network_address) if network.num_addresses == 1 else str(network)
+
+
+def _protocol(name: str, app_protocol: str) -> str:
+    """Istio's rule: ``appProtocol``, else the port's name up to the first dash; what neither says is TCP."""
+    return _PROTOCOLS.get((app_protocol or name.partition("-")[0]).lower(), "TCP")

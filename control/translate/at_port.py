@@ -1,0 +1,129 @@
+"""The captured listener for one port number at the wildcard address: what is known of a connection but its address.
+
+The filter chains ask, in Envoy's order: the network that the client wanted (services whose addresses are networks), the
+server name (TLS), and at last what is left, which is HTTP, told apart by host, or the one TCP service that has no
+address, or what no service is known for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from pymesh.control.store.services import Port, Service
+from pymesh.control.translate import listeners, names, sidecar
+from pymesh.control.translate.scope import Scope
+from pymesh.control.translate.wire import wrapped
+from pymesh.control.xds import pb
+
+PASSTHROUGH = "PassthroughCluster"
+TLS_PROTOCOLS = frozenset({"HTTPS", "TLS"})
+
+
+@dataclass(slots=True)
+class AtPort:
+    """The services that share a port number."""
+
+    number: int
+    #: HTTP and TLS.
+    by_host: list[tuple[Service, Port]] = field(default_factory=list)
+    #: TCP, with networks for addresses or with none.
+    by_network: list[tuple[Service, Port]] = field(default_factory=list)
+
+    def build(
+        self, scope: Scope, any_address: str, unknown: dict[str, Any], allows_any: bool
+    ) -> tuple[list[dict[str, Any]], dict[str, Any], Any | None]:
+        """The filter chains, the one for the rest, and the route table if there is HTTP."""
+        options = scope.store.options
+        chains = self._networks(scope)
+        rules: list[tuple[tuple[str, ...], list[tuple[str, int]]]] = []
+        for service, port in self.by_host:
+            if port.protocol in TLS_PROTOCOLS:
+                domains = tuple(names.domains(service, scope.proxy.namespace))
+                told = sidecar.tls_rules(scope, service, port)
+                rules += told or [(domains, sidecar.service_shares(scope, service, port))]
+        chains += listeners.passed_on(options, rules)
+        with_hosts = [(service, port) for service, port in self.by_host if port.is_http]
+        if not with_hosts:
+            return chains, self._rest(scope) or unknown, None
+        for service, _ in self._without_address():
+            self._cannot_be_told(scope, service)
+        network = listeners.http(options, f"outbound_{any_address}_{self.number}", "outbound", str(self.number))
+        return chains, {"filters": [network]}, self._table(scope, with_hosts, allows_any)
+
+    def _networks(self, scope: Scope) -> list[dict[str, Any]]:
+        chains = []
+        taken: dict[str, Service] = {}
+        for service, port in self.by_network:
+            wanted = [one for one in service.addresses if "/" in one]
+            for one in wanted:
+                first = taken.setdefault(one, service)
+                if first is not service:
+                    scope.report.warning(
+                        service.at, f"{one} port {self.number} is that of {first.host!r}", "give each its own network"
+                    )
+            ranges = [_range(one) for one in wanted if taken[one] is service]
+            if ranges:
+                shares = sidecar.service_shares(scope, service, port)
+                network = listeners.tcp(scope.store.options, shares[0][0], shares)
+                chains.append({"filter_chain_match": {"prefix_ranges": ranges}, "filters": [network]})
+        return chains
+
+    def _without_address(self) -> list[tuple[Service, Port]]:
+        return [(service, port) for service, port in self.by_network if not service.addresses]
+
+    def _rest(self, scope: Scope) -> dict[str, Any] | None:
+        """Connections to anywhere at this port are for the one TCP service that has no address."""
+        found = self._without_address()
+        for service, _ in found[1:]:
+            self._cannot_be_told(scope, service)
+        if not found:
+            return None
+        shares = sidecar.service_shares(scope, *found[0])
+        return {"filters": [listeners.tcp(scope.store.options, shares[0][0], shares)]}
+
+    def _cannot_be_told(self, scope: Scope, service: Service) -> None:
+        scope.report.warning(
+            service.at,
+            f"connections to {service.host!r} port {self.number} cannot be told from others",
+            "a TCP service needs a virtual IP: clusterIP of a Service, addresses of a ServiceEntry",
+        )
+
+    def _table(self, scope: Scope, found: list[tuple[Service, Port]], allows_any: bool) -> Any:
+        number = self.number
+        table = pb.RouteConfiguration(
+            name=str(number), validate_clusters=wrapped(False), ignore_port_in_host_matching=True
+        )
+        taken: set[str] = set()
+        for service, port in found:
+            # Hosts of one ServiceEntry have the same addresses; a domain can be in one virtual host only.
+            domains = [one for one in _domains(scope, service, port) if one not in taken]
+            taken.update(domains)
+            table.virtual_hosts.add(
+                name=f"{service.host}:{number}",
+                domains=domains,
+                routes=sidecar.service_routes(scope, service, port),
+                include_request_attempt_count=True,
+            )
+        route: dict[str, Any] = {"name": "block_all", "match": {"prefix": "/"}, "direct_response": {"status": 502}}
+        if allows_any:
+            action = {"cluster": PASSTHROUGH, "timeout": {"seconds": 0}}
+            route = {"name": "allow_any", "match": {"prefix": "/"}, "route": action}
+        table.virtual_hosts.add(name=route["name"], domains=["*"], routes=[route])
+        return table
+
+
+def _domains(scope: Scope, service: Service, port: Port) -> list[str]:
+    """What a client may write as host: names and virtual IPs; of a headless service also those of its endpoints."""
+    found = names.domains(service, scope.proxy.namespace)
+    addresses = service.virtual_ips
+    if service.headless:
+        found += [f"*.{name}" for name in found]
+        workloads = [one.workload for one in service.backends[port.number]]
+        addresses = tuple(one for w in workloads for one in (w.address, w.second_address) if one)
+    return list(dict.fromkeys([*found, *(f"[{one}]" if ":" in one else one for one in addresses)]))
+
+
+def _range(network: str) -> dict[str, Any]:
+    prefix, _, length = network.partition("/")
+    return {"address_prefix": prefix, "prefix_len": wrapped(int(length))}

@@ -1,0 +1,35 @@
+"""Real Envoy takes everything that the golden pairs say a proxy is sent."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pymesh.control.resources.diagnostics import Report
+from pymesh.control.resources.load import load_text
+from pymesh.control.store.store import MeshOptions, build
+from pymesh.control.store.workloads import Locality
+from pymesh.control.translate import bootstrap as static_bootstrap
+from pymesh.control.translate import translate
+from pymesh.control.translate.proxy import Proxy
+from pymesh.control.xds import pb
+from tests.tools.peers import peer
+from tests.tools.processes import running
+
+HERE = Path(__file__).parent
+CASES = ["slices-and-localities", "resolutions", "headless", "sidecar-scope"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_envoy_takes_every_resource(case: str, tmp_path: Path) -> None:
+    head, _, rest = (HERE / case / "in.yaml").read_text().partition("\n---\n")
+    asked = yaml.safe_load(head)
+    store, _ = build(load_text("in.yaml", rest, Report()), MeshOptions(**asked.get("options", {})))
+    for number, described in enumerate(asked["proxies"]):
+        # A companion gives Envoy its certificates, in whatever proxy the case is about.
+        locality = Locality.parse(described.get("locality", ""))
+        proxy = Proxy.parse(described["id"], described["metadata"], "envoy", locality)
+        file = tmp_path / f"{number}.pb"
+        file.write_bytes(pb.encode(static_bootstrap.static(translate(store, proxy))))
+        with running([peer("envoy"), "--mode", "validate", "-c", str(file)], title="envoy") as judge:
+            assert judge.wait(60) == 0, judge.tail()
