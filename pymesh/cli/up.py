@@ -6,19 +6,23 @@ import asyncio
 import signal
 import sys
 import tempfile
-from contextlib import suppress
+from collections.abc import Sequence
+from contextlib import aclosing, suppress
 from pathlib import Path
 
 import click
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from pymesh.cli.problem import give_up
-from pymesh.local import check, meshfile, stats, traffic
+from pymesh.local import check, meshfile, scenario, stats, traffic
 from pymesh.local.errors import LocalMeshError
 from pymesh.local.meshfile import LocalMesh
 from pymesh.local.runner import Options, Runner
+from pymesh.local.scenario import Scenario
+from pymesh.local.stage import Stage
 
 console = Console(highlight=False)
 
@@ -29,16 +33,27 @@ _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 @click.command("up")
 @click.argument("target", type=click.Path(path_type=Path), metavar="DIR")
 @click.option("--check", "checked", is_flag=True, help="Headless: hold the mesh to its promises; exit code 0 or 1.")
+@click.option(
+    "--scenario",
+    "scenarios",
+    multiple=True,
+    metavar="NAME",
+    help="Play DIR/scenarios/NAME.yaml on the mesh, `all` for each; with --check the mesh ends after it.",
+)
 @click.option("--port", type=click.IntRange(0, 65535), help="The gateway's port; 0 takes a free one.")
 @click.option("--envoy", multiple=True, metavar="WORKLOAD", help="Run a real Envoy as this workload's proxy.")
 @click.option("--keep", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
               help="Keep configuration and logs of the run there.")  # fmt: skip
-def command(target: Path, checked: bool, port: int | None, envoy: tuple[str, ...], keep: Path | None) -> None:
+def command(
+    target: Path, checked: bool, scenarios: tuple[str, ...], port: int | None, envoy: tuple[str, ...], keep: Path | None
+) -> None:
     """Run a mesh of plain processes on this machine.
 
     DIR holds a mesh.yaml and the resources that it names."""
     try:
         mesh = meshfile.read(target)
+        plays = scenario.chosen(mesh, scenarios)
+        mesh = scenario.with_apps(mesh, plays)
     except LocalMeshError as error:
         give_up(str(error))
     if checked and mesh.traffic is None:
@@ -46,12 +61,12 @@ def command(target: Path, checked: bool, port: int | None, envoy: tuple[str, ...
     with tempfile.TemporaryDirectory(prefix="pymesh-") as temporary:
         folder = keep.resolve() if keep else Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        runner = Runner(mesh, folder, Options(port, copied=checked, envoy=envoy))
-        sys.exit(asyncio.run(_main(runner, mesh, checked)))
+        runner = Runner(mesh, folder, Options(port, copied=checked or bool(plays), envoy=envoy))
+        sys.exit(asyncio.run(_main(runner, mesh, plays, checked)))
 
 
-async def _main(runner: Runner, mesh: LocalMesh, checked: bool) -> int:
-    task = asyncio.create_task(_run(runner, mesh, checked))
+async def _main(runner: Runner, mesh: LocalMesh, plays: Sequence[Scenario], checked: bool) -> int:
+    task = asyncio.create_task(_run(runner, mesh, plays, checked))
     loop = asyncio.get_running_loop()
     received: list[signal.Signals] = []
 
@@ -81,7 +96,7 @@ async def _main(runner: Runner, mesh: LocalMesh, checked: bool) -> int:
             console.print("[red]still running:[/]", *left, sep="\n")
 
 
-async def _run(runner: Runner, mesh: LocalMesh, checked: bool) -> int:
+async def _run(runner: Runner, mesh: LocalMesh, plays: Sequence[Scenario], checked: bool) -> int:
     with console.status("starting") as status:
         await runner.start(lambda text: status.update(f"starting {text}"))
     _show_addresses(runner)
@@ -89,7 +104,11 @@ async def _run(runner: Runner, mesh: LocalMesh, checked: bool) -> int:
         await asyncio.Event().wait()
         return 0
     await _first_answer(runner, mesh.traffic)
-    if checked:
+    if plays:
+        held = await _play(runner, plays)
+        if checked:
+            return 0 if held else 1
+    elif checked:
         return await _check(runner, mesh.traffic)
     await _live(runner, mesh.traffic)
     return 0
@@ -115,6 +134,20 @@ async def _first_answer(runner: Runner, wanted: meshfile.Traffic) -> None:
             return
         await asyncio.sleep(0.1)
     raise LocalMeshError(f"the gateway does not answer {wanted.path}: {tally.first_failure}")
+
+
+async def _play(runner: Runner, plays: Sequence[Scenario]) -> bool:
+    """Each scenario in turn; True if all that was expected was seen."""
+    stage = Stage(runner)
+    held = True
+    for one in plays:
+        console.print(f"[bold]{one.name}[/]: {escape(one.spec.shows)}", soft_wrap=True)
+        async with aclosing(stage.play(one)) as results:
+            async for result in results:
+                mark = "[green]held[/]  " if result.held else "[red]broken[/]"
+                console.print(f"  {mark} {escape(f'{result.step}: {result.seen}')}", soft_wrap=True)
+                held &= result.held
+    return held
 
 
 async def _check(runner: Runner, wanted: meshfile.Traffic) -> int:

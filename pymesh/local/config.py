@@ -79,7 +79,7 @@ def set_weights(folders: Iterable[Path], host: str, weights: Mapping[str, int]) 
                     changed += 1
 
     for file in _files(folders):
-        if any(document.get("kind") == "VirtualService" for document in _load(file)):
+        if any(document.get("kind") == "VirtualService" for document in documents(file)):
             _rewrite(file, change)
     if changed != len(weights):
         raise LocalMeshError(f"no VirtualService for {host!r} routes to the subsets {', '.join(sorted(weights))}")
@@ -95,7 +95,7 @@ def _selects(document: Document, labels: Mapping[str, str]) -> bool:
 
 def _documents(folders: Iterable[Path]) -> Iterator[tuple[Path, Document]]:
     for file in _files(folders):
-        for document in _load(file):
+        for document in documents(file):
             yield file, document
 
 
@@ -103,19 +103,30 @@ def _files(folders: Iterable[Path]) -> list[Path]:
     return [f for folder in folders for f in sorted(folder.rglob("*")) if f.suffix in (".yaml", ".yml")]
 
 
-def _load(file: Path) -> list[Document]:
+def documents(file: Path) -> list[Document]:
+    """The mappings in a file; none if it is not there or not YAML."""
     try:
         loaded = list(yaml.safe_load_all(file.read_bytes()))
-    except yaml.YAMLError:
+    except (OSError, yaml.YAMLError):
         return []
     return [document for document in loaded if isinstance(document, dict)]
 
 
 def _rewrite(file: Path, change: Callable[[Document], None]) -> None:
-    """Change a file's documents; it is replaced at once, so that nobody reads half of it."""
-    documents = _load(file)
-    for document in documents:
+    """Change a file's documents."""
+    found = documents(file)
+    for document in found:
         change(document)
+    write(file, found)
+
+
+def write(file: Path, contents: Iterable[Document]) -> None:
+    """Write a file of these documents."""
+    write_text(file, yaml.safe_dump_all(list(contents), sort_keys=False))
+
+
+def write_text(file: Path, text: str) -> None:
+    """Replace a file at once, so that nobody reads half of it."""
     staged = file.with_name(f".{file.name}.new")
-    staged.write_text(yaml.safe_dump_all(documents, sort_keys=False))
+    staged.write_text(text)
     staged.replace(file)

@@ -1,4 +1,4 @@
-"""A small HTTP/1.1 client on asyncio: what readiness probes, scrapes and the demo's traffic need, GET and no more.
+"""A small HTTP/1.1 client on asyncio: what readiness probes, scrapes, the demo's traffic and scenarios need.
 
 One request at a time per connection; a connection that cannot be reused says so. Limits: a head of 64 KiB and a body
 of 16 MiB.
@@ -7,6 +7,7 @@ of 16 MiB.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,27 +29,50 @@ class Answer:
     status: int
     headers: Mapping[str, str]
     body: bytes
+    #: `set-cookie` fields as they came.
+    cookies: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """A connection over TLS: how, and the server name that is asked for."""
+
+    context: ssl.SSLContext
+    server_name: str | None = None
 
 
 class Connection:
     """A connection to a port on loopback, opened at its first request and reopened when it was closed."""
 
-    def __init__(self, port: int, timeout: float = 15.0) -> None:
+    def __init__(self, port: int, timeout: float = 15.0, tls: Tls | None = None) -> None:
         self._port = port
         self._timeout = timeout
+        self._tls = tls
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def get(self, path: str, headers: Mapping[str, str] | None = None) -> Answer:
-        """One request. Raises :class:`HttpError`; the connection is closed then."""
+        """One GET request, as :meth:`request`."""
+        return await self.request("GET", path, headers)
+
+    async def request(
+        self, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes = b""
+    ) -> Answer:
+        """One request; `host` among the headers is the authority. Raises :class:`HttpError`; it is closed then."""
         try:
             async with asyncio.timeout(self._timeout):
-                return await self._exchange(path, headers or {})
+                return await self._exchange(method, path, headers or {}, body)
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError) as error:
             await self.close()
-            raise HttpError(f"GET {ADDRESS}:{self._port}{path}: {str(error) or type(error).__name__}") from error
+            raise HttpError(f"{method} {ADDRESS}:{self._port}{path}: {str(error) or type(error).__name__}") from error
         except BaseException:
             await self.close()
             raise
+
+    @property
+    def certificate(self) -> bytes | None:
+        """What the server has shown, in DER, while the connection is open."""
+        session = self._streams[1].get_extra_info("ssl_object") if self._streams else None
+        return None if session is None else session.getpeercert(binary_form=True)
 
     async def close(self) -> None:
         """Close it; the next request opens it anew."""
@@ -59,14 +83,24 @@ class Connection:
             with suppress(OSError):
                 await writer.wait_closed()
 
-    async def _exchange(self, path: str, headers: Mapping[str, str]) -> Answer:
+    async def _exchange(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
         if self._streams is None:
-            self._streams = await asyncio.open_connection(ADDRESS, self._port, limit=MAX_HEAD)
+            tls = self._tls
+            self._streams = await asyncio.open_connection(
+                ADDRESS,
+                self._port,
+                limit=MAX_HEAD,
+                ssl=tls and tls.context,
+                server_hostname=tls and (tls.server_name or ""),
+            )
         reader, writer = self._streams
-        lines = [f"GET {path} HTTP/1.1", f"host: {ADDRESS}:{self._port}", *(f"{k}: {v}" for k, v in headers.items())]
-        writer.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
+        fields = {"host": f"{ADDRESS}:{self._port}"} | {name.lower(): value for name, value in headers.items()}
+        if body or method not in ("GET", "HEAD"):
+            fields["content-length"] = str(len(body))
+        lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
+        writer.write("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
         await writer.drain()
-        answer = await _read(reader)
+        answer = await _read(reader, method)
         if answer.headers.get("connection", "").lower() == "close":
             await self.close()
         return answer
@@ -81,28 +115,31 @@ async def get(port: int, path: str, headers: Mapping[str, str] | None = None, pa
         await connection.close()
 
 
-async def _read(reader: asyncio.StreamReader) -> Answer:
+async def _read(reader: asyncio.StreamReader, method: str) -> Answer:
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     first, *lines = head[:-4].split("\r\n")
     version, _, rest = first.partition(" ")
     if not version.startswith("HTTP/1."):
         raise ValueError(f"not HTTP/1: {first[:40]!r}")
     status = int(rest[:3])
-    headers = {}
+    headers: dict[str, str] = {}
+    cookies = []
     for line in lines:
         name, _, value = line.partition(":")
         headers[name.lower()] = value.strip()
+        if name.lower() == "set-cookie":
+            cookies.append(value.strip())
+    if method == "HEAD" or status in (204, 304):
+        return Answer(status, headers, b"", tuple(cookies))
     if headers.get("transfer-encoding", "").lower() == "chunked":
-        return Answer(status, headers, await _chunked(reader))
+        return Answer(status, headers, await _chunked(reader), tuple(cookies))
     if "content-length" in headers:
         length = int(headers["content-length"])
         if not 0 <= length <= MAX_BODY:
             raise ValueError(f"a body of {length} bytes")
-        return Answer(status, headers, await reader.readexactly(length))
-    if status in (204, 304):
-        return Answer(status, headers, b"")
+        return Answer(status, headers, await reader.readexactly(length), tuple(cookies))
     body = await reader.read(MAX_BODY)
-    return Answer(status, {**headers, "connection": "close"}, body)
+    return Answer(status, {**headers, "connection": "close"}, body, tuple(cookies))
 
 
 async def _chunked(reader: asyncio.StreamReader) -> bytes:

@@ -65,9 +65,18 @@ class Process:
         """End the whole group at once, as a crash would."""
         self._signal(signal.SIGKILL)
 
+    def pause(self) -> None:
+        """Freeze the whole group, as a machine that hangs."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self._signal(signal.SIGCONT)
+
     async def stop(self, grace: float = GRACE_S) -> None:
         """Ask the whole group to end, then make it. Ends with the process gone, also when cancelled."""
         self._signal(signal.SIGTERM)
+        self.resume()
         try:
             async with asyncio.timeout(grace):
                 await self._child.wait()

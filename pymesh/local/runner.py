@@ -55,8 +55,11 @@ class Runner:
     #: What the control plane reads, besides what is generated.
     config: tuple[Path, ...] = ()
     gateway_ports: dict[str, int] = field(default_factory=dict)
+    #: A gateway's port as its resource writes it -> the port that is open.
+    moved_ports: dict[int, int] = field(default_factory=dict)
     control_admin: int = 0
     _control_port: int = 0
+    _ports: Ports = field(default_factory=Ports)
     _tokens: dict[str, str] = field(default_factory=dict)
     _processes: dict[str, Process] = field(default_factory=dict)
 
@@ -112,7 +115,7 @@ class Runner:
         await self._wait("the control plane", "control", ready)
 
     def _prepare(self) -> None:
-        ports = Ports()
+        ports = self._ports
         self.plan = workloads(self.mesh, ports.take)
         self._control_port, self.control_admin = ports.take(), ports.take()
         unknown = sorted(set(self.options.envoy) - {workload.name for workload in self.plan})
@@ -124,21 +127,42 @@ class Runner:
         self.config = self.mesh.config
         if self.options.copied or self.options.port is not None:
             self.config = config.copied(self.mesh.folder, self.mesh.config, self.folder / "config")
-        self._open_gateways(ports)
+        self._open_gateways()
         for name in ("generated", "tokens", "proxies", "logs"):
             (self.folder / name).mkdir(mode=0o700, exist_ok=True)
         (self.folder / "generated" / "workloads.yaml").write_text(resources.documents(self.plan))
         self._tokens = tokens.issue(self.plan, self.folder / "tokens.json", self.folder / "tokens")
 
-    def _open_gateways(self, ports: Ports) -> None:
+    def _open_gateways(self) -> None:
         for number, gateway in enumerate(self.mesh.gateways):
             for server in config.servers(self.config, gateway):
                 port = server.port
                 if number == 0 and self.options.port is not None:
-                    port = self.options.port or ports.take()
+                    port = self.options.port or self.gateway_port(server.port)
+                    self.moved_ports[server.port] = port
                     config.move_server(server, port)
                 require_free(port, f"gateway {gateway.name}")
                 self.gateway_ports.setdefault(gateway.name, port)
+
+    def gateway_port(self, written: int) -> int:
+        """The port that is open where a resource writes this one: itself, or a free one where the mesh's are moved."""
+        if self.options.port is None:
+            return written
+        if written not in self.moved_ports:
+            self.moved_ports[written] = self._ports.take()
+        return self.moved_ports[written]
+
+    async def restart(self, name: str) -> None:
+        """Start a process again, under the same name, unless it runs: an app, or a workload's proxy."""
+        if self._processes[name].returncode is None:
+            return
+        for workload in self.plan:
+            if name == workload.name and workload.app is not None:
+                await self._start_app(workload)
+                await self._wait(name, name, partial(_app_ready, workload))
+            elif name == workload.proxy_name:
+                await self._start_proxy(workload)
+                await self._wait(name, name, partial(_proxy_ready, workload))
 
     async def _start(self, name: str, argv: Sequence[str], cwd: Path | None = None, **env: str) -> None:
         log = self.folder / "logs" / f"{name}.log"

@@ -1,7 +1,9 @@
-"""What the shop's services share: serve JSON over plain HTTP/1.1, and call each other.
+"""What the shop's services share: serve JSON over plain HTTP/1.1, call each other, and misbehave when told to.
 
 Nothing here knows of a mesh. A service listens on `PORT` and finds the others as Kubernetes would tell it, in
 `CATALOG_SERVICE_HOST` and `CATALOG_SERVICE_PORT`. Connections are kept and reused, per thread.
+
+`GET /_behave?status=503&delay=0.5` makes every page answer so, `drop=1` answers nothing at all, until `GET /_behave?`.
 """
 
 from __future__ import annotations
@@ -10,9 +12,11 @@ import http.client
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qsl
 
 # Passed on from the incoming request, so that a trace and a user stay visible further in.
 FORWARDED = ("x-request-id", "traceparent", "tracestate", "x-user")
@@ -22,6 +26,9 @@ Json = dict[str, Any]
 Handler = Callable[[str, Mapping[str, str]], Json | None]
 
 _connections = threading.local()
+
+
+_behaviour: dict[str, str] = {}
 
 
 class CallError(Exception):
@@ -54,25 +61,42 @@ def call(name: str, path: str, headers: Mapping[str, str]) -> Json:
 
 
 def serve(handler: Handler) -> None:
-    """Answer GET requests with what `handler` returns for (path, headers); nothing means 404."""
+    """Answer requests with what `handler` returns for (path, headers); nothing means 404."""
 
     class Requests(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True
         wbufsize = -1  # head and body leave in one write
 
-        def do_GET(self) -> None:
+        def answer(self) -> None:
+            self.rfile.read(int(self.headers.get("content-length", 0)))
+            if self.path.startswith("/_behave?"):
+                _behaviour.clear()
+                _behaviour.update(parse_qsl(self.path.partition("?")[2]))
+                return self.send(200, {"behaviour": _behaviour})
+            if self.path == "/healthz":
+                return self.send(200, {"status": "ready"})
+            time.sleep(float(_behaviour.get("delay", 0)))
+            if "drop" in _behaviour:
+                self.close_connection = True
+                return None
             try:
-                found = {"status": "ready"} if self.path == "/healthz" else handler(self.path, self.headers)
-                status = 404 if found is None else 200
+                found = handler(self.path, self.headers)
+                status = 404 if found is None else int(_behaviour.get("status", 200))
             except CallError as error:
                 status, found = 502, {"error": str(error)}
-            body = json.dumps(found or {"error": f"no such page: {self.path}"}).encode()
+            return self.send(status, found or {"error": f"no such page: {self.path}"})
+
+        do_GET = do_POST = do_PUT = do_HEAD = do_DELETE = do_OPTIONS = answer  # noqa: N815 - the base class's names
+
+        def send(self, status: int, content: Json) -> None:
+            body = json.dumps(content).encode()
             self.send_response(status)
             self.send_header("content-type", "application/json")
             self.send_header("content-length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            if self.command != "HEAD":
+                self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:
             """The mesh logs requests."""

@@ -1,0 +1,273 @@
+"""`scenarios/NAME.yaml`: what to change in a mesh, what to do to it, and what is to be seen then.
+
+A scenario is a file of several documents. The first, of kind `Scenario`, has the steps; the others are resources as in
+the mesh's configuration, and take the place of those of the same kind and name there. `docs/guide/scenarios.md` is the
+reference. Everything here is data; `pymesh.local.stage` does it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import yaml
+
+from pymesh.control.resources.decode import BAD, Decoder, Located, PortNumber, Problem, Range, exactly_one, key, model
+from pymesh.control.resources.decode import plain as plain_data
+from pymesh.control.resources.diagnostics import ConfigError, Position, Report, did_you_mean
+from pymesh.control.resources.metadata import Metadata
+from pymesh.local.errors import LocalMeshError
+from pymesh.local.meshfile import App, LocalMesh
+
+FOLDER = "scenarios"
+_PERCENT = re.compile(r"(\d{1,3}(?:\.\d+)?)%")
+
+
+class ScenarioError(LocalMeshError):
+    """A scenario with errors: all of them, with their places; or a name that no scenario has."""
+
+
+@model
+class Tls(Located):
+    """A request goes over TLS. The certificate must be one of the scenario's `certificates` unless `verify` is off."""
+
+    server_name: str = ""
+    verify: bool = True
+
+
+@model
+class Send(Located):
+    """Requests, all alike."""
+
+    method: str = "GET"
+    path: str = "/"
+    #: `host` among them names the authority.
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: str = ""
+    count: Annotated[int, Range(1, 20_000)] = 1
+    #: Requests at a time, each on a connection of its own.
+    connections: Annotated[int, Range(1, 256)] = 1
+    #: Whose outbound proxy takes them, in place of the gateway: a workload, `web` or `catalog-0`.
+    source: str = key("from", default="")
+    #: The service that they go to; needs `from`.
+    to: str = ""
+    #: The gateway's port as its resource writes it.
+    port: PortNumber | None = None
+    tls: Tls | None = None
+    #: Each connection sends back the cookies that it was given.
+    cookies: bool = False
+    #: No HTTP: `body` is sent as it is, and what comes back until the peer is silent is the answer's body.
+    tcp: bool = False
+
+    def problems(self) -> Iterator[Problem]:
+        if bool(self.source) != bool(self.to):
+            yield Problem("from" if self.source else "to", "'from' and 'to' go together", "from: web, to: reviews")
+        if self.to and self.port is not None:
+            yield Problem("port", "a port belongs to the gateway", "leave out 'from' and 'to', or the port")
+        if not self.path.startswith("/"):
+            yield Problem("path", f"{self.path!r} is not a path", "it starts with '/'")
+
+
+@model
+class Expectation(Located):
+    """What must hold of the answers of a step, or of what a proxy has counted and logged meanwhile.
+
+    The subject is one of `status`, `header`, `json`, `body`, `certificate`, `seconds` (of each answer), `stat`, `log`
+    (of a proxy). Of answers all must fit unless `share`, `atLeast` or `atMost` say how many; `distinct` counts values.
+    """
+
+    SUBJECTS: ClassVar = ("status", "header", "json", "body", "certificate", "seconds", "stat", "log")
+
+    #: `status: 200`; 0 stands for no answer.
+    status: Annotated[int, Range(0, 599)] | None = None
+    #: A response header's name.
+    header: str | None = None
+    #: A place in the answer's JSON: `reviews.version`, `items.0.name`.
+    json: str | None = None
+    #: A text that the body contains.
+    body: str | None = None
+    #: A name of the server's certificate.
+    certificate: str | None = None
+    #: An answer took at least so long. There is no upper bound: machines are slow at times.
+    seconds: float | None = None
+    #: A counter or gauge of the proxy `of`, by Envoy's name. `*` stands for any text; several are added up.
+    stat: str | None = None
+    #: A regular expression; lines of the proxy `of` in which it is found are counted.
+    log: str | None = None
+
+    equals: str | int | None = key("is", default=None)
+    #: A regular expression that is found in the value.
+    matches: str | None = None
+    #: The header, or the place in the JSON, is not there.
+    absent: bool = False
+    #: Share of the answers: 80% means within four standard deviations of a fair draw.
+    share: str | None = None
+    at_least: str | int | None = None
+    at_most: str | int | None = None
+    #: How many different values there are.
+    distinct: Annotated[int, Range(1, 10_000)] | None = None
+    #: The workload whose proxy is asked; a gateway's name.
+    of: str = ""
+
+    def problems(self) -> Iterator[Problem]:
+        yield from exactly_one(self, *self.SUBJECTS)
+        about_proxy = bool(self.present("stat", "log"))
+        if about_proxy != bool(self.of):
+            yield Problem("of", "'stat' and 'log' need the proxy that is meant, other subjects have none", "of: web")
+        if about_proxy and not self.present("is", "atLeast", "atMost"):
+            yield Problem("", "a number is missing", "is: 1, atLeast: 1 or atMost: 1")
+        for name in self.present("share", "atLeast", "atMost"):
+            value = {"share": self.share, "atLeast": self.at_least, "atMost": self.at_most}[name]
+            if not about_proxy and (not isinstance(value, str) or not _PERCENT.fullmatch(value)):
+                yield Problem(name, f"{value!r} is no share", "a share of the answers is written as in 80%")
+            elif about_proxy and not isinstance(value, int):
+                yield Problem(name, f"{value!r} is no number", "what a proxy counts is a number")
+        if self.matches is not None and (problem := _bad_pattern("matches", self.matches)):
+            yield problem
+        if self.log is not None and (problem := _bad_pattern("log", self.log)):
+            yield problem
+
+    @property
+    def subject(self) -> str:
+        """Which of the subjects it has."""
+        return self.present(*self.SUBJECTS)[0]
+
+
+@model
+class Step(Located):
+    """One thing that is done, and what is to be seen then. All parts are optional; they are done in this order."""
+
+    title: str
+    #: Resources that are added, or take the place of others of their kind and name.
+    apply: tuple[Any, ...] = ()
+    #: Resources that go: `VirtualService/reviews`.
+    remove: tuple[str, ...] = ()
+    #: `catalog-0: kill`; `.proxy` behind a name means its sidecar.
+    processes: Mapping[str, Literal["kill", "pause", "resume", "start"]] = field(default_factory=dict)
+    #: App -> how its apps answer from now on, as the query of its page `/_behave`; empty: as always.
+    behave: Mapping[str, str] = field(default_factory=dict)
+    send: Send | None = None
+    expect: tuple[Expectation, ...] = ()
+    #: What is expected must come true within this time: the step's requests are sent again until then.
+    within: timedelta = timedelta(seconds=15)
+
+    def problems(self) -> Iterator[Problem]:
+        if self.expect and self.send is None and any(not one.of for one in self.expect):
+            yield Problem("expect", "answers are expected, but nothing is sent", "add 'send'")
+
+
+@model
+class Spec(Located):
+    """What a scenario shows, and how."""
+
+    #: The feature, in a few words, as README's table has it.
+    shows: str
+    steps: tuple[Step, ...]
+    #: Programs that run beside the mesh's own.
+    apps: tuple[App, ...] = ()
+    #: Name of a Secret that is made -> the host names of its certificate.
+    certificates: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@model
+class Document(Located):
+    """The first document of the file."""
+
+    api_version: Literal["local.pymesh.dev/v1alpha1"]
+    kind: Literal["Scenario"]
+    metadata: Metadata
+    spec: Spec
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A scenario that can be run."""
+
+    file: Path
+    name: str
+    spec: Spec
+    resources: tuple[Mapping[str, Any], ...]
+
+
+def names(mesh: LocalMesh) -> list[str]:
+    """The scenarios that a mesh has."""
+    return sorted(file.stem for file in (mesh.folder / FOLDER).glob("*.yaml"))
+
+
+def chosen(mesh: LocalMesh, wanted: tuple[str, ...]) -> tuple[Scenario, ...]:
+    """The scenarios of these names, `all` for every one. Raises :class:`ScenarioError`."""
+    known = names(mesh)
+    for name in wanted:
+        if name != "all" and name not in known:
+            hint = did_you_mean(name, known, otherwise=f"a file {FOLDER}/{name}.yaml beside the mesh file")
+            raise ScenarioError(f"there is no scenario {name!r}; hint: {hint}")
+    every = known if "all" in wanted else list(dict.fromkeys(wanted))
+    return tuple(read(mesh.folder / FOLDER / f"{name}.yaml") for name in every)
+
+
+def read(file: Path) -> Scenario:
+    """Read a scenario's file. Raises :class:`ScenarioError` with everything that is wrong in its first document.
+
+    What is wrong in its resources is for the control plane to say.
+    """
+    report = Report()
+    document, resources = _documents(file, report)
+    if document is not None and document.metadata.name != file.stem:
+        place = document.metadata.place("name")
+        report.error(place, f"{document.metadata.name!r} is not the name of its file", f"write {file.stem}")
+    if document is None or report.failed:
+        raise ScenarioError(str(ConfigError(report.diagnostics)))
+    return Scenario(file, file.stem, document.spec, resources)
+
+
+def with_apps(mesh: LocalMesh, scenarios: tuple[Scenario, ...]) -> LocalMesh:
+    """The mesh with the apps that scenarios bring. Raises :class:`ScenarioError` if two have one name."""
+    apps = {app.name: app for app in mesh.apps}
+    for one in scenarios:
+        for app in one.spec.apps:
+            known = apps.setdefault(app.name, app)
+            if known != app:
+                raise ScenarioError(f"{app.at}: the mesh has another app {app.name!r}; hint: choose another name")
+    services = {app.service_name for app in apps.values()}
+    for app in apps.values():
+        for called in app.calls:
+            if called not in services:
+                hint = did_you_mean(called, services)
+                raise ScenarioError(f"{app.at}: {app.name} calls {called!r}, which no app offers; hint: {hint}")
+    return LocalMesh(
+        mesh.folder, mesh.name, mesh.namespace, mesh.config, tuple(apps.values()), mesh.gateways, mesh.traffic
+    )
+
+
+def _documents(file: Path, report: Report) -> tuple[Document | None, tuple[Mapping[str, Any], ...]]:
+    try:
+        first, *others = yaml.compose_all(file.read_bytes(), Loader=yaml.CSafeLoader)
+    except OSError as error:
+        report.error(Position(str(file)), f"cannot be read: {error.strerror}")
+        return None, ()
+    except ValueError:
+        report.error(Position(str(file)), "is empty")
+        return None, ()
+    except yaml.YAMLError as error:
+        report.error(Position(str(file)), f"is not YAML: {str(error).splitlines()[0]}")
+        return None, ()
+    decoded = Decoder(str(file), report).decode(Document, first, "Scenario")
+    resources = tuple(one for one in map(plain_data, others) if isinstance(one, dict))
+    return None if decoded is BAD else decoded, resources
+
+
+def _bad_pattern(name: str, pattern: str) -> Problem | None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        return Problem(name, f"{pattern!r} is not a regular expression: {error}")
+    return None
+
+
+def percent(text: str) -> float:
+    """`80%` as 0.8."""
+    return float(text.removesuffix("%")) / 100

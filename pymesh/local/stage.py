@@ -1,0 +1,218 @@
+"""Scenarios on a running mesh: one after the other, each from the mesh as its files describe it.
+
+For each step: change the configuration, the processes and the apps; send; judge. What is expected must come true within
+the step's time, so a step's requests are sent again until it has, and the last verdict counts. Afterwards everything is
+put back: the configuration, the processes that were ended, the apps that were told to misbehave.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from urllib.parse import quote
+
+from pymesh.local import certificates, http, judge, sending
+from pymesh.local.errors import LocalMeshError
+from pymesh.local.judge import Received, Verdict
+from pymesh.local.overlay import Overlay
+from pymesh.local.plan import Workload
+from pymesh.local.runner import Runner
+from pymesh.local.scenario import Expectation, Scenario, Send, Step
+
+#: How soon a step whose expectation does not hold is looked at again.
+_AGAIN_S = 0.4
+#: Longer than a configuration needs to reach every proxy, where nothing that follows would show it.
+_SETTLED_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One step, and what was seen of each expectation."""
+
+    scenario: str
+    step: str
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def held(self) -> bool:
+        """All of it."""
+        return all(one.holds for one in self.verdicts)
+
+    @property
+    def seen(self) -> str:
+        """For people: what broke, or what was seen."""
+        shown = [one.seen for one in self.verdicts if not one.holds] or [one.seen for one in self.verdicts]
+        return "; ".join(shown) or "done"
+
+
+@dataclass(slots=True)
+class Stage:
+    """A mesh on which scenarios are played."""
+
+    runner: Runner
+    _overlay: Overlay = field(init=False)
+    _authority: certificates.Authority = field(init=False)
+    _misbehaving: set[str] = field(default_factory=set)
+    _touched: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        folder = self.runner.folder
+        self._overlay = Overlay(self.runner.config, folder / "originals", self.runner.gateway_port)
+        self._authority = certificates.Authority(folder / "gateway-authority.pem")
+
+    async def play(self, scenario: Scenario) -> AsyncGenerator[Result, None]:
+        """Each step's result. The mesh is as it was when the generator has ended, or was closed."""
+        spec = scenario.spec
+        secrets = [self._authority.secret(name, hosts) for name, hosts in spec.certificates.items()]
+        try:
+            self._overlay.apply([*secrets, *scenario.resources], self.runner.mesh.namespace)
+            for step in spec.steps:
+                yield Result(scenario.name, step.title, await self._step(step))
+        finally:
+            await self._restore()
+
+    async def _step(self, step: Step) -> tuple[Verdict, ...]:
+        before = await self._marks(step.expect)
+        if step.apply:
+            self._overlay.apply(step.apply, self.runner.mesh.namespace)
+        if step.remove:
+            self._overlay.remove(step.remove, self.runner.mesh.namespace)
+        for name, what in step.processes.items():
+            await self._process(name, what)
+        for app, query in step.behave.items():
+            await self._behave(app, query)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + step.within.total_seconds()
+        while True:
+            received = await self._send(step.send) if step.send is not None else []
+            verdicts = [await self._judge(one, received, before) for one in step.expect]
+            if all(one.holds for one in verdicts) or loop.time() >= deadline:
+                return tuple(verdicts)
+            await asyncio.sleep(_AGAIN_S)
+            before = await self._marks(step.expect)
+
+    async def _send(self, send: Send) -> Sequence[Received]:
+        if send.to:
+            workload = self._workload(send.source)
+            if send.to not in workload.outbound:
+                known = ", ".join(sorted(workload.outbound)) or "nothing"
+                raise LocalMeshError(f"{send.at}: {send.source} calls {known}, not {send.to!r}")
+            target = sending.Target(workload.outbound[send.to], send.to, self._authority.file)
+            return await sending.send(send, target)
+        gateways = list(self.runner.gateway_ports.values())
+        if send.port is None and not gateways:
+            raise LocalMeshError(f"{send.at}: the mesh has no gateway; hint: name the sender with 'from' and 'to'")
+        port = gateways[0] if send.port is None else self.runner.gateway_port(send.port)
+        return await sending.send(send, sending.Target(port, f"127.0.0.1:{port}", self._authority.file))
+
+    async def _judge(
+        self, wanted: Expectation, received: Sequence[Received], before: Mapping[Expectation, int]
+    ) -> Verdict:
+        if not wanted.of:
+            failures = [one.failure for one in received if one.failure]
+            verdict = judge.of_answers(wanted, received)
+            if verdict.holds or not failures:
+                return verdict
+            return Verdict(False, f"{verdict.seen}; {len(failures)} without an answer: {failures[0]}")
+        # What a proxy logs and counts of a request it may write a moment after the answer.
+        for _ in range(10):
+            verdict = judge.of_count(wanted, await self._count(wanted) - before[wanted])
+            if verdict.holds:
+                break
+            await asyncio.sleep(0.1)
+        return verdict
+
+    async def _marks(self, expectations: Sequence[Expectation]) -> dict[Expectation, int]:
+        """Where what proxies count stands now. Gauges are judged by what they are, not by what was added."""
+        return {one: 0 if _is_gauge(one) else await self._count(one) for one in expectations if one.of}
+
+    async def _count(self, wanted: Expectation) -> int:
+        workload = self._workload(wanted.of)
+        if wanted.stat is not None:
+            try:
+                page = (await http.get(workload.admin_port, "/stats")).body.decode()
+            except http.HttpError:
+                return 0
+            return sum(value for name, value in _stats(page) if fnmatchcase(name, wanted.stat))
+        log = self.runner.process(workload.proxy_name).command.log
+        pattern = re.compile(wanted.log or "")
+        return sum(1 for line in log.read_text(errors="replace").splitlines() if pattern.search(line))
+
+    async def _process(self, name: str, what: str) -> None:
+        try:
+            process = self.runner.process(name)
+        except KeyError:
+            raise LocalMeshError(f"there is no process {name!r} to {what}") from None
+        self._touched.add(name)
+        match what:
+            case "kill":
+                process.kill()
+                await process.wait()
+            case "pause":
+                process.pause()
+            case "resume":
+                process.resume()
+            case "start":
+                await self.runner.restart(name)
+
+    async def _behave(self, app: str, query: str) -> None:
+        """Tell every replica of an app how to answer."""
+        replicas = [one for one in self.runner.plan if one.app is not None and app in (one.app.name, one.name)]
+        if not replicas:
+            raise LocalMeshError(f"there is no app {app!r}")
+        for workload in replicas:
+            answer = await http.get(workload.inbound[0].app, f"/_behave?{quote(query, safe='=&')}")
+            if answer.status != 200:
+                raise LocalMeshError(f"{workload.name} does not take {query!r}: {answer.body[:200]!r}")
+        self._misbehaving.add(app)
+        if not query:
+            self._misbehaving.discard(app)
+
+    async def _restore(self) -> None:
+        for name in sorted(self._touched):
+            self.runner.process(name).resume()
+            await self.runner.restart(name)
+        self._touched.clear()
+        for app in sorted(self._misbehaving):
+            with suppress(http.HttpError):
+                await self._behave(app, "")
+        self._overlay.restore()
+        await self._settled()
+
+    async def _settled(self) -> None:
+        """Until every proxy has acknowledged what the control plane has sent, twice in a row."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _SETTLED_S
+        await asyncio.sleep(0.3)
+        while loop.time() < deadline:
+            page = (await http.get(self.runner.control_admin, "/debug/syncz")).body
+            if b'"synced": false' not in page:
+                return
+            await asyncio.sleep(0.1)
+
+    def _workload(self, name: str) -> Workload:
+        for workload in self.runner.plan:
+            if workload.name == name:
+                return workload
+        known = ", ".join(workload.name for workload in self.runner.plan)
+        raise LocalMeshError(f"there is no workload {name!r}; known: {known}")
+
+
+def _is_gauge(wanted: Expectation) -> bool:
+    """By Envoy's names: what is now, in contrast to what was counted."""
+    last = (wanted.stat or "").rpartition(".")[2]
+    return last.endswith(("_active", "_open")) or last.startswith(("remaining_", "membership_"))
+
+
+def _stats(page: str) -> list[tuple[str, int]]:
+    """Name and value of each counter and gauge on Envoy's page."""
+    found = []
+    for line in page.splitlines():
+        name, _, value = line.rpartition(": ")
+        if value.isdecimal():
+            found.append((name, int(value)))
+    return found
