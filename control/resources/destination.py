@@ -7,6 +7,7 @@ from dataclasses import field
 from datetime import timedelta
 from typing import Annotated, Any, ClassVar, Literal
 
+from pymesh.control.resources import visibility
 from pymesh.control.resources.decode import Located, Problem, Range, model
 from pymesh.control.resources.metadata import Resource
 from pymesh.control.resources.traffic import PortSelector
@@ -136,15 +137,16 @@ class DestinationRuleSpec(Located):
     """A policy for one service."""
 
     REFUSED: ClassVar = {
-        "exportTo": "every namespace sees it; remove the field",
         "workloadSelector": "the rule applies to every client; remove it",
     }
 
     host: str
     traffic_policy: TrafficPolicy | None = None
     subsets: tuple[Subset, ...] = ()
+    export_to: tuple[str, ...] = ()
 
     def problems(self) -> Iterator[Problem]:
+        yield from visibility.problems(self.export_to)
         seen: set[str] = set()
         for subset in self.subsets:
             if subset.name in seen:

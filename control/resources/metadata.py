@@ -9,6 +9,7 @@ from typing import Any
 
 from pymesh.control.resources.decode import Located, Problem, model
 
+_TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 _NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")
 
 
@@ -27,7 +28,15 @@ class Metadata(Located):
     creation_timestamp: Any = None
     managed_fields: Any = None
 
+    @property
+    def age(self) -> tuple[bool, str]:
+        """Sorts the oldest first; what no API server has dated comes last."""
+        return (not self.creation_timestamp, str(self.creation_timestamp or ""))
+
     def problems(self) -> Iterator[Problem]:
+        stamp = self.creation_timestamp
+        if stamp is not None and not (isinstance(stamp, str) and _TIMESTAMP.fullmatch(stamp)):
+            yield Problem("creationTimestamp", f"{stamp!r} is no timestamp", "write it as in 2026-01-31T12:00:00Z")
         for key, value in (("name", self.name), ("namespace", self.namespace)):
             if not _NAME.fullmatch(value):
                 hint = "lower-case letters, digits, '-' and '.'; it starts and ends with a letter or digit"

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+import ipaddress
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import field
 from datetime import timedelta
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Final, Literal
 
-from pymesh.control.resources.decode import Located, PortNumber, Problem, Range, Weight, exactly_one, model
+from pymesh.control.resources import visibility
+from pymesh.control.resources.decode import Located, PortNumber, Problem, Range, Weight, exactly_one, key, model
 from pymesh.control.resources.metadata import Resource
+
+#: A redirect's uri that begins with it replaces what a prefix match matched, and nothing else.
+PREFIX_MARK: Final = "%PREFIX()%"
+#: A header match that begins with it asks for a claim of the request's token.
+_CLAIMS: Final = "@request.auth.claims"
+#: The proxy's limit for one pattern.
+_LONGEST_PATTERN: Final = 1024
+#: Istio's limit for the body of a direct response.
+_LARGEST_BODY: Final = 1024 * 1024
+
+_OF_ONE_CONNECTION: Final = frozenset(
+    {"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade", "te", "content-length"}
+)
 
 #: What ``retryOn`` may name; a number is a status.
 RETRY_CONDITIONS = frozenset(
@@ -74,12 +91,25 @@ class HeaderOperations(Located):
     add: Mapping[str, str] = field(default_factory=dict)
     remove: tuple[str, ...] = ()
 
+    @property
+    def authority(self) -> str:
+        """What is put in place of the host, which is set like a header but is none."""
+        found = [value for values in (self.set, self.add) for name, value in values.items() if is_authority(name)]
+        return found[0] if found else ""
+
     def problems(self) -> Iterator[Problem]:
-        for name in (*self.set, *self.add, *self.remove):
-            if not re.fullmatch(r":?[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
-                yield Problem("", f"{name!r} is not a header name")
-            elif name.startswith(":") or name.lower() == "host":
-                yield Problem("", f"{name!r} cannot be changed as a header", "use rewrite.authority or rewrite.uri")
+        for field_name, names in (("set", self.set), ("add", self.add), ("remove", self.remove)):
+            for name in names:
+                if not re.fullmatch(r":?[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
+                    yield Problem(field_name, f"{name!r} is not a header name")
+                elif is_authority(name) and field_name == "remove":
+                    yield Problem("remove", "a request without a host is none", "set another with set.host")
+                elif name.startswith(":") and not is_authority(name):
+                    yield Problem(field_name, f"{name!r} cannot be changed as a header", "use rewrite or redirect")
+                elif name.lower() in _OF_ONE_CONNECTION and field_name != "remove":
+                    yield Problem(field_name, f"{name!r} belongs to one connection and cannot be set", "remove it")
+        if len([name for name in (*self.set, *self.add) if is_authority(name)]) > 1:
+            yield Problem("", "the host is set twice", "keep one of them")
 
 
 @model
@@ -89,13 +119,21 @@ class Headers(Located):
     request: HeaderOperations = HeaderOperations()
     response: HeaderOperations = HeaderOperations()
 
+    def problems(self) -> Iterator[Problem]:
+        if self.response.authority:
+            yield Problem("response", "a response has no host", "set it under `request`")
+
+
+def is_authority(name: str) -> bool:
+    """Whether a header of this name is the request's host."""
+    return name.lower() in ("host", ":authority")
+
 
 @model
 class HttpMatch(Located):
     """Conditions on a request, all of which must hold."""
 
     REFUSED: ClassVar = {
-        "sourceNamespace": "match sourceLabels",
         "statPrefix": "remove it; metrics name the route's service",
         "withoutQueryParams": "match the wanted parameters with queryParams in an earlier route",
     }
@@ -111,7 +149,24 @@ class HttpMatch(Located):
     ignore_uri_case: bool = False
     port: PortNumber | None = None
     source_labels: Mapping[str, str] = field(default_factory=dict)
+    source_namespace: str = ""
     gateways: tuple[str, ...] = ()
+
+    def problems(self) -> Iterator[Problem]:
+        for field_name, names in (("headers", self.headers), ("withoutHeaders", self.without_headers)):
+            for name in names:
+                if name.startswith(_CLAIMS):
+                    yield Problem(
+                        field_name,
+                        f"{name!r}: claims of tokens are not supported yet",
+                        "check tokens in a PythonFilter, and route by a header that it sets",
+                    )
+                elif name in ("uri", "scheme", "method", "authority"):
+                    yield Problem(field_name, f"{name!r} is no header here", f"write {name!r} beside {field_name!r}")
+                elif not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
+                    yield Problem(field_name, f"{name!r} is not a header name")
+        if self.ignore_uri_case and self.uri is not None and self.uri.regex is not None:
+            yield Problem("ignoreUriCase", "it has no effect on a regex", "begin the pattern with (?i)")
 
 
 @model
@@ -124,28 +179,64 @@ class HttpDestination(Located):
 
 
 @model
+class RegexRewrite(Located):
+    """Every match of a pattern in the path is replaced; ``\\1`` stands for the first group."""
+
+    match: str
+    rewrite: str
+
+    def problems(self) -> Iterator[Problem]:
+        found = list(regex_problems("match", self.match))
+        yield from found
+        if not self.match:
+            yield Problem("match", "an empty pattern rewrites nothing", 'for the whole path: match: "^/.*$"')
+        if found:
+            return
+        groups = re.compile(self.match).groups
+        for escaped in re.findall(r"\\(.?)", self.rewrite, re.DOTALL):
+            if escaped == "\\":
+                continue
+            if escaped not in set("0123456789"):
+                yield Problem("rewrite", "a backslash must be followed by a digit or a backslash", "write it twice")
+            elif int(escaped) > groups:
+                yield Problem("rewrite", f"the pattern has no group {escaped}", f"it has {groups}")
+
+
+@model
 class Rewrite(Located):
     """What the upstream sees in place of path and authority."""
 
-    REFUSED: ClassVar = {"uriRegexRewrite": "use uri with a prefix match"}
-
     uri: str | None = None
     authority: str | None = None
+    uri_regex_rewrite: RegexRewrite | None = None
+
+    def problems(self) -> Iterator[Problem]:
+        if self.uri and self.uri_regex_rewrite is not None:
+            yield Problem("uriRegexRewrite", "'uri' and 'uriRegexRewrite' exclude each other", "keep one of them")
+        if not self.uri and not self.authority and self.uri_regex_rewrite is None:
+            yield Problem("", "a rewrite needs 'uri', 'uriRegexRewrite' or 'authority'")
 
 
 @model
 class Redirect(Located):
     """Send the client elsewhere."""
 
-    REFUSED: ClassVar = {"derivePort": "name the port with `port`"}
-
     uri: str | None = None
     authority: str | None = None
     port: PortNumber | None = None
+    derive_port: Literal["FROM_PROTOCOL_DEFAULT", "FROM_REQUEST_PORT"] | None = None
     scheme: str | None = None
     redirect_code: int = 301
 
     def problems(self) -> Iterator[Problem]:
+        if not self.present("uri", "authority", "port", "derivePort", "scheme"):
+            yield Problem("", "a redirect needs 'uri', 'authority', 'scheme', 'port' or 'derivePort'")
+        if len(self.present("port", "derivePort")) == 2:
+            yield Problem("derivePort", "'port' and 'derivePort' exclude each other", "keep one of them")
+        if self.scheme is not None and self.scheme.lower() not in ("http", "https"):
+            yield Problem("scheme", f"{self.scheme!r} is no scheme of a redirect", "http or https")
+        if self.uri is not None and not self.uri.startswith(("/", PREFIX_MARK)):
+            yield Problem("uri", f"the path {self.uri!r} does not start with '/'")
         if self.redirect_code not in (301, 302, 303, 307, 308):
             yield Problem("redirectCode", f"{self.redirect_code} is no redirect", "301, 302, 303, 307 or 308")
 
@@ -154,9 +245,25 @@ class Redirect(Located):
 class Body(Located):
     """The text of a direct response."""
 
-    REFUSED: ClassVar = {"bytes": "write the text with `string`"}
+    string: str | None = None
+    #: In base64.
+    octets: str | None = key("bytes", default=None)
 
-    string: str = ""
+    def problems(self) -> Iterator[Problem]:
+        yield from exactly_one(self, "string", "bytes")
+        if self.octets is not None:
+            try:
+                base64.b64decode(self.octets, validate=True)
+            except (binascii.Error, ValueError):
+                yield Problem("bytes", "this is not base64", "plain text goes under `string`")
+                return
+        if len(self.content) > _LARGEST_BODY:
+            yield Problem("", f"the body has {len(self.content)} octets", f"at most {_LARGEST_BODY} are allowed")
+
+    @property
+    def content(self) -> bytes:
+        """What is sent."""
+        return base64.b64decode(self.octets) if self.octets is not None else (self.string or "").encode()
 
 
 @model
@@ -164,7 +271,7 @@ class DirectResponse(Located):
     """Answer without asking any service."""
 
     status: Annotated[int, Range(200, 599)]
-    body: Body = Body()
+    body: Body | None = None
 
 
 @model
@@ -193,6 +300,14 @@ class Retries(Located):
 
 
 @model
+class Delegate(Located):
+    """Another VirtualService, without hosts, whose rules stand in for this one."""
+
+    name: str
+    namespace: str = ""
+
+
+@model
 class HttpRoute(Located):
     """A rule: matches (any of them), and what to do."""
 
@@ -202,7 +317,6 @@ class HttpRoute(Located):
         "mirrors": "nothing replaces it yet",
         "mirrorPercentage": "nothing replaces it yet",
         "corsPolicy": "answer CORS preflights in the application",
-        "delegate": "write the delegate's routes here",
     }
 
     name: str = ""
@@ -210,31 +324,43 @@ class HttpRoute(Located):
     route: tuple[HttpDestination, ...] = ()
     redirect: Redirect | None = None
     direct_response: DirectResponse | None = None
+    delegate: Delegate | None = None
     rewrite: Rewrite | None = None
     timeout: timedelta | None = None
     retries: Retries | None = None
     headers: Headers = Headers()
 
     def problems(self) -> Iterator[Problem]:
-        yield from exactly_one(self, "route", "redirect", "directResponse")
-        if "route" not in self.where:
+        yield from exactly_one(self, "route", "redirect", "directResponse", "delegate")
+        if "route" not in self.where and self.delegate is None:
             for name in self.present("rewrite", "timeout", "retries"):
                 yield Problem(name, f"{name!r} needs 'route'")
         yield from weight_problems(self.route, "route")
+        redirect = self.redirect
+        if redirect is not None and redirect.uri is not None and redirect.uri.startswith(PREFIX_MARK):
+            for match in self.match:
+                if match.uri is not None and match.uri.prefix is None:
+                    yield Problem("redirect", f"{PREFIX_MARK} needs matches of uri.prefix", "write the whole path")
 
 
 @model
 class L4Match(Located):
     """Conditions on a TCP connection."""
 
-    REFUSED: ClassVar = {
-        "destinationSubnets": "match `port`",
-        "sourceNamespace": "match sourceLabels",
-    }
+    REFUSED: ClassVar = {"sourceSubnet": "match sourceLabels or sourceNamespace"}
 
+    destination_subnets: tuple[str, ...] = ()
     port: PortNumber | None = None
     source_labels: Mapping[str, str] = field(default_factory=dict)
+    source_namespace: str = ""
     gateways: tuple[str, ...] = ()
+
+    def problems(self) -> Iterator[Problem]:
+        for subnet in self.destination_subnets:
+            try:
+                ipaddress.ip_network(subnet, strict=False)
+            except ValueError:
+                yield Problem("destinationSubnets", f"{subnet!r} is no subnet", "write it as in 10.1.0.0/16")
 
 
 @model
@@ -263,6 +389,7 @@ class TlsMatch(L4Match):
     sni_hosts: tuple[str, ...]
 
     def problems(self) -> Iterator[Problem]:
+        yield from super().problems()
         if not self.sni_hosts:
             yield Problem("sniHosts", "a server name is needed", 'for every name: sniHosts: ["*"]')
         for host in self.sni_hosts:
@@ -288,23 +415,33 @@ class TlsRoute(Located):
 class VirtualServiceSpec(Located):
     """Rules for hosts, at gateways or inside the mesh."""
 
-    REFUSED: ClassVar = {
-        "exportTo": "every namespace sees it; remove the field",
-    }
-
-    hosts: tuple[str, ...]
+    #: None: a delegate, whose rules others take over.
+    hosts: tuple[str, ...] = ()
     gateways: tuple[str, ...] = ("mesh",)
     http: tuple[HttpRoute, ...] = ()
     tls: tuple[TlsRoute, ...] = ()
     tcp: tuple[TcpRoute, ...] = ()
+    export_to: tuple[str, ...] = ()
 
     def problems(self) -> Iterator[Problem]:
+        yield from visibility.problems(self.export_to)
+        for host in self.hosts:
+            inner = host.removeprefix("*.")
+            if host != "*" and (not inner or "*" in inner):
+                yield Problem("hosts", f"{host!r} is no host", "write a whole name, '*.suffix' or '*'")
         if not self.hosts:
-            yield Problem("hosts", "a VirtualService needs a host")
+            yield from self._delegate_problems()
         if not self.http and not self.tls and not self.tcp:
             yield Problem("", "a VirtualService needs http, tls or tcp routes")
         if "mesh" in self.gateways and "*" in self.hosts:
             yield Problem("hosts", "host '*' needs a gateway", "name the services, or set gateways")
+
+    def _delegate_problems(self) -> Iterator[Problem]:
+        for name in self.present("gateways", "tls", "tcp"):
+            yield Problem(name, f"{name!r} has no meaning without hosts", "name the hosts; a delegate has http alone")
+        for rule in self.http:
+            if rule.delegate is not None:
+                yield Problem("http", "a VirtualService without hosts is a delegate, which cannot delegate", "")
 
 
 @model
@@ -323,14 +460,32 @@ def weight_problems(route: tuple[HttpDestination, ...] | tuple[TcpDestination, .
 
 def regex_problems(field_name: str, pattern: str) -> Iterator[Problem]:
     """What keeps the proxies from compiling the pattern. They use RE2's syntax."""
+    if len(pattern) > _LONGEST_PATTERN:
+        yield Problem(field_name, f"the pattern is longer than {_LONGEST_PATTERN} characters", "split the rule")
+        return
     try:
         re.compile(pattern)
     except re.error as error:
         yield Problem(field_name, f"{pattern!r} is not a regular expression: {error}")
     else:
-        if found := re.search(r"\(\?(=|!|<=|<!|P=)|(?<!\\)\\[1-9]", pattern):
+        if found := _beyond_re2(pattern):
             yield Problem(
                 field_name,
-                f"{pattern!r} uses {found.group()!r}, which RE2 lacks",
+                f"{pattern!r} uses {found!r}, which RE2 lacks",
                 "look-around and back references are not available",
             )
+
+
+_CLASS_OR_ESCAPE = re.compile(r"(\\.)|\[\^?\]?(?:\\.|[^\\\]])*\]", re.DOTALL)
+_TOKEN = re.compile(r"\\.|\(\?(?:[=!>(]|<[=!]|P=)|[*+?}]\+|\{\d+(?:,\d*)?|.", re.DOTALL)
+
+
+def _beyond_re2(pattern: str) -> str:
+    """The first construct that Python knows and RE2 does not, or nothing."""
+    without_classes = _CLASS_OR_ESCAPE.sub(lambda found: found.group(1) or "_", pattern)
+    for token in _TOKEN.findall(without_classes):
+        if len(token) > 1 and (token[0] in "(*+?}" or re.fullmatch(r"\\[1-9Z]", token)):
+            return str(token)
+        if token[0] == "{" and any(int(number) > 1000 for number in re.findall(r"\d+", token)):
+            return str(token)
+    return ""

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import field
 from typing import Any, ClassVar, Literal
 
+from pymesh.control.resources import visibility
 from pymesh.control.resources.decode import Located, PortNumber, Problem, Weight, model
 from pymesh.control.resources.diagnostics import did_you_mean
 from pymesh.control.resources.kubernetes import is_host_name, is_ip, is_network
@@ -78,10 +79,6 @@ class WorkloadSelector(Located):
 class ServiceEntrySpec(Located):
     """A service that no Kubernetes Service describes."""
 
-    REFUSED: ClassVar = {
-        "exportTo": "every namespace sees it; remove the field",
-    }
-
     hosts: tuple[str, ...]
     ports: tuple[Port, ...]
     #: NONE: the client knows the address, and it is passed on; DNS_ROUND_ROBIN: one address of those that DNS has.
@@ -93,8 +90,10 @@ class ServiceEntrySpec(Located):
     addresses: tuple[str, ...] = ()
     #: Names of which the certificate of who answers must have one, where TLS is spoken.
     subject_alt_names: tuple[str, ...] = ()
+    export_to: tuple[str, ...] = ()
 
     def problems(self) -> Iterator[Problem]:
+        yield from visibility.problems(self.export_to)
         if not self.hosts or not self.ports:
             yield Problem("", "a ServiceEntry needs hosts and ports")
         yield from self._port_problems()

@@ -6,6 +6,7 @@ import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from pymesh.control.resources import visibility
 from pymesh.control.resources.diagnostics import Report
 from pymesh.control.resources.kubernetes import EndpointSlice, is_ip
 from pymesh.control.resources.kubernetes import Service as KubeService
@@ -125,7 +126,16 @@ def _from_kubernetes(
         service.at,
         spec.virtual_ips,
         spec.is_headless,
+        export_to=_exported(service, report),
     )
+
+
+def _exported(service: KubeService, report: Report) -> tuple[str, ...]:
+    written = service.metadata.annotations.get(visibility.ANNOTATION, "")
+    export_to = tuple(part for part in (part.strip() for part in written.split(",")) if part)
+    for problem in visibility.problems(export_to, "annotations"):
+        report.error(service.metadata.place(problem.field), f"{visibility.ANNOTATION}: {problem.message}", problem.hint)
+    return export_to
 
 
 def _from_service_entry(entry: ServiceEntry, entries: list[Workload], report: Report) -> list[Service]:
@@ -166,6 +176,7 @@ def _from_service_entry(entry: ServiceEntry, entries: list[Workload], report: Re
                 spec.place("hosts"),
                 tuple(_network(one) for one in spec.addresses),
                 subject_alt_names=spec.subject_alt_names,
+                export_to=spec.export_to,
             )
         )
     return found

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from pymesh.control.resources import visibility
 from pymesh.control.resources.decode import Located
 from pymesh.control.resources.diagnostics import Report, did_you_mean
 from pymesh.control.resources.gateway import Gateway, Server
 from pymesh.control.resources.gateway_api import HTTPRoute, KubeGateway, ParentRef
+from pymesh.control.resources.hosts import is_within
 from pymesh.control.resources.python_filter import PythonFilter
 from pymesh.control.resources.traffic import Destination, TcpRoute, TlsRoute, VirtualService
 from pymesh.control.resources.workloads import Sidecar
@@ -27,6 +29,12 @@ def service(store: Store, owner: Located, field: str, host: str, namespace: str,
     if found is None:
         known = [name for one in store.services.values() for name in (one.host, *_names(one, namespace))]
         report.error(owner.place(field), f"there is no service {host!r}", did_you_mean(host, known))
+    elif not found.is_visible(namespace):
+        report.error(
+            owner.place(field),
+            f"{found.host!r} is not exported to namespace {namespace!r}",
+            f"add it to exportTo of the service at {found.at}",
+        )
     return found
 
 
@@ -56,7 +64,7 @@ def check(store: Store, report: Report) -> None:
 def gateway_key(reference: str, namespace: str) -> tuple[str, str]:
     """Namespace and name of a Gateway as ``VirtualService.gateways`` names it."""
     before, slash, after = reference.rpartition("/")
-    return (before, after) if slash else (namespace, reference)
+    return (namespace if before == "." else before, after) if slash else (namespace, reference)
 
 
 def _virtual_service(store: Store, virtual: VirtualService, report: Report) -> None:
@@ -83,7 +91,10 @@ def _virtual_service(store: Store, virtual: VirtualService, report: Report) -> N
                 )
     if MESH in spec.gateways:
         for host in spec.hosts:
-            service(store, spec, "hosts", host, virtual.namespace, report)
+            if not host.startswith("*"):
+                service(store, spec, "hosts", host, virtual.namespace, report)
+            elif host not in store.services and not any(is_within(known, host) for known in store.services):
+                report.warning(spec.place("hosts"), f"no service is within {host!r}", "name the services")
     for rule in spec.http:
         for share in rule.route:
             _destination(store, share.destination, virtual.namespace, at_gateway, True, report)
@@ -99,9 +110,9 @@ def _destination(
     found = service(store, destination, "host", destination.host, namespace, report)
     if found is None:
         return
-    if destination.subset and store.subset(found, destination.subset) is None:
-        rule = store.destination_rules.get(found.host)
-        names = [one.name for one in rule.spec.subsets] if rule else []
+    rules = store.destination_rules.get(found.host, ())
+    names = [one.name for rule in rules for one in rule.spec.subsets]
+    if destination.subset and destination.subset not in names:
         report.error(
             destination.place("subset"),
             f"{found.host!r} has no subset {destination.subset!r}",
@@ -242,13 +253,19 @@ def _python_filter(store: Store, one: PythonFilter, report: Report) -> None:
 
 def _one_kind_of_route(store: Store, host: str, known: Service, report: Report) -> None:
     """Which of two resources wins would be a guess: a service has one VirtualService, or HTTPRoutes."""
-    virtual = store.mesh_virtual_services(known)
-    for second in virtual[1:]:
-        report.error(
-            second.spec.place("hosts"),
-            f"{host!r} has two VirtualServices in the mesh",
-            f"move this into the one at {virtual[0].at}",
-        )
+    virtual = [one for one in store.virtual_services if MESH in one.spec.gateways and store.closeness(one, known)]
+    for number, second in enumerate(virtual):
+        for first in virtual[:number]:
+            alike = store.closeness(first, known) == store.closeness(second, known)
+            if alike and visibility.overlap(
+                first.spec.export_to, first.namespace, second.spec.export_to, second.namespace
+            ):
+                report.error(
+                    second.spec.place("hosts"),
+                    f"{host!r} has two VirtualServices in the mesh",
+                    f"move this into the one at {first.at}",
+                )
+                break
     if not virtual:
         return
     routes = {route.at: route for port in known.ports for route in store.mesh_http_routes(known, port.number)}

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pymesh.control.resources import visibility
 from pymesh.control.resources.diagnostics import Position
 from pymesh.control.resources.workloads import HTTP_PROTOCOLS
 from pymesh.control.store.workloads import Workload
@@ -64,6 +65,12 @@ class Service:
     headless: bool = False
     #: Names that certificates of its endpoints may have.
     subject_alt_names: tuple[str, ...] = ()
+    #: The namespaces that see it; all if empty.
+    export_to: tuple[str, ...] = ()
+
+    def is_visible(self, namespace: str) -> bool:
+        """Whether clients in ``namespace`` see it."""
+        return visibility.sees(namespace, self.export_to, self.namespace)
 
     def port(self, number: int) -> Port | None:
         """The port with this number."""

@@ -10,17 +10,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
+from pymesh.control.resources import visibility
 from pymesh.control.resources.destination import DestinationRule, Subset
 from pymesh.control.resources.diagnostics import ConfigError, Diagnostic, Report
 from pymesh.control.resources.gateway import Gateway
 from pymesh.control.resources.gateway_api import HTTPRoute, KubeGateway
+from pymesh.control.resources.hosts import is_within
 from pymesh.control.resources.kubernetes import Secret
 from pymesh.control.resources.load import refuse_duplicates
 from pymesh.control.resources.metadata import Resource
 from pymesh.control.resources.python_filter import PythonFilter
 from pymesh.control.resources.traffic import VirtualService
 from pymesh.control.resources.workloads import OutboundMode, Sidecar
-from pymesh.control.store import discovery, references
+from pymesh.control.store import delegates, discovery, references
 from pymesh.control.store.references import MESH
 from pymesh.control.store.services import Service
 
@@ -43,9 +45,10 @@ class Store:
 
     options: MeshOptions
     services: Mapping[str, Service] = field(default_factory=dict)
+    #: The oldest first; delegates are merged into those that name them.
     virtual_services: Sequence[VirtualService] = ()
-    #: By the host of the service that they are for.
-    destination_rules: Mapping[str, DestinationRule] = field(default_factory=dict)
+    #: By the host of the service that they are for, the closest host first.
+    destination_rules: Mapping[str, Sequence[DestinationRule]] = field(default_factory=dict)
     http_routes: Sequence[HTTPRoute] = ()
     gateways: Sequence[Gateway] = ()
     kube_gateways: Sequence[KubeGateway] = ()
@@ -61,20 +64,37 @@ class Store:
             candidates.insert(0, f"{host}.{namespace}.svc.{domain}")
         return next((self.services[name] for name in candidates if name in self.services), None)
 
-    def subset(self, service: Service, name: str) -> Subset | None:
-        """The subset of a service."""
-        rule = self.destination_rules.get(service.host)
+    def destination_rule(self, service: Service, namespace: str) -> DestinationRule | None:
+        """How clients in ``namespace`` speak to a service: their own namespace's rule, else the service's."""
+        rules = self.destination_rules.get(service.host, ())
+        for owner in (namespace, service.namespace):
+            for rule in rules:
+                if rule.namespace == owner and visibility.sees(namespace, rule.spec.export_to, owner):
+                    return rule
+        return None
+
+    def subset(self, service: Service, name: str, namespace: str) -> Subset | None:
+        """The subset of a service, as clients in ``namespace`` know it."""
+        rule = self.destination_rule(service, namespace)
         subsets = rule.spec.subsets if rule else ()
         return next((one for one in subsets if one.name == name), None)
 
-    def mesh_virtual_services(self, service: Service) -> list[VirtualService]:
-        """The VirtualServices that sidecars apply to requests for a service."""
-        return [
-            one
+    def mesh_virtual_services(self, service: Service, namespace: str) -> list[VirtualService]:
+        """The VirtualServices that sidecars in ``namespace`` apply to requests for a service, closest host first."""
+        found = [
+            (closeness, one)
             for one in self.virtual_services
-            if MESH in one.spec.gateways
-            and any(self.service(host, one.namespace) is service for host in one.spec.hosts)
+            if MESH in one.spec.gateways and visibility.sees(namespace, one.spec.export_to, one.namespace)
+            for closeness in (self.closeness(one, service),)
+            if closeness
         ]
+        return [one for _, one in sorted(found, key=lambda pair: -pair[0])]
+
+    def closeness(self, virtual: VirtualService, service: Service) -> int:
+        """How closely the hosts of a VirtualService name a service: by how many characters; 0 if not at all."""
+        exact = any(self.service(host, virtual.namespace) is service for host in virtual.spec.hosts)
+        wild = [len(host) - 1 for host in virtual.spec.hosts if is_within(service.host, host)]
+        return len(service.host) + 1 if exact else max(wild, default=0)
 
     def mesh_http_routes(self, service: Service, port: int) -> list[HTTPRoute]:
         """The HTTPRoutes that sidecars apply to requests for a port of a service."""
@@ -106,30 +126,18 @@ def build(resources: Iterable[Resource], options: MeshOptions | None = None) -> 
 
 def assemble(resources: Iterable[Resource], options: MeshOptions, report: Report) -> Store:
     """The store of these resources, with what is wrong in ``report``; usable only if that has no error."""
-    everything = sorted(resources, key=lambda one: (one.namespace, one.name, one.title))
+    everything = sorted(resources, key=lambda one: (one.metadata.age, one.namespace, one.name, one.title))
     refuse_duplicates(everything, report)
     bare = Store(options, discovery.derive(everything, options.domain, report))
 
     def of(kind: type[R]) -> list[R]:
         return [one for one in everything if isinstance(one, kind)]
 
-    rules: dict[str, DestinationRule] = {}
-    for rule in of(DestinationRule):
-        service = references.service(bare, rule.spec, "host", rule.spec.host, rule.namespace, report)
-        if service is None:
-            continue
-        first = rules.setdefault(service.host, rule)
-        if first is not rule:
-            report.error(
-                rule.spec.place("host"),
-                f"{service.host!r} has two DestinationRules",
-                f"move this into the one at {first.at}",
-            )
     store = Store(
         options,
         bare.services,
-        of(VirtualService),
-        rules,
+        delegates.resolve(of(VirtualService), report),
+        _destination_rules(bare, of(DestinationRule), report),
         of(HTTPRoute),
         of(Gateway),
         of(KubeGateway),
@@ -139,3 +147,33 @@ def assemble(resources: Iterable[Resource], options: MeshOptions, report: Report
     )
     references.check(store, report)
     return store
+
+
+def _destination_rules(
+    bare: Store, written: Iterable[DestinationRule], report: Report
+) -> dict[str, list[DestinationRule]]:
+    exact: dict[str, list[DestinationRule]] = {}
+    wild: list[DestinationRule] = []
+    for rule in written:
+        host = rule.spec.host
+        if host.startswith("*.") and host not in bare.services:
+            wild.append(rule)
+            continue
+        service = references.service(bare, rule.spec, "host", host, rule.namespace, report)
+        if service is None:
+            continue
+        rules = exact.setdefault(service.host, [])
+        for first in rules:
+            if first.namespace == rule.namespace:
+                report.error(
+                    rule.spec.place("host"),
+                    f"{service.host!r} has two DestinationRules",
+                    f"move this into the one at {first.at}",
+                )
+        rules.append(rule)
+    wild.sort(key=lambda rule: -len(rule.spec.host))
+    found = {
+        service: [*exact.get(service, ()), *(rule for rule in wild if is_within(service, rule.spec.host))]
+        for service in bare.services
+    }
+    return {host: rules for host, rules in found.items() if rules}

@@ -7,11 +7,12 @@ address, or what no service is known for.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pymesh.control.store.services import Port, Service
-from pymesh.control.translate import listeners, names, sidecar
+from pymesh.control.translate import listeners, names, routes, sidecar
+from pymesh.control.translate.l4 import L4Rule
 from pymesh.control.translate.scope import Scope
 from pymesh.control.translate.wire import wrapped
 from pymesh.control.xds import pb
@@ -36,13 +37,13 @@ class AtPort:
         """The filter chains, the one for the rest, and the route table if there is HTTP."""
         options = scope.store.options
         chains = self._networks(scope)
-        rules: list[tuple[tuple[str, ...], list[tuple[str, int]]]] = []
+        rules: list[L4Rule] = []
         for service, port in self.by_host:
             if port.protocol in TLS_PROTOCOLS:
                 domains = tuple(names.domains(service, scope.proxy.namespace))
                 told = sidecar.tls_rules(scope, service, port)
-                rules += told or [(domains, sidecar.service_shares(scope, service, port))]
-        chains += listeners.passed_on(options, rules)
+                rules += told or [replace(one, server_names=domains) for one in sidecar.tcp_rules(scope, service, port)]
+        chains += listeners.l4(options, rules, tls=True)
         with_hosts = [(service, port) for service, port in self.by_host if port.is_http]
         if not with_hosts:
             return chains, self._rest(scope) or unknown, None
@@ -52,7 +53,7 @@ class AtPort:
         return chains, {"filters": [network]}, self._table(scope, with_hosts, allows_any)
 
     def _networks(self, scope: Scope) -> list[dict[str, Any]]:
-        chains = []
+        rules: list[L4Rule] = []
         taken: dict[str, Service] = {}
         for service, port in self.by_network:
             wanted = [one for one in service.addresses if "/" in one]
@@ -62,12 +63,13 @@ class AtPort:
                     scope.report.warning(
                         service.at, f"{one} port {self.number} is that of {first.host!r}", "give each its own network"
                     )
-            ranges = [_range(one) for one in wanted if taken[one] is service]
+            ranges = tuple(one for one in wanted if taken[one] is service)
             if ranges:
-                shares = sidecar.service_shares(scope, service, port)
-                network = listeners.tcp(scope.store.options, shares[0][0], shares)
-                chains.append({"filter_chain_match": {"prefix_ranges": ranges}, "filters": [network]})
-        return chains
+                told = sidecar.tcp_rules(scope, service, port)
+                rules += [replace(one, subnets=one.subnets or ranges) for one in told]
+        if self._without_address():
+            rules += sidecar.tcp_rules(scope, *self._without_address()[0])[:-1]
+        return listeners.l4(scope.store.options, rules)
 
     def _without_address(self) -> list[tuple[Service, Port]]:
         return [(service, port) for service, port in self.by_network if not service.addresses]
@@ -79,8 +81,7 @@ class AtPort:
             self._cannot_be_told(scope, service)
         if not found:
             return None
-        shares = sidecar.service_shares(scope, *found[0])
-        return {"filters": [listeners.tcp(scope.store.options, shares[0][0], shares)]}
+        return listeners.l4(scope.store.options, sidecar.tcp_rules(scope, *found[0])[-1:])[0]
 
     def _cannot_be_told(self, scope: Scope, service: Service) -> None:
         scope.report.warning(
@@ -110,7 +111,7 @@ class AtPort:
             action = {"cluster": PASSTHROUGH, "timeout": {"seconds": 0}}
             route = {"name": "allow_any", "match": {"prefix": "/"}, "route": action}
         table.virtual_hosts.add(name=route["name"], domains=["*"], routes=[route])
-        return table
+        return routes.allow_bodies(table)
 
 
 def _domains(scope: Scope, service: Service, port: Port) -> list[str]:
@@ -122,8 +123,3 @@ def _domains(scope: Scope, service: Service, port: Port) -> list[str]:
         workloads = [one.workload for one in service.backends[port.number]]
         addresses = tuple(one for w in workloads for one in (w.address, w.second_address) if one)
     return list(dict.fromkeys([*found, *(f"[{one}]" if ":" in one else one for one in addresses)]))
-
-
-def _range(network: str) -> dict[str, Any]:
-    prefix, _, length = network.partition("/")
-    return {"address_prefix": prefix, "prefix_len": wrapped(int(length))}

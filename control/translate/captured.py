@@ -93,9 +93,8 @@ def _services(scope: Scope, resource: Sidecar | None, any_address: str, made: Ca
                     service.at, f"{address}:{port.number} is that of {first.host!r}", "give each its own address"
                 )
                 continue
-            shares = sidecar.service_shares(scope, service, port)
-            network = listeners.tcp(scope.store.options, shares[0][0], shares)
-            made.listeners.append(_unbound(address, port.number, [{"filters": [network]}]))
+            chains = listeners.l4(scope.store.options, sidecar.tcp_rules(scope, service, port))
+            made.listeners.append(_unbound(address, port.number, chains))
         if "/" in "".join(service.addresses) or not (service.addresses or service.headless):
             ports.setdefault(port.number, AtPort(port.number)).by_network.append((service, port))
     allows_any = _allows_any(scope, resource)
@@ -120,7 +119,9 @@ def _reachable(scope: Scope, resource: Sidecar | None) -> Iterator[tuple[Service
     imported = [one for one in resource.spec.egress if not sidecar.is_explicit(scope, one)] if resource else []
     if resource is None or not resource.spec.egress:
         named: list[tuple[int | None, Service]] = [
-            (None, scope.store.services[host]) for host in sorted(scope.store.services)
+            (None, scope.store.services[host])
+            for host in sorted(scope.store.services)
+            if scope.store.services[host].is_visible(scope.proxy.namespace)
         ]
     else:
         named = [

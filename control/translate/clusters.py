@@ -26,7 +26,7 @@ _NO_LIMIT = 2**32 - 1
 
 def outbound(store: Store, proxy: Proxy, service: Service, port: Port) -> tuple[list[Any], list[Any]]:
     """The clusters for a port of a service, and the endpoints of those that discover them."""
-    rule = store.destination_rules.get(service.host)
+    rule = store.destination_rule(service, proxy.namespace)
     subsets: list[Subset | None] = [None, *(rule.spec.subsets if rule else ())]
     general = rule.spec.traffic_policy if rule else None
     clusters, assignments = [], []

@@ -8,13 +8,16 @@ chain, chosen by SNI.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pymesh.control.resources import visibility
 from pymesh.control.resources.gateway import Gateway, Server, ServerTls
 from pymesh.control.resources.gateway_api import HTTPRoute, KubeGateway, Listener
+from pymesh.control.resources.hosts import intersection
 from pymesh.control.resources.traffic import VirtualService
-from pymesh.control.translate import http_route, listeners, names, python_filter, routes, tls
+from pymesh.control.translate import http_route, l4, listeners, names, python_filter, routes, tls
+from pymesh.control.translate.l4 import L4Rule
 from pymesh.control.translate.scope import Scope
 from pymesh.control.xds import pb
 
@@ -34,10 +37,8 @@ class Site:
     tls: ServerTls | None
     #: Host -> its routes.
     hosts: dict[str, list[Any]] = field(default_factory=dict)
-    #: Clusters by weight, where the protocol is not HTTP.
-    shares: list[tuple[str, int]] = field(default_factory=list)
-    #: The same by server names, where TLS is passed on.
-    passed: list[tuple[tuple[str, ...], list[tuple[str, int]]]] = field(default_factory=list)
+    #: Where connections go, if the protocol is not HTTP.
+    rules: list[L4Rule] = field(default_factory=list)
     server_names: tuple[str, ...] = ()
 
     @property
@@ -77,14 +78,13 @@ def build(scope: Scope) -> tuple[list[Any], list[Any], dict[str, Any]]:
                 name = f"https.{port}.{site.name}.{site.gateway}.{site.namespace}"
                 tables.append(_table(name, [site]))
                 chains.append(_http_chain(scope, site, name))
-            elif site.shares:
-                stat_prefix = site.shares[0][0]
-                chain: dict[str, Any] = {"filters": [listeners.tcp(scope.store.options, stat_prefix, site.shares)]}
-                chains.append(_with_tls(chain, site))
+            elif not site.passes_on:
+                chains += [_with_tls(chain, site) for chain in listeners.l4(scope.store.options, site.rules)]
             if site.tls is not None and site.tls.credential_name:
                 secret = scope.store.secrets[site.namespace, site.tls.credential_name]
                 secrets |= tls.secrets(secret)
-        chains += listeners.passed_on(scope.store.options, (rule for site in sites for rule in site.passed))
+        passed = [rule for site in sites if site.passes_on for rule in site.rules]
+        chains += listeners.l4(scope.store.options, passed, tls=True)
         if chains:
             made.append(listeners.listener(names.listener(bind, port), bind, port, "OUTBOUND", chains))
     return made, tables, secrets
@@ -102,7 +102,9 @@ def _with_tls(chain: dict[str, Any], site: Site) -> dict[str, Any]:
         return chain
     found = {**chain, "transport_socket": tls.server(site.tls, site.namespace)}
     server_names = [host for host in site.server_names if host != "*"]
-    return {**found, "filter_chain_match": {"server_names": server_names}} if server_names else found
+    if server_names:
+        found["filter_chain_match"] = {**chain.get("filter_chain_match", {}), "server_names": server_names}
+    return found
 
 
 def _table(name: str, sites: list[Site]) -> Any:
@@ -111,7 +113,9 @@ def _table(name: str, sites: list[Site]) -> Any:
     redirected = set()
     for site in sites:
         for host, found in site.hosts.items():
-            merged.setdefault(host, []).extend(found)
+            here = merged.setdefault(host, [])
+            # Two servers may admit one VirtualService for the same host.
+            here += [route for route in found if route not in here]
             if site.tls is not None and site.tls.https_redirect:
                 redirected.add(host)
     for host, found in sorted(merged.items()):
@@ -128,7 +132,7 @@ def _table(name: str, sites: list[Site]) -> Any:
             domains=["*"],
             routes=[{"name": "blackhole", "match": {"prefix": "/"}, "direct_response": {"status": 404}}],
         )
-    return made
+    return routes.allow_bodies(made)
 
 
 def _sites(scope: Scope) -> Iterator[Site]:
@@ -157,24 +161,27 @@ def _istio_site(scope: Scope, gateway: Gateway, server: Server, number: int) -> 
         server.tls,
         server_names=hosts,
     )
-    place = routes.Place((gateway.namespace, gateway.name), port.number, None)
+    place = routes.Place((gateway.namespace, gateway.name), port.number, None, site.terminates)
     for virtual in scope.store.virtual_services:
         if not routes.applies_at(virtual.spec.gateways, virtual.namespace, place):
             continue
-        common = {host for host, _ in _admitted(server.hosts, gateway, virtual)}
+        if not visibility.sees(scope.proxy.namespace, virtual.spec.export_to, virtual.namespace):
+            continue
+        common = set(_admitted(scope, server.hosts, gateway, virtual))
         if not common:
             continue
         if site.passes_on:
-            for names, shares in routes.tls_shares(scope, virtual, place):
-                site.passed.append((_within(names, common), shares))
+            for rule in l4.tls_rules(scope, virtual, place):
+                shared = _within(rule.server_names, common)
+                site.rules += [replace(rule, server_names=shared)] if shared else []
             continue
         if not site.is_http:
-            for rule in virtual.spec.tcp:
-                site.shares = site.shares or routes.tcp_shares(scope, rule, virtual, place)
+            site.rules += l4.tcp_rules(scope, virtual, place)
             continue
         found = routes.virtual_service(scope, virtual, place)
         for host in sorted(common):
             site.hosts.setdefault(host, []).extend(found)
+    site.hosts = {host: routes.sorted_catch_all_last(found) for host, found in site.hosts.items()}
     if server.tls is not None and server.tls.https_redirect and not site.hosts:
         for host in hosts:
             site.hosts[host] = [_nothing()]
@@ -186,7 +193,7 @@ def _nothing() -> Any:
     return pb.Route(name="redirect", match={"prefix": "/"}, direct_response={"status": 404})
 
 
-def _admitted(hosts: tuple[str, ...], gateway: Gateway, virtual: VirtualService) -> Iterator[tuple[str, str]]:
+def _admitted(scope: Scope, hosts: tuple[str, ...], gateway: Gateway, virtual: VirtualService) -> Iterator[str]:
     """The hosts that a server and a VirtualService share. A server's host may name who may bind to it."""
     for written in hosts:
         namespace, slash, host = written.rpartition("/")
@@ -194,27 +201,17 @@ def _admitted(hosts: tuple[str, ...], gateway: Gateway, virtual: VirtualService)
         if slash and owner not in ("*", virtual.namespace):
             continue
         for wanted in virtual.spec.hosts:
-            shared = intersection(host, wanted)
+            # A short name stands for the service of that name in the VirtualService's namespace, if there is one.
+            service = scope.store.service(wanted, virtual.namespace) if "." not in wanted else None
+            shared = intersection(host, service.host if service else wanted)
             if shared is not None:
-                yield shared, wanted
+                yield shared
 
 
 def _within(names: tuple[str, ...], hosts: set[str]) -> tuple[str, ...]:
     """The server names of a rule, narrowed to the hosts that the server shares with the VirtualService."""
     shared = (intersection(name, host) for name in names for host in sorted(hosts))
     return tuple(name for name in shared if name is not None)
-
-
-def intersection(one: str, other: str) -> str | None:
-    """The narrower of two host patterns if it is inside the wider one."""
-    if one == other or other == "*":
-        return one
-    if one == "*":
-        return other
-    for narrow, wide in ((one, other), (other, one)):
-        if wide.startswith("*.") and narrow.endswith(wide[1:]):
-            return narrow
-    return None
 
 
 def _kube_site(scope: Scope, gateway: KubeGateway, listener: Listener) -> Site:

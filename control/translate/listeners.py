@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from ipaddress import ip_network
 from typing import Any, Literal
 
 from pymesh.control.store.store import MeshOptions
+from pymesh.control.translate.l4 import L4Rule
 from pymesh.control.translate.wire import ADS, extension, socket_address, struct, wrapped
 from pymesh.control.xds import pb
 
@@ -117,22 +119,34 @@ def tcp(options: MeshOptions, stat_prefix: str, shares: Sequence[tuple[str, int]
     return extension("envoy.filters.network.tcp_proxy", proxy)
 
 
-def passed_on(
-    options: MeshOptions, rules: Iterable[tuple[Sequence[str], Sequence[tuple[str, int]]]]
-) -> list[dict[str, Any]]:
-    """Chains for TLS that is passed on as it is, told apart by server name. The first rule for a name has it."""
+def l4(options: MeshOptions, rules: Iterable[L4Rule], *, tls: bool = False) -> list[dict[str, Any]]:
+    """Chains for connections, told apart by server name (``tls``) and destination. The first rule for both has it."""
     chains: list[dict[str, Any]] = []
-    taken: set[str] = set()
-    for wanted, shares in rules:
-        names = [name for name in dict.fromkeys(wanted) if name not in taken]
-        taken.update(names)
-        match: dict[str, Any] = {"transport_protocol": "tls", "server_names": [name for name in names if name != "*"]}
-        network = tcp(options, shares[0][0], shares)
-        if match["server_names"]:
-            chains.append({"filter_chain_match": match, "filters": [network]})
-        if "*" in names:
-            chains.append({"filter_chain_match": {"transport_protocol": "tls"}, "filters": [network]})
+    taken: set[tuple[str, str]] = set()
+    for rule in rules:
+        network = [tcp(options, rule.shares[0][0], rule.shares)]
+        by_subnets: dict[tuple[str, ...], list[str]] = {}
+        for name in dict.fromkeys(rule.server_names or ("*",)):
+            subnets = [str(ip_network(one, strict=False)) for one in rule.subnets] or [""]
+            free = tuple(one for one in dict.fromkeys(subnets) if (name, one) not in taken)
+            taken.update((name, one) for one in free)
+            if free:
+                by_subnets.setdefault(free, []).append(name)
+        for subnets_of, names in by_subnets.items():
+            match: dict[str, Any] = {"transport_protocol": "tls"} if tls else {}
+            if subnets_of != ("",):
+                match["prefix_ranges"] = [_range(one) for one in subnets_of]
+            named = [name for name in names if name != "*"]
+            if named:
+                chains.append({"filter_chain_match": {**match, "server_names": named}, "filters": network})
+            if "*" in names:
+                chains.append({"filter_chain_match": match, "filters": network} if match else {"filters": network})
     return chains
+
+
+def _range(subnet: str) -> dict[str, Any]:
+    address, _, length = subnet.partition("/")
+    return {"address_prefix": address, "prefix_len": wrapped(int(length))}
 
 
 def listener(

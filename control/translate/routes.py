@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from pymesh.control.resources.traffic import (
+    PREFIX_MARK,
     HeaderMatch,
     HeaderOperations,
     HttpMatch,
     HttpRoute,
     L4Match,
+    Redirect,
     Retries,
     Rewrite,
     StringMatch,
-    TcpRoute,
-    TlsRoute,
     VirtualService,
+    is_authority,
 )
 from pymesh.control.store.references import gateway_key
 from pymesh.control.translate.scope import Scope
@@ -25,6 +26,9 @@ from pymesh.control.translate.wire import extension, seconds, wrapped
 from pymesh.control.xds import pb
 
 _DEFAULT_RETRY = "connect-failure,refused-stream,unavailable,cancelled"
+#: Envoy's limit for the body of a direct response, where the table says nothing else.
+_DIRECT_BODY = 4096
+DEFAULT_PORTS = {"http": 80, "https": 443}
 _REDIRECTS = {
     301: "MOVED_PERMANENTLY", 302: "FOUND", 303: "SEE_OTHER", 307: "TEMPORARY_REDIRECT",
     308: "PERMANENT_REDIRECT",
@@ -39,6 +43,8 @@ class Place:
     port: int
     #: The service port that a destination without a port means.
     default_port: int | None
+    #: Clients speak TLS with the proxy here.
+    tls: bool = False
 
 
 def virtual_service(scope: Scope, virtual: VirtualService, place: Place) -> list[Any]:
@@ -47,7 +53,7 @@ def virtual_service(scope: Scope, virtual: VirtualService, place: Place) -> list
     for number, rule in enumerate(virtual.spec.http):
         name = rule.name or f"{virtual.name}.{number}"
         for match in rule.match or (HttpMatch(),):
-            if _applies(scope, match, virtual, place):
+            if applies(scope, match, virtual.namespace, place):
                 found.append(_route(scope, rule, match, name, virtual.namespace, place))
     return found
 
@@ -107,42 +113,76 @@ def header_options(put: Mapping[str, str], add: Mapping[str, str], escape: bool 
             yield {"header": {"key": name, "value": text}, "append_action": action}
 
 
-def _applies(scope: Scope, match: HttpMatch, virtual: VirtualService, place: Place) -> bool:
-    if match.gateways and not applies_at(match.gateways, virtual.namespace, place):
+def applies(scope: Scope, match: HttpMatch | L4Match, namespace: str, place: Place) -> bool:
+    """Whether a match is for this proxy and place; ``namespace`` is that of the VirtualService."""
+    if match.gateways and not applies_at(match.gateways, namespace, place):
         return False
     if match.port is not None and match.port != place.port:
         return False
+    if match.source_namespace not in ("", scope.proxy.namespace):
+        return False
     return match.source_labels.items() <= scope.proxy.labels.items()
+
+
+def sorted_catch_all_last(found: Sequence[Any]) -> list[Any]:
+    """Routes of several resources for one host: one that takes everything must not hide those of the next."""
+    return sorted(found, key=_takes_everything)
+
+
+def allow_bodies(table: Any) -> Any:
+    """The table, with room for the largest body of its direct responses if that is beyond what Envoy takes."""
+    found = [route.direct_response.body for host in table.virtual_hosts for route in host.routes]
+    largest = max((len(body.inline_string.encode()) + len(body.inline_bytes) for body in found), default=0)
+    if largest > _DIRECT_BODY:
+        table.max_direct_response_body_size_bytes.value = largest
+    return table
+
+
+def _takes_everything(route: Any) -> bool:
+    match = route.match
+    return bool(match.prefix == "/" and not match.headers and not match.query_parameters)
 
 
 def _route(scope: Scope, rule: HttpRoute, match: HttpMatch, name: str, namespace: str, place: Place) -> Any:
     route = pb.Route(name=name, match=_match(match))
     if rule.redirect is not None:
-        redirect = rule.redirect
-        fields: dict[str, Any] = {
-            "path_redirect": redirect.uri,
-            "host_redirect": redirect.authority,
-            "port_redirect": redirect.port,
-            "scheme_redirect": redirect.scheme,
-            "response_code": redirect_code(redirect.redirect_code),
-        }
-        route.redirect.CopyFrom(pb.RedirectAction(**{key: value for key, value in fields.items() if value is not None}))
+        route.redirect.CopyFrom(_redirect(rule.redirect, place))
     elif rule.direct_response is not None:
         direct = rule.direct_response
         route.direct_response.status = direct.status
-        if direct.body.string:
+        if direct.body is not None and direct.body.string:
             route.direct_response.body.inline_string = direct.body.string
+        elif direct.body is not None and direct.body.content:
+            route.direct_response.body.inline_bytes = direct.body.content
     else:
         _forward(scope, route, rule, namespace, place)
     _set_headers(route, rule.headers.request, rule.headers.response)
     return route
 
 
+def _redirect(redirect: Redirect, place: Place) -> Any:
+    made = pb.RedirectAction(response_code=redirect_code(redirect.redirect_code))
+    if redirect.uri is not None and redirect.uri.startswith(PREFIX_MARK):
+        made.prefix_rewrite = redirect.uri.removeprefix(PREFIX_MARK)
+    elif redirect.uri is not None:
+        made.path_redirect = redirect.uri
+    if redirect.authority is not None:
+        made.host_redirect = redirect.authority
+    if redirect.scheme is not None:
+        made.scheme_redirect = redirect.scheme
+    port = place.port if redirect.derive_port == "FROM_REQUEST_PORT" else redirect.port
+    scheme = (redirect.scheme or ("https" if place.tls else "http")).lower()
+    # A new authority comes without a port; the old one may bring another, which must go.
+    if port is not None and not (redirect.authority and port == DEFAULT_PORTS[scheme]):
+        made.port_redirect = port
+    return made
+
+
 def _forward(scope: Scope, route: Any, rule: HttpRoute, namespace: str, place: Place) -> None:
     shares = []
     for share in rule.route:
         target = share.destination
-        cluster = scope.cluster(
+        cluster = scope.destination(
             target.host,
             namespace,
             target.subset,
@@ -150,13 +190,12 @@ def _forward(scope: Scope, route: Any, rule: HttpRoute, namespace: str, place: P
             place.default_port,
             target.at,
         )
-        if cluster is not None:
-            shares.append((cluster, share))
-    if not shares:
-        route.direct_response.status = 500
-        return
+        shares.append((cluster, share))
     weighted = [(cluster, share) for cluster, share in shares if share.weight or len(rule.route) == 1]
     choice: dict[str, Any]
+    authority = rule.headers.request.authority
+    if len(weighted) == 1:
+        authority = authority or weighted[0][1].headers.request.authority
     if len(weighted) == 1 and not weighted[0][1].headers.where:
         choice = {"cluster": weighted[0][0]}
     else:
@@ -164,15 +203,22 @@ def _forward(scope: Scope, route: Any, rule: HttpRoute, namespace: str, place: P
         for cluster, share in weighted:
             entry = made.clusters.add(name=cluster, weight=wrapped(share.weight or 1))
             _set_headers(entry, share.headers.request, share.headers.response)
+            if share.headers.request.authority and len(weighted) > 1:
+                entry.host_rewrite_literal = share.headers.request.authority
         choice = {"weighted_clusters": made}
     action = pb.message("envoy.config.route.v3.RouteAction")(**forward(choice, rule.retries))
     if rule.timeout is not None:
         action.timeout.CopyFrom(pb.message("google.protobuf.Duration")(**seconds(rule.timeout)))
+    if authority:
+        action.host_rewrite_literal = authority
     _rewrite(action, rule.rewrite)
     route.route.CopyFrom(action)
 
 
 def _rewrite(action: Any, rewrite: Rewrite | None) -> None:
+    if rewrite is not None and rewrite.uri_regex_rewrite is not None:
+        action.regex_rewrite.pattern.regex = rewrite.uri_regex_rewrite.match
+        action.regex_rewrite.substitution = rewrite.uri_regex_rewrite.rewrite
     if rewrite is not None and rewrite.uri:
         action.prefix_rewrite = rewrite.uri
     if rewrite is not None and rewrite.authority:
@@ -232,49 +278,13 @@ def _string(wanted: StringMatch | HeaderMatch) -> dict[str, Any]:
 
 
 def _set_headers(owner: Any, request: HeaderOperations, response: HeaderOperations) -> None:
-    owner.request_headers_to_add.extend(
-        pb.HeaderValueOption(**one) for one in header_options(request.set, request.add, escape=False)
+    put, add = (
+        {name: value for name, value in values.items() if not is_authority(name)}
+        for values in (request.set, request.add)
     )
+    owner.request_headers_to_add.extend(pb.HeaderValueOption(**one) for one in header_options(put, add, escape=False))
     owner.request_headers_to_remove.extend(request.remove)
     owner.response_headers_to_add.extend(
         pb.HeaderValueOption(**one) for one in header_options(response.set, response.add, escape=False)
     )
     owner.response_headers_to_remove.extend(response.remove)
-
-
-def tcp_shares(scope: Scope, rule: TcpRoute, virtual: VirtualService, place: Place) -> list[tuple[str, int]]:
-    """The clusters of a TCP rule with their weights; none if the rule is not for this place."""
-    if rule.match and not any(_l4_applies(scope, match, virtual, place) for match in rule.match):
-        return []
-    return _shares(scope, rule, virtual, place)
-
-
-def tls_shares(
-    scope: Scope, virtual: VirtualService, place: Place
-) -> Iterator[tuple[tuple[str, ...], list[tuple[str, int]]]]:
-    """For each TLS rule that is for this place: its server names, and the clusters with their weights."""
-    for rule in virtual.spec.tls:
-        here = [match for match in rule.match if _l4_applies(scope, match, virtual, place)]
-        shares = _shares(scope, rule, virtual, place) if here else []
-        if shares:
-            yield tuple(host for match in here for host in match.sni_hosts), shares
-
-
-def _shares(scope: Scope, rule: TcpRoute | TlsRoute, virtual: VirtualService, place: Place) -> list[tuple[str, int]]:
-    shares = []
-    for share in rule.route:
-        target = share.destination
-        number = target.port.number if target.port else None
-        cluster = scope.cluster(target.host, virtual.namespace, target.subset, number, place.default_port, target.at)
-        weight = 1 if len(rule.route) == 1 else share.weight or 0
-        if cluster is not None and weight:
-            shares.append((cluster, weight))
-    return shares
-
-
-def _l4_applies(scope: Scope, match: L4Match, virtual: VirtualService, place: Place) -> bool:
-    if match.gateways and not applies_at(match.gateways, virtual.namespace, place):
-        return False
-    if match.port is not None and match.port != place.port:
-        return False
-    return match.source_labels.items() <= scope.proxy.labels.items()

@@ -27,6 +27,10 @@ class Scope:
         service = self.store.service(host, namespace)
         if service is None:
             return None  # the store reported it, so no store with this reference exists
+        if not service.is_visible(self.proxy.namespace):
+            message = f"{service.host!r} is not exported to namespace {self.proxy.namespace!r}"
+            self.report.warning(at, message, f"add it to exportTo of the service at {service.at}")
+            return None
         wanted = port if port is not None else default
         found = service.port(wanted) if wanted is not None else None
         if found is None and port is None and len(service.ports) == 1:
@@ -34,7 +38,19 @@ class Scope:
         if found is None:
             self.report.warning(at, f"{service.host!r} has no port {wanted}", "add port.number to the destination")
             return None
+        if subset and self.store.subset(service, subset, self.proxy.namespace) is None:
+            message = f"{service.host!r} has no subset {subset!r} for clients in {self.proxy.namespace!r}"
+            self.report.warning(at, message, "the DestinationRule of their own namespace comes first")
+            return None
         return self.use(service, found, subset)
+
+    def destination(
+        self, host: str, namespace: str, subset: str, port: int | None, default: int | None, at: Position
+    ) -> str:
+        """The same, where a destination that is not there gets its share of failures (503), as with Istio."""
+        found = self.cluster(host, namespace, subset, port, default, at)
+        service = self.store.service(host, namespace)
+        return found or f"outbound|{port or default or 0}|{subset}|{service.host if service else host}"
 
     def use(self, service: Service, port: Port, subset: str = "") -> str:
         """The cluster of a port, which the proxy will be given."""

@@ -8,7 +8,8 @@ from typing import Any
 from pymesh.control.resources.workloads import HTTP_PROTOCOLS, EgressListener, IngressListener
 from pymesh.control.resources.workloads import Port as ListenerPort
 from pymesh.control.store.services import Port, Service
-from pymesh.control.translate import clusters, http_route, listeners, names, python_filter, routes, tls
+from pymesh.control.translate import clusters, http_route, l4, listeners, names, python_filter, routes, tls
+from pymesh.control.translate.l4 import L4Rule
 from pymesh.control.translate.scope import Scope
 from pymesh.control.xds import pb
 
@@ -62,11 +63,9 @@ def outbound(scope: Scope, one: EgressListener) -> tuple[Any | None, Any | None]
     if one.port.protocol not in HTTP_PROTOCOLS:
         by_name = _by_server_name(scope, one.port, found)
         if by_name:
-            chains = listeners.passed_on(options, by_name)
+            chains = listeners.l4(options, by_name, tls=True)
             return listeners.listener(name, bind, number, "OUTBOUND", chains), None
-        shares = _tcp_shares(scope, one, number, found)
-        network = listeners.tcp(options, shares[0][0] if shares else "BlackHoleCluster", shares)
-        chains = [{"filters": [network]}] if shares else []
+        chains = listeners.l4(options, _tcp_rules(scope, one, number, found))
         return (listeners.listener(name, bind, number, "OUTBOUND", chains) if chains else None), None
     network = listeners.http(options, f"outbound_{bind}_{number}", "outbound", str(number))
     made = listeners.listener(name, bind, number, "OUTBOUND", [{"filters": [network]}])
@@ -120,7 +119,8 @@ def named(scope: Scope, one: EgressListener) -> list[Service]:
     return [
         scope.store.services[host]
         for host in sorted(scope.store.services)
-        if any(
+        if scope.store.services[host].is_visible(scope.proxy.namespace)
+        and any(
             _matches(namespace, scope.store.services[host].namespace, scope.proxy.namespace)
             and _host_matches(pattern, host)
             for namespace, pattern in patterns
@@ -171,7 +171,7 @@ def _outbound_routes(scope: Scope, number: int, found: Sequence[tuple[Service, P
             domains=["*"],
             routes=[{"name": "block_all", "match": {"prefix": "/"}, "direct_response": {"status": 502}}],
         )
-    return made
+    return routes.allow_bodies(made)
 
 
 def service_routes(scope: Scope, service: Service, port: Port) -> list[Any]:
@@ -181,37 +181,34 @@ def service_routes(scope: Scope, service: Service, port: Port) -> list[Any]:
     if bound:
         return http_route.http_routes(scope, bound)
     place = routes.Place(None, port.number, port.number)
-    for virtual in scope.store.mesh_virtual_services(service):
+    for virtual in scope.store.mesh_virtual_services(service, scope.proxy.namespace):
         if virtual.spec.http:
             return routes.virtual_service(scope, virtual, place)
     return [routes.default_route(cluster)]
 
 
-def _by_server_name(
-    scope: Scope, port: ListenerPort, found: Sequence[tuple[Service, Port]]
-) -> list[tuple[tuple[str, ...], list[tuple[str, int]]]]:
+def _by_server_name(scope: Scope, port: ListenerPort, found: Sequence[tuple[Service, Port]]) -> list[L4Rule]:
     """TLS is told apart by server name where there is more than one way to go; empty if there is not."""
     if port.protocol not in ("TLS", "HTTPS"):
         return []
-    rules: list[tuple[tuple[str, ...], list[tuple[str, int]]]] = []
+    rules: list[L4Rule] = []
     is_asked = len(found) > 1
     for service, served in found:
         told = tls_rules(scope, service, served)
         is_asked = is_asked or bool(told)
-        rules += told or [(tuple(names.domains(service, scope.proxy.namespace)), [(scope.use(service, served), 1)])]
+        domains = tuple(names.domains(service, scope.proxy.namespace))
+        rules += told or [L4Rule([(scope.use(service, served), 1)], domains)]
     return rules if is_asked else []
 
 
-def tls_rules(scope: Scope, service: Service, port: Port) -> list[tuple[tuple[str, ...], list[tuple[str, int]]]]:
+def tls_rules(scope: Scope, service: Service, port: Port) -> list[L4Rule]:
     """Server names, and where connections for them go, as VirtualServices say."""
     place = routes.Place(None, port.number, port.number)
-    virtuals = scope.store.mesh_virtual_services(service)
-    return [rule for virtual in virtuals for rule in routes.tls_shares(scope, virtual, place)]
+    virtuals = scope.store.mesh_virtual_services(service, scope.proxy.namespace)
+    return [rule for virtual in virtuals for rule in l4.tls_rules(scope, virtual, place)]
 
 
-def _tcp_shares(
-    scope: Scope, one: EgressListener, number: int, found: Sequence[tuple[Service, Port]]
-) -> list[tuple[str, int]]:
+def _tcp_rules(scope: Scope, one: EgressListener, number: int, found: Sequence[tuple[Service, Port]]) -> list[L4Rule]:
     """Where connections go. Nothing in them tells services apart, so the listener has exactly one."""
     if len(found) != 1:
         scope.report.warning(
@@ -220,14 +217,16 @@ def _tcp_shares(
             "give each service a listener of its own",
         )
         return []
-    return service_shares(scope, *found[0])
+    return tcp_rules(scope, *found[0])
 
 
-def service_shares(scope: Scope, service: Service, port: Port) -> list[tuple[str, int]]:
-    """Where connections to a port of a service go."""
-    for virtual in scope.store.mesh_virtual_services(service):
-        for rule in virtual.spec.tcp:
-            shares = routes.tcp_shares(scope, rule, virtual, routes.Place(None, port.number, port.number))
-            if shares:
-                return shares
-    return [(scope.use(service, port), 1)]
+def tcp_rules(scope: Scope, service: Service, port: Port) -> list[L4Rule]:
+    """Where connections to a port of a service go: the last rule is for every destination."""
+    place = routes.Place(None, port.number, port.number)
+    rules: list[L4Rule] = []
+    for virtual in scope.store.mesh_virtual_services(service, scope.proxy.namespace):
+        for rule in l4.tcp_rules(scope, virtual, place):
+            rules.append(rule)
+            if not rule.subnets:
+                return rules
+    return [*rules, L4Rule([(scope.use(service, port), 1)])]

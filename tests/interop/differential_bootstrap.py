@@ -194,10 +194,21 @@ def weights() -> list[Json]:
         clusters = [{"name": "a", "weight": a}, {"name": "b", "weight": b}]
         return {"match": {"prefix": prefix}, "route": {"weighted_clusters": {"clusters": clusters}}}
 
+    def hosted(prefix: str, action: Json) -> Json:
+        cluster = {"name": "a", "weight": 1, "host_rewrite_literal": "share.test"}
+        header = {"header": {"key": "x-seen-host", "value": "%REQ(:AUTHORITY)%"}}
+        return {
+            "match": {"path": prefix},
+            "route": {"weighted_clusters": {"clusters": [cluster]}, **action},
+            "request_headers_to_add": [header],
+        }
+
     return [
         split("/all-a", 100, 0),
         split("/all-b", 0, 1),
         {"match": {"prefix": "/named"}, "route": {"cluster_header": "x-cluster"}},
+        hosted("/hosted", {}),
+        hosted("/hosted-twice", {"host_rewrite_literal": "route.test"}),
     ]
 
 

@@ -203,6 +203,8 @@ CASES = [
     Case("weights.test", "/named", [("x-cluster", "b")]),
     Case("weights.test", "/named", [("x-cluster", "no-such-cluster")]),
     Case("weights.test", "/named"),
+    Case("weights.test", "/hosted"),
+    Case("weights.test", "/hosted-twice"),
     # Header operations
     Case("headers.test", "/add", [("x-levels", "client"), ("x-replaced", "client"), ("x-kept", "client")]),
     Case("headers.test", "/add", [("x-only-if-there", "client"), ("x-secret", "client")]),

@@ -184,6 +184,8 @@ pub struct WeightedCluster {
     pub weight: u32,
     /// Header operations for requests that go here.
     pub headers: HeaderOps,
+    /// `host_rewrite_literal`: the authority for requests that go here, unless the route rewrites it itself.
+    pub host_rewrite: Option<Box<str>>,
 }
 
 /// How the path changes on its way upstream. The query is kept.

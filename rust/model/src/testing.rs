@@ -91,7 +91,12 @@ pub fn http(stat_prefix: &str, routes: RouteTable) -> HttpConnectionManager {
 pub fn tcp(stat_prefix: &str, cluster: &str) -> TcpProxy {
     TcpProxy {
         stat_prefix: stat_prefix.into(),
-        clusters: vec![WeightedCluster { name: cluster.into(), weight: 1, headers: HeaderOps::default() }],
+        clusters: vec![WeightedCluster {
+            name: cluster.into(),
+            weight: 1,
+            headers: HeaderOps::default(),
+            host_rewrite: None,
+        }],
         idle_timeout: Duration::from_secs(3600),
         max_connection_duration: Duration::ZERO,
         max_connect_attempts: 1,

@@ -37,8 +37,18 @@ impl Engine {
             _ => None,
         };
         let virtual_host = routed.table.virtual_hosts.get(routed.virtual_host);
+        // As Envoy: what the less specific levels say of the host is about this one, and the route's own rewrite
+        // comes later and wins; only that one tells the old host.
+        let host = weighted.and_then(|cluster| cluster.host_rewrite.as_deref()).filter(|_| side == Side::Request);
+        let mut weighted = weighted.map(|cluster| &cluster.headers);
+        if let Some(host) = host.filter(|_| !routed.table.most_specific_wins) {
+            if let Some(ops) = weighted.take() {
+                self.apply_edit(exchange, &ops.request, side);
+            }
+            exchange.request.set_authority(host.as_bytes());
+        }
         let mut levels: [Option<&HeaderOps>; 4] = [
-            weighted.map(|cluster| &cluster.headers),
+            weighted,
             Some(&routed.route.headers),
             virtual_host.map(|host| &host.headers),
             Some(&routed.table.headers),
@@ -51,6 +61,9 @@ impl Engine {
             if !edit.is_empty() {
                 self.apply_edit(exchange, edit, side);
             }
+        }
+        if let Some(host) = host.filter(|_| routed.table.most_specific_wins) {
+            exchange.request.set_authority(host.as_bytes());
         }
     }
 

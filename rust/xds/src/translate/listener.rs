@@ -232,7 +232,12 @@ fn network_filter(filter: &listener::Filter, at: &At<'_>, cx: &mut Context<'_>) 
 }
 
 fn tcp_proxy(config: &tcp::TcpProxy, at: &At<'_>, cx: &Context<'_>) -> Option<TcpProxy> {
-    let weighted = |name: &str, weight| WeightedCluster { name: name.into(), weight, headers: Default::default() };
+    let weighted = |name: &str, weight| WeightedCluster {
+        name: name.into(),
+        weight,
+        headers: Default::default(),
+        host_rewrite: None,
+    };
     let clusters = match config.cluster_specifier.as_ref()? {
         tcp::tcp_proxy::ClusterSpecifier::Cluster(name) => vec![weighted(name, 1)],
         tcp::tcp_proxy::ClusterSpecifier::WeightedClusters(list) => {

@@ -202,6 +202,7 @@ impl Table<'_, '_> {
     }
 
     fn weighted(&mut self, weighted: &route::WeightedCluster, at: &At<'_>) -> Vec<WeightedCluster> {
+        use route::weighted_cluster::cluster_weight::HostRewriteSpecifier;
         let clusters_at = at.field("clusters");
         let mut clusters = Vec::with_capacity(weighted.clusters.len());
         for (index, entry) in weighted.clusters.iter().enumerate() {
@@ -212,7 +213,10 @@ impl Table<'_, '_> {
             let name: Arc<str> = entry.name.as_str().into();
             self.names_cluster(&name, &at.field("name"));
             let headers = header::operations(&header_fields!(entry), &at);
-            clusters.push(WeightedCluster { name, weight: entry.weight.unwrap_or(0), headers });
+            let host_rewrite = entry.host_rewrite_specifier.as_ref().and_then(|specifier| match specifier {
+                HostRewriteSpecifier::HostRewriteLiteral(host) => (!host.is_empty()).then(|| host.as_str().into()),
+            });
+            clusters.push(WeightedCluster { name, weight: entry.weight.unwrap_or(0), headers, host_rewrite });
         }
         check_total(clusters.iter().map(|cluster| cluster.weight), &clusters_at);
         clusters

@@ -197,7 +197,7 @@ fn grpc_and_fraction() {
 
 #[test]
 fn weights_are_followed_and_zero_gets_nothing() {
-    let cluster = |weight| WeightedCluster { name: "".into(), weight, headers: Default::default() };
+    let cluster = |weight| WeightedCluster { name: "".into(), weight, headers: Default::default(), host_rewrite: None };
     let clusters = [cluster(0), cluster(30), cluster(70)];
     let mut rng = crate::base::rng::Rng::new(5);
     let mut seen = [0; 3];

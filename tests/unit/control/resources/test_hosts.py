@@ -2,7 +2,7 @@
 
 import pytest
 
-from pymesh.control.translate.gateway import intersection
+from pymesh.control.resources.hosts import intersection
 
 
 @pytest.mark.parametrize(
