@@ -214,10 +214,7 @@ impl Engine {
                     continue;
                 }
                 if cluster.keeps_wire(config) {
-                    for gone in cluster.update(config.clone(), &mut self.rng) {
-                        to_close.extend(cluster.hosts.get(gone).into_iter().flat_map(|host| host.pooled()));
-                        cluster.drop_host_if_unused(gone);
-                    }
+                    to_close.extend(cluster.update(config.clone(), self.now, &mut self.rng));
                     continue;
                 }
             }
@@ -227,7 +224,7 @@ impl Engine {
             let stats = self.options.hub.cluster(self.options.worker, name);
             let http2 = self.options.hub.cluster_http2(self.options.worker, name);
             let load = Load::new(self.options.commons.clusters.get(name, Default::default));
-            let runtime = ClusterRuntime::new(config.clone(), stats, http2, load, &mut self.rng);
+            let runtime = ClusterRuntime::new(config.clone(), stats, http2, load, self.now, &mut self.rng);
             let key = self.clusters.insert_with(|_| runtime);
             self.cluster_names.insert(name.clone(), key);
         }
@@ -240,6 +237,14 @@ impl Engine {
             }
         }
         self.retire_upstreams(to_close);
+    }
+
+    /// The health of hosts of a cluster has changed ([`crate::cluster::host::Host::health`]).
+    #[allow(dead_code, reason = "for health checks and outlier detection")]
+    pub(crate) fn health_changed(&mut self, key: ClusterKey) {
+        if let Some(cluster) = self.clusters.get_mut(key) {
+            cluster.refresh_picker(self.now, &mut self.rng);
+        }
     }
 
     /// Takes a cluster out of service; it goes with its last request.
