@@ -34,7 +34,7 @@ use crate::capture::ListenerAddresses;
 use crate::cluster::{ClusterKey, ClusterRuntime};
 use crate::conn::{Conn, ConnKey, Protocol, Relay};
 use crate::deadlines::Deadlines;
-use crate::exchange::{Exchange, ExchangeKey, FIRST_BUFFER};
+use crate::exchange::{Due, Exchange, ExchangeKey, FIRST_BUFFER};
 use crate::filter::{FilterCall, Gates};
 use crate::listener::{ListenerKey, ListenerRuntime};
 use crate::overload::{Full, Overload, Slot};
@@ -117,6 +117,8 @@ pub struct Engine {
     pub(crate) plain: Vec<u8>,
     /// Room to compose a header value.
     pub(crate) text: Vec<u8>,
+    /// Room to keep what a level of header operations is to do.
+    pub(crate) edits: Vec<Due>,
     pub(crate) last_transport_failure: Option<String>,
     pub(crate) draining: bool,
 }
@@ -157,6 +159,7 @@ impl Engine {
             scratch: h2::Scratch::default(),
             plain: Vec::new(),
             text: Vec::new(),
+            edits: Vec::new(),
             last_transport_failure: None,
             draining: false,
             options,
