@@ -2,15 +2,20 @@
 
 They lie below the kernel's ephemeral range, so that no outgoing connection of a test can take a port between the
 moment it was found free and the moment its program binds it; the start is random, so that test runs side by side
-seldom look at the same one.
+seldom look at the same one, and the workers of one run (pytest-xdist) never do: each has a part of them.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 
-_LOW, _HIGH = 10_000, 32_000
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+_PART = (32_000 - 10_000) // _WORKERS
+_LOW = 10_000 + _PART * _WORKER
+_HIGH = _LOW + _PART
 _given: set[int] = set()
 
 
