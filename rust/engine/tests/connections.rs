@@ -32,13 +32,11 @@ fn http2(upstream: UpstreamHttp) -> Setup {
 fn retry(base_interval: Duration) -> RetryPolicy {
     RetryPolicy {
         on: RetryOn { server_error: true, ..RetryOn::default() },
-        statuses: vec![],
         num_retries: 1,
         per_try_timeout: Duration::from_secs(2),
         base_interval,
         max_interval: base_interval,
-        avoid_previous_hosts: false,
-        host_selection_attempts: 1,
+        ..RetryPolicy::default()
     }
 }
 

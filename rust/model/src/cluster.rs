@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::balance::Balance;
 use crate::endpoint::Endpoints;
 use crate::http::{HeaderCase, Http2Guards};
 use crate::snapshot::WorkloadLabels;
@@ -74,6 +73,20 @@ pub struct UpstreamBind {
     pub mark: Option<u32>,
 }
 
+/// `lb_policy` with its settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Balance {
+    /// In turn, by weight.
+    RoundRobin,
+    /// The less busy of `choices` random ones; by weight when weights differ.
+    LeastRequest {
+        /// At least 2.
+        choices: u32,
+    },
+    /// Any, by weight.
+    Random,
+}
+
 /// Circuit breakers; a request over a threshold is answered 503 with flag `UO`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -99,6 +112,10 @@ pub struct UpstreamHttp {
     pub idle_timeout: Duration,
     /// Requests after which a connection is closed; zero means no limit.
     pub requests_per_connection: u32,
+    /// How long an attempt may last, whatever comes of it; zero means no limit.
+    pub max_stream_duration: Duration,
+    /// Age at which a connection takes no more requests; zero means no limit.
+    pub max_connection_duration: Duration,
     /// Most streams we open on one HTTP/2 connection.
     pub concurrent_streams: u32,
     /// Receive window of a stream when it begins, octets.
@@ -123,6 +140,8 @@ impl Default for UpstreamHttp {
             protocol: UpstreamProtocol::Http1,
             idle_timeout: Duration::from_secs(3600),
             requests_per_connection: 0,
+            max_stream_duration: Duration::ZERO,
+            max_connection_duration: Duration::ZERO,
             concurrent_streams: 1024,
             stream_window: 32 * 1024,
             stream_window_most: 256 * 1024,

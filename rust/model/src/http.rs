@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::chain_match::Cidr;
 use crate::filter::HttpFilter;
 use crate::format::AccessLog;
 use crate::route::{RouteTable, Upgrade};
@@ -247,6 +248,8 @@ pub struct Forwarding {
     pub xff_trusted_hops: u32,
     /// Do not touch `x-forwarded-for`.
     pub skip_xff_append: bool,
+    /// `internal_address_config`: who may give orders in `x-envoy-` headers.
+    pub internal: Vec<Cidr>,
     /// `forward_client_cert_details`.
     pub client_cert: ClientCert,
     /// Parts of the certificate added by `AppendForward` and `SanitizeSet`.

@@ -11,7 +11,6 @@
 //! state (pools, balancer cursors) of whatever is pointer-equal.
 #![forbid(unsafe_code)]
 
-pub mod balance;
 pub mod chain_match;
 pub mod cluster;
 pub mod endpoint;
@@ -21,6 +20,7 @@ pub mod http;
 pub mod listener;
 pub mod matcher;
 pub mod overload;
+pub mod retry;
 pub mod route;
 pub mod route_index;
 pub mod snapshot;

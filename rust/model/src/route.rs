@@ -7,6 +7,7 @@ use regex::bytes::Regex;
 
 use crate::format::Template;
 use crate::matcher::{HeaderMatch, QueryMatch};
+pub use crate::retry::{RetryOn, RetryPolicy};
 use crate::route_index::TableIndex;
 
 /// `RouteConfiguration`.
@@ -237,55 +238,6 @@ pub enum RedirectPath {
 pub struct DirectResponse {
     pub status: u16,
     pub body: Arc<[u8]>,
-}
-
-/// `RetryPolicy`.
-#[derive(Clone, Debug)]
-pub struct RetryPolicy {
-    /// Conditions.
-    pub on: RetryOn,
-    /// Status codes for `retriable-status-codes`.
-    pub statuses: Vec<u16>,
-    /// Attempts after the first.
-    pub num_retries: u32,
-    /// Zero: the route's timeout.
-    pub per_try_timeout: Duration,
-    /// Exponential back-off with full jitter: first and largest step.
-    pub base_interval: Duration,
-    /// See `base_interval`.
-    pub max_interval: Duration,
-    /// `previous_hosts`: prefer an endpoint that has not failed this request yet.
-    pub avoid_previous_hosts: bool,
-    /// `host_selection_retry_max_attempts`.
-    pub host_selection_attempts: u32,
-}
-
-/// `retry_on`, as flags.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub struct RetryOn {
-    /// `connect-failure`: nothing was sent.
-    pub connect_failure: bool,
-    /// `refused-stream`.
-    pub refused_stream: bool,
-    /// `reset`: the upstream went away before the response head.
-    pub reset: bool,
-    /// `reset-before-request`: the same, and the request was not sent.
-    pub reset_before_request: bool,
-    /// `5xx` (includes connect failure, reset and refused stream).
-    pub server_error: bool,
-    /// `gateway-error`: 502, 503, 504.
-    pub gateway_error: bool,
-    /// `retriable-4xx`: 409.
-    pub retriable_4xx: bool,
-    /// `retriable-status-codes`.
-    pub statuses: bool,
-    /// gRPC status `cancelled` in the response head.
-    pub grpc_cancelled: bool,
-    pub grpc_deadline_exceeded: bool,
-    pub grpc_internal: bool,
-    pub grpc_resource_exhausted: bool,
-    pub grpc_unavailable: bool,
 }
 
 /// Header operations: removals first, then additions in order.

@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::balance::*;
 use crate::cluster::*;
 use crate::endpoint::*;
 use crate::http::*;
@@ -148,16 +147,7 @@ pub fn forward(cluster: &str) -> Forward {
 
 /// A retry policy with Envoy's back-off.
 pub fn retry(on: RetryOn, num_retries: u32) -> RetryPolicy {
-    RetryPolicy {
-        on,
-        statuses: vec![],
-        num_retries,
-        per_try_timeout: Duration::ZERO,
-        base_interval: Duration::from_millis(25),
-        max_interval: Duration::from_millis(250),
-        avoid_previous_hosts: true,
-        host_selection_attempts: 3,
-    }
+    RetryPolicy { on, num_retries, avoid_previous_hosts: true, host_selection_attempts: 3, ..RetryPolicy::default() }
 }
 
 /// A static cluster of healthy endpoints that speak HTTP/1 as plain octets.
@@ -168,8 +158,8 @@ pub fn cluster(name: &str, endpoints: impl IntoIterator<Item = SocketAddr>) -> C
         name: name.into(),
         stat_name: name.into(),
         discovery: Discovery::Static,
-        endpoints: Arc::new(Endpoints::of(vec![locality])),
-        balance: Balance::by(LbPolicy::RoundRobin),
+        endpoints: Arc::new(Endpoints { localities: vec![locality] }),
+        balance: Balance::RoundRobin,
         connect_timeout: Duration::from_secs(1),
         thresholds: Thresholds::default(),
         http: UpstreamHttp::default(),

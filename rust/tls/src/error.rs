@@ -35,8 +35,6 @@ pub enum Reason {
     WrongTrustDomain,
     SanMismatch,
     ServerNameMismatch,
-    /// Neither the certificate nor its key is among those that are pinned.
-    NotPinned,
 }
 
 impl Reason {
@@ -62,7 +60,6 @@ impl Reason {
             Reason::WrongTrustDomain => "wrong_trust_domain",
             Reason::SanMismatch => "san_mismatch",
             Reason::ServerNameMismatch => "server_name_mismatch",
-            Reason::NotPinned => "not_pinned",
         }
     }
 }

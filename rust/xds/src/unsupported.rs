@@ -89,6 +89,11 @@ pub(crate) fn alternative(message: &str, field: &str) -> Option<&'static str> {
             "leave it out: sessions are resumed by tickets of this process, and only where clients need no certificate"
         }
         "cipher_suites" | "ecdh_curves" | "signature_algorithms" => "leave it out: only strong ones are offered",
+        "retry_priority" => "leave it out: every attempt chooses among all priorities by their health",
+        "retry_options_predicates" => "leave it out: an attempt is sent with the options of the first",
+        "hedge_policy" => "leave it out: an attempt is over before the next begins (`retry_policy.per_try_timeout`)",
+        "retry_policy_typed_config" => "use `retry_policy`",
+        "unix_sockets" if of(".InternalAddressConfig") => "leave it out: clients come by TCP",
         "use_proxy_proto" => "use `listener_filters` with envoy.filters.listener.proxy_protocol",
         "metadata_key" if of(".OriginalDstLbConfig") => "use `use_http_header`",
         "freebind" => "leave it out: a source address must be one of this machine's",

@@ -10,6 +10,8 @@ The request's headers say what to do, because paths and hosts are what the tests
     x-want-stall: 1             send the head, then nothing more
     x-want-reset: before        end without a response's head ("before"), or after some of the body ("after")
 
+A value `one|other` is for the first attempt and for those after it, as `x-envoy-attempt-count` tells them apart.
+
 Otherwise the body is a JSON report of the request, and `x-origin` names the origin.
 """
 
@@ -57,9 +59,12 @@ class Origin:
 
     async def _answer(self, exchange: Exchange) -> None:
         request = exchange.request
-        wants = {name: value for name, value in request.headers if name.startswith("x-want-")}
+        attempt = next((int(value) for name, value in request.headers if name == "x-envoy-attempt-count"), 1)
+        wants = {name: _of_attempt(value, attempt) for name, value in request.headers if name.startswith("x-want-")}
+        wants = {name: value for name, value in wants.items() if value}
         headers = [("x-origin", self.name)]
-        headers += [_pair(value) for name, value in request.headers if name == "x-want-header"]
+        told = [_of_attempt(value, attempt) for name, value in request.headers if name == "x-want-header"]
+        headers += [_pair(value) for value in told if value]
         status = int(wants.get("x-want-status", "200"))
         await asyncio.sleep(float(wants.get("x-want-delay", "0")))
         if wants.get("x-want-reset") == "before":
@@ -187,6 +192,11 @@ async def _end_tasks() -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _of_attempt(value: str, attempt: int) -> str:
+    choices = value.split("|")
+    return choices[min(attempt, len(choices)) - 1]
 
 
 def _pair(value: str) -> tuple[str, str]:

@@ -13,13 +13,31 @@ use crate::telemetry::{details, Flags};
 /// Recycled exchanges that are kept.
 const SPARE: usize = 256;
 
+/// When the deadlines of an attempt and its exchange run out.
+struct Due {
+    /// The route's timeout.
+    route: Time,
+    per_try: Time,
+    per_try_idle: Time,
+    /// `max_stream_duration` of the cluster.
+    attempt: Time,
+    /// A stream without progress.
+    idle: Time,
+}
+
+impl Default for Due {
+    fn default() -> Self {
+        let never = Time::NEVER;
+        Due { route: never, per_try: never, per_try_idle: never, attempt: never, idle: never }
+    }
+}
+
 impl Engine {
     /// The response is out. What is left of the request is of no interest.
     pub(super) fn finish_exchange(&mut self, key: ExchangeKey) {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         let request_complete = exchange.request_body.ended;
         let (down, stream) = (exchange.down, exchange.down_stream);
-        self.count_retry_success(key);
         self.detach_upstream(key);
         self.record(key);
         self.recycle(key);
@@ -109,16 +127,6 @@ impl Engine {
         }
     }
 
-    fn count_retry_success(&mut self, key: ExchangeKey) {
-        let Some(exchange) = self.exchanges.get(key) else { return };
-        let cluster = exchange.cluster.and_then(|cluster| self.clusters.get(cluster));
-        if let (Some(cluster), true, false) = (cluster, exchange.is_retry, exchange.is_local) {
-            if exchange.response.status < 500 {
-                cluster.stats.upstream_rq_retry_success.inc();
-            }
-        }
-    }
-
     /// It is over: who has asked for it is told, or else logs and metrics are.
     fn record(&mut self, key: ExchangeKey) {
         match self.exchanges.get(key) {
@@ -147,7 +155,7 @@ impl Engine {
             }
         }
         if let Some(cluster) = exchange.cluster.and_then(|cluster| self.clusters.get_mut(cluster)) {
-            if exchange.is_retry {
+            if exchange.holds_retry {
                 cluster.load.take(Resource::Retries);
             }
             if exchange.response_started && !exchange.is_local {
@@ -160,7 +168,7 @@ impl Engine {
                 }
             }
         }
-        if let (Some(cluster), true) = (exchange.cluster, exchange.is_retry) {
+        if let (Some(cluster), true) = (exchange.cluster, exchange.holds_retry) {
             self.drop_cluster_if_over(cluster);
         }
         if self.spare_exchanges.len() < SPARE {
@@ -185,37 +193,44 @@ impl Engine {
     /// The earliest of everything that may run out.
     fn next_deadline(&self, key: ExchangeKey) -> Time {
         let Some(exchange) = self.exchanges.get(key) else { return Time::NEVER };
-        let (route, per_try, idle) = self.deadlines(key);
+        let Due { route, per_try, per_try_idle, attempt, idle } = self.due(key);
         let retry = if exchange.stage == Stage::BackingOff { exchange.retry_at } else { Time::NEVER };
         let duration = exchange.started.after_limit(exchange.max_duration);
-        route.min(per_try).min(idle).min(retry).min(duration).min(self.request_deadline(key))
+        let upstream = route.min(per_try).min(per_try_idle).min(attempt);
+        upstream.min(idle).min(retry).min(duration).min(self.request_deadline(key))
     }
 
-    fn deadlines(&self, key: ExchangeKey) -> (Time, Time, Time) {
-        let never = (Time::NEVER, Time::NEVER, Time::NEVER);
-        let Some(exchange) = self.exchanges.get(key) else { return never };
+    fn due(&self, key: ExchangeKey) -> Due {
+        let mut due = Due::default();
+        let Some(exchange) = self.exchanges.get(key) else { return due };
         let stream_idle = match (&exchange.http, &exchange.detached) {
             (Some(http), _) => http.config.timeouts.stream_idle,
             (None, Some(detached)) => detached.idle_timeout,
-            (None, None) => return never,
+            (None, None) => return due,
         };
         let forward = exchange.routed.as_ref().and_then(|routed| routed.forward.as_ref());
         let idle = forward.and_then(|f| f.idle_timeout).unwrap_or(stream_idle);
-        let idle = exchange.last_progress.after_limit(idle);
+        due.idle = exchange.last_progress.after_limit(idle);
         let limit = exchange.timeout_override.or_else(|| Some(forward?.timeout));
-        let (Some(limit), false) = (limit, exchange.is_local || exchange.tunnel.open) else {
-            return (Time::NEVER, Time::NEVER, idle);
-        };
-        let route = exchange.request_received.map_or(Time::NEVER, |received| received.after_limit(limit));
-        // As in Envoy the clock of an attempt runs from the end of the request too: a
-        // client that is slow to send it does not make the upstream slow to answer.
-        let attempt = exchange.upstream_started.and_then(|started| Some(started.max(exchange.request_received?)));
-        let retry = exchange.routed.as_ref().and_then(|routed| routed.retry());
-        let per_try = match (retry, attempt, exchange.has_response) {
-            (Some(retry), Some(started), false) => started.after_limit(retry.per_try_timeout),
-            _ => Time::NEVER,
-        };
-        (route, per_try, idle)
+        let (Some(limit), false) = (limit, exchange.is_local) else { return due };
+        let started = exchange.upstream_started;
+        if let (Some(started), Some(cluster)) = (started, &exchange.cluster_config) {
+            due.attempt = started.after_limit(cluster.http.max_stream_duration);
+        }
+        if exchange.tunnel.open {
+            return due;
+        }
+        // As in Envoy these clocks run from the end of the request: a client that is slow to send it does not make
+        // the upstream slow to answer.
+        let Some(received) = exchange.request_received else { return due };
+        due.route = received.after_limit(limit);
+        if let (Some(retry), Some(started)) = (exchange.retry(), started.map(|started| started.max(received))) {
+            if !exchange.has_response {
+                due.per_try = started.after_limit(retry.per_try_timeout);
+            }
+            due.per_try_idle = started.max(exchange.last_progress).after_limit(retry.per_try_idle_timeout);
+        }
+        due
     }
 
     fn request_deadline(&self, key: ExchangeKey) -> Time {
@@ -231,7 +246,7 @@ impl Engine {
     pub(crate) fn on_exchange_deadline(&mut self, key: ExchangeKey) {
         let now = self.now;
         let next = self.next_deadline(key);
-        let (route, per_try, idle) = self.deadlines(key);
+        let due = self.due(key);
         let request = self.request_deadline(key);
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         exchange.deadline = next;
@@ -248,30 +263,38 @@ impl Engine {
         }
         if exchange.started.after_limit(exchange.max_duration) <= now {
             stats.inspect(|stats| stats.downstream_rq_max_duration_reached.inc());
-            let flags = Flags::DURATION_TIMEOUT;
             let body = b"downstream duration timeout";
             let status = if exchange.request_body.ended { 504 } else { 408 };
-            return self.give_up(key, status, details::MAX_DURATION_TIMEOUT, flags, body);
+            return self.give_up(key, status, details::MAX_DURATION_TIMEOUT, Flags::NONE, body);
         }
-        if route <= now {
+        if due.route <= now {
             if let Some(cluster) = cluster {
                 cluster.stats.upstream_rq_timeout.inc();
             }
             let flags = Flags::UPSTREAM_REQUEST_TIMEOUT;
             return self.give_up(key, 504, details::UPSTREAM_RESPONSE_TIMEOUT, flags, b"upstream request timeout");
         }
-        if idle <= now {
+        if due.idle <= now {
             stats.inspect(|stats| stats.downstream_rq_idle_timeout.inc());
             let flags = Flags::STREAM_IDLE_TIMEOUT;
             let status = if exchange.request_body.ended { 504 } else { 408 };
             return self.give_up(key, status, details::STREAM_IDLE_TIMEOUT, flags, b"stream timeout");
         }
-        if per_try <= now {
+        let ended = [
+            (due.attempt, Failure::StreamDuration),
+            (due.per_try, Failure::PerTryTimeout),
+            (due.per_try_idle, Failure::PerTryIdleTimeout),
+        ];
+        if let Some((_, failure)) = ended.into_iter().find(|(due, _)| *due <= now) {
             if let Some(cluster) = cluster {
-                cluster.stats.upstream_rq_per_try_timeout.inc();
+                match failure {
+                    Failure::StreamDuration => cluster.stats.upstream_rq_max_duration_reached.inc(),
+                    Failure::PerTryTimeout => cluster.stats.upstream_rq_per_try_timeout.inc(),
+                    _ => cluster.stats.upstream_rq_per_try_idle_timeout.inc(),
+                }
             }
             exchange.upstream_started = None;
-            return self.upstream_failed(key, Failure::PerTryTimeout);
+            return self.upstream_failed(key, failure);
         }
         if exchange.stage == Stage::BackingOff && exchange.retry_at <= now {
             self.retry_now(key);

@@ -12,7 +12,7 @@ use pymesh_model::route::{Forward, HostRewrite};
 use super::{ids, Exchange, ExchangeKey, Routed};
 use crate::engine::Engine;
 use crate::route;
-use crate::telemetry::Facts;
+use crate::telemetry::{details, Facts};
 
 impl Engine {
     /// What the client said about itself is made true, before routing sees it.
@@ -23,12 +23,20 @@ impl Engine {
         // Not what the client of HTTP/2 claims in `:scheme`.
         let transport = if conn.tls.is_some() { Scheme::Https } else { Scheme::Http };
         let forwarding = &http.config.forwarding;
-        remove_orders(&mut exchange.request.headers, forwarding.use_remote_address);
+        let is_internal = is_internal(forwarding, &exchange.request.headers, conn.remote.ip());
+        let is_edge = forwarding.use_remote_address && !is_internal;
+        exchange.is_internal = is_internal;
+        match is_internal {
+            true => exchange.request.headers.set(b"x-envoy-internal", b"true"),
+            false => remove_orders(&mut exchange.request.headers, is_edge),
+        }
         if forwarding.use_remote_address {
             let client = client_address(&exchange.request.headers, forwarding.xff_trusted_hops, conn.remote.ip());
-            self.text.clear();
-            let _infallible = write!(self.text, "{client}");
-            exchange.request.headers.set_known(Known::XEnvoyExternalAddress, &self.text);
+            if is_edge {
+                self.text.clear();
+                let _infallible = write!(self.text, "{client}");
+                exchange.request.headers.set_known(Known::XEnvoyExternalAddress, &self.text);
+            }
             if !forwarding.skip_xff_append {
                 append_forwarded_for(exchange, conn.remote.ip(), &mut self.text);
             }
@@ -49,8 +57,8 @@ impl Engine {
         forward_client_cert(&mut exchange.request.headers, forwarding, facts.as_deref(), &mut self.text);
         let headers = &mut exchange.request.headers;
         if http.config.generate_request_id {
-            let is_edge = forwarding.use_remote_address && !http.config.preserve_external_request_id;
-            if is_edge || !headers.contains_known(Known::XRequestId) {
+            let is_replaced = is_edge && !http.config.preserve_external_request_id;
+            if is_replaced || !headers.contains_known(Known::XRequestId) {
                 headers.set_known(Known::XRequestId, &ids::request_id(&mut self.rng));
             }
         }
@@ -63,14 +71,21 @@ impl Engine {
     pub(super) fn prepare_request(&mut self, key: ExchangeKey, routed: &Routed, forward: &Arc<Forward>) {
         let Some(mut exchange) = self.exchanges.lend(key) else { return };
         exchange.timeout_override = effective_timeout(&exchange, forward);
+        if exchange.is_internal {
+            if let Some(ordered) = take_millis(&mut exchange.request.headers, b"x-envoy-upstream-rq-timeout-ms") {
+                exchange.timeout_override = Some(ordered);
+            }
+        }
         let general = exchange.http.as_ref().map_or(Duration::ZERO, |http| http.config.timeouts.max_stream_duration);
         exchange.max_duration = max_duration(&exchange, forward, general);
         self.edit_request_headers(&mut exchange, routed);
         if let Some(rewrite) = forward.path_rewrite.as_ref().filter(|_| !exchange.request.path().is_empty()) {
             let path = route::rewrite::path(rewrite, &routed.route.matches, exchange.request.path());
-            let original = exchange.request.path().to_vec();
-            exchange.request.headers.set_known(Known::XEnvoyOriginalPath, &original);
-            exchange.request.set_path(&path);
+            if let Some(path) = path {
+                let original = exchange.request.path().to_vec();
+                exchange.request.headers.set_known(Known::XEnvoyOriginalPath, &original);
+                exchange.request.set_path(&path);
+            }
         }
         let mut host = std::mem::take(&mut self.text);
         host.clear();
@@ -104,10 +119,13 @@ impl Engine {
         }
     }
 
-    /// How many attempts the response took, also if it is the proxy's own; none for a
-    /// request that was never to be forwarded.
+    /// How many attempts the response took, also if it is the proxy's own; none for a request that was never to be
+    /// forwarded, or has outlived what the connection manager allows, which knows of no attempts.
     pub(super) fn tell_attempts(&mut self, key: ExchangeKey) {
         let Some(exchange) = self.exchanges.get_mut(key).filter(|exchange| exchange.attempt > 0) else { return };
+        if exchange.is_local && OVERDUE.contains(&exchange.details) {
+            return;
+        }
         let counts = exchange.routed.as_ref().is_some_and(|routed| {
             let vhost = routed.table.virtual_hosts.get(routed.virtual_host);
             vhost.is_some_and(|vhost| vhost.attempt_count_in_response)
@@ -118,6 +136,10 @@ impl Engine {
         }
     }
 }
+
+/// Answers of the connection manager, not of the router.
+const OVERDUE: [&str; 3] =
+    [details::MAX_DURATION_TIMEOUT, details::STREAM_IDLE_TIMEOUT, details::REQUEST_OVERALL_TIMEOUT];
 
 /// Sends the request to another host; the old one is told in `x-envoy-original-host`.
 pub(super) fn rewrite_host(request: &mut RequestHead, host: &[u8], append_x_forwarded_host: bool) {
@@ -155,9 +177,8 @@ pub(crate) fn decimal(mut n: u64) -> Decimal {
     }
 }
 
-/// What a caller may tell a proxy only from an address that the configuration calls internal,
-/// of which there are none here. The list is Envoy's.
-const ORDERS: [&[u8]; 14] = [
+/// What a caller may tell a proxy only from an address that the configuration calls internal. The list is Envoy's.
+const ORDERS: [&[u8]; 15] = [
     b"x-envoy-expected-rq-timeout-ms",
     b"x-envoy-force-trace",
     b"x-envoy-hedge-on-per-try-timeout",
@@ -165,6 +186,7 @@ const ORDERS: [&[u8]; 14] = [
     b"x-envoy-ip-tags",
     b"x-envoy-max-retries",
     b"x-envoy-original-url",
+    b"x-envoy-retriable-header-names",
     b"x-envoy-retriable-status-codes",
     b"x-envoy-retry-grpc-on",
     b"x-envoy-retry-on",
@@ -184,6 +206,23 @@ fn remove_orders(headers: &mut Headers, is_edge: bool) {
     if headers.iter().any(|field| is_order(field.name)) {
         headers.retain(|_, name, _| !is_order(name));
     }
+}
+
+/// The only proxy that has seen the request is this one or, if that does not use the peer's address, the one before it,
+/// and the client's address is one of `internal_address_config`.
+fn is_internal(how: &Forwarding, headers: &Headers, peer: IpAddr) -> bool {
+    if how.internal.is_empty() {
+        return false;
+    }
+    let address = match (how.use_remote_address, headers.get_known(Known::XForwardedFor)) {
+        (true, None) => Some(peer),
+        // More than one address is no address.
+        (false, Some(told)) if how.xff_trusted_hops == 0 => {
+            std::str::from_utf8(told).ok().and_then(|told| told.trim().parse().ok())
+        }
+        _ => None,
+    };
+    address.is_some_and(|address| how.internal.iter().any(|range| range.contains(address)))
 }
 
 /// Who sent the request to the first proxy that is trusted: the peer, or the address that
@@ -227,6 +266,13 @@ fn max_duration(exchange: &Exchange, forward: &Forward, general: Duration) -> Du
         }
         _ => forward.stream.max.unwrap_or(general),
     }
+}
+
+/// A time that a trusted client orders; what is no number stays where it is, as in Envoy.
+fn take_millis(headers: &mut Headers, name: &[u8]) -> Option<Duration> {
+    let millis = std::str::from_utf8(headers.get(name)?).ok()?.parse().ok()?;
+    headers.remove(name);
+    Some(Duration::from_millis(millis))
 }
 
 fn grpc_timeout(request: &RequestHead) -> Option<Duration> {

@@ -7,6 +7,7 @@
 
 mod detached;
 mod edit;
+mod failure;
 mod finish;
 mod forward;
 mod grpc_web;
@@ -35,15 +36,13 @@ use crate::conn::ConnKey;
 use crate::engine::Engine;
 use crate::filter::Kept;
 use crate::listener::HttpRuntime;
-use crate::route::matcher::Unrouted;
 use crate::telemetry::{Facts, Flags};
 
 pub(crate) use detached::Detached;
-pub(crate) use edit::Due;
+pub(crate) use failure::Failure;
 pub(crate) use grpc_web::GrpcWeb;
 pub(crate) use pipe::Pipe;
 pub(crate) use reply::LocalReply;
-pub(crate) use retry::Failure;
 pub(crate) use tunnel::{from_extended_connect, Tunnel, TunnelEnd, Verdict};
 
 /// Names an exchange.
@@ -115,8 +114,6 @@ pub struct Exchange {
     pub(crate) grpc_web: Option<Box<GrpcWeb>>,
 
     pub(crate) routed: Option<Routed>,
-    /// Why, if there is none.
-    pub(crate) unrouted: Unrouted,
     pub(crate) cluster: Option<ClusterKey>,
     pub(crate) host: Option<HostKey>,
     pub(crate) pool: Option<PoolKind>,
@@ -131,7 +128,20 @@ pub struct Exchange {
     /// 1 for the first.
     pub(crate) attempt: u32,
     pub(crate) retries_left: u32,
-    pub(crate) is_retry: bool,
+    /// Octets of the request's body that are kept for another attempt.
+    pub(crate) replay_limit: usize,
+    /// In place of its route's policy, for the few requests that have one of their own.
+    pub(crate) own_retry: Option<Arc<RetryPolicy>>,
+    /// A retry is under way, and counted in the circuit breaker.
+    pub(crate) holds_retry: bool,
+    /// An earlier attempt has sent the request.
+    pub(crate) was_sent: bool,
+    /// The answer was held against the retry policy.
+    pub(crate) is_judged: bool,
+    /// The client has been told something: no other attempt can take it back.
+    pub(crate) is_final: bool,
+    /// It comes from an address that may give orders in `x-envoy-` headers.
+    pub(crate) is_internal: bool,
     pub(crate) tried: Vec<HostKey>,
 
     pub(crate) flags: Flags,

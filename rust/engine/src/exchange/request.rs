@@ -12,11 +12,7 @@ use super::{ExchangeKey, GrpcWeb, LocalReply, Routed, Stage};
 use crate::engine::Engine;
 use crate::filter::{FilterCall, Phase};
 use crate::route;
-use crate::route::matcher::Unrouted;
 use crate::telemetry::{details, Flags};
-
-/// Octets of a request body that are kept so that it can be sent again.
-pub(super) const REPLAY_LIMIT: usize = 64 * 1024;
 
 impl Engine {
     /// The head is there: make it canonical, then route it.
@@ -105,10 +101,8 @@ impl Engine {
                 self.snapshot.routes.get(name).or_else(|| self.leaving_routes.get(name)).cloned()
             }
         };
-        exchange.unrouted = Unrouted::NoRoute;
         exchange.routed = table.and_then(|table| {
-            let found = route::matcher::find(&table, &exchange.request, random);
-            let found = found.map_err(|reason| exchange.unrouted = reason).ok()?;
+            let found = route::matcher::find(&table, &exchange.request, random)?;
             let route = table.virtual_hosts.get(found.virtual_host)?.routes.get(found.route)?.clone();
             let forward = match &route.action {
                 Action::Forward(forward) => Some(forward.clone()),
@@ -163,11 +157,6 @@ impl Engine {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         let Some(http) = exchange.http.clone() else { return };
         let Some(routed) = exchange.routed.clone() else {
-            if exchange.unrouted == Unrouted::RequiresTls {
-                let mut reply = LocalReply::new(301, details::DIRECT_RESPONSE);
-                reply.headers.push(("location", route::rewrite::https_location(&exchange.request)));
-                return self.reply_locally(key, reply);
-            }
             http.stats.no_route.inc();
             let reply = LocalReply::new(404, details::ROUTE_NOT_FOUND).with_flags(Flags::NO_ROUTE);
             return self.reply_locally(key, reply);
@@ -177,6 +166,14 @@ impl Engine {
             self.count_tunnel(key);
         }
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        let Some(virtual_host) = routed.table.virtual_hosts.get(routed.virtual_host) else { return };
+        // As whoever ended TLS says: us, or a proxy in front that is trusted.
+        let is_https = exchange.request.headers.get_known(Known::XForwardedProto) == Some(b"https");
+        if virtual_host.require_tls && !is_https {
+            let mut reply = LocalReply::new(301, details::DIRECT_RESPONSE);
+            reply.headers.push(("location", route::rewrite::https_location(&exchange.request)));
+            return self.reply_locally(key, reply);
+        }
         match &routed.route.action {
             Action::Redirect(_) | Action::Direct(_) if may_not_ask => self.refuse_tunnel(key),
             Action::Redirect(redirect) => {
@@ -230,9 +227,13 @@ impl Engine {
                 }
                 exchange.cluster = Some(cluster);
                 exchange.attempt = 1;
-                let retry = routed.retry();
+                exchange.adopt_retry_policy(&routed);
+                let retry = exchange.retry().filter(|retry| !retry.on.is_empty());
                 exchange.retries_left = retry.map_or(0, |retry| retry.num_retries);
-                exchange.request_body.replay = retry.is_some() && !exchange.request_body.is_drained();
+                // As in Envoy what may be kept, so that it can be sent again, is what a connection may hold.
+                let conn = exchange.down.and_then(|down| self.conns.get(down));
+                exchange.replay_limit = conn.map_or(0, |conn| conn.buffer_limit);
+                exchange.request_body.replay = exchange.retries_left > 0 && !exchange.request_body.is_drained();
                 exchange.stage = Stage::Picking;
                 self.arm_request_timeout(key);
             }
@@ -280,10 +281,12 @@ impl Engine {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         if !data.is_empty() {
             exchange.request_body.buffer.extend(data);
-            if exchange.request_body.replay && exchange.request_body.buffer.len() > REPLAY_LIMIT {
-                // Too much to keep: from here on there is one try only.
+            if exchange.request_body.replay && exchange.request_body.buffer.len() > exchange.replay_limit {
+                // Too much to keep. What has not gone yet may still go once.
                 exchange.request_body.stop_replay();
-                exchange.retries_left = if exchange.request_started { 0 } else { exchange.retries_left };
+                if let Some(cluster) = exchange.cluster.and_then(|cluster| self.clusters.get(cluster)) {
+                    cluster.stats.retry_or_shadow_abandoned.inc();
+                }
             }
         }
         // Also if nothing came of it: its flow control is to be given back.

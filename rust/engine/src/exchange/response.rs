@@ -354,6 +354,7 @@ impl Engine {
         }
         let Some(down) = exchange.down else { return };
         let Some(conn) = self.conns.get_mut(down).filter(|conn| !conn.is_full()) else { return };
+        exchange.is_final = true;
         let head = &self.scratch.response;
         match (&mut conn.protocol, exchange.down_stream) {
             (Protocol::Http1Server(_), _) => {

@@ -9,13 +9,13 @@ use pymesh_model::route::{Forward, HostRewrite};
 use super::forward::{decimal, rewrite_host};
 use super::request::asked_for;
 use super::tunnel::{Asks, TunnelEnd};
-use super::{websocket, Exchange, ExchangeKey, Failure, LocalReply, Routed, Stage};
+use super::{websocket, Exchange, ExchangeKey, Failure, LocalReply, Stage};
 use crate::base::time::Time;
-use crate::cluster::balance::Pick;
 use crate::cluster::original::NoHost;
 use crate::cluster::{ClusterKey, HostKey, PoolKind};
 use crate::conn::{Conn, ConnKey, Http1Client, Protocol, RelayKey, Upstream};
 use crate::engine::Engine;
+use crate::route;
 use crate::shared::Resource;
 use crate::telemetry::{details, Flags};
 
@@ -123,13 +123,28 @@ impl Engine {
             let meant = self.clusters.get(cluster).and_then(|cluster| cluster.hosts.get(host));
             return meant.filter(|meant| meant.listed).map(|_| host).ok_or(NoHost::Unavailable);
         }
-        let retry = exchange.routed.as_ref().and_then(|routed| routed.retry());
-        let (avoid, reselections) = match retry {
-            Some(retry) if retry.avoid_previous_hosts => (tried, retry.host_selection_attempts),
-            _ => (Default::default(), 0),
+        let attempts = match tried.is_empty() {
+            true => 1,
+            false => {
+                let retry = exchange.retry();
+                let avoids = retry.is_some_and(|retry| retry.avoid_previous_hosts);
+                if avoids {
+                    retry.map_or(1, |retry| retry.host_selection_attempts.max(1))
+                } else {
+                    1
+                }
+            }
         };
         let wanted = exchange.down.and_then(|down| self.conns.get(down)).and_then(|down| down.original_dst());
-        self.pick_host(cluster, wanted, Some(key), Pick { now: self.now, hash: None, avoid, reselections })
+        let mut chosen = Err(NoHost::Unavailable);
+        for _ in 0..attempts {
+            chosen = self.pick_host(cluster, wanted, Some(key));
+            match chosen {
+                Ok(host) if tried.contains(&host) => {}
+                _ => break,
+            }
+        }
+        chosen
     }
 
     /// Starts a connection to a host, unless the cluster has too many. A pool
@@ -700,9 +715,13 @@ fn finish_request_head(exchange: &mut Exchange, now: Time) {
         exchange.request.headers.set_known(Known::XEnvoyAttemptCount, attempt.as_bytes());
     }
     let Some(forward) = routed.forward.as_ref() else { return };
-    if let Some(limit) = time_for_attempt(exchange, routed, forward, now) {
+    if let Some(limit) = time_for_attempt(exchange, forward, now) {
         let millis = decimal(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
         exchange.request.headers.set_known(Known::XEnvoyExpectedRqTimeoutMs, millis.as_bytes());
+        if forward.grpc_timeout.is_some() && route::matcher::is_grpc(&exchange.request) {
+            // The server is told what is left of it.
+            exchange.request.headers.set_known(Known::GrpcTimeout, route::grpc::timeout_value(limit).as_bytes());
+        }
     }
     let rewrites = matches!(forward.host_rewrite, Some(HostRewrite::Endpoint));
     let endpoint = exchange.endpoint.as_ref().filter(|endpoint| rewrites && !endpoint.hostname.is_empty());
@@ -714,13 +733,13 @@ fn finish_request_head(exchange: &mut Exchange, now: Time) {
 
 /// How long the upstream has for this attempt, as it is told: what is left of the route's
 /// time, and no more than one try may take. `None`: as long as it likes.
-fn time_for_attempt(exchange: &Exchange, routed: &Routed, forward: &Forward, now: Time) -> Option<Duration> {
+fn time_for_attempt(exchange: &Exchange, forward: &Forward, now: Time) -> Option<Duration> {
     let whole = Some(exchange.timeout_override.unwrap_or(forward.timeout)).filter(|limit| !limit.is_zero());
     // The first attempt is given all of it, however long a connection took to open.
     let since = exchange.request_received.filter(|_| exchange.attempt > 1);
     let elapsed = since.map_or(Duration::ZERO, |received| now.since(received));
     let left = whole.map(|whole| whole.saturating_sub(elapsed).max(Duration::from_millis(1)));
-    let per_try = routed.retry().map(|retry| retry.per_try_timeout).filter(|limit| !limit.is_zero());
+    let per_try = exchange.retry().map(|retry| retry.per_try_timeout).filter(|limit| !limit.is_zero());
     left.into_iter().chain(per_try).min()
 }
 

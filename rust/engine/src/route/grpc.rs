@@ -20,6 +20,16 @@ pub(crate) fn timeout(value: &[u8]) -> Option<Duration> {
     })
 }
 
+/// The time as a value of `grpc-timeout`, in the smallest unit from milliseconds on that has room for it.
+pub(crate) fn timeout_value(time: Duration) -> String {
+    const MOST: u128 = 99_999_999;
+    let millis = time.as_millis();
+    let units = [("m", 1), ("S", 1000), ("M", 60 * 1000), ("H", 3600 * 1000)];
+    let fits = units.into_iter().map(|(unit, of)| (millis / of, unit)).find(|(n, _)| *n <= MOST);
+    let (n, unit) = fits.unwrap_or((MOST, "H"));
+    format!("{n}{unit}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -32,5 +42,8 @@ mod tests {
         assert_eq!(timeout(b"m"), None);
         assert_eq!(timeout(b"1x"), None);
         assert_eq!(timeout(b""), None);
+        assert_eq!(timeout_value(Duration::from_millis(1500)), "1500m");
+        assert_eq!(timeout_value(Duration::from_secs(100_000)), "100000S");
+        assert_eq!(timeout_value(Duration::MAX), "99999999H");
     }
 }

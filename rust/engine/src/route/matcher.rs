@@ -1,6 +1,6 @@
 //! Which virtual host and which route a request takes.
 
-use pymesh_http::{Known, Method, RequestHead};
+use pymesh_http::{Known, Method, RequestHead, ResponseHead};
 use pymesh_model::matcher::{HeaderMatch, HeaderTest, QueryMatch};
 use pymesh_model::route::{PathMatch, Route, RouteTable, VirtualHost, WeightedCluster};
 
@@ -13,30 +13,16 @@ pub(crate) struct Found {
     pub route: usize,
 }
 
-/// Why a request has no route.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Unrouted {
-    #[default]
-    NoRoute,
-    /// Its virtual host wants TLS (`require_tls`), which is asked before any route is.
-    RequiresTls,
-}
-
 /// The first matching route of the best matching virtual host.
-pub(crate) fn find(table: &RouteTable, request: &RequestHead, random: u64) -> Result<Found, Unrouted> {
-    let virtual_host = find_virtual_host(table, request.authority()).ok_or(Unrouted::NoRoute)?;
-    let host = table.virtual_hosts.get(virtual_host).ok_or(Unrouted::NoRoute)?;
-    // As whoever ended TLS says: us, or a proxy in front that is trusted.
-    if host.require_tls && request.headers.get_known(Known::XForwardedProto) != Some(b"https") {
-        return Err(Unrouted::RequiresTls);
-    }
-    let routes = &host.routes;
+pub(crate) fn find(table: &RouteTable, request: &RequestHead, random: u64) -> Option<Found> {
+    let virtual_host = find_virtual_host(table, request.authority())?;
+    let routes = &table.virtual_hosts.get(virtual_host)?.routes;
     let route = match table.index().routes.get(virtual_host) {
         Some(Some(index)) => index
             .first(path_of(request.path()), |at| routes.get(at).is_some_and(|route| matches(route, request, random))),
         _ => routes.iter().position(|route| matches(route, request, random)),
-    };
-    route.map(|route| Found { virtual_host, route }).ok_or(Unrouted::NoRoute)
+    }?;
+    Some(Found { virtual_host, route })
 }
 
 /// Envoy's order: exact name, longest suffix wildcard, longest prefix
@@ -133,7 +119,19 @@ pub(crate) fn is_grpc(request: &RequestHead) -> bool {
 /// is evaded by a second field; inverted, none may. A rule about the value of a missing header
 /// does not match, and inverting it changes nothing; `missing_as_empty` is for those who want that.
 pub(crate) fn header_matches(rule: &HeaderMatch, request: &RequestHead) -> bool {
-    let mut values = request_values(&rule.name, request).peekable();
+    values_match(rule, request_values(&rule.name, request))
+}
+
+/// The same of a response, whose only pseudo-header is `:status`.
+pub(crate) fn response_header_matches(rule: &HeaderMatch, response: &ResponseHead) -> bool {
+    let status = response.status;
+    let digits = [status / 100, status / 10, status].map(|n| b'0' + (n % 10) as u8);
+    let pseudo = (&*rule.name == ":status").then_some(&digits[..]);
+    values_match(rule, pseudo.into_iter().chain(response.headers.get_all(rule.name.as_bytes())))
+}
+
+fn values_match<'a>(rule: &HeaderMatch, values: impl Iterator<Item = &'a [u8]>) -> bool {
+    let mut values = values.peekable();
     if let HeaderTest::Present(wanted) = &rule.test {
         let is_present = rule.missing_as_empty || values.peek().is_some();
         return (is_present == *wanted) != rule.invert;

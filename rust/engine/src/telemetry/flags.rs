@@ -27,6 +27,7 @@ flags! {
     UPSTREAM_REQUEST_TIMEOUT = 7, "UT", "The upstream took too long.";
     UPSTREAM_RESET = 8, "UR", "The upstream reset the stream.";
     UPSTREAM_TERMINATION = 9, "UC", "The upstream closed the connection.";
+    UPSTREAM_MAX_STREAM_DURATION = 17, "UMSDR", "The attempt lasted as long as the cluster lets any.";
     STREAM_IDLE_TIMEOUT = 10, "SI", "The stream made no progress.";
     DOWNSTREAM_PROTOCOL_ERROR = 11, "DPE", "The client broke the protocol.";
     UPSTREAM_PROTOCOL_ERROR = 12, "UPE", "The upstream broke the protocol.";
@@ -94,6 +95,8 @@ pub mod details {
     pub const NO_HEALTHY_UPSTREAM: &str = "no_healthy_upstream";
     pub const UPSTREAM_RESPONSE_TIMEOUT: &str = "response_timeout";
     pub const UPSTREAM_PER_TRY_TIMEOUT: &str = "upstream_per_try_timeout";
+    pub const UPSTREAM_PER_TRY_IDLE_TIMEOUT: &str = "upstream_per_try_idle_timeout";
+    pub const UPSTREAM_MAX_STREAM_DURATION: &str = "upstream_max_stream_duration_reached";
     pub const STREAM_IDLE_TIMEOUT: &str = "stream_idle_timeout";
     pub const MAX_DURATION_TIMEOUT: &str = "max_duration_timeout";
     pub const REQUEST_OVERALL_TIMEOUT: &str = "request_overall_timeout";

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pymesh_model::balance::*;
 use pymesh_model::cluster::*;
 use pymesh_model::http::*;
 use pymesh_model::listener::*;
@@ -171,10 +170,7 @@ fn cluster(
 ) -> Arc<Cluster> {
     Arc::new(Cluster {
         discovery: Discovery::Eds,
-        balance: Balance::by(match plan.seed.is_multiple_of(2) {
-            true => LbPolicy::RoundRobin,
-            false => LbPolicy::LeastRequest { choices: 2, active_request_bias: 1.0 },
-        }),
+        balance: if plan.seed.is_multiple_of(2) { Balance::RoundRobin } else { Balance::LeastRequest { choices: 2 } },
         connect_timeout: Duration::from_secs(2),
         // A relay over a threshold is closed, not queued.
         thresholds: if name == "web" { plan.thresholds } else { Thresholds::default() },

@@ -4,14 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Name as _;
-use pymesh_model::balance::{Balance, LbPolicy as Policy};
 use pymesh_model::cluster::{
-    Cluster, Discovery, ProxyProtocolVersion, ServiceLabels, Thresholds, Transport, TransportMatch, TransportSocket,
-    UpstreamHttp, UpstreamProtocol,
+    Balance, Cluster, Discovery, ProxyProtocolVersion, ServiceLabels, Thresholds, Transport, TransportMatch,
+    TransportSocket, UpstreamHttp, UpstreamProtocol,
 };
 use pymesh_model::endpoint::Endpoints;
 
-use super::common::{config_source, duration_or, enumerator, metadata, open, struct_text};
+use super::common::{config_source, duration, duration_or, enumerator, metadata, open, struct_text};
 use super::endpoint::{endpoints, targets, text_pairs, DnsTarget};
 use super::{bind, original_dst, tls, Context, Patience};
 use crate::diagnostic::At;
@@ -206,26 +205,25 @@ fn balance(config: &cluster::Cluster, discovery: &Discovery, at: &At<'_>) -> Bal
             .refuse_with_hint("this belongs to `lb_policy: LEAST_REQUEST`", "set that, or leave this out");
     }
     let at = &at.field("lb_policy");
-    Balance::by(match policy {
-        LbPolicy::ClusterProvided if provided => Policy::RoundRobin,
+    match policy {
+        LbPolicy::ClusterProvided if provided => Balance::RoundRobin,
         _ if provided => {
             at.refuse_with_hint("a cluster of type ORIGINAL_DST chooses by itself", "write CLUSTER_PROVIDED");
-            Policy::RoundRobin
+            Balance::RoundRobin
         }
-        LbPolicy::RoundRobin => Policy::RoundRobin,
-        LbPolicy::Random => Policy::Random,
-        LbPolicy::LeastRequest => Policy::LeastRequest {
-            choices: least.and_then(|least| least.choice_count).unwrap_or(2),
-            active_request_bias: 1.0,
-        },
+        LbPolicy::RoundRobin => Balance::RoundRobin,
+        LbPolicy::Random => Balance::Random,
+        LbPolicy::LeastRequest => {
+            Balance::LeastRequest { choices: least.and_then(|least| least.choice_count).unwrap_or(2) }
+        }
         LbPolicy::RingHash | LbPolicy::Maglev | LbPolicy::ClusterProvided | LbPolicy::LoadBalancingPolicyConfig => {
             at.refuse_with_hint(
                 format!("{} is not supported", policy.as_str_name()),
                 "write ROUND_ROBIN, LEAST_REQUEST or RANDOM",
             );
-            Policy::RoundRobin
+            Balance::RoundRobin
         }
-    })
+    }
 }
 
 fn thresholds(breakers: Option<&cluster::CircuitBreakers>, at: &At<'_>) -> Thresholds {
@@ -363,9 +361,8 @@ fn common_http(common: &core::HttpProtocolOptions, http: &mut UpstreamHttp, at: 
             "use `idle_timeout` or `max_requests_per_connection`",
         );
     }
-    if common.max_stream_duration.is_some() {
-        at.field("max_stream_duration").refuse("this belongs to a connection manager, or to a route");
-    }
+    let stream = duration(common.max_stream_duration.as_ref(), &at.field("max_stream_duration"));
+    http.max_stream_duration = stream.unwrap_or_default();
     if common.headers_with_underscores_action != 0 {
         at.field("headers_with_underscores_action").refuse("this belongs to a connection manager");
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message as _;
+use pymesh_model::chain_match::Cidr;
 use pymesh_model::snapshot::WorkloadLabels;
 
 use super::{Context, Patience};
@@ -85,6 +86,22 @@ pub(super) fn open<'a>(any: Option<&'a prost_types::Any>, at: &At<'_>) -> Option
     check::message(&message, at);
     (at.problems().len() == before)
         .then(|| Opened { name: descriptor.full_name().to_owned().into(), octets: message.encode_to_vec().into() })
+}
+
+/// Ranges of addresses.
+pub(super) fn prefixes(ranges: &[core::CidrRange], at: &At<'_>) -> Vec<Cidr> {
+    let mut prefixes = Vec::with_capacity(ranges.len());
+    for (index, range) in ranges.iter().enumerate() {
+        let at = at.index(index);
+        let Some(address) = ip(&range.address_prefix, &at.field("address_prefix")) else { continue };
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        let bits = range.prefix_len.unwrap_or(0);
+        match u8::try_from(bits) {
+            Ok(bits) if bits <= most => prefixes.push(Cidr { address, bits }),
+            _ => at.field("prefix_len").refuse(format!("{bits} is more than the {most} bits of {address}")),
+        }
+    }
+    prefixes
 }
 
 /// Host and port of a TCP address.

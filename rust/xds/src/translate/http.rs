@@ -10,7 +10,7 @@ use pymesh_model::http::{
 };
 use pymesh_model::route::Upgrade;
 
-use super::common::{config_source, duration, duration_or, enumerator, open};
+use super::common::{config_source, duration, duration_or, enumerator, open, prefixes};
 use super::{access_log, filter, route, Context};
 use crate::diagnostic::At;
 use crate::proto::envoy::config::core::v3 as core;
@@ -62,7 +62,7 @@ pub(super) fn connection_manager(
         timeouts: timeouts(config, at),
         limits: limits(config, at),
         path: path_policy(config, at),
-        forwarding: forwarding(config),
+        forwarding: forwarding(config, at),
         server_name: if config.server_name.is_empty() { SERVER_NAME } else { &config.server_name }.into(),
         server_header: match enumerator(config.server_header_transformation) {
             field::ServerHeaderTransformation::Overwrite => ServerHeader::Overwrite,
@@ -228,13 +228,16 @@ fn path_policy(config: &hcm::HttpConnectionManager, at: &At<'_>) -> PathPolicy {
     }
 }
 
-fn forwarding(config: &hcm::HttpConnectionManager) -> Forwarding {
+fn forwarding(config: &hcm::HttpConnectionManager, at: &At<'_>) -> Forwarding {
     use field::ForwardClientCertDetails as Details;
     let set = config.set_current_client_cert_details.unwrap_or_default();
+    let internal_at = at.field("internal_address_config");
+    let internal = config.internal_address_config.as_ref().map(|config| config.cidr_ranges.as_slice());
     Forwarding {
         use_remote_address: config.use_remote_address.unwrap_or(false),
         xff_trusted_hops: config.xff_num_trusted_hops,
         skip_xff_append: config.skip_xff_append,
+        internal: prefixes(internal.unwrap_or_default(), &internal_at.field("cidr_ranges")),
         client_cert: match enumerator(config.forward_client_cert_details) {
             Details::Sanitize => ClientCert::Sanitize,
             Details::ForwardOnly => ClientCert::ForwardOnly,

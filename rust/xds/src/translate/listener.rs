@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use prost::Name as _;
 use pymesh_model::listener::{
-    Capture, Cidr, Direction, FilterChain, FilterChainMatch, FilterChains, Listener, NetworkFilter, SourceType,
-    TcpProxy, TransportProtocol, Unfit,
+    Capture, Direction, FilterChain, FilterChainMatch, FilterChains, Listener, NetworkFilter, SourceType, TcpProxy,
+    TransportProtocol, Unfit,
 };
 use pymesh_model::route::WeightedCluster;
 use pymesh_model::tls::ServerTls;
 
-use super::common::{duration, duration_or, enumerator, host_and_port, ip, open};
+use super::common::{duration, duration_or, enumerator, host_and_port, ip, open, prefixes};
 use super::{access_log, cluster, http, listener_filter, route, tls, Context};
 use crate::diagnostic::At;
 use crate::proto::envoy::config::{core::v3 as core, listener::v3 as listener};
@@ -180,21 +180,6 @@ fn chain_match(rule: &listener::FilterChainMatch, at: &At<'_>) -> FilterChainMat
         source_prefixes: prefixes(&rule.source_prefix_ranges, &at.field("source_prefix_ranges")),
         source_ports: rule.source_ports.iter().filter_map(|port| u16::try_from(*port).ok()).collect(),
     }
-}
-
-fn prefixes(ranges: &[core::CidrRange], at: &At<'_>) -> Vec<Cidr> {
-    let mut prefixes = Vec::with_capacity(ranges.len());
-    for (index, range) in ranges.iter().enumerate() {
-        let at = at.index(index);
-        let Some(address) = ip(&range.address_prefix, &at.field("address_prefix")) else { continue };
-        let most = if address.is_ipv4() { 32 } else { 128 };
-        let bits = range.prefix_len.unwrap_or(0);
-        match u8::try_from(bits) {
-            Ok(bits) if bits <= most => prefixes.push(Cidr { address, bits }),
-            _ => at.field("prefix_len").refuse(format!("{bits} is more than the {most} bits of {address}")),
-        }
-    }
-    prefixes
 }
 
 fn transport_socket(

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use pymesh_model::route::{RetryOn, RetryPolicy};
+use pymesh_model::matcher::HeaderMatch;
+use pymesh_model::retry::{RateLimitedBackOff, ResetHeader, RetryOn, RetryPolicy};
 
-use super::common::{duration, duration_or, open};
+use super::common::{duration, duration_or, enumerator, open};
+use super::matcher;
 use crate::diagnostic::At;
 use crate::proto::envoy::config::route::v3 as route;
 use crate::proto::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
@@ -12,6 +14,8 @@ use crate::suggest;
 
 /// Envoy's `upstream.base_retry_backoff_ms`.
 const BASE_INTERVAL: Duration = Duration::from_millis(25);
+/// Envoy's for `rate_limited_retry_back_off.max_interval`.
+const MAX_RESET_INTERVAL: Duration = Duration::from_secs(300);
 
 pub(super) fn policy(policy: &route::RetryPolicy, at: &At<'_>) -> RetryPolicy {
     let back_off = policy.retry_back_off.as_ref();
@@ -30,11 +34,21 @@ pub(super) fn policy(policy: &route::RetryPolicy, at: &At<'_>) -> RetryPolicy {
     if max_interval < base_interval {
         back_off_at.field("max_interval").refuse("this must not be below `base_interval`");
     }
+    let headers = |rules: &[route::HeaderMatcher], field: &str| -> Vec<HeaderMatch> {
+        let at = at.field(field);
+        rules.iter().enumerate().filter_map(|(index, rule)| matcher::header(rule, &at.index(index))).collect()
+    };
+    let limited_at = at.field("rate_limited_retry_back_off");
     RetryPolicy {
         on: conditions(&policy.retry_on, &at.field("retry_on")),
         statuses: statuses(&policy.retriable_status_codes, &at.field("retriable_status_codes")),
         num_retries: policy.num_retries.unwrap_or(1),
+        headers: headers(&policy.retriable_headers, "retriable_headers"),
+        request_headers: headers(&policy.retriable_request_headers, "retriable_request_headers"),
         per_try_timeout: duration(policy.per_try_timeout.as_ref(), &at.field("per_try_timeout")).unwrap_or_default(),
+        per_try_idle_timeout: duration(policy.per_try_idle_timeout.as_ref(), &at.field("per_try_idle_timeout"))
+            .unwrap_or_default(),
+        rate_limited: policy.rate_limited_retry_back_off.as_ref().map(|config| rate_limited(config, &limited_at)),
         base_interval,
         max_interval,
         avoid_previous_hosts: previous_hosts(&policy.retry_host_predicate, &at.field("retry_host_predicate")),
@@ -46,38 +60,31 @@ pub(super) fn policy(policy: &route::RetryPolicy, at: &At<'_>) -> RetryPolicy {
 fn conditions(text: &str, at: &At<'_>) -> RetryOn {
     let mut on = RetryOn::default();
     for name in text.split(',').map(str::trim).filter(|name| !name.is_empty()) {
-        match CONDITIONS.iter().find(|(known, _)| *known == name) {
-            Some((_, set)) => *set(&mut on) = true,
-            None => {
-                let names = || CONDITIONS.iter().map(|(known, _)| *known);
-                let hint = match suggest::nearest(name, names()) {
-                    Some(near) => format!("did you mean `{near}`?"),
-                    None => format!("supported are {}", names().collect::<Vec<_>>().join(", ")),
-                };
-                at.refuse_with_hint(format!("retry condition `{name}` is not supported"), hint);
-            }
+        if on.add(name) {
+            continue;
         }
+        let hint = match suggest::nearest(name, RetryOn::names()) {
+            _ if name == "http3-post-connect-failure" => "leave it out: HTTP/3 is not spoken".to_owned(),
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("supported are {}", RetryOn::names().collect::<Vec<_>>().join(", ")),
+        };
+        at.refuse_with_hint(format!("retry condition `{name}` is not supported"), hint);
     }
     on
 }
 
-type Flag = fn(&mut RetryOn) -> &mut bool;
-
-const CONDITIONS: &[(&str, Flag)] = &[
-    ("5xx", |on| &mut on.server_error),
-    ("gateway-error", |on| &mut on.gateway_error),
-    ("reset", |on| &mut on.reset),
-    ("reset-before-request", |on| &mut on.reset_before_request),
-    ("connect-failure", |on| &mut on.connect_failure),
-    ("retriable-4xx", |on| &mut on.retriable_4xx),
-    ("refused-stream", |on| &mut on.refused_stream),
-    ("retriable-status-codes", |on| &mut on.statuses),
-    ("cancelled", |on| &mut on.grpc_cancelled),
-    ("deadline-exceeded", |on| &mut on.grpc_deadline_exceeded),
-    ("internal", |on| &mut on.grpc_internal),
-    ("resource-exhausted", |on| &mut on.grpc_resource_exhausted),
-    ("unavailable", |on| &mut on.grpc_unavailable),
-];
+fn rate_limited(config: &route::retry_policy::RateLimitedRetryBackOff, at: &At<'_>) -> RateLimitedBackOff {
+    use route::retry_policy::ResetHeaderFormat;
+    let reset_headers = config.reset_headers.iter().map(|header| ResetHeader {
+        name: header.name.to_ascii_lowercase().into(),
+        is_unix_timestamp: match enumerator(header.format) {
+            ResetHeaderFormat::Seconds => false,
+            ResetHeaderFormat::UnixTimestamp => true,
+        },
+    });
+    let max_interval = duration_or(config.max_interval.as_ref(), MAX_RESET_INTERVAL, &at.field("max_interval"));
+    RateLimitedBackOff { reset_headers: reset_headers.collect(), max_interval }
+}
 
 fn statuses(codes: &[u32], at: &At<'_>) -> Vec<u16> {
     let mut statuses = Vec::with_capacity(codes.len());

@@ -175,10 +175,14 @@ impl Table<'_, '_> {
         });
         Some(Forward {
             cluster,
-            timeout: duration_or(action.timeout.as_ref(), TIMEOUT, &at.field("timeout")),
+            timeout: match action.max_stream_duration {
+                // As in Envoy, the newer of two ways to say it leaves no room for the older.
+                Some(_) => Duration::ZERO,
+                None => duration_or(action.timeout.as_ref(), TIMEOUT, &at.field("timeout")),
+            },
             idle_timeout: duration(action.idle_timeout.as_ref(), &at.field("idle_timeout")),
             stream: stream_duration,
-            grpc_timeout,
+            grpc_timeout: grpc_timeout.filter(|_| action.max_stream_duration.is_none()),
             retry: action
                 .retry_policy
                 .as_ref()
