@@ -1,16 +1,20 @@
-"""The Gateway API's Gateway and HTTPRoute."""
+"""The Gateway API's Gateway and HTTPRoute. The other routes are in `gateway_routes.py`."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import field
 from datetime import timedelta
 from typing import Any, ClassVar, Final, Literal
 
 from pymesh.control.resources.decode import Located, PortNumber, Problem, Weight, key, model
+from pymesh.control.resources.kubernetes import is_ip
 from pymesh.control.resources.metadata import Resource
-from pymesh.control.resources.traffic import regex_problems
+from pymesh.control.resources.traffic import OF_ONE_CONNECTION, is_authority, regex_problems
 
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HOST_NAME = re.compile(r"(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 GROUP: Final = "gateway.networking.k8s.io"
 
 
@@ -18,46 +22,107 @@ GROUP: Final = "gateway.networking.k8s.io"
 class CertificateRef(Located):
     """A Secret."""
 
-    REFUSED: ClassVar = {"namespace": "keep the Secret beside the Gateway"}
-
     name: str
     group: Literal[""] = ""
     kind: Literal["Secret"] = "Secret"
+    namespace: str = ""
 
 
 @model
 class ListenerTls(Located):
-    """TLS that a listener terminates."""
+    """TLS that a listener terminates, or passes on by its server name."""
 
     REFUSED: ClassVar = {
         "frontendValidation": "use Istio's Gateway with tls.mode: MUTUAL",
         "options": "remove it",
     }
 
-    certificate_refs: tuple[CertificateRef, ...]
-    mode: Literal["Terminate"] = "Terminate"
+    certificate_refs: tuple[CertificateRef, ...] = ()
+    mode: Literal["Terminate", "Passthrough"] = "Terminate"
 
     def problems(self) -> Iterator[Problem]:
-        if len(self.certificate_refs) != 1:
+        if self.mode == "Passthrough":
+            for name in self.present("certificateRefs"):
+                yield Problem(name, "Passthrough leaves TLS to whoever is behind the gateway", f"remove {name!r}")
+        elif len(self.certificate_refs) != 1:
             yield Problem("certificateRefs", "exactly one certificate is supported", "write one listener for each")
+
+
+@model
+class LabelRequirement(Located):
+    """One condition on labels."""
+
+    key: str
+    operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
+    values: tuple[str, ...] = ()
+
+    def problems(self) -> Iterator[Problem]:
+        if bool(self.values) != (self.operator in ("In", "NotIn")):
+            yield Problem("values", f"operator {self.operator} {'has no' if self.values else 'needs'} values")
+
+    def holds(self, labels: Mapping[str, str]) -> bool:
+        """Whether the labels fit."""
+        found = labels.get(self.key)
+        if self.operator in ("In", "NotIn"):
+            return (found in self.values) == (self.operator == "In")
+        return (found is not None) == (self.operator == "Exists")
+
+
+@model
+class NamespaceSelector(Located):
+    """Namespaces by their labels. The one that every namespace has is its name."""
+
+    NAME: ClassVar = "kubernetes.io/metadata.name"
+
+    match_labels: Mapping[str, str] = field(default_factory=dict)
+    match_expressions: tuple[LabelRequirement, ...] = ()
+
+    def problems(self) -> Iterator[Problem]:
+        for one in (*self.match_labels, *(one.key for one in self.match_expressions)):
+            if one != self.NAME:
+                yield Problem("", f"namespaces have no label {one!r} here", f"select by {self.NAME}")
+
+    def selects(self, namespace: str) -> bool:
+        """Whether a namespace is meant."""
+        labels = {self.NAME: namespace}
+        return self.match_labels.items() <= labels.items() and all(one.holds(labels) for one in self.match_expressions)
 
 
 @model
 class RouteNamespaces(Located):
     """From which namespaces routes may bind."""
 
-    REFUSED: ClassVar = {"selector": "use from: Same or from: All"}
+    from_: Literal["Same", "All", "Selector", "None"] = key("from", default="Same")
+    selector: NamespaceSelector | None = None
 
-    from_: Literal["Same", "All"] = key("from", default="Same")
+    def problems(self) -> Iterator[Problem]:
+        if (self.from_ == "Selector") != (self.selector is not None):
+            yield Problem("selector", "'selector' belongs to from: Selector, which needs it")
+
+    def admits(self, namespace: str, own: str) -> bool:
+        """Whether routes of a namespace may bind to a Gateway in ``own``."""
+        if self.selector is not None:
+            return self.selector.selects(namespace)
+        return self.from_ == "All" or (self.from_ == "Same" and namespace == own)
+
+
+RouteKindName = Literal["HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute"]
+
+
+@model
+class RouteKind(Located):
+    """A kind of route."""
+
+    kind: RouteKindName
+    group: Literal["gateway.networking.k8s.io"] = GROUP
 
 
 @model
 class AllowedRoutes(Located):
     """Which routes may bind to a listener."""
 
-    REFUSED: ClassVar = {"kinds": "HTTPRoute is the only kind; remove it"}
-
     namespaces: RouteNamespaces = RouteNamespaces()
+    kinds: tuple[RouteKind, ...] = ()
 
 
 @model
@@ -66,14 +131,36 @@ class Listener(Located):
 
     name: str
     port: PortNumber
-    protocol: Literal["HTTP", "HTTPS"]
+    protocol: Literal["HTTP", "HTTPS", "TLS", "TCP"]
     hostname: str = ""
     tls: ListenerTls | None = None
     allowed_routes: AllowedRoutes = AllowedRoutes()
 
+    @property
+    def passes_on(self) -> bool:
+        """Whether TLS goes through to whoever is behind."""
+        return self.tls is not None and self.tls.mode == "Passthrough"
+
+    @property
+    def kinds(self) -> tuple[RouteKindName, ...]:
+        """The kinds of routes that may bind."""
+        possible: tuple[RouteKindName, ...] = ("HTTPRoute", "GRPCRoute")
+        if self.protocol in ("TLS", "TCP"):
+            possible = ("TLSRoute",) if self.passes_on else ("TCPRoute",)
+        wanted = [one.kind for one in self.allowed_routes.kinds]
+        return tuple(one for one in possible if not wanted or one in wanted)
+
     def problems(self) -> Iterator[Problem]:
-        if (self.protocol == "HTTPS") != (self.tls is not None):
-            yield Problem("tls", "'tls' belongs to protocol HTTPS, and HTTPS needs it")
+        if (self.protocol in ("HTTPS", "TLS")) != (self.tls is not None):
+            yield Problem("tls", "'tls' belongs to protocol HTTPS or TLS, which need it")
+        if self.protocol == "HTTPS" and self.passes_on:
+            yield Problem("tls", "HTTPS is terminated", "use protocol: TLS")
+        if self.protocol == "TCP" and self.hostname:
+            yield Problem("hostname", "nothing in a TCP connection tells a host", "remove it")
+        if self.hostname:
+            yield from hostname_problems("hostname", self.hostname)
+        if not self.kinds:
+            yield Problem("allowedRoutes", f"no such route can bind to protocol {self.protocol}")
 
 
 @model
@@ -91,9 +178,21 @@ class KubeGatewaySpec(Located):
     listeners: tuple[Listener, ...]
 
     def problems(self) -> Iterator[Problem]:
+        if not self.listeners:
+            yield Problem("listeners", "a Gateway needs a listener")
         names = [listener.name for listener in self.listeners]
         for name in sorted({name for name in names if names.count(name) > 1}):
             yield Problem("listeners", f"listener {name!r} is here twice")
+        seen: dict[tuple[int, str], Listener] = {}
+        for one in self.listeners:
+            first = seen.setdefault((one.port, one.hostname), one)
+            beside = next(other for other in self.listeners if other.port == one.port)
+            if first is not one:
+                yield Problem("listeners", f"{one.name!r} has port and hostname of {first.name!r}", "keep one of them")
+            elif (one.protocol in ("HTTP", "TCP") or beside.protocol in ("HTTP", "TCP")) and (
+                one.protocol != beside.protocol
+            ):
+                yield Problem("listeners", f"port {one.port} is both {beside.protocol} and {one.protocol}")
 
 
 @model
@@ -138,8 +237,8 @@ class PathMatch(Located):
     def problems(self) -> Iterator[Problem]:
         if self.type == "RegularExpression":
             yield from regex_problems("value", self.value)
-        elif not self.value.startswith("/"):
-            yield Problem("value", f"the path {self.value!r} does not start with '/'")
+        else:
+            yield from path_problems("value", self.value)
 
 
 @model
@@ -164,6 +263,21 @@ class RouteMatch(Located):
     query_params: tuple[NamedMatch, ...] = ()
     method: Literal["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"] | None = None
 
+    @property
+    def telling_headers(self) -> list[NamedMatch]:
+        """One condition for each header: of two with one name the first counts."""
+        return list({one.name.lower(): one for one in reversed(self.headers)}.values())[::-1]
+
+    @property
+    def telling_params(self) -> list[NamedMatch]:
+        """One condition for each query parameter."""
+        return list({one.name: one for one in reversed(self.query_params)}.values())[::-1]
+
+    def problems(self) -> Iterator[Problem]:
+        for one in self.headers:
+            if not _HEADER_NAME.fullmatch(one.name):
+                yield Problem("headers", f"{one.name!r} is not a header name")
+
 
 @model
 class HeaderValue(Located):
@@ -182,9 +296,21 @@ class HeaderModifier(Located):
     remove: tuple[str, ...] = ()
 
     def problems(self) -> Iterator[Problem]:
-        for name in (*(one.name for one in self.set), *(one.name for one in self.add), *self.remove):
-            if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
-                yield Problem("", f"{name!r} is not a header name")
+        for field_name, names in (
+            ("set", [one.name for one in self.set]),
+            ("add", [one.name for one in self.add]),
+            ("remove", list(self.remove)),
+        ):
+            folded = [name.lower() for name in names]
+            for name in names:
+                if not _HEADER_NAME.fullmatch(name):
+                    yield Problem(field_name, f"{name!r} is not a header name")
+                elif is_authority(name):
+                    yield Problem(field_name, "the host is no header here", "use a URLRewrite filter with hostname")
+                elif name.lower() in OF_ONE_CONNECTION and field_name != "remove":
+                    yield Problem(field_name, f"{name!r} belongs to one connection and cannot be set", "remove it")
+            for name in sorted({name for name in folded if folded.count(name) > 1}):
+                yield Problem(field_name, f"header {name!r} is here twice", "keep one of them")
 
 
 @model
@@ -199,6 +325,12 @@ class PathModifier(Located):
         wanted = self.type[0].lower() + self.type[1:]
         if self.present("replaceFullPath", "replacePrefixMatch") != [wanted]:
             yield Problem("", f"type {self.type} needs {wanted!r} and nothing else")
+        for name, path in (
+            ("replaceFullPath", self.replace_full_path),
+            ("replacePrefixMatch", self.replace_prefix_match),
+        ):
+            if path and not path.startswith("/"):
+                yield Problem(name, f"the path {path!r} does not start with '/'")
 
 
 @model
@@ -212,6 +344,8 @@ class RequestRedirect(Located):
     status_code: int = 302
 
     def problems(self) -> Iterator[Problem]:
+        if self.hostname is not None:
+            yield from hostname_problems("hostname", self.hostname, precise=True)
         if self.status_code not in (301, 302, 303, 307, 308):
             yield Problem("statusCode", f"{self.status_code} is no redirect", "301, 302, 303, 307 or 308")
 
@@ -222,6 +356,10 @@ class UrlRewrite(Located):
 
     hostname: str | None = None
     path: PathModifier | None = None
+
+    def problems(self) -> Iterator[Problem]:
+        if self.hostname is not None:
+            yield from hostname_problems("hostname", self.hostname, precise=True)
 
 
 @model
@@ -252,11 +390,10 @@ class RouteFilter(Located):
 class BackendRef(Located):
     """A share of the requests."""
 
-    REFUSED: ClassVar = {"namespace": "other namespaces need a ReferenceGrant, which comes later"}
-
     name: str
     group: Literal[""] = ""
     kind: Literal["Service"] = "Service"
+    namespace: str = ""
     port: PortNumber | None = None
     weight: Weight = 1
     filters: tuple[RouteFilter, ...] = ()
@@ -328,6 +465,8 @@ class HTTPRouteSpec(Located):
     def problems(self) -> Iterator[Problem]:
         if not self.parent_refs:
             yield Problem("parentRefs", "a route needs a parent", "a Gateway, or a Service inside the mesh")
+        for host in self.hostnames:
+            yield from hostname_problems("hostnames", host)
 
 
 @model
@@ -336,3 +475,23 @@ class HTTPRoute(Resource):
 
     spec: HTTPRouteSpec
     status: Any = None
+
+
+def hostname_problems(field_name: str, host: str, *, precise: bool = False) -> Iterator[Problem]:
+    """What is wrong with a host name, or (unless ``precise``) a pattern ``*.suffix``."""
+    if is_ip(host) or not _HOST_NAME.fullmatch(host) or (precise and host.startswith("*")):
+        hint = "a DNS name in lower case" + ("" if precise else ", or '*.suffix'") + "; no address, no port"
+        yield Problem(field_name, f"{host!r} is no host name", hint)
+
+
+def path_problems(field_name: str, path: str) -> Iterator[Problem]:
+    """What keeps a path from ever matching: requests are made canonical before they are routed."""
+    if not path.startswith("/"):
+        yield Problem(field_name, f"the path {path!r} does not start with '/'")
+    for part in ("//", "/./", "/../", "%2f", "%2F", "#"):
+        if part in path:
+            yield Problem(field_name, f"the path {path!r} contains {part!r}", "write it as it is after it is resolved")
+    if path.endswith(("/..", "/.")):
+        yield Problem(
+            field_name, f"the path {path!r} ends with a dot segment", "write it as it is after it is resolved"
+        )

@@ -16,6 +16,7 @@ from pymesh.control.resources import (
     destination,
     gateway,
     gateway_api,
+    gateway_routes,
     kubernetes,
     python_filter,
     traffic,
@@ -50,6 +51,10 @@ KINDS: Mapping[tuple[str, str], tuple[tuple[str, ...], type[Resource]]] = {
     },
     (gateway_api.GROUP, "Gateway"): (("v1", "v1beta1"), gateway_api.KubeGateway),
     (gateway_api.GROUP, "HTTPRoute"): (("v1", "v1beta1"), gateway_api.HTTPRoute),
+    (gateway_api.GROUP, "GRPCRoute"): (("v1", "v1alpha2"), gateway_routes.GRPCRoute),
+    (gateway_api.GROUP, "TLSRoute"): (("v1", "v1alpha3", "v1alpha2"), gateway_routes.TLSRoute),
+    (gateway_api.GROUP, "TCPRoute"): (("v1alpha2",), gateway_routes.TCPRoute),
+    (gateway_api.GROUP, "ReferenceGrant"): (("v1", "v1beta1"), gateway_routes.ReferenceGrant),
     ("extensions.pymesh.dev", "PythonFilter"): (("v1alpha1",), python_filter.PythonFilter),
 }
 
@@ -64,12 +69,8 @@ _REFUSED_KINDS: Mapping[str, str] = {
     "TrafficExtension": "write a PythonFilter",
     "WorkloadGroup": "write WorkloadEntry resources",
     "ProxyConfig": "set the control plane's options",
-    "GRPCRoute": "write an HTTPRoute that matches the path /package.Service/Method",
-    "TCPRoute": "write a VirtualService with tcp routes",
-    "TLSRoute": "write a VirtualService with tls routes",
     "UDPRoute": "nothing replaces it yet",
     "GatewayClass": "the class 'pymesh' is built in; remove it",
-    "ReferenceGrant": "references stay in their namespace for now; remove it",
     "Endpoints": "write an EndpointSlice",
 }
 

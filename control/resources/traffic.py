@@ -24,7 +24,8 @@ _LONGEST_PATTERN: Final = 1024
 #: Istio's limit for the body of a direct response.
 _LARGEST_BODY: Final = 1024 * 1024
 
-_OF_ONE_CONNECTION: Final = frozenset(
+#: What RFC 9110 makes a matter of one connection, and what frames a message.
+OF_ONE_CONNECTION: Final = frozenset(
     {"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade", "te", "content-length"}
 )
 
@@ -106,7 +107,7 @@ class HeaderOperations(Located):
                     yield Problem("remove", "a request without a host is none", "set another with set.host")
                 elif name.startswith(":") and not is_authority(name):
                     yield Problem(field_name, f"{name!r} cannot be changed as a header", "use rewrite or redirect")
-                elif name.lower() in _OF_ONE_CONNECTION and field_name != "remove":
+                elif name.lower() in OF_ONE_CONNECTION and field_name != "remove":
                     yield Problem(field_name, f"{name!r} belongs to one connection and cannot be set", "remove it")
         if len([name for name in (*self.set, *self.add) if is_authority(name)]) > 1:
             yield Problem("", "the host is set twice", "keep one of them")

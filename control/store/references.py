@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from pymesh.control.resources import visibility
 from pymesh.control.resources.decode import Located
 from pymesh.control.resources.diagnostics import Report, did_you_mean
 from pymesh.control.resources.gateway import Gateway, Server
-from pymesh.control.resources.gateway_api import HTTPRoute, KubeGateway, ParentRef
+from pymesh.control.resources.gateway_api import GROUP, KubeGateway
 from pymesh.control.resources.hosts import is_within
 from pymesh.control.resources.python_filter import PythonFilter
 from pymesh.control.resources.traffic import Destination, TcpRoute, TlsRoute, VirtualService
 from pymesh.control.resources.workloads import Sidecar
-from pymesh.control.store.services import Port, Service
+from pymesh.control.store import lookup, route_references
+from pymesh.control.store.services import Service
 
 if TYPE_CHECKING:
     from pymesh.control.store.store import Store
@@ -23,31 +23,11 @@ if TYPE_CHECKING:
 MESH = "mesh"
 
 
-def service(store: Store, owner: Located, field: str, host: str, namespace: str, report: Report) -> Service | None:
-    """The service that ``host`` means, or None and an error."""
-    found = store.service(host, namespace)
-    if found is None:
-        known = [name for one in store.services.values() for name in (one.host, *_names(one, namespace))]
-        report.error(owner.place(field), f"there is no service {host!r}", did_you_mean(host, known))
-    elif not found.is_visible(namespace):
-        report.error(
-            owner.place(field),
-            f"{found.host!r} is not exported to namespace {namespace!r}",
-            f"add it to exportTo of the service at {found.at}",
-        )
-    return found
-
-
-def _names(one: Service, namespace: str) -> Iterable[str]:
-    return one.aliases if one.namespace == namespace else one.aliases[1:]
-
-
 def check(store: Store, report: Report) -> None:
     """Report every reference that leads nowhere."""
     for virtual in store.virtual_services:
         _virtual_service(store, virtual, report)
-    for route in store.http_routes:
-        _http_route(store, route, report)
+    route_references.check(store, report)
     for gateway in store.gateways:
         for server in gateway.spec.servers:
             _credential(store, gateway, server, report)
@@ -92,7 +72,7 @@ def _virtual_service(store: Store, virtual: VirtualService, report: Report) -> N
     if MESH in spec.gateways:
         for host in spec.hosts:
             if not host.startswith("*"):
-                service(store, spec, "hosts", host, virtual.namespace, report)
+                lookup.service(store, spec, "hosts", host, virtual.namespace, report)
             elif host not in store.services and not any(is_within(known, host) for known in store.services):
                 report.warning(spec.place("hosts"), f"no service is within {host!r}", "name the services")
     for rule in spec.http:
@@ -107,7 +87,7 @@ def _virtual_service(store: Store, virtual: VirtualService, report: Report) -> N
 def _destination(
     store: Store, destination: Destination, namespace: str, at_gateway: bool, http: bool, report: Report
 ) -> None:
-    found = service(store, destination, "host", destination.host, namespace, report)
+    found = lookup.service(store, destination, "host", destination.host, namespace, report)
     if found is None:
         return
     rules = store.destination_rules.get(found.host, ())
@@ -120,82 +100,10 @@ def _destination(
         )
     if destination.port is not None:
         port = found.port(destination.port.number)
-        _port(found, port, destination.port, "number", destination.port.number, http, report)
+        lookup.check_port(found, port, destination.port, "number", destination.port.number, http, report)
     elif at_gateway and len(found.ports) > 1:
         numbers = ", ".join(str(port.number) for port in found.ports)
         report.error(destination.at, f"{found.host!r} has several ports", f"add port.number: one of {numbers}")
-
-
-def _port(
-    owner: Service, port: Port | None, place: Located, field: str, number: int, http: bool, report: Report
-) -> None:
-    if port is None:
-        numbers = ", ".join(str(known.number) for known in owner.ports)
-        report.error(place.place(field), f"{owner.host!r} has no port {number}", f"known: {numbers}")
-    elif http and not port.is_http:
-        report.error(
-            place.place(field),
-            f"port {number} of {owner.host!r} is {port.protocol}, not HTTP",
-            "begin the port's name with 'http', or set appProtocol",
-        )
-
-
-def _http_route(store: Store, route: HTTPRoute, report: Report) -> None:
-    to_service = False
-    for parent in route.spec.parent_refs:
-        namespace = parent.namespace or route.namespace
-        if parent.kind == "Service":
-            to_service = True
-            found = service(store, parent, "name", parent.name, namespace, report)
-            if found is not None and parent.port is not None:
-                _port(found, found.port(parent.port), parent, "port", parent.port, True, report)
-            if namespace != route.namespace:
-                report.error(
-                    parent.place("namespace"),
-                    "a route for a service of another namespace is not supported yet",
-                    f"put the route into namespace {namespace!r}",
-                )
-        else:
-            _gateway_parent(store, route, parent, namespace, report)
-    if to_service and route.spec.hostnames:
-        report.error(route.spec.place("hostnames"), "hostnames have no meaning for a Service parent", "remove them")
-    for rule in route.spec.rules:
-        for backend in rule.backend_refs:
-            found = service(store, backend, "name", backend.name, route.namespace, report)
-            if found is None:
-                continue
-            if backend.port is not None:
-                _port(found, found.port(backend.port), backend, "port", backend.port, True, report)
-            else:
-                report.error(backend.at, f"the backend {backend.name!r} needs a port")
-
-
-def _gateway_parent(store: Store, route: HTTPRoute, parent: ParentRef, namespace: str, report: Report) -> None:
-    gateways = {one.name: one for one in store.kube_gateways if one.namespace == namespace}
-    gateway = gateways.get(parent.name)
-    if gateway is None:
-        report.error(
-            parent.place("name"),
-            f"there is no Gateway {namespace}/{parent.name}",
-            did_you_mean(parent.name, gateways, otherwise="a Gateway of group gateway.networking.k8s.io is meant"),
-        )
-        return
-    listeners = [one for one in gateway.spec.listeners if parent.section_name in ("", one.name)]
-    if not listeners:
-        names = [one.name for one in gateway.spec.listeners]
-        report.error(
-            parent.place("sectionName"),
-            f"{gateway.title} has no listener {parent.section_name!r}",
-            did_you_mean(parent.section_name, names),
-        )
-    elif not [one for one in listeners if parent.port in (None, one.port)]:
-        report.error(parent.place("port"), f"{gateway.title} has no such listener on port {parent.port}")
-    elif namespace != route.namespace and all(one.allowed_routes.namespaces.from_ == "Same" for one in listeners):
-        report.error(
-            parent.place("namespace"),
-            f"{gateway.title} takes routes of its own namespace only",
-            "set allowedRoutes.namespaces.from: All on the listener",
-        )
 
 
 def _credential(store: Store, gateway: Gateway, server: Server, report: Report) -> None:
@@ -222,7 +130,15 @@ def _secret(
 def _kube_gateway(store: Store, gateway: KubeGateway, report: Report) -> None:
     for listener in gateway.spec.listeners:
         for reference in listener.tls.certificate_refs if listener.tls else ():
-            _secret(store, gateway.namespace, reference.name, ["tls.crt", "tls.key"], reference, "name", report)
+            owner = reference.namespace or gateway.namespace
+            if not store.is_granted(GROUP, "Gateway", gateway.namespace, "Secret", owner, reference.name):
+                report.error(
+                    reference.place("namespace"),
+                    f"namespace {owner!r} does not let {gateway.title} use its Secret {reference.name!r}",
+                    f"write a ReferenceGrant there, from Gateway in {gateway.namespace!r} to Secret",
+                )
+                continue
+            _secret(store, owner, reference.name, ["tls.crt", "tls.key"], reference, "name", report)
 
 
 def _sidecar(store: Store, sidecar: Sidecar, report: Report) -> None:
@@ -240,7 +156,7 @@ def _sidecar(store: Store, sidecar: Sidecar, report: Report) -> None:
 def _python_filter(store: Store, one: PythonFilter, report: Report) -> None:
     for target in one.spec.target_refs:
         if target.kind == "Service":
-            service(store, target, "name", target.name, one.namespace, report)
+            lookup.service(store, target, "name", target.name, one.namespace, report)
             continue
         known = [g.name for g in (*store.gateways, *store.kube_gateways) if g.namespace == one.namespace]
         if target.name not in known:
@@ -268,10 +184,9 @@ def _one_kind_of_route(store: Store, host: str, known: Service, report: Report) 
                 break
     if not virtual:
         return
-    routes = {route.at: route for port in known.ports for route in store.mesh_http_routes(known, port.number)}
-    for route in routes.values():
+    for route in route_references.mesh_routes(store, known):
         report.error(
             route.spec.place("parentRefs"),
-            f"{host!r} has both an HTTPRoute and a VirtualService",
+            f"{host!r} has both a {type(route).__name__} and a VirtualService",
             f"keep one of them; the VirtualService is at {virtual[0].at}",
         )

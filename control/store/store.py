@@ -15,6 +15,7 @@ from pymesh.control.resources.destination import DestinationRule, Subset
 from pymesh.control.resources.diagnostics import ConfigError, Diagnostic, Report
 from pymesh.control.resources.gateway import Gateway
 from pymesh.control.resources.gateway_api import HTTPRoute, KubeGateway
+from pymesh.control.resources.gateway_routes import GRPCRoute, ReferenceGrant, TCPRoute, TLSRoute
 from pymesh.control.resources.hosts import is_within
 from pymesh.control.resources.kubernetes import Secret
 from pymesh.control.resources.load import refuse_duplicates
@@ -22,11 +23,12 @@ from pymesh.control.resources.metadata import Resource
 from pymesh.control.resources.python_filter import PythonFilter
 from pymesh.control.resources.traffic import VirtualService
 from pymesh.control.resources.workloads import OutboundMode, Sidecar
-from pymesh.control.store import delegates, discovery, references
+from pymesh.control.store import delegates, discovery, lookup, parents, references
 from pymesh.control.store.references import MESH
 from pymesh.control.store.services import Service
 
 R = TypeVar("R", bound=Resource)
+AnyRoute = TypeVar("AnyRoute", HTTPRoute, GRPCRoute, TLSRoute, TCPRoute)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,12 @@ class Store:
     virtual_services: Sequence[VirtualService] = ()
     #: By the host of the service that they are for, the closest host first.
     destination_rules: Mapping[str, Sequence[DestinationRule]] = field(default_factory=dict)
+    #: Those of the Gateway API in the order of the standard's ties: the oldest first, then by name.
     http_routes: Sequence[HTTPRoute] = ()
+    grpc_routes: Sequence[GRPCRoute] = ()
+    tls_routes: Sequence[TLSRoute] = ()
+    tcp_routes: Sequence[TCPRoute] = ()
+    grants: Sequence[ReferenceGrant] = ()
     gateways: Sequence[Gateway] = ()
     kube_gateways: Sequence[KubeGateway] = ()
     sidecars: Sequence[Sidecar] = ()
@@ -96,16 +103,15 @@ class Store:
         wild = [len(host) - 1 for host in virtual.spec.hosts if is_within(service.host, host)]
         return len(service.host) + 1 if exact else max(wild, default=0)
 
-    def mesh_http_routes(self, service: Service, port: int) -> list[HTTPRoute]:
-        """The HTTPRoutes that sidecars apply to requests for a port of a service."""
-        return [
-            route
-            for route in self.http_routes
-            for parent in route.spec.parent_refs
-            if parent.kind == "Service"
-            and self.service(parent.name, parent.namespace or route.namespace) is service
-            and parent.port in (None, port)
-        ]
+    def mesh_routes(self, written: Sequence[AnyRoute], service: Service, port: int, namespace: str) -> list[AnyRoute]:
+        """Those routes that sidecars in ``namespace`` apply to traffic for a port of a service."""
+        return parents.for_service(written, service, port, namespace, self.service)
+
+    def is_granted(self, group: str, kind: str, namespace: str, to_kind: str, owner: str, name: str) -> bool:
+        """Whether a resource of a kind in ``namespace`` may refer to one of the core kinds in ``owner``."""
+        return owner in ("", namespace) or any(
+            one.namespace == owner and one.allows(group, kind, namespace, "", to_kind, name) for one in self.grants
+        )
 
     def sidecar(self, namespace: str, labels: Mapping[str, str]) -> Sidecar | None:
         """The Sidecar of a workload: the one that selects most closely."""
@@ -126,7 +132,7 @@ def build(resources: Iterable[Resource], options: MeshOptions | None = None) -> 
 
 def assemble(resources: Iterable[Resource], options: MeshOptions, report: Report) -> Store:
     """The store of these resources, with what is wrong in ``report``; usable only if that has no error."""
-    everything = sorted(resources, key=lambda one: (one.metadata.age, one.namespace, one.name, one.title))
+    everything = sorted(resources, key=lambda one: (one.metadata.age, f"{one.namespace}/{one.name}", one.title))
     refuse_duplicates(everything, report)
     bare = Store(options, discovery.derive(everything, options.domain, report))
 
@@ -139,6 +145,10 @@ def assemble(resources: Iterable[Resource], options: MeshOptions, report: Report
         delegates.resolve(of(VirtualService), report),
         _destination_rules(bare, of(DestinationRule), report),
         of(HTTPRoute),
+        of(GRPCRoute),
+        of(TLSRoute),
+        of(TCPRoute),
+        of(ReferenceGrant),
         of(Gateway),
         of(KubeGateway),
         of(Sidecar),
@@ -159,7 +169,7 @@ def _destination_rules(
         if host.startswith("*.") and host not in bare.services:
             wild.append(rule)
             continue
-        service = references.service(bare, rule.spec, "host", host, rule.namespace, report)
+        service = lookup.service(bare, rule.spec, "host", host, rule.namespace, report)
         if service is None:
             continue
         rules = exact.setdefault(service.host, [])

@@ -8,53 +8,17 @@ chain, chosen by SNI.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from pymesh.control.resources import visibility
-from pymesh.control.resources.gateway import Gateway, Server, ServerTls
-from pymesh.control.resources.gateway_api import HTTPRoute, KubeGateway, Listener
+from pymesh.control.resources.gateway import Gateway, Server
 from pymesh.control.resources.hosts import intersection
 from pymesh.control.resources.traffic import VirtualService
-from pymesh.control.translate import http_route, l4, listeners, names, python_filter, routes, tls
-from pymesh.control.translate.l4 import L4Rule
+from pymesh.control.translate import kube_gateway, l4, listeners, names, python_filter, routes, tls
 from pymesh.control.translate.scope import Scope
+from pymesh.control.translate.site import ANY_ADDRESS, Site
 from pymesh.control.xds import pb
-
-_ANY = "0.0.0.0"
-
-
-@dataclass(slots=True)
-class Site:
-    """What one server serves."""
-
-    gateway: str
-    namespace: str
-    name: str
-    bind: str
-    port: int
-    protocol: str
-    tls: ServerTls | None
-    #: Host -> its routes.
-    hosts: dict[str, list[Any]] = field(default_factory=dict)
-    #: Where connections go, if the protocol is not HTTP.
-    rules: list[L4Rule] = field(default_factory=list)
-    server_names: tuple[str, ...] = ()
-
-    @property
-    def terminates(self) -> bool:
-        """Whether the site speaks TLS."""
-        return self.tls is not None and self.tls.terminates
-
-    @property
-    def passes_on(self) -> bool:
-        """Whether TLS goes through to whoever is behind."""
-        return self.tls is not None and self.tls.mode == "PASSTHROUGH"
-
-    @property
-    def is_http(self) -> bool:
-        """Whether requests are routed."""
-        return self.protocol in ("HTTP", "HTTP2", "GRPC", "HTTPS") and not self.passes_on
 
 
 def build(scope: Scope) -> tuple[list[Any], list[Any], dict[str, Any]]:
@@ -68,7 +32,7 @@ def build(scope: Scope) -> tuple[list[Any], list[Any], dict[str, Any]]:
         chains: list[dict[str, Any]] = []
         plain = [site for site in sites if site.is_http and not site.terminates]
         if plain:
-            name = f"http.{port}" if bind == _ANY else f"http.{port}.{bind}"
+            name = f"http.{port}" if bind == ANY_ADDRESS else f"http.{port}.{bind}"
             tables.append(_table(name, plain))
             chains.append(_http_chain(scope, plain[0], name))
         for site in sites:
@@ -80,9 +44,8 @@ def build(scope: Scope) -> tuple[list[Any], list[Any], dict[str, Any]]:
                 chains.append(_http_chain(scope, site, name))
             elif not site.passes_on:
                 chains += [_with_tls(chain, site) for chain in listeners.l4(scope.store.options, site.rules)]
-            if site.tls is not None and site.tls.credential_name:
-                secret = scope.store.secrets[site.namespace, site.tls.credential_name]
-                secrets |= tls.secrets(secret)
+            if site.secret is not None:
+                secrets |= tls.secrets(scope.store.secrets[site.secret])
         passed = [rule for site in sites if site.passes_on for rule in site.rules]
         chains += listeners.l4(scope.store.options, passed, tls=True)
         if chains:
@@ -100,7 +63,7 @@ def _http_chain(scope: Scope, site: Site, table: str) -> dict[str, Any]:
 def _with_tls(chain: dict[str, Any], site: Site) -> dict[str, Any]:
     if site.tls is None or not site.terminates:
         return chain
-    found = {**chain, "transport_socket": tls.server(site.tls, site.namespace)}
+    found = {**chain, "transport_socket": tls.server(site.tls, site.secret_namespace or site.namespace)}
     server_names = [host for host in site.server_names if host != "*"]
     if server_names:
         found["filter_chain_match"] = {**chain.get("filter_chain_match", {}), "server_names": server_names}
@@ -112,10 +75,10 @@ def _table(name: str, sites: list[Site]) -> Any:
     merged: dict[str, list[Any]] = {}
     redirected = set()
     for site in sites:
-        for host, found in site.hosts.items():
+        for host, found in _own_hosts(site, sites).items():
             here = merged.setdefault(host, [])
             # Two servers may admit one VirtualService for the same host.
-            here += [route for route in found if route not in here]
+            here += [route for route in found if route not in here] if here else found
             if site.tls is not None and site.tls.https_redirect:
                 redirected.add(host)
     for host, found in sorted(merged.items()):
@@ -135,17 +98,30 @@ def _table(name: str, sites: list[Site]) -> Any:
     return routes.allow_bodies(made)
 
 
+def _own_hosts(site: Site, beside: list[Site]) -> dict[str, list[Any]]:
+    """The hosts of a listener without those that are for a closer one; its own pattern at least answers 404."""
+    own = site.listener_host
+    others = {one.listener_host for one in beside} - {own, ""}
+    if not own or not others:
+        return site.hosts
+    closer = [one for one in others if intersection(one, own) == one]
+    found = {
+        host: routes_of
+        for host, routes_of in site.hosts.items()
+        if not any(intersection(host, one) == host for one in closer)
+    }
+    if len(closer) < len(others):
+        found.setdefault(own, [])
+    return found
+
+
 def _sites(scope: Scope) -> Iterator[Site]:
     proxy = scope.proxy
     for gateway in scope.store.gateways:
         if gateway.spec.selector.items() <= proxy.labels.items():
             for number, server in enumerate(gateway.spec.servers):
                 yield _istio_site(scope, gateway, server, number)
-    wanted = proxy.labels.get(KubeGateway.PROXY_LABEL)
-    for kube in scope.store.kube_gateways:
-        if kube.name == wanted and kube.namespace == proxy.namespace:
-            for listener in kube.spec.listeners:
-                yield _kube_site(scope, kube, listener)
+    yield from kube_gateway.sites(scope)
 
 
 def _istio_site(scope: Scope, gateway: Gateway, server: Server, number: int) -> Site:
@@ -155,7 +131,7 @@ def _istio_site(scope: Scope, gateway: Gateway, server: Server, number: int) -> 
         gateway.name,
         gateway.namespace,
         port.name or server.name or f"{port.protocol.lower()}-{number}",
-        server.bind or _ANY,
+        server.bind or ANY_ADDRESS,
         port.number,
         port.protocol,
         server.tls,
@@ -212,43 +188,3 @@ def _within(names: tuple[str, ...], hosts: set[str]) -> tuple[str, ...]:
     """The server names of a rule, narrowed to the hosts that the server shares with the VirtualService."""
     shared = (intersection(name, host) for name in names for host in sorted(hosts))
     return tuple(name for name in shared if name is not None)
-
-
-def _kube_site(scope: Scope, gateway: KubeGateway, listener: Listener) -> Site:
-    server_tls = None
-    if listener.tls is not None:
-        server_tls = ServerTls(credential_name=listener.tls.certificate_refs[0].name)
-    hostname = listener.hostname or "*"
-    site = Site(
-        gateway.name,
-        gateway.namespace,
-        listener.name,
-        _ANY,
-        listener.port,
-        listener.protocol,
-        server_tls,
-        server_names=(hostname,),
-    )
-    bound: dict[str, list[HTTPRoute]] = {}
-    for route in scope.store.http_routes:
-        if _bound(route, gateway, listener):
-            for wanted in route.spec.hostnames or ("*",):
-                shared = intersection(hostname, wanted)
-                if shared is not None:
-                    bound.setdefault(shared, []).append(route)
-    for host, found in bound.items():
-        site.hosts[host] = http_route.http_routes(scope, found)
-    return site
-
-
-def _bound(route: HTTPRoute, gateway: KubeGateway, listener: Listener) -> bool:
-    if listener.allowed_routes.namespaces.from_ == "Same" and route.namespace != gateway.namespace:
-        return False
-    return any(
-        parent.kind == "Gateway"
-        and parent.name == gateway.name
-        and (parent.namespace or route.namespace) == gateway.namespace
-        and parent.section_name in ("", listener.name)
-        and parent.port in (None, listener.port)
-        for parent in route.spec.parent_refs
-    )

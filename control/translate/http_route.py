@@ -17,62 +17,67 @@ from pymesh.control.resources.gateway_api import (
     RouteRule,
 )
 from pymesh.control.translate import routes
+from pymesh.control.translate.routes import Place
 from pymesh.control.translate.scope import Scope
 from pymesh.control.translate.wire import seconds, wrapped
 from pymesh.control.xds import pb
 
 _PATH_RANK = {"Exact": 2, "RegularExpression": 1, "PathPrefix": 0}
-_SCHEME_PORTS = {"http": 80, "https": 443}
 
 
-def http_routes(scope: Scope, bound: Iterable[HTTPRoute]) -> list[Any]:
+def http_routes(scope: Scope, bound: Iterable[HTTPRoute], place: Place, host: str = "*") -> list[Any]:
     """The routes of all HTTPRoutes that are bound to one host, most specific match first."""
     found = []
     for route in bound:
         for number, rule in enumerate(route.spec.rules):
             for match in rule.matches:
-                made = _route(scope, route, rule, match, rule.name or f"{route.name}.{number}")
+                name = rule.name or f"{route.name}.{number}"
+                made = _routes(scope, route, rule, match, name, place, host)
                 found.append((_precedence(match), made))
     # Stable: among equals the order of the routes' names, then of the rules, stands.
     found.sort(key=lambda pair: pair[0], reverse=True)
-    return [made for _, made in found]
+    return [one for _, made in found for one in made]
 
 
 def _precedence(match: RouteMatch) -> tuple[int, int, bool, int, int]:
     path = match.path
     return (
         _PATH_RANK[path.type],
-        len(path.value),
+        len(_prefix(path.value) if path.type == "PathPrefix" else path.value),
         match.method is not None,
-        len(match.headers),
-        len(match.query_params),
+        len(match.telling_headers),
+        len(match.telling_params),
     )
 
 
-def _route(scope: Scope, route: HTTPRoute, rule: RouteRule, match: RouteMatch, name: str) -> Any:
+def _routes(
+    scope: Scope, route: HTTPRoute, rule: RouteRule, match: RouteMatch, name: str, place: Place, host: str
+) -> list[Any]:
+    """One route for a match; for some redirects two."""
     made = pb.Route(name=name, match=_match(match))
     filters = {one.type: one for one in rule.filters}
     redirect = filters.get("RequestRedirect")
     if redirect is not None and redirect.request_redirect is not None:
-        made.redirect.CopyFrom(_redirect(redirect.request_redirect, match))
-    else:
-        _forward(scope, made, route, rule)
-        rewrite = filters.get("URLRewrite")
-        if rewrite is not None and rewrite.url_rewrite is not None and made.HasField("route"):
-            change = rewrite.url_rewrite
-            if change.hostname:
-                made.route.host_rewrite_literal = change.hostname
-            if change.path is not None:
-                _rewrite_path(made.route, change.path, match)
-    _set_headers(made, rule.filters)
-    return made
+        set_headers(made, rule.filters)
+        return _redirects(made, redirect.request_redirect, match, place, host)
+    _forward(scope, made, route, rule)
+    rewrite = filters.get("URLRewrite")
+    if rewrite is not None and rewrite.url_rewrite is not None and made.HasField("route"):
+        change = rewrite.url_rewrite
+        if change.hostname:
+            made.route.host_rewrite_literal = change.hostname
+        if change.path is not None:
+            _rewrite_path(made.route, change.path, match)
+    set_headers(made, rule.filters)
+    return [made]
 
 
 def _forward(scope: Scope, made: Any, route: HTTPRoute, rule: RouteRule) -> None:
     shares = []
     for backend in rule.backend_refs:
-        cluster = scope.cluster(backend.name, route.namespace, "", backend.port, None, backend.at)
-        if cluster is not None and backend.weight:
+        if backend.weight:
+            namespace = backend.namespace or route.namespace
+            cluster = scope.destination(backend.name, namespace, "", backend.port, None, backend.at)
             shares.append((cluster, backend))
     if not shares:
         made.direct_response.status = 500  # as the standard asks where nothing can answer
@@ -84,7 +89,7 @@ def _forward(scope: Scope, made: Any, route: HTTPRoute, rule: RouteRule) -> None
         weighted = pb.message("envoy.config.route.v3.WeightedCluster")()
         for cluster, backend in shares:
             entry = weighted.clusters.add(name=cluster, weight=wrapped(backend.weight))
-            _set_headers(entry, backend.filters)
+            set_headers(entry, backend.filters)
         choice = {"weighted_clusters": weighted}
     made.route.CopyFrom(pb.message("envoy.config.route.v3.RouteAction")(**routes.forward(choice)))
     duration = pb.message("google.protobuf.Duration")
@@ -105,9 +110,11 @@ def _match(match: RouteMatch) -> dict[str, Any]:
         made = {"path_separated_prefix": _prefix(path.value)}
     else:
         made = {"prefix": "/"}
-    method = [{"name": ":method", "string_match": {"exact": match.method}}] if match.method else []
-    made["headers"] = method + [_named(one) for one in match.headers]
-    made["query_parameters"] = [_named(one) for one in match.query_params]
+    method: list[dict[str, Any]] = (
+        [{"name": ":method", "string_match": {"exact": match.method}}] if match.method else []
+    )
+    made["headers"] = method + [named(one) for one in match.telling_headers]
+    made["query_parameters"] = [named(one) for one in match.telling_params]
     return made
 
 
@@ -116,27 +123,43 @@ def _prefix(value: str) -> str:
     return value.rstrip("/")
 
 
-def _named(match: NamedMatch) -> dict[str, Any]:
+def named(match: NamedMatch) -> dict[str, Any]:
+    """A header or query parameter, as Envoy matches it."""
     if match.type == "Exact":
         return {"name": match.name, "string_match": {"exact": match.value}}
     return {"name": match.name, "string_match": {"safe_regex": {"regex": match.value}}}
 
 
-def _redirect(redirect: RequestRedirect, match: RouteMatch) -> Any:
-    made = pb.RedirectAction(response_code=routes.redirect_code(redirect.status_code))
+def _redirects(made: Any, redirect: RequestRedirect, match: RouteMatch, place: Place, host: str) -> list[Any]:
+    """A redirect goes to the port that it names, else to its scheme's, else to the listener's.
+
+    The port that a scheme has anyway is not written. Envoy keeps the port of the request's host where none is set, so
+    there must be none to keep: the host is written too, or (under a pattern) requests with a port get their own route.
+    """
+    action = pb.RedirectAction(response_code=routes.redirect_code(redirect.status_code))
+    scheme = redirect.scheme or ("https" if place.tls else "http")
     if redirect.scheme:
-        made.scheme_redirect = redirect.scheme
-    if redirect.hostname:
-        made.host_redirect = redirect.hostname
-    port = redirect.port or _SCHEME_PORTS.get(redirect.scheme or "")
-    if port:
-        made.port_redirect = port
+        action.scheme_redirect = redirect.scheme
     if redirect.path is not None:
         if redirect.path.replace_full_path is not None:
-            made.path_redirect = redirect.path.replace_full_path
+            action.path_redirect = redirect.path.replace_full_path
         else:
-            _rewrite_path(made, redirect.path, match)
-    return made
+            _rewrite_path(action, redirect.path, match)
+    port = redirect.port or (routes.DEFAULT_PORTS[scheme] if redirect.scheme else place.port)
+    if redirect.hostname:
+        action.host_redirect = redirect.hostname
+    if port != routes.DEFAULT_PORTS[scheme]:
+        action.port_redirect = port
+    elif not redirect.hostname and "*" not in host:
+        action.host_redirect = host
+    made.redirect.CopyFrom(action)
+    if action.port_redirect or action.host_redirect:
+        return [made]
+    ported = pb.Route()
+    ported.CopyFrom(made)
+    ported.match.headers.add(name=":authority", string_match={"safe_regex": {"regex": ".*:[0-9]+"}})
+    ported.redirect.port_redirect = port
+    return [ported, made]
 
 
 def _rewrite_path(action: Any, change: PathModifier, match: RouteMatch) -> None:
@@ -159,7 +182,8 @@ def _replace(action: Any, pattern: str, text: str) -> None:
     action.regex_rewrite.substitution = text.replace("\\", "\\\\")
 
 
-def _set_headers(owner: Any, filters: Iterable[RouteFilter]) -> None:
+def set_headers(owner: Any, filters: Iterable[RouteFilter]) -> None:
+    """The header changes of filters, on a route or on one of its shares."""
     for one in filters:
         for modifier, add, remove in (
             (one.request_header_modifier, owner.request_headers_to_add, owner.request_headers_to_remove),

@@ -8,7 +8,18 @@ from typing import Any
 from pymesh.control.resources.workloads import HTTP_PROTOCOLS, EgressListener, IngressListener
 from pymesh.control.resources.workloads import Port as ListenerPort
 from pymesh.control.store.services import Port, Service
-from pymesh.control.translate import clusters, http_route, l4, listeners, names, python_filter, routes, tls
+from pymesh.control.translate import (
+    clusters,
+    grpc_route,
+    http_route,
+    kube_gateway,
+    l4,
+    listeners,
+    names,
+    python_filter,
+    routes,
+    tls,
+)
 from pymesh.control.translate.l4 import L4Rule
 from pymesh.control.translate.scope import Scope
 from pymesh.control.xds import pb
@@ -177,10 +188,13 @@ def _outbound_routes(scope: Scope, number: int, found: Sequence[tuple[Service, P
 def service_routes(scope: Scope, service: Service, port: Port) -> list[Any]:
     """How requests for a port of a service are routed."""
     cluster = scope.use(service, port)
-    bound = scope.store.mesh_http_routes(service, port.number)
-    if bound:
-        return http_route.http_routes(scope, bound)
     place = routes.Place(None, port.number, port.number)
+    calls = scope.store.mesh_routes(scope.store.grpc_routes, service, port.number, scope.proxy.namespace)
+    if calls:
+        return grpc_route.grpc_routes(scope, calls)
+    bound = scope.store.mesh_routes(scope.store.http_routes, service, port.number, scope.proxy.namespace)
+    if bound:
+        return http_route.http_routes(scope, bound, place)
     for virtual in scope.store.mesh_virtual_services(service, scope.proxy.namespace):
         if virtual.spec.http:
             return routes.virtual_service(scope, virtual, place)
@@ -204,6 +218,10 @@ def _by_server_name(scope: Scope, port: ListenerPort, found: Sequence[tuple[Serv
 def tls_rules(scope: Scope, service: Service, port: Port) -> list[L4Rule]:
     """Server names, and where connections for them go, as VirtualServices say."""
     place = routes.Place(None, port.number, port.number)
+    bound = scope.store.mesh_routes(scope.store.tls_routes, service, port.number, scope.proxy.namespace)
+    if bound:
+        domains = tuple(names.domains(service, scope.proxy.namespace))
+        return [kube_gateway.tcp_rule(scope, route, rule, domains) for route in bound for rule in route.spec.rules]
     virtuals = scope.store.mesh_virtual_services(service, scope.proxy.namespace)
     return [rule for virtual in virtuals for rule in l4.tls_rules(scope, virtual, place)]
 
@@ -223,6 +241,9 @@ def _tcp_rules(scope: Scope, one: EgressListener, number: int, found: Sequence[t
 def tcp_rules(scope: Scope, service: Service, port: Port) -> list[L4Rule]:
     """Where connections to a port of a service go: the last rule is for every destination."""
     place = routes.Place(None, port.number, port.number)
+    bound = scope.store.mesh_routes(scope.store.tcp_routes, service, port.number, scope.proxy.namespace)
+    if bound:
+        return [kube_gateway.tcp_rule(scope, bound[0], bound[0].spec.rules[0])]
     rules: list[L4Rule] = []
     for virtual in scope.store.mesh_virtual_services(service, scope.proxy.namespace):
         for rule in l4.tcp_rules(scope, virtual, place):

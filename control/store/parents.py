@@ -1,0 +1,51 @@
+"""Which routes of the Gateway API are bound to a listener, and which to a service."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from pymesh.control.resources.gateway_api import HTTPRoute, KubeGateway, Listener
+from pymesh.control.resources.gateway_routes import GRPCRoute, TCPRoute, TLSRoute
+from pymesh.control.store.services import Service
+
+Route = HTTPRoute | GRPCRoute | TLSRoute | TCPRoute
+R = TypeVar("R", HTTPRoute, GRPCRoute, TLSRoute, TCPRoute)
+
+
+def binds(route: Route, gateway: KubeGateway, listener: Listener) -> bool:
+    """Whether a route is bound to a listener: it asks for it, and the listener takes it."""
+    if type(route).__name__ not in listener.kinds:
+        return False
+    if not listener.allowed_routes.namespaces.admits(route.namespace, gateway.namespace):
+        return False
+    return any(
+        parent.kind == "Gateway"
+        and parent.name == gateway.name
+        and (parent.namespace or route.namespace) == gateway.namespace
+        and parent.section_name in ("", listener.name)
+        and parent.port in (None, listener.port)
+        for parent in route.spec.parent_refs
+    )
+
+
+def for_service(
+    written: Sequence[R], service: Service, port: int, namespace: str, named: Callable[[str, str], Service | None]
+) -> list[R]:
+    """The routes that clients in ``namespace`` apply to requests for a port of a service.
+
+    A route of the service's own namespace is for everybody. One of another namespace is for the clients there, and
+    takes the place of those.
+    """
+    bound = [
+        route
+        for route in written
+        if any(
+            parent.kind == "Service"
+            and parent.port in (None, port)
+            and named(parent.name, parent.namespace or route.namespace) is service
+            for parent in route.spec.parent_refs
+        )
+    ]
+    own = [route for route in bound if route.namespace == namespace]
+    return own or [route for route in bound if route.namespace == service.namespace]

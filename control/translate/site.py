@@ -1,0 +1,55 @@
+"""What one server of a gateway serves, whichever resource wrote it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from pymesh.control.resources.gateway import ServerTls
+from pymesh.control.translate.l4 import L4Rule
+
+ANY_ADDRESS: Final = "0.0.0.0"
+
+
+@dataclass(slots=True)
+class Site:
+    """What one server serves."""
+
+    gateway: str
+    namespace: str
+    name: str
+    bind: str
+    port: int
+    protocol: str
+    tls: ServerTls | None
+    #: Host -> its routes.
+    hosts: dict[str, list[Any]] = field(default_factory=dict)
+    #: Where connections go, if the protocol is not HTTP.
+    rules: list[L4Rule] = field(default_factory=list)
+    server_names: tuple[str, ...] = ()
+    #: Where its Secret is, if not beside the gateway.
+    secret_namespace: str = ""
+    #: Of the Gateway API's listeners: requests for hosts within this pattern are for it, before any wider one.
+    listener_host: str = ""
+
+    @property
+    def secret(self) -> tuple[str, str] | None:
+        """Namespace and name of the Secret that it needs."""
+        if self.tls is None or not self.tls.credential_name:
+            return None
+        return self.secret_namespace or self.namespace, self.tls.credential_name
+
+    @property
+    def terminates(self) -> bool:
+        """Whether the site speaks TLS."""
+        return self.tls is not None and self.tls.terminates
+
+    @property
+    def passes_on(self) -> bool:
+        """Whether TLS goes through to whoever is behind."""
+        return self.tls is not None and self.tls.mode == "PASSTHROUGH"
+
+    @property
+    def is_http(self) -> bool:
+        """Whether requests are routed."""
+        return self.protocol in ("HTTP", "HTTP2", "GRPC", "HTTPS") and not self.passes_on

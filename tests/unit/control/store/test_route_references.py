@@ -1,0 +1,163 @@
+"""Routes of the Gateway API that lead nowhere, or that nobody takes: the exact text, with place and remedy."""
+
+import pytest
+
+from pymesh.control.resources.diagnostics import Report
+from pymesh.control.resources.load import load_text
+from pymesh.control.store.store import MeshOptions, assemble
+
+
+def document(kind: str, name: str, spec: str, namespace: str = "shop", version: str = "v1") -> str:
+    head = f"apiVersion: gateway.networking.k8s.io/{version}\nkind: {kind}\n"
+    return f"{head}metadata: {{name: {name}, namespace: {namespace}}}\nspec: {{{spec}}}\n---\n"
+
+
+def route(kind: str, spec: str, name: str = "r", namespace: str = "shop") -> str:
+    return document(kind, name, spec, namespace, "v1alpha2" if kind in ("TCPRoute", "TLSRoute") else "v1")
+
+
+SERVICE = (
+    "apiVersion: v1\nkind: Service\nmetadata: {name: cart, namespace: shop}\n"
+    "spec: {ports: [{name: http, port: 80}, {name: tcp, port: 81}]}\n---\n"
+)
+GATEWAY = document(
+    "Gateway",
+    "edge",
+    "gatewayClassName: pymesh, listeners: [{name: http, port: 8080, protocol: HTTP, hostname: '*.test'}, "
+    "{name: tcp, port: 9000, protocol: TCP}]",
+)
+HERE = "parentRefs: [{name: edge}]"
+TO_CART = "rules: [{backendRefs: [{name: cart, port: 80}]}]"
+TO_TCP = "rules: [{backendRefs: [{name: cart, port: 81}]}]"
+GRANT = document(
+    "ReferenceGrant",
+    "g",
+    "from: [{group: gateway.networking.k8s.io, kind: GRPCRoute, namespace: other}], "
+    "to: [{group: '', kind: Service, name: basket}]",
+)
+
+CASES = {
+    "no such Gateway": (
+        GATEWAY + route("HTTPRoute", "parentRefs: [{name: egde}]"),
+        ["9:28: error: there is no Gateway shop/egde\n  hint: did you mean 'edge'?"],
+    ),
+    "no such listener": (
+        GATEWAY + route("HTTPRoute", "parentRefs: [{name: edge, sectionName: https}]"),
+        ["9:47: error: Gateway shop/edge has no listener 'https'\n  hint: did you mean 'http'?"],
+    ),
+    "no such port of the listener": (
+        GATEWAY + route("HTTPRoute", "parentRefs: [{name: edge, sectionName: http, port: 80}]"),
+        ["9:59: error: Gateway shop/edge has no such listener on port 80"],
+    ),
+    "listener of another kind": (
+        GATEWAY + route("HTTPRoute", "parentRefs: [{name: edge, sectionName: tcp}]"),
+        ["9:28: error: no listener of Gateway shop/edge that is meant takes kind HTTPRoute\n"
+         "  hint: see the listener's protocol and allowedRoutes.kinds"],
+    ),
+    "namespace that is not let in": (
+        GATEWAY + route("HTTPRoute", "parentRefs: [{name: edge, namespace: shop}]", namespace="other"),
+        ["9:45: error: Gateway shop/edge takes no routes of namespace 'other'\n"
+         "  hint: set allowedRoutes.namespaces on the listener; from: All lets every namespace in"],
+    ),
+    "no hostname in common": (
+        GATEWAY + route("HTTPRoute", f"{HERE}, hostnames: [test, a.example]"),
+        ["9:47: warning: no hostname in common with Gateway shop/edge: the route is not used there\n"
+         "  hint: its listeners are for *.test"],
+    ),
+    "no such backend": (
+        SERVICE + GATEWAY + route("HTTPRoute", f"{HERE}, rules: [{{backendRefs: [{{name: card, port: 80}}]}}]"),
+        ["14:66: error: there is no service 'card'\n  hint: did you mean 'cart'?"],
+    ),
+    "backend without a port": (
+        SERVICE + GATEWAY + route("HTTPRoute", f"{HERE}, rules: [{{backendRefs: [{{name: cart}}]}}]"),
+        ["14:59: error: the backend 'cart' needs a port"],
+    ),
+    "port that the backend has not": (
+        SERVICE + GATEWAY + route("TCPRoute", f"{HERE}, rules: [{{backendRefs: [{{name: cart, port: 82}}]}}]"),
+        ["14:78: error: 'cart.shop.svc.cluster.local' has no port 82\n  hint: known: 80, 81"],
+    ),
+    "requests for a TCP port": (
+        SERVICE + GATEWAY + route("GRPCRoute", f"{HERE}, {TO_TCP}"),
+        ["14:78: error: port 81 of 'cart.shop.svc.cluster.local' is TCP, not HTTP\n"
+         "  hint: begin the port's name with 'http', or set appProtocol"],
+    ),
+    "backend of another namespace": (
+        SERVICE
+        + GRANT
+        + route(
+            "GRPCRoute",
+            "parentRefs: [{group: '', kind: Service, name: cart, namespace: shop}], "
+            "rules: [{backendRefs: [{name: cart, namespace: shop, port: 80}]}]",
+            namespace="other",
+        ),
+        ["14:126: error: namespace 'shop' does not let a GRPCRoute of 'other' refer to its Service 'cart'\n"
+         "  hint: write a ReferenceGrant there, from GRPCRoute in 'other' to Service"],
+    ),
+    "backend of another namespace that lets it": (
+        SERVICE
+        + GRANT.replace("basket", "cart")
+        + route(
+            "GRPCRoute",
+            "parentRefs: [{group: '', kind: Service, name: cart, namespace: shop}], "
+            "rules: [{backendRefs: [{name: cart, namespace: shop, port: 80}]}]",
+            namespace="other",
+        ),
+        [],
+    ),
+    "Secret of another namespace": (
+        "apiVersion: v1\nkind: Secret\nmetadata: {name: s, namespace: other}\n---\n"
+        + document(
+            "Gateway",
+            "edge",
+            "gatewayClassName: pymesh, listeners: [{name: a, port: 1, protocol: HTTPS, "
+            "tls: {certificateRefs: [{name: s, namespace: other}]}}]",
+        ),
+        ["8:127: error: namespace 'other' does not let Gateway shop/edge use its Secret 's'\n"
+         "  hint: write a ReferenceGrant there, from Gateway in 'shop' to Secret"],
+    ),
+    "section of a Service": (
+        SERVICE + route("HTTPRoute", "parentRefs: [{group: '', kind: Service, name: cart, sectionName: http}]"),
+        ["9:73: error: a Service has no sections\n  hint: name its port with `port`"],
+    ),
+    "port of a Service": (
+        SERVICE + route("TCPRoute", f"parentRefs: [{{group: '', kind: Service, name: cart, port: 8}}], {TO_TCP}"),
+        ["9:66: error: 'cart.shop.svc.cluster.local' has no port 8\n  hint: known: 80, 81"],
+    ),
+    "hostnames inside the mesh": (
+        SERVICE + route("HTTPRoute", "parentRefs: [{group: '', kind: Service, name: cart}], hostnames: [a.test]"),
+        ["9:73: warning: hostnames have no meaning for a Service parent\n  hint: remove them"],
+    ),
+    "calls and requests for one host": (
+        SERVICE
+        + GATEWAY
+        + route("HTTPRoute", f"{HERE}, hostnames: [a.test], {TO_CART}", "h")
+        + route("GRPCRoute", f"{HERE}, hostnames: [b.test, a.test], {TO_CART}", "c"),
+        ["19:47: error: 'a.test' at listener 'http' has an HTTPRoute already\n"
+         "  hint: give the calls another hostname; the HTTPRoute is at f:11:1"],
+    ),
+    "two for the same connections": (
+        SERVICE + GATEWAY + route("TCPRoute", f"{HERE}, {TO_TCP}", "a") + route("TCPRoute", f"{HERE}, {TO_TCP}", "b"),
+        ["19:20: error: listener 'tcp' of Gateway shop/edge has a TCPRoute already\n"
+         "  hint: nothing tells their connections apart; the other is at f:11:1"],
+    ),
+    "VirtualService and GRPCRoute": (
+        SERVICE
+        + route("GRPCRoute", f"parentRefs: [{{group: '', kind: Service, name: cart}}], {TO_CART}")
+        + "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: v, namespace: shop}\n"
+        "spec: {hosts: [cart], http: [{directResponse: {status: 200}}]}\n",
+        ["9:20: error: 'cart.shop.svc.cluster.local' has both a GRPCRoute and a VirtualService\n"
+         "  hint: keep one of them; the VirtualService is at f:11:1"],
+    ),
+}  # fmt: skip
+
+
+def outcome(text: str) -> list[str]:
+    report = Report()
+    assemble(load_text("f", text, report), MeshOptions(), report)
+    return [str(one).removeprefix("f:") for one in report.diagnostics]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_told(case: str) -> None:
+    text, wanted = CASES[case]
+    assert outcome(text) == wanted
