@@ -26,6 +26,12 @@ from tests.proxy.running import Proxy, proxy
 from tests.tools.certificates import Authority
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How much of the random tests is run."""
+    parser.addoption("--seed", type=int, default=1, help="first seed of tests/differential")
+    parser.addoption("--requests", type=int, default=20_000, help="requests of tests/differential")
+
+
 @pytest.fixture(scope="session")
 def run_proxy() -> Callable[[Json], AbstractContextManager[Proxy]]:
     """Start the proxy under test on a bootstrap."""

@@ -21,8 +21,8 @@ pub fn canonicalize(request: &mut RequestHead, policy: &PathPolicy, port: u16) -
     !matches!(path::canonicalize(request, policy, port), Outcome::Refuse(_))
 }
 
-/// The target after a path rewrite; `None` if it stays.
-pub fn rewritten(rewrite: &PathRewrite, rule: &RouteMatch, target: &[u8]) -> Option<Vec<u8>> {
+/// The target after a path rewrite.
+pub fn rewritten(rewrite: &PathRewrite, rule: &RouteMatch, target: &[u8]) -> Vec<u8> {
     rewrite::path(rewrite, rule, target)
 }
 

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::balance::Balance;
 use crate::endpoint::Endpoints;
 use crate::http::{HeaderCase, Http2Guards};
 use crate::snapshot::WorkloadLabels;
@@ -71,20 +72,6 @@ pub struct UpstreamBind {
     pub sources: Vec<SocketAddr>,
     /// SO_MARK, by which routing and packet filters know the proxy's own connections.
     pub mark: Option<u32>,
-}
-
-/// `lb_policy` with its settings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Balance {
-    /// In turn, by weight.
-    RoundRobin,
-    /// The less busy of `choices` random ones; by weight when weights differ.
-    LeastRequest {
-        /// At least 2.
-        choices: u32,
-    },
-    /// Any, by weight.
-    Random,
 }
 
 /// Circuit breakers; a request over a threshold is answered 503 with flag `UO`.

@@ -6,13 +6,29 @@ use std::sync::Arc;
 use crate::snapshot::WorkloadLabels;
 
 /// All endpoints of a cluster, by locality.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Endpoints {
     /// Highest priority (0) first.
     pub localities: Vec<Locality>,
+    /// `overprovisioning_factor`, per cent: hosts of a priority or locality can be missing up to this
+    /// before others take over from it. Not zero.
+    pub overprovisioning: u32,
+    /// `weighted_priority_health`: the health of a priority counts weights, not hosts.
+    pub weighted_priority_health: bool,
+}
+
+impl Default for Endpoints {
+    fn default() -> Self {
+        Endpoints::of(Vec::new())
+    }
 }
 
 impl Endpoints {
+    /// Localities with Envoy's defaults.
+    pub fn of(localities: Vec<Locality>) -> Endpoints {
+        Endpoints { localities, overprovisioning: 140, weighted_priority_health: false }
+    }
+
     /// Every endpoint with its locality.
     pub fn iter(&self) -> impl Iterator<Item = (&Locality, &Arc<Endpoint>)> + '_ {
         self.localities.iter().flat_map(|locality| locality.endpoints.iter().map(move |e| (locality, e)))
@@ -26,9 +42,9 @@ pub struct Locality {
     pub region: Arc<str>,
     pub zone: Arc<str>,
     pub sub_zone: Arc<str>,
-    /// 0 is tried first; others only when it has no healthy endpoint.
+    /// 0 takes all load while enough of it is healthy; what it cannot take goes to 1, and so on.
     pub priority: u32,
-    /// Relative to other localities of the priority; zero gets nothing.
+    /// Relative to other localities of the priority, where they share by weight; zero gets nothing then.
     pub weight: u32,
     pub endpoints: Vec<Arc<Endpoint>>,
 }
@@ -50,8 +66,8 @@ pub struct Endpoint {
     pub workload: WorkloadLabels,
 }
 
-/// `HealthStatus`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// `HealthStatus`, better before worse.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Health {
     /// `UNKNOWN` or `HEALTHY`.
     #[default]
@@ -60,6 +76,6 @@ pub enum Health {
     Degraded,
     /// `UNHEALTHY` or `TIMEOUT`.
     Unhealthy,
-    /// `DRAINING`: no new requests.
+    /// `DRAINING`: as unhealthy, and the others' health is judged as if it were not there.
     Draining,
 }

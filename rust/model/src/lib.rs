@@ -11,6 +11,7 @@
 //! state (pools, balancer cursors) of whatever is pointer-equal.
 #![forbid(unsafe_code)]
 
+pub mod balance;
 pub mod chain_match;
 pub mod cluster;
 pub mod endpoint;

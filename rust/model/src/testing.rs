@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::balance::*;
 use crate::cluster::*;
 use crate::endpoint::*;
 use crate::http::*;
@@ -158,8 +159,8 @@ pub fn cluster(name: &str, endpoints: impl IntoIterator<Item = SocketAddr>) -> C
         name: name.into(),
         stat_name: name.into(),
         discovery: Discovery::Static,
-        endpoints: Arc::new(Endpoints { localities: vec![locality] }),
-        balance: Balance::RoundRobin,
+        endpoints: Arc::new(Endpoints::of(vec![locality])),
+        balance: Balance::by(LbPolicy::RoundRobin),
         connect_timeout: Duration::from_secs(1),
         thresholds: Thresholds::default(),
         http: UpstreamHttp::default(),

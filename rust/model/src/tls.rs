@@ -54,6 +54,8 @@ pub struct ServerTls {
     pub alpn: Vec<Vec<u8>>,
     /// Protocol versions that are accepted.
     pub versions: Versions,
+    /// `cipher_suites` that are accepted, most preferred first; empty leaves the choice to the client.
+    pub ciphers: Vec<Cipher>,
 }
 
 /// `UpstreamTlsContext`: TLS originated towards a cluster's endpoints.
@@ -70,6 +72,8 @@ pub struct ClientTls {
     pub alpn: Vec<Vec<u8>>,
     /// Protocol versions that are offered.
     pub versions: Versions,
+    /// `cipher_suites` that are offered; empty: all.
+    pub ciphers: Vec<Cipher>,
 }
 
 /// `tls_minimum_protocol_version` and `tls_maximum_protocol_version`; `min <= max`.
@@ -99,6 +103,47 @@ pub enum Version {
     Tls1_3,
 }
 
+/// A cipher suite of TLS 1.2. Those of TLS 1.3 are all good and, as in Envoy, not for configuration to choose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Cipher {
+    EcdheEcdsaAes128Gcm,
+    EcdheEcdsaAes256Gcm,
+    EcdheEcdsaChaCha20,
+    EcdheRsaAes128Gcm,
+    EcdheRsaAes256Gcm,
+    EcdheRsaChaCha20,
+}
+
+impl Cipher {
+    /// All there are: with forward secrecy, authenticated, without known weakness.
+    pub const ALL: [Cipher; 6] = [
+        Cipher::EcdheEcdsaAes128Gcm,
+        Cipher::EcdheEcdsaAes256Gcm,
+        Cipher::EcdheEcdsaChaCha20,
+        Cipher::EcdheRsaAes128Gcm,
+        Cipher::EcdheRsaAes256Gcm,
+        Cipher::EcdheRsaChaCha20,
+    ];
+
+    /// OpenSSL's name, by which Envoy's configuration knows it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Cipher::EcdheEcdsaAes128Gcm => "ECDHE-ECDSA-AES128-GCM-SHA256",
+            Cipher::EcdheEcdsaAes256Gcm => "ECDHE-ECDSA-AES256-GCM-SHA384",
+            Cipher::EcdheEcdsaChaCha20 => "ECDHE-ECDSA-CHACHA20-POLY1305",
+            Cipher::EcdheRsaAes128Gcm => "ECDHE-RSA-AES128-GCM-SHA256",
+            Cipher::EcdheRsaAes256Gcm => "ECDHE-RSA-AES256-GCM-SHA384",
+            Cipher::EcdheRsaChaCha20 => "ECDHE-RSA-CHACHA20-POLY1305",
+        }
+    }
+
+    /// The suite of that name.
+    pub fn named(name: &str) -> Option<Cipher> {
+        Cipher::ALL.into_iter().find(|cipher| cipher.name() == name)
+    }
+}
+
 /// `CertificateValidationContext`: how a peer's certificate is judged.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Validation {
@@ -109,6 +154,25 @@ pub struct Validation {
     /// `match_typed_subject_alt_names`: at least one name of the certificate
     /// must match one of these; empty asks nothing.
     pub san_matches: Vec<SanMatch>,
+    /// Which certificates alone are let in.
+    pub pins: Pins,
+}
+
+/// `verify_certificate_hash` and `verify_certificate_spki`: a certificate must be one of the first or have a key of the
+/// second. Without any, every certificate will do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pins {
+    /// SHA-256 of the whole certificate in DER.
+    pub certificates: Vec<[u8; 32]>,
+    /// SHA-256 of its `SubjectPublicKeyInfo` in DER.
+    pub keys: Vec<[u8; 32]>,
+}
+
+impl Pins {
+    /// Whether nothing is pinned.
+    pub fn is_empty(&self) -> bool {
+        self.certificates.is_empty() && self.keys.is_empty()
+    }
 }
 
 /// What is demanded of a certificate besides its chain, times and key usage.

@@ -48,13 +48,11 @@ impl PeerIdentity {
 
     pub(crate) fn from_der(der: &[u8]) -> Result<Self, String> {
         let facts = Facts::from_der(der)?;
-        let mut sha256 = [0; 32];
-        sha256.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, der).as_ref());
         Ok(PeerIdentity {
             subject: facts.subject,
             serial: facts.serial,
             sans: facts.sans,
-            sha256,
+            sha256: sha256(der),
             not_after: facts.not_after,
         })
     }
@@ -155,6 +153,18 @@ fn address(octets: &[u8]) -> Result<IpAddr, String> {
     } else {
         Err(format!("an IP address of {} octets", octets.len()))
     }
+}
+
+pub(crate) fn sha256(octets: &[u8]) -> [u8; 32] {
+    let mut digest = [0; 32];
+    digest.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, octets).as_ref());
+    digest
+}
+
+/// The `SubjectPublicKeyInfo` of a certificate, as it stands there.
+pub(crate) fn public_key(der: &[u8]) -> Result<&[u8], String> {
+    let (_, certificate) = X509Certificate::from_der(der).map_err(|error| format!("it is not X.509: {error}"))?;
+    Ok(certificate.tbs_certificate.subject_pki.raw)
 }
 
 pub(crate) fn hex(octets: &[u8]) -> String {

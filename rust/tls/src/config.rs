@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use pymesh_model::tls::{ClientTls, Profile, ServerTls, Validation, Version, Versions};
+use pymesh_model::tls::{Cipher, ClientTls, Profile, ServerTls, Validation, Version, Versions};
 use rustls::client::danger::ServerCertVerifier;
 use rustls::client::Resumption;
+use rustls::crypto::CryptoProvider;
 use rustls::server::NoServerSessionStorage;
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, ServerConfig, SupportedProtocolVersion};
+use rustls::{CipherSuite, ClientConfig, ServerConfig, SupportedProtocolVersion};
 
 use crate::resolve::Presented;
 use crate::verify::{AnyServer, PeerVerifier};
@@ -21,7 +22,7 @@ pub fn server_config(tls: &ServerTls, store: &Arc<SecretStore>) -> Result<Arc<Se
     if tls.certificates.is_empty() {
         return Err(TlsError::Config("a server needs a certificate; name at least one secret".into()));
     }
-    let builder = ServerConfig::builder_with_details(store.provider().clone(), store.clock().clone())
+    let builder = ServerConfig::builder_with_details(provider(store, &tls.ciphers), store.clock().clone())
         .with_protocol_versions(versions(tls.versions)?)?;
     let builder = match &tls.validation {
         Some(validation) => {
@@ -42,6 +43,7 @@ pub fn server_config(tls: &ServerTls, store: &Arc<SecretStore>) -> Result<Arc<Se
     let presented = Presented { names: tls.certificates.clone(), store: store.clone() };
     let mut config = builder.with_cert_resolver(Arc::new(presented));
     config.alpn_protocols.clone_from(&tls.alpn);
+    config.ignore_client_order = !tls.ciphers.is_empty();
     config.session_storage = Arc::new(NoServerSessionStorage {});
     match (&tls.validation, store.tickets()) {
         (None, Some(tickets)) => config.ticketer = tickets.clone(),
@@ -62,7 +64,7 @@ pub fn client_config(tls: &ClientTls, store: &Arc<SecretStore>) -> Result<Arc<Cl
         None => Arc::new(AnyServer::new(store.provider())),
     };
     let presented = Presented { names: tls.certificate.iter().cloned().collect(), store: store.clone() };
-    let mut config = ClientConfig::builder_with_details(store.provider().clone(), store.clock().clone())
+    let mut config = ClientConfig::builder_with_details(provider(store, &tls.ciphers), store.clock().clone())
         .with_protocol_versions(versions(tls.versions)?)?
         .dangerous()
         .with_custom_certificate_verifier(verifier)
@@ -71,6 +73,29 @@ pub fn client_config(tls: &ClientTls, store: &Arc<SecretStore>) -> Result<Arc<Cl
     config.enable_sni = tls.sni.is_some();
     config.resumption = Resumption::disabled();
     Ok(Arc::new(config))
+}
+
+/// The store's, with these suites of TLS 1.2 alone, in this order; with all if none are named.
+fn provider(store: &SecretStore, ciphers: &[Cipher]) -> Arc<CryptoProvider> {
+    if ciphers.is_empty() {
+        return store.provider().clone();
+    }
+    let known = &store.provider().cipher_suites;
+    let modern = known.iter().filter(|suite| suite.tls13().is_some());
+    let chosen = ciphers.iter().filter_map(|cipher| known.iter().find(|suite| suite.suite() == number(*cipher)));
+    let cipher_suites = modern.chain(chosen).copied().collect();
+    Arc::new(CryptoProvider { cipher_suites, ..CryptoProvider::clone(store.provider()) })
+}
+
+fn number(cipher: Cipher) -> CipherSuite {
+    match cipher {
+        Cipher::EcdheEcdsaAes128Gcm => CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+        Cipher::EcdheEcdsaAes256Gcm => CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+        Cipher::EcdheEcdsaChaCha20 => CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+        Cipher::EcdheRsaAes128Gcm => CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+        Cipher::EcdheRsaAes256Gcm => CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+        Cipher::EcdheRsaChaCha20 => CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+    }
 }
 
 fn verifier(validation: &Validation, mandatory: bool, store: &Arc<SecretStore>) -> Arc<PeerVerifier> {

@@ -35,6 +35,8 @@ pub enum Reason {
     WrongTrustDomain,
     SanMismatch,
     ServerNameMismatch,
+    /// Neither the certificate nor its key is among those that are pinned.
+    NotPinned,
 }
 
 impl Reason {
@@ -60,6 +62,7 @@ impl Reason {
             Reason::WrongTrustDomain => "wrong_trust_domain",
             Reason::SanMismatch => "san_mismatch",
             Reason::ServerNameMismatch => "server_name_mismatch",
+            Reason::NotPinned => "not_pinned",
         }
     }
 }

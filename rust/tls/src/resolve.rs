@@ -20,27 +20,34 @@ pub(crate) struct Presented {
 }
 
 impl Presented {
-    fn choose(&self, sni: Option<&str>) -> Option<Arc<CertifiedKey>> {
-        identity(&self.names, &self.store, sni).map(|identity| identity.certified.clone())
+    fn choose(&self, sni: Option<&str>, schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        identity(&self.names, &self.store, sni, schemes).map(|identity| identity.certified.clone())
     }
 }
 
-/// The first identity whose names cover `sni`, otherwise the first there is.
-fn identity(names: &[SecretName], store: &SecretStore, sni: Option<&str>) -> Option<Arc<Identity>> {
-    let loaded = || names.iter().filter_map(|name| store.identity(name));
-    if let (Some(sni), true) = (sni, names.len() > 1) {
-        let covers = |dns: &String| dns_covers(dns, sni);
-        if let Some(identity) = loaded().find(|identity| identity.dns_names().iter().any(covers)) {
-            return Some(identity);
-        }
+/// The first identity whose names cover `sni` and whose key the peer can verify; a name counts for more than a key,
+/// and any identity is better than none. No schemes: the peer has not said what it can verify.
+fn identity(
+    names: &[SecretName],
+    store: &SecretStore,
+    sni: Option<&str>,
+    schemes: &[SignatureScheme],
+) -> Option<Arc<Identity>> {
+    let loaded = names.iter().filter_map(|name| store.identity(name));
+    if names.len() < 2 {
+        return loaded.into_iter().next();
     }
-    loaded().next()
+    let covers =
+        |identity: &Identity| sni.is_some_and(|sni| identity.dns_names().iter().any(|dns| dns_covers(dns, sni)));
+    let fits = |identity: &Identity| schemes.is_empty() || identity.certified.key.choose_scheme(schemes).is_some();
+    // The first of equals: `max_by_key` would take the last.
+    loaded.rev().max_by_key(|identity| (covers(identity), fits(identity)))
 }
 
 /// The URIs of the certificate that a server with these identities presents to a client
 /// that asks for `sni` (`By` of `x-forwarded-client-cert`).
 pub fn presented_uris(names: &[SecretName], store: &SecretStore, sni: Option<&str>) -> Vec<String> {
-    identity(names, store, sni).map_or_else(Vec::new, |identity| identity.uris().to_vec())
+    identity(names, store, sni, &[]).map_or_else(Vec::new, |identity| identity.uris().to_vec())
 }
 
 impl fmt::Debug for Presented {
@@ -51,13 +58,13 @@ impl fmt::Debug for Presented {
 
 impl ResolvesServerCert for Presented {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.choose(hello.server_name())
+        self.choose(hello.server_name(), hello.signature_schemes())
     }
 }
 
 impl ResolvesClientCert for Presented {
-    fn resolve(&self, _issuers: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        self.choose(None)
+    fn resolve(&self, _issuers: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.choose(None, schemes)
     }
 
     fn has_certs(&self) -> bool {

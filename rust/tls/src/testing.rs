@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pymesh_model::matcher::{StringMatch, StringPattern};
-use pymesh_model::tls::{ClientTls, Profile, SanKind, SanMatch, SecretName, ServerTls, Validation, Versions};
+use pymesh_model::tls::{ClientTls, Pins, Profile, SanKind, SanMatch, SecretName, ServerTls, Validation, Versions};
 use rcgen::{
     date_time_ymd, BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
@@ -87,6 +87,13 @@ impl Authority {
         Pair { chain, key: key.serialize_pem() }
     }
 
+    /// The same with an RSA key.
+    pub fn issue_rsa(&self, params: &CertificateParams) -> Pair {
+        let key = KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
+        let chain = params.signed_by(&key, &self.issuer).unwrap().pem();
+        Pair { chain, key: key.serialize_pem() }
+    }
+
     /// Signs what a workload asked for, for `life` from one minute before `now`.
     pub fn sign(&self, csr_pem: &str, now: u64, life: u64) -> String {
         let mut csr = CertificateSigningRequestParams::from_pem(csr_pem).unwrap();
@@ -147,6 +154,7 @@ pub fn mesh_validation() -> Validation {
         trust: name("ROOTCA"),
         profile: Profile::Spiffe { trust_domains: vec!["cluster.local".into()] },
         san_matches: Vec::new(),
+        pins: Pins::default(),
     }
 }
 
@@ -157,6 +165,7 @@ pub fn mesh_server() -> ServerTls {
         validation: Some(mesh_validation()),
         alpn: vec![b"h2".to_vec(), b"http/1.1".to_vec()],
         versions: Versions::ONLY_1_3,
+        ciphers: Vec::new(),
     }
 }
 
@@ -167,6 +176,7 @@ pub fn mesh_client() -> ClientTls {
         sni: Some("outbound_.80_._.reviews.shop.svc.cluster.local".into()),
         alpn: vec![b"h2".to_vec()],
         versions: Versions::ONLY_1_3,
+        ciphers: Vec::new(),
     }
 }
 

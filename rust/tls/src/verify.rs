@@ -4,13 +4,13 @@
 //! certificate may be here is judged by [`PeerVerifier`], for clients and
 //! servers alike, in this order: chain, times and purpose (by webpki, against
 //! the bundle that the store has now), then key usage, then SPIFFE's rules, then
-//! the matchers of the configuration. The first rule that is broken is the
+//! the matchers of the configuration, then its pins. The first rule that is broken is the
 //! [`Reason`]; no rule can let anyone in, only the end of the list does.
 
 use std::sync::Arc;
 
 use pymesh_model::matcher::StringPattern;
-use pymesh_model::tls::{Profile, SanKind, SanMatch, Validation};
+use pymesh_model::tls::{Pins, Profile, SanKind, SanMatch, Validation};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{verify_tls12_signature, verify_tls13_signature, CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -18,7 +18,7 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
-use crate::certificate::{dns_covers, Facts};
+use crate::certificate::{dns_covers, public_key, sha256, Facts};
 use crate::error::{Reason, Refusal};
 use crate::secret::TrustBundle;
 use crate::spiffe::SpiffeId;
@@ -77,7 +77,8 @@ impl PeerVerifier {
                 }
             }
         }
-        judge_names(&facts, &self.validation.san_matches)
+        judge_names(&facts, &self.validation.san_matches)?;
+        judge_pins(leaf, &self.validation.pins)
     }
 }
 
@@ -147,6 +148,18 @@ fn judge_names(facts: &Facts, matches: &[SanMatch]) -> Result<(), Refusal> {
         let detail = format!("none of {} is expected here", names(facts));
         Err(Refusal::new(Reason::SanMismatch, detail))
     }
+}
+
+/// `verify_certificate_hash` and `verify_certificate_spki`: as in Envoy, one of either will do.
+fn judge_pins(leaf: &CertificateDer<'_>, pins: &Pins) -> Result<(), Refusal> {
+    if pins.is_empty() || pins.certificates.contains(&sha256(leaf)) {
+        return Ok(());
+    }
+    let key = public_key(leaf).map_err(|what| Refusal::new(Reason::Malformed, what))?;
+    if pins.keys.contains(&sha256(key)) {
+        return Ok(());
+    }
+    Err(Refusal::new(Reason::NotPinned, "neither its hash nor that of its key is expected here"))
 }
 
 fn has_match(facts: &Facts, san: &SanMatch) -> bool {

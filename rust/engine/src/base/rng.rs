@@ -25,6 +25,12 @@ impl Rng {
         let wide = u128::from(self.bits()) * u128::from(bound);
         (wide >> 64) as u64
     }
+
+    /// A number above 0 and up to 1.
+    pub fn unit(&mut self) -> f64 {
+        // As many bits as a f64 holds.
+        ((self.bits() >> 11) + 1) as f64 / (1u64 << 53) as f64
+    }
 }
 
 #[cfg(test)]

@@ -1,168 +1,176 @@
-//! Which host serves the next request. Randomness is an argument.
+//! Which host serves the next request. Randomness and time are arguments.
+//!
+//! A choice has three steps, Envoy's, each with a file of its own:
+//!
+//! 1. **priority** ([`priority`]): the health of each priority says what part of the load it takes, and
+//!    whether its healthy or its degraded hosts take it, or all of them (panic);
+//! 2. **locality** ([`locality`]): perhaps those hosts are taken apart by locality, each with a share by
+//!    its weight and its health;
+//! 3. **policy** ([`policy`]): one of the hosts that are left.
+//!
+//! What does not depend on the request is decided when hosts or their health change: a [`Picker`] is made
+//! anew ([`ClusterRuntime::refresh_picker`](super::ClusterRuntime::refresh_picker)) and holds one
+//! [`Branch`] for each set of hosts that has a part of the load. Mostly that is one, and costs nothing.
+//!
+//! A policy that looks up the request's hash in a table has its place in [`Spread`], built of the
+//! same [`Level`]; localities are then part of the table's weights.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+mod edf;
+mod level;
+mod locality;
+mod policy;
+mod priority;
+mod slow_start;
 
-use pymesh_model::cluster::Balance;
-use pymesh_model::endpoint::Health;
+use pymesh_model::balance::LocalityLb;
+use pymesh_model::cluster::Cluster;
 
 use super::host::Host;
 use super::HostKey;
 use crate::base::rng::Rng;
 use crate::base::slab::Slab;
+use crate::base::time::Time;
+use crate::telemetry::stats::ClusterStats;
+use level::{Available, Level};
+use locality::Localities;
+use policy::Policy;
 
-/// Chooses among the hosts of the best priority that can serve.
-///
-/// As in Envoy: within a priority, healthy hosts serve, else degraded ones;
-/// when fewer than half are healthy, health is no longer believed and all
-/// serve (panic threshold 50 %). The first priority with a healthy host is used.
+/// A host with the index of its locality in the cluster's endpoints.
+pub(crate) type Listed = (HostKey, usize);
+
+/// What a choice depends on besides the hosts.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Pick<'a> {
+    pub now: Time,
+    /// Of the request, where its route has hash policies.
+    #[allow(dead_code, reason = "for tables of hashes")]
+    pub hash: Option<u64>,
+    /// Hosts that another attempt has been at; one of them is taken only if
+    pub avoid: &'a [HostKey],
+    /// this many choices more have found no other.
+    pub reselections: u32,
+}
+
+/// How many hosts there are, and how they are. Excluded ones are counted by no other than `total`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Membership {
+    pub total: usize,
+    pub healthy: usize,
+    pub degraded: usize,
+    pub excluded: usize,
+}
+
+/// Chooses among the hosts of one cluster.
 #[derive(Default)]
 pub(crate) struct Picker {
-    policy: Policy,
-    candidates: Vec<Candidate>,
-    healthy: usize,
+    branches: Vec<Branch>,
+    membership: Membership,
 }
 
-#[derive(Clone, Copy)]
-struct Candidate {
-    key: HostKey,
-    weight: u32,
+/// A set of hosts that takes part of the load.
+struct Branch {
+    /// The last of the numbers from 1 to 100 that come here.
+    up_to: u32,
+    /// All hosts of the priority are in it, whatever their health.
+    is_panic: bool,
+    spread: Spread,
 }
 
-enum Policy {
-    /// Equal weights: a cursor.
-    Cycle {
-        next: usize,
-    },
-    /// Unequal weights: earliest deadline first. `(deadline, candidate)`.
-    Edf {
-        queue: BinaryHeap<Reverse<(u64, usize)>>,
-    },
-    LeastRequest {
-        choices: u32,
-        total: u64,
-        equal: bool,
-    },
-    Random {
-        total: u64,
-        equal: bool,
-    },
-}
-
-impl Default for Policy {
-    fn default() -> Self {
-        Policy::Cycle { next: 0 }
-    }
-}
-
-/// One turn of a host of weight 1 on the EDF clock.
-const TURN: u64 = 1 << 20;
-
-fn turn(weight: u32) -> u64 {
-    (TURN / u64::from(weight.max(1))).max(1)
+/// How hosts share what comes to their branch.
+enum Spread {
+    Pool(Policy),
+    ByLocality(Localities),
 }
 
 impl Picker {
-    pub fn new(balance: Balance, listed: &[(HostKey, u32)], hosts: &Slab<Host>, rng: &mut Rng) -> Picker {
-        let (candidates, healthy) = serving(listed, hosts);
-        let total = candidates.iter().map(|c| u64::from(c.weight)).sum();
-        let equal = candidates.windows(2).all(|pair| matches!(pair, [a, b] if a.weight == b.weight));
-        let policy = match balance {
-            // A random start keeps the workers from marching in step.
-            Balance::RoundRobin if equal => Policy::Cycle { next: rng.below(candidates.len() as u64) as usize },
-            Balance::RoundRobin => Policy::Edf {
-                queue: candidates.iter().enumerate().map(|(at, c)| Reverse((turn(c.weight), at))).collect(),
-            },
-            Balance::LeastRequest { choices } => Policy::LeastRequest { choices: choices.max(2), total, equal },
-            Balance::Random => Policy::Random { total, equal },
+    /// `listed` names each endpoint's host, with the index of its locality.
+    pub fn new(cluster: &Cluster, listed: &[Listed], hosts: &Slab<Host>, now: Time, rng: &mut Rng) -> Picker {
+        let levels = level::levels(cluster, listed, hosts);
+        let loads = priority::loads(&levels, &cluster.endpoints, cluster.balance.panic_threshold);
+        let mut branches = Vec::new();
+        let mut up_to = 0;
+        for load in loads {
+            let Some(level) = levels.get(load.priority) else { continue };
+            let available = match load.is_panic {
+                true => Available::Any,
+                false => load.of,
+            };
+            up_to += load.percent;
+            let spread = Spread::new(cluster, level, available, hosts, now, rng);
+            branches.push(Branch { up_to, is_panic: load.is_panic, spread });
+        }
+        Picker { branches, membership: level::membership(&levels) }
+    }
+
+    pub fn membership(&self) -> Membership {
+        self.membership
+    }
+
+    /// The host for the next request. `None`: nobody may serve it.
+    pub fn pick(
+        &mut self,
+        pick: &Pick<'_>,
+        hosts: &Slab<Host>,
+        stats: &ClusterStats,
+        rng: &mut Rng,
+    ) -> Option<HostKey> {
+        let mut chosen = None;
+        for _ in 0..=pick.reselections {
+            chosen = self.pick_once(pick, hosts, stats, rng);
+            match chosen {
+                Some(host) if pick.avoid.contains(&host) => {}
+                _ => break,
+            }
+        }
+        chosen
+    }
+
+    fn pick_once(
+        &mut self,
+        pick: &Pick<'_>,
+        hosts: &Slab<Host>,
+        stats: &ClusterStats,
+        rng: &mut Rng,
+    ) -> Option<HostKey> {
+        let branch = match self.branches.as_mut_slice() {
+            [only] => only,
+            branches => {
+                let number = 1 + rng.below(100) as u32;
+                branches.iter_mut().find(|branch| number <= branch.up_to)?
+            }
         };
-        Picker { policy, candidates, healthy }
-    }
-
-    /// Hosts believed to be healthy.
-    pub fn healthy(&self) -> usize {
-        self.healthy
-    }
-
-    /// The host for the next request.
-    pub fn pick(&mut self, hosts: &Slab<Host>, rng: &mut Rng) -> Option<HostKey> {
-        let candidates = &self.candidates;
-        let chosen = match &mut self.policy {
-            Policy::Cycle { next } => {
-                let at = if *next < candidates.len() { *next } else { 0 };
-                *next = at + 1;
-                candidates.get(at)
-            }
-            Policy::Edf { queue } => {
-                let Reverse((deadline, at)) = queue.pop()?;
-                let candidate = candidates.get(at)?;
-                let turn = turn(candidate.weight);
-                queue.push(Reverse((deadline.wrapping_add(turn), at)));
-                Some(candidate)
-            }
-            Policy::Random { total, equal } => sample(candidates, *total, *equal, rng),
-            Policy::LeastRequest { choices, total, equal } => {
-                let mut best: Option<(&Candidate, u64)> = None;
-                for _ in 0..*choices {
-                    let candidate = sample(candidates, *total, *equal, rng)?;
-                    let active = hosts.get(candidate.key).map_or(0, |host| u64::from(host.active));
-                    // Weight has its effect in the sampling; load decides between the samples.
-                    if best.is_none_or(|(_, least)| active < least) {
-                        best = Some((candidate, active));
-                    }
-                }
-                best.map(|(candidate, _)| candidate)
-            }
-        };
-        chosen.map(|candidate| candidate.key)
-    }
-}
-
-fn sample<'a>(candidates: &'a [Candidate], total: u64, equal: bool, rng: &mut Rng) -> Option<&'a Candidate> {
-    if equal {
-        return candidates.get(rng.below(candidates.len() as u64) as usize);
-    }
-    let mut point = rng.below(total);
-    for candidate in candidates {
-        match point.checked_sub(u64::from(candidate.weight)) {
-            Some(rest) => point = rest,
-            None => return Some(candidate),
+        if branch.is_panic {
+            stats.lb_healthy_panic.inc();
+        }
+        match &mut branch.spread {
+            Spread::Pool(policy) => policy.pick(pick.now, hosts, rng),
+            Spread::ByLocality(localities) => localities.pick(pick.now, hosts, rng),
         }
     }
-    candidates.last()
 }
 
-/// The hosts that take part, and how many of all are healthy.
-fn serving(listed: &[(HostKey, u32)], hosts: &Slab<Host>) -> (Vec<Candidate>, usize) {
-    let health = |key: HostKey| hosts.get(key).map_or(Health::Unhealthy, |host| host.endpoint.health);
-    let weight = |key: HostKey| hosts.get(key).map_or(1, |host| host.endpoint.weight.max(1));
-    let healthy = listed.iter().filter(|(key, _)| health(*key) == Health::Healthy).count();
-    let of = |priority: u32, wanted: &dyn Fn(Health) -> bool| -> Vec<Candidate> {
-        listed
-            .iter()
-            .filter(|(key, at)| *at == priority && wanted(health(*key)))
-            .map(|(key, _)| Candidate { key: *key, weight: weight(*key) })
-            .collect()
-    };
-    let mut priorities: Vec<u32> = listed.iter().map(|(_, priority)| *priority).collect();
-    priorities.sort_unstable();
-    priorities.dedup();
-    let best = priorities
-        .iter()
-        .copied()
-        .find(|p| listed.iter().any(|(key, at)| at == p && health(*key) == Health::Healthy))
-        .or(priorities.first().copied());
-    let Some(best) = best else { return (Vec::new(), healthy) };
-    let all = of(best, &|_| true);
-    let well = of(best, &|h| h == Health::Healthy);
-    let degraded = of(best, &|h| h == Health::Degraded);
-    let usable = well.len() + degraded.len();
-    let serving = match (usable * 2 < all.len(), well.is_empty()) {
-        (true, _) => all,
-        (false, true) => degraded,
-        (false, false) => well,
-    };
-    (serving, healthy)
+impl Spread {
+    fn new(
+        cluster: &Cluster,
+        level: &Level,
+        available: Available,
+        hosts: &Slab<Host>,
+        now: Time,
+        rng: &mut Rng,
+    ) -> Spread {
+        let balance = &cluster.balance;
+        let localities = match (balance.locality, available) {
+            // In panic nobody is believed, so nobody's health is weighed.
+            (LocalityLb::Weighted, Available::Healthy | Available::Degraded) => {
+                Localities::new(cluster, level, available, hosts, now, rng)
+            }
+            (LocalityLb::Weighted, Available::Any) | (LocalityLb::Pooled, _) => None,
+        };
+        match localities {
+            Some(localities) => Spread::ByLocality(localities),
+            None => Spread::Pool(Policy::new(balance, level.hosts(available), hosts, now, rng)),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -3,9 +3,10 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use pymesh_model::endpoint::Endpoint;
+use pymesh_model::endpoint::{Endpoint, Health};
 
 use super::PoolKind;
+use crate::base::time::Time;
 use crate::conn::ConnKey;
 use crate::exchange::ExchangeKey;
 
@@ -14,6 +15,14 @@ pub(crate) struct Host {
     pub endpoint: Arc<Endpoint>,
     /// It is in the cluster's configuration now.
     pub listed: bool,
+    /// What active health checks have found.
+    pub checked: Health,
+    /// They have found nothing yet.
+    pub is_unchecked: bool,
+    /// Outlier detection has taken it out.
+    pub is_ejected: bool,
+    /// When it was first healthy, or passed its health check again: what a slow start begins with.
+    pub healthy_since: Option<Time>,
     /// Requests on a connection or waiting for one.
     pub active: u32,
     /// Connections, open or being opened.
@@ -22,8 +31,26 @@ pub(crate) struct Host {
 }
 
 impl Host {
+    /// A host that is not listed yet.
     pub fn new(endpoint: Arc<Endpoint>) -> Self {
-        Host { endpoint, listed: true, active: 0, connections: 0, pools: Default::default() }
+        Host {
+            endpoint,
+            listed: false,
+            checked: Health::Healthy,
+            is_unchecked: false,
+            is_ejected: false,
+            healthy_since: None,
+            active: 0,
+            connections: 0,
+            pools: Default::default(),
+        }
+    }
+
+    /// The worst that anybody says: the control plane, active health checks, outlier detection. Whoever changes
+    /// what it depends on calls [`Engine::health_changed`](crate::engine::Engine::health_changed).
+    pub fn health(&self) -> Health {
+        let detected = if self.is_ejected { Health::Unhealthy } else { Health::Healthy };
+        self.endpoint.health.max(self.checked).max(detected)
     }
 
     pub fn pool(&mut self, kind: PoolKind) -> &mut Pool {

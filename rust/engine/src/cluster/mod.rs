@@ -8,18 +8,22 @@ pub(crate) mod balance;
 pub(crate) mod host;
 pub(crate) mod original;
 
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use pymesh_model::cluster::{Cluster, TransportSocket, UpstreamProtocol};
-use pymesh_model::endpoint::Endpoint;
+use pymesh_model::endpoint::{Endpoint, Health};
 use pymesh_model::tls::ClientTls;
 use pymesh_tls::{client_config, SecretStore, TlsError};
 
 use crate::base::rng::Rng;
 use crate::base::slab::{Key, Slab};
+use crate::base::time::Time;
+use crate::conn::ConnKey;
 use crate::shared::{Load, Resource};
 use crate::telemetry::stats::{ClusterStats, Http2Stats};
-use balance::Picker;
+use balance::{Listed, Pick, Picker};
 use host::Host;
 use original::OriginalHosts;
 
@@ -32,7 +36,9 @@ pub(crate) struct ClusterRuntime {
     pub stats: Arc<ClusterStats>,
     pub http2: Arc<Http2Stats>,
     pub hosts: Slab<Host>,
-    pub picker: Picker,
+    /// The hosts in the configuration.
+    listed: Vec<Listed>,
+    picker: Picker,
     /// Hosts of a cluster of type ORIGINAL_DST, by address.
     pub originals: OriginalHosts,
     compiled: Vec<(Arc<ClientTls>, Arc<rustls::ClientConfig>)>,
@@ -48,6 +54,7 @@ impl ClusterRuntime {
         stats: Arc<ClusterStats>,
         http2: Arc<Http2Stats>,
         load: Load,
+        now: Time,
         rng: &mut Rng,
     ) -> Self {
         let mut cluster = ClusterRuntime {
@@ -55,57 +62,91 @@ impl ClusterRuntime {
             stats,
             http2,
             hosts: Slab::default(),
+            listed: Vec::new(),
             picker: Picker::default(),
             originals: OriginalHosts::default(),
             compiled: Vec::new(),
             load,
             removed: false,
         };
-        cluster.rebuild_hosts(rng);
+        cluster.rebuild_hosts(now, rng);
         cluster
     }
 
-    /// Takes a changed configuration whose wire settings are the same.
-    /// Returns the hosts that are no longer listed.
-    pub fn update(&mut self, config: Arc<Cluster>, rng: &mut Rng) -> Vec<HostKey> {
+    /// Takes a changed configuration whose wire settings are the same. Returns the connections that end with it,
+    /// each once it has no request.
+    pub fn update(&mut self, config: Arc<Cluster>, now: Time, rng: &mut Rng) -> Vec<ConnKey> {
         self.config = config;
         // Equal contexts may stand at new addresses.
         self.compiled.clear();
-        self.rebuild_hosts(rng)
+        let is_joined = self.rebuild_hosts(now, rng);
+        let gone: Vec<HostKey> =
+            self.hosts.keys().filter(|key| self.hosts.get(*key).is_some_and(|host| !host.listed)).collect();
+        let ends_all = self.config.balance.close_on_change && (is_joined || !gone.is_empty());
+        let ending = self.hosts.iter().filter(|host| ends_all || !host.listed).flat_map(Host::pooled).collect();
+        for key in gone {
+            self.drop_host_if_unused(key);
+        }
+        ending
     }
 
-    fn rebuild_hosts(&mut self, rng: &mut Rng) -> Vec<HostKey> {
+    /// True if there are hosts that were not there before.
+    fn rebuild_hosts(&mut self, now: Time, rng: &mut Rng) -> bool {
+        let mut known: HashMap<SocketAddr, Vec<HostKey>> = HashMap::new();
+        for key in self.hosts.keys() {
+            if let Some(host) = self.hosts.get(key) {
+                known.entry(host.endpoint.address).or_default().push(key);
+            }
+        }
         for host in self.hosts.iter_mut() {
             host.listed = false;
         }
         self.forget_originals();
+        self.listed.clear();
+        let mut is_joined = false;
         let config = self.config.clone();
-        let mut listed = Vec::new();
-        for (locality, endpoint) in config.endpoints.iter() {
-            let key = match self.find(endpoint) {
-                Some(key) => key,
-                None => self.hosts.insert_with(|_| Host::new(endpoint.clone())),
-            };
-            if let Some(host) = self.hosts.get_mut(key) {
-                host.listed = true;
-                host.endpoint = endpoint.clone();
-                listed.push((key, locality.priority));
+        for (index, locality) in config.endpoints.localities.iter().enumerate() {
+            for endpoint in &locality.endpoints {
+                let at_address = known.entry(endpoint.address).or_default();
+                let is_same = |key: &&HostKey| {
+                    self.hosts.get(**key).is_some_and(|host| host.endpoint.transport_match == endpoint.transport_match)
+                };
+                let key = at_address.iter().find(is_same).copied().unwrap_or_else(|| {
+                    is_joined = true;
+                    let key = self.hosts.insert_with(|_| Host::new(endpoint.clone()));
+                    at_address.push(key);
+                    key
+                });
+                // An endpoint that is listed twice is where it is listed first.
+                if let Some(host) = self.hosts.get_mut(key).filter(|host| !host.listed) {
+                    host.listed = true;
+                    host.endpoint = endpoint.clone();
+                    self.listed.push((key, index));
+                }
             }
         }
-        self.picker = Picker::new(config.balance, &listed, &self.hosts, rng);
-        self.stats.membership_total.set(listed.len() as u64);
-        self.stats.membership_healthy.set(self.picker.healthy() as u64);
-        let gone: Vec<HostKey> =
-            self.hosts.keys().filter(|key| self.hosts.get(*key).is_some_and(|host| !host.listed)).collect();
-        gone
+        self.refresh_picker(now, rng);
+        is_joined
     }
 
-    fn find(&self, endpoint: &Endpoint) -> Option<HostKey> {
-        self.hosts.keys().find(|key| {
-            self.hosts.get(*key).is_some_and(|host| {
-                host.endpoint.address == endpoint.address && host.endpoint.transport_match == endpoint.transport_match
-            })
-        })
+    /// Shares load anew after hosts or their health have changed.
+    pub fn refresh_picker(&mut self, now: Time, rng: &mut Rng) {
+        for host in self.hosts.iter_mut() {
+            if host.health() == Health::Healthy {
+                host.healthy_since.get_or_insert(now);
+            }
+        }
+        self.picker = Picker::new(&self.config, &self.listed, &self.hosts, now, rng);
+        let membership = self.picker.membership();
+        self.stats.membership_total.set(membership.total as u64);
+        self.stats.membership_healthy.set(membership.healthy as u64);
+        self.stats.membership_degraded.set(membership.degraded as u64);
+        self.stats.membership_excluded.set(membership.excluded as u64);
+    }
+
+    /// The balancer's choice.
+    pub fn pick(&mut self, pick: &Pick<'_>, rng: &mut Rng) -> Option<HostKey> {
+        self.picker.pick(pick, &self.hosts, &self.stats, rng)
     }
 
     /// A request has left its connection.

@@ -15,6 +15,7 @@ use pymesh_http::Headers;
 use pymesh_model::cluster::{Discovery, OriginalDst};
 use pymesh_model::endpoint::{Endpoint, Health};
 
+use super::balance::Pick;
 use super::host::Host;
 use super::{ClusterKey, ClusterRuntime, HostKey};
 use crate::base::time::Time;
@@ -52,11 +53,12 @@ impl Engine {
         key: ClusterKey,
         wanted: Option<SocketAddr>,
         request: Option<ExchangeKey>,
+        pick: Pick<'_>,
     ) -> Result<HostKey, NoHost> {
         let cluster = self.clusters.get_mut(key).ok_or(NoHost::Unavailable)?;
         match cluster.config.discovery {
             Discovery::OriginalDst(_) => self.pick_original(key, wanted, request),
-            _ => cluster.picker.pick(&cluster.hosts, &mut self.rng).ok_or(NoHost::Unavailable),
+            _ => cluster.pick(&pick, &mut self.rng).ok_or(NoHost::Unavailable),
         }
     }
 
@@ -139,7 +141,9 @@ impl ClusterRuntime {
             transport_match: Vec::new(),
             workload: Default::default(),
         };
-        let host = self.hosts.insert_with(|_| Host::new(Arc::new(endpoint)));
+        let mut host = Host::new(Arc::new(endpoint));
+        host.listed = true;
+        let host = self.hosts.insert_with(|_| host);
         self.originals.known.insert(address, Known { host, was_asked_for: true });
         self.count_originals();
         host

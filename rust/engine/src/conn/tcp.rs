@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::{Conn, ConnKey, Protocol};
 use crate::base::slab::Key;
 use crate::base::time::Time;
+use crate::cluster::balance::Pick;
 use crate::cluster::original::NoHost;
 use crate::cluster::ClusterKey;
 use crate::engine::Engine;
@@ -119,8 +120,9 @@ impl Engine {
             return;
         };
         let wanted = relay.original_dst;
+        let pick = Pick { now: self.now, ..Pick::default() };
         let up = self
-            .pick_host(cluster_key, wanted, None)
+            .pick_host(cluster_key, wanted, None, pick)
             .map(|host| self.open_upstream(cluster_key, host, crate::cluster::PoolKind::Negotiated, Some(key)));
         let Some(relay) = self.relays.get_mut(key) else { return };
         match up {

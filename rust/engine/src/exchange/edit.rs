@@ -2,8 +2,9 @@
 //!
 //! In Envoy's order: the chosen weighted cluster, the route, the virtual host,
 //! the table; turned around if the most specific is to win. Within each level
-//! removals come after additions would have been seen, so they go first here
-//! and additions follow in order.
+//! removals come first. Then every addition is looked at as the headers are
+//! now (its value, and whether its name is there), and only after the last of
+//! them headers change: what is overwritten, then what is added.
 
 use pymesh_http::Headers;
 use pymesh_model::route::{AppendAction, ClusterChoice, HeaderEdit, HeaderOps};
@@ -71,29 +72,68 @@ impl Engine {
         for name in &edit.remove {
             headers_of(exchange, side).remove(name.as_bytes());
         }
-        let mut value = std::mem::take(&mut self.text);
-        for add in &edit.add {
-            value.clear();
+        let mut values = std::mem::take(&mut self.text);
+        let mut due = std::mem::take(&mut self.edits);
+        values.clear();
+        due.clear();
+        for (index, add) in edit.add.iter().enumerate() {
+            let begin = values.len();
             match add.value.as_literal() {
-                Some(text) => value.extend_from_slice(text.as_bytes()),
+                Some(text) => values.extend_from_slice(text.as_bytes()),
                 None => {
                     if let Some(facts) = &exchange.facts {
-                        self.telemetry.view(exchange, facts, self.now).render(&add.value, "", &mut value);
+                        self.telemetry.view(exchange, facts, self.now).render(&add.value, "", &mut values);
                     }
                     // A client's value must not start a field of its own.
-                    value.retain(|byte| !matches!(byte, b'\r' | b'\n' | 0));
+                    let mut at = 0;
+                    values.retain(|byte| {
+                        at += 1;
+                        at <= begin || !matches!(byte, b'\r' | b'\n' | 0)
+                    });
                 }
             }
-            if value.is_empty() && !add.keep_empty {
-                continue;
+            let exists = headers_of(exchange, side).get(add.name.as_bytes()).is_some();
+            if (values.len() > begin || add.keep_empty) && !is_void(add.action, exists) {
+                due.push(Due { index, begin, end: values.len() });
             }
-            if side == Side::Request && set_pseudo(exchange, &add.name, &value) {
-                continue;
-            }
-            append(headers_of(exchange, side), add.name.as_bytes(), &value, add.action);
         }
-        self.text = value;
+        for overwriting in [true, false] {
+            for one in &due {
+                let (Some(add), Some(value)) = (edit.add.get(one.index), values.get(one.begin..one.end)) else {
+                    continue;
+                };
+                if overwrites(add.action) != overwriting
+                    || side == Side::Request && set_pseudo(exchange, &add.name, value)
+                {
+                    continue;
+                }
+                let headers = headers_of(exchange, side);
+                match overwriting {
+                    true => headers.set(add.name.as_bytes(), value),
+                    false => headers.append(add.name.as_bytes(), value),
+                }
+            }
+        }
+        self.text = values;
+        self.edits = due;
     }
+}
+
+/// An addition that is to be carried out, and where its value stands.
+#[derive(Debug)]
+pub(crate) struct Due {
+    index: usize,
+    begin: usize,
+    end: usize,
+}
+
+fn overwrites(action: AppendAction) -> bool {
+    matches!(action, AppendAction::OverwriteIfExistsOrAdd | AppendAction::OverwriteIfExists)
+}
+
+/// Nothing comes of it where the name is there, or is not.
+fn is_void(action: AppendAction, exists: bool) -> bool {
+    matches!((action, exists), (AppendAction::AddIfAbsent, true) | (AppendAction::OverwriteIfExists, false))
 }
 
 fn headers_of(exchange: &mut Exchange, side: Side) -> &mut Headers {
@@ -111,13 +151,4 @@ fn set_pseudo(exchange: &mut Exchange, name: &str, value: &[u8]) -> bool {
         _ => return false,
     }
     true
-}
-
-fn append(headers: &mut Headers, name: &[u8], value: &[u8], action: AppendAction) {
-    let exists = headers.get(name).is_some();
-    match (action, exists) {
-        (AppendAction::AppendIfExistsOrAdd, _) | (AppendAction::AddIfAbsent, false) => headers.append(name, value),
-        (AppendAction::OverwriteIfExistsOrAdd, _) | (AppendAction::OverwriteIfExists, true) => headers.set(name, value),
-        (AppendAction::AddIfAbsent, true) | (AppendAction::OverwriteIfExists, false) => {}
-    }
 }

@@ -81,11 +81,9 @@ impl Engine {
         self.edit_request_headers(&mut exchange, routed);
         if let Some(rewrite) = forward.path_rewrite.as_ref().filter(|_| !exchange.request.path().is_empty()) {
             let path = route::rewrite::path(rewrite, &routed.route.matches, exchange.request.path());
-            if let Some(path) = path {
-                let original = exchange.request.path().to_vec();
-                exchange.request.headers.set_known(Known::XEnvoyOriginalPath, &original);
-                exchange.request.set_path(&path);
-            }
+            let original = exchange.request.path().to_vec();
+            exchange.request.headers.set_known(Known::XEnvoyOriginalPath, &original);
+            exchange.request.set_path(&path);
         }
         let mut host = std::mem::take(&mut self.text);
         host.clear();

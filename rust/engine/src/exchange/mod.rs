@@ -36,9 +36,11 @@ use crate::conn::ConnKey;
 use crate::engine::Engine;
 use crate::filter::Kept;
 use crate::listener::HttpRuntime;
+use crate::route::matcher::Unrouted;
 use crate::telemetry::{Facts, Flags};
 
 pub(crate) use detached::Detached;
+pub(crate) use edit::Due;
 pub(crate) use failure::Failure;
 pub(crate) use grpc_web::GrpcWeb;
 pub(crate) use pipe::Pipe;
@@ -114,6 +116,8 @@ pub struct Exchange {
     pub(crate) grpc_web: Option<Box<GrpcWeb>>,
 
     pub(crate) routed: Option<Routed>,
+    /// Why, if there is none.
+    pub(crate) unrouted: Unrouted,
     pub(crate) cluster: Option<ClusterKey>,
     pub(crate) host: Option<HostKey>,
     pub(crate) pool: Option<PoolKind>,

@@ -82,7 +82,7 @@ impl Engine {
                 let code = if is_late { GRPC_DEADLINE_EXCEEDED } else { grpc_status(reply.status) }.to_string();
                 response.headers.append_known(Known::GrpcStatus, code.as_bytes());
             }
-            if !reply.body.is_empty() {
+            if !reply.body.is_empty() && exchange.request.method != Method::Head {
                 response.headers.set_known(Known::GrpcMessage, &percent_encode(&reply.body));
             }
         } else if !reply.body.is_empty() && !matches!(response.status, 204 | 304) {

@@ -12,6 +12,7 @@ use super::{ExchangeKey, GrpcWeb, LocalReply, Routed, Stage};
 use crate::engine::Engine;
 use crate::filter::{FilterCall, Phase};
 use crate::route;
+use crate::route::matcher::Unrouted;
 use crate::telemetry::{details, Flags};
 
 impl Engine {
@@ -101,8 +102,10 @@ impl Engine {
                 self.snapshot.routes.get(name).or_else(|| self.leaving_routes.get(name)).cloned()
             }
         };
+        exchange.unrouted = Unrouted::NoRoute;
         exchange.routed = table.and_then(|table| {
-            let found = route::matcher::find(&table, &exchange.request, random)?;
+            let found = route::matcher::find(&table, &exchange.request, random);
+            let found = found.map_err(|reason| exchange.unrouted = reason).ok()?;
             let route = table.virtual_hosts.get(found.virtual_host)?.routes.get(found.route)?.clone();
             let forward = match &route.action {
                 Action::Forward(forward) => Some(forward.clone()),
@@ -157,6 +160,11 @@ impl Engine {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         let Some(http) = exchange.http.clone() else { return };
         let Some(routed) = exchange.routed.clone() else {
+            if exchange.unrouted == Unrouted::RequiresTls {
+                let mut reply = LocalReply::new(301, details::DIRECT_RESPONSE);
+                reply.headers.push(("location", route::rewrite::https_location(&exchange.request)));
+                return self.reply_locally(key, reply);
+            }
             http.stats.no_route.inc();
             let reply = LocalReply::new(404, details::ROUTE_NOT_FOUND).with_flags(Flags::NO_ROUTE);
             return self.reply_locally(key, reply);
@@ -166,14 +174,6 @@ impl Engine {
             self.count_tunnel(key);
         }
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
-        let Some(virtual_host) = routed.table.virtual_hosts.get(routed.virtual_host) else { return };
-        // As whoever ended TLS says: us, or a proxy in front that is trusted.
-        let is_https = exchange.request.headers.get_known(Known::XForwardedProto) == Some(b"https");
-        if virtual_host.require_tls && !is_https {
-            let mut reply = LocalReply::new(301, details::DIRECT_RESPONSE);
-            reply.headers.push(("location", route::rewrite::https_location(&exchange.request)));
-            return self.reply_locally(key, reply);
-        }
         match &routed.route.action {
             Action::Redirect(_) | Action::Direct(_) if may_not_ask => self.refuse_tunnel(key),
             Action::Redirect(redirect) => {

@@ -11,6 +11,7 @@ use super::request::asked_for;
 use super::tunnel::{Asks, TunnelEnd};
 use super::{websocket, Exchange, ExchangeKey, Failure, LocalReply, Stage};
 use crate::base::time::Time;
+use crate::cluster::balance::Pick;
 use crate::cluster::original::NoHost;
 use crate::cluster::{ClusterKey, HostKey, PoolKind};
 use crate::conn::{Conn, ConnKey, Http1Client, Protocol, RelayKey, Upstream};
@@ -123,28 +124,13 @@ impl Engine {
             let meant = self.clusters.get(cluster).and_then(|cluster| cluster.hosts.get(host));
             return meant.filter(|meant| meant.listed).map(|_| host).ok_or(NoHost::Unavailable);
         }
-        let attempts = match tried.is_empty() {
-            true => 1,
-            false => {
-                let retry = exchange.retry();
-                let avoids = retry.is_some_and(|retry| retry.avoid_previous_hosts);
-                if avoids {
-                    retry.map_or(1, |retry| retry.host_selection_attempts.max(1))
-                } else {
-                    1
-                }
-            }
+        let retry = exchange.retry();
+        let (avoid, reselections) = match retry {
+            Some(retry) if retry.avoid_previous_hosts => (tried, retry.host_selection_attempts),
+            _ => (Default::default(), 0),
         };
         let wanted = exchange.down.and_then(|down| self.conns.get(down)).and_then(|down| down.original_dst());
-        let mut chosen = Err(NoHost::Unavailable);
-        for _ in 0..attempts {
-            chosen = self.pick_host(cluster, wanted, Some(key));
-            match chosen {
-                Ok(host) if tried.contains(&host) => {}
-                _ => break,
-            }
-        }
-        chosen
+        self.pick_host(cluster, wanted, Some(key), Pick { now: self.now, hash: None, avoid, reselections })
     }
 
     /// Starts a connection to a host, unless the cluster has too many. A pool

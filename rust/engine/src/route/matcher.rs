@@ -13,16 +13,30 @@ pub(crate) struct Found {
     pub route: usize,
 }
 
+/// Why a request has no route.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Unrouted {
+    #[default]
+    NoRoute,
+    /// Its virtual host wants TLS (`require_tls`), which is asked before any route is.
+    RequiresTls,
+}
+
 /// The first matching route of the best matching virtual host.
-pub(crate) fn find(table: &RouteTable, request: &RequestHead, random: u64) -> Option<Found> {
-    let virtual_host = find_virtual_host(table, request.authority())?;
-    let routes = &table.virtual_hosts.get(virtual_host)?.routes;
+pub(crate) fn find(table: &RouteTable, request: &RequestHead, random: u64) -> Result<Found, Unrouted> {
+    let virtual_host = find_virtual_host(table, request.authority()).ok_or(Unrouted::NoRoute)?;
+    let host = table.virtual_hosts.get(virtual_host).ok_or(Unrouted::NoRoute)?;
+    // As whoever ended TLS says: us, or a proxy in front that is trusted.
+    if host.require_tls && request.headers.get_known(Known::XForwardedProto) != Some(b"https") {
+        return Err(Unrouted::RequiresTls);
+    }
+    let routes = &host.routes;
     let route = match table.index().routes.get(virtual_host) {
         Some(Some(index)) => index
             .first(path_of(request.path()), |at| routes.get(at).is_some_and(|route| matches(route, request, random))),
         _ => routes.iter().position(|route| matches(route, request, random)),
-    }?;
-    Some(Found { virtual_host, route })
+    };
+    route.map(|route| Found { virtual_host, route }).ok_or(Unrouted::NoRoute)
 }
 
 /// Envoy's order: exact name, longest suffix wildcard, longest prefix

@@ -109,6 +109,9 @@ stats! {
         upstream_rq_5xx: Counter,
         membership_total: Gauge,
         membership_healthy: Gauge,
+        membership_degraded: Gauge,
+        membership_excluded: Gauge,
+        lb_healthy_panic: Counter,
         original_dst_host_invalid: Counter,
         original_dst_loop: Counter,
     }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pymesh_model::balance::*;
 use pymesh_model::cluster::*;
 use pymesh_model::http::*;
 use pymesh_model::listener::*;
@@ -170,7 +171,10 @@ fn cluster(
 ) -> Arc<Cluster> {
     Arc::new(Cluster {
         discovery: Discovery::Eds,
-        balance: if plan.seed.is_multiple_of(2) { Balance::RoundRobin } else { Balance::LeastRequest { choices: 2 } },
+        balance: Balance::by(match plan.seed.is_multiple_of(2) {
+            true => LbPolicy::RoundRobin,
+            false => LbPolicy::LeastRequest { choices: 2, active_request_bias: 1.0 },
+        }),
         connect_timeout: Duration::from_secs(2),
         // A relay over a threshold is closed, not queued.
         thresholds: if name == "web" { plan.thresholds } else { Thresholds::default() },

@@ -6,7 +6,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use pymesh_model::tls::{ClientTls, Profile, SecretName, ServerTls, Validation, Versions};
+use pymesh_model::tls::{ClientTls, Pins, Profile, SecretName, ServerTls, Validation, Versions};
 use pymesh_tls::{SecretStore, TimeProvider};
 use rcgen::{
     date_time_ymd, BasicConstraints, CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer,
@@ -67,7 +67,7 @@ pub fn store() -> Arc<SecretStore> {
 
 fn validation() -> Validation {
     let profile = Profile::Spiffe { trust_domains: vec!["cluster.local".into()] };
-    Validation { trust: SecretName::from("ROOTCA"), profile, san_matches: Vec::new() }
+    Validation { trust: SecretName::from("ROOTCA"), profile, san_matches: Vec::new(), pins: Pins::default() }
 }
 
 pub fn server_tls(alpn: &[&str]) -> ServerTls {
@@ -77,6 +77,7 @@ pub fn server_tls(alpn: &[&str]) -> ServerTls {
         validation: Some(validation()),
         alpn: alpn.iter().map(|name| name.as_bytes().to_vec()).collect(),
         versions: Versions::ONLY_1_3,
+        ciphers: Vec::new(),
     }
 }
 
@@ -87,5 +88,6 @@ pub fn client_tls(alpn: &[&str]) -> ClientTls {
         sni: Some("app.sim.svc.cluster.local".into()),
         alpn: alpn.iter().map(|name| name.as_bytes().to_vec()).collect(),
         versions: Versions::ONLY_1_3,
+        ciphers: Vec::new(),
     }
 }

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use pymesh_model::tls::{ClientTls, ServerTls, Version, Versions};
+use pymesh_model::tls::{Cipher, ClientTls, ServerTls, Version, Versions};
 
 use crate::error::Reason;
 use crate::testing::*;
@@ -262,4 +262,57 @@ fn a_session_that_has_failed_sends_nothing() {
     let alert = server.output().to_vec();
     server.send(b"hello");
     assert_eq!(server.output(), alert);
+}
+
+const ONLY_1_2: Versions = Versions { min: Version::Tls1_2, max: Version::Tls1_2 };
+
+#[test]
+fn the_named_suites_are_spoken_and_no_others() {
+    let (_root, client_store, server_store) = mesh();
+    let spoken = |offered: &[Cipher], accepted: &[Cipher], versions| {
+        let client_tls = ClientTls { versions, ciphers: offered.to_vec(), ..mesh_client() };
+        let server_tls = ServerTls { versions: Versions::default(), ciphers: accepted.to_vec(), ..mesh_server() };
+        let mut wire = Wire::new(client(&client_tls, &client_store), server(&server_tls, &server_store));
+        let outcome = wire.run();
+        wire.client.cipher().filter(|_| outcome == Default::default())
+    };
+    use Cipher::{EcdheEcdsaAes128Gcm as Aes128, EcdheEcdsaChaCha20 as ChaCha, EcdheRsaAes128Gcm as Rsa};
+
+    assert_eq!(spoken(&[], &[ChaCha], ONLY_1_2), Some("TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256"));
+    assert_eq!(spoken(&[ChaCha], &[], ONLY_1_2), Some("TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256"));
+    assert_eq!(spoken(&[ChaCha, Aes128], &[Aes128, ChaCha], ONLY_1_2), Some("TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"));
+    assert_eq!(spoken(&[ChaCha], &[Aes128], ONLY_1_2), None, "nothing in common");
+    assert_eq!(spoken(&[], &[Rsa], ONLY_1_2), None, "the certificate has no such key");
+    assert!(spoken(&[ChaCha], &[Rsa], Versions::ONLY_1_3).is_some(), "TLS 1.3 has suites of its own");
+}
+
+/// The key that a client can verify: `tests/interop/test_ingress_tls.py`, by a client that can only verify RSA.
+#[test]
+fn the_server_name_chooses_the_certificate_and_the_first_of_equals_is_presented() {
+    let (clock, root) = (Clock::new(), Authority::new("root"));
+    let store = Arc::new(SecretStore::new(clock));
+    let both = leaf(&[dns("a.example")]);
+    put(&store, "a-rsa", &root.issue_rsa(&both));
+    put(&store, "a-ecdsa", &root.issue(&both));
+    put(&store, "b", &root.issue_rsa(&leaf(&[dns("*.b.example")])));
+    let certificates = ["b", "a-rsa", "a-ecdsa"].map(name).to_vec();
+    let tls = ServerTls {
+        certificates,
+        require_client_certificate: false,
+        validation: None,
+        versions: ONLY_1_2,
+        ..mesh_server()
+    };
+    let presented = |sni: &str| {
+        let mut asks = ClientTls { versions: ONLY_1_2, ..mesh_client() };
+        (asks.certificate, asks.validation, asks.sni) = (None, None, Some(sni.into()));
+        let mut wire = Wire::new(client(&asks, &store), server(&tls, &store));
+        assert_eq!(wire.run(), Default::default(), "{sni}");
+        let suite = wire.client.cipher().unwrap();
+        (wire.client.peer().unwrap().sans.dns.concat(), suite.contains("_RSA_"))
+    };
+
+    assert_eq!(presented("a.example"), ("a.example".into(), true), "the first of equals");
+    assert_eq!(presented("x.b.example"), ("*.b.example".into(), true));
+    assert_eq!(presented("other.example"), ("*.b.example".into(), true), "none covers it: the first");
 }

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use pymesh_model::matcher::{full_match, StringMatch, StringPattern};
-use pymesh_model::tls::{Profile, SanKind, SanMatch, ServerTls, Validation, Versions};
+use pymesh_model::tls::{Pins, Profile, SanKind, SanMatch, ServerTls, Validation, Versions};
 use rcgen::{
     date_time_ymd, BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, SanType,
 };
@@ -192,6 +192,7 @@ fn pki(
         validation: None,
         alpn: Vec::new(),
         versions: Versions::default(),
+        ciphers: Vec::new(),
     };
     let mut client_tls = mesh_client();
     client_tls.certificate = None;
@@ -202,6 +203,7 @@ fn pki(
         trust: name("roots"),
         profile: Profile::Pki { match_server_name },
         san_matches: san_matches.to_vec(),
+        pins: Pins::default(),
     });
     let mut wire = Wire::new(client(&client_tls, &store), server(&server_tls, &store));
     let outcome = wire.run();
@@ -300,4 +302,29 @@ fn a_client_without_validation_takes_any_server() {
     let mut client_tls = mesh_client();
     client_tls.validation = None;
     assert_eq!(Wire::new(client(&client_tls, &store), server(&server_tls, &store)).run(), Default::default());
+}
+
+#[test]
+fn a_pin_lets_one_certificate_in_or_one_key() {
+    let (clock, root) = (Clock::new(), Authority::new("root"));
+    let store = mesh_store(&clock, &root, "judge");
+    let pair = root.issue(&svid(UI));
+    let other = root.issue(&svid(UI));
+    let der = |pair: &Pair| CertificateDer::from_pem_slice(pair.chain.as_bytes()).unwrap();
+    let hash = identity(&der(&pair)).unwrap().sha256;
+    let key = crate::certificate::sha256(crate::certificate::public_key(&der(&pair)).unwrap());
+    let judged = |pair: &Pair, certificates: &[[u8; 32]], keys: &[[u8; 32]]| {
+        let pins = Pins { certificates: certificates.to_vec(), keys: keys.to_vec() };
+        judge(&Validation { pins, ..mesh_validation() }, &store, &der(pair), None)
+    };
+
+    let refused = Err(Reason::NotPinned);
+    assert_eq!(judged(&pair, &[], &[]), Ok(()));
+    assert_eq!(judged(&pair, &[[0; 32], hash], &[]), Ok(()));
+    assert_eq!(judged(&pair, &[], &[key]), Ok(()));
+    assert_eq!(judged(&pair, &[[0; 32]], &[key]), Ok(()), "one of either list will do");
+    assert_eq!(judged(&pair, &[key], &[hash]), refused, "a hash counts in its own list");
+    assert_eq!(judged(&other, &[hash], &[key]), refused);
+    let stranger = Authority::new("stranger").issue(&svid(UI));
+    assert_eq!(judged(&stranger, &[identity(&der(&stranger)).unwrap().sha256], &[]), Err(Reason::UnknownIssuer));
 }

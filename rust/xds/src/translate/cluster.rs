@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Name as _;
+use pymesh_model::balance::{Balance, LbPolicy as Policy};
 use pymesh_model::cluster::{
-    Balance, Cluster, Discovery, ProxyProtocolVersion, ServiceLabels, Thresholds, Transport, TransportMatch,
-    TransportSocket, UpstreamHttp, UpstreamProtocol,
+    Cluster, Discovery, ProxyProtocolVersion, ServiceLabels, Thresholds, Transport, TransportMatch, TransportSocket,
+    UpstreamHttp, UpstreamProtocol,
 };
 use pymesh_model::endpoint::Endpoints;
 
@@ -205,25 +206,26 @@ fn balance(config: &cluster::Cluster, discovery: &Discovery, at: &At<'_>) -> Bal
             .refuse_with_hint("this belongs to `lb_policy: LEAST_REQUEST`", "set that, or leave this out");
     }
     let at = &at.field("lb_policy");
-    match policy {
-        LbPolicy::ClusterProvided if provided => Balance::RoundRobin,
+    Balance::by(match policy {
+        LbPolicy::ClusterProvided if provided => Policy::RoundRobin,
         _ if provided => {
             at.refuse_with_hint("a cluster of type ORIGINAL_DST chooses by itself", "write CLUSTER_PROVIDED");
-            Balance::RoundRobin
+            Policy::RoundRobin
         }
-        LbPolicy::RoundRobin => Balance::RoundRobin,
-        LbPolicy::Random => Balance::Random,
-        LbPolicy::LeastRequest => {
-            Balance::LeastRequest { choices: least.and_then(|least| least.choice_count).unwrap_or(2) }
-        }
+        LbPolicy::RoundRobin => Policy::RoundRobin,
+        LbPolicy::Random => Policy::Random,
+        LbPolicy::LeastRequest => Policy::LeastRequest {
+            choices: least.and_then(|least| least.choice_count).unwrap_or(2),
+            active_request_bias: 1.0,
+        },
         LbPolicy::RingHash | LbPolicy::Maglev | LbPolicy::ClusterProvided | LbPolicy::LoadBalancingPolicyConfig => {
             at.refuse_with_hint(
                 format!("{} is not supported", policy.as_str_name()),
                 "write ROUND_ROBIN, LEAST_REQUEST or RANDOM",
             );
-            Balance::RoundRobin
+            Policy::RoundRobin
         }
-    }
+    })
 }
 
 fn thresholds(breakers: Option<&cluster::CircuitBreakers>, at: &At<'_>) -> Thresholds {

@@ -81,11 +81,11 @@ fn localities(assignment: &endpoint::ClusterLoadAssignment, at: &At<'_>, place: 
             zone: name.zone.as_str().into(),
             sub_zone: name.sub_zone.as_str().into(),
             priority: group.priority,
-            weight: group.load_balancing_weight.unwrap_or(1),
+            weight: group.load_balancing_weight.unwrap_or(0),
             endpoints,
         });
     }
-    Endpoints { localities }
+    Endpoints::of(localities)
 }
 
 fn lb_endpoint(member: &endpoint::LbEndpoint, locality: usize, at: &At<'_>, place: &mut Place<'_>) -> Option<Endpoint> {

@@ -1,6 +1,9 @@
 //! `DownstreamTlsContext` and `UpstreamTlsContext`.
 
-use pymesh_model::tls::{ClientTls, Profile, SanKind, SanMatch, SecretName, ServerTls, Validation, Version, Versions};
+use base64::Engine as _;
+use pymesh_model::tls::{
+    Cipher, ClientTls, Pins, Profile, SanKind, SanMatch, SecretName, ServerTls, Validation, Version, Versions,
+};
 
 use super::common::{config_source, enumerator};
 use super::{matcher, secret, Context, Patience};
@@ -32,6 +35,7 @@ pub(super) fn downstream(context: &tls::DownstreamTlsContext, at: &At<'_>, cx: &
         validation,
         alpn: alpn(common),
         versions: versions(common.tls_params.as_ref(), &common_at.field("tls_params")),
+        ciphers: ciphers(common.tls_params.as_ref(), &common_at.field("tls_params")),
     })
 }
 
@@ -54,6 +58,7 @@ pub(super) fn upstream(context: &tls::UpstreamTlsContext, at: &At<'_>, cx: &mut 
         sni: (!context.sni.is_empty()).then(|| context.sni.as_str().into()),
         alpn: alpn(common),
         versions: versions(common.tls_params.as_ref(), &common_at.field("tls_params")),
+        ciphers: ciphers(common.tls_params.as_ref(), &common_at.field("tls_params")),
     }
 }
 
@@ -95,12 +100,12 @@ fn validation(
     at: &At<'_>,
     cx: &mut Context<'_>,
 ) -> Option<Validation> {
-    let (trust, sans) = match common.validation_context_type.as_ref()? {
+    let (trust, sans, pins) = match common.validation_context_type.as_ref()? {
         ValidationContextType::ValidationContext(context) => {
             inline_trust(context, &at.field("validation_context"), cx)?
         }
         ValidationContextType::ValidationContextSdsSecretConfig(config) => {
-            (sds(config, &at.field("validation_context_sds_secret_config"), cx), Vec::new())
+            (sds(config, &at.field("validation_context_sds_secret_config"), cx), Vec::new(), Pins::default())
         }
         ValidationContextType::CombinedValidationContext(combined) => {
             let at = &at.field("combined_validation_context");
@@ -111,30 +116,75 @@ fn validation(
                 context_at.field("trusted_ca").refuse("the secret brings the trusted certificates");
             }
             let sans = sans(context, &context_at);
+            let pins = pins(context, &context_at);
             let config = combined.validation_context_sds_secret_config.as_ref()?;
-            (sds(config, &at.field("validation_context_sds_secret_config"), cx), sans)
+            (sds(config, &at.field("validation_context_sds_secret_config"), cx), sans, pins)
         }
     };
-    Some(Validation { trust, profile: Profile::implied_by(&sans, match_server_name), san_matches: sans })
+    Some(Validation { trust, profile: Profile::implied_by(&sans, match_server_name), san_matches: sans, pins })
 }
 
 fn inline_trust(
     context: &tls::CertificateValidationContext,
     at: &At<'_>,
     cx: &mut Context<'_>,
-) -> Option<(SecretName, Vec<SanMatch>)> {
+) -> Option<(SecretName, Vec<SanMatch>, Pins)> {
     let sans = sans(context, at);
+    let pins = pins(context, at);
     if context.trusted_ca.is_none() {
         if !sans.is_empty() {
             at.field("match_typed_subject_alt_names")
                 .refuse_with_hint("names prove nothing without a trusted issuer", "set `trusted_ca`");
+        }
+        if !pins.is_empty() {
+            at.refuse_with_hint("a pinned certificate needs a trusted issuer here", "set `trusted_ca`");
         }
         return None;
     }
     let material = secret::trust(context.trusted_ca.as_ref(), None, &at.field("trusted_ca"), cx)?;
     let trust = material.name.clone();
     cx.needs.materials.push(material);
-    Some((trust, sans))
+    Some((trust, sans, pins))
+}
+
+/// `verify_certificate_hash`: hexadecimal, perhaps with colons; `verify_certificate_spki`: Base64.
+fn pins(context: &tls::CertificateValidationContext, at: &At<'_>) -> Pins {
+    let mut pins = Pins::default();
+    let hash_at = at.field("verify_certificate_hash");
+    for (index, text) in context.verify_certificate_hash.iter().enumerate() {
+        match hexadecimal(text) {
+            Some(hash) => pins.certificates.push(hash),
+            None => hash_at.index(index).refuse_with_hint(
+                format!("`{text}` is not a SHA-256 hash in hexadecimal"),
+                "write what `openssl x509 -fingerprint -sha256` says",
+            ),
+        }
+    }
+    let key_at = at.field("verify_certificate_spki");
+    for (index, text) in context.verify_certificate_spki.iter().enumerate() {
+        let decoded = base64::engine::general_purpose::STANDARD.decode(text).ok();
+        match decoded.and_then(|hash| <[u8; 32]>::try_from(hash).ok()) {
+            Some(hash) => pins.keys.push(hash),
+            None => key_at.index(index).refuse_with_hint(
+                format!("`{text}` is not a SHA-256 hash in Base64"),
+                "it is the hash of the public key in DER",
+            ),
+        }
+    }
+    pins
+}
+
+fn hexadecimal(text: &str) -> Option<[u8; 32]> {
+    let digits: Vec<u32> = text.chars().filter(|c| *c != ':').map(|c| c.to_digit(16)).collect::<Option<_>>()?;
+    let octets: Vec<u8> = digits.chunks(2).map(octet).collect::<Option<_>>()?;
+    octets.try_into().ok()
+}
+
+fn octet(digits: &[u32]) -> Option<u8> {
+    match digits {
+        [high, low] => u8::try_from(high * 16 + low).ok(),
+        _ => None,
+    }
 }
 
 fn sans(context: &tls::CertificateValidationContext, at: &At<'_>) -> Vec<SanMatch> {
@@ -160,6 +210,22 @@ fn sans(context: &tls::CertificateValidationContext, at: &At<'_>) -> Vec<SanMatc
     sans
 }
 
+fn ciphers(params: Option<&tls::TlsParameters>, at: &At<'_>) -> Vec<Cipher> {
+    let at = at.field("cipher_suites");
+    let names = params.map(|params| params.cipher_suites.as_slice()).unwrap_or_default();
+    let mut ciphers = Vec::with_capacity(names.len());
+    for (index, name) in names.iter().enumerate() {
+        match Cipher::named(name) {
+            Some(cipher) => ciphers.push(cipher),
+            None => at.index(index).refuse_with_hint(
+                format!("cipher suite `{name}` is not supported"),
+                format!("of TLS 1.2 there are {}", Cipher::ALL.map(Cipher::name).join(", ")),
+            ),
+        }
+    }
+    ciphers
+}
+
 fn versions(params: Option<&tls::TlsParameters>, at: &At<'_>) -> Versions {
     use tls::tls_parameters::TlsProtocol;
     let mut versions = Versions::default();
@@ -179,4 +245,58 @@ fn versions(params: Option<&tls::TlsParameters>, at: &At<'_>) -> Versions {
         at.refuse("the lowest TLS version is above the highest");
     }
     versions
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::translated;
+
+    fn with(common: &str) -> (Option<ClientTls>, Vec<String>) {
+        let context = format!(
+            "{{'@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext, \
+             common_tls_context: {{{common}}}}}"
+        );
+        let (cluster, problems) = translated(&format!(
+            "{{name: any, type: STATIC, transport_socket: {{name: tls, typed_config: {context}}}}}"
+        ));
+        (cluster.transport.default.tls.map(|tls| ClientTls::clone(&tls)), problems)
+    }
+
+    #[test]
+    fn cipher_suites_have_the_names_of_openssl() {
+        let (tls, problems) =
+            with("tls_params: {cipher_suites: [ECDHE-RSA-CHACHA20-POLY1305, ECDHE-ECDSA-AES128-GCM-SHA256]}");
+        assert!(problems.is_empty(), "{problems:?}");
+        assert_eq!(tls.unwrap().ciphers, [Cipher::EcdheRsaChaCha20, Cipher::EcdheEcdsaAes128Gcm]);
+        let (_, problems) = with("tls_params: {cipher_suites: [AES128-SHA]}");
+        let [problem] = &problems[..] else { panic!("{problems:?}") };
+        assert!(
+            problem.contains("tls_params.cipher_suites[0]: cipher suite `AES128-SHA` is not supported"),
+            "{problem}"
+        );
+    }
+
+    #[test]
+    fn pins_are_hexadecimal_and_base64() {
+        let hash = "AB:".repeat(31) + "AB";
+        let key = base64::engine::general_purpose::STANDARD.encode([7; 32]);
+        let roots =
+            "trusted_ca: {inline_string: ROOTS}, verify_certificate_hash: ['HASH'], verify_certificate_spki: [KEY]";
+        let roots = roots.replace("ROOTS", "''");
+        let context = |hash: &str, key: &str| {
+            format!("validation_context: {{{}}}", roots.replace("HASH", hash).replace("KEY", key))
+        };
+        let (tls, problems) = with(&context(&hash, &key));
+        // The roots are no roots; the pins are read all the same.
+        assert!(problems.iter().all(|problem| problem.contains("trusted_ca")), "{problems:?}");
+        if let Some(validation) = tls.and_then(|tls| tls.validation) {
+            assert_eq!(validation.pins, Pins { certificates: vec![[0xab; 32]], keys: vec![[7; 32]] });
+        }
+        let (_, problems) = with(&context("AB", "AAAA"));
+        let text = problems.join("\n");
+        assert!(text.contains("verify_certificate_hash[0]: `AB` is not a SHA-256 hash in hexadecimal"), "{text}");
+        assert!(text.contains("verify_certificate_spki[0]: `AAAA` is not a SHA-256 hash in Base64"), "{text}");
+        assert_eq!(hexadecimal(&"é".repeat(32)), None);
+    }
 }
