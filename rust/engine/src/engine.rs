@@ -358,7 +358,7 @@ impl Engine {
         filters
             .filter_map(|filter| match &filter.kind {
                 FilterKind::Python(python) => Some(python.clone()),
-                FilterKind::GrpcWeb => None,
+                FilterKind::GrpcWeb | FilterKind::Cors | FilterKind::Fault(_) => None,
             })
             .collect()
     }

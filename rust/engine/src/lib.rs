@@ -17,6 +17,7 @@ mod deadlines;
 mod engine;
 mod exchange;
 pub mod filter;
+mod http_filter;
 mod listener;
 pub mod overload;
 mod route;

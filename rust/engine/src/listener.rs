@@ -12,6 +12,7 @@ use pymesh_tls::server_config;
 
 use crate::base::slab::Key;
 use crate::engine::Options;
+use crate::http_filter::{self, Link};
 use crate::overload::ListenerLoad;
 use crate::telemetry::stats::{
     HttpInspectorStats, HttpStats, Hub, ListenerStats, ProxyProtocolStats, ProxyProtocolVersionStats, TcpStats,
@@ -76,6 +77,7 @@ pub(crate) struct ChainRuntime {
 pub(crate) struct HttpRuntime {
     pub config: Arc<HttpConnectionManager>,
     pub stats: Arc<HttpStats>,
+    pub filters: Vec<Link>,
     pub direction: Direction,
     pub limits: Limits,
 }
@@ -154,6 +156,7 @@ impl ChainRuntime {
                 http = Some(Arc::new(HttpRuntime {
                     config: manager.clone(),
                     stats: hub.http(*worker, &manager.stat_prefix),
+                    filters: http_filter::chain(&manager.filters, &manager.stat_prefix, options),
                     direction: listener.direction,
                     limits: limits(manager, options),
                 }));

@@ -18,6 +18,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 pub struct Commons {
     /// What is open towards each cluster.
     pub(crate) clusters: Registry<ClusterLoad>,
+    /// Requests that suffer an injected fault, by the statistics prefix of their connection manager.
+    pub(crate) faults: Registry<AtomicU32>,
 }
 
 /// Values by name, for as long as somebody holds them.

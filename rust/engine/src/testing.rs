@@ -89,6 +89,8 @@ pub fn numbers(hub: &Hub) -> Vec<(String, Kind, u64)> {
     let groups = hub.lock();
     group("cluster", &groups.clusters, &mut all);
     group("http", &groups.http, &mut all);
+    group("cors", &groups.cors, &mut all);
+    group("fault", &groups.fault, &mut all);
     group("tcp", &groups.tcp, &mut all);
     group("listener", &groups.listeners, &mut all);
     all.sort_by(|a, b| a.0.cmp(&b.0));

@@ -6,6 +6,7 @@
 
 mod connections {
     mod drain;
+    mod filters;
     mod messages;
     pub mod rig;
     mod tunnels;

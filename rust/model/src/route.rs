@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use regex::bytes::Regex;
 
+use crate::filter::RouteFilters;
 use crate::format::Template;
 use crate::matcher::{HeaderMatch, QueryMatch};
 pub use crate::retry::{RetryOn, RetryPolicy};
@@ -66,6 +67,8 @@ pub struct Route {
     pub action: Action,
     /// Header operations.
     pub headers: HeaderOps,
+    /// What it, its virtual host and its table say of HTTP filters.
+    pub filters: RouteFilters,
 }
 
 /// `RouteMatch`.
@@ -187,6 +190,8 @@ pub struct WeightedCluster {
     pub headers: HeaderOps,
     /// `host_rewrite_literal`: the authority for requests that go here, unless the route rewrites it itself.
     pub host_rewrite: Option<Box<str>>,
+    /// What it and its route say of HTTP filters.
+    pub filters: RouteFilters,
 }
 
 /// How the path changes on its way upstream. The query is kept.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::balance::*;
 use crate::cluster::*;
 use crate::endpoint::*;
+use crate::filter::RouteFilters;
 use crate::http::*;
 use crate::listener::*;
 use crate::route::*;
@@ -97,6 +98,7 @@ pub fn tcp(stat_prefix: &str, cluster: &str) -> TcpProxy {
             weight: 1,
             headers: HeaderOps::default(),
             host_rewrite: None,
+            filters: RouteFilters::default(),
         }],
         idle_timeout: Duration::from_secs(3600),
         max_connection_duration: Duration::ZERO,
@@ -126,6 +128,7 @@ pub fn route(prefix: &str, action: Action) -> Route {
         },
         action,
         headers: HeaderOps::default(),
+        filters: RouteFilters::default(),
     }
 }
 

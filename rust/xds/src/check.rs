@@ -7,7 +7,7 @@ use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescri
 
 use crate::diagnostic::At;
 use crate::proto::{self, is_typed_struct};
-use crate::{rules, unsupported};
+use crate::{optional, rules, unsupported};
 
 /// `Any` within `Any` beyond this is refused; decoding bounds the rest.
 const MAX_ANY_DEPTH: usize = 16;
@@ -56,6 +56,9 @@ fn visit(message: &DynamicMessage, at: &At<'_>, depth: usize) {
     }
     for (field, value) in message.fields() {
         let at = &at.field(field.name());
+        if is_stranger(message, &field, value) {
+            continue;
+        }
         match value {
             Value::List(items) => {
                 for (index, item) in items.iter().enumerate() {
@@ -75,6 +78,18 @@ fn visit(message: &DynamicMessage, at: &At<'_>, depth: usize) {
     if untouched {
         rules::check(message, at);
     }
+}
+
+/// See [`optional`].
+fn is_stranger(holder: &DynamicMessage, field: &FieldDescriptor, value: &Value) -> bool {
+    let (Value::Message(packed), Kind::Message(kind)) = (value, field.kind()) else { return false };
+    if kind.full_name() != "google.protobuf.Any" {
+        return false;
+    }
+    let is_optional = holder.get_field_by_name("is_optional").is_some_and(|value| value.as_bool() == Some(true));
+    let url = packed.get_field_by_name("type_url");
+    let url = url.as_ref().and_then(|url| url.as_str()).unwrap_or_default();
+    optional::may_be_unknown(holder.descriptor().full_name(), field.name(), is_optional, url)
 }
 
 fn visit_value(value: &Value, field: &FieldDescriptor, at: &At<'_>, depth: usize) {

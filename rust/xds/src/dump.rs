@@ -8,7 +8,7 @@ use serde_json::{json, Value};
 
 use crate::catalog::{Catalog, Resource, Slot};
 use crate::kind::ResourceKind;
-use crate::proto;
+use crate::{optional, proto};
 
 /// Fields that hold or may hold a key.
 const SECRET_FIELDS: [&str; 3] = ["private_key", "password", "token"];
@@ -90,11 +90,12 @@ fn rejected(catalog: &Catalog) -> Vec<Value> {
 }
 
 /// A packed message as JSON.
-fn message(any: &prost_types::Any) -> Value {
+pub(crate) fn message(any: &prost_types::Any) -> Value {
     let Some(descriptor) = proto::pool().get_message_by_name(proto::type_name(&any.type_url)) else {
         return Value::Null;
     };
-    let Ok(message) = DynamicMessage::decode(descriptor, any.value.as_slice()) else { return Value::Null };
+    let Ok(mut message) = DynamicMessage::decode(descriptor, any.value.as_slice()) else { return Value::Null };
+    optional::without_unknown(&mut message);
     let options = SerializeOptions::new().use_proto_field_name(true);
     let mut value = message.serialize_with_options(serde_json::value::Serializer, &options).unwrap_or(Value::Null);
     redact(&mut value);

@@ -19,6 +19,7 @@ mod json;
 mod kind;
 #[cfg(feature = "testing")]
 pub mod offline;
+mod optional;
 pub mod proto;
 mod resolve;
 mod rules;

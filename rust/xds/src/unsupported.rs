@@ -72,9 +72,12 @@ pub(crate) fn alternative(message: &str, field: &str) -> Option<&'static str> {
         "slow_start_config" => "leave it out: new endpoints get their full share at once",
         "common_lb_config" => "leave it out: all localities of a priority form one pool",
         "health_checks" | "outlier_detection" => "leave it out: endpoint health comes from `health_status`",
-        "cors" | "rate_limits" | "typed_per_filter_config" => {
-            "write it as a Python filter (pymesh.filters.v1.PythonFilter)"
+        "cors" => {
+            "use `typed_per_filter_config` with envoy.extensions.filters.http.cors.v3.CorsPolicy, and the filter \
+             envoy.filters.http.cors"
         }
+        "rate_limits" => "write it as a Python filter (pymesh.filters.v1.PythonFilter)",
+        "response_rate_limit" => "leave it out: answers are not slowed down",
         "hash_policy" => "leave it out: `lb_policy` ROUND_ROBIN, LEAST_REQUEST or RANDOM decides",
         "pipe" | "envoy_internal_address" => "use `socket_address`",
         "named_port" => "use `port_value`",
@@ -83,7 +86,6 @@ pub(crate) fn alternative(message: &str, field: &str) -> Option<&'static str> {
         "access_log_path" | "access_log" if of(".Admin") => "leave it out: admin requests are not logged",
         "format" | "typed_json_format" if of(".FileAccessLog") => "use `log_format.text_format_source`",
         "json_format" if of(".FileAccessLog") => "use `log_format.json_format`",
-        "is_optional" => "leave it out: every filter that is named must exist",
         "tracing" => "leave it out: trace headers are passed on as they are",
         "disable_stateless_session_resumption" | "disable_stateful_session_resumption" | "session_ticket_keys" => {
             "leave it out: sessions are resumed by tickets of this process, and only where clients need no certificate"
@@ -100,7 +102,14 @@ pub(crate) fn alternative(message: &str, field: &str) -> Option<&'static str> {
         "additional_source_addresses" => "use `extra_source_addresses`",
         "disk_layer" | "admin_layer" | "rtds_layer" => "write the values in a `static_layer`",
         "scaled" if of(".Trigger") => "use `threshold`",
-        "runtime_key" | "runtime_key_prefix" => "leave it out: there are no runtime values to look up",
+        "runtime_key"
+        | "runtime_key_prefix"
+        | "delay_percent_runtime"
+        | "abort_percent_runtime"
+        | "delay_duration_runtime"
+        | "abort_http_status_runtime"
+        | "abort_grpc_status_runtime"
+        | "max_active_faults_runtime" => "leave it out: there are no runtime values to look up",
         _ => return None,
     })
 }

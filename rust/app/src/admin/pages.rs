@@ -23,6 +23,10 @@ struct Family {
 
 const CLUSTER: Family = Family { stat: "cluster", infix: "", metric: "envoy_cluster", label: "envoy_cluster_name" };
 const HTTP: Family = Family { stat: "http", infix: "", metric: "envoy_http", label: "envoy_http_conn_manager_prefix" };
+const CORS: Family =
+    Family { stat: "http", infix: "cors", metric: "envoy_http_cors", label: "envoy_http_conn_manager_prefix" };
+const FAULT: Family =
+    Family { stat: "http", infix: "fault", metric: "envoy_http_fault", label: "envoy_http_conn_manager_prefix" };
 const TCP: Family = Family { stat: "tcp", infix: "", metric: "envoy_tcp", label: "envoy_tcp_prefix" };
 const LISTENER: Family =
     Family { stat: "listener", infix: "", metric: "envoy_listener", label: "envoy_listener_address" };
@@ -102,6 +106,8 @@ fn each(groups: &Groups, mut f: impl FnMut(&Family, &str, &'static str, Kind, u6
     walk(&CLUSTER_HTTP2, &groups.cluster_http2, &mut f);
     walk(&HTTP2, &groups.http2, &mut f);
     walk(&HTTP, &groups.http, &mut f);
+    walk(&CORS, &groups.cors, &mut f);
+    walk(&FAULT, &groups.fault, &mut f);
     walk(&TCP, &groups.tcp, &mut f);
     walk(&LISTENER, &groups.listeners, &mut f);
     walk(&TLS_INSPECTOR, &groups.tls_inspector, &mut f);

@@ -7,7 +7,7 @@
 //! them headers change: what is overwritten, then what is added.
 
 use pymesh_http::Headers;
-use pymesh_model::route::{AppendAction, ClusterChoice, HeaderEdit, HeaderOps};
+use pymesh_model::route::{AppendAction, HeaderEdit, HeaderOps};
 
 use super::{Exchange, ExchangeKey, Routed};
 use crate::engine::Engine;
@@ -33,15 +33,12 @@ impl Engine {
     }
 
     fn edit(&mut self, exchange: &mut Exchange, routed: &Routed, side: Side) {
-        let weighted = match routed.forward.as_ref().map(|forward| &forward.cluster) {
-            Some(ClusterChoice::Weighted(clusters)) => routed.weighted.and_then(|at| clusters.get(at)),
-            _ => None,
-        };
         let virtual_host = routed.table.virtual_hosts.get(routed.virtual_host);
         // As Envoy: what the less specific levels say of the host is about this one, and the route's own rewrite
         // comes later and wins; only that one tells the old host.
-        let host = weighted.and_then(|cluster| cluster.host_rewrite.as_deref()).filter(|_| side == Side::Request);
-        let mut weighted = weighted.map(|cluster| &cluster.headers);
+        let share = routed.share();
+        let host = share.and_then(|cluster| cluster.host_rewrite.as_deref()).filter(|_| side == Side::Request);
+        let mut weighted = share.map(|cluster| &cluster.headers);
         if let Some(host) = host.filter(|_| !routed.table.most_specific_wins) {
             if let Some(ops) = weighted.take() {
                 self.apply_edit(exchange, &ops.request, side);

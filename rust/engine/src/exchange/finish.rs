@@ -178,7 +178,7 @@ impl Engine {
     }
 
     /// The clock of the route runs from the end of the request, as in Envoy.
-    pub(super) fn arm_request_timeout(&mut self, key: ExchangeKey) {
+    pub(crate) fn arm_request_timeout(&mut self, key: ExchangeKey) {
         let deadline = self.next_deadline(key);
         if let Some(exchange) = self.exchanges.get_mut(key) {
             exchange.deadline = deadline;
@@ -194,10 +194,14 @@ impl Engine {
     fn next_deadline(&self, key: ExchangeKey) -> Time {
         let Some(exchange) = self.exchanges.get(key) else { return Time::NEVER };
         let Due { route, per_try, per_try_idle, attempt, idle } = self.due(key);
-        let retry = if exchange.stage == Stage::BackingOff { exchange.retry_at } else { Time::NEVER };
+        let wake = match exchange.stage {
+            Stage::BackingOff => exchange.retry_at,
+            Stage::FilterWaits(_) => exchange.filter_resumes_at,
+            _ => Time::NEVER,
+        };
         let duration = exchange.started.after_limit(exchange.max_duration);
         let upstream = route.min(per_try).min(per_try_idle).min(attempt);
-        upstream.min(idle).min(retry).min(duration).min(self.request_deadline(key))
+        upstream.min(idle).min(wake).min(duration).min(self.request_deadline(key))
     }
 
     fn due(&self, key: ExchangeKey) -> Due {
@@ -222,7 +226,11 @@ impl Engine {
         }
         // As in Envoy these clocks run from the end of the request: a client that is slow to send it does not make
         // the upstream slow to answer.
-        let Some(received) = exchange.request_received else { return due };
+        let is_with_filters =
+            matches!(exchange.stage, Stage::Arrived | Stage::RequestFilter(_) | Stage::FilterWaits(_));
+        let Some(received) = exchange.request_received.filter(|_| !is_with_filters) else { return due };
+        // Nor do filters.
+        let received = received.max(exchange.forwarded);
         due.route = received.after_limit(limit);
         if let (Some(retry), Some(started)) = (exchange.retry(), started.map(|started| started.max(received))) {
             if !exchange.has_response {
@@ -298,6 +306,12 @@ impl Engine {
         }
         if exchange.stage == Stage::BackingOff && exchange.retry_at <= now {
             self.retry_now(key);
+        }
+        if let Some(exchange) = self.exchanges.get_mut(key) {
+            if let (Stage::FilterWaits(index), true) = (exchange.stage, exchange.filter_resumes_at <= now) {
+                exchange.stage = Stage::RequestFilter(index);
+                self.make_ready(key);
+            }
         }
         self.arm_request_timeout(key);
     }

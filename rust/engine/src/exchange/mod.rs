@@ -27,7 +27,8 @@ use pymesh_http::h2::StreamId;
 use pymesh_http::{RequestHead, ResponseHead};
 use pymesh_model::cluster::Cluster;
 use pymesh_model::endpoint::Endpoint;
-use pymesh_model::route::{Forward, RetryPolicy, Route, RouteTable};
+use pymesh_model::filter::RouteFilters;
+use pymesh_model::route::{ClusterChoice, Forward, RetryPolicy, Route, RouteTable, WeightedCluster};
 
 use crate::base::slab::Key;
 use crate::base::time::Time;
@@ -35,6 +36,7 @@ use crate::cluster::{ClusterKey, HostKey, PoolKind};
 use crate::conn::ConnKey;
 use crate::engine::Engine;
 use crate::filter::Kept;
+use crate::http_filter::{Memory, Skips};
 use crate::listener::HttpRuntime;
 use crate::route::matcher::Unrouted;
 use crate::telemetry::{Facts, Flags};
@@ -64,6 +66,8 @@ pub(crate) enum Stage {
     Arrived,
     /// The request filter with this index is next, or is running.
     RequestFilter(usize),
+    /// The request filter with this index goes on at `filter_resumes_at`.
+    FilterWaits(usize),
     /// It waits to be tried again.
     BackingOff,
     /// An endpoint is to be chosen.
@@ -88,6 +92,12 @@ pub struct Exchange {
     /// A Python filter has it; nothing else touches its heads.
     pub(crate) in_filter: bool,
     pub(crate) kept: Kept,
+    pub(crate) skips: Skips,
+    /// By the filter's place in its chain.
+    pub(crate) memories: Vec<(usize, Memory)>,
+    pub(crate) filter_resumes_at: Time,
+    /// The response has begun to pass the filters.
+    pub(crate) is_filtered: bool,
     pub(crate) is_ready: bool,
 
     /// The client's connection; `None` if the engine itself has asked ([`Exchange::detached`]).
@@ -155,6 +165,8 @@ pub struct Exchange {
 
     pub(crate) started: Time,
     pub(crate) request_received: Option<Time>,
+    /// When the router sent it on its way, all filters behind it.
+    pub(crate) forwarded: Time,
     pub(crate) upstream_started: Option<Time>,
     pub(crate) response_received: Option<Time>,
     pub(crate) last_progress: Time,
@@ -180,6 +192,28 @@ pub(crate) struct Routed {
 }
 
 impl Routed {
+    /// The chosen entry of the route's weighted clusters.
+    fn share(&self) -> Option<&WeightedCluster> {
+        match &self.forward.as_ref()?.cluster {
+            ClusterChoice::Weighted(clusters) => clusters.get(self.weighted?),
+            _ => None,
+        }
+    }
+
+    /// The name of the cluster that the request is for.
+    pub fn cluster_name<'a>(&'a self, request: &'a RequestHead) -> Option<&'a [u8]> {
+        match &self.forward.as_ref()?.cluster {
+            ClusterChoice::One(name) => Some(name.as_bytes()),
+            ClusterChoice::Weighted(_) => Some(self.share()?.name.as_bytes()),
+            ClusterChoice::Header(header) => request.headers.get(header.as_bytes()),
+        }
+    }
+
+    /// What is said of HTTP filters.
+    pub fn filters(&self) -> &RouteFilters {
+        self.share().map_or(&self.route.filters, |share| &share.filters)
+    }
+
     /// The route's retry policy, or else its virtual host's.
     pub fn retry(&self) -> Option<&Arc<RetryPolicy>> {
         let own = self.forward.as_ref()?.retry.as_ref();
@@ -205,6 +239,7 @@ impl Exchange {
         let mut request_body = std::mem::take(&mut self.request_body);
         let mut response_body = std::mem::take(&mut self.response_body);
         let mut tried = std::mem::take(&mut self.tried);
+        let mut memories = std::mem::take(&mut self.memories);
         request.clear();
         response.clear();
         request.headers.shrink(KEEP);
@@ -212,7 +247,8 @@ impl Exchange {
         request_body.reset();
         response_body.reset();
         tried.clear();
-        *self = Exchange { request, response, request_body, response_body, tried, ..Exchange::default() };
+        memories.clear();
+        *self = Exchange { request, response, request_body, response_body, tried, memories, ..Exchange::default() };
     }
 }
 
@@ -241,7 +277,7 @@ impl Engine {
             match before {
                 Stage::Arrived => self.on_arrived(key),
                 Stage::RequestFilter(index) => self.run_request_filter(key, index),
-                Stage::BackingOff | Stage::Pending => return,
+                Stage::FilterWaits(_) | Stage::BackingOff | Stage::Pending => return,
                 Stage::Picking => self.pick_upstream(key),
                 Stage::Flowing => {
                     self.pump_request(key);

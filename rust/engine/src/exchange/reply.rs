@@ -16,6 +16,10 @@ pub(crate) struct LocalReply {
     pub headers: Vec<(&'static str, Vec<u8>)>,
     pub extra_headers: Vec<(Vec<u8>, Vec<u8>)>,
     pub body: Vec<u8>,
+    /// For gRPC, in place of what follows from the HTTP status.
+    pub grpc_status: Option<u32>,
+    /// It is the same for gRPC.
+    pub is_verbatim: bool,
     /// The connection is of no further use.
     pub close: bool,
 }
@@ -29,6 +33,8 @@ impl LocalReply {
             headers: Vec::new(),
             extra_headers: Vec::new(),
             body: Vec::new(),
+            grpc_status: None,
+            is_verbatim: false,
             close: false,
         }
     }
@@ -40,6 +46,11 @@ impl LocalReply {
 
     pub fn with_body(mut self, body: &[u8]) -> Self {
         self.body = body.to_vec();
+        self
+    }
+
+    pub fn verbatim(mut self) -> Self {
+        self.is_verbatim = true;
         self
     }
 
@@ -60,7 +71,7 @@ impl Engine {
         exchange.flags.insert(reply.flags);
         exchange.details = reply.details;
         // A client of gRPC-Web reads the status of HTTP, as from Envoy.
-        let is_grpc = route::matcher::is_grpc(&exchange.request) && exchange.grpc_web.is_none();
+        let is_grpc = !reply.is_verbatim && route::matcher::is_grpc(&exchange.request) && exchange.grpc_web.is_none();
         let response = &mut exchange.response;
         response.clear();
         response.version = Version::Http11;
@@ -79,7 +90,8 @@ impl Engine {
             response.headers.set_known(Known::ContentType, b"application/grpc");
             if !response.headers.contains_known(Known::GrpcStatus) {
                 let is_late = reply.details == details::MAX_DURATION_TIMEOUT;
-                let code = if is_late { GRPC_DEADLINE_EXCEEDED } else { grpc_status(reply.status) }.to_string();
+                let by_status = if is_late { GRPC_DEADLINE_EXCEEDED } else { grpc_status(reply.status) };
+                let code = reply.grpc_status.unwrap_or(by_status.into()).to_string();
                 response.headers.append_known(Known::GrpcStatus, code.as_bytes());
             }
             if !reply.body.is_empty() && exchange.request.method != Method::Head {

@@ -3,14 +3,12 @@
 use std::sync::Arc;
 
 use pymesh_http::{h1, Headers, Known, Method, RequestHead, Version};
-use pymesh_model::filter::FilterKind;
 use pymesh_model::http::{RouteSource, Underscores};
 use pymesh_model::overload::OverloadAction;
 use pymesh_model::route::{Action, ClusterChoice, RouteTable, Upgrade};
 
 use super::{ExchangeKey, GrpcWeb, LocalReply, Routed, Stage};
 use crate::engine::Engine;
-use crate::filter::{FilterCall, Phase};
 use crate::route;
 use crate::route::matcher::Unrouted;
 use crate::telemetry::{details, Flags};
@@ -78,6 +76,7 @@ impl Engine {
         }
         self.sanitize_request(key);
         self.choose_route(key);
+        self.choose_filters(key);
     }
 
     /// As Envoy documents it: 400 and a close on HTTP/1, a reset on HTTP/2.
@@ -121,42 +120,8 @@ impl Engine {
         });
     }
 
-    /// Runs request filters from `index` on; after the last, the route decides.
-    pub(super) fn run_request_filter(&mut self, key: ExchangeKey, index: usize) {
-        let Some(exchange) = self.exchanges.get_mut(key) else { return };
-        if exchange.is_local {
-            exchange.stage = Stage::Replying;
-            return;
-        }
-        let Some(http) = exchange.http.clone() else { return };
-        let Some(filter) = http.config.filters.get(index) else {
-            return self.act_on_route(key);
-        };
-        let python = match &filter.kind {
-            FilterKind::Python(python) => python,
-            FilterKind::GrpcWeb => {
-                exchange.stage = Stage::RequestFilter(index + 1);
-                return self.open_grpc_web(key);
-            }
-        };
-        let wanted = self.filters.wants(python, Phase::Request, &exchange.request);
-        match wanted {
-            Err(failure) => {
-                exchange.stage = Stage::RequestFilter(index + 1);
-                self.filter_failed(key, python.failure_policy, failure);
-            }
-            Ok(false) => exchange.stage = Stage::RequestFilter(index + 1),
-            Ok(true) => {
-                http.stats.python_filter_calls.inc();
-                exchange.in_filter = true;
-                let filter = python.clone();
-                self.filter_calls.push(FilterCall { exchange: key, phase: Phase::Request, index, filter });
-            }
-        }
-    }
-
     /// All filters have let the request pass.
-    fn act_on_route(&mut self, key: ExchangeKey) {
+    pub(crate) fn act_on_route(&mut self, key: ExchangeKey) {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         let Some(http) = exchange.http.clone() else { return };
         let Some(routed) = exchange.routed.clone() else {
@@ -189,24 +154,8 @@ impl Engine {
                 self.reply_locally(key, reply.with_body(&direct.body));
             }
             Action::Forward(forward) => {
-                let name = match &forward.cluster {
-                    ClusterChoice::One(name) => Some(name),
-                    ClusterChoice::Weighted(clusters) => {
-                        routed.weighted.and_then(|at| clusters.get(at)).map(|chosen| &chosen.name)
-                    }
-                    ClusterChoice::Header(_) => None,
-                };
-                let cluster = match (&forward.cluster, name) {
-                    (_, Some(name)) => self.cluster_names.get(name).copied(),
-                    (ClusterChoice::Header(header), None) => exchange
-                        .request
-                        .headers
-                        .get(header.as_bytes())
-                        .and_then(|value| std::str::from_utf8(value).ok())
-                        .and_then(|name| self.cluster_names.get(name))
-                        .copied(),
-                    _ => None,
-                };
+                let name = routed.cluster_name(&exchange.request).and_then(|name| std::str::from_utf8(name).ok());
+                let cluster = name.and_then(|name| self.cluster_names.get(name)).copied();
                 // Known to logs and metrics also if the request gets no further.
                 let config = cluster.and_then(|cluster| self.clusters.get(cluster)).map(|cluster| &cluster.config);
                 exchange.cluster_config = config.cloned();
@@ -226,6 +175,7 @@ impl Engine {
                     return self.reply_locally(key, reply.with_flags(Flags::DOWNSTREAM_PROTOCOL_ERROR));
                 }
                 exchange.cluster = Some(cluster);
+                exchange.forwarded = self.now;
                 exchange.attempt = 1;
                 exchange.adopt_retry_policy(&routed);
                 let retry = exchange.retry().filter(|retry| !retry.on.is_empty());
@@ -294,7 +244,7 @@ impl Engine {
     }
 
     /// The gRPC-Web filter's turn. What has come of the body waits in the exchange, and is translated there.
-    fn open_grpc_web(&mut self, key: ExchangeKey) {
+    pub(crate) fn open_grpc_web(&mut self, key: ExchangeKey) {
         let Some(exchange) = self.exchanges.get_mut(key).filter(|exchange| exchange.grpc_web.is_none()) else { return };
         let Some(mut web) = GrpcWeb::open(&mut exchange.request) else { return };
         let mut translated = Vec::new();

@@ -1,14 +1,12 @@
 //! The response on its way out: head, filters, retries, body.
 
 use pymesh_http::{h1, Case, Headers, Known, ResponseHead, Version};
-use pymesh_model::filter::FilterKind;
 use pymesh_model::http::{HeaderCase, ServerHeader};
 use pymesh_model::overload::OverloadAction;
 
 use super::{ExchangeKey, Pipe, Stage};
 use crate::conn::{Conn, Protocol, Reading};
 use crate::engine::Engine;
-use crate::filter::{FilterCall, Phase};
 use crate::telemetry::details;
 
 impl Engine {
@@ -94,11 +92,10 @@ impl Engine {
                 return conn.wait_to_send(key, true);
             }
             if !matches!(exchange.stage, Stage::ResponseFilter(_)) {
-                let has_filters = exchange.http.as_ref().is_some_and(|http| !http.config.filters.is_empty());
-                if has_filters && !exchange.is_local {
+                let filters = exchange.http.as_ref().map_or(0, |http| http.filters.len());
+                if filters > 0 && !std::mem::replace(&mut exchange.is_filtered, true) {
                     // Filters see the response in reverse order.
-                    let last = exchange.http.as_ref().map_or(0, |http| http.config.filters.len());
-                    exchange.stage = Stage::ResponseFilter(last);
+                    exchange.stage = Stage::ResponseFilter(filters);
                     return;
                 }
                 self.start_response(key);
@@ -107,43 +104,8 @@ impl Engine {
         self.pump_response_body(key);
     }
 
-    /// Runs the response filters below `index`, last first; then sends the head.
-    pub(super) fn run_response_filter(&mut self, key: ExchangeKey, index: usize) {
-        let Some(exchange) = self.exchanges.get_mut(key) else { return };
-        let Some(http) = exchange.http.clone() else { return };
-        let Some(at) = index.checked_sub(1) else {
-            exchange.stage = if exchange.is_local { Stage::Replying } else { Stage::Flowing };
-            self.start_response(key);
-            return self.make_ready(key);
-        };
-        let Some(filter) = http.config.filters.get(at) else { return };
-        let python = match &filter.kind {
-            FilterKind::Python(python) => python,
-            FilterKind::GrpcWeb => {
-                exchange.stage = Stage::ResponseFilter(at);
-                if let Some(web) = &exchange.grpc_web {
-                    web.name_answer(&mut exchange.response);
-                }
-                return;
-            }
-        };
-        match self.filters.wants(python, Phase::Response, &exchange.request) {
-            Err(failure) => {
-                exchange.stage = Stage::ResponseFilter(at);
-                self.filter_failed(key, python.failure_policy, failure);
-            }
-            Ok(false) => exchange.stage = Stage::ResponseFilter(at),
-            Ok(true) => {
-                http.stats.python_filter_calls.inc();
-                exchange.in_filter = true;
-                let filter = python.clone();
-                self.filter_calls.push(FilterCall { exchange: key, phase: Phase::Response, index: at, filter });
-            }
-        }
-    }
-
     /// Sends the response head downstream.
-    fn start_response(&mut self, key: ExchangeKey) {
+    pub(crate) fn start_response(&mut self, key: ExchangeKey) {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         if exchange.response_started {
             return;

@@ -17,6 +17,8 @@ pub struct Flags(u32);
 
 // In the order in which they are printed: Envoy sets that of the retry before that of the failure.
 flags! {
+    DELAY_INJECTED = 17, "DI", "The request was held back on purpose.";
+    FAULT_INJECTED = 18, "FI", "The request was answered with a failure on purpose.";
     UPSTREAM_RETRY_LIMIT = 5, "URX", "The last retry failed too.";
     NO_HEALTHY_UPSTREAM = 0, "UH", "No healthy endpoint in the cluster.";
     UPSTREAM_CONNECTION_FAILURE = 1, "UF", "The connection to the endpoint failed.";
@@ -126,6 +128,8 @@ pub mod details {
     pub const UPGRADE_FAILED: &str = "upgrade_failed";
     pub const FILTER_REFUSED: &str = "filter_reply";
     pub const FILTER_FAILED: &str = "filter_failed";
+    pub const CORS_RESPONSE: &str = "cors_response";
+    pub const FAULT_FILTER_ABORT: &str = "fault_filter_abort";
     pub const OVERLOAD: &str = "overload";
 }
 

@@ -161,6 +161,24 @@ stats! {
 }
 
 stats! {
+    /// `http.<stat_prefix>.cors.*`, names as Envoy's.
+    CorsStats {
+        origin_valid: Counter,
+        origin_invalid: Counter,
+    }
+}
+
+stats! {
+    /// `http.<stat_prefix>.fault.*`, names as Envoy's. There are none for each client: it could say any name.
+    FaultStats {
+        aborts_injected: Counter,
+        delays_injected: Counter,
+        faults_overflow: Counter,
+        active_faults: Gauge,
+    }
+}
+
+stats! {
     /// `http2.*` for clients, `cluster.<name>.http2.*` for endpoints. Names as Envoy's, where it counts the same.
     Http2Stats {
         goaway_sent: Counter,
@@ -274,6 +292,8 @@ pub struct Groups {
     /// HTTP/2 with the endpoints of each cluster.
     pub cluster_http2: Group<Http2Stats>,
     pub http: Group<HttpStats>,
+    pub cors: Group<CorsStats>,
+    pub fault: Group<FaultStats>,
     pub tcp: Group<TcpStats>,
     pub listeners: Group<ListenerStats>,
     pub tls_inspector: Group<TlsInspectorStats>,
@@ -301,6 +321,16 @@ impl Hub {
     /// Adds a worker's counters for a connection manager's prefix.
     pub fn http(&self, worker: usize, prefix: &Arc<str>) -> Arc<HttpStats> {
         join(&mut self.lock().http, worker, prefix)
+    }
+
+    /// Adds a worker's counters for the CORS filters of a connection manager's prefix.
+    pub fn cors(&self, worker: usize, prefix: &Arc<str>) -> Arc<CorsStats> {
+        join(&mut self.lock().cors, worker, prefix)
+    }
+
+    /// Adds a worker's counters for the fault filters of a connection manager's prefix.
+    pub fn fault(&self, worker: usize, prefix: &Arc<str>) -> Arc<FaultStats> {
+        join(&mut self.lock().fault, worker, prefix)
     }
 
     /// Adds a worker's counters for a TCP proxy's prefix.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pymesh_engine::Action;
 use pymesh_model::cluster::UpstreamHttp;
-use pymesh_model::filter::{FilterKind, HttpFilter};
+use pymesh_model::filter::{FilterId, FilterKind, HttpFilter};
 use pymesh_model::http::HeaderCase;
 use pymesh_model::route::{GrpcTimeout, StreamDuration};
 
@@ -103,7 +103,12 @@ fn a_stream_lasts_as_long_as_it_may() {
 
 #[test]
 fn grpc_web_of_any_length_waits_for_its_reader() {
-    let filter = HttpFilter { name: "grpc-web".into(), kind: FilterKind::GrpcWeb };
+    let filter = HttpFilter {
+        name: "grpc-web".into(),
+        id: FilterId::of("grpc-web"),
+        disabled: false,
+        kind: FilterKind::GrpcWeb,
+    };
     let mut rig = Rig::new(&Setup { filters: vec![Arc::new(filter)], buffer_limit: 64 * 1024, ..Setup::default() });
     let client = rig.accept();
     let fields = "content-type: application/grpc-web-text\r\naccept: application/grpc-web-text\r\n";

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pymesh_engine::base::time::{Time, WallClock};
+use pymesh_engine::shared::Commons;
 use pymesh_engine::telemetry::stats::Hub;
 use pymesh_engine::{Action, ConnKey, Engine, ListenerKey, Options};
 use pymesh_model::cluster::*;
-use pymesh_model::filter::HttpFilter;
+use pymesh_model::filter::{HttpFilter, RouteFilters};
 use pymesh_model::http::*;
 use pymesh_model::listener::*;
 use pymesh_model::route::*;
@@ -31,6 +32,8 @@ pub struct Setup {
     pub path: PathMatch,
     pub stream: StreamDuration,
     pub filters: Vec<Arc<HttpFilter>>,
+    /// What the route says of them.
+    pub said: RouteFilters,
     pub proxy_100_continue: bool,
     pub header_case: HeaderCase,
     pub buffer_limit: usize,
@@ -50,6 +53,7 @@ impl Default for Setup {
             path: PathMatch::Prefix("/".into()),
             stream: StreamDuration::default(),
             filters: vec![],
+            said: RouteFilters::default(),
             proxy_100_continue: false,
             header_case: HeaderCase::Lower,
             buffer_limit: 1 << 20,
@@ -68,6 +72,7 @@ pub struct Rig {
     // Not every test looks at numbers.
     #[allow(dead_code)]
     pub hub: Arc<Hub>,
+    commons: Arc<Commons>,
     now: Time,
     listener: ListenerKey,
     /// What was asked of sockets and not looked at yet.
@@ -84,13 +89,22 @@ impl Rig {
     }
 
     pub fn with(snapshot: Arc<Snapshot>) -> Rig {
-        let hub: Arc<Hub> = Arc::default();
+        Rig::worker(0, snapshot, Arc::default(), Arc::default())
+    }
+
+    /// Another worker of the same process.
+    #[allow(dead_code)]
+    pub fn beside(one: &Rig, setup: &Setup) -> Rig {
+        Rig::worker(1, snapshot(setup), one.hub.clone(), one.commons.clone())
+    }
+
+    fn worker(worker: usize, snapshot: Arc<Snapshot>, hub: Arc<Hub>, commons: Arc<Commons>) -> Rig {
         let mut engine = Engine::new(Options {
-            worker: 0,
+            worker,
             seed: 1,
             clock: WallClock::default(),
             overload: Arc::default(),
-            commons: Arc::default(),
+            commons: commons.clone(),
             stream_buffer: 64 * 1024,
             drain_time: Duration::from_secs(600),
             hub: hub.clone(),
@@ -100,7 +114,7 @@ impl Rig {
         assert_eq!(engine.apply(snapshot), Vec::<String>::new());
         let listener = engine.listeners().next().unwrap().0;
         let (actions, written, blocked) = (Vec::new(), HashMap::new(), Vec::new());
-        Rig { engine, hub, now: Time::default(), listener, actions, written, blocked, upstream: None }
+        Rig { engine, hub, commons, now: Time::default(), listener, actions, written, blocked, upstream: None }
     }
 
     pub fn accept(&mut self) -> ConnKey {
@@ -224,6 +238,7 @@ pub fn snapshot(setup: &Setup) -> Arc<Snapshot> {
     let mut route = testing::route("/", pymesh_model::route::Action::Forward(Arc::new(forward)));
     route.matches.path = setup.path.clone();
     route.headers = setup.headers.clone();
+    route.filters = setup.said.clone();
     let manager = HttpConnectionManager {
         filters: setup.filters.clone(),
         limits: HttpLimits { requests_per_connection: setup.requests_per_connection, ..HttpLimits::default() },

@@ -18,7 +18,7 @@ use prost_reflect::{Cardinality, DynamicMessage, FieldDescriptor, Kind, MapKey, 
 use crate::diagnostic::{At, Diagnostic, Place};
 use crate::document::{Entry, Mark, Node, Value};
 use crate::proto::{self, is_typed_struct};
-use crate::{suggest, unsupported};
+use crate::{optional, suggest, unsupported};
 
 /// Where the fields of a file stand, by their path.
 #[derive(Debug, Default)]
@@ -82,6 +82,8 @@ impl Reader<'_> {
             return message;
         };
         let mut oneofs: HashMap<String, &str> = HashMap::new();
+        let optional = string_entry(entries, "is_optional").or_else(|| string_entry(entries, "isOptional"));
+        let is_optional = optional.is_some_and(|(_, text)| text == "true");
         for entry in entries {
             let found =
                 descriptor.get_field_by_name(&entry.key).or_else(|| descriptor.get_field_by_json_name(&entry.key));
@@ -103,7 +105,9 @@ impl Reader<'_> {
                     }
                 }
             }
-            if let Some(value) = self.field(&entry.value, &field, at) {
+            if let Some(value) = stranger(&entry.value, &field, descriptor, is_optional) {
+                message.set_field(&field, value);
+            } else if let Some(value) = self.field(&entry.value, &field, at) {
                 message.set_field(&field, value);
             }
         }
@@ -315,6 +319,20 @@ fn string_entry<'e>(entries: &'e [Entry], key: &str) -> Option<(&'e Entry, &'e s
         Value::Scalar(scalar) => Some((entry, scalar.text.as_str())),
         _ => None,
     })
+}
+
+/// A packed message that stays unread: see [`optional`].
+fn stranger(node: &Node, field: &FieldDescriptor, holder: &MessageDescriptor, is_optional: bool) -> Option<Field> {
+    let (Value::Map(entries), Kind::Message(any)) = (&node.value, field.kind()) else { return None };
+    let url = string_entry(entries, "@type").map_or("", |(_, url)| url);
+    if url.is_empty() && !entries.is_empty()
+        || !optional::may_be_unknown(holder.full_name(), field.name(), is_optional, url)
+    {
+        return None;
+    }
+    let mut unread = DynamicMessage::new(any);
+    unread.set_field_by_name("type_url", Field::String(url.to_owned()));
+    Some(Field::Message(unread))
 }
 
 fn pack(any: &MessageDescriptor, message: &DynamicMessage) -> DynamicMessage {

@@ -222,6 +222,7 @@ fn tcp_proxy(config: &tcp::TcpProxy, at: &At<'_>, cx: &Context<'_>) -> Option<Tc
         weight,
         headers: Default::default(),
         host_rewrite: None,
+        filters: Default::default(),
     };
     let clusters = match config.cluster_specifier.as_ref()? {
         tcp::tcp_proxy::ClusterSpecifier::Cluster(name) => vec![weighted(name, 1)],

@@ -4,6 +4,7 @@ use pymesh_model::matcher::{full_match, HeaderMatch, HeaderTest, QueryMatch, Str
 use regex::bytes::Regex;
 
 use crate::diagnostic::At;
+use crate::proto::envoy::config::core::v3 as core;
 use crate::proto::envoy::config::route::v3 as route;
 use crate::proto::envoy::r#type::matcher::v3 as matcher;
 
@@ -112,17 +113,27 @@ pub(super) fn query(matcher: &route::QueryParameterMatcher, at: &At<'_>) -> Opti
 
 /// A fraction in millionths.
 pub(super) fn millionths(fraction: &crate::proto::envoy::r#type::v3::FractionalPercent, at: &At<'_>) -> u32 {
-    use crate::proto::envoy::r#type::v3::fractional_percent::DenominatorType;
-    let factor = match super::common::enumerator(fraction.denominator) {
-        DenominatorType::Hundred => 10_000,
-        DenominatorType::TenThousand => 100,
-        DenominatorType::Million => 1,
-    };
-    let millionths = fraction.numerator.saturating_mul(factor);
+    let millionths = fraction.numerator.saturating_mul(millionths_per_part(fraction));
     if millionths > 1_000_000 {
         at.field("numerator").refuse(format!("{} is more than the whole", fraction.numerator));
     }
     millionths.min(1_000_000)
+}
+
+/// What one of the numerator is worth.
+pub(super) fn millionths_per_part(fraction: &crate::proto::envoy::r#type::v3::FractionalPercent) -> u32 {
+    use crate::proto::envoy::r#type::v3::fractional_percent::DenominatorType;
+    match super::common::enumerator(fraction.denominator) {
+        DenominatorType::Hundred => 10_000,
+        DenominatorType::TenThousand => 100,
+        DenominatorType::Million => 1,
+    }
+}
+
+/// A share of requests that is a runtime value in Envoy, in millionths.
+pub(super) fn share(config: Option<&core::RuntimeFractionalPercent>, default: u32, at: &At<'_>) -> u32 {
+    let Some(config) = config else { return default };
+    config.default_value.as_ref().map_or(0, |value| millionths(value, &at.field("default_value")))
 }
 
 #[cfg(test)]

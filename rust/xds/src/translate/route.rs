@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pymesh_model::filter::RouteFilters;
 use pymesh_model::route::{
     Action, ClusterChoice, DirectResponse, Forward, GrpcTimeout, HostRewrite, PathMatch, PathRewrite, Redirect,
     RedirectPath, Route, RouteMatch, RouteTable, StreamDuration, VirtualHost, WeightedCluster,
@@ -11,7 +12,7 @@ use pymesh_model::route::{
 
 use super::common::{data_source, duration, duration_or, enumerator};
 use super::header::{self, header_fields};
-use super::{http, matcher, retry, Context};
+use super::{filter, http, matcher, retry, Context};
 use crate::diagnostic::At;
 use crate::proto::envoy::config::route::v3 as route;
 
@@ -31,6 +32,7 @@ pub(crate) fn route_table(
     let mut table = Table {
         direct_body: config.max_direct_response_body_size_bytes.unwrap_or(DIRECT_BODY),
         validate: config.validate_clusters.unwrap_or(validate),
+        filters: filter::route_filters(&config.typed_per_filter_config, &RouteFilters::default(), at),
         cx,
     };
     let hosts_at = at.field("virtual_hosts");
@@ -66,6 +68,8 @@ pub(crate) fn route_table(
 struct Table<'c, 'e> {
     direct_body: u32,
     validate: bool,
+    /// What the table says of HTTP filters.
+    filters: RouteFilters,
     cx: &'c mut Context<'e>,
 }
 
@@ -80,6 +84,7 @@ impl Table<'_, '_> {
                 false
             }
         };
+        let filters = filter::route_filters(&host.typed_per_filter_config, &self.filters, at);
         let routes_at = at.field("routes");
         VirtualHost {
             name: host.name.as_str().into(),
@@ -88,7 +93,7 @@ impl Table<'_, '_> {
                 .routes
                 .iter()
                 .enumerate()
-                .filter_map(|(index, route)| self.route(route, &routes_at.index(index)))
+                .filter_map(|(index, route)| self.route(route, &filters, &routes_at.index(index)))
                 .map(Arc::new)
                 .collect(),
             headers: header::operations(&header_fields!(host), at),
@@ -99,11 +104,12 @@ impl Table<'_, '_> {
         }
     }
 
-    fn route(&mut self, route: &route::Route, at: &At<'_>) -> Option<Route> {
+    fn route(&mut self, route: &route::Route, general: &RouteFilters, at: &At<'_>) -> Option<Route> {
+        let filters = filter::route_filters(&route.typed_per_filter_config, general, at);
         let matches = matches(route.r#match.as_ref()?, &at.field("match"));
         let action = match route.action.as_ref()? {
             route::route::Action::Route(action) => {
-                self.forward(action, &at.field("route")).map(|forward| Action::Forward(Arc::new(forward)))
+                self.forward(action, &filters, &at.field("route")).map(|forward| Action::Forward(Arc::new(forward)))
             }
             route::route::Action::Redirect(action) => {
                 redirect(action, &at.field("redirect")).map(|redirect| Action::Redirect(Arc::new(redirect)))
@@ -113,10 +119,10 @@ impl Table<'_, '_> {
                 .map(|response| Action::Direct(Arc::new(response))),
         };
         let headers = header::operations(&header_fields!(route), at);
-        Some(Route { name: route.name.as_str().into(), matches: matches?, action: action?, headers })
+        Some(Route { name: route.name.as_str().into(), matches: matches?, action: action?, headers, filters })
     }
 
-    fn forward(&mut self, action: &route::RouteAction, at: &At<'_>) -> Option<Forward> {
+    fn forward(&mut self, action: &route::RouteAction, filters: &RouteFilters, at: &At<'_>) -> Option<Forward> {
         use route::route_action::{ClusterNotFoundResponseCode, ClusterSpecifier, HostRewriteSpecifier};
         let cluster = match action.cluster_specifier.as_ref()? {
             ClusterSpecifier::Cluster(name) => {
@@ -126,7 +132,7 @@ impl Table<'_, '_> {
             }
             ClusterSpecifier::ClusterHeader(name) => ClusterChoice::Header(name.to_ascii_lowercase().into()),
             ClusterSpecifier::WeightedClusters(weighted) => {
-                ClusterChoice::Weighted(self.weighted(weighted, &at.field("weighted_clusters")))
+                ClusterChoice::Weighted(self.weighted(weighted, filters, &at.field("weighted_clusters")))
             }
         };
         let path_rewrite = match (action.prefix_rewrite.as_str(), &action.regex_rewrite) {
@@ -205,7 +211,12 @@ impl Table<'_, '_> {
         }
     }
 
-    fn weighted(&mut self, weighted: &route::WeightedCluster, at: &At<'_>) -> Vec<WeightedCluster> {
+    fn weighted(
+        &mut self,
+        weighted: &route::WeightedCluster,
+        general: &RouteFilters,
+        at: &At<'_>,
+    ) -> Vec<WeightedCluster> {
         use route::weighted_cluster::cluster_weight::HostRewriteSpecifier;
         let clusters_at = at.field("clusters");
         let mut clusters = Vec::with_capacity(weighted.clusters.len());
@@ -220,7 +231,8 @@ impl Table<'_, '_> {
             let host_rewrite = entry.host_rewrite_specifier.as_ref().and_then(|specifier| match specifier {
                 HostRewriteSpecifier::HostRewriteLiteral(host) => (!host.is_empty()).then(|| host.as_str().into()),
             });
-            clusters.push(WeightedCluster { name, weight: entry.weight.unwrap_or(0), headers, host_rewrite });
+            let filters = filter::route_filters(&entry.typed_per_filter_config, general, &at);
+            clusters.push(WeightedCluster { name, weight: entry.weight.unwrap_or(0), headers, host_rewrite, filters });
         }
         check_total(clusters.iter().map(|cluster| cluster.weight), &clusters_at);
         clusters

@@ -21,7 +21,7 @@ fn rule(path: PathMatch) -> RouteMatch {
 
 fn route(matches: RouteMatch) -> Arc<Route> {
     let action = Action::Direct(Arc::new(DirectResponse { status: 200, body: Arc::from(*b"") }));
-    Arc::new(Route { name: "".into(), matches, action, headers: Default::default() })
+    Arc::new(Route { name: "".into(), matches, action, headers: Default::default(), filters: Default::default() })
 }
 
 fn table(hosts: &[&[&str]], routes: Vec<RouteMatch>) -> RouteTable {
@@ -197,7 +197,13 @@ fn grpc_and_fraction() {
 
 #[test]
 fn weights_are_followed_and_zero_gets_nothing() {
-    let cluster = |weight| WeightedCluster { name: "".into(), weight, headers: Default::default(), host_rewrite: None };
+    let cluster = |weight| WeightedCluster {
+        name: "".into(),
+        weight,
+        headers: Default::default(),
+        host_rewrite: None,
+        filters: Default::default(),
+    };
     let clusters = [cluster(0), cluster(30), cluster(70)];
     let mut rng = crate::base::rng::Rng::new(5);
     let mut seen = [0; 3];

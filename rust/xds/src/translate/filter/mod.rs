@@ -1,18 +1,29 @@
 //! HTTP filters of a connection manager.
 
+mod cors;
+mod fault;
+mod route;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Name as _;
-use pymesh_model::filter::{FailurePolicy, FilterKind, HttpFilter, PythonFilter};
+use pymesh_model::filter::{FailurePolicy, FilterId, FilterKind, HttpFilter, PythonFilter};
 
-use super::common::{duration_or, enumerator, open};
+use super::common::{duration_or, enumerator, open, Opened};
 use crate::diagnostic::At;
+use crate::proto;
+use crate::proto::envoy::extensions::filters::http::cors::v3::Cors;
+use crate::proto::envoy::extensions::filters::http::fault::v3::HttpFault;
 use crate::proto::envoy::extensions::filters::http::grpc_web::v3::GrpcWeb;
 use crate::proto::envoy::extensions::filters::http::router::v3::Router;
 use crate::proto::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use crate::proto::pymesh::filters::v1 as python;
+pub(super) use route::filters as route_filters;
+
+/// As many as the engine has bits for.
+const MOST_FILTERS: usize = 64;
 
 /// The filters before the router, which must be the last one.
 pub(super) fn filters(filters: &[hcm::HttpFilter], at: &At<'_>) -> Vec<Arc<HttpFilter>> {
@@ -25,6 +36,9 @@ pub(super) fn filters(filters: &[hcm::HttpFilter], at: &At<'_>) -> Vec<Arc<HttpF
             at.field("name").refuse(format!("filter `{}` stands here twice", filter.name));
         }
         let config = filter.config_type.as_ref().map(|hcm::http_filter::ConfigType::TypedConfig(any)| any);
+        if filter.is_optional && config.is_some_and(|any| proto::descriptor(&any.type_url).is_err()) {
+            continue;
+        }
         let at = at.field("typed_config");
         let Some(opened) = open(config, &at) else { continue };
         if opened.is::<Router>() {
@@ -32,15 +46,19 @@ pub(super) fn filters(filters: &[hcm::HttpFilter], at: &At<'_>) -> Vec<Arc<HttpF
             if index + 1 < filters.len() {
                 at.refuse("the router must be the last HTTP filter");
             }
-        } else if opened.is::<GrpcWeb>() {
-            let name = filter.name.as_str().into();
-            translated.push(Arc::new(HttpFilter { name, kind: FilterKind::GrpcWeb }));
-        } else if opened.is::<python::PythonFilter>() {
-            let filter = opened.decode(&at).and_then(|config| python_filter(&filter.name, &config, &at));
-            translated.extend(filter.map(Arc::new));
-        } else {
-            opened.refuse(&[Router::full_name(), GrpcWeb::full_name(), python::PythonFilter::full_name()], &at);
+            if filter.disabled {
+                at.refuse_with_hint("the router cannot be disabled", "leave `disabled` out");
+            }
+            continue;
         }
+        let kind = kind(&opened, &at);
+        translated.extend(kind.map(|(name, kind)| {
+            let name = if name.is_empty() { filter.name.as_str().into() } else { name };
+            Arc::new(HttpFilter { name, id: FilterId::of(&filter.name), disabled: filter.disabled, kind })
+        }));
+    }
+    if translated.len() > MOST_FILTERS {
+        at.refuse(format!("at most {MOST_FILTERS} filters may stand before the router, here are {}", translated.len()));
     }
     if routers == 0 {
         at.refuse_with_hint(
@@ -52,7 +70,31 @@ pub(super) fn filters(filters: &[hcm::HttpFilter], at: &At<'_>) -> Vec<Arc<HttpF
     translated
 }
 
-fn python_filter(instance: &str, config: &python::PythonFilter, at: &At<'_>) -> Option<HttpFilter> {
+/// What a filter is, and the name that its configuration gives it.
+fn kind(opened: &Opened<'_>, at: &At<'_>) -> Option<(Arc<str>, FilterKind)> {
+    if opened.is::<GrpcWeb>() {
+        Some(("".into(), FilterKind::GrpcWeb))
+    } else if opened.is::<Cors>() {
+        Some(("".into(), FilterKind::Cors))
+    } else if opened.is::<HttpFault>() {
+        Some(("".into(), FilterKind::Fault(Arc::new(fault::fault(&opened.decode(at)?, at)))))
+    } else if opened.is::<python::PythonFilter>() {
+        let config: python::PythonFilter = opened.decode(at)?;
+        Some((config.name.as_str().into(), python_filter(&config, at)?))
+    } else {
+        let supported = [
+            Router::full_name(),
+            Cors::full_name(),
+            HttpFault::full_name(),
+            GrpcWeb::full_name(),
+            python::PythonFilter::full_name(),
+        ];
+        opened.refuse(&supported, at);
+        None
+    }
+}
+
+fn python_filter(config: &python::PythonFilter, at: &At<'_>) -> Option<FilterKind> {
     use python::python_filter::FailurePolicy as Policy;
     let (module, class) = config.class.split_once(':').unwrap_or_default();
     if module.is_empty() || class.is_empty() {
@@ -63,20 +105,16 @@ fn python_filter(instance: &str, config: &python::PythonFilter, at: &At<'_>) -> 
     let object = prost_types::Value {
         kind: Some(prost_types::value::Kind::StructValue(config.config.clone().unwrap_or_default())),
     };
-    let name = if config.name.is_empty() { instance } else { &config.name };
-    Some(HttpFilter {
-        name: name.into(),
-        kind: FilterKind::Python(Arc::new(PythonFilter {
-            class: config.class.as_str().into(),
-            source: config.source.as_str().into(),
-            config_json: json(&object).to_string().into(),
-            failure_policy: match enumerator(config.failure_policy) {
-                Policy::Closed => FailurePolicy::Closed,
-                Policy::Open => FailurePolicy::Open,
-            },
-            timeout: duration_or(config.timeout.as_ref(), Duration::ZERO, &at.field("timeout")),
-        })),
-    })
+    Some(FilterKind::Python(Arc::new(PythonFilter {
+        class: config.class.as_str().into(),
+        source: config.source.as_str().into(),
+        config_json: json(&object).to_string().into(),
+        failure_policy: match enumerator(config.failure_policy) {
+            Policy::Closed => FailurePolicy::Closed,
+            Policy::Open => FailurePolicy::Open,
+        },
+        timeout: duration_or(config.timeout.as_ref(), Duration::ZERO, &at.field("timeout")),
+    })))
 }
 
 /// A protobuf value as JSON. Whole numbers have no fraction: a filter that is
@@ -99,3 +137,6 @@ fn json(value: &prost_types::Value) -> serde_json::Value {
             .into(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,230 @@
+//! HTTP filters: the chain that a request passes before the router, and its response behind it.
+//!
+//! A worker has each chain as a list of [`Link`]s. A request passes them in order, its response in the reverse order.
+//! What a filter is, is one variant of [`Filter`]; a built-in one is two functions of an exchange, for the request's head
+//! and for the response's, and what the former says is a [`Step`]. Python's have a seam of their own (`filter.rs`).
+//!
+//! Invariants:
+//! * which filters a request passes is decided once, by the route that it had when it arrived ([`Skips`]), so that a
+//!   filter sees both sides of an exchange or none,
+//! * a filter's configuration is its route's, if that says something, else the chain's; levels were resolved when the
+//!   snapshot was made,
+//! * what a filter has to know later is its [`Memory`] in the exchange, and goes with the exchange,
+//! * a filter that waits is asked again when the time has come, and knows by its memory what it has waited for,
+//! * the proxy's own answers pass the response side as well, once (Python's hooks do not see them); an answer that is
+//!   made on that side goes straight to the client.
+
+mod cors;
+mod fault;
+
+use std::sync::Arc;
+
+use pymesh_http::RequestHead;
+use pymesh_model::filter::{FilterId, FilterKind, HttpFilter, PythonFilter};
+
+use crate::base::rng::Rng;
+use crate::base::time::Time;
+use crate::engine::{Engine, Options};
+use crate::exchange::{Exchange, ExchangeKey, LocalReply, Stage};
+use crate::filter::{FilterCall, Phase};
+use crate::telemetry::stats::CorsStats;
+
+/// A filter with its place in a chain.
+pub(crate) struct Link {
+    id: FilterId,
+    is_disabled: bool,
+    filter: Filter,
+}
+
+/// A filter with what one worker keeps for it.
+enum Filter {
+    Python(Arc<PythonFilter>),
+    GrpcWeb,
+    Cors(Arc<CorsStats>),
+    Fault(fault::FaultFilter),
+}
+
+/// Places in a chain that a request passes by: one bit for each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Skips(u64);
+
+/// What a filter makes of a request's head.
+enum Step {
+    /// On to the next filter.
+    Continue,
+    /// It is asked again at this time.
+    Wait(Time),
+    /// It answers itself.
+    Reply(LocalReply),
+}
+
+/// What a filter remembers of an exchange.
+pub(crate) enum Memory {
+    Cors(cors::Origin),
+    Fault(fault::Suffering),
+}
+
+/// The chain of a connection manager with a worker's counters.
+pub(crate) fn chain(filters: &[Arc<HttpFilter>], prefix: &Arc<str>, options: &Options) -> Vec<Link> {
+    let Options { worker, hub, commons, .. } = options;
+    let link = |filter: &Arc<HttpFilter>| Link {
+        id: filter.id,
+        is_disabled: filter.disabled,
+        filter: match &filter.kind {
+            FilterKind::Python(python) => Filter::Python(python.clone()),
+            FilterKind::GrpcWeb => Filter::GrpcWeb,
+            FilterKind::Cors => Filter::Cors(hub.cors(*worker, prefix)),
+            FilterKind::Fault(config) => Filter::Fault(fault::FaultFilter {
+                config: config.clone(),
+                stats: hub.fault(*worker, prefix),
+                active: commons.faults.get(prefix, Default::default),
+            }),
+        },
+    };
+    filters.iter().map(link).collect()
+}
+
+impl Skips {
+    fn contains(self, index: usize) -> bool {
+        u32::try_from(index).is_ok_and(|index| self.0.checked_shr(index).unwrap_or(0) & 1 == 1)
+    }
+}
+
+impl Engine {
+    /// Decides which filters the request passes. The translation allows 64 in a chain.
+    pub(crate) fn choose_filters(&mut self, key: ExchangeKey) {
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        let Some(http) = &exchange.http else { return };
+        let said = exchange.routed.as_ref().map(|routed| routed.filters()).filter(|said| !said.is_empty());
+        if said.is_none() && !http.filters.iter().any(|link| link.is_disabled) {
+            return;
+        }
+        for (index, link) in http.filters.iter().enumerate() {
+            let own = said.and_then(|said| said.get(link.id)).and_then(|entry| entry.enabled);
+            if !own.unwrap_or(!link.is_disabled) {
+                exchange.skips.0 |= 1 << (index % 64);
+            }
+        }
+    }
+
+    /// The request filter at `index` has its turn; after the last, the route decides.
+    pub(crate) fn run_request_filter(&mut self, key: ExchangeKey, index: usize) {
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        if exchange.is_local {
+            exchange.stage = Stage::Replying;
+            return;
+        }
+        let Some(http) = exchange.http.clone() else { return };
+        let Some(link) = http.filters.get(index) else {
+            return self.act_on_route(key);
+        };
+        if exchange.skips.contains(index) {
+            exchange.stage = Stage::RequestFilter(index + 1);
+            return;
+        }
+        match &link.filter {
+            Filter::Python(python) => return self.call_python(key, python, Phase::Request, index),
+            Filter::GrpcWeb => {
+                exchange.stage = Stage::RequestFilter(index + 1);
+                return self.open_grpc_web(key);
+            }
+            _ => {}
+        }
+        let Some(mut exchange) = self.exchanges.lend(key) else { return };
+        let step = match &link.filter {
+            Filter::Cors(stats) => cors::on_request(self, &mut exchange, (index, link.id), stats),
+            Filter::Fault(fault) => fault::on_request(self, &mut exchange, (index, link.id), fault),
+            Filter::Python(_) | Filter::GrpcWeb => Step::Continue,
+        };
+        match &step {
+            Step::Continue | Step::Reply(_) => exchange.stage = Stage::RequestFilter(index + 1),
+            Step::Wait(until) => {
+                exchange.stage = Stage::FilterWaits(index);
+                exchange.filter_resumes_at = *until;
+            }
+        }
+        self.exchanges.give_back(key, exchange);
+        match step {
+            Step::Continue => {}
+            Step::Reply(reply) => self.reply_locally(key, reply),
+            Step::Wait(_) => self.arm_request_timeout(key),
+        }
+    }
+
+    /// The response filter below `index` has its turn, last first; after the first, the head is sent.
+    pub(crate) fn run_response_filter(&mut self, key: ExchangeKey, index: usize) {
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        let Some(http) = exchange.http.clone() else { return };
+        let Some(at) = index.checked_sub(1) else {
+            exchange.stage = if exchange.is_local { Stage::Replying } else { Stage::Flowing };
+            self.start_response(key);
+            return self.make_ready(key);
+        };
+        let Some(link) = http.filters.get(at) else { return };
+        exchange.stage = Stage::ResponseFilter(at);
+        if exchange.skips.contains(at) {
+            return;
+        }
+        match &link.filter {
+            Filter::Python(_) | Filter::GrpcWeb if exchange.is_local => {}
+            Filter::Python(python) => {
+                exchange.stage = Stage::ResponseFilter(index);
+                self.call_python(key, python, Phase::Response, at);
+            }
+            Filter::GrpcWeb => {
+                if let Some(web) = &exchange.grpc_web {
+                    web.name_answer(&mut exchange.response);
+                }
+            }
+            Filter::Cors(_) => cors::on_response(exchange, at),
+            Filter::Fault(_) => {}
+        }
+    }
+
+    fn call_python(&mut self, key: ExchangeKey, python: &Arc<PythonFilter>, phase: Phase, index: usize) {
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        let next = match phase {
+            Phase::Request => Stage::RequestFilter(index + 1),
+            Phase::Response => Stage::ResponseFilter(index),
+        };
+        match self.filters.wants(python, phase, &exchange.request) {
+            Err(failure) => {
+                exchange.stage = next;
+                self.filter_failed(key, python.failure_policy, failure);
+            }
+            Ok(false) => exchange.stage = next,
+            Ok(true) => {
+                if let Some(http) = &exchange.http {
+                    http.stats.python_filter_calls.inc();
+                }
+                exchange.in_filter = true;
+                self.filter_calls.push(FilterCall { exchange: key, phase, index, filter: python.clone() });
+            }
+        }
+    }
+}
+
+impl Exchange {
+    fn remember(&mut self, index: usize, memory: Memory) {
+        self.memories.push((index, memory));
+    }
+
+    fn forget(&mut self, index: usize) -> Option<Memory> {
+        let at = self.memories.iter().position(|(of, _)| *of == index)?;
+        Some(self.memories.swap_remove(at).1)
+    }
+}
+
+/// Whether one request of a share, in millionths, is among it. All and none need no luck.
+fn falls_within(rng: &mut Rng, millionths: u32) -> bool {
+    match millionths {
+        0 => false,
+        1_000_000.. => true,
+        _ => rng.below(1_000_000) < u64::from(millionths),
+    }
+}
+
+/// A number in a request's header, of which the first field counts; what is no number is not there.
+fn number_in<N: std::str::FromStr>(request: &RequestHead, name: &[u8]) -> Option<N> {
+    std::str::from_utf8(request.headers.get(name)?).ok()?.trim().parse().ok()
+}

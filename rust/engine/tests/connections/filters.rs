@@ -1,0 +1,189 @@
+//! Built-in HTTP filters: which of them a request passes, and what those make of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pymesh_engine::telemetry::stats::{sum, Stats};
+use pymesh_model::filter::*;
+use pymesh_model::matcher::{StringMatch, StringPattern};
+
+use super::rig::{Rig, Setup};
+
+const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\norigin: https://shop.test\r\n\r\n";
+const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
+const ALL: Percentage = Percentage { numerator: 100, denominator: 100 };
+
+fn filter(name: &str, kind: FilterKind) -> Arc<HttpFilter> {
+    Arc::new(HttpFilter { name: name.into(), id: FilterId::of(name), disabled: false, kind })
+}
+
+fn delay(seconds: u64) -> Fault {
+    let duration = FaultDuration::Fixed(Duration::from_secs(seconds));
+    Fault { delay: Some(FaultDelay { duration, percentage: ALL }), ..Fault::default() }
+}
+
+fn abort(status: AbortStatus, percentage: Percentage) -> Fault {
+    Fault { abort: Some(FaultAbort { status, percentage }), ..Fault::default() }
+}
+
+fn fault(fault: Fault) -> Setup {
+    Setup { filters: vec![filter("fault", FilterKind::Fault(Arc::new(fault)))], ..Setup::default() }
+}
+
+fn said(name: &str, enabled: bool, config: Option<RouteFilterConfig>) -> RouteFilters {
+    let entry = RouteFilter { filter: FilterId::of(name), enabled: Some(enabled), config };
+    RouteFilters::within(vec![entry], &RouteFilters::default())
+}
+
+fn count<T: Stats>(stats: &[Arc<T>], name: &str) -> u64 {
+    sum(stats).into_iter().find(|(known, ..)| *known == name).unwrap().2
+}
+
+fn faults(rig: &Rig, name: &str) -> u64 {
+    count(&rig.hub.lock().fault["in"], name)
+}
+
+#[test]
+fn a_delayed_request_goes_on_when_its_time_has_come() {
+    // Longer than the route's timeout of 15 seconds, which is the upstream's.
+    let mut rig = Rig::new(&fault(delay(20)));
+    let client = rig.accept();
+    rig.receive(client, GET);
+    rig.pass(Duration::from_millis(19_999));
+    assert!(rig.take_actions().is_empty(), "nobody is connected to");
+    assert_eq!((faults(&rig, "delays_injected"), faults(&rig, "active_faults")), (1, 1));
+    rig.pass(Duration::from_millis(1));
+    let upstream = rig.open();
+    assert_eq!(faults(&rig, "active_faults"), 0, "it is an upstream's request now");
+    rig.pass(Duration::from_secs(14));
+    rig.receive(upstream, OK);
+    assert!(rig.text(client).starts_with("HTTP/1.1 200 "));
+}
+
+#[test]
+fn the_upstream_has_its_whole_time_after_a_delay() {
+    let mut rig = Rig::new(&fault(delay(20)));
+    let client = rig.accept();
+    rig.receive(client, GET);
+    rig.pass(Duration::from_secs(20));
+    rig.open();
+    rig.pass(Duration::from_millis(14_999));
+    assert_eq!(rig.text(client), "");
+    rig.pass(Duration::from_millis(1));
+    assert!(rig.text(client).starts_with("HTTP/1.1 504 "));
+}
+
+#[test]
+fn a_request_may_be_delayed_and_aborted() {
+    let both = Fault { abort: abort(AbortStatus::Http(418), ALL).abort, ..delay(3) };
+    let mut rig = Rig::new(&fault(both));
+    let client = rig.accept();
+    rig.receive(client, b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello");
+    rig.pass(Duration::from_millis(2999));
+    assert_eq!(rig.text(client), "");
+    rig.pass(Duration::from_millis(1));
+    let answer = rig.text(client);
+    assert!(answer.starts_with("HTTP/1.1 418 ") && answer.ends_with("\r\n\r\nfault filter abort"), "{answer}");
+    assert!(rig.take_actions().is_empty());
+    let counted = ["delays_injected", "aborts_injected", "active_faults"].map(|name| faults(&rig, name));
+    assert_eq!(counted, [1, 1, 0]);
+}
+
+#[test]
+fn who_leaves_while_it_is_delayed_leaves_nothing_behind() {
+    let mut rig = Rig::new(&fault(delay(3)));
+    let client = rig.accept();
+    rig.receive(client, GET);
+    rig.engine.failed(client, "reset");
+    rig.work();
+    assert_eq!((faults(&rig, "delays_injected"), faults(&rig, "active_faults")), (1, 0));
+    rig.pass(Duration::from_secs(10));
+    assert_eq!(rig.engine.in_use().1, 0);
+}
+
+#[test]
+fn a_share_of_requests_is_aborted_and_a_header_may_lower_it() {
+    for (share, asked, expected) in [(30, "", 300.0), (30, "90", 300.0), (30, "10", 100.0), (30, "none", 300.0)] {
+        let percentage = Percentage { numerator: share, denominator: 100 };
+        let mut rig = Rig::new(&fault(abort(AbortStatus::Header, percentage)));
+        let client = rig.accept();
+        let lower = match asked {
+            "" => String::new(),
+            asked => format!("x-envoy-fault-abort-request-percentage: {asked}\r\n"),
+        };
+        let head = format!("GET / HTTP/1.1\r\nhost: a\r\nx-envoy-fault-abort-request: 503\r\n{lower}\r\n");
+        let mut aborted = 0;
+        for _ in 0..1000 {
+            rig.receive(client, head.as_bytes());
+            let answer = rig.text(client);
+            if answer.is_empty() {
+                let upstream = rig.open_or_reuse();
+                rig.receive(upstream, OK);
+                rig.written(client);
+            } else {
+                assert!(answer.starts_with("HTTP/1.1 503 "));
+                aborted += 1;
+            }
+        }
+        assert!((f64::from(aborted) - expected).abs() < 60.0, "{aborted} of 1000 at {share}%, asked {asked:?}");
+    }
+}
+
+#[test]
+fn no_more_suffer_than_allowed_in_all_workers_together() {
+    let setup = fault(Fault { max_active: Some(2), ..delay(5) });
+    let mut one = Rig::new(&setup);
+    let mut other = Rig::beside(&one, &setup);
+    for (is_one, delayed) in [(true, true), (false, true), (true, false), (false, false)] {
+        let rig = if is_one { &mut one } else { &mut other };
+        let client = rig.accept();
+        rig.take_actions();
+        rig.receive(client, GET);
+        assert_eq!(rig.take_actions().is_empty(), delayed);
+    }
+    assert_eq!((faults(&one, "delays_injected"), faults(&one, "faults_overflow")), (2, 2));
+    one.pass(Duration::from_secs(5));
+    let client = other.accept();
+    other.receive(client, GET);
+    assert_eq!(faults(&one, "delays_injected"), 3);
+}
+
+#[test]
+fn a_route_says_which_filters_its_requests_pass() {
+    let teapot = |status| RouteFilterConfig::Fault(Arc::new(abort(AbortStatus::Http(status), ALL)));
+    let status = |is_disabled: bool, said: RouteFilters| {
+        let kind = FilterKind::Fault(Arc::new(abort(AbortStatus::Http(418), ALL)));
+        let disabled = HttpFilter { disabled: is_disabled, ..(*filter("fault", kind)).clone() };
+        let mut rig = Rig::new(&Setup { filters: vec![Arc::new(disabled)], said, ..Setup::default() });
+        let client = rig.accept();
+        rig.receive(client, GET);
+        match rig.text(client).get(9..12) {
+            Some(status) => status.to_owned(),
+            None => "passed".to_owned(),
+        }
+    };
+    assert_eq!(status(false, RouteFilters::default()), "418");
+    assert_eq!(status(true, RouteFilters::default()), "passed");
+    assert_eq!(status(false, said("fault", false, None)), "passed");
+    assert_eq!(status(true, said("fault", true, None)), "418");
+    assert_eq!(status(false, said("fault", true, Some(teapot(500)))), "500");
+    assert_eq!(status(true, said("fault", true, Some(teapot(500)))), "500");
+    assert_eq!(status(false, said("other", false, None)), "418");
+}
+
+#[test]
+fn own_answers_of_later_filters_pass_the_response_side_of_earlier_ones() {
+    let exact = |text: &str| StringMatch { pattern: StringPattern::Exact(text.as_bytes().into()), ignore_case: false };
+    let policy = CorsPolicy { allow_origins: vec![exact("https://shop.test")], ..CorsPolicy::default() };
+    let cors = filter("cors", FilterKind::Cors);
+    let fault = filter("fault", FilterKind::Fault(Arc::new(abort(AbortStatus::Http(503), ALL))));
+    let said = said("cors", true, Some(RouteFilterConfig::Cors(Arc::new(policy))));
+    for (filters, is_marked) in [(vec![cors.clone(), fault.clone()], true), (vec![fault, cors], false)] {
+        let mut rig = Rig::new(&Setup { filters, said: said.clone(), ..Setup::default() });
+        let client = rig.accept();
+        rig.receive(client, GET);
+        let answer = rig.text(client);
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        assert_eq!(answer.contains("\r\naccess-control-allow-origin: https://shop.test\r\n"), is_marked, "{answer}");
+    }
+}

@@ -1,0 +1,194 @@
+use pymesh_model::filter::{AbortStatus, FaultDuration, FilterId, FilterKind, RouteFilterConfig};
+use pymesh_model::http::{HttpConnectionManager, RouteSource};
+use pymesh_model::listener::NetworkFilter;
+use pymesh_model::route::{Action, ClusterChoice, RouteTable};
+
+const CORS: &str = "type.googleapis.com/envoy.extensions.filters.http.cors.v3";
+const FAULT: &str = "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault";
+const CONFIG: &str = "type.googleapis.com/envoy.config.route.v3.FilterConfig";
+
+/// A manager with these filters before the router, and a table of which parts may be said.
+struct Said<'a> {
+    filters: &'a str,
+    table: &'a str,
+    host: &'a str,
+    route: &'a str,
+    share: &'a str,
+}
+
+const NOTHING: Said<'_> = Said { filters: "", table: "{}", host: "{}", route: "{}", share: "{}" };
+
+fn yaml(said: &Said<'_>) -> String {
+    let Said { filters, table, host, route, share } = said;
+    let hcm = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+    let router = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
+    format!(
+        "
+static_resources:
+  clusters: [{{name: a, load_assignment: {{cluster_name: a}}}}]
+  listeners:
+  - name: in
+    address: {{socket_address: {{address: 127.0.0.1, port_value: 8080}}}}
+    filter_chains:
+    - filters:
+      - name: http
+        typed_config:
+          '@type': {hcm}
+          stat_prefix: in
+          http_filters: [{filters} {{name: router, typed_config: {{'@type': {router}}}}}]
+          route_config:
+            typed_per_filter_config: {table}
+            virtual_hosts:
+            - name: all
+              domains: ['*']
+              typed_per_filter_config: {host}
+              routes:
+              - match: {{prefix: /}}
+                typed_per_filter_config: {route}
+                route:
+                  weighted_clusters: {{clusters: [{{name: a, weight: 1, typed_per_filter_config: {share}}}]}}
+"
+    )
+}
+
+fn problems(said: &Said<'_>) -> String {
+    match crate::load_bootstrap("b.yaml", &yaml(said)) {
+        Ok(_) => "none".to_owned(),
+        Err(found) => found.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"),
+    }
+}
+
+fn manager(said: &Said<'_>) -> std::sync::Arc<HttpConnectionManager> {
+    let bootstrap = crate::load_bootstrap("b.yaml", &yaml(said)).map_err(|found| format!("{found:?}")).unwrap();
+    let listener = bootstrap.statics.listeners[0].value.clone();
+    match &listener.filter_chains.iter().next().unwrap().network {
+        NetworkFilter::Http(manager) => manager.clone(),
+        NetworkFilter::Tcp(_) => panic!("it speaks HTTP"),
+    }
+}
+
+fn table(manager: &HttpConnectionManager) -> &RouteTable {
+    match &manager.routes {
+        RouteSource::Inline(table) => table,
+        RouteSource::Named(_) => panic!("the table is inline"),
+    }
+}
+
+fn share_of(table: &RouteTable) -> &pymesh_model::filter::RouteFilters {
+    let Action::Forward(forward) = &table.virtual_hosts[0].routes[0].action else { panic!("it forwards") };
+    let ClusterChoice::Weighted(shares) = &forward.cluster else { panic!("by weight") };
+    &shares[0].filters
+}
+
+#[test]
+fn filters_are_read_with_their_place() {
+    let filters = format!(
+        "{{name: c, typed_config: {{'@type': {CORS}.Cors}}}}, \
+         {{name: f, disabled: true, typed_config: {{'@type': {FAULT}, max_active_faults: 7, upstream_cluster: a, \
+           downstream_nodes: [n], delay: {{fixed_delay: 0.25s, percentage: {{numerator: 5, denominator: MILLION}}}}, \
+           abort: {{grpc_status: 9, percentage: {{numerator: 50}}}}}}}},"
+    );
+    let manager = manager(&Said { filters: &filters, ..NOTHING });
+    let [cors, fault] = manager.filters.as_slice() else { panic!("two, and the router") };
+    assert!(matches!(cors.kind, FilterKind::Cors) && !cors.disabled && cors.id == FilterId::of("c"));
+    let FilterKind::Fault(config) = &fault.kind else { panic!("{fault:?}") };
+    assert!(fault.disabled && config.max_active == Some(7) && config.upstream_cluster.as_deref() == Some("a"));
+    let (delay, abort) = (config.delay.unwrap(), config.abort.unwrap());
+    assert!(matches!(delay.duration, FaultDuration::Fixed(time) if time.as_millis() == 250));
+    assert_eq!((delay.percentage.numerator, delay.percentage.denominator), (5, 1_000_000));
+    assert!(matches!(abort.status, AbortStatus::Grpc(9)));
+    assert_eq!((abort.percentage.numerator, abort.percentage.denominator), (50, 100));
+}
+
+#[test]
+fn levels_are_resolved() {
+    let policy = |fields: &str| format!("{{c: {{'@type': {CORS}.CorsPolicy, {fields}}}}}");
+    let manager = manager(&Said {
+        table: &policy("allow_methods: GET, max_age: '9'"),
+        host: &format!("{{c: {{'@type': {CONFIG}, disabled: true}}, g: {{'@type': {CONFIG}, config: {{}}}}}}"),
+        route: &policy("allow_methods: 'GET, PUT', filter_enabled: {default_value: {numerator: 1}}"),
+        share: &format!("{{g: {{'@type': {CONFIG}, disabled: true}}}}"),
+        ..NOTHING
+    });
+    let table = table(&manager);
+    let route = &table.virtual_hosts[0].routes[0].filters;
+    let cors = route.get(FilterId::of("c")).unwrap();
+    assert_eq!(cors.enabled, Some(true), "who configures a filter wants it");
+    let Some(RouteFilterConfig::Cors(policy)) = &cors.config else { panic!("{cors:?}") };
+    assert_eq!((&*policy.allow_methods, &*policy.max_age, policy.enabled), ("GET, PUT", "9", 10_000));
+    assert_eq!(route.get(FilterId::of("g")).unwrap().enabled, Some(true));
+    assert_eq!(share_of(table).get(FilterId::of("g")).unwrap().enabled, Some(false));
+    assert!(share_of(table).get(FilterId::of("c")).is_some());
+}
+
+#[test]
+fn what_cannot_be_meant_is_refused() {
+    let fault = |fields: &str| format!("{{name: f, typed_config: {{'@type': {FAULT}, {fields}}}}},");
+    for (fields, expected) in [
+        ("abort: {http_status: 100, percentage: {numerator: 1}}", "abort.http_status: this must be at least 200"),
+        (
+            "abort: {http_status: 503, percentage: {numerator: 101}}",
+            "abort.percentage.numerator: 101 is more than the whole",
+        ),
+        (
+            "abort: {percentage: {numerator: 1}}",
+            "abort: one of `http_status`, `grpc_status`, `header_abort` must be set",
+        ),
+        ("delay: {percentage: {numerator: 1}}", "delay: one of `fixed_delay`, `header_delay` must be set"),
+        ("delay: {fixed_delay: 0s}", "delay.fixed_delay: this must be longer than 0s"),
+        ("response_rate_limit: {header_limit: {}}", "`response_rate_limit` of"),
+        ("delay_percent_runtime: a", "there are no runtime values to look up"),
+        (
+            "headers: [{name: a, range_match: {start: 2, end: 1}}]",
+            "headers[0].range_match: `start` must be below `end`",
+        ),
+    ] {
+        let found = problems(&Said { filters: &fault(fields), ..NOTHING });
+        assert!(found.contains(expected), "{fields}: {found}");
+    }
+    let router =
+        "{name: r, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}},";
+    for (said, expected) in [
+        (
+            Said { route: &format!("{{c: {{'@type': {CORS}.Cors}}}}"), ..NOTHING },
+            "`envoy.extensions.filters.http.cors.v3.Cors` cannot be used here",
+        ),
+        (
+            Said { host: &format!("{{c: {{'@type': {CONFIG}}}}}"), ..NOTHING },
+            "typed_per_filter_config[\"c\"].config: this must be set (hint: to switch the filter on",
+        ),
+        (
+            Said { table: "{c: {'@type': type.googleapis.com/envoy.extensions.filters.http.tap.v3.Tap}}", ..NOTHING },
+            "Tap` is not supported",
+        ),
+        (
+            Said { share: &format!("{{f: {{'@type': {FAULT}, abort: {{http_status: 600}}}}}}"), ..NOTHING },
+            "http_status: this must be less than 600",
+        ),
+        (Said { filters: router, ..NOTHING }, "the router must be the last HTTP filter"),
+    ] {
+        let found = problems(&said);
+        assert!(found.contains(expected), "{found}");
+    }
+    let many: String = (0..65).map(|i| format!("{{name: c{i}, typed_config: {{'@type': {CORS}.Cors}}}},")).collect();
+    assert!(problems(&Said { filters: &many, ..NOTHING })
+        .contains("at most 64 filters may stand before the router, here are 65"));
+}
+
+#[test]
+fn what_is_optional_may_be_unknown() {
+    let tap = "'@type': type.googleapis.com/envoy.extensions.filters.http.tap.v3.Tap, match: {any_match: true}";
+    let filter = |optional| format!("{{name: t, is_optional: {optional}, typed_config: {{{tap}}}}},");
+    let route = |optional| format!("{{t: {{'@type': {CONFIG}, is_optional: {optional}, config: {{{tap}}}}}}}");
+    let (filters, said) = (filter(true), route(true));
+    let left = Said { filters: &filters, route: &said, ..NOTHING };
+    let manager = manager(&left);
+    assert!(manager.filters.is_empty() && table(&manager).virtual_hosts[0].routes[0].filters.is_empty());
+    let bootstrap = crate::load_bootstrap("b.yaml", &yaml(&left)).map_err(|found| format!("{found:?}")).unwrap();
+    let raw = bootstrap.statics.listeners[0].raw.clone();
+    let shown = crate::dump::message(&raw).to_string();
+    assert!(shown.contains(r#""name":"t""#) && shown.contains(r#""is_optional":true"#), "{shown}");
+    for wanted in [Said { filters: &filter(false), ..NOTHING }, Said { route: &route(false), ..NOTHING }] {
+        assert!(problems(&wanted).contains("Tap` is not supported"), "{}", problems(&wanted));
+    }
+}
