@@ -19,6 +19,7 @@ from pymesh.control.resources import (
     gateway_routes,
     kubernetes,
     python_filter,
+    security,
     traffic,
     workloads,
 )
@@ -49,6 +50,7 @@ KINDS: Mapping[tuple[str, str], tuple[tuple[str, ...], type[Resource]]] = {
             gateway.Gateway,
         )
     },
+    ("security.istio.io", "PeerAuthentication"): (("v1", "v1beta1"), security.PeerAuthentication),
     (gateway_api.GROUP, "Gateway"): (("v1", "v1beta1"), gateway_api.KubeGateway),
     (gateway_api.GROUP, "HTTPRoute"): (("v1", "v1beta1"), gateway_api.HTTPRoute),
     (gateway_api.GROUP, "GRPCRoute"): (("v1", "v1alpha2"), gateway_routes.GRPCRoute),
@@ -60,7 +62,6 @@ KINDS: Mapping[tuple[str, str], tuple[tuple[str, ...], type[Resource]]] = {
 
 #: Kinds of the field's APIs that we do not have, with what there is.
 _REFUSED_KINDS: Mapping[str, str] = {
-    "PeerAuthentication": "mutual TLS is STRICT for every workload; remove it",
     "RequestAuthentication": "check tokens in a PythonFilter",
     "AuthorizationPolicy": "refuse requests in a PythonFilter",
     "Telemetry": "set the access log with the control plane's options",

@@ -21,9 +21,11 @@ from pymesh.control.resources.kubernetes import Secret
 from pymesh.control.resources.load import refuse_duplicates
 from pymesh.control.resources.metadata import Resource
 from pymesh.control.resources.python_filter import PythonFilter
+from pymesh.control.resources.security import PeerAuthentication
 from pymesh.control.resources.traffic import VirtualService
 from pymesh.control.resources.workloads import OutboundMode, Sidecar
-from pymesh.control.store import delegates, discovery, lookup, parents, references
+from pymesh.control.store import delegates, discovery, lookup, parents, peers, references
+from pymesh.control.store.peers import Peers
 from pymesh.control.store.references import MESH
 from pymesh.control.store.services import Service
 
@@ -39,6 +41,8 @@ class MeshOptions:
     domain: str = "cluster.local"
     access_log: Literal["TEXT", "JSON", "OFF"] = "TEXT"
     outbound_traffic_policy: OutboundMode = "ALLOW_ANY"
+    #: Policies there hold for the whole mesh.
+    root_namespace: str = "istio-system"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,6 +66,7 @@ class Store:
     sidecars: Sequence[Sidecar] = ()
     filters: Sequence[PythonFilter] = ()
     secrets: Mapping[tuple[str, str], Secret] = field(default_factory=dict)
+    peers: Peers = field(default_factory=Peers)
 
     def service(self, host: str, namespace: str) -> Service | None:
         """The service that ``host`` means in ``namespace``: a full host, NAME.NAMESPACE, or NAME."""
@@ -154,6 +159,7 @@ def assemble(resources: Iterable[Resource], options: MeshOptions, report: Report
         of(Sidecar),
         of(PythonFilter),
         {(one.namespace, one.name): one for one in of(Secret)},
+        peers.gather(of(PeerAuthentication), options.root_namespace, report),
     )
     references.check(store, report)
     return store

@@ -143,8 +143,10 @@ def _reachable(scope: Scope, resource: Sidecar | None) -> Iterator[tuple[Service
 
 def _virtual_inbound(scope: Scope, resource: Sidecar | None, any_address: str, source: str, made: Captured) -> None:
     chains = [_to_itself(scope, INBOUND_PORT)]
-    for number, chain, cluster in _application(scope, resource, any_address, source):
-        chains.append({**chain, "filter_chain_match": {"destination_port": wrapped(number)}})
+    for number, own, cluster in _application(scope, resource, any_address, source):
+        for chain in own:
+            match = {**chain.get("filter_chain_match", {}), "destination_port": wrapped(number)}
+            chains.append({**chain, "filter_chain_match": match})
         made.clusters.append(cluster)
     one = listeners.listener("virtualInbound", any_address, INBOUND_PORT, "INBOUND", chains)
     one.default_filter_chain.CopyFrom(_chain(_pass(scope, INBOUND_PASSTHROUGH)))
@@ -157,15 +159,15 @@ def _virtual_inbound(scope: Scope, resource: Sidecar | None, any_address: str, s
 
 def _application(
     scope: Scope, resource: Sidecar | None, any_address: str, source: str
-) -> Iterator[tuple[int, dict[str, Any], Any]]:
-    """Port, filter chain and cluster of everything that the application serves."""
+) -> Iterator[tuple[int, list[dict[str, Any]], Any]]:
+    """Port, filter chains and cluster of everything that the application serves."""
     if resource is not None and resource.spec.ingress:
         for one in resource.spec.ingress:
             yield one.port.number, *sidecar.ingress(scope, one)
         return
     for number, (service, port) in sorted(_served(scope).items()):
-        chain = sidecar.inbound_chain(scope, number, port.is_http, f"inbound_{any_address}_{number}")
-        yield number, chain, clusters.captured(number, source, port.is_http2, service, port.is_http)
+        own = sidecar.inbound_chains(scope, number, port.is_http, f"inbound_{any_address}_{number}")
+        yield number, own, clusters.captured(number, source, port.is_http2, service, port.is_http)
 
 
 def _served(scope: Scope) -> dict[int, tuple[Service, Port]]:

@@ -34,7 +34,7 @@ def outbound(store: Store, proxy: Proxy, service: Service, port: Port) -> tuple[
         name = names.outbound(service, port.number, subset.name if subset else "")
         labels = subset.labels if subset else {}
         policies = [subset.traffic_policy if subset else None, general]
-        found = endpoints.assignment(name, service, port.number, labels, proxy)
+        found = endpoints.assignment(name, service, port.number, labels, proxy, store.peers)
         cluster = _cluster(store, proxy, service, port, name, policies, _discovery(service, proxy, found))
         if cluster.type == pb.Cluster.EDS:
             assignments.append(found)
@@ -132,7 +132,7 @@ def _cluster(
     elif discovery != "ORIGINAL_DST":
         # AUTO: IPv6 if there is any.
         cluster.dns_lookup_family = pb.Cluster.AUTO if proxy.is_ipv6 else pb.Cluster.V4_PREFERRED
-    in_mesh = any(one.workload.in_mesh for one in service.backends[port.number])
+    in_mesh = any(map(store.peers.accepts_mutual_tls, service.backends[port.number]))
     http2 = port.is_http2 or (port.is_http and pool.http.h2_upgrade_policy == "UPGRADE")
     # The server must choose by ALPN what is spoken here anyway.
     alpn = [] if not port.is_http else ["h2"] if http2 else ["http/1.1"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pymesh.control.store.peers import Peers
 from pymesh.control.store.services import Backend, Service
 from pymesh.control.store.workloads import SOMEWHERE, Locality
 from pymesh.control.translate.proxy import Proxy
@@ -12,7 +13,7 @@ from pymesh.control.translate.wire import metadata, socket_address, wrapped
 from pymesh.control.xds import pb
 
 
-def assignment(name: str, service: Service, port: int, labels: Mapping[str, str], proxy: Proxy) -> Any:
+def assignment(name: str, service: Service, port: int, labels: Mapping[str, str], proxy: Proxy, peers: Peers) -> Any:
     """The endpoints of a port that have all ``labels`` (those of a subset), by locality."""
     chosen = [one for one in service.backends[port] if labels.items() <= one.workload.labels.items()]
     made = pb.message("envoy.config.endpoint.v3.ClusterLoadAssignment")(cluster_name=name)
@@ -21,7 +22,7 @@ def assignment(name: str, service: Service, port: int, labels: Mapping[str, str]
         by_locality.setdefault(one.workload.locality, []).append(one)
     for locality, found in sorted(by_locality.items()):
         group = made.endpoints.add(
-            lb_endpoints=[_endpoint(one, proxy) for one in found],
+            lb_endpoints=[_endpoint(one, proxy, peers) for one in found],
             load_balancing_weight=wrapped(sum(one.workload.weight or 1 for one in found)),
         )
         if locality != SOMEWHERE:
@@ -50,10 +51,10 @@ def local(name: str, address: str, port: int) -> Any:
     )
 
 
-def _endpoint(one: Backend, proxy: Proxy) -> dict[str, Any]:
+def _endpoint(one: Backend, proxy: Proxy, peers: Peers) -> dict[str, Any]:
     workload = one.workload
     filters: dict[str, Mapping[str, Any]] = {}
-    if workload.in_mesh:
+    if peers.accepts_mutual_tls(one):
         filters["envoy.transport_socket_match"] = {"tlsMode": "istio"}
     labels = workload.labels
     canonical = labels.get("service.istio.io/canonical-name") or labels.get("app") or workload.name

@@ -156,7 +156,10 @@ def listener(
     direction: Literal["INBOUND", "OUTBOUND"],
     chains: Sequence[dict[str, Any]],
 ) -> Any:
-    """A listener. A chain that asks for a server name, or for TLS at all, needs the TLS inspector."""
+    """A listener. A chain that asks for TLS, or for what a client says in it, needs the TLS inspector.
+
+    Into a workload may come who waits for the server to speak first: after a second without a word it is plain text.
+    """
     made = pb.Listener(
         name=name,
         address=socket_address(address, port),
@@ -165,7 +168,10 @@ def listener(
         per_connection_buffer_limit_bytes=wrapped(1024 * 1024),
     )
     matches = [chain.filter_chain_match for chain in made.filter_chains]
-    if any(match.server_names or match.transport_protocol for match in matches):
+    if any(match.server_names or match.transport_protocol or match.application_protocols for match in matches):
         inspector = pb.message("envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector")()
         made.listener_filters.add(**extension("envoy.filters.listener.tls_inspector", inspector))
+        if direction == "INBOUND":
+            made.listener_filters_timeout.CopyFrom(pb.message("google.protobuf.Duration")(seconds=1))
+            made.continue_on_listener_filters_timeout = True
     return made

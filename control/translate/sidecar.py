@@ -28,29 +28,40 @@ from pymesh.control.xds import pb
 def inbound(scope: Scope, one: IngressListener) -> tuple[Any, Any]:
     """The listener for one port of the application, and the cluster of that application."""
     bind, number = one.bind or "0.0.0.0", one.port.number
-    chain, cluster = ingress(scope, one)
-    return listeners.listener(names.listener(bind, number), bind, number, "INBOUND", [chain]), cluster
+    chains, cluster = ingress(scope, one)
+    return listeners.listener(names.listener(bind, number), bind, number, "INBOUND", chains), cluster
 
 
-def ingress(scope: Scope, one: IngressListener) -> tuple[dict[str, Any], Any]:
-    """The filter chain for one port of the application, and the cluster of that application."""
+def ingress(scope: Scope, one: IngressListener) -> tuple[list[dict[str, Any]], Any]:
+    """The filter chains for one port of the application, and the cluster of that application."""
     address, app_port = one.endpoint() or ("127.0.0.1", one.port.number)
     number, protocol = one.port.number, one.port.protocol
     is_http = protocol in HTTP_PROTOCOLS
     service = _served(scope, one.port)
     cluster = clusters.inbound(number, address, app_port, protocol in ("HTTP2", "GRPC"), service, is_http)
-    return inbound_chain(scope, number, is_http, f"inbound_{address}_{number}"), cluster
+    return inbound_chains(scope, number, is_http, f"inbound_{address}_{number}"), cluster
 
 
-def inbound_chain(scope: Scope, number: int, is_http: bool, stat_prefix: str) -> dict[str, Any]:
-    """From the mesh, over mutual TLS, to the inbound cluster of a port."""
+def inbound_chains(scope: Scope, number: int, is_http: bool, stat_prefix: str) -> list[dict[str, Any]]:
+    """To the inbound cluster of a port: from the mesh, over mutual TLS, and as the port's policy says in plain text.
+
+    Where both are taken the mesh's clients are known by the protocol that they ask for. TLS of others is for the
+    application, which the proxy does not look into.
+    """
     options, name = scope.store.options, names.inbound(number)
     if is_http:
         filters = python_filter.inbound(scope)
         network = listeners.http(options, stat_prefix, "inbound", _inbound_routes(name, number), filters)
     else:
         network = listeners.tcp(options, name, [(name, 1)])
-    return {"filters": [network], "transport_socket": tls.inbound(scope.proxy, options.trust_domain, http=is_http)}
+    chain = {"filters": [network]}
+    mode = scope.store.peers.mode(scope.proxy.namespace, scope.proxy.labels, number)
+    if mode == "DISABLE":
+        return [chain]
+    mutual = {**chain, "transport_socket": tls.inbound(scope.proxy, options.trust_domain, http=is_http)}
+    if mode == "STRICT":
+        return [mutual]
+    return [{**mutual, "filter_chain_match": {"application_protocols": [tls.MESH_PROTOCOL]}}, chain]
 
 
 def is_explicit(scope: Scope, one: EgressListener) -> bool:

@@ -26,6 +26,10 @@ _PACKAGE = "envoy.extensions.transport_sockets.tls.v3."
 _API_CONFIG_SOURCE = b"\x12"
 
 
+#: What clients of the mesh ask for beside HTTP. No server chooses it: it tells TLS of the mesh from others'.
+MESH_PROTOCOL = "istio"
+
+
 def inbound(proxy: Proxy, trust_domain: str, *, http: bool) -> dict[str, Any]:
     """Mutual TLS with whoever calls: a member of the trust domain."""
     context = pb.message(_PACKAGE + "DownstreamTlsContext")(
@@ -38,7 +42,8 @@ def inbound(proxy: Proxy, trust_domain: str, *, http: bool) -> dict[str, Any]:
 def outbound(proxy: Proxy, identities: Iterable[str], sni: str, alpn: list[str]) -> dict[str, Any]:
     """Mutual TLS with a service whose workloads are one of ``identities``."""
     names = [{"exact": identity} for identity in sorted(set(identities))]
-    context = pb.message(_PACKAGE + "UpstreamTlsContext")(common_tls_context=_mesh(proxy, names, alpn), sni=sni)
+    common = _mesh(proxy, names, [MESH_PROTOCOL, *alpn])
+    context = pb.message(_PACKAGE + "UpstreamTlsContext")(common_tls_context=common, sni=sni)
     return extension(_TLS, context)
 
 

@@ -66,7 +66,8 @@ def of_count(wanted: Expectation, count: int) -> Verdict:
             not isinstance(wanted.at_most, int) or count <= wanted.at_most,
         )
     )
-    what = f"{wanted.stat} of {wanted.of}" if wanted.stat else f"lines of {wanted.of} with {wanted.log}"
+    name = wanted.stat or wanted.metric
+    what = f"{name} of {wanted.of}" if name else f"lines of {wanted.of} with {wanted.log}"
     return Verdict(holds, f"{what}: {count}")
 
 

@@ -55,6 +55,8 @@ class Send(Located):
     source: str = key("from", default="")
     #: The service that they go to; needs `from`.
     to: str = ""
+    #: A workload whose sidecar is asked from outside of the mesh, without an identity.
+    direct: str = ""
     #: The gateway's port as its resource writes it.
     port: PortNumber | None = None
     tls: Tls | None = None
@@ -66,6 +68,8 @@ class Send(Located):
     def problems(self) -> Iterator[Problem]:
         if bool(self.source) != bool(self.to):
             yield Problem("from" if self.source else "to", "'from' and 'to' go together", "from: web, to: reviews")
+        if self.direct and (self.to or self.port is not None):
+            yield Problem("direct", "'direct' says where requests go", "leave out 'from', 'to' and 'port'")
         if self.to and self.port is not None:
             yield Problem("port", "a port belongs to the gateway", "leave out 'from' and 'to', or the port")
         if not self.path.startswith("/"):
@@ -76,11 +80,12 @@ class Send(Located):
 class Expectation(Located):
     """What must hold of the answers of a step, or of what a proxy has counted and logged meanwhile.
 
-    The subject is one of `status`, `header`, `json`, `body`, `certificate`, `seconds` (of each answer), `stat`, `log`
-    (of a proxy). Of answers all must fit unless `share`, `atLeast` or `atMost` say how many; `distinct` counts values.
+    The subject is one of `status`, `header`, `json`, `body`, `certificate`, `seconds` (of each answer), `stat`,
+    `metric`, `log` (of a proxy). Of answers all must fit unless `share`, `atLeast` or `atMost` say how many; `distinct`
+    counts values.
     """
 
-    SUBJECTS: ClassVar = ("status", "header", "json", "body", "certificate", "seconds", "stat", "log")
+    SUBJECTS: ClassVar = ("status", "header", "json", "body", "certificate", "seconds", "stat", "metric", "log")
 
     #: `status: 200`; 0 stands for no answer.
     status: Annotated[int, Range(0, 599)] | None = None
@@ -96,6 +101,9 @@ class Expectation(Located):
     seconds: float | None = None
     #: A counter or gauge of the proxy `of`, by Envoy's name. `*` stands for any text; several are added up.
     stat: str | None = None
+    #: A Prometheus metric of the proxy `of`; those that have all `labels` are added up.
+    metric: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
     #: A regular expression; lines of the proxy `of` in which it is found are counted.
     log: str | None = None
 
@@ -115,9 +123,11 @@ class Expectation(Located):
 
     def problems(self) -> Iterator[Problem]:
         yield from exactly_one(self, *self.SUBJECTS)
-        about_proxy = bool(self.present("stat", "log"))
+        about_proxy = bool(self.present("stat", "metric", "log"))
         if about_proxy != bool(self.of):
-            yield Problem("of", "'stat' and 'log' need the proxy that is meant, other subjects have none", "of: web")
+            yield Problem(
+                "of", "'stat', 'metric' and 'log' need the proxy that is meant, other subjects have none", "of: web"
+            )
         if about_proxy and not self.present("is", "atLeast", "atMost"):
             yield Problem("", "a number is missing", "is: 1, atLeast: 1 or atMost: 1")
         for name in self.present("share", "atLeast", "atMost"):

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from urllib.parse import quote
 
-from pymesh.local import certificates, http, judge, sending
+from pymesh.local import certificates, http, judge, sending, stats
 from pymesh.local.errors import LocalMeshError
 from pymesh.local.judge import Received, Verdict
 from pymesh.local.overlay import Overlay
@@ -103,6 +103,9 @@ class Stage:
                 raise LocalMeshError(f"{send.at}: {send.source} calls {known}, not {send.to!r}")
             target = sending.Target(workload.outbound[send.to], send.to, self._authority.file)
             return await sending.send(send, target)
+        if send.direct:
+            port = self._workload(send.direct).inbound[0].sidecar
+            return await sending.send(send, sending.Target(port, f"127.0.0.1:{port}", self._authority.file))
         gateways = list(self.runner.gateway_ports.values())
         if send.port is None and not gateways:
             raise LocalMeshError(f"{send.at}: the mesh has no gateway; hint: name the sender with 'from' and 'to'")
@@ -138,6 +141,12 @@ class Stage:
             except http.HttpError:
                 return 0
             return sum(value for name, value in _stats(page) if fnmatchcase(name, wanted.stat))
+        if wanted.metric is not None:
+            pages = await stats.scrape([workload])
+            found = [sample for page in pages for sample in stats.samples(page)]
+            return sum(
+                int(v) for name, labels, v in found if name == wanted.metric and wanted.labels.items() <= labels.items()
+            )
         log = self.runner.process(workload.proxy_name).command.log
         pattern = re.compile(wanted.log or "")
         return sum(1 for line in log.read_text(errors="replace").splitlines() if pattern.search(line))

@@ -32,7 +32,11 @@ def test_readme_lists_every_scenario_with_what_it_shows() -> None:
         ("title: a\n      send: {to: reviews}", "8:18", "'from' and 'to' go together (from: web, to: reviews)"),
         ("title: a\n      send: {path: x}", "8:20", "'x' is not a path (it starts with '/')"),
         ("title: a\n      expect: [{status: 200}]", "8:15", "answers are expected, but nothing is sent (add 'send')"),
-        ("title: a\n      expect: [{stat: x, is: 1}]", "8:16", "'stat' and 'log' need the proxy that is meant"),
+        (
+            "title: a\n      expect: [{stat: x, is: 1}]",
+            "8:16",
+            "'stat', 'metric' and 'log' need the proxy that is meant",
+        ),
         ("title: a\n      expect: [{stat: x, of: web}]", "8:16", "a number is missing"),
         ("title: a\n      send: {}\n      expect: [{json: x, share: 0.8}]", "9:33", "share: expected a string"),
         ("title: a\n      send: {}\n      expect: [{json: x, share: '0.8'}]", "9:33", "'0.8' is no share"),
