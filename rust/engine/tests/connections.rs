@@ -8,6 +8,7 @@ mod connections {
     mod drain;
     mod filters;
     mod messages;
+    mod mirrors;
     pub mod rig;
     mod tunnels;
 }

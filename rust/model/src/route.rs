@@ -7,7 +7,7 @@ use regex::bytes::Regex;
 
 use crate::filter::RouteFilters;
 use crate::format::Template;
-use crate::matcher::{HeaderMatch, QueryMatch};
+use crate::matcher::{HeaderMatch, QueryMatch, StringMatch};
 pub use crate::retry::{RetryOn, RetryPolicy};
 use crate::route_index::TableIndex;
 
@@ -137,6 +137,41 @@ pub struct Forward {
     pub cluster_not_found_status: u16,
     /// Upgrades for which this route says otherwise than the connection manager.
     pub upgrades: Vec<Upgrade>,
+    /// Who else is sent the request: as the route says, else its virtual host, else its table.
+    pub mirrors: Arc<[Mirror]>,
+}
+
+/// `RequestMirrorPolicy`: the request goes there too, and nobody waits for the answer.
+#[derive(Clone, Debug)]
+pub struct Mirror {
+    /// Where it goes.
+    pub cluster: MirrorCluster,
+    /// `runtime_fraction`: the share of requests, in millionths.
+    pub fraction: u32,
+    /// What it calls the host.
+    pub host: MirrorHost,
+    /// `request_headers_mutations`, in order; they do not touch pseudo-headers.
+    pub headers: Vec<HeaderMutation>,
+}
+
+/// Which cluster a mirrored request goes to. One that is not known is not sent.
+#[derive(Clone, Debug)]
+pub enum MirrorCluster {
+    /// Always this one.
+    One(Arc<str>),
+    /// `cluster_header`: named by this request header (lower case), if it is there.
+    Header(Box<str>),
+}
+
+/// The authority of a mirrored request.
+#[derive(Clone, Debug)]
+pub enum MirrorHost {
+    /// The request's with `-shadow` behind the name, so that logs can tell.
+    Suffixed,
+    /// `disable_shadow_host_suffix_append`: the request's.
+    Same,
+    /// `host_rewrite_literal`.
+    Literal(Box<str>),
 }
 
 /// `UpgradeConfig`: whether a request may ask its connection to become this.
@@ -281,6 +316,17 @@ pub struct HeaderAdd {
     pub action: AppendAction,
     /// An empty value is still added.
     pub keep_empty: bool,
+}
+
+/// `HeaderMutation`: one step of several that are done in order.
+#[derive(Clone, Debug)]
+pub enum HeaderMutation {
+    /// Every field of this name (lower case).
+    Remove(Box<str>),
+    /// `remove_on_match`: every field whose name matches.
+    RemoveMatching(StringMatch),
+    /// A field more, or in place of others.
+    Append(HeaderAdd),
 }
 
 /// `HeaderAppendAction`.

@@ -146,6 +146,7 @@ pub fn forward(cluster: &str) -> Forward {
         append_x_forwarded_host: false,
         cluster_not_found_status: 503,
         upgrades: vec![],
+        mirrors: Arc::default(),
     }
 }
 

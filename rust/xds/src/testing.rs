@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use pymesh_model::cluster::Cluster;
+use pymesh_model::route::RouteTable;
 use pymesh_model::Node;
 use pymesh_tls::SecretStore;
 use tokio_rustls::rustls::time_provider::DefaultTimeProvider;
 
 use crate::catalog::{Catalog, Statics};
+use crate::check;
 use crate::diagnostic::{At, Problems};
 use crate::document;
 use crate::json::{self, Places};
@@ -70,6 +72,21 @@ pub(crate) fn translated(yaml: &str) -> (Cluster, Vec<String>) {
     let cluster = translate::cluster(&config, &At::root("", &problems), &mut cx).cluster;
     let said = problems.into_vec().into_iter().map(|one| format!("{}: {}", one.path, one.message));
     (cluster, said.collect())
+}
+
+/// The clusters that a table names, each with its place.
+pub(crate) type Needed = Vec<(String, Arc<str>)>;
+
+/// A route table and the clusters that it names with their places, or `path: message` of everything that is wrong.
+pub(crate) fn route_table(yaml: &str) -> Result<(RouteTable, Needed), Vec<String>> {
+    let raw = packed(ResourceKind::Routes, yaml);
+    let (environment, problems) = (environment(), Problems::default());
+    let (at, mut cx) = (At::root("", &problems), Context::new(&environment));
+    let table = check::decode(&raw.value, &at).map(|config| translate::route_table(&config, true, &at, &mut cx));
+    let needed = std::mem::take(&mut cx.needs.clusters);
+    let said: Vec<String> =
+        problems.into_vec().into_iter().map(|one| format!("{}: {}", one.path, one.message)).collect();
+    table.filter(|_| said.is_empty()).map(|table| (table, needed)).ok_or(said)
 }
 
 /// A cluster that is found by EDS. Another `connect_timeout` makes it another one.

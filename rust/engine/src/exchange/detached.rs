@@ -22,7 +22,7 @@
 //!   the connection can be used again.
 //! * Nobody waits for it: a draining worker ends when its last client has gone.
 
-// Its users come next: mirrored requests, then probes.
+// Who reads answers comes next: probes.
 #![allow(dead_code)]
 
 use std::time::Duration;
@@ -54,8 +54,8 @@ pub(crate) struct Detached {
     pub idle_timeout: Duration,
     /// Octets of the answer's body that the owner wants to see.
     pub keep: usize,
-    /// The first of them.
-    body: Vec<u8>,
+    /// The first of them, for [`Exchange::outcome`].
+    pub body: Vec<u8>,
 }
 
 impl Detached {

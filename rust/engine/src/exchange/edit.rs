@@ -7,7 +7,7 @@
 //! them headers change: what is overwritten, then what is added.
 
 use pymesh_http::Headers;
-use pymesh_model::route::{AppendAction, HeaderEdit, HeaderOps};
+use pymesh_model::route::{AppendAction, HeaderAdd, HeaderEdit, HeaderOps};
 
 use super::{Exchange, ExchangeKey, Routed};
 use crate::engine::Engine;
@@ -75,20 +75,7 @@ impl Engine {
         due.clear();
         for (index, add) in edit.add.iter().enumerate() {
             let begin = values.len();
-            match add.value.as_literal() {
-                Some(text) => values.extend_from_slice(text.as_bytes()),
-                None => {
-                    if let Some(facts) = &exchange.facts {
-                        self.telemetry.view(exchange, facts, self.now).render(&add.value, "", &mut values);
-                    }
-                    // A client's value must not start a field of its own.
-                    let mut at = 0;
-                    values.retain(|byte| {
-                        at += 1;
-                        at <= begin || !matches!(byte, b'\r' | b'\n' | 0)
-                    });
-                }
-            }
+            self.render_value(exchange, add, &mut values);
             let exists = headers_of(exchange, side).get(add.name.as_bytes()).is_some();
             if (values.len() > begin || add.keep_empty) && !is_void(add.action, exists) {
                 due.push(Due { index, begin, end: values.len() });
@@ -113,6 +100,25 @@ impl Engine {
         }
         self.text = values;
         self.edits = due;
+    }
+
+    /// Puts what is to be added behind `values`.
+    pub(super) fn render_value(&self, exchange: &Exchange, add: &HeaderAdd, values: &mut Vec<u8>) {
+        let begin = values.len();
+        match add.value.as_literal() {
+            Some(text) => values.extend_from_slice(text.as_bytes()),
+            None => {
+                if let Some(facts) = &exchange.facts {
+                    self.telemetry.view(exchange, facts, self.now).render(&add.value, "", values);
+                }
+                // A client's value must not start a field of its own.
+                let mut at = 0;
+                values.retain(|byte| {
+                    at += 1;
+                    at <= begin || !matches!(byte, b'\r' | b'\n' | 0)
+                });
+            }
+        }
     }
 }
 
@@ -148,4 +154,14 @@ fn set_pseudo(exchange: &mut Exchange, name: &str, value: &[u8]) -> bool {
         _ => return false,
     }
     true
+}
+
+/// Carries out one addition at once.
+pub(super) fn add(headers: &mut Headers, add: &HeaderAdd, value: &[u8]) {
+    let name = add.name.as_bytes();
+    match overwrites(add.action) {
+        _ if is_void(add.action, headers.get(name).is_some()) => {}
+        true => headers.set(name, value),
+        false => headers.append(name, value),
+    }
 }

@@ -139,6 +139,7 @@ impl Engine {
     /// Takes the exchange out and keeps its memory for the next one.
     fn recycle(&mut self, key: ExchangeKey) {
         let Some(mut exchange) = self.exchanges.remove(key) else { return };
+        self.cut_mirrors(&mut exchange);
         if let Some(http) = &exchange.http {
             http.stats.downstream_rq_active.dec();
             if exchange.tunnel.is_counted {

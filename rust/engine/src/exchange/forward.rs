@@ -38,7 +38,7 @@ impl Engine {
                 exchange.request.headers.set_known(Known::XEnvoyExternalAddress, &self.text);
             }
             if !forwarding.skip_xff_append {
-                append_forwarded_for(exchange, conn.remote.ip(), &mut self.text);
+                append_forwarded_for(&mut exchange.request.headers, conn.remote.ip(), &mut self.text);
             }
             if forwarding.xff_trusted_hops == 0 {
                 exchange.request.headers.set_known(Known::XForwardedProto, transport.as_str().as_bytes());
@@ -233,8 +233,7 @@ fn client_address(headers: &Headers, hops: u32, peer: IpAddr) -> IpAddr {
     told.unwrap_or(peer).to_canonical()
 }
 
-fn append_forwarded_for(exchange: &mut Exchange, ip: IpAddr, text: &mut Vec<u8>) {
-    let headers = &mut exchange.request.headers;
+pub(super) fn append_forwarded_for(headers: &mut Headers, ip: IpAddr, text: &mut Vec<u8>) {
     text.clear();
     if let Some(old) = headers.get_known(Known::XForwardedFor).filter(|old| !old.is_empty()) {
         text.extend_from_slice(old);

@@ -12,6 +12,7 @@ mod finish;
 mod forward;
 mod grpc_web;
 mod ids;
+mod mirror;
 mod pipe;
 mod reply;
 mod request;
@@ -122,6 +123,8 @@ pub struct Exchange {
     pub(crate) sent_continue: bool,
     pub(crate) expects_continue: bool,
     pub(crate) tunnel: Tunnel,
+    /// Those that are sent what this one is, while it comes.
+    pub(crate) mirrors: Vec<ExchangeKey>,
     /// The client speaks gRPC-Web: both bodies are translated.
     pub(crate) grpc_web: Option<Box<GrpcWeb>>,
 
@@ -240,6 +243,7 @@ impl Exchange {
         let mut response_body = std::mem::take(&mut self.response_body);
         let mut tried = std::mem::take(&mut self.tried);
         let mut memories = std::mem::take(&mut self.memories);
+        let mut mirrors = std::mem::take(&mut self.mirrors);
         request.clear();
         response.clear();
         request.headers.shrink(KEEP);
@@ -248,7 +252,17 @@ impl Exchange {
         response_body.reset();
         tried.clear();
         memories.clear();
-        *self = Exchange { request, response, request_body, response_body, tried, memories, ..Exchange::default() };
+        mirrors.clear();
+        *self = Exchange {
+            request,
+            response,
+            request_body,
+            response_body,
+            tried,
+            memories,
+            mirrors,
+            ..Exchange::default()
+        };
     }
 }
 

@@ -212,12 +212,23 @@ impl Engine {
             let mut translated = std::mem::take(&mut self.text);
             translated.clear();
             match web.request_data(data, &mut translated) {
-                Ok(()) => self.keep_request_data(key, &translated),
+                Ok(()) => {
+                    self.mirror_data(key, &translated);
+                    self.keep_request_data(key, &translated);
+                }
                 Err(_not_base64) => self.break_grpc_web(key),
             }
             self.text = translated;
             return 0;
         }
+        let exchange = match exchange.mirrors.is_empty() {
+            true => exchange,
+            false => {
+                self.mirror_data(key, data);
+                let Some(exchange) = self.exchanges.get_mut(key) else { return data.len() };
+                exchange
+            }
+        };
         let mut taken = 0;
         if exchange.request_started && !exchange.request_body.replay && exchange.request_body.buffer.is_empty() {
             taken = self.send_request_data(key, data);
@@ -279,6 +290,9 @@ impl Engine {
         }
         exchange.request_received = Some(self.now);
         exchange.last_progress = self.now;
+        if !exchange.mirrors.is_empty() {
+            self.end_mirrors(key);
+        }
         self.arm_request_timeout(key);
         self.make_ready(key);
     }

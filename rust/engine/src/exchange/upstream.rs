@@ -6,10 +6,11 @@ use pymesh_http::{h1, h2, Case, Known, Version};
 use pymesh_model::http::HeaderCase;
 use pymesh_model::route::{Forward, HostRewrite};
 
+use super::detached::Owner;
 use super::forward::{decimal, rewrite_host};
 use super::request::asked_for;
 use super::tunnel::{Asks, TunnelEnd};
-use super::{websocket, Exchange, ExchangeKey, Failure, LocalReply, Stage};
+use super::{mirror, websocket, Exchange, ExchangeKey, Failure, LocalReply, Stage};
 use crate::base::time::Time;
 use crate::cluster::balance::Pick;
 use crate::cluster::original::NoHost;
@@ -40,6 +41,14 @@ impl Engine {
                 let reply = LocalReply::new(503, details::NO_HEALTHY_UPSTREAM);
                 let reply = reply.with_flags(Flags::NO_HEALTHY_UPSTREAM).with_body(b"no healthy upstream");
                 return self.reply_locally(key, reply);
+            }
+        };
+        let exchange = match exchange.attempt == 1 && mirror::is_mirrored(exchange) {
+            false => exchange,
+            true => {
+                self.begin_mirrors(key, cluster_key, host_key);
+                let Some(exchange) = self.exchanges.get_mut(key) else { return };
+                exchange
             }
         };
         let Some(cluster) = self.clusters.get_mut(cluster_key) else { return };
@@ -336,7 +345,10 @@ impl Engine {
             return conn.wait_to_send(key, false);
         }
         exchange.request_started = true;
-        finish_request_head(exchange, self.now);
+        match &exchange.detached {
+            Some(detached) if detached.owner == Owner::Mirror => mirror::tell_the_way(exchange, &mut self.text),
+            _ => finish_request_head(exchange, self.now),
+        }
         if exchange.cluster_config.as_ref().is_some_and(|cluster| cluster.http.header_case == HeaderCase::Proper) {
             exchange.request.headers.write_in(Case::Proper);
         }
@@ -719,7 +731,7 @@ fn finish_request_head(exchange: &mut Exchange, now: Time) {
 
 /// How long the upstream has for this attempt, as it is told: what is left of the route's
 /// time, and no more than one try may take. `None`: as long as it likes.
-fn time_for_attempt(exchange: &Exchange, forward: &Forward, now: Time) -> Option<Duration> {
+pub(super) fn time_for_attempt(exchange: &Exchange, forward: &Forward, now: Time) -> Option<Duration> {
     let whole = Some(exchange.timeout_override.unwrap_or(forward.timeout)).filter(|limit| !limit.is_zero());
     // The first attempt is given all of it, however long a connection took to open.
     let since = exchange.request_received.filter(|_| exchange.attempt > 1);

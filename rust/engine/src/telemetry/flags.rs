@@ -105,6 +105,8 @@ pub mod details {
     pub const REQUEST_HEADER_TIMEOUT: &str = "request_header_timeout";
     pub const DOWNSTREAM_REMOTE_DISCONNECT: &str = "downstream_remote_disconnect";
     pub const DOWNSTREAM_REMOTE_RESET: &str = "downstream_remote_reset";
+    /// Of a mirrored request, which no log tells.
+    pub const MIRROR_TOO_SLOW: &str = "mirror_too_slow";
     pub const DOWNSTREAM_LOCAL_DISCONNECT: &str = "downstream_local_disconnect";
     pub const DRAIN_DEADLINE: &str = "drain_deadline";
     pub const UPSTREAM_OVERFLOW: &str = "upstream_reset_before_response_started{overflow}";

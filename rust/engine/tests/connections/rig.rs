@@ -38,6 +38,8 @@ pub struct Setup {
     pub header_case: HeaderCase,
     pub buffer_limit: usize,
     pub requests_per_connection: u32,
+    /// Of the route; they may name the cluster `shadow`.
+    pub mirrors: Vec<Mirror>,
 }
 
 impl Default for Setup {
@@ -58,6 +60,7 @@ impl Default for Setup {
             header_case: HeaderCase::Lower,
             buffer_limit: 1 << 20,
             requests_per_connection: 0,
+            mirrors: vec![],
         }
     }
 }
@@ -233,6 +236,7 @@ pub fn snapshot(setup: &Setup) -> Arc<Snapshot> {
         stream: setup.stream,
         retry: setup.retry.clone().map(Arc::new),
         upgrades: setup.route_upgrades.clone(),
+        mirrors: setup.mirrors.clone().into(),
         ..testing::forward("origin")
     };
     let mut route = testing::route("/", pymesh_model::route::Action::Forward(Arc::new(forward)));
@@ -262,5 +266,7 @@ pub fn snapshot(setup: &Setup) -> Arc<Snapshot> {
         buffer_limit: setup.buffer_limit,
         ..testing::cluster("origin", [address(3, 8080)])
     };
-    Arc::new(testing::snapshot([listener], [cluster]))
+    let shadow = Cluster { buffer_limit: setup.buffer_limit, ..testing::cluster("shadow", [address(4, 8080)]) };
+    let shadow = (!setup.mirrors.is_empty()).then_some(shadow);
+    Arc::new(testing::snapshot([listener], [cluster].into_iter().chain(shadow)))
 }

@@ -44,23 +44,28 @@ pub(super) fn operations(fields: &Fields<'_>, at: &At<'_>) -> HeaderOps {
 
 /// What routing and framing rest on cannot be taken away.
 fn removals(names: &[String], at: &At<'_>) -> Vec<Box<str>> {
-    let mut removals = Vec::with_capacity(names.len());
-    for (index, name) in names.iter().enumerate() {
-        let at = at.index(index);
-        let name = name.to_ascii_lowercase();
-        if name.starts_with(':') || name == "host" {
-            at.refuse(format!("`{name}` cannot be removed"));
-        } else if !is_field_name(&name) {
-            at.refuse(format!("`{}` is not an HTTP header name", name.escape_debug()));
-        } else {
-            removals.push(name.into());
-        }
+    names.iter().enumerate().filter_map(|(index, name)| removal(name, &at.index(index))).collect()
+}
+
+pub(super) fn removal(name: &str, at: &At<'_>) -> Option<Box<str>> {
+    let name = name.to_ascii_lowercase();
+    if name.starts_with(':') || name == "host" {
+        at.refuse(format!("`{name}` cannot be removed"));
+    } else if !is_field_name(&name) {
+        at.refuse(format!("`{}` is not an HTTP header name", name.escape_debug()));
+    } else {
+        return Some(name.into());
     }
-    removals
+    None
 }
 
 fn additions(options: &[core::HeaderValueOption], request: bool, at: &At<'_>) -> Vec<HeaderAdd> {
     options.iter().enumerate().filter_map(|(index, option)| addition(option, request, &at.index(index))).collect()
+}
+
+/// One that touches neither the target nor the host.
+pub(super) fn ordinary_addition(option: &core::HeaderValueOption, at: &At<'_>) -> Option<HeaderAdd> {
+    addition(option, false, at)
 }
 
 fn addition(option: &core::HeaderValueOption, request: bool, at: &At<'_>) -> Option<HeaderAdd> {

@@ -16,6 +16,7 @@ mod http;
 mod listener;
 mod listener_filter;
 mod matcher;
+mod mirror;
 mod original_dst;
 mod overload;
 mod retry;

@@ -6,15 +6,16 @@ use std::time::Duration;
 
 use pymesh_model::filter::RouteFilters;
 use pymesh_model::route::{
-    Action, ClusterChoice, DirectResponse, Forward, GrpcTimeout, HostRewrite, PathMatch, PathRewrite, Redirect,
-    RedirectPath, Route, RouteMatch, RouteTable, StreamDuration, VirtualHost, WeightedCluster,
+    Action, ClusterChoice, DirectResponse, Forward, GrpcTimeout, HostRewrite, Mirror, MirrorCluster, PathMatch,
+    PathRewrite, Redirect, RedirectPath, Route, RouteMatch, RouteTable, StreamDuration, VirtualHost, WeightedCluster,
 };
 
 use super::common::{data_source, duration, duration_or, enumerator};
 use super::header::{self, header_fields};
-use super::{filter, http, matcher, retry, Context};
+use super::{filter, http, matcher, mirror, retry, Context};
 use crate::diagnostic::At;
 use crate::proto::envoy::config::route::v3 as route;
+use route::route_action::RequestMirrorPolicy;
 
 /// Envoy's default for `timeout` of a route.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -34,7 +35,9 @@ pub(crate) fn route_table(
         validate: config.validate_clusters.unwrap_or(validate),
         filters: filter::route_filters(&config.typed_per_filter_config, &RouteFilters::default(), at),
         cx,
+        mirrors: Arc::default(),
     };
+    table.mirrors = table.mirrors(&config.request_mirror_policies, at);
     let hosts_at = at.field("virtual_hosts");
     let mut domains = HashSet::new();
     let mut names = HashSet::new();
@@ -71,6 +74,8 @@ struct Table<'c, 'e> {
     /// What the table says of HTTP filters.
     filters: RouteFilters,
     cx: &'c mut Context<'e>,
+    /// For routes that name none, of virtual hosts that name none.
+    mirrors: Arc<[Mirror]>,
 }
 
 impl Table<'_, '_> {
@@ -85,8 +90,12 @@ impl Table<'_, '_> {
             }
         };
         let filters = filter::route_filters(&host.typed_per_filter_config, &self.filters, at);
+        let of_table = self.mirrors.clone();
+        if !host.request_mirror_policies.is_empty() {
+            self.mirrors = self.mirrors(&host.request_mirror_policies, at);
+        }
         let routes_at = at.field("routes");
-        VirtualHost {
+        let virtual_host = VirtualHost {
             name: host.name.as_str().into(),
             domains: domains(&host.domains, &at.field("domains")),
             routes: host
@@ -101,7 +110,23 @@ impl Table<'_, '_> {
             require_tls,
             attempt_count_in_request: host.include_request_attempt_count,
             attempt_count_in_response: host.include_attempt_count_in_response,
+        };
+        self.mirrors = of_table;
+        virtual_host
+    }
+
+    fn mirrors(&mut self, policies: &[RequestMirrorPolicy], at: &At<'_>) -> Arc<[Mirror]> {
+        let policies_at = at.field("request_mirror_policies");
+        let mut mirrors = Vec::with_capacity(policies.len());
+        for (index, policy) in policies.iter().enumerate() {
+            let at = policies_at.index(index);
+            let Some(mirror) = mirror::policy(policy, &at) else { continue };
+            if let MirrorCluster::One(name) = &mirror.cluster {
+                self.names_cluster(name, &at.field("cluster"));
+            }
+            mirrors.push(mirror);
         }
+        mirrors.into()
     }
 
     fn route(&mut self, route: &route::Route, general: &RouteFilters, at: &At<'_>) -> Option<Route> {
@@ -179,6 +204,10 @@ impl Table<'_, '_> {
             }
             http::upgrade(&upgrade.upgrade_type, upgrade.enabled, terminates, &at)
         });
+        let mirrors = match action.request_mirror_policies.as_slice() {
+            [] => self.mirrors.clone(),
+            own => self.mirrors(own, at),
+        };
         Some(Forward {
             cluster,
             timeout: match action.max_stream_duration {
@@ -202,6 +231,7 @@ impl Table<'_, '_> {
                 ClusterNotFoundResponseCode::InternalServerError => 500,
             },
             upgrades: upgrades.collect(),
+            mirrors,
         })
     }
 
