@@ -259,7 +259,7 @@ class Tables:
         count = self.random.randint(1, 3)
         return {
             "retry_on": ",".join(self.random.sample(_CONDITIONS, count)),
-            "num_retries": self.random.randint(1, 3),
+            "num_retries": self.random.randint(0, 3),
             "retriable_status_codes": [418, 404],
             "retry_back_off": {"base_interval": "0.001s", "max_interval": "0.002s"},
         }

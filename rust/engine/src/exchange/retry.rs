@@ -126,12 +126,15 @@ impl Engine {
                 cluster.stats.upstream_rq_retry_success.inc();
             }
         }
-        if !is_wanted || !exchange.can_be_repeated() {
+        if !is_wanted {
             return Decision::No;
         }
         if exchange.retries_left == 0 {
             cluster.stats.upstream_rq_retry_limit_exceeded.inc();
             return Decision::LimitExceeded;
+        }
+        if !exchange.can_be_repeated() {
+            return Decision::No;
         }
         exchange.retries_left -= 1;
         if cluster.load.all(Resource::Retries) >= cluster.config.thresholds.retries {
