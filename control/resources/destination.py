@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pymesh.control.resources import visibility
 from pymesh.control.resources.decode import Located, Problem, Range, model
 from pymesh.control.resources.metadata import Resource
+from pymesh.control.resources.outlier import OutlierDetection
 from pymesh.control.resources.traffic import PortSelector
 
 Count = Annotated[int, Range(1, 2**31 - 1)]
@@ -98,11 +99,10 @@ class ClientTls(Located):
 class PortPolicy(Located):
     """A policy for one port: in place of, not on top of, the general one."""
 
-    REFUSED: ClassVar = {"outlierDetection": "retries avoid hosts that failed; remove it"}
-
     port: PortSelector
     load_balancer: LoadBalancer | None = None
     connection_pool: ConnectionPool | None = None
+    outlier_detection: OutlierDetection | None = None
     tls: ClientTls | None = None
 
 
@@ -111,7 +111,6 @@ class TrafficPolicy(Located):
     """How connections and requests are made."""
 
     REFUSED: ClassVar = {
-        "outlierDetection": "retries avoid hosts that failed; remove it",
         "tunnel": "remove it",
         "proxyProtocol": "remove it",
         "retryBudget": "limit retries with connectionPool.http.maxRetries",
@@ -119,6 +118,7 @@ class TrafficPolicy(Located):
 
     load_balancer: LoadBalancer | None = None
     connection_pool: ConnectionPool | None = None
+    outlier_detection: OutlierDetection | None = None
     tls: ClientTls | None = None
     port_level_settings: tuple[PortPolicy, ...] = ()
 

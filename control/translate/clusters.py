@@ -15,6 +15,7 @@ from pymesh.control.resources.destination import (
 from pymesh.control.store.services import Port, Service
 from pymesh.control.store.store import Store
 from pymesh.control.translate import endpoints, names, tls
+from pymesh.control.translate.outlier import set_outlier_detection
 from pymesh.control.translate.proxy import Proxy
 from pymesh.control.translate.wire import ADS, metadata, seconds, struct, wrapped
 from pymesh.control.xds import pb
@@ -139,21 +140,30 @@ def _cluster(
     _set_tls(store, proxy, service, port, cluster, client_tls, in_mesh, alpn)
     if port.is_http:
         _set_http(cluster, pool, http2)
+    # Where the client chooses the endpoint nobody can be ejected.
+    if discovery != "ORIGINAL_DST":
+        set_outlier_detection(cluster, [one.outlier_detection for one in _layers(policies, port.number)])
     return cluster
 
 
 def _effective(
     policies: list[TrafficPolicy | None], port: int
 ) -> tuple[LoadBalancer, ConnectionPool, ClientTls | None]:
-    """Each setting from the first policy that has it; a port's policy stands for the general one."""
+    """Each setting from the first policy that has it."""
+    layers = _layers(policies, port)
+    balancer = next((one.load_balancer for one in layers if one.load_balancer), LoadBalancer())
+    pool = next((one.connection_pool for one in layers if one.connection_pool), ConnectionPool())
+    return balancer, pool, next((one.tls for one in layers if one.tls), None)
+
+
+def _layers(policies: list[TrafficPolicy | None], port: int) -> list[TrafficPolicy | PortPolicy]:
+    """The policies that say something about a port; a port's policy stands for the general one."""
     layers: list[TrafficPolicy | PortPolicy] = []
     for policy in policies:
         if policy is not None:
             ported = [one for one in policy.port_level_settings if one.port.number == port]
             layers += ported or [policy]
-    balancer = next((one.load_balancer for one in layers if one.load_balancer), LoadBalancer())
-    pool = next((one.connection_pool for one in layers if one.connection_pool), ConnectionPool())
-    return balancer, pool, next((one.tls for one in layers if one.tls), None)
+    return layers
 
 
 def _set_tls(

@@ -120,6 +120,7 @@ where
         secrets.clone(),
         shared.clone(),
         pressure,
+        Arc::new(Commons::default()),
         Box::new(move || dump.json()),
     ));
 
@@ -162,7 +163,6 @@ where
     let origin = Instant::now();
     let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let clock = WallClock { origin_unix_nanos: u64::try_from(unix.as_nanos()).unwrap_or(u64::MAX) };
-    let commons: Arc<Commons> = Arc::default();
     let mut threads = Vec::new();
     for (worker, shard) in state.shards.iter().enumerate() {
         let engine = pymesh_engine::Options {
@@ -176,7 +176,7 @@ where
             shard: shard.clone(),
             secrets: state.secrets.clone(),
             overload: state.pressure.overload().clone(),
-            commons: commons.clone(),
+            commons: state.commons.clone(),
         };
         let parts = WorkerOptions { worker, engine, origin, log: log.handle() };
         let (shared, make_host) = (state.shared.clone(), make_host.clone());

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use pymesh_engine::shared::Commons;
 use pymesh_engine::telemetry::istio::Shard;
 use pymesh_engine::telemetry::stats::Hub;
 use pymesh_model::Snapshot;
@@ -21,6 +22,7 @@ pub(crate) struct State {
     pub secrets: Arc<SecretStore>,
     pub shared: Arc<Shared>,
     pub pressure: Arc<Pressure>,
+    pub commons: Arc<Commons>,
     pub started: Instant,
     pub workers: usize,
     snapshot: Mutex<Arc<Snapshot>>,
@@ -37,6 +39,7 @@ impl State {
         secrets: Arc<SecretStore>,
         shared: Arc<Shared>,
         pressure: Arc<Pressure>,
+        commons: Arc<Commons>,
         dump: Box<dyn Fn() -> String + Send>,
     ) -> State {
         State {
@@ -46,6 +49,7 @@ impl State {
             secrets,
             shared,
             pressure,
+            commons,
             started: Instant::now(),
             snapshot: Mutex::default(),
             dump: Mutex::new(dump),

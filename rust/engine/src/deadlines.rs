@@ -1,7 +1,8 @@
-//! The deadlines of connections, exchanges and clusters in one queue.
+//! The deadlines of connections, exchanges, clusters and health checks in one queue.
 
 use crate::base::time::Time;
 use crate::base::timers::{Armed, Timers};
+use crate::check::CheckKey;
 use crate::cluster::ClusterKey;
 use crate::conn::ConnKey;
 use crate::exchange::ExchangeKey;
@@ -14,6 +15,7 @@ pub(crate) struct Deadlines {
     conns: Vec<Armed>,
     exchanges: Vec<Armed>,
     clusters: Vec<Armed>,
+    checks: Vec<Armed>,
 }
 
 /// An owner in the queue is its index with its kind in the lowest bits.
@@ -22,12 +24,14 @@ const KIND: u64 = (1 << KIND_BITS) - 1;
 const CONN: u64 = 0;
 const EXCHANGE: u64 = 1;
 const CLUSTER: u64 = 2;
+const CHECK: u64 = 3;
 
 /// A place whose deadline may have passed.
 pub(crate) enum Expired {
     Conn(usize),
     Exchange(usize),
     Cluster(usize),
+    Check(usize),
 }
 
 impl Deadlines {
@@ -46,6 +50,11 @@ impl Deadlines {
         self.queue.arm(armed, deadline, (key.index() as u64) << KIND_BITS | CLUSTER);
     }
 
+    pub fn arm_check(&mut self, key: CheckKey, deadline: Time) {
+        let armed = place(&mut self.checks, key.index());
+        self.queue.arm(armed, deadline, (key.index() as u64) << KIND_BITS | CHECK);
+    }
+
     /// The next place to look at.
     pub fn pop(&mut self, now: Time) -> Option<Expired> {
         while let Some((due, owner)) = self.queue.pop(now) {
@@ -53,7 +62,8 @@ impl Deadlines {
             let (armed, expired) = match owner & KIND {
                 CONN => (self.conns.get_mut(index), Expired::Conn(index)),
                 EXCHANGE => (self.exchanges.get_mut(index), Expired::Exchange(index)),
-                _ => (self.clusters.get_mut(index), Expired::Cluster(index)),
+                CLUSTER => (self.clusters.get_mut(index), Expired::Cluster(index)),
+                _ => (self.checks.get_mut(index), Expired::Check(index)),
             };
             if armed.is_some_and(|armed| Timers::disarm(armed, due)) {
                 return Some(expired);

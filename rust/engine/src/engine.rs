@@ -31,11 +31,13 @@ use crate::base::rng::Rng;
 use crate::base::slab::Slab;
 use crate::base::time::{Time, WallClock};
 use crate::capture::ListenerAddresses;
+use crate::check::Check;
 use crate::cluster::{ClusterKey, ClusterRuntime};
 use crate::conn::{Conn, ConnKey, Protocol, Relay};
 use crate::deadlines::Deadlines;
 use crate::exchange::{Due, Exchange, ExchangeKey, FIRST_BUFFER};
 use crate::filter::{FilterCall, Gates};
+use crate::health::health_of;
 use crate::listener::{ListenerKey, ListenerRuntime};
 use crate::overload::{Full, Overload, Slot};
 use crate::shared::{Commons, Load};
@@ -102,6 +104,7 @@ pub struct Engine {
     #[allow(clippy::vec_box)]
     pub(crate) spare_exchanges: Vec<Box<Exchange>>,
     pub(crate) relays: Slab<Relay>,
+    pub(crate) checks: Slab<Check>,
     pub(crate) timers: Deadlines,
     pub(crate) ready: VecDeque<ExchangeKey>,
     pub(crate) rescans: Vec<ConnKey>,
@@ -121,6 +124,8 @@ pub struct Engine {
     pub(crate) edits: Vec<Due>,
     pub(crate) last_transport_failure: Option<String>,
     pub(crate) draining: bool,
+    /// Of the commons, as far as this worker has looked.
+    pub(crate) health_version: u64,
 }
 
 /// Plaintext that one TLS flight takes at most, so that one connection with
@@ -146,6 +151,7 @@ impl Engine {
             exchanges: Slab::default(),
             spare_exchanges: Vec::new(),
             relays: Slab::default(),
+            checks: Slab::default(),
             timers: Deadlines::default(),
             ready: VecDeque::new(),
             rescans: Vec::new(),
@@ -162,6 +168,7 @@ impl Engine {
             edits: Vec::new(),
             last_transport_failure: None,
             draining: false,
+            health_version: 0,
             options,
         }
     }
@@ -169,6 +176,7 @@ impl Engine {
     /// Sets the time for everything until the next turn.
     pub fn begin_turn(&mut self, now: Time) {
         self.now = self.now.max(now);
+        self.look_at_health();
     }
 
     /// Takes a new configuration. What is unchanged keeps its state; what has
@@ -206,6 +214,7 @@ impl Engine {
 
     fn apply_clusters(&mut self, snapshot: &Snapshot) {
         let mut to_close: Vec<ConnKey> = Vec::new();
+        let mut changed: Vec<ClusterKey> = Vec::new();
         // By name: each new cluster draws on the generator, so the order in
         // which a map happens to hold them must not count.
         let mut named: Vec<_> = snapshot.clusters.iter().collect();
@@ -217,7 +226,9 @@ impl Engine {
                     continue;
                 }
                 if cluster.keeps_wire(config) {
-                    to_close.extend(cluster.update(config.clone(), self.now, &mut self.rng));
+                    let health = health_of(&self.options, name, config);
+                    to_close.extend(cluster.update(config.clone(), health, self.now, &mut self.rng));
+                    changed.extend(current);
                     continue;
                 }
             }
@@ -227,8 +238,10 @@ impl Engine {
             let stats = self.options.hub.cluster(self.options.worker, name);
             let http2 = self.options.hub.cluster_http2(self.options.worker, name);
             let load = Load::new(self.options.commons.clusters.get(name, Default::default));
-            let runtime = ClusterRuntime::new(config.clone(), stats, http2, load, self.now, &mut self.rng);
+            let health = health_of(&self.options, name, config);
+            let runtime = ClusterRuntime::new(config.clone(), stats, http2, load, health, self.now, &mut self.rng);
             let key = self.clusters.insert_with(|_| runtime);
+            changed.push(key);
             self.cluster_names.insert(name.clone(), key);
         }
         let mut gone: Vec<Arc<str>> =
@@ -240,21 +253,18 @@ impl Engine {
             }
         }
         self.retire_upstreams(to_close);
-    }
-
-    /// The health of hosts of a cluster has changed ([`crate::cluster::host::Host::health`]).
-    #[allow(dead_code, reason = "for health checks and outlier detection")]
-    pub(crate) fn health_changed(&mut self, key: ClusterKey) {
-        if let Some(cluster) = self.clusters.get_mut(key) {
-            cluster.refresh_picker(self.now, &mut self.rng);
+        for key in changed {
+            self.arm_sweep(key);
+            self.apply_checks(key);
         }
     }
 
     /// Takes a cluster out of service; it goes with its last request.
-    fn retire_cluster(&mut self, key: ClusterKey) -> Vec<ConnKey> {
+    pub(crate) fn retire_cluster(&mut self, key: ClusterKey) -> Vec<ConnKey> {
         let Some(cluster) = self.clusters.get_mut(key) else { return Vec::new() };
         cluster.removed = true;
         let pooled: Vec<ConnKey> = cluster.hosts.iter().flat_map(|host| host.pooled()).collect();
+        self.apply_checks(key);
         self.drop_cluster_if_over(key);
         pooled
     }
@@ -424,7 +434,8 @@ impl Engine {
             match expired {
                 crate::deadlines::Expired::Conn(index) => self.check_conn(index),
                 crate::deadlines::Expired::Exchange(index) => self.check_exchange(index),
-                crate::deadlines::Expired::Cluster(index) => self.sweep_original_hosts(index),
+                crate::deadlines::Expired::Cluster(index) => self.on_cluster_due(index),
+                crate::deadlines::Expired::Check(index) => self.on_check_due(index),
             }
         }
         loop {

@@ -11,12 +11,14 @@
 pub mod base;
 mod capture;
 mod census;
+mod check;
 mod cluster;
 mod conn;
 mod deadlines;
 mod engine;
 mod exchange;
 pub mod filter;
+pub mod health;
 mod http_filter;
 mod listener;
 pub mod overload;

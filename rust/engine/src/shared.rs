@@ -13,6 +13,8 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use crate::health::{ClusterHealth, Version};
+
 /// One for a process; see the [module](self).
 #[derive(Debug, Default)]
 pub struct Commons {
@@ -20,6 +22,17 @@ pub struct Commons {
     pub(crate) clusters: Registry<ClusterLoad>,
     /// Requests that suffer an injected fault, by the statistics prefix of their connection manager.
     pub(crate) faults: Registry<AtomicU32>,
+    /// How its hosts are, where anybody looks after them.
+    pub(crate) health: Registry<ClusterHealth>,
+    /// Of all of `health`.
+    pub(crate) health_version: Arc<Version>,
+}
+
+impl Commons {
+    /// How the hosts of a cluster are; `None` if nobody looks after them.
+    pub fn health(&self, cluster: &str) -> Option<Arc<ClusterHealth>> {
+        self.health.find(cluster)
+    }
 }
 
 /// Values by name, for as long as somebody holds them.
@@ -43,6 +56,11 @@ impl<T> Registry<T> {
         let value = Arc::new(make());
         known.insert(name.clone(), Arc::downgrade(&value));
         value
+    }
+
+    /// The value of this name, if anybody holds one.
+    pub fn find(&self, name: &str) -> Option<Arc<T>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(name).and_then(Weak::upgrade)
     }
 }
 

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use crate::balance::Balance;
 use crate::endpoint::Endpoints;
+use crate::health_check::HealthCheck;
 use crate::http::{HeaderCase, Http2Guards};
+use crate::outlier::OutlierDetection;
 use crate::snapshot::WorkloadLabels;
 use crate::tls::ClientTls;
 
@@ -27,6 +29,10 @@ pub struct Cluster {
     pub connect_timeout: Duration,
     /// Circuit breakers at default priority.
     pub thresholds: Thresholds,
+    /// Hosts that answer badly are ejected for a while.
+    pub outlier_detection: Option<Arc<OutlierDetection>>,
+    /// Hosts are asked how they are.
+    pub health_check: Option<Arc<HealthCheck>>,
     /// Which HTTP is spoken.
     pub http: UpstreamHttp,
     /// How octets are carried.

@@ -1,6 +1,6 @@
 //! Endpoints (Envoy `ClusterLoadAssignment`).
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::snapshot::WorkloadLabels;
@@ -60,10 +60,25 @@ pub struct Endpoint {
     pub weight: u32,
     /// As the control plane says.
     pub health: Health,
+    /// How its health is checked, where that is not as for the others.
+    pub check: EndpointCheck,
     /// `envoy.transport_socket_match` metadata.
     pub transport_match: Vec<(Box<str>, Box<str>)>,
     /// From `istio.workload` metadata.
     pub workload: WorkloadLabels,
+}
+
+/// `Endpoint.HealthCheckConfig`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EndpointCheck {
+    /// In place of its own address.
+    pub address: Option<IpAddr>,
+    /// In place of its own port.
+    pub port: Option<u16>,
+    /// In place of the host or authority that the check names.
+    pub hostname: Arc<str>,
+    /// It is not checked.
+    pub is_disabled: bool,
 }
 
 /// `HealthStatus`, better before worse.

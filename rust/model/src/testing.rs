@@ -167,6 +167,8 @@ pub fn cluster(name: &str, endpoints: impl IntoIterator<Item = SocketAddr>) -> C
         balance: Balance::by(LbPolicy::RoundRobin),
         connect_timeout: Duration::from_secs(1),
         thresholds: Thresholds::default(),
+        outlier_detection: None,
+        health_check: None,
         http: UpstreamHttp::default(),
         transport: Transport::default(),
         bind: UpstreamBind::default(),
@@ -182,6 +184,7 @@ fn endpoint(address: SocketAddr) -> Endpoint {
         hostname: "".into(),
         weight: 1,
         health: Health::Healthy,
+        check: EndpointCheck::default(),
         transport_match: vec![],
         workload: Default::default(),
     }

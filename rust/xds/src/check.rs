@@ -154,12 +154,12 @@ mod tests {
 
     #[test]
     fn unsupported_fields_on_the_wire_are_named() {
-        // `outlier_detection` is field 19 of Cluster; 9999 is none.
+        // `respect_dns_ttl` is field 39 of Cluster; 9999 is none.
         let mut octets = cluster::Cluster { name: "c".into(), ..Default::default() }.encode_to_vec();
-        octets.extend([0x9a, 0x01, 0x00]);
+        octets.extend([0xb8, 0x02, 0x01]);
         assert_eq!(
             problems_of::<cluster::Cluster>(&octets),
-            ["r.outlier_detection: field `outlier_detection` of envoy.config.cluster.v3.Cluster is not supported (hint: leave it out: endpoint health comes from `health_status`)"]
+            ["r.respect_dns_ttl: field `respect_dns_ttl` of envoy.config.cluster.v3.Cluster is not supported (hint: use `dns_refresh_rate`)"]
         );
         let octets = [0xf8, 0xf0, 0x04, 0x01];
         assert!(problems_of::<core::Node>(&octets)[0].contains("has no field with number 9999"));

@@ -89,6 +89,23 @@ pub(crate) fn route_table(yaml: &str) -> Result<(RouteTable, Needed), Vec<String
     table.filter(|_| said.is_empty()).map(|table| (table, needed)).ok_or(said)
 }
 
+/// Everything that is wrong with a cluster: `path: message (hint: remedy)`, by whichever step finds it first.
+pub(crate) fn refused(yaml: &str) -> Vec<String> {
+    let problems = Problems::default();
+    let descriptor = proto::descriptor(ResourceKind::Cluster.type_url()).unwrap();
+    let message =
+        json::read(&document::parse(yaml).unwrap(), &descriptor, &At::root("", &problems), &Places::default());
+    let said = |problems: Problems| problems.into_vec().iter().map(ToString::to_string).collect::<Vec<_>>();
+    if problems.len() > 0 {
+        return said(problems);
+    }
+    let octets = prost::Message::encode_to_vec(&message);
+    let Some(config) = crate::check::decode(&octets, &At::root("", &problems)) else { return said(problems) };
+    let environment = environment();
+    translate::cluster(&config, &At::root("", &problems), &mut Context::new(&environment));
+    said(problems)
+}
+
 /// A cluster that is found by EDS. Another `connect_timeout` makes it another one.
 pub(crate) fn cluster(name: &str, connect_timeout: &str) -> prost_types::Any {
     let eds = "{eds_config: {ads: {}, resource_api_version: V3}}";

@@ -71,7 +71,17 @@ pub(crate) fn alternative(message: &str, field: &str) -> Option<&'static str> {
         "respect_dns_ttl" => "use `dns_refresh_rate`",
         "slow_start_config" => "leave it out: new endpoints get their full share at once",
         "common_lb_config" => "leave it out: all localities of a priority form one pool",
-        "health_checks" | "outlier_detection" => "leave it out: endpoint health comes from `health_status`",
+        "custom_health_check" => "use `http_health_check`, `tcp_health_check` or `grpc_health_check`",
+        "service_name_matcher" => "check what the service says in `receive`",
+        "proxy_protocol_config" if of(".TcpHealthCheck") => "check another port of the endpoint with `alt_port`",
+        "tls_options" if of(".HealthCheck") => "name another transport socket with `transport_socket_match_criteria`",
+        "event_log_path" | "event_logger" | "event_service" if of(".HealthCheck") => {
+            "leave it out: counters and /clusters show what health checks find"
+        }
+        "always_log_health_check_failures" | "always_log_health_check_success" => {
+            "leave it out: counters and /clusters show what health checks find"
+        }
+        "monitors" if of(".OutlierDetection") => "use its `consecutive_*`, `success_rate_*` and `failure_percentage_*`",
         "cors" => {
             "use `typed_per_filter_config` with envoy.extensions.filters.http.cors.v3.CorsPolicy, and the filter \
              envoy.filters.http.cors"
@@ -123,7 +133,7 @@ mod tests {
         let fields: usize = table().values().map(|message| message.names.len()).sum();
         assert_eq!(fields, TABLE.lines().count());
         assert_eq!(name_of("envoy.config.listener.v3.Listener", 11), Some("freebind"));
-        assert!(has("envoy.config.cluster.v3.Cluster", "outlier_detection"));
+        assert!(has("envoy.config.cluster.v3.OutlierDetection", "monitors"));
         assert!(!has("envoy.config.cluster.v3.Cluster", "name"));
     }
 }

@@ -68,7 +68,7 @@ fn answer(request: &Request<Incoming>, state: &State) -> Response<Full<Bytes>> {
         "/stats" if query.contains("format=prometheus") => page(PROMETHEUS, prometheus(state, &process)),
         "/stats" => page(TEXT, pages::stats(&state.hub, &process)),
         "/stats/prometheus" => page(PROMETHEUS, prometheus(state, &process)),
-        "/clusters" => page(TEXT, pages::clusters(&state.snapshot())),
+        "/clusters" => page(TEXT, pages::clusters(&state.snapshot(), &state.commons)),
         "/listeners" if is_json => page(JSON, pages::listeners_json(&state.snapshot())),
         "/listeners" => page(TEXT, pages::listeners(&state.snapshot())),
         "/certs" => page(JSON, pages::certs(&state.secrets)),

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use pymesh_engine::health::Flags;
+use pymesh_engine::shared::Commons;
 use pymesh_engine::telemetry::date;
 use pymesh_engine::telemetry::istio::{Histogram, Series, Shard, BUCKETS, LABELS};
 use pymesh_engine::telemetry::stats::{sum, Groups, Hub, Kind, Stats};
@@ -41,6 +43,18 @@ const PROXY_PROTOCOL_VERSION: Family = Family {
 };
 const CLUSTER_HTTP2: Family =
     Family { stat: "cluster", infix: "http2", metric: "envoy_cluster_http2", label: "envoy_cluster_name" };
+const OUTLIERS: Family = Family {
+    stat: "cluster",
+    infix: "outlier_detection",
+    metric: "envoy_cluster_outlier_detection",
+    label: "envoy_cluster_name",
+};
+const HEALTH_CHECKS: Family = Family {
+    stat: "cluster",
+    infix: "health_check",
+    metric: "envoy_cluster_health_check",
+    label: "envoy_cluster_name",
+};
 const HTTP2: Family = Family { stat: "http2", infix: "", metric: "envoy_http2", label: "" };
 
 /// `/stats`: one `name: value` a line, sorted.
@@ -104,6 +118,8 @@ fn each(groups: &Groups, mut f: impl FnMut(&Family, &str, &'static str, Kind, u6
     }
     walk(&CLUSTER, &groups.clusters, &mut f);
     walk(&CLUSTER_HTTP2, &groups.cluster_http2, &mut f);
+    walk(&OUTLIERS, &groups.outliers, &mut f);
+    walk(&HEALTH_CHECKS, &groups.health_checks, &mut f);
     walk(&HTTP2, &groups.http2, &mut f);
     walk(&HTTP, &groups.http, &mut f);
     walk(&CORS, &groups.cors, &mut f);
@@ -198,33 +214,43 @@ fn escape(value: &str) -> String {
 }
 
 /// `/clusters`: Envoy's text, for what exists here.
-pub(crate) fn clusters(snapshot: &Snapshot) -> String {
+pub(crate) fn clusters(snapshot: &Snapshot, commons: &Commons) -> String {
     let mut out = String::new();
     let mut names: Vec<&Arc<str>> = snapshot.clusters.keys().collect();
     names.sort_unstable();
     for name in names {
         let Some(cluster) = snapshot.clusters.get(name) else { continue };
         let limits = cluster.thresholds;
+        let health = commons.health(name);
+        let _infallible = writeln!(out, "{name}::observability_name::{}", cluster.stat_name);
+        if let Some(health) = health.as_ref().filter(|_| cluster.outlier_detection.is_some()) {
+            let [(average, threshold), (local_average, local_threshold)] = health.averages();
+            let _infallible = writeln!(
+                out,
+                "{name}::outlier::success_rate_average::{average}\n\
+                 {name}::outlier::success_rate_ejection_threshold::{threshold}\n\
+                 {name}::outlier::local_origin_success_rate_average::{local_average}\n\
+                 {name}::outlier::local_origin_success_rate_ejection_threshold::{local_threshold}",
+            );
+        }
         let _infallible = writeln!(
             out,
-            "{name}::observability_name::{}\n{name}::default_priority::max_connections::{}\n\
-             {name}::default_priority::max_pending_requests::{}\n{name}::default_priority::max_requests::{}\n\
-             {name}::default_priority::max_retries::{}",
-            cluster.stat_name, limits.connections, limits.pending_requests, limits.requests, limits.retries
+            "{name}::default_priority::max_connections::{}\n{name}::default_priority::max_pending_requests::{}\n\
+             {name}::default_priority::max_requests::{}\n{name}::default_priority::max_retries::{}",
+            limits.connections, limits.pending_requests, limits.requests, limits.retries
         );
         for (locality, endpoint) in cluster.endpoints.iter() {
             let address = endpoint.address;
-            let health = match endpoint.health {
-                pymesh_model::endpoint::Health::Healthy => "healthy",
-                pymesh_model::endpoint::Health::Degraded => "/degraded_eds_health",
-                pymesh_model::endpoint::Health::Unhealthy => "/failed_eds_health",
-                pymesh_model::endpoint::Health::Draining => "/eds_status_draining",
-            };
+            let known = health.as_ref().and_then(|health| health.describe(endpoint));
+            let (found, [rate, local_rate]) = known.unwrap_or((Flags::default(), [-1.0; 2]));
+            let flags = Flags::of_eds(endpoint.health).with(found);
             let _infallible = writeln!(
                 out,
-                "{name}::{address}::hostname::{}\n{name}::{address}::health_flags::{health}\n\
+                "{name}::{address}::hostname::{}\n{name}::{address}::health_flags::{flags}\n\
                  {name}::{address}::weight::{}\n{name}::{address}::region::{}\n{name}::{address}::zone::{}\n\
-                 {name}::{address}::sub_zone::{}\n{name}::{address}::priority::{}",
+                 {name}::{address}::sub_zone::{}\n{name}::{address}::priority::{}\n\
+                 {name}::{address}::success_rate::{rate}\n\
+                 {name}::{address}::local_origin_success_rate::{local_rate}",
                 endpoint.hostname,
                 endpoint.weight,
                 locality.region,

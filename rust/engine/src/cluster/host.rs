@@ -9,18 +9,17 @@ use super::PoolKind;
 use crate::base::time::Time;
 use crate::conn::ConnKey;
 use crate::exchange::ExchangeKey;
+use crate::health::{Flags, HostHealth};
 
 /// An endpoint with what this worker has open to it.
 pub(crate) struct Host {
     pub endpoint: Arc<Endpoint>,
     /// It is in the cluster's configuration now.
     pub listed: bool,
-    /// What active health checks have found.
-    pub checked: Health,
-    /// They have found nothing yet.
-    pub is_unchecked: bool,
-    /// Outlier detection has taken it out.
-    pub is_ejected: bool,
+    /// What the process knows of it, if somebody looks after the cluster's hosts.
+    pub watched: Option<Arc<HostHealth>>,
+    /// What that was when the picker was made.
+    pub flags: Flags,
     /// When it was first healthy, or passed its health check again: what a slow start begins with.
     pub healthy_since: Option<Time>,
     /// Requests on a connection or waiting for one.
@@ -36,9 +35,8 @@ impl Host {
         Host {
             endpoint,
             listed: false,
-            checked: Health::Healthy,
-            is_unchecked: false,
-            is_ejected: false,
+            watched: None,
+            flags: Flags::default(),
             healthy_since: None,
             active: 0,
             connections: 0,
@@ -46,11 +44,32 @@ impl Host {
         }
     }
 
-    /// The worst that anybody says: the control plane, active health checks, outlier detection. Whoever changes
-    /// what it depends on calls [`Engine::health_changed`](crate::engine::Engine::health_changed).
+    /// The worst that anybody says: the control plane, active health checks, outlier detection.
     pub fn health(&self) -> Health {
-        let detected = if self.is_ejected { Health::Unhealthy } else { Health::Healthy };
-        self.endpoint.health.max(self.checked).max(detected)
+        self.all_flags().health()
+    }
+
+    /// The others' health is judged as if it were not there.
+    pub fn is_excluded(&self) -> bool {
+        self.all_flags().is_excluded()
+    }
+
+    fn all_flags(&self) -> Flags {
+        Flags::of_eds(self.endpoint.health).with(self.flags)
+    }
+
+    /// Looks at what the process knows of it.
+    pub fn refresh_health(&mut self, now: Time) {
+        let before = self.flags;
+        if let Some(watched) = &self.watched {
+            self.flags = watched.flags();
+        }
+        if before.has(Flags::FAILED_ACTIVE_HC) && !self.flags.has(Flags::FAILED_ACTIVE_HC) {
+            self.healthy_since = None;
+        }
+        if self.health() == Health::Healthy {
+            self.healthy_since.get_or_insert(now);
+        }
     }
 
     pub fn pool(&mut self, kind: PoolKind) -> &mut Pool {

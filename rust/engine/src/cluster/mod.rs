@@ -13,14 +13,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use pymesh_model::cluster::{Cluster, TransportSocket, UpstreamProtocol};
-use pymesh_model::endpoint::{Endpoint, Health};
+use pymesh_model::endpoint::Endpoint;
 use pymesh_model::tls::ClientTls;
 use pymesh_tls::{client_config, SecretStore, TlsError};
 
 use crate::base::rng::Rng;
 use crate::base::slab::{Key, Slab};
 use crate::base::time::Time;
+use crate::check::Checks;
 use crate::conn::ConnKey;
+use crate::health::{ClusterHealth, Flags};
 use crate::shared::{Load, Resource};
 use crate::telemetry::stats::{ClusterStats, Http2Stats};
 use balance::{Listed, Pick, Picker};
@@ -44,6 +46,12 @@ pub(crate) struct ClusterRuntime {
     compiled: Vec<(Arc<ClientTls>, Arc<rustls::ClientConfig>)>,
     /// What this worker, and all of them, have open towards it.
     pub load: Load,
+    /// How its hosts are, if anybody looks after them.
+    pub health: Option<Arc<ClusterHealth>>,
+    /// That the picker was made by.
+    health_version: u64,
+    /// This worker asks them.
+    pub checks: Option<Checks>,
     /// No snapshot names it any more; it goes when its last connection does.
     pub removed: bool,
 }
@@ -54,6 +62,7 @@ impl ClusterRuntime {
         stats: Arc<ClusterStats>,
         http2: Arc<Http2Stats>,
         load: Load,
+        health: Option<Arc<ClusterHealth>>,
         now: Time,
         rng: &mut Rng,
     ) -> Self {
@@ -67,6 +76,9 @@ impl ClusterRuntime {
             originals: OriginalHosts::default(),
             compiled: Vec::new(),
             load,
+            health,
+            health_version: 0,
+            checks: None,
             removed: false,
         };
         cluster.rebuild_hosts(now, rng);
@@ -75,8 +87,15 @@ impl ClusterRuntime {
 
     /// Takes a changed configuration whose wire settings are the same. Returns the connections that end with it,
     /// each once it has no request.
-    pub fn update(&mut self, config: Arc<Cluster>, now: Time, rng: &mut Rng) -> Vec<ConnKey> {
+    pub fn update(
+        &mut self,
+        config: Arc<Cluster>,
+        health: Option<Arc<ClusterHealth>>,
+        now: Time,
+        rng: &mut Rng,
+    ) -> Vec<ConnKey> {
         self.config = config;
+        self.health = health;
         // Equal contexts may stand at new addresses.
         self.compiled.clear();
         let is_joined = self.rebuild_hosts(now, rng);
@@ -105,6 +124,8 @@ impl ClusterRuntime {
         self.listed.clear();
         let mut is_joined = false;
         let config = self.config.clone();
+        let watched = self.health.as_ref().map(|health| health.enlist(&config, now));
+        let mut watched = watched.unwrap_or_default().into_iter();
         for (index, locality) in config.endpoints.localities.iter().enumerate() {
             for endpoint in &locality.endpoints {
                 let at_address = known.entry(endpoint.address).or_default();
@@ -121,6 +142,8 @@ impl ClusterRuntime {
                 if let Some(host) = self.hosts.get_mut(key).filter(|host| !host.listed) {
                     host.listed = true;
                     host.endpoint = endpoint.clone();
+                    host.watched = watched.next();
+                    host.flags = Flags::default();
                     self.listed.push((key, index));
                 }
             }
@@ -131,10 +154,9 @@ impl ClusterRuntime {
 
     /// Shares load anew after hosts or their health have changed.
     pub fn refresh_picker(&mut self, now: Time, rng: &mut Rng) {
+        self.health_version = self.health.as_ref().map_or(0, |health| health.version());
         for host in self.hosts.iter_mut() {
-            if host.health() == Health::Healthy {
-                host.healthy_since.get_or_insert(now);
-            }
+            host.refresh_health(now);
         }
         self.picker = Picker::new(&self.config, &self.listed, &self.hosts, now, rng);
         let membership = self.picker.membership();
@@ -142,6 +164,19 @@ impl ClusterRuntime {
         self.stats.membership_healthy.set(membership.healthy as u64);
         self.stats.membership_degraded.set(membership.degraded as u64);
         self.stats.membership_excluded.set(membership.excluded as u64);
+    }
+
+    /// True if the flags of a host have changed since the picker was made.
+    pub fn has_changed_health(&self) -> bool {
+        self.health.as_ref().is_some_and(|health| health.version() != self.health_version)
+    }
+
+    /// The listed host of an endpoint.
+    pub fn find(&self, endpoint: &Endpoint) -> Option<HostKey> {
+        let is_it = |host: &Host| {
+            host.endpoint.address == endpoint.address && host.endpoint.transport_match == endpoint.transport_match
+        };
+        self.listed.iter().map(|(key, _)| *key).find(|key| self.hosts.get(*key).is_some_and(is_it))
     }
 
     /// The balancer's choice.
@@ -184,6 +219,11 @@ impl ClusterRuntime {
             .iter()
             .find(|candidate| candidate.criteria.iter().all(|wanted| endpoint.transport_match.contains(wanted)));
         matched.map_or(&transport.default, |found| &found.socket)
+    }
+
+    /// Octets to this host are encrypted.
+    pub fn is_secure(&self, host: HostKey) -> bool {
+        self.hosts.get(host).is_some_and(|host| self.socket_for(&host.endpoint).tls.is_some())
     }
 
     /// The rustls configuration of a TLS context, made once.

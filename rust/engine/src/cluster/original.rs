@@ -138,6 +138,7 @@ impl ClusterRuntime {
             hostname: Arc::default(),
             weight: 1,
             health: Health::Healthy,
+            check: Default::default(),
             transport_match: Vec::new(),
             workload: Default::default(),
         };

@@ -30,6 +30,7 @@ use std::time::Duration;
 use pymesh_http::{Headers, RequestHead, ResponseHead};
 
 use super::{Exchange, ExchangeKey, Stage};
+use crate::check::CheckKey;
 use crate::cluster::{ClusterKey, HostKey};
 use crate::engine::Engine;
 use crate::telemetry::Flags;
@@ -39,6 +40,8 @@ use crate::telemetry::Flags;
 pub(crate) enum Owner {
     /// A mirrored request: nobody wants to know.
     Mirror,
+    /// A health check.
+    Check(CheckKey),
     /// A test of this module.
     #[cfg(test)]
     Test,
@@ -52,6 +55,8 @@ pub(crate) struct Detached {
     pub host: Option<HostKey>,
     /// How long it may go without progress; zero means no limit.
     pub idle_timeout: Duration,
+    /// No HTTP is spoken: the connection is what was asked for, and its octets are the bodies.
+    pub is_raw: bool,
     /// Octets of the answer's body that the owner wants to see.
     pub keep: usize,
     /// The first of them, for [`Exchange::outcome`].
@@ -60,7 +65,17 @@ pub(crate) struct Detached {
 
 impl Detached {
     pub fn of(owner: Owner) -> Detached {
-        Detached { owner, host: None, idle_timeout: Duration::ZERO, keep: 0, body: Vec::new() }
+        Detached { owner, host: None, idle_timeout: Duration::ZERO, is_raw: false, keep: 0, body: Vec::new() }
+    }
+
+    /// What there is of the answer so far.
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+
+    /// The owner has seen it.
+    pub fn forget_body(&mut self) {
+        self.body.clear();
     }
 }
 
@@ -128,11 +143,20 @@ impl Engine {
         key
     }
 
+    /// There is more of an answer than there was; who speaks HTTP waits until it is whole.
+    pub(super) fn tell_progress(&mut self, key: ExchangeKey) {
+        let detached = self.exchanges.get(key).and_then(|exchange| exchange.detached.as_ref());
+        if let Some(Detached { owner: Owner::Check(check), is_raw: true, .. }) = detached {
+            self.on_check_progress(*check);
+        }
+    }
+
     /// A detached exchange is over, well or not.
     pub(super) fn conclude(&mut self, key: ExchangeKey) {
         let Some(exchange) = self.exchanges.lend(key) else { return };
         match exchange.detached.as_ref().map(|detached| detached.owner) {
             Some(Owner::Mirror) | None => {}
+            Some(Owner::Check(check)) => self.on_check_answer(check, key, &exchange),
             #[cfg(test)]
             Some(Owner::Test) => tests::told(&exchange),
         }

@@ -280,6 +280,7 @@ impl Engine {
             if let Some(cluster) = cluster {
                 cluster.stats.upstream_rq_timeout.inc();
             }
+            self.tell_timeout(key);
             let flags = Flags::UPSTREAM_REQUEST_TIMEOUT;
             return self.give_up(key, 504, details::UPSTREAM_RESPONSE_TIMEOUT, flags, b"upstream request timeout");
         }

@@ -11,6 +11,7 @@ mod failure;
 mod finish;
 mod forward;
 mod grpc_web;
+mod health;
 mod ids;
 mod mirror;
 mod pipe;
@@ -42,7 +43,7 @@ use crate::listener::HttpRuntime;
 use crate::route::matcher::Unrouted;
 use crate::telemetry::{Facts, Flags};
 
-pub(crate) use detached::Detached;
+pub(crate) use detached::{Answer, Detached, Owner, Unanswered};
 pub(crate) use edit::Due;
 pub(crate) use failure::Failure;
 pub(crate) use grpc_web::GrpcWeb;

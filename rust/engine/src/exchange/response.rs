@@ -7,6 +7,7 @@ use pymesh_model::overload::OverloadAction;
 use super::{ExchangeKey, Pipe, Stage};
 use crate::conn::{Conn, Protocol, Reading};
 use crate::engine::Engine;
+use crate::health::ClusterHealth;
 use crate::telemetry::details;
 
 impl Engine {
@@ -21,6 +22,9 @@ impl Engine {
         exchange.response_received = Some(self.now);
         exchange.last_progress = self.now;
         exchange.response_body.ended = ended;
+        if exchange.cluster_config.as_ref().is_some_and(|cluster| ClusterHealth::is_for(cluster)) {
+            self.tell_answer(key);
+        }
         self.make_ready(key);
     }
 
@@ -119,7 +123,7 @@ impl Engine {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         exchange.response_started = true;
         exchange.request_body.stop_replay();
-        let Some(http) = exchange.http.as_ref() else { return };
+        let Some(http) = exchange.http.as_ref() else { return self.tell_progress(key) };
         let headers = &mut exchange.response.headers;
         match http.config.server_header {
             ServerHeader::Overwrite => headers.set_known(Known::Server, http.config.server_name.as_bytes()),
@@ -226,7 +230,11 @@ impl Engine {
     /// Writes response octets to the downstream codec; says how many it took.
     fn send_response_data(&mut self, key: ExchangeKey, data: &[u8]) -> usize {
         let Some(exchange) = self.exchanges.get_mut(key) else { return data.len() };
-        let Some(down) = exchange.down else { return exchange.keep_answer(data) };
+        let Some(down) = exchange.down else {
+            let taken = exchange.keep_answer(data);
+            self.tell_progress(key);
+            return taken;
+        };
         let Some(conn) = self.conns.get_mut(down) else { return data.len() };
         let is_full = conn.is_full();
         let Conn { protocol, output, .. } = &mut **conn;
@@ -273,7 +281,7 @@ impl Engine {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         let Some(down) = exchange.down else {
             exchange.response_body.finished = true;
-            return;
+            return self.tell_progress(key);
         };
         let Some(conn) = self.conns.get_mut(down) else { return };
         let trailers = &exchange.response_body.trailers;

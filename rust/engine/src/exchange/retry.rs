@@ -51,6 +51,7 @@ impl Decision {
 impl Engine {
     /// An attempt failed. `up` has been let go of already, or never was.
     pub(crate) fn upstream_failed(&mut self, key: ExchangeKey, failure: Failure) {
+        self.tell_failure(key, failure);
         self.detach_upstream(key);
         let transport_failure = match failure {
             Failure::Connect | Failure::ConnectTimeout => self.last_transport_failure.take(),

@@ -17,6 +17,7 @@ use crate::cluster::original::NoHost;
 use crate::cluster::{ClusterKey, HostKey, PoolKind};
 use crate::conn::{Conn, ConnKey, Http1Client, Protocol, RelayKey, Upstream};
 use crate::engine::Engine;
+use crate::health::Outcome;
 use crate::route;
 use crate::shared::Resource;
 use crate::telemetry::{details, Flags};
@@ -159,6 +160,9 @@ impl Engine {
             cluster.stats.upstream_cx_overflow.inc();
             return None;
         }
+        if let Some(health) = &cluster.health {
+            health.note_traffic();
+        }
         let address = host.endpoint.address;
         host.connections += 1;
         cluster.load.add(Resource::Connections);
@@ -217,6 +221,7 @@ impl Engine {
         let Some(up) = conn.upstream() else { return };
         let (cluster_key, host_key, kind) = (up.cluster, up.host, up.pool);
         if let Some(relay) = up.relay {
+            self.tell(cluster_key, host_key, Outcome::Relayed);
             return self.on_relay_open(conn, relay);
         }
         let Some(cluster) = self.clusters.get_mut(cluster_key) else { return self.close_now(conn) };
@@ -323,11 +328,15 @@ impl Engine {
                 host.pool(kind).forget(conn.key);
             }
         }
+        let is_watched = cluster.health.is_some();
         exchange.up = Some(conn.key);
         exchange.stage = Stage::Flowing;
         exchange.upstream_local = Some(conn.local);
         exchange.upstream_started = Some(self.now);
         exchange.last_progress = self.now;
+        if is_watched {
+            self.tell(cluster_key, host_key, Outcome::Connected);
+        }
         self.start_request(key, conn);
         if self.exchanges.get(key).is_some_and(|exchange| exchange.answers_expect()) {
             self.send_continue(key);
@@ -614,6 +623,8 @@ impl Engine {
             let Some(cluster) = self.clusters.get_mut(cluster_key) else { return };
             cluster.stats.upstream_cx_connect_fail.inc();
             if let Some(relay) = relay {
+                let is_late = failure == Failure::ConnectTimeout;
+                self.tell(cluster_key, host_key, if is_late { Outcome::Timeout } else { Outcome::Failed });
                 return self.on_relay_connect_failed(relay, failure);
             }
             let Some(host) = cluster.hosts.get_mut(host_key) else { return };
@@ -699,6 +710,9 @@ impl Engine {
 
 /// The route ends the CONNECT here: what is in the tunnel goes on as TCP.
 fn ends_tunnel(exchange: &Exchange) -> bool {
+    if exchange.detached.as_ref().is_some_and(|detached| detached.is_raw) {
+        return true;
+    }
     let rules = exchange.routed.as_ref().and_then(|routed| routed.forward.as_ref()).map(|forward| &forward.upgrades);
     let mut rules = rules.into_iter().flatten();
     exchange.tunnel.asks == Asks::Connect && rules.any(|rule| &*rule.protocol == "connect" && rule.terminates)

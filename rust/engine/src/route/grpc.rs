@@ -30,9 +30,37 @@ pub(crate) fn timeout_value(time: Duration) -> String {
     format!("{n}{unit}")
 }
 
+/// The HTTP status that goes with a `grpc-status`.
+pub(crate) fn http_status(value: &[u8]) -> u16 {
+    let code = std::str::from_utf8(value).ok().and_then(|text| text.parse::<u32>().ok());
+    match code {
+        Some(0) => 200,
+        Some(1) => 499,
+        Some(3 | 9 | 11) => 400,
+        Some(4) => 504,
+        Some(5) => 404,
+        Some(6 | 10) => 409,
+        Some(7) => 403,
+        Some(8) => 429,
+        Some(12) => 501,
+        Some(14) => 503,
+        Some(16) => 401,
+        // UNKNOWN, INTERNAL, DATA_LOSS, and what is no status.
+        _ => 500,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn statuses_as_envoy_maps_them() {
+        let all: Vec<u16> = (0..=17).map(|code: u32| http_status(code.to_string().as_bytes())).collect();
+        let wanted = [200, 499, 500, 400, 504, 404, 409, 403, 429, 400, 409, 400, 501, 500, 503, 500, 401, 500];
+        assert_eq!(all, wanted);
+        assert_eq!(http_status(b"fine"), 500);
+    }
 
     #[test]
     fn units_and_garbage() {

@@ -169,12 +169,51 @@ stats! {
 }
 
 stats! {
+    /// `cluster.<name>.outlier_detection.*`, names as Envoy's. All workers write them, one at a time.
+    OutlierStats {
+        ejections_active: Gauge,
+        ejections_overflow: Counter,
+        ejections_total: Counter,
+        ejections_consecutive_5xx: Counter,
+        ejections_success_rate: Counter,
+        ejections_enforced_total: Counter,
+        ejections_detected_consecutive_5xx: Counter,
+        ejections_enforced_consecutive_5xx: Counter,
+        ejections_detected_consecutive_gateway_failure: Counter,
+        ejections_enforced_consecutive_gateway_failure: Counter,
+        ejections_detected_consecutive_local_origin_failure: Counter,
+        ejections_enforced_consecutive_local_origin_failure: Counter,
+        ejections_detected_success_rate: Counter,
+        ejections_enforced_success_rate: Counter,
+        ejections_detected_local_origin_success_rate: Counter,
+        ejections_enforced_local_origin_success_rate: Counter,
+        ejections_detected_failure_percentage: Counter,
+        ejections_enforced_failure_percentage: Counter,
+        ejections_detected_local_origin_failure_percentage: Counter,
+        ejections_enforced_local_origin_failure_percentage: Counter,
+    }
+}
+
+stats! {
     /// `http.<stat_prefix>.fault.*`, names as Envoy's. There are none for each client: it could say any name.
     FaultStats {
         aborts_injected: Counter,
         delays_injected: Counter,
         faults_overflow: Counter,
         active_faults: Gauge,
+    }
+}
+
+stats! {
+    /// `cluster.<name>.health_check.*`, names as Envoy's. All workers write them, one at a time.
+    HealthCheckStats {
+        attempt: Counter,
+        success: Counter,
+        failure: Counter,
+        network_failure: Counter,
+        passive_failure: Counter,
+        healthy: Gauge,
+        degraded: Gauge,
     }
 }
 
@@ -287,6 +326,10 @@ pub struct Hub {
 #[allow(missing_docs)]
 pub struct Groups {
     pub clusters: Group<ClusterStats>,
+    /// Of clusters that eject outliers; one for all workers.
+    pub outliers: Group<OutlierStats>,
+    /// Of clusters whose hosts are checked; one for all workers.
+    pub health_checks: Group<HealthCheckStats>,
     /// HTTP/2 with clients, under the empty name.
     pub http2: Group<Http2Stats>,
     /// HTTP/2 with the endpoints of each cluster.
@@ -306,6 +349,16 @@ impl Hub {
     /// Adds a worker's counters for a cluster.
     pub fn cluster(&self, worker: usize, name: &Arc<str>) -> Arc<ClusterStats> {
         join(&mut self.lock().clusters, worker, name)
+    }
+
+    /// The counters of a cluster's outlier detection. Who writes them makes sure that nobody else does.
+    pub fn outliers(&self, name: &Arc<str>) -> Arc<OutlierStats> {
+        join(&mut self.lock().outliers, 0, name)
+    }
+
+    /// The counters of a cluster's health checks, on the same terms.
+    pub fn health_checks(&self, name: &Arc<str>) -> Arc<HealthCheckStats> {
+        join(&mut self.lock().health_checks, 0, name)
     }
 
     /// Adds a worker's counters for HTTP/2 with clients.

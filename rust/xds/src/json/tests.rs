@@ -58,7 +58,7 @@ fn every_problem_is_reported_with_its_place() {
     let text = "\
 name: a
 conect_timeout: 1s
-outlierDetection: {}
+respectDnsTtl: true
 lb_policy: ROUND_ROBBIN
 per_connection_buffer_limit_bytes: many
 load_assignment:
@@ -74,7 +74,7 @@ dns_refresh_rate: 5
 ";
     let expected = [
         "f.yaml:2:1: conect_timeout: envoy.config.cluster.v3.Cluster has no field `conect_timeout` (hint: did you mean `connect_timeout`?)",
-        "f.yaml:3:1: outlierDetection: field `outlierDetection` of envoy.config.cluster.v3.Cluster is not supported (hint: leave it out: endpoint health comes from `health_status`)",
+        "f.yaml:3:1: respectDnsTtl: field `respectDnsTtl` of envoy.config.cluster.v3.Cluster is not supported (hint: use `dns_refresh_rate`)",
         "f.yaml:4:12: lb_policy: envoy.config.cluster.v3.Cluster.LbPolicy has no value `ROUND_ROBBIN` (hint: did you mean `ROUND_ROBIN`?)",
         "f.yaml:5:36: per_connection_buffer_limit_bytes: an integer that is not negative belongs here, not `many`",
         "f.yaml:9:54: load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address.address: a string belongs here, not `1` (hint: write \"1\")",

@@ -13,6 +13,8 @@ use pymesh_model::endpoint::Endpoints;
 
 use super::common::{config_source, duration, duration_or, enumerator, metadata, open, struct_text};
 use super::endpoint::{endpoints, targets, text_pairs, DnsTarget};
+use super::health_check::health_checks;
+use super::outlier::outlier_detection;
 use super::{bind, original_dst, tls, Context, Patience};
 use crate::diagnostic::At;
 use crate::proto::envoy::config::{cluster::v3 as cluster, core::v3 as core};
@@ -112,6 +114,7 @@ pub(crate) fn cluster(config: &cluster::Cluster, at: &At<'_>, cx: &mut Context<'
         );
     }
     let stat_name = if config.alt_stat_name.is_empty() { &config.name } else { &config.alt_stat_name };
+    refuse_care(config, &discovery, &transport, at);
     let cluster = Cluster {
         name: config.name.as_str().into(),
         stat_name: stat_name.as_str().into(),
@@ -119,6 +122,11 @@ pub(crate) fn cluster(config: &cluster::Cluster, at: &At<'_>, cx: &mut Context<'
         balance: balance(config, &discovery, at),
         connect_timeout: duration_or(config.connect_timeout.as_ref(), CONNECT_TIMEOUT, &at.field("connect_timeout")),
         thresholds: thresholds(config.circuit_breakers.as_ref(), &at.field("circuit_breakers")),
+        outlier_detection: config
+            .outlier_detection
+            .as_ref()
+            .map(|detection| Arc::new(outlier_detection(detection, &at.field("outlier_detection")))),
+        health_check: health_checks(&config.health_checks, &at.field("health_checks")).map(Arc::new),
         http,
         transport,
         bind: bind::upstream_bind(config.upstream_bind_config.as_ref(), &at.field("upstream_bind_config")),
@@ -127,6 +135,33 @@ pub(crate) fn cluster(config: &cluster::Cluster, at: &At<'_>, cx: &mut Context<'
         discovery,
     };
     ClusterParts { cluster, source, keepalive }
+}
+
+/// Where looking after hosts would do nothing, or cannot.
+fn refuse_care(config: &cluster::Cluster, discovery: &Discovery, transport: &Transport, at: &At<'_>) {
+    let (checks_at, outliers_at) = (at.field("health_checks"), at.field("outlier_detection"));
+    let is_checked = !config.health_checks.is_empty();
+    if matches!(discovery, Discovery::OriginalDst(_)) {
+        let refuse = |at: &At<'_>| {
+            at.refuse_with_hint(
+                "a cluster of type ORIGINAL_DST goes where the client wanted, whatever becomes of it",
+                "leave it out",
+            );
+        };
+        if is_checked {
+            refuse(&checks_at);
+        }
+        if config.outlier_detection.is_some() {
+            refuse(&outliers_at);
+        }
+    }
+    let mut sockets = transport.matches.iter().map(|candidate| &candidate.socket).chain([&transport.default]);
+    if is_checked && sockets.any(|socket| socket.proxy_protocol.is_some()) {
+        checks_at.refuse_with_hint(
+            "health checks speak for no client, as the PROXY protocol would have to say",
+            "leave it out and use `outlier_detection`",
+        );
+    }
 }
 
 /// `per_connection_buffer_limit_bytes`.

@@ -3,10 +3,11 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use pymesh_model::endpoint::{Endpoint, Endpoints, Health, Locality};
+use pymesh_model::endpoint::{Endpoint, EndpointCheck, Endpoints, Health, Locality};
 use pymesh_model::snapshot::WorkloadLabels;
 
 use super::common::{enumerator, host_and_port, ip, metadata, struct_text};
+use super::health_check::port_number;
 use crate::diagnostic::At;
 use crate::proto::envoy::config::{core::v3 as core, endpoint::v3 as endpoint};
 
@@ -101,6 +102,7 @@ fn lb_endpoint(member: &endpoint::LbEndpoint, locality: usize, at: &At<'_>, plac
         hostname: endpoint.hostname.as_str().into(),
         weight: member.load_balancing_weight.unwrap_or(1),
         health: health(member.health_status),
+        check: check(endpoint.health_check_config.as_ref(), &endpoint_at.field("health_check_config")),
         transport_match: transport_match(member.metadata.as_ref(), &at.field("metadata")),
         workload: metadata(member.metadata.as_ref(), "istio")
             .map(|istio| workload(struct_text(istio, "workload")))
@@ -108,6 +110,25 @@ fn lb_endpoint(member: &endpoint::LbEndpoint, locality: usize, at: &At<'_>, plac
     };
     let socket_at = address_at.field("socket_address");
     place(locality, &mut translated, host, &socket_at.field("address"))
+}
+
+fn check(config: Option<&endpoint::endpoint::HealthCheckConfig>, at: &At<'_>) -> EndpointCheck {
+    let Some(config) = config else { return EndpointCheck::default() };
+    let address_at = at.field("address");
+    let other = config.address.as_ref().and_then(|address| {
+        let (host, port) = host_and_port(Some(address), &address_at)?;
+        Some((ip(host, &address_at.field("socket_address").field("address"))?, port))
+    });
+    let port = match config.port_value {
+        0 => other.map(|(_, port)| port).filter(|port| *port > 0),
+        port => port_number(port, &at.field("port_value")),
+    };
+    EndpointCheck {
+        address: other.map(|(address, _)| address),
+        port,
+        hostname: config.hostname.as_str().into(),
+        is_disabled: config.disable_active_health_check,
+    }
 }
 
 fn health(status: i32) -> Health {

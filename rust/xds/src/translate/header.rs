@@ -43,7 +43,7 @@ pub(super) fn operations(fields: &Fields<'_>, at: &At<'_>) -> HeaderOps {
 }
 
 /// What routing and framing rest on cannot be taken away.
-fn removals(names: &[String], at: &At<'_>) -> Vec<Box<str>> {
+pub(super) fn removals(names: &[String], at: &At<'_>) -> Vec<Box<str>> {
     names.iter().enumerate().filter_map(|(index, name)| removal(name, &at.index(index))).collect()
 }
 
@@ -59,7 +59,7 @@ pub(super) fn removal(name: &str, at: &At<'_>) -> Option<Box<str>> {
     None
 }
 
-fn additions(options: &[core::HeaderValueOption], request: bool, at: &At<'_>) -> Vec<HeaderAdd> {
+pub(super) fn additions(options: &[core::HeaderValueOption], request: bool, at: &At<'_>) -> Vec<HeaderAdd> {
     options.iter().enumerate().filter_map(|(index, option)| addition(option, request, &at.index(index))).collect()
 }
 

@@ -78,12 +78,11 @@ pub(super) fn levels(cluster: &Cluster, listed: &[Listed], hosts: &Slab<Host>) -
         let (Some(host), Some(locality)) = (hosts.get(*key), endpoints.localities.get(*index)) else { continue };
         let Some(level) = levels.get_mut(locality.priority as usize) else { continue };
         let health = host.health();
-        let is_unchecked = host.is_unchecked && cluster.balance.ignore_unchecked_hosts;
         group(level, locality).members.push(Member {
             key: *key,
             weight: host.endpoint.weight.max(1),
             health,
-            is_excluded: health == Health::Draining || is_unchecked,
+            is_excluded: host.is_excluded(),
             healthy_since: host.healthy_since,
         });
     }

@@ -7,6 +7,7 @@ use pymesh_model::endpoint::*;
 use pymesh_model::testing;
 
 use super::*;
+use crate::health::Flags;
 
 const UP: Health = Health::Healthy;
 const SOSO: Health = Health::Degraded;
@@ -45,6 +46,7 @@ impl Rig {
                     hostname: "".into(),
                     weight: *weight,
                     health: *health,
+                    check: EndpointCheck::default(),
                     transport_match: Vec::new(),
                     workload: Default::default(),
                 });
@@ -119,7 +121,7 @@ fn unhealthy_hosts_are_left_out_until_most_are() {
     rig.cluster.balance.panic_threshold = 33;
     rig.refresh();
     assert_eq!(rig.counts(9), [9, 0, 0]);
-    rig.host(0).is_ejected = true;
+    rig.host(0).flags = Flags::FAILED_OUTLIER_CHECK;
     rig.cluster.balance.panic_threshold = 0;
     rig.refresh();
     assert_eq!(rig.counts(9), [0, 0, 0]);
@@ -161,12 +163,13 @@ fn draining_hosts_do_not_make_the_others_look_ill() {
 fn unchecked_hosts_count_as_unhealthy_unless_they_are_ignored() {
     let mut rig = Rig::new(LbPolicy::RoundRobin, &[(0, 1, &[(1, UP), (1, UP), (1, UP)]), (1, 1, &[(1, UP)])]);
     for at in [1, 2] {
-        let host = rig.host(at);
-        (host.checked, host.is_unchecked) = (DOWN, true);
+        rig.host(at).flags = Flags::FAILED_ACTIVE_HC;
     }
     rig.refresh();
     assert_share(rig.counts(10_000)[3], 10_000, 0.54);
-    rig.cluster.balance.ignore_unchecked_hosts = true;
+    for at in [1, 2] {
+        rig.host(at).flags = Flags::FAILED_ACTIVE_HC.with(Flags::PENDING_ACTIVE_HC);
+    }
     rig.refresh();
     assert_eq!(rig.counts(10), [10, 0, 0, 0]);
 }
