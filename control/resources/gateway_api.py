@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import field
 from datetime import timedelta
-from typing import Any, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
-from pymesh.control.resources.decode import Located, PortNumber, Problem, Weight, key, model
+from pymesh.control.resources.decode import Located, PortNumber, Problem, Range, Weight, key, model
 from pymesh.control.resources.kubernetes import is_ip
 from pymesh.control.resources.metadata import Resource
 from pymesh.control.resources.traffic import OF_ONE_CONNECTION, is_authority, regex_problems
@@ -363,25 +363,70 @@ class UrlRewrite(Located):
 
 
 @model
+class Fraction(Located):
+    """A share of all requests."""
+
+    numerator: Annotated[int, Range(0, 2**31 - 1)]
+    denominator: Annotated[int, Range(1, 2**31 - 1)] = 100
+
+    def problems(self) -> Iterator[Problem]:
+        if self.numerator > self.denominator:
+            yield Problem("numerator", f"{self.numerator} of {self.denominator} is more than all")
+
+
+@model
+class MirrorBackend(Located):
+    """Who is sent copies of the requests."""
+
+    name: str
+    group: Literal[""] = ""
+    kind: Literal["Service"] = "Service"
+    namespace: str = ""
+    port: PortNumber | None = None
+
+
+@model
+class RequestMirror(Located):
+    """A share of the requests is sent to another backend too, which nobody waits for."""
+
+    backend_ref: MirrorBackend
+    percent: Annotated[int, Range(0, 100)] | None = None
+    fraction: Fraction | None = None
+
+    @property
+    def millionths(self) -> int:
+        """The share as proxies count it."""
+        share = self.fraction or Fraction(numerator=100 if self.percent is None else self.percent)
+        return round(share.numerator * 1_000_000 / share.denominator)
+
+    def problems(self) -> Iterator[Problem]:
+        if len(self.present("percent", "fraction")) == 2:
+            yield Problem("fraction", "'percent' and 'fraction' exclude each other", "keep one of them")
+
+
+_FILTERS = ("requestHeaderModifier", "responseHeaderModifier", "requestRedirect", "urlRewrite", "requestMirror")
+
+
+@model
 class RouteFilter(Located):
     """One thing that happens to a request or its response."""
 
     REFUSED: ClassVar = {
-        "requestMirror": "nothing replaces it yet",
         "cors": "answer CORS preflights in the application",
         "extensionRef": "select the workload in a PythonFilter",
         "externalAuth": "write a PythonFilter",
     }
 
-    type: Literal["RequestHeaderModifier", "ResponseHeaderModifier", "RequestRedirect", "URLRewrite"]
+    type: Literal["RequestHeaderModifier", "ResponseHeaderModifier", "RequestRedirect", "URLRewrite", "RequestMirror"]
     request_header_modifier: HeaderModifier | None = None
     response_header_modifier: HeaderModifier | None = None
     request_redirect: RequestRedirect | None = None
     url_rewrite: UrlRewrite | None = None
+    request_mirror: RequestMirror | None = None
 
     def problems(self) -> Iterator[Problem]:
         wanted = "urlRewrite" if self.type == "URLRewrite" else self.type[0].lower() + self.type[1:]
-        found = self.present("requestHeaderModifier", "responseHeaderModifier", "requestRedirect", "urlRewrite")
+        found = self.present(*_FILTERS)
         if found != [wanted]:
             yield Problem("", f"type {self.type} needs {wanted!r} and nothing else")
 
@@ -433,9 +478,10 @@ class RouteRule(Located):
 
     def problems(self) -> Iterator[Problem]:
         types = [one.type for one in self.filters]
-        for name in sorted({name for name in types if types.count(name) > 1}):
-            yield Problem("filters", f"{name} is here twice", "make it one filter")
+        yield from repeated(self.filters)
         if "RequestRedirect" in types:
+            if "RequestMirror" in types:
+                yield Problem("filters", "a redirect is not mirrored", "remove the RequestMirror filter")
             if self.backend_refs:
                 yield Problem("backendRefs", "a redirect asks no backend", "remove backendRefs")
             if "URLRewrite" in types:
@@ -445,6 +491,18 @@ class RouteRule(Located):
         ]
         if replaces and any(match.path.type != "PathPrefix" for match in self.matches):
             yield Problem("filters", "ReplacePrefixMatch needs matches of type PathPrefix")
+
+
+def repeated(filters: tuple[RouteFilter, ...]) -> Iterator[Problem]:
+    """Filters of which there may be one only."""
+    types = [one.type for one in filters if one.type != "RequestMirror"]
+    for name in sorted({name for name in types if types.count(name) > 1}):
+        yield Problem("filters", f"{name} is here twice", "make it one filter")
+
+
+def mirrors(filters: tuple[RouteFilter, ...]) -> list[RequestMirror]:
+    """Who is sent copies."""
+    return [one.request_mirror for one in filters if one.request_mirror is not None]
 
 
 def _path_of(one: RouteFilter) -> PathModifier | None:

@@ -13,6 +13,7 @@ from pymesh.control.resources.gateway_api import (
     ParentRef,
     RouteFilter,
     hostname_problems,
+    repeated,
 )
 from pymesh.control.resources.metadata import Resource
 from pymesh.control.resources.traffic import regex_problems
@@ -70,8 +71,7 @@ class GrpcRule(Located):
         for name in ("RequestRedirect", "URLRewrite"):
             if name in types:
                 yield Problem("filters", f"{name} is not for gRPC", "write an HTTPRoute")
-        for name in sorted({name for name in types if types.count(name) > 1}):
-            yield Problem("filters", f"{name} is here twice", "make it one filter")
+        yield from repeated(self.filters)
 
 
 @model

@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 from pymesh.control.resources import visibility
 from pymesh.control.resources.decode import Located, PortNumber, Problem, Range, Weight, exactly_one, key, model
 from pymesh.control.resources.metadata import Resource
+from pymesh.control.resources.percent import Percent
 
 #: A redirect's uri that begins with it replaces what a prefix match matched, and nothing else.
 PREFIX_MARK: Final = "%PREFIX()%"
@@ -301,11 +302,22 @@ class Retries(Located):
 
 
 @model
+class Mirror(Located):
+    """A service that is sent a copy of the requests; nobody waits for its answers."""
+
+    destination: Destination
+    percentage: Percent = Percent(value=100)
+
+
+@model
 class Delegate(Located):
     """Another VirtualService, without hosts, whose rules stand in for this one."""
 
     name: str
     namespace: str = ""
+
+
+_MIRRORING = ("mirror", "mirrors", "mirrorPercentage", "mirrorPercent")
 
 
 @model
@@ -314,9 +326,6 @@ class HttpRoute(Located):
 
     REFUSED: ClassVar = {
         "fault": "inject faults in the application for now",
-        "mirror": "nothing replaces it yet",
-        "mirrors": "nothing replaces it yet",
-        "mirrorPercentage": "nothing replaces it yet",
         "corsPolicy": "answer CORS preflights in the application",
     }
 
@@ -330,18 +339,42 @@ class HttpRoute(Located):
     timeout: timedelta | None = None
     retries: Retries | None = None
     headers: Headers = Headers()
+    mirror: Destination | None = None
+    mirrors: tuple[Mirror, ...] = ()
+    mirror_percentage: Percent | None = None
+    #: Deprecated, as a whole number.
+    mirror_percent: Annotated[int, Range(0, 100)] | None = None
+
+    @property
+    def copies(self) -> list[Mirror]:
+        """Where copies go, in either way of writing it."""
+        if self.mirror is None:
+            return list(self.mirrors)
+        share = self.mirror_percentage
+        if share is None:
+            share = Percent(value=100 if self.mirror_percent is None else self.mirror_percent)
+        return [Mirror(destination=self.mirror, percentage=share), *self.mirrors]
 
     def problems(self) -> Iterator[Problem]:
         yield from exactly_one(self, "route", "redirect", "directResponse", "delegate")
         if "route" not in self.where and self.delegate is None:
-            for name in self.present("rewrite", "timeout", "retries"):
+            for name in self.present("rewrite", "timeout", "retries", *_MIRRORING):
                 yield Problem(name, f"{name!r} needs 'route'")
         yield from weight_problems(self.route, "route")
+        yield from self._mirror_problems()
         redirect = self.redirect
         if redirect is not None and redirect.uri is not None and redirect.uri.startswith(PREFIX_MARK):
             for match in self.match:
                 if match.uri is not None and match.uri.prefix is None:
                     yield Problem("redirect", f"{PREFIX_MARK} needs matches of uri.prefix", "write the whole path")
+
+    def _mirror_problems(self) -> Iterator[Problem]:
+        for one, other in (("mirror", "mirrors"), ("mirrorPercentage", "mirrorPercent")):
+            if len(self.present(one, other)) == 2:
+                yield Problem(other, f"{one!r} and {other!r} exclude each other", "keep one of them")
+        for name in self.present("mirrorPercentage", "mirrorPercent"):
+            if self.mirror is None and self.delegate is None:
+                yield Problem(name, f"{name!r} needs 'mirror'", "each of `mirrors` has a `percentage` of its own")
 
 
 @model

@@ -23,6 +23,7 @@ _INHERITED: Mapping[str, str] = {
     "mirror": "mirror",
     "mirrors": "mirrors",
     "mirrorPercentage": "mirror_percentage",
+    "mirrorPercent": "mirror_percent",
     "corsPolicy": "cors_policy",
     "headers": "headers",
 }

@@ -76,8 +76,9 @@ def _virtual_service(store: Store, virtual: VirtualService, report: Report) -> N
             elif host not in store.services and not any(is_within(known, host) for known in store.services):
                 report.warning(spec.place("hosts"), f"no service is within {host!r}", "name the services")
     for rule in spec.http:
-        for share in rule.route:
-            _destination(store, share.destination, virtual.namespace, at_gateway, True, report)
+        targets = [share.destination for share in rule.route] + [copy.destination for copy in rule.copies]
+        for target in targets:
+            _destination(store, target, virtual.namespace, at_gateway, True, report)
     l4: list[TlsRoute | TcpRoute] = [*spec.tls, *spec.tcp]
     for tcp in l4:
         for tcp_share in tcp.route:

@@ -6,7 +6,16 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pymesh.control.resources.diagnostics import Report, did_you_mean
-from pymesh.control.resources.gateway_api import GROUP, BackendRef, HTTPRoute, KubeGateway, Listener, ParentRef
+from pymesh.control.resources.gateway_api import (
+    GROUP,
+    BackendRef,
+    HTTPRoute,
+    KubeGateway,
+    Listener,
+    MirrorBackend,
+    ParentRef,
+    mirrors,
+)
 from pymesh.control.resources.gateway_routes import GRPCRoute, L4BackendRef
 from pymesh.control.resources.hosts import intersection
 from pymesh.control.store import lookup
@@ -24,6 +33,8 @@ def check(store: Store, report: Report) -> None:
         for rule in route.spec.rules:
             for backend in rule.backend_refs:
                 _backend(store, route, backend, report)
+            for copy in mirrors(getattr(rule, "filters", ())):
+                _backend(store, route, copy.backend_ref, report)
     for gateway in store.kube_gateways:
         for listener in gateway.spec.listeners:
             _one_kind_for_each_host(store, gateway, listener, report)
@@ -119,7 +130,7 @@ def _gateway(store: Store, route: Route, parent: ParentRef, namespace: str, repo
         )
 
 
-def _backend(store: Store, route: Route, backend: BackendRef | L4BackendRef, report: Report) -> None:
+def _backend(store: Store, route: Route, backend: BackendRef | L4BackendRef | MirrorBackend, report: Report) -> None:
     kind, owner = type(route).__name__, backend.namespace or route.namespace
     if not store.is_granted(GROUP, kind, route.namespace, "Service", owner, backend.name):
         report.error(

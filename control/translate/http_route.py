@@ -15,6 +15,7 @@ from pymesh.control.resources.gateway_api import (
     RouteFilter,
     RouteMatch,
     RouteRule,
+    mirrors,
 )
 from pymesh.control.translate import routes
 from pymesh.control.translate.routes import Place
@@ -97,6 +98,15 @@ def _forward(scope: Scope, made: Any, route: HTTPRoute, rule: RouteRule) -> None
         made.route.timeout.CopyFrom(duration(**seconds(rule.timeouts.request)))
     if rule.timeouts.backend_request is not None:
         made.route.retry_policy.per_try_timeout.CopyFrom(duration(**seconds(rule.timeouts.backend_request)))
+    mirror(scope, made, route.namespace, rule.filters)
+
+
+def mirror(scope: Scope, made: Any, namespace: str, filters: tuple[RouteFilter, ...]) -> None:
+    """Copies of what a rule sends on."""
+    for copy in mirrors(filters):
+        backend = copy.backend_ref
+        cluster = scope.destination(backend.name, backend.namespace or namespace, "", backend.port, None, backend.at)
+        routes.mirror(made.route, cluster, copy.millionths)
 
 
 def _match(match: RouteMatch) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pymesh.control.resources.traffic import (
     PREFIX_MARK,
+    Destination,
     HeaderMatch,
     HeaderOperations,
     HttpMatch,
@@ -179,18 +180,7 @@ def _redirect(redirect: Redirect, place: Place) -> Any:
 
 
 def _forward(scope: Scope, route: Any, rule: HttpRoute, namespace: str, place: Place) -> None:
-    shares = []
-    for share in rule.route:
-        target = share.destination
-        cluster = scope.destination(
-            target.host,
-            namespace,
-            target.subset,
-            target.port.number if target.port else None,
-            place.default_port,
-            target.at,
-        )
-        shares.append((cluster, share))
+    shares = [(_cluster(scope, share.destination, namespace, place), share) for share in rule.route]
     weighted = [(cluster, share) for cluster, share in shares if share.weight or len(rule.route) == 1]
     choice: dict[str, Any]
     authority = rule.headers.request.authority
@@ -212,7 +202,28 @@ def _forward(scope: Scope, route: Any, rule: HttpRoute, namespace: str, place: P
     if authority:
         action.host_rewrite_literal = authority
     _rewrite(action, rule.rewrite)
+    for copy in rule.copies:
+        mirror(action, _cluster(scope, copy.destination, namespace, place), copy.percentage.millionths)
     route.route.CopyFrom(action)
+
+
+def mirror(action: Any, cluster: str, millionths: int) -> None:
+    """Send a share of the requests to another cluster as well, unless it is none.
+
+    As with Istio (since 1.28), a copy keeps its host.
+    """
+    if millionths:
+        action.request_mirror_policies.add(
+            cluster=cluster,
+            runtime_fraction={"default_value": {"numerator": millionths, "denominator": "MILLION"}},
+            trace_sampled=wrapped(False),
+            disable_shadow_host_suffix_append=True,
+        )
+
+
+def _cluster(scope: Scope, target: Destination, namespace: str, place: Place) -> str:
+    port = target.port.number if target.port else None
+    return scope.destination(target.host, namespace, target.subset, port, place.default_port, target.at)
 
 
 def _rewrite(action: Any, rewrite: Rewrite | None) -> None:
