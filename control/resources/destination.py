@@ -73,26 +73,34 @@ class ClientTls(Located):
     """TLS towards the service."""
 
     REFUSED: ClassVar = {
-        "credentialName": "name files with clientCertificate, privateKey and caCertificates",
-        "insecureSkipVerify": "name the authority with caCertificates",
-        "caCrl": "remove it",
+        "caCrl": "let certificates live for a short time, or name an authority of its own with caCertificates",
     }
 
     mode: Literal["DISABLE", "SIMPLE", "MUTUAL", "ISTIO_MUTUAL"]
     client_certificate: str = ""
     private_key: str = ""
     ca_certificates: str = ""
+    #: A Secret in the namespace of the proxy, in place of the files.
+    credential_name: str = ""
+    #: The other side is not judged: whoever answers is taken for it.
+    insecure_skip_verify: bool = False
     subject_alt_names: tuple[str, ...] = ()
     sni: str = ""
 
     def problems(self) -> Iterator[Problem]:
-        if self.mode == "MUTUAL" and not (self.client_certificate and self.private_key):
-            yield Problem("mode", "MUTUAL needs clientCertificate and privateKey")
+        files = self.present("clientCertificate", "privateKey", "caCertificates")
+        if self.credential_name and files:
+            yield Problem(files[0], f"'credentialName' and {files[0]!r} exclude each other", "keep one of them")
+        if self.mode == "MUTUAL" and not self.credential_name and not (self.client_certificate and self.private_key):
+            yield Problem("mode", "MUTUAL needs clientCertificate and privateKey", "or credentialName, with a Secret")
         if self.mode != "MUTUAL" and self.present("clientCertificate", "privateKey"):
             yield Problem("mode", f"{self.mode} presents no certificate of yours", "use mode: MUTUAL")
         if self.mode in ("DISABLE", "ISTIO_MUTUAL"):
-            for name in self.present("caCertificates"):
+            for name in self.present("caCertificates", "credentialName", "insecureSkipVerify"):
                 yield Problem(name, f"{name!r} has no meaning with mode {self.mode}", "use mode: SIMPLE or MUTUAL")
+        if self.insecure_skip_verify:
+            for name in self.present("caCertificates", "subjectAltNames"):
+                yield Problem(name, f"insecureSkipVerify judges nothing, not even by {name!r}", "keep one of them")
 
 
 @model

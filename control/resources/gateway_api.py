@@ -34,18 +34,19 @@ class ListenerTls(Located):
 
     REFUSED: ClassVar = {
         "frontendValidation": "use Istio's Gateway with tls.mode: MUTUAL",
-        "options": "remove it",
+        "options": "use Istio's Gateway with tls.minProtocolVersion, tls.cipherSuites and the like",
     }
 
+    #: Several: the server name and what the client can verify choose among them.
     certificate_refs: tuple[CertificateRef, ...] = ()
     mode: Literal["Terminate", "Passthrough"] = "Terminate"
 
     def problems(self) -> Iterator[Problem]:
-        if self.mode == "Passthrough":
-            for name in self.present("certificateRefs"):
-                yield Problem(name, "Passthrough leaves TLS to whoever is behind the gateway", f"remove {name!r}")
-        elif len(self.certificate_refs) != 1:
-            yield Problem("certificateRefs", "exactly one certificate is supported", "write one listener for each")
+        if self.mode == "Terminate" and not self.certificate_refs:
+            yield Problem("certificateRefs", "mode: Terminate needs a certificate", "name a Secret")
+        if self.mode == "Passthrough" and self.certificate_refs:
+            hint = "remove 'certificateRefs'"
+            yield Problem("certificateRefs", "mode: Passthrough leaves TLS to whoever is behind the gateway", hint)
 
 
 @model
@@ -122,6 +123,7 @@ class AllowedRoutes(Located):
     """Which routes may bind to a listener."""
 
     namespaces: RouteNamespaces = RouteNamespaces()
+    #: Empty: all that fit the protocol.
     kinds: tuple[RouteKind, ...] = ()
 
 
@@ -151,16 +153,20 @@ class Listener(Located):
         return tuple(one for one in possible if not wanted or one in wanted)
 
     def problems(self) -> Iterator[Problem]:
-        if (self.protocol in ("HTTPS", "TLS")) != (self.tls is not None):
-            yield Problem("tls", "'tls' belongs to protocol HTTPS or TLS, which need it")
+        secured = self.protocol in ("HTTPS", "TLS")
+        if secured and self.tls is None:
+            yield Problem("tls", f"protocol {self.protocol} needs 'tls'", "give tls.certificateRefs")
+        if not secured and self.tls is not None:
+            yield Problem("tls", f"protocol {self.protocol} has no TLS", "use protocol: HTTPS or TLS")
         if self.protocol == "HTTPS" and self.passes_on:
-            yield Problem("tls", "HTTPS is terminated", "use protocol: TLS")
+            yield Problem("tls", "HTTPS ends at the listener", "use protocol: TLS to pass it on")
         if self.protocol == "TCP" and self.hostname:
-            yield Problem("hostname", "nothing in a TCP connection tells a host", "remove it")
+            yield Problem("hostname", "nothing in a TCP connection names a host", "remove 'hostname'")
         if self.hostname:
             yield from hostname_problems("hostname", self.hostname)
         if not self.kinds:
-            yield Problem("allowedRoutes", f"no such route can bind to protocol {self.protocol}")
+            hint = "HTTPRoute and GRPCRoute need HTTP or HTTPS; TLSRoute needs TLS that passes; TCPRoute the rest"
+            yield Problem("allowedRoutes", f"no such route can bind to protocol {self.protocol}", hint)
 
 
 @model
@@ -188,11 +194,21 @@ class KubeGatewaySpec(Located):
             first = seen.setdefault((one.port, one.hostname), one)
             beside = next(other for other in self.listeners if other.port == one.port)
             if first is not one:
-                yield Problem("listeners", f"{one.name!r} has port and hostname of {first.name!r}", "keep one of them")
+                what = f"hostname {one.hostname!r}" if one.hostname else "every hostname"
+                yield Problem(
+                    "listeners",
+                    f"listeners {first.name!r} and {one.name!r} are both for {what} on port {one.port}",
+                    "give each its own hostname or port",
+                )
             elif (one.protocol in ("HTTP", "TCP") or beside.protocol in ("HTTP", "TCP")) and (
                 one.protocol != beside.protocol
             ):
-                yield Problem("listeners", f"port {one.port} is both {beside.protocol} and {one.protocol}")
+                yield Problem(
+                    "listeners",
+                    f"listeners {beside.name!r} and {one.name!r} on port {one.port} speak "
+                    f"{beside.protocol} and {one.protocol}",
+                    "give each its own port",
+                )
 
 
 @model

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pymesh.control.resources import visibility
 from pymesh.control.resources.decode import Located
+from pymesh.control.resources.destination import DestinationRule
 from pymesh.control.resources.diagnostics import Report, did_you_mean
 from pymesh.control.resources.gateway import Gateway, Server
 from pymesh.control.resources.gateway_api import GROUP, KubeGateway
@@ -13,7 +14,7 @@ from pymesh.control.resources.hosts import is_within
 from pymesh.control.resources.python_filter import PythonFilter
 from pymesh.control.resources.traffic import Destination, TcpRoute, TlsRoute, VirtualService
 from pymesh.control.resources.workloads import Sidecar
-from pymesh.control.store import lookup, route_references
+from pymesh.control.store import credentials, lookup, route_references
 from pymesh.control.store.services import Service
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ def check(store: Store, report: Report) -> None:
     for gateway in store.gateways:
         for server in gateway.spec.servers:
             _credential(store, gateway, server, report)
+    for rules in store.destination_rules.values():
+        for rule in rules:
+            _client_credential(store, rule, report)
     for kube in store.kube_gateways:
         _kube_gateway(store, kube, report)
     for sidecar in store.sidecars:
@@ -109,23 +113,35 @@ def _destination(
 
 def _credential(store: Store, gateway: Gateway, server: Server, report: Report) -> None:
     tls = server.tls
-    if tls is not None and tls.credential_name:
-        needed = ["tls.crt", "tls.key"] + (["ca.crt"] if tls.mode == "MUTUAL" else [])
-        _secret(store, gateway.namespace, tls.credential_name, needed, tls, "credentialName", report)
-
-
-def _secret(
-    store: Store, namespace: str, name: str, needed: list[str], owner: Located, field: str, report: Report
-) -> None:
-    secret = store.secrets.get((namespace, name))
-    if secret is None:
-        names = [one for where, one in store.secrets if where == namespace]
-        hint = did_you_mean(name, names, otherwise="put a Secret of type kubernetes.io/tls beside the Gateway")
-        report.error(owner.place(field), f"there is no Secret {namespace}/{name}", hint)
+    if tls is None:
         return
-    for entry in needed:
-        if not secret.content(entry):
-            report.error(owner.place(field), f"{secret.title} has no {entry!r}")
+    field = "credentialName" if tls.credential_name else "credentialNames"
+    for number, name in enumerate(tls.credentials):
+        # The first of several brings the authority.
+        authority = tls.asks_for_certificate and number == 0
+        credentials.check(store.secrets, gateway.namespace, name, tls, field, report, authority=authority)
+
+
+def _client_credential(store: Store, rule: DestinationRule, report: Report) -> None:
+    """A DestinationRule's Secrets are read in the namespace of the proxy; one namespace at least must have them."""
+    policies = [rule.spec.traffic_policy, *(subset.traffic_policy for subset in rule.spec.subsets)]
+    for policy in policies:
+        for tls in (policy.tls, *(ported.tls for ported in policy.port_level_settings)) if policy is not None else ():
+            if tls is None or not tls.credential_name:
+                continue
+            names = {tls.credential_name, f"{tls.credential_name}-cacert"}
+            holders = sorted({where for where, name in store.secrets if name in names}) or [rule.namespace]
+            for namespace in holders:
+                credentials.check(
+                    store.secrets,
+                    namespace,
+                    tls.credential_name,
+                    tls,
+                    "credentialName",
+                    report,
+                    certificate=tls.mode == "MUTUAL",
+                    authority=not tls.insecure_skip_verify,
+                )
 
 
 def _kube_gateway(store: Store, gateway: KubeGateway, report: Report) -> None:
@@ -139,7 +155,7 @@ def _kube_gateway(store: Store, gateway: KubeGateway, report: Report) -> None:
                     f"write a ReferenceGrant there, from Gateway in {gateway.namespace!r} to Secret",
                 )
                 continue
-            _secret(store, owner, reference.name, ["tls.crt", "tls.key"], reference, "name", report)
+            credentials.check(store.secrets, owner, reference.name, reference, "name", report)
 
 
 def _sidecar(store: Store, sidecar: Sidecar, report: Report) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pymesh.control.resources.diagnostics import Diagnostic
 from pymesh.control.store.store import Store
-from pymesh.control.translate import captured, clusters, gateway, sidecar
+from pymesh.control.translate import captured, clusters, gateway, origination, sidecar
 from pymesh.control.translate.proxy import Proxy
 from pymesh.control.translate.scope import Scope
 from pymesh.control.xds import pb
@@ -61,6 +61,7 @@ def translate(store: Store, proxy: Proxy) -> Translation:
         made, assignments = clusters.outbound(store, proxy, service, port)
         own += made
         endpoints += assignments
+        secrets |= origination.secrets(scope, service, port)
     messages = {
         pb.LISTENER: {one.name: one for one in listeners},
         pb.ROUTES: {one.name: one for one in tables},

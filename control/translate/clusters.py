@@ -14,7 +14,7 @@ from pymesh.control.resources.destination import (
 )
 from pymesh.control.store.services import Port, Service
 from pymesh.control.store.store import Store
-from pymesh.control.translate import endpoints, names, tls
+from pymesh.control.translate import endpoints, names, origination, tls
 from pymesh.control.translate.outlier import set_outlier_detection
 from pymesh.control.translate.proxy import Proxy
 from pymesh.control.translate.wire import ADS, metadata, seconds, struct, wrapped
@@ -35,6 +35,9 @@ def outbound(store: Store, proxy: Proxy, service: Service, port: Port) -> tuple[
         name = names.outbound(service, port.number, subset.name if subset else "")
         labels = subset.labels if subset else {}
         policies = [subset.traffic_policy if subset else None, general]
+        if origination.is_lacking(store, proxy, _effective(policies, port.number)[2]):
+            clusters.append(black_hole(name))
+            continue
         found = endpoints.assignment(name, service, port.number, labels, proxy, store.peers)
         cluster = _cluster(store, proxy, service, port, name, policies, _discovery(service, proxy, found))
         if cluster.type == pb.Cluster.EDS:
@@ -181,7 +184,7 @@ def _set_tls(
         return
     if wanted is not None and mode in ("SIMPLE", "MUTUAL"):
         cluster.transport_socket.CopyFrom(
-            pb.message("envoy.config.core.v3.TransportSocket")(**tls.client(wanted, service, alpn))
+            pb.message("envoy.config.core.v3.TransportSocket")(**tls.client(wanted, service, alpn, proxy.namespace))
         )
         return
     identities = [

@@ -8,13 +8,14 @@ chain, chosen by SNI.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pymesh.control.resources import visibility
 from pymesh.control.resources.gateway import Gateway, Server
 from pymesh.control.resources.hosts import intersection
 from pymesh.control.resources.traffic import VirtualService
+from pymesh.control.store import credentials
 from pymesh.control.translate import kube_gateway, l4, listeners, names, python_filter, routes, tls
 from pymesh.control.translate.scope import Scope
 from pymesh.control.translate.site import ANY_ADDRESS, Site
@@ -30,8 +31,9 @@ def build(scope: Scope) -> tuple[list[Any], list[Any], dict[str, Any]]:
     secrets: dict[str, Any] = {}
     for (bind, port), sites in sorted(groups.items()):
         chains: list[dict[str, Any]] = []
+        claimed = _Claimed(scope)
         plain = [site for site in sites if site.is_http and not site.terminates]
-        if plain:
+        if plain and claimed.whole({}, plain[0]):
             name = f"http.{port}" if bind == ANY_ADDRESS else f"http.{port}.{bind}"
             tables.append(_table(name, plain))
             chains.append(_http_chain(scope, plain[0], name))
@@ -39,31 +41,78 @@ def build(scope: Scope) -> tuple[list[Any], list[Any], dict[str, Any]]:
             if site in plain:
                 continue
             if site.is_http:
-                name = f"https.{port}.{site.name}.{site.gateway}.{site.namespace}"
-                tables.append(_table(name, [site]))
-                chains.append(_http_chain(scope, site, name))
+                free = claimed.chains([_with_tls(scope, {}, site)], site)
+                if free:
+                    name = f"https.{port}.{site.name}.{site.gateway}.{site.namespace}"
+                    tables.append(_table(name, [site]))
+                    chains.append({**_http_chain(scope, site, name), **free[0]})
             elif not site.passes_on:
-                chains += [_with_tls(chain, site) for chain in listeners.l4(scope.store.options, site.rules)]
-            if site.secret is not None:
-                secrets |= tls.secrets(scope.store.secrets[site.secret])
-        passed = [rule for site in sites if site.passes_on for rule in site.rules]
-        chains += listeners.l4(scope.store.options, passed, tls=True)
+                found = listeners.l4(scope.store.options, site.rules)
+                chains += claimed.chains([_with_tls(scope, chain, site) for chain in found], site)
+            for namespace, credential in site.secrets:
+                told = credentials.find(scope.store.secrets, namespace, credential)
+                secrets |= tls.secrets(namespace, credential, told) if told is not None else {}
+        for site in sites:
+            for rule in site.rules if site.passes_on else ():
+                chains += claimed.chains(listeners.l4(scope.store.options, [rule], tls=True), site)
         if chains:
             made.append(listeners.listener(names.listener(bind, port), bind, port, "OUTBOUND", chains))
     return made, tables, secrets
+
+
+@dataclass(slots=True)
+class _Claimed:
+    """What the chains of one listener are for. Two for the same would make the listener useless: the first has it."""
+
+    scope: Scope
+    taken: dict[tuple[str, str], Site] = field(default_factory=dict)
+
+    def whole(self, match: dict[str, Any], site: Site) -> bool:
+        """Whether a chain with this match, apart from server names, is free; it is taken then."""
+        return self._take(match, "*", site)
+
+    def chains(self, found: list[dict[str, Any]], site: Site) -> list[dict[str, Any]]:
+        """What is left of the site's chains."""
+        left = []
+        for chain in found:
+            match = chain.get("filter_chain_match", {})
+            wanted = match.get("server_names", [])
+            free = [name for name in wanted or ["*"] if self._take(match, name, site)]
+            if free and wanted:
+                left.append({**chain, "filter_chain_match": {**match, "server_names": free}})
+            elif free:
+                left.append(chain)
+        return left
+
+    def _take(self, match: dict[str, Any], name: str, site: Site) -> bool:
+        # Whoever asks for a server name speaks TLS, whether or not the match says so.
+        secured = match.get("transport_protocol", "") if name == "*" else ""
+        mark = (name, f"{secured} {match.get('prefix_ranges', [])}")
+        first = self.taken.get(mark)
+        if first is None:
+            self.taken[mark] = site
+        elif first is not site:
+            what = "every host" if name == "*" else f"host {name!r}"
+            self.scope.report.warning(
+                site.at,
+                f"{what} on port {site.port} is taken by Gateway {first.namespace}/{first.gateway} at {first.at}",
+                "give each its own hosts, bind address or port",
+            )
+        return first is None
 
 
 def _http_chain(scope: Scope, site: Site, table: str) -> dict[str, Any]:
     stat_prefix = f"outbound_{site.bind}_{site.port}"
     filters = python_filter.gateway(scope, site.gateway)
     manager = listeners.http(scope.store.options, stat_prefix, "gateway", table, filters)
-    return _with_tls({"filters": [manager]}, site)
+    return {"filters": [manager]}
 
 
-def _with_tls(chain: dict[str, Any], site: Site) -> dict[str, Any]:
+def _with_tls(scope: Scope, chain: dict[str, Any], site: Site) -> dict[str, Any]:
     if site.tls is None or not site.terminates:
         return chain
-    found = {**chain, "transport_socket": tls.server(site.tls, site.secret_namespace or site.namespace)}
+    transport = tls.server(site.tls, site.secrets, scope.proxy, scope.store.options.trust_domain)
+    found = {**chain, "transport_socket": transport}
     server_names = [host for host in site.server_names if host != "*"]
     if server_names:
         found["filter_chain_match"] = {**chain.get("filter_chain_match", {}), "server_names": server_names}
@@ -136,6 +185,8 @@ def _istio_site(scope: Scope, gateway: Gateway, server: Server, number: int) -> 
         port.protocol,
         server.tls,
         server_names=hosts,
+        secrets=tuple((gateway.namespace, name) for name in (server.tls.credentials if server.tls else ())),
+        at=server.at,
     )
     place = routes.Place((gateway.namespace, gateway.name), port.number, None, site.terminates)
     for virtual in scope.store.virtual_services:

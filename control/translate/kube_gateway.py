@@ -48,8 +48,7 @@ def _site(scope: Scope, gateway: KubeGateway, listener: Listener) -> Site:
     if listener.passes_on:
         server_tls = ServerTls(mode="PASSTHROUGH")
     elif listener.tls is not None:
-        reference = listener.tls.certificate_refs[0]
-        server_tls = ServerTls(credential_name=reference.name)
+        server_tls = ServerTls(credential_names=tuple(one.name for one in listener.tls.certificate_refs))
     hostname = listener.hostname or "*"
     site = Site(
         gateway.name,
@@ -60,8 +59,9 @@ def _site(scope: Scope, gateway: KubeGateway, listener: Listener) -> Site:
         listener.protocol,
         server_tls,
         server_names=(hostname,),
-        secret_namespace=_secret_namespace(listener) or gateway.namespace,
+        secrets=_secrets(gateway, listener),
         listener_host=hostname,
+        at=listener.at,
     )
     if site.is_http:
         site.hosts = _hosts(scope, gateway, listener, hostname, site.terminates)
@@ -74,8 +74,9 @@ def _site(scope: Scope, gateway: KubeGateway, listener: Listener) -> Site:
     return site
 
 
-def _secret_namespace(listener: Listener) -> str:
-    return listener.tls.certificate_refs[0].namespace if listener.tls and listener.tls.certificate_refs else ""
+def _secrets(gateway: KubeGateway, listener: Listener) -> tuple[tuple[str, str], ...]:
+    references = listener.tls.certificate_refs if listener.tls else ()
+    return tuple((one.namespace or gateway.namespace, one.name) for one in references)
 
 
 def _hosts(

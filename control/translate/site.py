@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from pymesh.control.resources.diagnostics import Position
 from pymesh.control.resources.gateway import ServerTls
 from pymesh.control.translate.l4 import L4Rule
 
 ANY_ADDRESS: Final = "0.0.0.0"
+_NOWHERE = Position("<built in>")
 
 
 @dataclass(slots=True)
@@ -27,17 +29,12 @@ class Site:
     #: Where connections go, if the protocol is not HTTP.
     rules: list[L4Rule] = field(default_factory=list)
     server_names: tuple[str, ...] = ()
-    #: Where its Secret is, if not beside the gateway.
-    secret_namespace: str = ""
+    #: Namespace and name of the Secrets that it needs.
+    secrets: tuple[tuple[str, str], ...] = ()
     #: Of the Gateway API's listeners: requests for hosts within this pattern are for it, before any wider one.
     listener_host: str = ""
-
-    @property
-    def secret(self) -> tuple[str, str] | None:
-        """Namespace and name of the Secret that it needs."""
-        if self.tls is None or not self.tls.credential_name:
-            return None
-        return self.secret_namespace or self.namespace, self.tls.credential_name
+    #: What describes it.
+    at: Position = _NOWHERE
 
     @property
     def terminates(self) -> bool:

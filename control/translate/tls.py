@@ -12,7 +12,8 @@ from typing import Any
 
 from pymesh.control.resources.destination import ClientTls
 from pymesh.control.resources.gateway import ServerTls
-from pymesh.control.resources.kubernetes import Secret, is_ip
+from pymesh.control.resources.kubernetes import is_ip
+from pymesh.control.store.credentials import Credential
 from pymesh.control.store.services import Service
 from pymesh.control.translate.proxy import Proxy
 from pymesh.control.translate.wire import ADS, extension, wrapped
@@ -20,6 +21,10 @@ from pymesh.control.xds import pb
 
 SDS_CLUSTER = "sds-grpc"
 _TLS = "envoy.transport_sockets.tls"
+#: Appended to the name of a certificate: the authority beside it.
+_AUTHORITY = "-cacert"
+_PUBLIC_AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
+_VERSIONS = {"TLS_AUTO": "", "TLSV1_2": "TLSv1_2", "TLSV1_3": "TLSv1_3"}
 _PACKAGE = "envoy.extensions.transport_sockets.tls.v3."
 #: ``ConfigSource.api_config_source``, length-delimited. Our own proxy has no such source, so the pinned
 #: descriptor set leaves the field out; Envoy needs it.
@@ -55,69 +60,96 @@ def raw_buffer() -> dict[str, Any]:
     )
 
 
-def client(tls: ClientTls, service: Service, alpn: list[str]) -> dict[str, Any]:
-    """TLS with a service outside of the mesh, as a DestinationRule says."""
+def client(tls: ClientTls, service: Service, alpn: list[str], namespace: str) -> dict[str, Any]:
+    """TLS with a service outside of the mesh, as a DestinationRule says; Secrets are those of this namespace."""
     names = tls.subject_alt_names or service.subject_alt_names
-    validation: dict[str, Any] = {
-        "trusted_ca": {"filename": tls.ca_certificates or "/etc/ssl/certs/ca-certificates.crt"}
-    }
-    if names:
-        validation["match_typed_subject_alt_names"] = [_exactly(name) for name in names]
-    common: dict[str, Any] = {"validation_context": validation, "alpn_protocols": alpn}
-    if tls.mode == "MUTUAL":
+    common: dict[str, Any] = {"alpn_protocols": alpn}
+    secret = secret_name(namespace, tls.credential_name)
+    if tls.mode == "MUTUAL" and tls.credential_name:
+        common["tls_certificate_sds_secret_configs"] = [{"name": secret, "sds_config": ADS}]
+    elif tls.mode == "MUTUAL":
         common["tls_certificates"] = [_files(tls.client_certificate, tls.private_key)]
+    if not tls.insecure_skip_verify:
+        judged = {"match_typed_subject_alt_names": [_exactly(name) for name in names]}
+        common |= _validation(judged, secret if tls.credential_name else "", tls.ca_certificates or _PUBLIC_AUTHORITIES)
     context = pb.message(_PACKAGE + "UpstreamTlsContext")(
         common_tls_context=common,
         sni=tls.sni or service.host,
         # Names of its own replace the check against the server name.
-        auto_sni_san_validation=not names,
+        auto_sni_san_validation=not names and not tls.insecure_skip_verify,
     )
     return extension(_TLS, context)
 
 
-def server(tls: ServerTls, namespace: str) -> dict[str, Any]:
-    """TLS that a gateway terminates."""
+def server(tls: ServerTls, secrets: Iterable[tuple[str, str]], proxy: Proxy, trust_domain: str) -> dict[str, Any]:
+    """TLS that a gateway terminates, with the certificates of these Secrets."""
+    if tls.mode == "ISTIO_MUTUAL":
+        return inbound(proxy, trust_domain, http=True)
     common: dict[str, Any] = {"alpn_protocols": ["h2", "http/1.1"]}
-    mutual = tls.mode == "MUTUAL"
-    if tls.credential_name:
-        name = secret_name(namespace, tls.credential_name)
-        common["tls_certificate_sds_secret_configs"] = [{"name": name, "sds_config": ADS}]
-        if mutual:
-            common["validation_context_sds_secret_config"] = {"name": f"{name}-cacert", "sds_config": ADS}
+    found = {
+        "tls_minimum_protocol_version": _VERSIONS[tls.min_protocol_version],
+        "tls_maximum_protocol_version": _VERSIONS[tls.max_protocol_version],
+        "cipher_suites": list(tls.cipher_suites),
+    }
+    parameters = {name: value for name, value in found.items() if value}
+    if parameters:
+        common["tls_params"] = parameters
+    names = [secret_name(namespace, name) for namespace, name in secrets]
+    if names:
+        common["tls_certificate_sds_secret_configs"] = [{"name": name, "sds_config": ADS} for name in names]
     else:
         common["tls_certificates"] = [_files(tls.server_certificate, tls.private_key)]
-        if mutual:
-            common["validation_context"] = {"trusted_ca": {"filename": tls.ca_certificates}}
+    if tls.asks_for_certificate:
+        judged = {
+            "match_typed_subject_alt_names": [_exactly(name) for name in tls.subject_alt_names],
+            "verify_certificate_hash": list(tls.verify_certificate_hash),
+            "verify_certificate_spki": list(tls.verify_certificate_spki),
+        }
+        common |= _validation(judged, names[0] if names else "", tls.ca_certificates)
     context = pb.message(_PACKAGE + "DownstreamTlsContext")(common_tls_context=common)
-    if mutual:
+    if tls.mode == "MUTUAL":
         context.require_client_certificate.value = True
     return extension(_TLS, context)
 
 
+def _validation(judged: dict[str, Any], secret: str, file: str) -> dict[str, Any]:
+    """How the other side is judged: by an authority from SDS beside a secret, else from a file."""
+    judged = {name: value for name, value in judged.items() if value}
+    if not secret:
+        return {"validation_context": {"trusted_ca": {"filename": file}, **judged}}
+    source = {"name": secret + _AUTHORITY, "sds_config": ADS}
+    if not judged:
+        return {"validation_context_sds_secret_config": source}
+    return {
+        "combined_validation_context": {
+            "default_validation_context": judged,
+            "validation_context_sds_secret_config": source,
+        }
+    }
+
+
 def secret_name(namespace: str, name: str) -> str:
-    """The name of a gateway's certificate, as Istio forms it."""
+    """The name of a certificate from a Secret, as Istio forms it."""
     return f"kubernetes://{namespace}/{name}"
 
 
-def secrets(secret: Secret) -> dict[str, Any]:
-    """What a gateway is given of a Secret: the certificate with its key, and the clients' authority."""
-    name = secret_name(secret.namespace, secret.name)
+def secrets(namespace: str, name: str, found: Credential) -> dict[str, Any]:
+    """What a proxy is given of a credential: the certificate with its key, and the other side's authority."""
+    title = secret_name(namespace, name)
     message = pb.message(_PACKAGE + "Secret")
-    found: dict[str, Any] = {}
-    certificate, key, authority = (secret.content(entry) for entry in ("tls.crt", "tls.key", "ca.crt"))
-    if certificate and key:
-        found[name] = message(
-            name=name,
+    made: dict[str, Any] = {}
+    if found.certificate and found.key:
+        made[title] = message(
+            name=title,
             tls_certificate={
-                "certificate_chain": {"inline_bytes": certificate},
-                "private_key": {"inline_bytes": key},
+                "certificate_chain": {"inline_bytes": found.certificate},
+                "private_key": {"inline_bytes": found.key},
             },
         )
-    if authority:
-        found[f"{name}-cacert"] = message(
-            name=f"{name}-cacert", validation_context={"trusted_ca": {"inline_bytes": authority}}
-        )
-    return found
+    if found.authority:
+        name = title + _AUTHORITY
+        made[name] = message(name=name, validation_context={"trusted_ca": {"inline_bytes": found.authority}})
+    return made
 
 
 def _exactly(name: str) -> dict[str, Any]:

@@ -176,28 +176,33 @@ CASES = {
     ),
     "TLS of a plain listener": (
         listener("port: 1, protocol: HTTP, tls: {certificateRefs: [{name: a}]}"),
-        ["4:87: error: listeners[0]: 'tls' belongs to protocol HTTPS or TLS, which need it"],
+        ["4:87: error: listeners[0]: protocol HTTP has no TLS\n  hint: use protocol: HTTPS or TLS"],
     ),
     "HTTPS that is passed on": (
         listener("port: 1, protocol: HTTPS, tls: {mode: Passthrough}"),
-        ["4:88: error: listeners[0]: HTTPS is terminated\n  hint: use protocol: TLS"],
+        ["4:88: error: listeners[0]: HTTPS ends at the listener\n  hint: use protocol: TLS to pass it on"],
     ),
     "certificate of what is passed on": (
         listener("port: 1, protocol: TLS, tls: {mode: Passthrough, certificateRefs: [{name: a}]}"),
-        ["4:123: error: tls: Passthrough leaves TLS to whoever is behind the gateway\n"
+        ["4:123: error: tls: mode: Passthrough leaves TLS to whoever is behind the gateway\n"
          "  hint: remove 'certificateRefs'"],
     ),
-    "two certificates": (
-        listener("port: 1, protocol: HTTPS, tls: {certificateRefs: [{name: a}, {name: b}]}"),
-        ["4:106: error: tls: exactly one certificate is supported\n  hint: write one listener for each"],
+    "no certificate": (
+        listener("port: 1, protocol: HTTPS, tls: {certificateRefs: []}"),
+        ["4:106: error: tls: mode: Terminate needs a certificate\n  hint: name a Secret"],
+    ),
+    "no TLS": (
+        listener("port: 1, protocol: HTTPS"),
+        ["4:46: error: listeners[0]: protocol HTTPS needs 'tls'\n  hint: give tls.certificateRefs"],
     ),
     "host of connections": (
         listener("port: 1, protocol: TCP, hostname: a.test"),
-        ["4:91: error: listeners[0]: nothing in a TCP connection tells a host\n  hint: remove it"],
+        ["4:91: error: listeners[0]: nothing in a TCP connection names a host\n  hint: remove 'hostname'"],
     ),
     "route that cannot bind": (
         listener("port: 1, protocol: TCP, allowedRoutes: {kinds: [{kind: HTTPRoute}]}"),
-        ["4:96: error: listeners[0]: no such route can bind to protocol TCP"],
+        ["4:96: error: listeners[0]: no such route can bind to protocol TCP\n"
+         "  hint: HTTPRoute and GRPCRoute need HTTP or HTTPS; TLSRoute needs TLS that passes; TCPRoute the rest"],
     ),
     "unknown protocol": (
         listener("port: 1, protocol: UDP"),
@@ -219,12 +224,13 @@ CASES = {
     ),
     "listener twice": (
         listener("port: 1, protocol: HTTP", "port: 1, protocol: HTTP"),
-        ["4:45: error: spec: 'l1' has port and hostname of 'l0'\n  hint: keep one of them"],
+        ["4:45: error: spec: listeners 'l0' and 'l1' are both for every hostname on port 1\n"
+         "  hint: give each its own hostname or port"],
     ),
     "two protocols": (
         listener("port: 1, protocol: HTTP",
                  "port: 1, protocol: HTTPS, hostname: a.test, tls: {certificateRefs: [{name: a}]}"),
-        ["4:45: error: spec: port 1 is both HTTP and HTTPS"],
+        ["4:45: error: spec: listeners 'l0' and 'l1' on port 1 speak HTTP and HTTPS\n  hint: give each its own port"],
     ),
 }  # fmt: skip
 

@@ -1,0 +1,56 @@
+"""The Secrets behind TLS that a proxy begins: those of its own namespace, as with Istio, and only to proxies there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pymesh.control.resources.destination import ClientTls
+from pymesh.control.store import credentials
+from pymesh.control.store.services import Port, Service
+from pymesh.control.store.store import Store
+from pymesh.control.translate import tls
+from pymesh.control.translate.proxy import Proxy
+from pymesh.control.translate.scope import Scope
+
+
+def is_lacking(store: Store, proxy: Proxy, wanted: ClientTls | None) -> bool:
+    """Whether a policy asks for a Secret that the proxy's namespace does not have.
+
+    Without a certificate, or with nobody to judge the other side, it is better not to connect.
+    """
+    if wanted is None or not wanted.credential_name:
+        return False
+    found = credentials.find(store.secrets, proxy.namespace, wanted.credential_name)
+    if found is None or (not wanted.insecure_skip_verify and not found.authority):
+        return True
+    return wanted.mode == "MUTUAL" and not (found.certificate and found.key)
+
+
+def secrets(scope: Scope, service: Service, port: Port) -> dict[str, Any]:
+    """What a proxy is given for the policies of a port, with a warning for what it lacks."""
+    made: dict[str, Any] = {}
+    for wanted in _named(scope, service, port):
+        if is_lacking(scope.store, scope.proxy, wanted):
+            scope.report.warning(
+                wanted.place("credentialName"),
+                f"namespace {scope.proxy.namespace!r} has no Secret {wanted.credential_name!r} for {service.host!r}: "
+                f"{scope.proxy.name} cannot reach it",
+                "put the Secret there, or narrow the rule with exportTo",
+            )
+        found = credentials.find(scope.store.secrets, scope.proxy.namespace, wanted.credential_name)
+        made |= tls.secrets(scope.proxy.namespace, wanted.credential_name, found) if found is not None else {}
+    return made
+
+
+def _named(scope: Scope, service: Service, port: Port) -> Iterator[ClientTls]:
+    rule = scope.store.destination_rule(service, scope.proxy.namespace)
+    if rule is None:
+        return
+    for policy in (rule.spec.traffic_policy, *(subset.traffic_policy for subset in rule.spec.subsets)):
+        if policy is None:
+            continue
+        ported = [one for one in policy.port_level_settings if one.port.number == port.number]
+        for wanted in [one.tls for one in ported] or [policy.tls]:
+            if wanted is not None and wanted.credential_name:
+                yield wanted
