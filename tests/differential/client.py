@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+import ssl
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -14,10 +15,10 @@ CONNECTIONS = 16
 _PATIENCE_S = 30.0
 
 
-async def ask_all(port: int, asked: Sequence[Ask], first: int = 0) -> list[dict[str, Any]]:
-    """What came of each request, in order; `first` is the number of the first."""
-    answers: list[dict[str, Any]] = [{} for _ in asked]
-    numbers = iter(range(len(asked)))
+async def ask_all(port: int, asked: Mapping[int, Ask], tls: ssl.SSLContext | None = None) -> dict[int, dict[str, Any]]:
+    """What came of each request, by its number."""
+    answers: dict[int, dict[str, Any]] = {}
+    numbers = iter(asked)
 
     async def client() -> None:
         streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
@@ -25,10 +26,12 @@ async def ask_all(port: int, asked: Sequence[Ask], first: int = 0) -> list[dict[
             for _ in range(2):
                 fresh = streams is None
                 if streams is None:
-                    streams = await asyncio.open_connection("127.0.0.1", port)
+                    streams = await asyncio.open_connection(
+                        "127.0.0.1", port, ssl=tls, server_hostname=tls and "mesh.test"
+                    )
                 try:
                     async with asyncio.timeout(_PATIENCE_S):
-                        answers[number], keep = await _exchange(*streams, asked[number], first + number)
+                        answers[number], keep = await _exchange(*streams, asked[number], number)
                     break
                 except (OSError, ValueError, asyncio.IncompleteReadError) as error:
                     # One that was closed while it was idle says nothing about the request.

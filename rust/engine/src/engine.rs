@@ -368,7 +368,7 @@ impl Engine {
         filters
             .filter_map(|filter| match &filter.kind {
                 FilterKind::Python(python) => Some(python.clone()),
-                FilterKind::GrpcWeb | FilterKind::Cors | FilterKind::Fault(_) => None,
+                FilterKind::GrpcWeb | FilterKind::Cors | FilterKind::Fault(_) | FilterKind::Rbac(_) => None,
             })
             .collect()
     }

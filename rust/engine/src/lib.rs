@@ -23,6 +23,7 @@ mod http_filter;
 mod listener;
 pub mod overload;
 mod route;
+mod security;
 pub mod shared;
 pub mod telemetry;
 #[cfg(feature = "testing")]

@@ -14,6 +14,7 @@ use crate::base::slab::Key;
 use crate::engine::Options;
 use crate::http_filter::{self, Link};
 use crate::overload::ListenerLoad;
+use crate::security::connection::ConnectionPolicy;
 use crate::telemetry::stats::{
     HttpInspectorStats, HttpStats, Hub, ListenerStats, ProxyProtocolStats, ProxyProtocolVersionStats, TcpStats,
     TlsInspectorStats,
@@ -69,6 +70,7 @@ impl FilterStats {
 pub(crate) struct ChainRuntime {
     pub config: Arc<FilterChain>,
     pub tls: Option<Arc<rustls::ServerConfig>>,
+    pub policies: Vec<ConnectionPolicy>,
     pub http: Option<Arc<HttpRuntime>>,
     pub tcp: Option<Arc<TcpRuntime>>,
 }
@@ -165,7 +167,8 @@ impl ChainRuntime {
                 tcp = Some(Arc::new(TcpRuntime { config: proxy.clone(), stats: hub.tcp(*worker, &proxy.stat_prefix) }));
             }
         }
-        Ok(Arc::new(ChainRuntime { config: config.clone(), tls, http, tcp }))
+        let policies = config.policies.iter().map(|policy| ConnectionPolicy::new(policy, options)).collect();
+        Ok(Arc::new(ChainRuntime { config: config.clone(), tls, policies, http, tcp }))
     }
 }
 

@@ -54,6 +54,7 @@ pub fn log_line(log: &AccessLog, request: &RequestHead, response: &ResponseHead)
         trailers: Some(&response.headers),
         flags: Flags::NONE,
         details: "via_upstream",
+        termination: None,
         transport_failure: None,
         route: Some("route"),
         cluster: Some("cluster"),

@@ -7,6 +7,7 @@ use std::time::Duration;
 pub use crate::chain_match::{Cidr, Connection, FilterChainMatch, SourceType, TransportProtocol, Unfit};
 
 use crate::chain_match::ChainTree;
+use crate::filter::Rbac;
 use crate::format::AccessLog;
 use crate::http::HttpConnectionManager;
 use crate::route::WeightedCluster;
@@ -165,6 +166,8 @@ pub struct FilterChain {
     pub tls: Option<Arc<ServerTls>>,
     /// How long the TLS handshake may take (Envoy: no limit; ours: 15 s); zero means no limit.
     pub transport_connect_timeout: Duration,
+    /// Access policies before that, in order (`envoy.filters.network.rbac`).
+    pub policies: Vec<Arc<Rbac>>,
     /// What speaks on the connection.
     pub network: NetworkFilter,
 }

@@ -59,6 +59,7 @@ pub fn filter_chain(network: NetworkFilter) -> FilterChain {
         matches: FilterChainMatch::default(),
         tls: None,
         transport_connect_timeout: Duration::ZERO,
+        policies: vec![],
         network,
     }
 }

@@ -29,6 +29,8 @@ const CORS: Family =
     Family { stat: "http", infix: "cors", metric: "envoy_http_cors", label: "envoy_http_conn_manager_prefix" };
 const FAULT: Family =
     Family { stat: "http", infix: "fault", metric: "envoy_http_fault", label: "envoy_http_conn_manager_prefix" };
+/// Its names are whole, up to the counter's: a configured prefix may stand before that.
+const RBAC: Family = Family { stat: "", infix: "", metric: "envoy_rbac", label: "envoy_rbac_prefix" };
 const TCP: Family = Family { stat: "tcp", infix: "", metric: "envoy_tcp", label: "envoy_tcp_prefix" };
 const LISTENER: Family =
     Family { stat: "listener", infix: "", metric: "envoy_listener", label: "envoy_listener_address" };
@@ -61,6 +63,9 @@ const HTTP2: Family = Family { stat: "http2", infix: "", metric: "envoy_http2", 
 pub(crate) fn stats(hub: &Hub, process: &[(String, u64)]) -> String {
     let mut lines: Vec<String> = Vec::new();
     each(&hub.lock(), |family, name, stat, _, value| {
+        if family.stat.is_empty() {
+            return lines.push(format!("{name}{stat}: {value}"));
+        }
         let parts = [family.stat, name, family.infix, stat];
         let path: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
         lines.push(format!("{}: {value}", path.join(".")));
@@ -124,6 +129,8 @@ fn each(groups: &Groups, mut f: impl FnMut(&Family, &str, &'static str, Kind, u6
     walk(&HTTP, &groups.http, &mut f);
     walk(&CORS, &groups.cors, &mut f);
     walk(&FAULT, &groups.fault, &mut f);
+    walk(&RBAC, &groups.rbac, &mut f);
+    walk(&RBAC, &groups.rbac_shadow, &mut f);
     walk(&TCP, &groups.tcp, &mut f);
     walk(&LISTENER, &groups.listeners, &mut f);
     walk(&TLS_INSPECTOR, &groups.tls_inspector, &mut f);

@@ -83,7 +83,7 @@ pub(super) fn body(probe: &Probe) -> Cow<'_, [u8]> {
 /// What an exchange that is over comes to.
 pub(super) fn verdict(probe: &Probe, outcome: Result<Answer<'_>, Unanswered>) -> Verdict {
     match (probe, outcome) {
-        (_, Err(unanswered)) if unanswered.details == details::UPSTREAM_CONNECT_TIMEOUT => Verdict::Late,
+        (_, Err(unanswered)) if *unanswered.details == *details::UPSTREAM_CONNECT_TIMEOUT => Verdict::Late,
         // A TCP connection that ends has not said what was to be heard, or it would have been left alone.
         (_, Err(_)) | (Probe::Tcp(_), Ok(_)) => Verdict::Unreachable,
         (Probe::Http(http), Ok(answer)) => judge_http(http, &answer),

@@ -10,6 +10,7 @@ use pymesh_tls::Session;
 use super::{Conn, Protocol};
 use crate::base::time::Time;
 use crate::engine::Engine;
+use crate::security::rbac::Subject;
 use crate::telemetry::{Facts, Flags};
 
 impl Engine {
@@ -60,13 +61,23 @@ impl Engine {
     /// The transport is ready: hand the connection to its network filter.
     pub(super) fn start_network_filter(&mut self, conn: &mut Conn) {
         let Some(chain) = conn.downstream().and_then(|down| down.chain.clone()) else { return };
+        let facts = self.facts_of(conn);
+        let subject = Subject {
+            facts: &facts,
+            request: None,
+            forwarding: None,
+            destination: conn.original_dst().unwrap_or(conn.local),
+        };
+        let refusal = chain.policies.iter().find_map(|policy| policy.refusal(&subject));
         if let Some(tcp) = &chain.tcp {
-            return self.start_tcp(conn, tcp);
+            return self.start_tcp(conn, tcp, facts, refusal);
+        }
+        if refusal.is_some() {
+            return self.close_now(conn);
         }
         let Some(http) = &chain.http else { return };
         http.stats.downstream_cx_total.inc();
         http.stats.downstream_cx_active.inc();
-        let facts = self.facts_of(conn);
         if let Some(down) = conn.downstream_mut() {
             down.facts = Some(Arc::new(facts));
         }

@@ -41,6 +41,8 @@ pub(crate) struct Relay {
     pub attempts: u32,
     pub flags: Flags,
     pub failure: Option<String>,
+    /// Which policy has refused the connection.
+    pub refusal: Option<Arc<str>>,
     pub started: Time,
     pub last_progress: Time,
     pub received: u64,
@@ -64,10 +66,17 @@ impl TcpEnd {
 
 impl Engine {
     /// A TCP chain was chosen for a downstream connection.
-    pub(super) fn start_tcp(&mut self, conn: &mut Conn, tcp: &Arc<TcpRuntime>) {
+    pub(super) fn start_tcp(
+        &mut self,
+        conn: &mut Conn,
+        tcp: &Arc<TcpRuntime>,
+        facts: Facts,
+        refusal: Option<Arc<str>>,
+    ) {
         tcp.stats.downstream_cx_total.inc();
         tcp.stats.downstream_cx_active.inc();
-        let facts = Arc::new(self.facts_of(conn));
+        let facts = Arc::new(facts);
+        let is_refused = refusal.is_some();
         let expires = self.now.after_limit(tcp.config.max_connection_duration);
         let relay = self.relays.insert_with(|_| Relay {
             tcp: tcp.clone(),
@@ -83,6 +92,7 @@ impl Engine {
             attempts: 0,
             flags: Flags::NONE,
             failure: None,
+            refusal,
             started: self.now,
             last_progress: self.now,
             received: 0,
@@ -91,6 +101,9 @@ impl Engine {
         conn.protocol = TcpEnd::of(relay);
         if let Some(down) = conn.downstream_mut() {
             down.facts = Some(facts);
+        }
+        if is_refused {
+            return self.close_now(conn);
         }
         self.set_deadline(conn, self.now.after_limit(tcp.config.idle_timeout).min(expires));
         self.connect_relay(relay);
@@ -300,6 +313,7 @@ impl Engine {
             started: relay.started,
             ended: self.now,
             transport_failure: relay.failure.as_deref(),
+            termination: relay.refusal.as_deref(),
         });
     }
 }

@@ -33,7 +33,7 @@ use super::{Exchange, ExchangeKey, Stage};
 use crate::check::CheckKey;
 use crate::cluster::{ClusterKey, HostKey};
 use crate::engine::Engine;
-use crate::telemetry::Flags;
+use crate::telemetry::{Details, Flags};
 
 /// Who has begun an exchange that has no client, and is told how it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,7 +91,7 @@ pub(crate) struct Answer<'a> {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Unanswered {
     pub flags: Flags,
-    pub details: &'static str,
+    pub details: Details,
 }
 
 impl Exchange {
@@ -103,7 +103,7 @@ impl Exchange {
                 body: self.detached.as_ref().map_or(&[], |detached| &detached.body),
                 trailers: &self.response_body.trailers,
             }),
-            false => Err(Unanswered { flags: self.flags, details: self.details }),
+            false => Err(Unanswered { flags: self.flags, details: self.details.clone() }),
         }
     }
 

@@ -89,7 +89,7 @@ impl Engine {
     pub(crate) fn abandon(&mut self, key: ExchangeKey, flags: Flags, why: &'static str) {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         exchange.flags.insert(flags);
-        exchange.details = why;
+        exchange.details = why.into();
         let (down, stream, code) = (exchange.down, exchange.down_stream, reset_code(exchange.tunnel));
         self.detach_upstream(key);
         self.record(key);

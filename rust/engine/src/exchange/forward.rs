@@ -121,7 +121,7 @@ impl Engine {
     /// forwarded, or has outlived what the connection manager allows, which knows of no attempts.
     pub(super) fn tell_attempts(&mut self, key: ExchangeKey) {
         let Some(exchange) = self.exchanges.get_mut(key).filter(|exchange| exchange.attempt > 0) else { return };
-        if exchange.is_local && OVERDUE.contains(&exchange.details) {
+        if exchange.is_local && OVERDUE.contains(&&*exchange.details) {
             return;
         }
         let counts = exchange.routed.as_ref().is_some_and(|routed| {
@@ -231,6 +231,19 @@ fn client_address(headers: &Headers, hops: u32, peer: IpAddr) -> IpAddr {
         value.rsplit(',').nth(behind as usize)?.trim().parse().ok()
     });
     told.unwrap_or(peer).to_canonical()
+}
+
+/// The client of a request whose headers have been made true, as far as proxies in front are believed: the peer, or one
+/// that `x-forwarded-for` names (Envoy's `remote_ip`).
+pub(crate) fn trusted_client(headers: &Headers, how: &Forwarding, peer: IpAddr) -> IpAddr {
+    if !how.use_remote_address {
+        return client_address(headers, how.xff_trusted_hops.saturating_add(1), peer);
+    }
+    match how.xff_trusted_hops {
+        0 => peer.to_canonical(),
+        // The peer has been added by now, unless that is left out.
+        hops => client_address(headers, hops + u32::from(!how.skip_xff_append), peer),
+    }
 }
 
 pub(super) fn append_forwarded_for(headers: &mut Headers, ip: IpAddr, text: &mut Vec<u8>) {

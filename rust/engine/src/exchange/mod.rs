@@ -9,7 +9,7 @@ mod detached;
 mod edit;
 mod failure;
 mod finish;
-mod forward;
+pub(crate) mod forward;
 mod grpc_web;
 mod health;
 mod ids;
@@ -41,7 +41,7 @@ use crate::filter::Kept;
 use crate::http_filter::{Memory, Skips};
 use crate::listener::HttpRuntime;
 use crate::route::matcher::Unrouted;
-use crate::telemetry::{Facts, Flags};
+use crate::telemetry::{Details, Facts, Flags};
 
 pub(crate) use detached::{Answer, Detached, Owner, Unanswered};
 pub(crate) use edit::Due;
@@ -163,7 +163,7 @@ pub struct Exchange {
     pub(crate) tried: Vec<HostKey>,
 
     pub(crate) flags: Flags,
-    pub(crate) details: &'static str,
+    pub(crate) details: Details,
     pub(crate) transport_failure: Option<String>,
     pub(crate) upstream_local: Option<std::net::SocketAddr>,
 

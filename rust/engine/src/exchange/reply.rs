@@ -5,13 +5,13 @@ use pymesh_http::{Known, Method, Version};
 use super::{ExchangeKey, Stage};
 use crate::engine::Engine;
 use crate::route;
-use crate::telemetry::{details, Flags};
+use crate::telemetry::{details, Details, Flags};
 
 /// An answer that the proxy gives itself.
 #[derive(Debug)]
 pub(crate) struct LocalReply {
     pub status: u16,
-    pub details: &'static str,
+    pub details: Details,
     pub flags: Flags,
     pub headers: Vec<(&'static str, Vec<u8>)>,
     pub extra_headers: Vec<(Vec<u8>, Vec<u8>)>,
@@ -25,10 +25,10 @@ pub(crate) struct LocalReply {
 }
 
 impl LocalReply {
-    pub fn new(status: u16, details: &'static str) -> Self {
+    pub fn new(status: u16, details: impl Into<Details>) -> Self {
         LocalReply {
             status,
-            details,
+            details: details.into(),
             flags: Flags::NONE,
             headers: Vec::new(),
             extra_headers: Vec::new(),
@@ -69,7 +69,7 @@ impl Engine {
         exchange.has_response = true;
         exchange.stage = Stage::Replying;
         exchange.flags.insert(reply.flags);
-        exchange.details = reply.details;
+        exchange.details = reply.details.clone();
         // A client of gRPC-Web reads the status of HTTP, as from Envoy.
         let is_grpc = !reply.is_verbatim && route::matcher::is_grpc(&exchange.request) && exchange.grpc_web.is_none();
         let response = &mut exchange.response;
@@ -89,7 +89,7 @@ impl Engine {
             response.status = 200;
             response.headers.set_known(Known::ContentType, b"application/grpc");
             if !response.headers.contains_known(Known::GrpcStatus) {
-                let is_late = reply.details == details::MAX_DURATION_TIMEOUT;
+                let is_late = *reply.details == *details::MAX_DURATION_TIMEOUT;
                 let by_status = if is_late { GRPC_DEADLINE_EXCEEDED } else { grpc_status(reply.status) };
                 let code = reply.grpc_status.unwrap_or(by_status.into()).to_string();
                 response.headers.append_known(Known::GrpcStatus, code.as_bytes());

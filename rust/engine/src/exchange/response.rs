@@ -115,7 +115,7 @@ impl Engine {
             return;
         }
         if !exchange.is_local {
-            exchange.details = details::VIA_UPSTREAM;
+            exchange.details = details::VIA_UPSTREAM.into();
             self.finish_upstream_headers(key);
         }
         self.tell_attempts(key);

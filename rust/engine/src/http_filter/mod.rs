@@ -16,6 +16,7 @@
 
 mod cors;
 mod fault;
+mod rbac;
 
 use std::sync::Arc;
 
@@ -42,6 +43,7 @@ enum Filter {
     GrpcWeb,
     Cors(Arc<CorsStats>),
     Fault(fault::FaultFilter),
+    Rbac(rbac::RbacFilter),
 }
 
 /// Places in a chain that a request passes by: one bit for each.
@@ -79,6 +81,7 @@ pub(crate) fn chain(filters: &[Arc<HttpFilter>], prefix: &Arc<str>, options: &Op
                 stats: hub.fault(*worker, prefix),
                 active: commons.faults.get(prefix, Default::default),
             }),
+            FilterKind::Rbac(config) => Filter::Rbac(rbac::RbacFilter::new(config, prefix, options)),
         },
     };
     filters.iter().map(link).collect()
@@ -134,6 +137,7 @@ impl Engine {
         let step = match &link.filter {
             Filter::Cors(stats) => cors::on_request(self, &mut exchange, (index, link.id), stats),
             Filter::Fault(fault) => fault::on_request(self, &mut exchange, (index, link.id), fault),
+            Filter::Rbac(rbac) => rbac::on_request(self, &exchange, link.id, rbac),
             Filter::Python(_) | Filter::GrpcWeb => Step::Continue,
         };
         match &step {
@@ -177,7 +181,7 @@ impl Engine {
                 }
             }
             Filter::Cors(_) => cors::on_response(exchange, at),
-            Filter::Fault(_) => {}
+            Filter::Fault(_) | Filter::Rbac(_) => {}
         }
     }
 

@@ -104,7 +104,7 @@ fn matches(route: &Route, request: &RequestHead, random: u64) -> bool {
 }
 
 /// The target without its query.
-pub(super) fn path_of(target: &[u8]) -> &[u8] {
+pub(crate) fn path_of(target: &[u8]) -> &[u8] {
     let end = target.iter().position(|b| *b == b'?').unwrap_or(target.len());
     target.get(..end).unwrap_or(target)
 }

@@ -1,6 +1,7 @@
 //! Response flags and response code details, in Envoy's words.
 
 use std::fmt;
+use std::sync::Arc;
 
 macro_rules! flags {
     ($($name:ident = $bit:literal, $short:literal, $doc:literal;)*) => {
@@ -83,6 +84,45 @@ impl fmt::Display for Flags {
             f.write_str(short)?;
         }
         Ok(())
+    }
+}
+
+/// A response code detail: one of [`details`], or one that the configuration has made.
+#[derive(Clone, Debug)]
+pub(crate) enum Details {
+    Fixed(&'static str),
+    Made(Arc<str>),
+}
+
+/// By their text.
+impl PartialEq for Details {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Details {}
+
+impl Default for Details {
+    fn default() -> Self {
+        Details::Fixed("")
+    }
+}
+
+impl From<&'static str> for Details {
+    fn from(fixed: &'static str) -> Self {
+        Details::Fixed(fixed)
+    }
+}
+
+impl std::ops::Deref for Details {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        match self {
+            Details::Fixed(text) => text,
+            Details::Made(text) => text,
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use std::net::SocketAddr;
 
 use pymesh_tls::PeerIdentity;
 
+pub(crate) use flags::Details;
 pub use flags::{details, Flags};
 pub(crate) use record::{Connection, Recorder};
 

@@ -46,6 +46,7 @@ pub(crate) struct Connection<'a> {
     pub started: Time,
     pub ended: Time,
     pub transport_failure: Option<&'a str>,
+    pub termination: Option<&'a str>,
 }
 
 impl Recorder {
@@ -115,8 +116,9 @@ impl Recorder {
             response: Some(&exchange.response).filter(|_| exchange.has_response),
             trailers: Some(&exchange.response_body.trailers),
             flags: exchange.flags,
-            details: exchange.details,
+            details: &exchange.details,
             transport_failure: exchange.transport_failure.as_deref(),
+            termination: None,
             route: exchange.routed.as_ref().map(|routed| &*routed.route.name),
             cluster: exchange.cluster_config.as_ref().map(|cluster| &*cluster.name),
             upstream: exchange.endpoint.as_ref().map(|endpoint| endpoint.address),
@@ -159,6 +161,7 @@ impl Recorder {
                 flags: record.flags,
                 details: "",
                 transport_failure: record.transport_failure,
+                termination: record.termination,
                 route: None,
                 cluster: record.cluster.map(|cluster| &*cluster.name),
                 upstream: record.upstream,

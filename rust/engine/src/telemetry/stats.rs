@@ -218,6 +218,22 @@ stats! {
 }
 
 stats! {
+    /// `http.<stat_prefix>.rbac.*` and `<stat_prefix>rbac.*`, names as Envoy's.
+    RbacStats {
+        allowed: Counter,
+        denied: Counter,
+    }
+}
+
+stats! {
+    /// The same of rules that are not enforced.
+    RbacShadowStats {
+        shadow_allowed: Counter,
+        shadow_denied: Counter,
+    }
+}
+
+stats! {
     /// `http2.*` for clients, `cluster.<name>.http2.*` for endpoints. Names as Envoy's, where it counts the same.
     Http2Stats {
         goaway_sent: Counter,
@@ -337,6 +353,10 @@ pub struct Groups {
     pub http: Group<HttpStats>,
     pub cors: Group<CorsStats>,
     pub fault: Group<FaultStats>,
+    /// Under the whole name up to the counter's.
+    pub rbac: Group<RbacStats>,
+    /// Likewise.
+    pub rbac_shadow: Group<RbacShadowStats>,
     pub tcp: Group<TcpStats>,
     pub listeners: Group<ListenerStats>,
     pub tls_inspector: Group<TlsInspectorStats>,
@@ -384,6 +404,16 @@ impl Hub {
     /// Adds a worker's counters for the fault filters of a connection manager's prefix.
     pub fn fault(&self, worker: usize, prefix: &Arc<str>) -> Arc<FaultStats> {
         join(&mut self.lock().fault, worker, prefix)
+    }
+
+    /// Adds a worker's counters for access policies, by their name up to the counter's.
+    pub fn rbac(&self, worker: usize, name: &Arc<str>) -> Arc<RbacStats> {
+        join(&mut self.lock().rbac, worker, name)
+    }
+
+    /// Adds a worker's counters for access policies that are not enforced.
+    pub fn rbac_shadow(&self, worker: usize, name: &Arc<str>) -> Arc<RbacShadowStats> {
+        join(&mut self.lock().rbac_shadow, worker, name)
     }
 
     /// Adds a worker's counters for a TCP proxy's prefix.

@@ -21,6 +21,8 @@ pub(crate) struct View<'a> {
     pub flags: Flags,
     pub details: &'a str,
     pub transport_failure: Option<&'a str>,
+    /// Why the proxy has ended the connection.
+    pub termination: Option<&'a str>,
     pub route: Option<&'a str>,
     pub cluster: Option<&'a str>,
     pub upstream: Option<SocketAddr>,
@@ -59,7 +61,8 @@ impl View<'_> {
             Operator::Protocol => text(self.request.map(|r| r.version.as_str()), out),
             Operator::ResponseCode => number(Some(self.response.map_or(0, |r| u64::from(r.status))), out),
             Operator::ResponseCodeDetails => text(Some(self.details).filter(|d| !d.is_empty()), out),
-            Operator::ConnectionTerminationDetails | Operator::VirtualClusterName => false,
+            Operator::ConnectionTerminationDetails => text(self.termination, out),
+            Operator::VirtualClusterName => false,
             Operator::ResponseFlags => {
                 if self.flags.is_empty() {
                     return false;

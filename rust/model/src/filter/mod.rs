@@ -6,12 +6,14 @@
 
 mod cors;
 mod fault;
+pub mod rbac;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use cors::CorsPolicy;
 pub use fault::{AbortStatus, Fault, FaultAbort, FaultDelay, FaultDuration, Percentage};
+pub use rbac::Rbac;
 
 /// One HTTP filter of a connection manager.
 #[derive(Clone, Debug)]
@@ -37,6 +39,8 @@ pub enum FilterKind {
     Cors,
     /// `envoy.filters.http.fault`: delays and aborts.
     Fault(Arc<Fault>),
+    /// `envoy.filters.http.rbac`: who may do what.
+    Rbac(Arc<Rbac>),
 }
 
 /// A filter's instance name as a number, so that a request needs to compare no names: a hash of 64 bits.
@@ -75,6 +79,8 @@ pub enum RouteFilterConfig {
     Cors(Arc<CorsPolicy>),
     /// For [`FilterKind::Fault`].
     Fault(Arc<Fault>),
+    /// For [`FilterKind::Rbac`].
+    Rbac(Arc<Rbac>),
 }
 
 impl RouteFilters {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Name as _;
+use pymesh_model::filter::Rbac;
 use pymesh_model::listener::{
     Capture, Direction, FilterChain, FilterChainMatch, FilterChains, Listener, NetworkFilter, SourceType, TcpProxy,
     TransportProtocol, Unfit,
@@ -17,9 +18,11 @@ use super::{access_log, cluster, http, listener_filter, route, tls, Context};
 use crate::diagnostic::At;
 use crate::proto::envoy::config::{core::v3 as core, listener::v3 as listener};
 use crate::proto::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
+use crate::proto::envoy::extensions::filters::network::rbac::v3 as rbac;
 use crate::proto::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
 use crate::proto::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
 use crate::proto::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
+use crate::translate::filter::rbac as policies;
 use listener::filter_chain_match::ConnectionSourceType;
 
 const LISTENER_FILTERS_TIMEOUT: Duration = Duration::from_secs(15);
@@ -116,16 +119,30 @@ fn filter_chain(chain: &listener::FilterChain, at: &At<'_>, cx: &mut Context<'_>
     let matches = chain.filter_chain_match.as_ref().map(|rule| chain_match(rule, &at.field("filter_chain_match")));
     let tls = transport_socket(chain.transport_socket.as_ref(), &at.field("transport_socket"), cx);
     let filters_at = at.field("filters");
-    let network = match chain.filters.as_slice() {
-        [filter] => network_filter(filter, &filters_at.index(0), cx),
-        several => {
-            filters_at.refuse_with_hint(
-                format!("a chain has exactly one network filter, not {}", several.len()),
-                "keep the HTTP connection manager or the TCP proxy",
-            );
-            None
+    let mut policies = Vec::new();
+    let mut network = None;
+    for (index, filter) in chain.filters.iter().enumerate() {
+        let is_last = index + 1 == chain.filters.len();
+        match network_filter(filter, &filters_at.index(index), cx) {
+            Some(Network::Policy(policy)) if !is_last => policies.push(policy),
+            Some(Network::Ends(found)) if is_last => network = Some(found),
+            Some(Network::Policy(_)) => filters_at.index(index).refuse_with_hint(
+                "nothing speaks on the connections that it lets pass",
+                "end the list with the HTTP connection manager or the TCP proxy",
+            ),
+            Some(Network::Ends(_)) => filters_at.index(index).refuse_with_hint(
+                "nothing comes to the filters behind this one",
+                "keep one HTTP connection manager or TCP proxy, as the last filter",
+            ),
+            None => {}
         }
-    };
+    }
+    if chain.filters.is_empty() {
+        filters_at.refuse_with_hint(
+            "a chain needs a network filter",
+            "end the list with the HTTP connection manager or the TCP proxy",
+        );
+    }
     Some(FilterChain {
         name: chain.name.as_str().into(),
         matches: matches.unwrap_or_default(),
@@ -135,6 +152,7 @@ fn filter_chain(chain: &listener::FilterChain, at: &At<'_>, cx: &mut Context<'_>
             HANDSHAKE_TIMEOUT,
             &at.field("transport_socket_connect_timeout"),
         ),
+        policies,
         network: network?,
     })
 }
@@ -200,18 +218,27 @@ fn transport_socket(
     None
 }
 
-fn network_filter(filter: &listener::Filter, at: &At<'_>, cx: &mut Context<'_>) -> Option<NetworkFilter> {
+/// What stands in a chain: policies, then what speaks.
+enum Network {
+    Policy(Arc<Rbac>),
+    Ends(NetworkFilter),
+}
+
+fn network_filter(filter: &listener::Filter, at: &At<'_>, cx: &mut Context<'_>) -> Option<Network> {
     let config = filter.config_type.as_ref().map(|listener::filter::ConfigType::TypedConfig(any)| any);
     let at = &at.field("typed_config");
     let opened = open(config, at)?;
     if opened.is::<HttpConnectionManager>() {
         let config: HttpConnectionManager = opened.decode(at)?;
-        http::connection_manager(&config, at, cx).map(|manager| NetworkFilter::Http(Arc::new(manager)))
+        http::connection_manager(&config, at, cx).map(|manager| Network::Ends(NetworkFilter::Http(Arc::new(manager))))
     } else if opened.is::<tcp::TcpProxy>() {
         let config: tcp::TcpProxy = opened.decode(at)?;
-        tcp_proxy(&config, at, cx).map(|proxy| NetworkFilter::Tcp(Arc::new(proxy)))
+        tcp_proxy(&config, at, cx).map(|proxy| Network::Ends(NetworkFilter::Tcp(Arc::new(proxy))))
+    } else if opened.is::<rbac::Rbac>() {
+        Some(Network::Policy(Arc::new(policies::connections(&opened.decode(at)?, at))))
     } else {
-        opened.refuse(&[HttpConnectionManager::full_name(), tcp::TcpProxy::full_name()], at);
+        let known = [HttpConnectionManager::full_name(), tcp::TcpProxy::full_name(), rbac::Rbac::full_name()];
+        opened.refuse(&known, at);
         None
     }
 }

@@ -246,7 +246,7 @@ fn whatever_keeps_the_answer_away_is_told() {
     for (name, run, flags, details) in cases {
         let mut rig = Rig::new(|_| {});
         run(&mut rig);
-        assert_eq!(rig.told(), [Err(Unanswered { flags, details })], "{name}");
+        assert_eq!(rig.told(), [Err(Unanswered { flags, details: details.into() })], "{name}");
         assert_eq!(rig.engine.census().exchanges, 0, "{name}");
         assert_eq!((rig.count("upstream_rq_active"), rig.count("upstream_rq_pending_active")), (0, 0), "{name}");
     }
@@ -271,7 +271,7 @@ fn one_endpoint_may_be_meant() {
     rig.begin(Detached { host: Some(gone), ..Detached::of(Owner::Test) });
     rig.work();
     let (flags, details) = (Flags::NO_HEALTHY_UPSTREAM, details::NO_HEALTHY_UPSTREAM);
-    assert_eq!(rig.told(), [Err(Unanswered { flags, details })]);
+    assert_eq!(rig.told(), [Err(Unanswered { flags, details: details.into() })]);
 }
 
 #[test]
@@ -284,6 +284,6 @@ fn circuit_breakers_hold_for_it() {
     rig.begin(Detached::of(Owner::Test));
     rig.work();
     let (flags, details) = (Flags::UPSTREAM_OVERFLOW, details::UPSTREAM_OVERFLOW);
-    assert_eq!(rig.told(), [Err(Unanswered { flags, details })]);
+    assert_eq!(rig.told(), [Err(Unanswered { flags, details: details.into() })]);
     assert_eq!(rig.count("upstream_rq_pending_overflow"), 1);
 }

@@ -2,6 +2,7 @@
 
 mod cors;
 mod fault;
+pub(super) mod rbac;
 mod route;
 
 use std::collections::HashSet;
@@ -17,6 +18,7 @@ use crate::proto;
 use crate::proto::envoy::extensions::filters::http::cors::v3::Cors;
 use crate::proto::envoy::extensions::filters::http::fault::v3::HttpFault;
 use crate::proto::envoy::extensions::filters::http::grpc_web::v3::GrpcWeb;
+use crate::proto::envoy::extensions::filters::http::rbac::v3::Rbac;
 use crate::proto::envoy::extensions::filters::http::router::v3::Router;
 use crate::proto::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use crate::proto::pymesh::filters::v1 as python;
@@ -78,6 +80,8 @@ fn kind(opened: &Opened<'_>, at: &At<'_>) -> Option<(Arc<str>, FilterKind)> {
         Some(("".into(), FilterKind::Cors))
     } else if opened.is::<HttpFault>() {
         Some(("".into(), FilterKind::Fault(Arc::new(fault::fault(&opened.decode(at)?, at)))))
+    } else if opened.is::<Rbac>() {
+        Some(("".into(), FilterKind::Rbac(Arc::new(rbac::filter(&opened.decode(at)?, at)))))
     } else if opened.is::<python::PythonFilter>() {
         let config: python::PythonFilter = opened.decode(at)?;
         Some((config.name.as_str().into(), python_filter(&config, at)?))
@@ -86,6 +90,7 @@ fn kind(opened: &Opened<'_>, at: &At<'_>) -> Option<(Arc<str>, FilterKind)> {
             Router::full_name(),
             Cors::full_name(),
             HttpFault::full_name(),
+            Rbac::full_name(),
             GrpcWeb::full_name(),
             python::PythonFilter::full_name(),
         ];

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use prost::Name as _;
 use pymesh_model::filter::{FilterId, RouteFilter, RouteFilterConfig, RouteFilters};
 
-use super::{cors, fault};
+use super::{cors, fault, rbac};
 use crate::diagnostic::At;
 use crate::proto;
 use crate::proto::envoy::config::route::v3::FilterConfig;
 use crate::proto::envoy::extensions::filters::http::cors::v3::CorsPolicy;
 use crate::proto::envoy::extensions::filters::http::fault::v3::HttpFault;
+use crate::proto::envoy::extensions::filters::http::rbac::v3::RbacPerRoute;
 use crate::translate::common::{open, Opened};
 
 /// What is said at one level, within what is said around it.
@@ -61,6 +62,10 @@ fn config(opened: &Opened<'_>, at: &At<'_>) -> Option<RouteFilterConfig> {
     if opened.is::<HttpFault>() {
         return Some(RouteFilterConfig::Fault(Arc::new(fault::fault(&opened.decode(at)?, at))));
     }
-    opened.refuse(&[FilterConfig::full_name(), CorsPolicy::full_name(), HttpFault::full_name()], at);
+    if opened.is::<RbacPerRoute>() {
+        return Some(RouteFilterConfig::Rbac(Arc::new(rbac::of_route(&opened.decode(at)?, at))));
+    }
+    let known = [FilterConfig::full_name(), CorsPolicy::full_name(), HttpFault::full_name(), RbacPerRoute::full_name()];
+    opened.refuse(&known, at);
     None
 }

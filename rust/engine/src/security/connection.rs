@@ -1,0 +1,47 @@
+//! Who may connect (`envoy.filters.network.rbac`).
+//!
+//! Asked once, when the transport is ready and before anything is connected to: whoever is refused has reached nobody.
+
+use std::sync::Arc;
+
+use pymesh_model::filter::rbac::{Policy, Rbac};
+
+use super::rbac::{judge, Subject};
+use crate::engine::Options;
+use crate::telemetry::stats::{RbacShadowStats, RbacStats};
+
+/// A network filter with a worker's counters.
+pub(crate) struct ConnectionPolicy {
+    config: Arc<Rbac>,
+    stats: Arc<RbacStats>,
+    shadow: Arc<RbacShadowStats>,
+    nobody: Arc<str>,
+}
+
+impl ConnectionPolicy {
+    pub fn new(config: &Arc<Rbac>, options: &Options) -> ConnectionPolicy {
+        let named = |own: &str| -> Arc<str> { format!("{}rbac.{own}", config.stat_prefix).into() };
+        ConnectionPolicy {
+            config: config.clone(),
+            stats: options.hub.rbac(options.worker, &named("")),
+            shadow: options.hub.rbac_shadow(options.worker, &named(&config.shadow_stat_prefix)),
+            nobody: Policy::refusal_by("none"),
+        }
+    }
+
+    /// Why the connection is refused; `None` if it is not.
+    pub fn refusal(&self, subject: &Subject<'_>) -> Option<Arc<str>> {
+        if let Some(rules) = &self.config.shadow {
+            match judge(rules, subject, &self.nobody).allowed {
+                true => self.shadow.shadow_allowed.inc(),
+                false => self.shadow.shadow_denied.inc(),
+            }
+        }
+        let verdict = judge(self.config.rules.as_ref()?, subject, &self.nobody);
+        match verdict.allowed {
+            true => self.stats.allowed.inc(),
+            false => self.stats.denied.inc(),
+        }
+        verdict.refusal
+    }
+}

@@ -1,0 +1,98 @@
+//! Whether policies let a request or a connection pass ([`pymesh_model::filter::rbac`]).
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use pymesh_http::RequestHead;
+use pymesh_model::filter::rbac::{Permission, Policy, Principal, Rules, RulesAction};
+use pymesh_model::http::Forwarding;
+
+use crate::exchange::forward;
+use crate::route::matcher::{header_matches, path_of};
+use crate::telemetry::Facts;
+
+/// What policies look at.
+#[derive(Clone, Copy)]
+pub(crate) struct Subject<'a> {
+    pub facts: &'a Facts,
+    /// `None` for a connection of which nothing more is known: what asks for a header or a path does not match.
+    pub request: Option<&'a RequestHead>,
+    /// How far what a request says of its way is believed.
+    pub forwarding: Option<&'a Forwarding>,
+    /// The address that the client wanted to reach.
+    pub destination: SocketAddr,
+}
+
+impl Subject<'_> {
+    /// The client, as far as proxies in front are believed.
+    fn remote(&self) -> IpAddr {
+        match (self.request, self.forwarding) {
+            (Some(request), Some(how)) => forward::trusted_client(&request.headers, how, self.facts.remote.ip()),
+            _ => self.facts.remote.ip(),
+        }
+    }
+}
+
+/// What rules say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    pub allowed: bool,
+    /// The detail to give, if it is refused.
+    pub refusal: Option<Arc<str>>,
+}
+
+/// Judges a subject. `nobody` is the detail where no policy allows it.
+pub(crate) fn judge(rules: &Rules, subject: &Subject<'_>, nobody: &Arc<str>) -> Verdict {
+    let matching = rules.policies.iter().find(|policy| matches(policy, subject));
+    match (rules.action, matching) {
+        (RulesAction::Allow, None) => Verdict { allowed: false, refusal: Some(nobody.clone()) },
+        (RulesAction::Deny, Some(policy)) => Verdict { allowed: false, refusal: Some(policy.refusal.clone()) },
+        (RulesAction::Allow, Some(_)) | (RulesAction::Deny, None) | (RulesAction::Log, _) => {
+            Verdict { allowed: true, refusal: None }
+        }
+    }
+}
+
+fn matches(policy: &Policy, subject: &Subject<'_>) -> bool {
+    policy.permissions.iter().any(|permission| permits(permission, subject))
+        && policy.principals.iter().any(|principal| is(principal, subject))
+}
+
+fn permits(permission: &Permission, subject: &Subject<'_>) -> bool {
+    match permission {
+        Permission::All(all) => all.iter().all(|one| permits(one, subject)),
+        Permission::OneOf(some) => some.iter().any(|one| permits(one, subject)),
+        Permission::Not(one) => !permits(one, subject),
+        Permission::Any => true,
+        Permission::Header(header) => subject.request.is_some_and(|request| header_matches(header, request)),
+        Permission::UrlPath(path) => subject.request.is_some_and(|request| path.matches(path_of(request.path()))),
+        Permission::DestinationIp(network) => network.contains(subject.destination.ip()),
+        Permission::DestinationPort(port) => subject.destination.port() == *port,
+        Permission::DestinationPorts(from, to) => (*from..*to).contains(&subject.destination.port().into()),
+        Permission::RequestedServerName(name) => {
+            name.matches(subject.facts.server_name.as_deref().unwrap_or_default().as_bytes())
+        }
+    }
+}
+
+fn is(principal: &Principal, subject: &Subject<'_>) -> bool {
+    match principal {
+        Principal::All(all) => all.iter().all(|one| is(one, subject)),
+        Principal::OneOf(some) => some.iter().any(|one| is(one, subject)),
+        Principal::Not(one) => !is(one, subject),
+        Principal::Any => true,
+        Principal::Authenticated(name) => subject.facts.peer.as_ref().is_some_and(|peer| {
+            name.as_ref().is_none_or(|name| {
+                let names = peer.sans.uri.iter().chain(&peer.sans.dns).map(String::as_str);
+                names.chain([peer.subject.as_str()]).any(|one| name.matches(one.as_bytes()))
+            })
+        }),
+        Principal::DirectRemoteIp(network) => network.contains(subject.facts.direct_remote.ip()),
+        Principal::RemoteIp(network) => network.contains(subject.remote()),
+        Principal::Header(header) => subject.request.is_some_and(|request| header_matches(header, request)),
+        Principal::UrlPath(path) => subject.request.is_some_and(|request| path.matches(path_of(request.path()))),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,143 @@
+use pymesh_model::filter::rbac::{Permission as May, Principal as Who, *};
+use pymesh_model::listener::Cidr;
+use pymesh_model::matcher::{full_match, HeaderMatch, HeaderTest, StringMatch, StringPattern};
+use pymesh_tls::{PeerIdentity, SubjectAltNames};
+
+use super::*;
+
+fn text(exact: &str) -> StringMatch {
+    StringMatch::exact(exact)
+}
+
+fn pattern(pattern: &str) -> StringMatch {
+    StringMatch { pattern: StringPattern::Regex(full_match(pattern).unwrap()), ignore_case: false }
+}
+
+fn header(name: &str, value: &str) -> HeaderMatch {
+    HeaderMatch { name: name.into(), test: HeaderTest::Value(text(value)), invert: false, missing_as_empty: false }
+}
+
+fn network(address: &str, bits: u8) -> Cidr {
+    Cidr { address: address.parse().unwrap(), bits }
+}
+
+fn facts(uri: Option<&str>) -> Facts {
+    Facts {
+        remote: "10.0.0.7:1".parse().unwrap(),
+        direct_remote: "127.0.0.1:1".parse().unwrap(),
+        local: "10.0.0.9:8080".parse().unwrap(),
+        server_name: Some("shop.example".into()),
+        peer: uri.map(|uri| PeerIdentity {
+            subject: "CN=web".into(),
+            serial: String::new(),
+            sans: SubjectAltNames { uri: vec![uri.into()], ..SubjectAltNames::default() },
+            sha256: [0; 32],
+            not_after: 0,
+        }),
+        own_uris: vec![],
+        tls_version: None,
+        tls_cipher: None,
+        peer_id: 0,
+    }
+}
+
+fn get(path: &str) -> RequestHead {
+    let mut request = RequestHead::default();
+    request.set_authority(b"shop.example");
+    request.set_path(path.as_bytes());
+    request
+}
+
+fn rules(action: RulesAction, permission: May, principal: Who) -> Rules {
+    let policy = Policy {
+        name: "p".into(),
+        refusal: Policy::refusal_by("ns[shop] policy"),
+        permissions: vec![permission],
+        principals: vec![principal],
+    };
+    Rules { action, policies: vec![policy] }
+}
+
+fn allowed(permission: May, principal: Who, facts: &Facts, request: Option<&RequestHead>) -> bool {
+    let subject = Subject { facts, request, forwarding: None, destination: facts.local };
+    judge(&rules(RulesAction::Allow, permission, principal), &subject, &"none".into()).allowed
+}
+
+#[test]
+fn permissions() {
+    let facts = facts(None);
+    let request = get("/a/b?q=/c");
+    for (permission, wanted) in [
+        (May::Any, true),
+        (May::UrlPath(text("/a/b")), true),
+        (May::UrlPath(text("/a/b?q=/c")), false),
+        (May::UrlPath(pattern("/a/.*")), true),
+        (May::Header(header(":method", "GET")), true),
+        (May::Header(header(":method", "POST")), false),
+        (May::Header(header("x-none", "")), false),
+        (May::DestinationPort(8080), true),
+        (May::DestinationPort(80), false),
+        (May::DestinationPorts(8000, 8080), false),
+        (May::DestinationPorts(8000, 8081), true),
+        (May::DestinationIp(network("10.0.0.0", 8)), true),
+        (May::RequestedServerName(text("shop.example")), true),
+        (May::Not(Box::new(May::Any)), false),
+        (May::All(vec![May::Any, May::DestinationPort(80)]), false),
+        (May::OneOf(vec![May::DestinationPort(80), May::Any]), true),
+        (May::OneOf(vec![]), false),
+        (May::All(vec![]), true),
+    ] {
+        let shown = format!("{permission:?}");
+        assert_eq!(allowed(permission, Who::Any, &facts, Some(&request)), wanted, "{shown}");
+    }
+}
+
+#[test]
+fn principals() {
+    let web = facts(Some("spiffe://mesh/ns/shop/sa/web"));
+    let nobody = facts(None);
+    for (principal, of_web, of_nobody) in [
+        (Who::Authenticated(None), true, false),
+        (Who::Authenticated(Some(text("spiffe://mesh/ns/shop/sa/web"))), true, false),
+        (Who::Authenticated(Some(pattern(".*/ns/shop/.*"))), true, false),
+        (Who::Authenticated(Some(text("spiffe://mesh/ns/shop/sa/we"))), false, false),
+        (Who::Authenticated(Some(text("CN=web"))), true, false),
+        (Who::Not(Box::new(Who::Authenticated(None))), false, true),
+        (Who::DirectRemoteIp(network("127.0.0.1", 32)), true, true),
+        (Who::RemoteIp(network("10.0.0.7", 32)), true, true),
+        (Who::RemoteIp(network("10.0.0.8", 32)), false, false),
+    ] {
+        let shown = format!("{principal:?}");
+        let request = get("/");
+        assert_eq!(allowed(May::Any, principal.clone(), &web, Some(&request)), of_web, "{shown}");
+        assert_eq!(allowed(May::Any, principal, &nobody, Some(&request)), of_nobody, "{shown}");
+    }
+}
+
+#[test]
+fn a_connection_has_no_headers_and_no_path() {
+    let facts = facts(None);
+    assert!(!allowed(May::Header(header(":method", "GET")), Who::Any, &facts, None));
+    assert!(!allowed(May::UrlPath(pattern(".*")), Who::Any, &facts, None));
+    assert!(allowed(May::DestinationPort(8080), Who::Any, &facts, None));
+}
+
+#[test]
+fn actions_and_what_they_say() {
+    let facts = facts(None);
+    let request = get("/");
+    let subject = Subject { facts: &facts, request: Some(&request), forwarding: None, destination: facts.local };
+    let said = |action, permission| {
+        let verdict = judge(&rules(action, permission, Who::Any), &subject, &Policy::refusal_by("none"));
+        (verdict.allowed, verdict.refusal.map(|text| text.to_string()))
+    };
+    let miss = || May::DestinationPort(1);
+    assert_eq!(said(RulesAction::Allow, May::Any), (true, None));
+    let none = Some("rbac_access_denied_matched_policy[none]".to_owned());
+    assert_eq!(said(RulesAction::Allow, miss()), (false, none));
+    let named = Some("rbac_access_denied_matched_policy[ns[shop]_policy]".to_owned());
+    assert_eq!(said(RulesAction::Deny, May::Any), (false, named));
+    assert_eq!(said(RulesAction::Deny, miss()), (true, None));
+    assert_eq!(said(RulesAction::Log, May::Any), (true, None));
+    assert_eq!(said(RulesAction::Log, miss()), (true, None));
+}
