@@ -51,6 +51,7 @@ KINDS: Mapping[tuple[str, str], tuple[tuple[str, ...], type[Resource]]] = {
         )
     },
     ("security.istio.io", "PeerAuthentication"): (("v1", "v1beta1"), security.PeerAuthentication),
+    ("security.istio.io", "AuthorizationPolicy"): (("v1", "v1beta1"), security.AuthorizationPolicy),
     (gateway_api.GROUP, "Gateway"): (("v1", "v1beta1"), gateway_api.KubeGateway),
     (gateway_api.GROUP, "HTTPRoute"): (("v1", "v1beta1"), gateway_api.HTTPRoute),
     (gateway_api.GROUP, "GRPCRoute"): (("v1", "v1alpha2"), gateway_routes.GRPCRoute),
@@ -63,7 +64,6 @@ KINDS: Mapping[tuple[str, str], tuple[tuple[str, ...], type[Resource]]] = {
 #: Kinds of the field's APIs that we do not have, with what there is.
 _REFUSED_KINDS: Mapping[str, str] = {
     "RequestAuthentication": "check tokens in a PythonFilter",
-    "AuthorizationPolicy": "refuse requests in a PythonFilter",
     "Telemetry": "set the access log with the control plane's options",
     "EnvoyFilter": "write a PythonFilter",
     "WasmPlugin": "write a PythonFilter",

@@ -1,15 +1,18 @@
 """Istio's security resources: whom workloads let in.
 
 PeerAuthentication: whether connections must, may or cannot be mutual TLS.
+AuthorizationPolicy: who may do what.
 """
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pymesh.control.resources.decode import Located, Problem, model
+from pymesh.control.resources.decode import Located, Problem, key, model
 from pymesh.control.resources.metadata import Resource
 
 #: UNSET: as the next wider policy says.
@@ -23,9 +26,9 @@ class Selector(Located):
     match_labels: Mapping[str, str] = field(default_factory=dict)
 
     def problems(self) -> Iterator[Problem]:
-        for key, value in self.match_labels.items():
-            if "*" in key + value:
-                yield Problem("matchLabels", f"{key}: {value} has a wildcard", "name the label's value")
+        for name, value in self.match_labels.items():
+            if "*" in name + value:
+                yield Problem("matchLabels", f"{name}: {value} has a wildcard", "name the label's value")
 
     def selects(self, labels: Mapping[str, str]) -> bool:
         """Whether a workload with these labels is meant."""
@@ -64,3 +67,218 @@ class PeerAuthentication(Resource):
 
     spec: PeerAuthenticationSpec = PeerAuthenticationSpec()
     status: Any = None
+
+
+_NO_TOKENS = "JSON Web Tokens are not checked yet; remove it"
+#: What a condition may ask for.
+CONDITIONS = (
+    *("source.ip", "remote.ip", "source.namespace", "source.principal", "source.serviceAccount"),
+    *("destination.ip", "destination.port", "connection.sni", "request.headers[NAME]"),
+)
+_HEADER_CONDITION = re.compile(r"request\.headers\[([!#$%&'*+.^_`|~0-9A-Za-z-]+)\]")
+
+
+@model
+class Source(Located):
+    """Who asks: all of what is given must hold, of each list one."""
+
+    REFUSED: ClassVar = {"requestPrincipals": _NO_TOKENS, "notRequestPrincipals": _NO_TOKENS}
+
+    principals: tuple[str, ...] = ()
+    not_principals: tuple[str, ...] = ()
+    namespaces: tuple[str, ...] = ()
+    not_namespaces: tuple[str, ...] = ()
+    #: SERVICEACCOUNT, in the policy's namespace, or NAMESPACE/SERVICEACCOUNT.
+    service_accounts: tuple[str, ...] = ()
+    not_service_accounts: tuple[str, ...] = ()
+    trust_domains: tuple[str, ...] = ()
+    not_trust_domains: tuple[str, ...] = ()
+    #: The peer of the socket.
+    ip_blocks: tuple[str, ...] = ()
+    not_ip_blocks: tuple[str, ...] = ()
+    #: The client, as far as proxies in front are believed.
+    remote_ip_blocks: tuple[str, ...] = ()
+    not_remote_ip_blocks: tuple[str, ...] = ()
+
+    def problems(self) -> Iterator[Problem]:
+        if not self.where:
+            yield Problem("", "a source that says nothing", "remove it, or name who is meant")
+        for name in ("ip_blocks", "not_ip_blocks", "remote_ip_blocks", "not_remote_ip_blocks"):
+            yield from _network_problems(_camel(name), getattr(self, name))
+        for name in ("principals", "not_principals", "namespaces", "not_namespaces", "trust_domains"):
+            yield from _pattern_problems(_camel(name), getattr(self, name))
+        for name in ("service_accounts", "not_service_accounts"):
+            for value in getattr(self, name):
+                if not re.fullmatch(r"(?:[a-z0-9.-]+/)?[a-z0-9.-]+", value):
+                    hint = "SERVICEACCOUNT, or NAMESPACE/SERVICEACCOUNT; there are no wildcards"
+                    yield Problem(_camel(name), f"{value!r} is no service account", hint)
+
+
+@model
+class Operation(Located):
+    """What is asked for: all of what is given must hold, of each list one."""
+
+    hosts: tuple[str, ...] = ()
+    not_hosts: tuple[str, ...] = ()
+    ports: tuple[str, ...] = ()
+    not_ports: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    not_methods: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
+    not_paths: tuple[str, ...] = ()
+
+    def problems(self) -> Iterator[Problem]:
+        if not self.where:
+            yield Problem("", "an operation that says nothing", "remove it, or name what is meant")
+        for name in ("ports", "not_ports"):
+            for value in getattr(self, name):
+                if not value.isdecimal() or not 0 < int(value) < 65536:
+                    yield Problem(_camel(name), f"{value!r} is not a port", 'write its number as text, as in "8080"')
+        for name in ("hosts", "not_hosts", "methods", "not_methods"):
+            yield from _pattern_problems(_camel(name), getattr(self, name))
+        for name in ("paths", "not_paths"):
+            for value in getattr(self, name):
+                yield from _path_problems(_camel(name), value)
+
+
+@model
+class From(Located):
+    """A source."""
+
+    source: Source
+
+
+@model
+class To(Located):
+    """An operation."""
+
+    operation: Operation
+
+
+@model
+class Condition(Located):
+    """Something else that must hold."""
+
+    key: str
+    values: tuple[str, ...] = ()
+    not_values: tuple[str, ...] = ()
+
+    def problems(self) -> Iterator[Problem]:
+        if not self.values and not self.not_values:
+            yield Problem("", "a condition needs 'values' or 'notValues'")
+        if self.key.startswith("request.auth."):
+            yield Problem("key", f"{self.key!r}: {_NO_TOKENS}")
+        elif self.key.startswith("request.headers"):
+            if not _HEADER_CONDITION.fullmatch(self.key):
+                yield Problem("key", f"{self.key!r} names no header", "write it as in request.headers[x-user]")
+        elif self.key not in CONDITIONS:
+            yield Problem("key", f"{self.key!r} is no condition", f"known: {', '.join(CONDITIONS)}")
+        for name in ("values", "notValues"):
+            values = self.values if name == "values" else self.not_values
+            if self.key in ("source.ip", "remote.ip", "destination.ip"):
+                yield from _network_problems(name, values)
+            elif self.key == "destination.port":
+                for value in values:
+                    if not value.isdecimal() or not 0 < int(value) < 65536:
+                        yield Problem(name, f"{value!r} is not a port", "write its number as text")
+            else:
+                yield from _pattern_problems(name, values)
+
+    @property
+    def header(self) -> str | None:
+        """The header that it looks at."""
+        found = _HEADER_CONDITION.fullmatch(self.key)
+        return found[1] if found else None
+
+
+@model
+class Rule(Located):
+    """One of the sources does one of the operations, and all conditions hold; what is left out holds always."""
+
+    from_: tuple[From, ...] = key("from", default=())
+    to: tuple[To, ...] = ()
+    when: tuple[Condition, ...] = ()
+
+    def problems(self) -> Iterator[Problem]:
+        for name in ("from", "to"):
+            if name in self.where and not (self.from_ if name == "from" else self.to):
+                yield Problem(name, f"{name!r} is empty: nothing would ever match", "remove it")
+
+
+@model
+class TargetRef(Located):
+    """A Gateway of the Gateway API, or a Service whose workloads are meant."""
+
+    kind: Literal["Gateway", "Service"]
+    name: str
+    group: Literal["", "gateway.networking.k8s.io"] = ""
+
+    def problems(self) -> Iterator[Problem]:
+        group = "gateway.networking.k8s.io" if self.kind == "Gateway" else ""
+        if self.group != group:
+            yield Problem("group", f"a {self.kind} is not in group {self.group!r}", f'group: "{group}"')
+
+
+@model
+class AuthorizationPolicySpec(Located):
+    """Rules for the workloads of a namespace, or for those that are selected."""
+
+    REFUSED: ClassVar = {"provider": "external authorizers are not asked yet; use ALLOW or DENY"}
+
+    selector: Selector | None = None
+    target_refs: tuple[TargetRef, ...] = ()
+    action: Literal["ALLOW", "DENY", "AUDIT"] = "ALLOW"
+    rules: tuple[Rule, ...] = ()
+
+    def problems(self) -> Iterator[Problem]:
+        if len(self.present("selector", "targetRefs")) > 1:
+            yield Problem("targetRefs", "'selector' and 'targetRefs' exclude each other", "keep one of them")
+        if self.action != "ALLOW" and not self.rules:
+            hint = "for everything: rules: [{}]"
+            yield Problem("rules", f"a policy with action {self.action} and without rules does nothing", hint)
+
+
+@model
+class AuthorizationPolicy(Resource):
+    """``security.istio.io`` AuthorizationPolicy."""
+
+    spec: AuthorizationPolicySpec = AuthorizationPolicySpec()
+    status: Any = None
+
+    @property
+    def is_dry_run(self) -> bool:
+        """Whether it is only counted."""
+        return self.metadata.annotations.get("istio.io/dry-run") == "true"
+
+
+def _network_problems(name: str, values: tuple[str, ...]) -> Iterator[Problem]:
+    for value in values:
+        try:
+            ipaddress.ip_network(value, strict=False)
+        except ValueError:
+            yield Problem(name, f"{value!r} is no address and no network", "write it as in 10.0.0.0/8 or 10.1.2.3")
+
+
+def _pattern_problems(name: str, values: tuple[str, ...]) -> Iterator[Problem]:
+    """A whole text, ``text*``, ``*text``, or ``*`` for whatever is there."""
+    for value in values:
+        if not value or "*" in value[1:-1] or (len(value) > 1 and value[0] == value[-1] == "*"):
+            yield Problem(name, f"{value!r} is no pattern", "write a whole text, 'text*', '*text', or '*'")
+
+
+def _path_problems(name: str, value: str) -> Iterator[Problem]:
+    bare = value.replace("{**}", "").replace("{*}", "")
+    is_template = bare != value
+    if is_template and ("*" in bare or "{" in bare or "}" in bare or not value.startswith("/")):
+        yield Problem(name, f"{value!r} is no path template", "as in /users/{*}/items or /files/{**}")
+    elif is_template and value.find("{**}") not in (-1, len(value) - len("{**}")):
+        yield Problem(name, f"{value!r}: '{{**}}' stands for the rest of the path", "put it at the end")
+    elif not is_template:
+        yield from _pattern_problems(name, (value,))
+        if "?" in value or "#" in value:
+            yield Problem(name, f"{value!r} is compared to the path without its query", "leave out '?' and '#'")
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(word.capitalize() for word in rest)

@@ -21,7 +21,7 @@ from pymesh.control.resources.kubernetes import Secret
 from pymesh.control.resources.load import refuse_duplicates
 from pymesh.control.resources.metadata import Resource
 from pymesh.control.resources.python_filter import PythonFilter
-from pymesh.control.resources.security import PeerAuthentication
+from pymesh.control.resources.security import AuthorizationPolicy, PeerAuthentication
 from pymesh.control.resources.traffic import VirtualService
 from pymesh.control.resources.workloads import OutboundMode, Sidecar
 from pymesh.control.store import delegates, discovery, lookup, parents, peers, references
@@ -67,6 +67,7 @@ class Store:
     filters: Sequence[PythonFilter] = ()
     secrets: Mapping[tuple[str, str], Secret] = field(default_factory=dict)
     peers: Peers = field(default_factory=Peers)
+    policies: Sequence[AuthorizationPolicy] = ()
 
     def service(self, host: str, namespace: str) -> Service | None:
         """The service that ``host`` means in ``namespace``: a full host, NAME.NAMESPACE, or NAME."""
@@ -160,6 +161,7 @@ def assemble(resources: Iterable[Resource], options: MeshOptions, report: Report
         of(PythonFilter),
         {(one.namespace, one.name): one for one in of(Secret)},
         peers.gather(of(PeerAuthentication), options.root_namespace, report),
+        of(AuthorizationPolicy),
     )
     references.check(store, report)
     return store

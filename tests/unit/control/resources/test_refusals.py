@@ -47,8 +47,8 @@ CASES = {
         ["f.yaml:2:7: error: unknown kind 'Servise'\n  hint: did you mean 'Service'?"],
     ),
     "unsupported kind": (
-        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n",
-        ["f.yaml:2:7: error: kind AuthorizationPolicy is not supported yet\n  hint: refuse requests in a PythonFilter"],
+        "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\n",
+        ["f.yaml:2:7: error: kind RequestAuthentication is not supported yet\n  hint: check tokens in a PythonFilter"],
     ),
     "no kind": (
         "a: 1\n",
