@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+
+from tests.tools.certificates import KeyPair
 
 
 @dataclass(frozen=True)
@@ -71,11 +74,14 @@ class Origin:
 
 
 @contextmanager
-def origins(*names: str) -> Iterator[list[Origin]]:
+def origins(*names: str, tls: KeyPair | None = None) -> Iterator[list[Origin]]:
     """Origins with these names, for the length of the block."""
     made = [Origin(name) for name in names]
     loop = asyncio.new_event_loop()
-    servers = [loop.run_until_complete(asyncio.start_server(one.serve, "127.0.0.1", 0)) for one in made]
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH) if tls else None
+    if context and tls:
+        context.load_cert_chain(tls.chain, tls.key)
+    servers = [loop.run_until_complete(asyncio.start_server(one.serve, "127.0.0.1", 0, ssl=context)) for one in made]
     for one, server in zip(made, servers, strict=True):
         one.port = server.sockets[0].getsockname()[1]
     thread = threading.Thread(target=loop.run_forever)

@@ -444,10 +444,12 @@ impl Engine {
             }
             match self.ready.pop_front() {
                 Some(key) => self.advance_exchange(key),
-                None if self.rescans.is_empty() => return,
+                None if self.rescans.is_empty() => break,
                 None => {}
             }
         }
+        // Of what this worker has found out itself.
+        self.look_at_health();
     }
 
     fn check_conn(&mut self, index: usize) {

@@ -135,8 +135,6 @@ impl Rig {
                 Action::ShutdownWrite(_) => {}
             }
         }
-        // The next turn takes what this one has found out.
-        self.engine.begin_turn(self.now);
     }
 
     fn wait(&mut self, time: Duration) {
