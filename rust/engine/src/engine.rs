@@ -40,7 +40,7 @@ use crate::filter::{FilterCall, Gates};
 use crate::health::health_of;
 use crate::listener::{ListenerKey, ListenerRuntime};
 use crate::overload::{Full, Overload, Slot};
-use crate::shared::{Commons, Load};
+use crate::shared::Commons;
 use crate::telemetry::date::Dates;
 use crate::telemetry::istio::Shard;
 use crate::telemetry::stats::{Http2Stats, Hub};
@@ -237,9 +237,9 @@ impl Engine {
             }
             let stats = self.options.hub.cluster(self.options.worker, name);
             let http2 = self.options.hub.cluster_http2(self.options.worker, name);
-            let load = Load::new(self.options.commons.clusters.get(name, Default::default));
+            let commons = &self.options.commons;
             let health = health_of(&self.options, name, config);
-            let runtime = ClusterRuntime::new(config.clone(), stats, http2, load, health, self.now, &mut self.rng);
+            let runtime = ClusterRuntime::new(config.clone(), stats, http2, commons, health, self.now, &mut self.rng);
             let key = self.clusters.insert_with(|_| runtime);
             changed.push(key);
             self.cluster_names.insert(name.clone(), key);

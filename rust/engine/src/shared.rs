@@ -9,10 +9,13 @@
 //! * what a worker has added to a number, it takes back, at the latest when it lets go of the value,
 //! * numbers are read without order: one request more than a threshold for a moment does no harm.
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use crate::cluster::balance::{HashTable, Plan};
 use crate::health::{ClusterHealth, Version};
 
 /// One for a process; see the [module](self).
@@ -22,6 +25,8 @@ pub struct Commons {
     pub(crate) clusters: Registry<ClusterLoad>,
     /// Requests that suffer an injected fault, by the statistics prefix of their connection manager.
     pub(crate) faults: Registry<AtomicU32>,
+    /// Tables of consistent hashing, by all that they are made of: they do not change, and are large.
+    pub(crate) tables: Registry<HashTable, Plan>,
     /// How its hosts are, where anybody looks after them.
     pub(crate) health: Registry<ClusterHealth>,
     /// Of all of `health`.
@@ -37,17 +42,17 @@ impl Commons {
 
 /// Values by name, for as long as somebody holds them.
 #[derive(Debug)]
-pub(crate) struct Registry<T>(Mutex<HashMap<Arc<str>, Weak<T>>>);
+pub(crate) struct Registry<T, N = Arc<str>>(Mutex<HashMap<N, Weak<T>>>);
 
-impl<T> Default for Registry<T> {
+impl<T, N> Default for Registry<T, N> {
     fn default() -> Self {
         Registry(Mutex::default())
     }
 }
 
-impl<T> Registry<T> {
-    /// The value of this name; `make` gives the first.
-    pub fn get(&self, name: &Arc<str>, make: impl FnOnce() -> T) -> Arc<T> {
+impl<T, N: Clone + Eq + Hash> Registry<T, N> {
+    /// The value of this name; `make` gives the first, while everybody else waits.
+    pub fn get(&self, name: &N, make: impl FnOnce() -> T) -> Arc<T> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(value) = known.get(name).and_then(Weak::upgrade) {
             return value;
@@ -59,7 +64,10 @@ impl<T> Registry<T> {
     }
 
     /// The value of this name, if anybody holds one.
-    pub fn find(&self, name: &str) -> Option<Arc<T>> {
+    pub fn find<Q: Eq + Hash + ?Sized>(&self, name: &Q) -> Option<Arc<T>>
+    where
+        N: Borrow<Q>,
+    {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(name).and_then(Weak::upgrade)
     }
 }

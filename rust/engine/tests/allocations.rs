@@ -16,6 +16,7 @@ use std::time::Duration;
 use pymesh_engine::base::time::{Time, WallClock};
 use pymesh_engine::{Action, ConnKey, Engine, Options};
 use pymesh_http::{h2, Headers, Method, RequestHead, ResponseHead};
+use pymesh_model::balance::*;
 use pymesh_model::cluster::*;
 use pymesh_model::format::{AccessLog, LogFormat, LogSink, Template};
 use pymesh_model::http::*;
@@ -84,7 +85,10 @@ struct Rig {
 
 impl Rig {
     fn new(upstream: UpstreamProtocol) -> Rig {
-        let mut snapshot = snapshot();
+        Rig::of(snapshot(), upstream)
+    }
+
+    fn of(mut snapshot: Snapshot, upstream: UpstreamProtocol) -> Rig {
         for cluster in snapshot.clusters.values_mut() {
             Arc::get_mut(cluster).unwrap().http.protocol = upstream;
         }
@@ -179,7 +183,10 @@ impl Rig {
 }
 
 fn check(request: &[u8], response: &[u8]) {
-    let mut rig = Rig::new(UpstreamProtocol::Http1);
+    check_in(Rig::new(UpstreamProtocol::Http1), request, response);
+}
+
+fn check_in(mut rig: Rig, request: &[u8], response: &[u8]) {
     for _ in 0..100 {
         rig.exchange(request, response);
         assert!(rig.to_client.starts_with(b"HTTP/1.1 200 OK\r\n"), "{}", String::from_utf8_lossy(&rig.to_client));
@@ -222,6 +229,31 @@ fn a_chunked_post_allocates_nothing() {
     check(
         b"POST /orders HTTP/1.1\r\nhost: shop.example\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello",
+    );
+}
+
+#[test]
+fn a_sticky_get_allocates_nothing() {
+    let by = |of| HashPolicy { of, terminal: false };
+    let cookie = HashCookie { name: "user".into(), ttl: Some(Duration::ZERO), path: "/".into(), attributes: vec![] };
+    let shares = ["origin", "other"]
+        .map(|name| WeightedCluster { weight: if name == "origin" { 100 } else { 0 }, ..testing::share(name) });
+    let forward = Forward {
+        cluster: ClusterChoice::Weighted(WeightedClusters { clusters: shares.into(), by: SplitBy::HashPolicy }),
+        hash_policy: vec![
+            by(HashOf::Cookie(cookie)),
+            by(HashOf::Header("x-user".into(), None)),
+            by(HashOf::QueryParameter("id".into())),
+            by(HashOf::SourceIp),
+        ],
+        ..testing::forward("origin")
+    };
+    let maglev =
+        Maglev { table_size: 101, hashing: ConsistentHashing { use_hostname: false, balance_factor: Some(500) } };
+    check_in(
+        Rig::of(snapshot_of(forward, LbPolicy::Maglev(maglev)), UpstreamProtocol::Http1),
+        b"GET /shop/cart?id=7 HTTP/1.1\r\nhost: shop.example\r\nx-user: ann\r\ncookie: a=b; user=ann\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
     );
 }
 
@@ -341,9 +373,13 @@ fn check_http2() {
 }
 
 fn snapshot() -> Snapshot {
+    snapshot_of(testing::forward("origin"), LbPolicy::RoundRobin)
+}
+
+fn snapshot_of(forward: Forward, policy: LbPolicy) -> Snapshot {
     let on = RetryOn { connect_failure: true, server_error: true, ..RetryOn::default() };
     let retry = RetryPolicy { per_try_timeout: Duration::from_secs(2), ..testing::retry(on, 2) };
-    let forward = Forward { retry: Some(Arc::new(retry)), ..testing::forward("origin") };
+    let forward = Forward { retry: Some(Arc::new(retry)), ..forward };
     let add = HeaderAdd {
         name: "x-added".into(),
         value: Template::parse("yes").unwrap(),
@@ -375,5 +411,6 @@ fn snapshot() -> Snapshot {
     };
     let chain = testing::filter_chain(NetworkFilter::Http(Arc::new(manager)));
     let listener = testing::listener("in", address(1, 80), chain);
-    testing::snapshot([listener], [testing::cluster("origin", [address(3, 8080)])])
+    let origin = Cluster { balance: Balance::by(policy), ..testing::cluster("origin", [address(3, 8080)]) };
+    testing::snapshot([listener], [origin, testing::cluster("other", [])])
 }

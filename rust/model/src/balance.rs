@@ -52,6 +52,58 @@ pub enum LbPolicy {
     },
     /// Any; weights do not count.
     Random,
+    /// The next on a ring of hashes; a request without a hash gets any.
+    RingHash(RingHash),
+    /// By a table of hashes; a request without a hash gets any.
+    Maglev(Maglev),
+}
+
+impl LbPolicy {
+    /// It goes by the hash of a request.
+    pub fn hashes(&self) -> bool {
+        matches!(self, LbPolicy::RingHash(_) | LbPolicy::Maglev(_))
+    }
+}
+
+/// `ring_hash_lb_config`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RingHash {
+    /// Points on the ring, at least: the host of least weight gets whole ones (default 1024).
+    pub minimum_size: u64,
+    /// And at most (default 8 Mi).
+    pub maximum_size: u64,
+    /// What makes points of hosts.
+    pub function: HashFunction,
+    /// What both have.
+    pub hashing: ConsistentHashing,
+}
+
+/// `hash_function` of a ring.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum HashFunction {
+    #[default]
+    XxHash,
+    MurmurHash2,
+}
+
+/// `maglev_lb_config`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Maglev {
+    /// Entries, a prime number (default 65537).
+    pub table_size: u64,
+    /// What both have.
+    pub hashing: ConsistentHashing,
+}
+
+/// `consistent_hashing_lb_config`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ConsistentHashing {
+    /// `use_hostname_for_hashing`: hosts stand in the table by name, not by address.
+    pub use_hostname: bool,
+    /// `hash_balance_factor`: most requests of a host in percent of the mean; a host with more passes a request
+    /// on to another, always the same for the same hash. `None`: no bound.
+    pub balance_factor: Option<u32>,
 }
 
 /// `locality_config_specifier`.

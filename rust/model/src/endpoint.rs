@@ -58,6 +58,8 @@ pub struct Endpoint {
     pub hostname: Arc<str>,
     /// Relative share, at least 1.
     pub weight: u32,
+    /// What stands for it in tables of consistent hashing, from `envoy.lb` metadata; may be empty.
+    pub hash_key: Box<str>,
     /// As the control plane says.
     pub health: Health,
     /// How its health is checked, where that is not as for the others.

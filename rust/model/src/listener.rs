@@ -194,6 +194,8 @@ pub struct TcpProxy {
     pub max_connection_duration: Duration,
     /// Most attempts to connect (default 1).
     pub max_connect_attempts: u32,
+    /// `hash_policy`: the address of the client has a hash, for consistent hashing.
+    pub hash_source_ip: bool,
     /// One line per connection.
     pub access_logs: Vec<Arc<AccessLog>>,
 }

@@ -139,6 +139,8 @@ pub struct Forward {
     pub upgrades: Vec<Upgrade>,
     /// Who else is sent the request: as the route says, else its virtual host, else its table.
     pub mirrors: Arc<[Mirror]>,
+    /// What the hash of a request is made of, for consistent hashing and sticky shares.
+    pub hash_policy: Vec<HashPolicy>,
 }
 
 /// `RequestMirrorPolicy`: the request goes there too, and nobody waits for the answer.
@@ -172,6 +174,42 @@ pub enum MirrorHost {
     Same,
     /// `host_rewrite_literal`.
     Literal(Box<str>),
+}
+
+/// `HashPolicy` of a route.
+#[derive(Clone, Debug)]
+pub struct HashPolicy {
+    /// What is hashed.
+    pub of: HashOf,
+    /// Once there is a hash, those behind this one are not looked at.
+    pub terminal: bool,
+}
+
+/// `policy_specifier`.
+#[derive(Clone, Debug)]
+pub enum HashOf {
+    /// All values of a request header (lower case), each after its rewrite.
+    Header(Box<str>, Option<(Regex, Box<str>)>),
+    /// A cookie.
+    Cookie(HashCookie),
+    /// The address of the client.
+    SourceIp,
+    /// The first value of a query parameter.
+    QueryParameter(Box<str>),
+}
+
+/// A cookie by which a client stays where it is.
+#[derive(Clone, Debug)]
+pub struct HashCookie {
+    /// Its name.
+    pub name: Box<str>,
+    /// A client without the cookie is given one that lasts so long; zero: for as long as the browser runs.
+    /// `None`: it is given none.
+    pub ttl: Option<Duration>,
+    /// `Path` of such a cookie; may be empty.
+    pub path: Box<str>,
+    /// Further attributes; an empty value is none.
+    pub attributes: Vec<(Box<str>, Box<str>)>,
 }
 
 /// `UpgradeConfig`: whether a request may ask its connection to become this.
@@ -209,9 +247,30 @@ pub enum ClusterChoice {
     /// Always this one.
     One(Arc<str>),
     /// By weight.
-    Weighted(Vec<WeightedCluster>),
+    Weighted(WeightedClusters),
     /// Named by this request header (lower case).
     Header(Box<str>),
+}
+
+/// `weighted_clusters`.
+#[derive(Clone, Debug)]
+pub struct WeightedClusters {
+    /// A number takes the entry on whose share it falls, all shares laid out in this order.
+    pub clusters: Vec<WeightedCluster>,
+    /// Where the number comes from.
+    pub by: SplitBy,
+}
+
+/// `random_value_specifier` of `weighted_clusters`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum SplitBy {
+    /// Chance.
+    #[default]
+    Chance,
+    /// `header_name`: this request header (lower case), if it is one decimal number; else chance.
+    Header(Box<str>),
+    /// `use_hash_policy`: the hash of the route's `hash_policy`; chance for a request that has none.
+    HashPolicy,
 }
 
 /// One entry of `weighted_clusters`.

@@ -90,20 +90,26 @@ pub fn http(stat_prefix: &str, routes: RouteTable) -> HttpConnectionManager {
     }
 }
 
+/// All that there is to share goes to one cluster.
+pub fn share(cluster: &str) -> WeightedCluster {
+    WeightedCluster {
+        name: cluster.into(),
+        weight: 1,
+        headers: HeaderOps::default(),
+        host_rewrite: None,
+        filters: RouteFilters::default(),
+    }
+}
+
 /// A relay to one cluster.
 pub fn tcp(stat_prefix: &str, cluster: &str) -> TcpProxy {
     TcpProxy {
         stat_prefix: stat_prefix.into(),
-        clusters: vec![WeightedCluster {
-            name: cluster.into(),
-            weight: 1,
-            headers: HeaderOps::default(),
-            host_rewrite: None,
-            filters: RouteFilters::default(),
-        }],
+        clusters: vec![share(cluster)],
         idle_timeout: Duration::from_secs(3600),
         max_connection_duration: Duration::ZERO,
         max_connect_attempts: 1,
+        hash_source_ip: false,
         access_logs: vec![],
     }
 }
@@ -148,6 +154,7 @@ pub fn forward(cluster: &str) -> Forward {
         cluster_not_found_status: 503,
         upgrades: vec![],
         mirrors: Arc::default(),
+        hash_policy: vec![],
     }
 }
 
@@ -179,13 +186,14 @@ pub fn cluster(name: &str, endpoints: impl IntoIterator<Item = SocketAddr>) -> C
 }
 
 /// A healthy endpoint without names or metadata.
-fn endpoint(address: SocketAddr) -> Endpoint {
+pub fn endpoint(address: SocketAddr) -> Endpoint {
     Endpoint {
         address,
         hostname: "".into(),
         weight: 1,
         health: Health::Healthy,
         check: EndpointCheck::default(),
+        hash_key: "".into(),
         transport_match: vec![],
         workload: Default::default(),
     }

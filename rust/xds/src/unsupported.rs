@@ -88,7 +88,7 @@ pub(crate) fn alternative(message: &str, field: &str) -> Option<&'static str> {
         }
         "rate_limits" => "write it as a Python filter (pymesh.filters.v1.PythonFilter)",
         "response_rate_limit" => "leave it out: answers are not slowed down",
-        "hash_policy" => "leave it out: `lb_policy` ROUND_ROBIN, LEAST_REQUEST or RANDOM decides",
+        "filter_state" if of(".HashPolicy") => "hash a header, a cookie, a query parameter or the source address",
         "pipe" | "envoy_internal_address" => "use `socket_address`",
         "named_port" => "use `port_value`",
         "api_config_source" | "path" | "path_config_source" | "self" if of(".ConfigSource") => "use `ads: {}`",

@@ -1,6 +1,7 @@
-//! Small parts without policy: time, randomness, generational slabs, timers, buffers.
+//! Small parts without policy: time, randomness, hash functions, generational slabs, timers, buffers.
 
 pub mod buffer;
+pub mod hash;
 pub mod rng;
 pub mod slab;
 pub mod time;

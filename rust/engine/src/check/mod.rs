@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pymesh_http::Headers;
+use pymesh_model::balance::{Balance, LbPolicy};
 use pymesh_model::cluster::{Cluster, Thresholds, UpstreamProtocol};
 use pymesh_model::endpoint::{Endpoint, Endpoints, Locality};
 use pymesh_model::health_check::{HealthCheck, Probe};
@@ -33,7 +34,6 @@ use crate::cluster::{ClusterKey, ClusterRuntime, HostKey};
 use crate::engine::Engine;
 use crate::exchange::{Detached, Exchange, ExchangeKey, Owner};
 use crate::health::{ClusterHealth, HostHealth, Verdict};
-use crate::shared::Load;
 
 pub(crate) type CheckKey = Key<Check>;
 
@@ -106,8 +106,9 @@ impl Engine {
     }
 
     fn insert_asked(&mut self, config: Arc<Cluster>) -> ClusterKey {
-        let (stats, http2, load) = (Arc::default(), Arc::default(), Load::new(Arc::default()));
-        let runtime = ClusterRuntime::new(config, stats, http2, load, None, self.now, &mut self.rng);
+        // What it has open counts nowhere.
+        let (stats, http2, commons) = (Arc::default(), Arc::default(), Arc::default());
+        let runtime = ClusterRuntime::new(config, stats, http2, &commons, None, self.now, &mut self.rng);
         self.clusters.insert_with(|_| runtime)
     }
 
@@ -307,6 +308,8 @@ fn asked_cluster(cluster: &Cluster, check: &HealthCheck) -> Cluster {
         .filter(|(_, endpoint)| !endpoint.check.is_disabled)
         .map(|(_, endpoint)| Arc::new(asked_endpoint(endpoint, check)))
         .collect();
+    // Each is asked by name: nobody chooses.
+    asked.balance = Balance::by(LbPolicy::RoundRobin);
     let localities = vec![Locality { weight: 1, endpoints, ..Locality::default() }];
     asked.endpoints = Arc::new(Endpoints { localities, ..Endpoints::default() });
     asked.thresholds =

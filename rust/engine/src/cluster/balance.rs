@@ -12,14 +12,19 @@
 //! anew ([`ClusterRuntime::refresh_picker`](super::ClusterRuntime::refresh_picker)) and holds one
 //! [`Branch`] for each set of hosts that has a part of the load. Mostly that is one, and costs nothing.
 //!
-//! A policy that looks up the request's hash in a table has its place in [`Spread`], built of the
-//! same [`Level`]; localities are then part of the table's weights.
+//! A policy that looks up the request's hash in a table ([`hashed`]) takes the place of the last two steps;
+//! localities are then part of the table's weights. The same hash decides on the priority.
 
+mod bounded_load;
 mod edf;
+mod hash_table;
+mod hashed;
 mod level;
 mod locality;
+mod maglev;
 mod policy;
 mod priority;
+mod ring_hash;
 mod slow_start;
 
 use pymesh_model::balance::LocalityLb;
@@ -30,7 +35,10 @@ use super::HostKey;
 use crate::base::rng::Rng;
 use crate::base::slab::Slab;
 use crate::base::time::Time;
+use crate::shared::Registry;
 use crate::telemetry::stats::ClusterStats;
+pub(crate) use hash_table::{HashTable, Plan};
+use hashed::Hashed;
 use level::{Available, Level};
 use locality::Localities;
 use policy::Policy;
@@ -43,8 +51,9 @@ pub(crate) type Listed = (HostKey, usize);
 pub(crate) struct Pick<'a> {
     pub now: Time,
     /// Of the request, where its route has hash policies.
-    #[allow(dead_code, reason = "for tables of hashes")]
     pub hash: Option<u64>,
+    /// Requests that all workers have on a connection to the cluster, or waiting for one. Policies that hash know it.
+    pub active: u32,
     /// Hosts that another attempt has been at; one of them is taken only if
     pub avoid: &'a [HostKey],
     /// this many choices more have found no other.
@@ -80,11 +89,19 @@ struct Branch {
 enum Spread {
     Pool(Policy),
     ByLocality(Localities),
+    Hashed(Hashed),
 }
 
 impl Picker {
     /// `listed` names each endpoint's host, with the index of its locality.
-    pub fn new(cluster: &Cluster, listed: &[Listed], hosts: &Slab<Host>, now: Time, rng: &mut Rng) -> Picker {
+    pub fn new(
+        cluster: &Cluster,
+        listed: &[Listed],
+        hosts: &Slab<Host>,
+        tables: &Registry<HashTable, Plan>,
+        now: Time,
+        rng: &mut Rng,
+    ) -> Picker {
         let levels = level::levels(cluster, listed, hosts);
         let loads = priority::loads(&levels, &cluster.endpoints, cluster.balance.panic_threshold);
         let mut branches = Vec::new();
@@ -96,7 +113,10 @@ impl Picker {
                 false => load.of,
             };
             up_to += load.percent;
-            let spread = Spread::new(cluster, level, available, hosts, now, rng);
+            let spread = match Hashed::new(&cluster.balance, level, available, hosts, tables) {
+                Some(hashed) => Spread::Hashed(hashed),
+                None => Spread::new(cluster, level, available, hosts, now, rng),
+            };
             branches.push(Branch { up_to, is_panic: load.is_panic, spread });
         }
         Picker { branches, membership: level::membership(&levels) }
@@ -115,8 +135,8 @@ impl Picker {
         rng: &mut Rng,
     ) -> Option<HostKey> {
         let mut chosen = None;
-        for _ in 0..=pick.reselections {
-            chosen = self.pick_once(pick, hosts, stats, rng);
+        for attempt in 0..=pick.reselections {
+            chosen = self.pick_once(pick, attempt, hosts, stats, rng);
             match chosen {
                 Some(host) if pick.avoid.contains(&host) => {}
                 _ => break,
@@ -128,6 +148,7 @@ impl Picker {
     fn pick_once(
         &mut self,
         pick: &Pick<'_>,
+        attempt: u32,
         hosts: &Slab<Host>,
         stats: &ClusterStats,
         rng: &mut Rng,
@@ -135,7 +156,7 @@ impl Picker {
         let branch = match self.branches.as_mut_slice() {
             [only] => only,
             branches => {
-                let number = 1 + rng.below(100) as u32;
+                let number = 1 + pick.hash.map_or_else(|| rng.below(100), |hash| hash % 100) as u32;
                 branches.iter_mut().find(|branch| number <= branch.up_to)?
             }
         };
@@ -145,6 +166,7 @@ impl Picker {
         match &mut branch.spread {
             Spread::Pool(policy) => policy.pick(pick.now, hosts, rng),
             Spread::ByLocality(localities) => localities.pick(pick.now, hosts, rng),
+            Spread::Hashed(hashed) => hashed.pick(pick.hash.unwrap_or_else(|| rng.bits()), attempt, pick.active, hosts),
         }
     }
 }

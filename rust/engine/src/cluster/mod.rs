@@ -23,7 +23,7 @@ use crate::base::time::Time;
 use crate::check::Checks;
 use crate::conn::ConnKey;
 use crate::health::{ClusterHealth, Flags};
-use crate::shared::{Load, Resource};
+use crate::shared::{Commons, Load, Resource};
 use crate::telemetry::stats::{ClusterStats, Http2Stats};
 use balance::{Listed, Pick, Picker};
 use host::Host;
@@ -52,6 +52,7 @@ pub(crate) struct ClusterRuntime {
     health_version: u64,
     /// This worker asks them.
     pub checks: Option<Checks>,
+    commons: Arc<Commons>,
     /// No snapshot names it any more; it goes when its last connection does.
     pub removed: bool,
 }
@@ -61,11 +62,12 @@ impl ClusterRuntime {
         config: Arc<Cluster>,
         stats: Arc<ClusterStats>,
         http2: Arc<Http2Stats>,
-        load: Load,
+        commons: &Arc<Commons>,
         health: Option<Arc<ClusterHealth>>,
         now: Time,
         rng: &mut Rng,
     ) -> Self {
+        let load = Load::new(commons.clusters.get(&config.name, Default::default));
         let mut cluster = ClusterRuntime {
             config,
             stats,
@@ -79,6 +81,7 @@ impl ClusterRuntime {
             health,
             health_version: 0,
             checks: None,
+            commons: commons.clone(),
             removed: false,
         };
         cluster.rebuild_hosts(now, rng);
@@ -158,7 +161,7 @@ impl ClusterRuntime {
         for host in self.hosts.iter_mut() {
             host.refresh_health(now);
         }
-        self.picker = Picker::new(&self.config, &self.listed, &self.hosts, now, rng);
+        self.picker = Picker::new(&self.config, &self.listed, &self.hosts, &self.commons.tables, now, rng);
         let membership = self.picker.membership();
         self.stats.membership_total.set(membership.total as u64);
         self.stats.membership_healthy.set(membership.healthy as u64);

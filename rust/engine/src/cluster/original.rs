@@ -139,6 +139,7 @@ impl ClusterRuntime {
             weight: 1,
             health: Health::Healthy,
             check: Default::default(),
+            hash_key: Box::default(),
             transport_match: Vec::new(),
             workload: Default::default(),
         };

@@ -16,6 +16,7 @@ use crate::cluster::ClusterKey;
 use crate::engine::Engine;
 use crate::exchange::Failure;
 use crate::listener::TcpRuntime;
+use crate::route::hash_policy::source_ip;
 use crate::telemetry::stats::TcpStats;
 use crate::telemetry::{Connection, Facts, Flags};
 
@@ -133,7 +134,8 @@ impl Engine {
             return;
         };
         let wanted = relay.original_dst;
-        let pick = Pick { now: self.now, ..Pick::default() };
+        let hash = tcp.config.hash_source_ip.then(|| source_ip(relay.facts.remote.ip(), &mut self.text));
+        let pick = Pick { now: self.now, hash, ..Pick::default() };
         let up = self
             .pick_host(cluster_key, wanted, None, pick)
             .map(|host| self.open_upstream(cluster_key, host, crate::cluster::PoolKind::Negotiated, Some(key)));

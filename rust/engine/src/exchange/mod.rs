@@ -19,6 +19,7 @@ mod reply;
 mod request;
 mod response;
 mod retry;
+mod sticky;
 mod tunnel;
 mod upstream;
 mod websocket;
@@ -161,6 +162,8 @@ pub struct Exchange {
     /// It comes from an address that may give orders in `x-envoy-` headers.
     pub(crate) is_internal: bool,
     pub(crate) tried: Vec<HostKey>,
+    /// Cookies that the client is given with the answer, by which it will come back to where it was.
+    pub(crate) set_cookies: Vec<Vec<u8>>,
 
     pub(crate) flags: Flags,
     pub(crate) details: Details,
@@ -199,7 +202,7 @@ impl Routed {
     /// The chosen entry of the route's weighted clusters.
     fn share(&self) -> Option<&WeightedCluster> {
         match &self.forward.as_ref()?.cluster {
-            ClusterChoice::Weighted(clusters) => clusters.get(self.weighted?),
+            ClusterChoice::Weighted(split) => split.clusters.get(self.weighted?),
             _ => None,
         }
     }

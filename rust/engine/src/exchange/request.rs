@@ -7,7 +7,7 @@ use pymesh_model::http::{RouteSource, Underscores};
 use pymesh_model::overload::OverloadAction;
 use pymesh_model::route::{Action, ClusterChoice, RouteTable, Upgrade};
 
-use super::{ExchangeKey, GrpcWeb, LocalReply, Routed, Stage};
+use super::{sticky, ExchangeKey, GrpcWeb, LocalReply, Routed, Stage};
 use crate::engine::Engine;
 use crate::route;
 use crate::route::matcher::Unrouted;
@@ -93,8 +93,10 @@ impl Engine {
     /// Finds the route of a request; filters may make it run again.
     pub(crate) fn choose_route(&mut self, key: ExchangeKey) {
         let random = self.rng.bits();
+        let text = &mut self.text;
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         let Some(http) = exchange.http.as_ref() else { return };
+        exchange.set_cookies.clear();
         let table: Option<Arc<RouteTable>> = match &http.config.routes {
             RouteSource::Inline(table) => Some(table.clone()),
             RouteSource::Named(name) => {
@@ -102,7 +104,7 @@ impl Engine {
             }
         };
         exchange.unrouted = Unrouted::NoRoute;
-        exchange.routed = table.and_then(|table| {
+        let routed = table.and_then(|table| {
             let found = route::matcher::find(&table, &exchange.request, random);
             let found = found.map_err(|reason| exchange.unrouted = reason).ok()?;
             let route = table.virtual_hosts.get(found.virtual_host)?.routes.get(found.route)?.clone();
@@ -110,14 +112,13 @@ impl Engine {
                 Action::Forward(forward) => Some(forward.clone()),
                 _ => None,
             };
-            let weighted = match forward.as_deref().map(|f| &f.cluster) {
-                Some(ClusterChoice::Weighted(clusters)) => {
-                    route::matcher::pick_weighted(clusters, random.rotate_left(32))
-                }
+            let weighted = forward.as_deref().and_then(|forward| match &forward.cluster {
+                ClusterChoice::Weighted(split) => sticky::share(exchange, forward, split, random.rotate_left(32), text),
                 _ => None,
-            };
+            });
             Some(Routed { virtual_host: found.virtual_host, table, route, weighted, forward })
         });
+        exchange.routed = routed;
     }
 
     /// All filters have let the request pass.

@@ -4,7 +4,7 @@ use pymesh_http::{h1, Case, Headers, Known, ResponseHead, Version};
 use pymesh_model::http::{HeaderCase, ServerHeader};
 use pymesh_model::overload::OverloadAction;
 
-use super::{ExchangeKey, Pipe, Stage};
+use super::{sticky, ExchangeKey, Pipe, Stage};
 use crate::conn::{Conn, Protocol, Reading};
 use crate::engine::Engine;
 use crate::health::ClusterHealth;
@@ -121,6 +121,9 @@ impl Engine {
         self.tell_attempts(key);
         self.edit_response_headers(key);
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        if !exchange.is_local {
+            sticky::set_cookies(exchange);
+        }
         exchange.response_started = true;
         exchange.request_body.stop_replay();
         let Some(http) = exchange.http.as_ref() else { return self.tell_progress(key) };

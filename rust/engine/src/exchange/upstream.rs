@@ -10,7 +10,7 @@ use super::detached::Owner;
 use super::forward::{decimal, rewrite_host};
 use super::request::asked_for;
 use super::tunnel::{Asks, TunnelEnd};
-use super::{mirror, websocket, Exchange, ExchangeKey, Failure, LocalReply, Stage};
+use super::{mirror, sticky, websocket, Exchange, ExchangeKey, Failure, LocalReply, Stage};
 use crate::base::time::Time;
 use crate::cluster::balance::Pick;
 use crate::cluster::original::NoHost;
@@ -140,7 +140,22 @@ impl Engine {
             _ => (Default::default(), 0),
         };
         let wanted = exchange.down.and_then(|down| self.conns.get(down)).and_then(|down| down.original_dst());
-        self.pick_host(cluster, wanted, Some(key), Pick { now: self.now, hash: None, avoid, reselections })
+        let now = self.now;
+        let pick = match self.clusters.get(cluster).filter(|cluster| cluster.config.balance.policy.hashes()) {
+            None => Pick { now, avoid, reselections, ..Pick::default() },
+            Some(cluster) => {
+                let active = cluster.load.all(Resource::Requests).saturating_add(cluster.load.all(Resource::Pending));
+                Pick { now, hash: self.hash_of(key), active, avoid, reselections }
+            }
+        };
+        self.pick_host(cluster, wanted, Some(key), pick)
+    }
+
+    /// The hash of a request by the policies of its route.
+    fn hash_of(&mut self, key: ExchangeKey) -> Option<u64> {
+        let exchange = self.exchanges.get_mut(key)?;
+        let forward = exchange.routed.as_ref()?.forward.clone()?;
+        sticky::hash(exchange, &forward.hash_policy, &mut self.text)
     }
 
     /// Starts a connection to a host, unless the cluster has too many. A pool

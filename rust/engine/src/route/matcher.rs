@@ -169,7 +169,7 @@ fn value_matches(test: &HeaderTest, value: &[u8]) -> bool {
     }
 }
 
-fn request_values<'a>(name: &'a str, request: &'a RequestHead) -> impl Iterator<Item = &'a [u8]> {
+pub(crate) fn request_values<'a>(name: &'a str, request: &'a RequestHead) -> impl Iterator<Item = &'a [u8]> {
     let pseudo = match name {
         ":method" => Some(request.method_bytes()),
         ":path" => Some(request.path()),
@@ -182,12 +182,7 @@ fn request_values<'a>(name: &'a str, request: &'a RequestHead) -> impl Iterator<
 }
 
 fn query_matches(rule: &QueryMatch, target: &[u8]) -> bool {
-    let query = target.iter().position(|b| *b == b'?').and_then(|at| target.get(at + 1..)).unwrap_or_default();
-    let value = query.split(|b| *b == b'&').find_map(|pair| {
-        let at = pair.iter().position(|b| *b == b'=').unwrap_or(pair.len());
-        let (name, value) = pair.split_at(at);
-        (name == rule.name.as_bytes()).then(|| value.get(1..).unwrap_or_default())
-    });
+    let value = query_value(target, rule.name.as_bytes());
     match (&rule.value, value) {
         (None, value) => value.is_some() == rule.present,
         (Some(string), Some(value)) => string.matches(value),
@@ -195,10 +190,20 @@ fn query_matches(rule: &QueryMatch, target: &[u8]) -> bool {
     }
 }
 
-/// The entry that a random number falls on, by weight.
-pub(crate) fn pick_weighted(clusters: &[WeightedCluster], random: u64) -> Option<usize> {
+/// The first value of a query parameter, as it stands there.
+pub(crate) fn query_value<'a>(target: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let query = target.iter().position(|b| *b == b'?').and_then(|at| target.get(at + 1..)).unwrap_or_default();
+    query.split(|b| *b == b'&').find_map(|pair| {
+        let at = pair.iter().position(|b| *b == b'=').unwrap_or(pair.len());
+        let (found, value) = pair.split_at(at);
+        (found == name).then(|| value.get(1..).unwrap_or_default())
+    })
+}
+
+/// The entry on whose share a number falls.
+pub(crate) fn pick_weighted(clusters: &[WeightedCluster], number: u64) -> Option<usize> {
     let total: u64 = clusters.iter().map(|cluster| u64::from(cluster.weight)).sum();
-    let mut point = ((u128::from(random) * u128::from(total)) >> 64) as u64;
+    let mut point = number.checked_rem(total)?;
     for (at, cluster) in clusters.iter().enumerate() {
         match point.checked_sub(u64::from(cluster.weight)) {
             Some(rest) => point = rest,

@@ -30,7 +30,7 @@ fn replace_matched(rule: &RouteMatch, path: &[u8], with: &[u8]) -> Vec<u8> {
 }
 
 /// RE2 replacement: `\0` to `\9` are groups, `\\` is a backslash.
-fn substitute(regex: &Regex, path: &[u8], substitution: &str) -> Vec<u8> {
+pub(super) fn substitute(regex: &Regex, path: &[u8], substitution: &str) -> Vec<u8> {
     regex
         .replace_all(path, |captures: &regex::bytes::Captures<'_>| {
             let mut out = Vec::new();

@@ -15,7 +15,7 @@ use super::common::{config_source, duration, duration_or, enumerator, metadata, 
 use super::endpoint::{endpoints, targets, text_pairs, DnsTarget};
 use super::health_check::health_checks;
 use super::outlier::outlier_detection;
-use super::{bind, original_dst, tls, Context, Patience};
+use super::{bind, consistent_hashing, original_dst, tls, Context, Patience};
 use crate::diagnostic::At;
 use crate::proto::envoy::config::{cluster::v3 as cluster, core::v3 as core};
 use crate::proto::envoy::extensions::transport_sockets::proxy_protocol::v3::ProxyProtocolUpstreamTransport;
@@ -240,6 +240,7 @@ fn balance(config: &cluster::Cluster, discovery: &Discovery, at: &At<'_>) -> Bal
         at.field("least_request_lb_config")
             .refuse_with_hint("this belongs to `lb_policy: LEAST_REQUEST`", "set that, or leave this out");
     }
+    let hashing = consistent_hashing::settings(config, policy, at);
     let at = &at.field("lb_policy");
     Balance::by(match policy {
         LbPolicy::ClusterProvided if provided => Policy::RoundRobin,
@@ -253,10 +254,11 @@ fn balance(config: &cluster::Cluster, discovery: &Discovery, at: &At<'_>) -> Bal
             choices: least.and_then(|least| least.choice_count).unwrap_or(2),
             active_request_bias: 1.0,
         },
-        LbPolicy::RingHash | LbPolicy::Maglev | LbPolicy::ClusterProvided | LbPolicy::LoadBalancingPolicyConfig => {
+        LbPolicy::RingHash | LbPolicy::Maglev => hashing.unwrap_or(Policy::RoundRobin),
+        LbPolicy::ClusterProvided | LbPolicy::LoadBalancingPolicyConfig => {
             at.refuse_with_hint(
                 format!("{} is not supported", policy.as_str_name()),
-                "write ROUND_ROBIN, LEAST_REQUEST or RANDOM",
+                "write ROUND_ROBIN, LEAST_REQUEST, RANDOM, RING_HASH or MAGLEV",
             );
             Policy::RoundRobin
         }

@@ -101,6 +101,9 @@ fn lb_endpoint(member: &endpoint::LbEndpoint, locality: usize, at: &At<'_>, plac
         address: SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), port),
         hostname: endpoint.hostname.as_str().into(),
         weight: member.load_balancing_weight.unwrap_or(1),
+        hash_key: metadata(member.metadata.as_ref(), "envoy.lb")
+            .map(|balancing| struct_text(balancing, "hash_key").into())
+            .unwrap_or_default(),
         health: health(member.health_status),
         check: check(endpoint.health_check_config.as_ref(), &endpoint_at.field("health_check_config")),
         transport_match: transport_match(member.metadata.as_ref(), &at.field("metadata")),

@@ -269,6 +269,7 @@ fn tcp_proxy(config: &tcp::TcpProxy, at: &At<'_>, cx: &Context<'_>) -> Option<Tc
         )
         .unwrap_or_default(),
         max_connect_attempts: config.max_connect_attempts.unwrap_or(1),
+        hash_source_ip: !config.hash_policy.is_empty(),
         access_logs: access_log::access_logs(&config.access_log, &at.field("access_log"), cx),
     })
 }

@@ -7,15 +7,17 @@ use std::time::Duration;
 use pymesh_model::filter::RouteFilters;
 use pymesh_model::route::{
     Action, ClusterChoice, DirectResponse, Forward, GrpcTimeout, HostRewrite, Mirror, MirrorCluster, PathMatch,
-    PathRewrite, Redirect, RedirectPath, Route, RouteMatch, RouteTable, StreamDuration, VirtualHost, WeightedCluster,
+    PathRewrite, Redirect, RedirectPath, Route, RouteMatch, RouteTable, SplitBy, StreamDuration, VirtualHost,
+    WeightedCluster, WeightedClusters,
 };
 
 use super::common::{data_source, duration, duration_or, enumerator};
 use super::header::{self, header_fields};
-use super::{filter, http, matcher, mirror, retry, Context};
+use super::{filter, hash_policy, http, matcher, mirror, retry, Context};
 use crate::diagnostic::At;
 use crate::proto::envoy::config::route::v3 as route;
 use route::route_action::RequestMirrorPolicy;
+use route::weighted_cluster::RandomValueSpecifier;
 
 /// Envoy's default for `timeout` of a route.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -195,6 +197,7 @@ impl Table<'_, '_> {
         };
         let (max, offset) = (action.max_grpc_timeout.as_ref(), action.grpc_timeout_offset.as_ref());
         let grpc_timeout = grpc(max, offset, at, ["max_grpc_timeout", "grpc_timeout_offset"]);
+        let hash_policy = hash_policy::policies(&action.hash_policy, &at.field("hash_policy"));
         let upgrades_at = at.field("upgrade_configs");
         let upgrades = action.upgrade_configs.iter().enumerate().map(|(index, upgrade)| {
             let at = upgrades_at.index(index);
@@ -232,6 +235,7 @@ impl Table<'_, '_> {
             },
             upgrades: upgrades.collect(),
             mirrors,
+            hash_policy,
         })
     }
 
@@ -241,12 +245,7 @@ impl Table<'_, '_> {
         }
     }
 
-    fn weighted(
-        &mut self,
-        weighted: &route::WeightedCluster,
-        general: &RouteFilters,
-        at: &At<'_>,
-    ) -> Vec<WeightedCluster> {
+    fn weighted(&mut self, weighted: &route::WeightedCluster, general: &RouteFilters, at: &At<'_>) -> WeightedClusters {
         use route::weighted_cluster::cluster_weight::HostRewriteSpecifier;
         let clusters_at = at.field("clusters");
         let mut clusters = Vec::with_capacity(weighted.clusters.len());
@@ -265,7 +264,23 @@ impl Table<'_, '_> {
             clusters.push(WeightedCluster { name, weight: entry.weight.unwrap_or(0), headers, host_rewrite, filters });
         }
         check_total(clusters.iter().map(|cluster| cluster.weight), &clusters_at);
-        clusters
+        let total: u64 = clusters.iter().map(|cluster| u64::from(cluster.weight)).sum();
+        if let Some(told) = weighted.total_weight.filter(|told| *told != 0 && u64::from(*told) != total) {
+            at.field("total_weight").refuse_with_hint(
+                format!("the weights add up to {total}, not to {told}"),
+                "leave this out: weights are parts of their sum",
+            );
+        }
+        let by = match &weighted.random_value_specifier {
+            Some(RandomValueSpecifier::HeaderName(name)) if !name.is_empty() => {
+                SplitBy::Header(name.to_ascii_lowercase().into())
+            }
+            Some(RandomValueSpecifier::UseHashPolicy(true)) => SplitBy::HashPolicy,
+            None | Some(RandomValueSpecifier::HeaderName(_) | RandomValueSpecifier::UseHashPolicy(false)) => {
+                SplitBy::Chance
+            }
+        };
+        WeightedClusters { clusters, by }
     }
 
     fn direct_response(&self, action: &route::DirectResponseAction, at: &At<'_>) -> Option<DirectResponse> {

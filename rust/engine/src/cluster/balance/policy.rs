@@ -63,7 +63,8 @@ impl Policy {
             // A random start keeps the workers from marching in step.
             LbPolicy::RoundRobin if is_even => Order::Cycle(rng.below(self.candidates.len() as u64) as usize),
             LbPolicy::LeastRequest { choices, .. } if is_even => Order::Choices(choices.max(2)),
-            LbPolicy::Random => Order::Random,
+            // Those that hash come here by no way.
+            LbPolicy::Random | LbPolicy::RingHash(_) | LbPolicy::Maglev(_) => Order::Random,
             LbPolicy::RoundRobin | LbPolicy::LeastRequest { .. } => {
                 let weights =
                     self.candidates.iter().map(|host| host.turn_weight(self.policy, self.slow_start, hosts, now));
@@ -126,7 +127,7 @@ impl Candidate {
                     busy.powf(active_request_bias)
                 }
             }
-            LbPolicy::RoundRobin | LbPolicy::Random => 1.0,
+            LbPolicy::RoundRobin | LbPolicy::Random | LbPolicy::RingHash(_) | LbPolicy::Maglev(_) => 1.0,
         };
         f64::from(self.weight) * grown / load
     }

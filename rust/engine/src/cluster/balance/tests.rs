@@ -47,6 +47,7 @@ impl Rig {
                     weight: *weight,
                     health: *health,
                     check: EndpointCheck::default(),
+                    hash_key: "".into(),
                     transport_match: Vec::new(),
                     workload: Default::default(),
                 });
@@ -66,7 +67,8 @@ impl Rig {
         for host in self.hosts.iter_mut().filter(|host| host.health() == UP) {
             host.healthy_since.get_or_insert(self.now);
         }
-        self.picker = Picker::new(&self.cluster, &self.listed, &self.hosts, self.now, &mut self.rng);
+        self.picker =
+            Picker::new(&self.cluster, &self.listed, &self.hosts, &Registry::default(), self.now, &mut self.rng);
     }
 
     fn host(&mut self, at: usize) -> &mut Host {

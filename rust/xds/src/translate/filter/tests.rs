@@ -77,7 +77,7 @@ fn table(manager: &HttpConnectionManager) -> &RouteTable {
 fn share_of(table: &RouteTable) -> &pymesh_model::filter::RouteFilters {
     let Action::Forward(forward) = &table.virtual_hosts[0].routes[0].action else { panic!("it forwards") };
     let ClusterChoice::Weighted(shares) = &forward.cluster else { panic!("by weight") };
-    &shares[0].filters
+    &shares.clusters[0].filters
 }
 
 #[test]
