@@ -17,6 +17,7 @@ from pymesh.control.resources import (
     gateway,
     gateway_api,
     gateway_routes,
+    health_check,
     kubernetes,
     python_filter,
     security,
@@ -59,6 +60,7 @@ KINDS: Mapping[tuple[str, str], tuple[tuple[str, ...], type[Resource]]] = {
     (gateway_api.GROUP, "TCPRoute"): (("v1alpha2",), gateway_routes.TCPRoute),
     (gateway_api.GROUP, "ReferenceGrant"): (("v1", "v1beta1"), gateway_routes.ReferenceGrant),
     ("extensions.pymesh.dev", "PythonFilter"): (("v1alpha1",), python_filter.PythonFilter),
+    ("extensions.pymesh.dev", "HealthCheckPolicy"): (("v1alpha1",), health_check.HealthCheckPolicy),
 }
 
 #: Kinds of the field's APIs that we do not have, with what there is.

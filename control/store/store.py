@@ -16,6 +16,7 @@ from pymesh.control.resources.diagnostics import ConfigError, Diagnostic, Report
 from pymesh.control.resources.gateway import Gateway
 from pymesh.control.resources.gateway_api import HTTPRoute, KubeGateway
 from pymesh.control.resources.gateway_routes import GRPCRoute, ReferenceGrant, TCPRoute, TLSRoute
+from pymesh.control.resources.health_check import HealthCheckPolicy
 from pymesh.control.resources.hosts import is_within
 from pymesh.control.resources.kubernetes import Secret
 from pymesh.control.resources.load import refuse_duplicates
@@ -24,7 +25,8 @@ from pymesh.control.resources.python_filter import PythonFilter
 from pymesh.control.resources.security import AuthorizationPolicy, PeerAuthentication
 from pymesh.control.resources.traffic import VirtualService
 from pymesh.control.resources.workloads import OutboundMode, Sidecar
-from pymesh.control.store import delegates, discovery, lookup, parents, peers, references
+from pymesh.control.store import delegates, discovery, health_checks, lookup, parents, peers, references
+from pymesh.control.store.health_checks import HealthChecks
 from pymesh.control.store.peers import Peers
 from pymesh.control.store.references import MESH
 from pymesh.control.store.services import Service
@@ -68,6 +70,7 @@ class Store:
     secrets: Mapping[tuple[str, str], Secret] = field(default_factory=dict)
     peers: Peers = field(default_factory=Peers)
     policies: Sequence[AuthorizationPolicy] = ()
+    health_checks: HealthChecks = field(default_factory=dict)
 
     def service(self, host: str, namespace: str) -> Service | None:
         """The service that ``host`` means in ``namespace``: a full host, NAME.NAMESPACE, or NAME."""
@@ -162,6 +165,7 @@ def assemble(resources: Iterable[Resource], options: MeshOptions, report: Report
         {(one.namespace, one.name): one for one in of(Secret)},
         peers.gather(of(PeerAuthentication), options.root_namespace, report),
         of(AuthorizationPolicy),
+        health_checks.gather(bare, of(HealthCheckPolicy), report),
     )
     references.check(store, report)
     return store

@@ -12,9 +12,11 @@ from pymesh.control.resources.destination import (
     Subset,
     TrafficPolicy,
 )
+from pymesh.control.store.health_checks import health_check
 from pymesh.control.store.services import Port, Service
 from pymesh.control.store.store import Store
 from pymesh.control.translate import endpoints, names, origination, tls
+from pymesh.control.translate.health_check import set_health_check
 from pymesh.control.translate.outlier import set_outlier_detection
 from pymesh.control.translate.proxy import Proxy
 from pymesh.control.translate.wire import ADS, metadata, seconds, struct, wrapped
@@ -143,8 +145,9 @@ def _cluster(
     _set_tls(store, proxy, service, port, cluster, client_tls, in_mesh, alpn)
     if port.is_http:
         _set_http(cluster, pool, http2)
-    # Where the client chooses the endpoint nobody can be ejected.
+    # Where the client chooses the endpoint it goes there, however that is.
     if discovery != "ORIGINAL_DST":
+        set_health_check(cluster, health_check(store.health_checks, service, port), http2)
         set_outlier_detection(cluster, [one.outlier_detection for one in _layers(policies, port.number)])
     return cluster
 

@@ -1,0 +1,47 @@
+"""Which HealthCheckPolicy is for which port of which service."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from pymesh.control.resources.diagnostics import Report, did_you_mean
+from pymesh.control.resources.health_check import HealthCheckPolicy
+from pymesh.control.store import lookup
+from pymesh.control.store.services import Port, Service
+
+if TYPE_CHECKING:
+    from pymesh.control.store.store import Store
+
+#: (host of a service, name of a port or "" for all of them) -> policy.
+HealthChecks = Mapping[tuple[str, str], HealthCheckPolicy]
+
+
+def gather(bare: Store, written: Iterable[HealthCheckPolicy], report: Report) -> HealthChecks:
+    """The policies by what they are for; two for the same are an error."""
+    found: dict[tuple[str, str], HealthCheckPolicy] = {}
+    for policy in written:
+        for target in policy.spec.target_refs:
+            service = lookup.service(bare, target, "name", target.name, policy.namespace, report)
+            if service is None:
+                continue
+            names = [port.name for port in service.ports]
+            if target.section_name and target.section_name not in names:
+                report.error(
+                    target.place("sectionName"),
+                    f"{service.host!r} has no port {target.section_name!r}",
+                    did_you_mean(target.section_name, names),
+                )
+            first = found.setdefault((service.host, target.section_name), policy)
+            if first is not policy:
+                report.error(
+                    target.place("name"),
+                    f"{service.host!r} has two HealthCheckPolicies",
+                    f"change the one at {first.at}, or name different ports with sectionName",
+                )
+    return found
+
+
+def health_check(policies: HealthChecks, service: Service, port: Port) -> HealthCheckPolicy | None:
+    """The policy of a port, or else of its whole service."""
+    return policies.get((service.host, port.name)) or policies.get((service.host, ""))
