@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.differential.tables import CLUSTERS, HEADERS, METHODS, PARAMETERS, VALUES, Tables
+from tests.differential.tables import CLUSTERS, HEADERS, METHODS, ORIGINS, PARAMETERS, VALUES, Tables
 from tests.proxy.bootstrap import Json
 
 
@@ -51,6 +51,11 @@ class Asker:
             made.headers.append(("x-tag", self.random.choice((*CLUSTERS, "nowhere"))))
         self._bend(made)
         self._wish(made)
+        self._trouble(made)
+        path, mark, query = made.target.partition("?")
+        if not path.strip("/"):
+            # Envoy leaves a target of slashes alone that it merges elsewhere.
+            made.target = f"/{mark}{query}"
         return made
 
     def _host(self, domains: list[str]) -> str:
@@ -69,8 +74,7 @@ class Asker:
                 path: str = match[kind]
                 if kind != "path" and self._chance(0.5):
                     path += self.random.choice(("", "/", "/more", "more", "/42"))
-                # Envoy leaves a target of slashes alone that it merges elsewhere.
-                return "/" if path == "//" else path
+                return path
         return self.random.choice(("/a", "/item/42", "/x/42", "/b/7", "/old/deep/42", self._tables.path()))
 
     def _satisfy(self, made: Ask, matcher: Json) -> None:
@@ -129,6 +133,22 @@ class Asker:
         value = self.random.choice(VALUES).replace(" ", "+")
         pair = self.random.choice((f"={value}", f"={value}", "", "="))
         made.target += f"{'&' if '?' in made.target else '?'}{self.random.choice(PARAMETERS)}{pair}"
+
+    def _trouble(self, made: Ask) -> None:
+        """Scripts of other origins, and faults that a request orders for itself."""
+        if self._chance(0.25):
+            made.headers.append(("origin", self.random.choice(ORIGINS)))
+            if self._chance(0.4):
+                made.method, made.body = "OPTIONS", b""
+                made.headers.append(("access-control-request-method", self.random.choice(("PUT", "PATCH"))))
+                if self._chance(0.5):
+                    made.headers.append(("access-control-request-headers", "x-user, x-other"))
+                if self._chance(0.2):
+                    made.headers.append(("access-control-request-private-network", "true"))
+        if self._chance(0.1):
+            made.headers.append(("x-envoy-fault-abort-request", self.random.choice(("503", "404", "99", "x"))))
+        if self._chance(0.05):
+            made.headers.append(("x-envoy-fault-delay-request", self.random.choice(("2", "x"))))
 
     def _wish(self, made: Ask) -> None:
         """What the origin shall do."""

@@ -21,6 +21,7 @@ HEADERS = ("x-env", "x-user", "x-number", "x-tag")
 VALUES = ("canary", "Canary", "a canary", "stable", "7", "42", "-3", "", "ann", "bob")
 PARAMETERS = ("v", "size", "tag")
 SEGMENTS = ("a", "b", "item", "Item", "42", "old", "new", "x.y", "%41", "a+b", "deep")
+ORIGINS = ("https://shop.example", "https://evil.example", "http://localhost:3000", "null")
 METHODS = ("GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS")
 
 _APPEND = ("APPEND_IF_EXISTS_OR_ADD", "ADD_IF_ABSENT", "OVERWRITE_IF_EXISTS_OR_ADD", "OVERWRITE_IF_EXISTS")
@@ -42,6 +43,8 @@ _CONDITIONS = (
 )
 _REDIRECTS = ("MOVED_PERMANENTLY", "FOUND", "SEE_OTHER", "TEMPORARY_REDIRECT", "PERMANENT_REDIRECT")
 _NOT_FOUND = ("SERVICE_UNAVAILABLE", "NOT_FOUND", "INTERNAL_SERVER_ERROR")
+
+CORS, FAULT = "envoy.filters.http.cors", "envoy.filters.http.fault"
 
 #: One line for each request.
 LOG = (
@@ -73,7 +76,7 @@ class Tables:
     # --- the shapes -----------------------------------------------------------------------------------------------
 
     def _connection_manager(self) -> Json:
-        made: Json = {}
+        made: Json = {"http_filters": self._filters()}
         if self.chance(0.5):
             made["normalize_path"] = self.chance(0.7)
         if self.chance(0.5):
@@ -92,10 +95,68 @@ class Tables:
             made["server_header_transformation"] = self.one("OVERWRITE", "APPEND_IF_ABSENT", "PASS_THROUGH")
         return made
 
+    def _filters(self) -> list[Json]:
+        """The filters before the router, in an order of chance; routes say what most of them do."""
+        fault = self._fault() if self.chance(0.2) else {}
+        found = [(CORS, "cors.v3.Cors", {}), (FAULT, "fault.v3.HTTPFault", fault)]
+        self.random.shuffle(found)
+        router = ("envoy.filters.http.router", "router.v3.Router", {})
+        return [{"name": name, "typed_config": _typed(kind, config)} for name, kind, config in (*found, router)]
+
+    def _of_filters(self, share: float) -> Json:
+        """What a level says of the filters."""
+        said: Json = {}
+        if self.chance(share):
+            said[CORS] = _typed("cors.v3.CorsPolicy", self._cors())
+        if self.chance(share):
+            said[FAULT] = _typed("fault.v3.HTTPFault", self._fault())
+        if self.chance(share / 4):
+            switch = {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": True}
+            said[self.one(CORS, FAULT)] = switch
+        return {"typed_per_filter_config": said} if said else {}
+
+    def _fault(self) -> Json:
+        made: Json = {}
+        if self.chance(0.7):
+            status = self.one({"http_status": self.one(400, 418, 503)}, {"grpc_status": self.one(5, 14)})
+            made["abort"] = self.one({"header_abort": {}}, status, status) | {"percentage": self._all_or_none()}
+        if self.chance(0.4) or not made:
+            delay = self.one({"fixed_delay": "0.002s"}, {"header_delay": {}})
+            made["delay"] = delay | {"percentage": self._all_or_none()}
+        if self.chance(0.4):
+            made["headers"] = [self._header()]
+        if self.chance(0.2):
+            made["upstream_cluster"] = self.random.choice(CLUSTERS)
+        return made
+
+    def _all_or_none(self) -> Json:
+        return {"numerator": self.one(0, 100, 100, 100), "denominator": "HUNDRED"}
+
+    def _cors(self) -> Json:
+        origins = self.random.sample(ORIGINS, 2)
+        made: Json = {"allow_origin_string_match": [{"exact": origins[0]}, {"suffix": origins[1][-8:]}]}
+        for name, values in (
+            ("allow_methods", ("GET,PUT", "*")),
+            ("allow_headers", ("x-user,x-tag", "*")),
+            ("expose_headers", ("x-origin",)),
+            ("max_age", ("600",)),
+        ):
+            if self.chance(0.6):
+                made[name] = self.random.choice(values)
+        if self.chance(0.5):
+            made["allow_credentials"] = self.chance(0.7)
+        if self.chance(0.3):
+            made["forward_not_matching_preflights"] = self.chance(0.5)
+        if self.chance(0.2):
+            made["allow_private_network_access"] = True
+        if self.chance(0.2):
+            made["filter_enabled"] = {"default_value": self._all_or_none()}
+        return made
+
     def _virtual_host(self, number: int) -> Json:
         routes = [self._route(f"{number}-{n}") for n in range(self.random.randint(1, 7))]
         made = virtual_host(f"host-{number}", routes, self._domains(number))
-        made |= self._header_operations()
+        made |= self._header_operations() | self._of_filters(0.15)
         if self.chance(0.05):
             made["require_tls"] = "ALL"
         if self.chance(0.2):
@@ -112,7 +173,12 @@ class Tables:
         return ["*"] if number == 0 else self.random.choice(shapes)
 
     def _route(self, name: str) -> Json:
-        made: Json = {"name": f"route-{name}", "match": self._match(), **self._header_operations()}
+        made: Json = {
+            "name": f"route-{name}",
+            "match": self._match(),
+            **self._header_operations(),
+            **self._of_filters(0.1),
+        }
         kind = self.random.random()
         if kind < 0.12:
             made["redirect"] = self._redirect(made["match"])
@@ -253,7 +319,9 @@ class Tables:
     def _weights(self, certain: str) -> list[Json]:
         shares = [{"name": name, "weight": 100 if name == certain else 0} for name in CLUSTERS]
         self.random.shuffle(shares)
-        return [share | (self._header_operations() if self.chance(0.4) else {}) for share in shares]
+        return [
+            share | (self._header_operations() if self.chance(0.4) else {}) | self._of_filters(0.1) for share in shares
+        ]
 
     def _retry_policy(self) -> Json:
         count = self.random.randint(1, 3)
@@ -303,3 +371,7 @@ class Tables:
     def path(self) -> str:
         """A path of one to three segments."""
         return "/" + "/".join(self.random.choice(SEGMENTS) for _ in range(self.random.randint(1, 3)))
+
+
+def _typed(kind: str, config: Json) -> Json:
+    return {"@type": f"type.googleapis.com/envoy.extensions.filters.http.{kind}", **config}

@@ -42,7 +42,7 @@ use crate::filter::Kept;
 use crate::http_filter::{Memory, Skips};
 use crate::listener::HttpRuntime;
 use crate::route::matcher::Unrouted;
-use crate::telemetry::{Details, Facts, Flags};
+use crate::telemetry::{details, Details, Facts, Flags};
 
 pub(crate) use detached::{Answer, Detached, Owner, Unanswered};
 pub(crate) use edit::Due;
@@ -121,6 +121,8 @@ pub struct Exchange {
     pub(crate) response_started: bool,
     /// The answer is the proxy's own.
     pub(crate) is_local: bool,
+    /// No route changes the answer's headers.
+    pub(crate) is_verbatim: bool,
     /// The client was told `100 Continue`.
     pub(crate) sent_continue: bool,
     pub(crate) expects_continue: bool,
@@ -232,6 +234,13 @@ impl Exchange {
     /// The proxy itself tells the client to continue, and the upstream nothing of it.
     pub(crate) fn answers_expect(&self) -> bool {
         self.expects_continue && self.http.as_ref().is_none_or(|http| !http.config.proxy_100_continue)
+    }
+
+    /// No route changes the headers of its answer: it is verbatim, or a filter's in place of an answer that the route
+    /// itself would have given.
+    fn keeps_its_headers(&self) -> bool {
+        let is_of_route = || self.routed.as_ref().is_some_and(|routed| routed.forward.is_none());
+        self.is_verbatim || self.is_local && is_of_route() && *self.details != *details::DIRECT_RESPONSE
     }
 
     /// How much of the response may wait: the more the client has taken, the more, as HTTP/2's windows grow.

@@ -4,7 +4,7 @@ use pymesh_http::{h1, Case, Headers, Known, ResponseHead, Version};
 use pymesh_model::http::{HeaderCase, ServerHeader};
 use pymesh_model::overload::OverloadAction;
 
-use super::{sticky, ExchangeKey, Pipe, Stage};
+use super::{sticky, Exchange, ExchangeKey, Pipe, Stage};
 use crate::conn::{Conn, Protocol, Reading};
 use crate::engine::Engine;
 use crate::health::ClusterHealth;
@@ -119,7 +119,9 @@ impl Engine {
             self.finish_upstream_headers(key);
         }
         self.tell_attempts(key);
-        self.edit_response_headers(key);
+        if !self.exchanges.get(key).is_some_and(|exchange| Exchange::keeps_its_headers(exchange)) {
+            self.edit_response_headers(key);
+        }
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         if !exchange.is_local {
             sticky::set_cookies(exchange);

@@ -4,9 +4,15 @@ use std::fmt;
 use std::sync::Arc;
 
 macro_rules! flags {
-    ($($name:ident = $bit:literal, $short:literal, $doc:literal;)*) => {
+    ($($name:ident = $short:literal, $doc:literal;)*) => {
+        /// Numbers the flags, so that no two have one bit.
+        #[allow(non_camel_case_types, clippy::upper_case_acronyms)]
+        enum Bit {
+            $($name,)*
+        }
+
         impl Flags {
-            $(#[doc = $doc] pub const $name: Flags = Flags(1 << $bit);)*
+            $(#[doc = $doc] pub const $name: Flags = Flags(1 << Bit::$name as u32);)*
             const NAMES: &'static [(Flags, &'static str)] = &[$((Flags::$name, $short),)*];
         }
     };
@@ -18,26 +24,26 @@ pub struct Flags(u32);
 
 // In the order in which they are printed: Envoy sets that of the retry before that of the failure.
 flags! {
-    DELAY_INJECTED = 17, "DI", "The request was held back on purpose.";
-    FAULT_INJECTED = 18, "FI", "The request was answered with a failure on purpose.";
-    UPSTREAM_RETRY_LIMIT = 5, "URX", "The last retry failed too.";
-    NO_HEALTHY_UPSTREAM = 0, "UH", "No healthy endpoint in the cluster.";
-    UPSTREAM_CONNECTION_FAILURE = 1, "UF", "The connection to the endpoint failed.";
-    UPSTREAM_OVERFLOW = 2, "UO", "A circuit breaker is open.";
-    NO_ROUTE = 3, "NR", "No route matched.";
-    NO_CLUSTER = 4, "NC", "The route names a cluster that is not known.";
-    DOWNSTREAM_TERMINATION = 6, "DC", "The client went away.";
-    UPSTREAM_REQUEST_TIMEOUT = 7, "UT", "The upstream took too long.";
-    UPSTREAM_RESET = 8, "UR", "The upstream reset the stream.";
-    UPSTREAM_TERMINATION = 9, "UC", "The upstream closed the connection.";
-    UPSTREAM_MAX_STREAM_DURATION = 17, "UMSDR", "The attempt lasted as long as the cluster lets any.";
-    STREAM_IDLE_TIMEOUT = 10, "SI", "The stream made no progress.";
-    DOWNSTREAM_PROTOCOL_ERROR = 11, "DPE", "The client broke the protocol.";
-    UPSTREAM_PROTOCOL_ERROR = 12, "UPE", "The upstream broke the protocol.";
-    LOCAL_RESET = 13, "LR", "The proxy reset the stream.";
-    DURATION_TIMEOUT = 14, "DT", "A connection or stream lived too long.";
-    OVERLOAD_MANAGER = 16, "OM", "The proxy sheds load.";
-    UNAUTHORIZED_EXTERNAL = 15, "UAEX", "A filter refused the request.";
+    DELAY_INJECTED = "DI", "The request was held back on purpose.";
+    FAULT_INJECTED = "FI", "The request was answered with a failure on purpose.";
+    UPSTREAM_RETRY_LIMIT = "URX", "The last retry failed too.";
+    NO_HEALTHY_UPSTREAM = "UH", "No healthy endpoint in the cluster.";
+    UPSTREAM_CONNECTION_FAILURE = "UF", "The connection to the endpoint failed.";
+    UPSTREAM_OVERFLOW = "UO", "A circuit breaker is open.";
+    NO_ROUTE = "NR", "No route matched.";
+    NO_CLUSTER = "NC", "The route names a cluster that is not known.";
+    DOWNSTREAM_TERMINATION = "DC", "The client went away.";
+    UPSTREAM_REQUEST_TIMEOUT = "UT", "The upstream took too long.";
+    UPSTREAM_RESET = "UR", "The upstream reset the stream.";
+    UPSTREAM_TERMINATION = "UC", "The upstream closed the connection.";
+    UPSTREAM_MAX_STREAM_DURATION = "UMSDR", "The attempt lasted as long as the cluster lets any.";
+    STREAM_IDLE_TIMEOUT = "SI", "The stream made no progress.";
+    DOWNSTREAM_PROTOCOL_ERROR = "DPE", "The client broke the protocol.";
+    UPSTREAM_PROTOCOL_ERROR = "UPE", "The upstream broke the protocol.";
+    LOCAL_RESET = "LR", "The proxy reset the stream.";
+    DURATION_TIMEOUT = "DT", "A connection or stream lived too long.";
+    OVERLOAD_MANAGER = "OM", "The proxy sheds load.";
+    UNAUTHORIZED_EXTERNAL = "UAEX", "A filter refused the request.";
 }
 
 impl Flags {
