@@ -39,6 +39,8 @@ class Origin:
         self.name = name
         self.port = 0
         self.requests: list[Request] = []
+        #: What was told, or would have been, of each request that came whole.
+        self.reports: list[dict[str, object]] = []
         self.connections = 0
         self.open = 0
         self.completed = 0
@@ -102,18 +104,18 @@ class Origin:
             digest.update(piece)
             length += len(piece)
             self.received += len(piece)
-        body = json.dumps(
-            {
-                "origin": self.name,
-                "method": request.method,
-                "target": request.target,
-                "authority": request.authority,
-                "headers": [list(pair) for pair in request.headers],
-                "trailers": [list(pair) for pair in exchange.trailers],
-                "length": length,
-                "sha256": digest.hexdigest(),
-            }
-        ).encode()
+        report: dict[str, object] = {
+            "origin": self.name,
+            "method": request.method,
+            "target": request.target,
+            "authority": request.authority,
+            "headers": [list(pair) for pair in request.headers],
+            "trailers": [list(pair) for pair in exchange.trailers],
+            "length": length,
+            "sha256": digest.hexdigest(),
+        }
+        self.reports.append(report)
+        body = json.dumps(report).encode()
         if status in (204, 304):
             await exchange.respond(status, headers)
         else:

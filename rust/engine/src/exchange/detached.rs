@@ -22,9 +22,6 @@
 //!   the connection can be used again.
 //! * Nobody waits for it: a draining worker ends when its last client has gone.
 
-// Who reads answers comes next: probes.
-#![allow(dead_code)]
-
 use std::time::Duration;
 
 use pymesh_http::{Headers, RequestHead, ResponseHead};

@@ -8,9 +8,9 @@
 //! # Invariants
 //! * [`Exchange::mirrors`] names those that are still being told the request. They are forgotten with its end, and go on
 //!   alone; if it is over before its end, they are cut off, since the rest will not come.
-//! * A mirror never holds the request back: what it has not taken waits in its own exchange, as much as the buffer of the
-//!   client's connection takes; one that falls behind further is cut off (`retry_or_shadow_abandoned` of the request's
-//!   cluster). Envoy lets a slow mirror hold the client back; that would be noticed.
+//! * A mirror never holds the request back: what it has not taken waits in its own exchange, up to [`ROOM`]; one that
+//!   falls behind further is cut off (`retry_or_shadow_abandoned` of the request's cluster). Envoy lets a slow mirror
+//!   hold the client back; that would be noticed.
 //! * A tunnel is not mirrored: its octets are a conversation, and the mirror's half would be said by nobody.
 
 use std::time::Duration;
@@ -27,6 +27,9 @@ use crate::cluster::{ClusterKey, HostKey};
 use crate::engine::Engine;
 use crate::route;
 use crate::telemetry::{details, Flags};
+
+/// Octets of a request that may wait for its mirror: what Envoy keeps of a request that it mirrors, if not told otherwise.
+const ROOM: usize = 1 << 20;
 
 /// The route has the request mirrored, as far as it can be.
 pub(super) fn is_mirrored(exchange: &Exchange) -> bool {
@@ -134,11 +137,9 @@ impl Engine {
     pub(super) fn mirror_data(&mut self, key: ExchangeKey, data: &[u8]) {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         let mut mirrors = std::mem::take(&mut exchange.mirrors);
-        let most = exchange.down.and_then(|down| self.conns.get(down)).map_or(0, |conn| conn.buffer_limit);
-        let most = most.max(self.options.stream_buffer);
         mirrors.retain(|mirror| {
             let Some(told) = self.exchanges.get(*mirror) else { return false };
-            if told.request_body.waiting().len() > most {
+            if told.request_body.waiting().len() > ROOM {
                 self.abandon_mirror(key, *mirror);
                 return false;
             }
