@@ -145,6 +145,9 @@ class Asker:
                     made.headers.append(("access-control-request-headers", "x-user, x-other"))
                 if self._chance(0.2):
                     made.headers.append(("access-control-request-private-network", "true"))
+        if self._chance(0.2):
+            cookies = ("session=a", "session=b; user=ann", "user=bob", "other=1; session=c")
+            made.headers.append(("cookie", self.random.choice(cookies)))
         if self._chance(0.1):
             made.headers.append(("x-envoy-fault-abort-request", self.random.choice(("503", "404", "99", "x"))))
         if self._chance(0.05):

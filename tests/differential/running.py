@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -12,26 +12,36 @@ from pathlib import Path
 import pytest
 
 from tests.differential.origin import Origin
-from tests.differential.tables import CLUSTERS
+from tests.differential.tables import CLUSTERS, HASHED, HASHING
+from tests.tools.ports import free_ports
 
 KINDS = ("pymesh", "envoy")
 #: Requests for one table.
 ROUND = 2500
 
 
+Ports = Mapping[str, Sequence[int]]
+
+
+def endpoints() -> Ports:
+    """Where the endpoints of each cluster listen: the same for both proxies, since addresses are hashed."""
+    return {name: free_ports(HASHED if name in HASHING else 1) for name in (*CLUSTERS, *HASHING)}
+
+
 @asynccontextmanager
-async def behind(arrived: Counter[str]) -> AsyncIterator[dict[str, list[int]]]:
-    """An endpoint for each cluster, and where they listen; `arrived` counts attempts by endpoint and case."""
+async def behind(ports: Ports, arrived: Counter[str]) -> AsyncIterator[None]:
+    """The endpoints; `arrived` counts attempts by endpoint and case."""
     loop = asyncio.get_running_loop()
     open_now: set[Origin] = set()
-    servers = {}
-    for name in CLUSTERS:
-        make = partial(Origin, name, arrived, open_now)
-        servers[name] = await loop.create_server(make, "127.0.0.1", 0)
+    servers = []
+    for name, listening in ports.items():
+        for number, port in enumerate(listening):
+            one = f"{name}-{number}" if len(listening) > 1 else name
+            servers.append(await loop.create_server(partial(Origin, one, arrived, open_now), "127.0.0.1", port))
     try:
-        yield {name: [server.sockets[0].getsockname()[1]] for name, server in servers.items()}
+        yield
     finally:
-        for server in servers.values():
+        for server in servers:
             server.close()
         for connection in list(open_now):
             connection.close()

@@ -17,6 +17,10 @@ CLUSTERS = ("a", "b", "c")
 #: A cluster whose endpoint refuses connections, and one without endpoints.
 DOWN, EMPTY = "down", "empty"
 
+#: Clusters that choose one of `HASHED` endpoints by a hash of the request.
+HASHING = ("ring", "maglev")
+HASHED = 4
+
 HEADERS = ("x-env", "x-user", "x-number", "x-tag")
 VALUES = ("canary", "Canary", "a canary", "stable", "7", "42", "-3", "", "ann", "bob")
 PARAMETERS = ("v", "size", "tag")
@@ -65,6 +69,9 @@ class Tables:
     def bootstrap(self, port: int, admin: int, log: Any, origins: Mapping[str, Sequence[int]], nobody: int) -> Json:
         """The same for both proxies but for ports and paths."""
         clusters = [cluster(name, ports) for name, ports in origins.items()]
+        for one in clusters:
+            if one["name"] in HASHING:
+                one["lb_policy"] = {"ring": "RING_HASH", "maglev": "MAGLEV"}[one["name"]]
         clusters += [cluster(DOWN, [nobody]), cluster(EMPTY, [])]
         for one in clusters:
             # How many retries run at once is a matter of luck; no limit is met.
@@ -302,6 +309,8 @@ class Tables:
             made["cluster_not_found_response_code"] = self.random.choice(_NOT_FOUND)
         if self.chance(0.25):
             made["retry_policy"] = self._retry_policy()
+        if made.get("cluster") in HASHING:
+            made["hash_policy"] = self._hash_policy()
         if self.chance(0.15):
             # Shorter than the origin's delay, longer than any answer without one.
             made["timeout"] = self.one("1.5s", "0s", "30s")
@@ -311,10 +320,25 @@ class Tables:
         name = self.random.choice(CLUSTERS)
         return self.pick(
             (10, lambda: {"cluster": name}),
+            (4, lambda: {"cluster": self.random.choice(HASHING)}),
             (1, lambda: {"cluster": self.one(DOWN, EMPTY)}),
             (1, lambda: {"cluster_header": "x-tag"}),
             (4, lambda: {"weighted_clusters": {"clusters": self._weights(name)}}),
         )
+
+    def _hash_policy(self) -> list[Json]:
+        """What is hashed; at the end something that every request has, or chance would choose."""
+        made: list[Json] = [
+            self.pick(
+                (3, lambda: {"header": {"header_name": self.random.choice(HEADERS)}}),
+                (2, lambda: {"cookie": {"name": self.one("session", "user")}}),
+                (2, lambda: {"query_parameter": {"name": self.random.choice(PARAMETERS)}}),
+                (1, lambda: {"header": {"header_name": ":path"}}),
+            )
+            | ({"terminal": True} if self.chance(0.5) else {})
+            for _ in range(self.random.randint(0, 3))
+        ]
+        return [*made, {"connection_properties": {"source_ip": True}}]
 
     def _weights(self, certain: str) -> list[Json]:
         shares = [{"name": name, "weight": 100 if name == certain else 0} for name in CLUSTERS]

@@ -54,7 +54,8 @@ async def _ask(
     root: Path,
 ) -> dict[int, Any]:
     """What the access log says of each request: status, details, flags."""
-    async with behind(Counter()) as origins:
+    origins = {"a": free_ports(1)}
+    async with behind(origins, Counter()):
         ports = free_ports(2)
         config = policies.bootstrap(ports, free_port(), log, origins["a"], server, root)
         with proxy(kind, config):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ import pytest
 from tests.differential.asking import Ask, Asker
 from tests.differential.client import ask_all
 from tests.differential.judging import differences, settled
-from tests.differential.running import KINDS, behind, lines, rounds
-from tests.differential.tables import CLUSTERS, Tables
+from tests.differential.running import KINDS, Ports, behind, endpoints, lines, rounds
+from tests.differential.tables import Tables
+from tests.proxy.bootstrap import Json
 from tests.proxy.running import proxy
 from tests.tools.ports import free_port
 
@@ -42,20 +43,22 @@ def _round(seed: int, count: int, folder: Path) -> list[str]:
     seen: dict[str, dict[int, dict[str, Any]]] = {}
     logged: dict[str, dict[str, str]] = {}
     attempts: dict[str, Counter[str]] = {}
+    ports, nobody = endpoints(), free_port()
     for kind in KINDS:
         attempts[kind] = Counter()
         log = folder / f"{kind}-{seed}.log"
-        seen[kind] = asyncio.run(_ask(kind, tables, asked, attempts[kind], log))
+        config = tables.bootstrap(free_port(), free_port(), log, ports, nobody)
+        seen[kind] = asyncio.run(_ask(kind, config, asked, ports, attempts[kind], log))
         logged[kind] = dict(line.split(" ", 1) for line in lines(log))
     return list(_compare(seed, asked, seen, logged, attempts))
 
 
 async def _ask(
-    kind: str, tables: Tables, asked: list[Ask], arrived: Counter[str], log: Path
+    kind: str, config: Json, asked: list[Ask], ports: Ports, arrived: Counter[str], log: Path
 ) -> dict[int, dict[str, Any]]:
     """One proxy's answers. It runs until it has logged them all."""
-    async with behind(arrived) as origins:
-        with proxy(kind, tables.bootstrap(free_port(), free_port(), log, origins, free_port())) as started:
+    async with behind(ports, arrived):
+        with proxy(kind, config) as started:
             answers = await ask_all(started.port, dict(enumerate(asked)))
             for _ in range(100):
                 if len(lines(log)) >= len(asked):
@@ -71,11 +74,13 @@ def _compare(
     logged: dict[str, dict[str, str]],
     attempts: dict[str, Counter[str]],
 ) -> Iterator[str]:
+    arrived: dict[int, list[str]] = defaultdict(list)
+    for key in sorted({*attempts[KINDS[0]], *attempts[KINDS[1]]}):
+        arrived[int(key.split(" ")[1])].append(key)
     for number, ask in enumerate(asked):
         ours, theirs = (settled(seen[kind][number], logged[kind].get(str(number), _UNKNOWN)) for kind in KINDS)
-        for name in CLUSTERS:
-            key = f"{name} {number}"
-            ours[f"attempts at {name}"], theirs[f"attempts at {name}"] = (attempts[kind][key] for kind in KINDS)
+        for answer, kind in ((ours, KINDS[0]), (theirs, KINDS[1])):
+            answer["attempts"] = [f"{key} x {attempts[kind][key]}" for key in arrived[number] if attempts[kind][key]]
         if ours != theirs:
             yield f"seed {seed}, request {number}: {ask}\n{differences(ours, theirs)}"
 
