@@ -2,6 +2,7 @@
 # make check  the shop's promises, headless make bench   measure beside other proxies
 # make lifecycle   50 drains, upgrades and changes of configuration under load
 # make attacks     30 s of each kind of attack, and a table
+# make routing     random routes under twenty seeds, judged by second readings of the standards and by Envoy
 # make fuzz        look for inputs that break a promise, ten minutes for each target
 # Each target does its own set-up in .venv, dist and .tools; only Python 3.11, Rust (and Go for `test`) are expected.
 
@@ -14,7 +15,7 @@ SOURCES := $(shell find rust pymesh control -type f \( -name '*.rs' -o -name '*.
 	-o -name '*.proto' -o -name '*.binpb' -o -name '*.md' -o -name '*.html' -o -name '*.js' -o -name '*.css' \) -not -path '*/__pycache__/*' -not -path 'rust/fuzz/*')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test bench lifecycle attacks fuzz wheel lint lock clean
+.PHONY: help demo check test bench lifecycle attacks routing fuzz wheel lint lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -54,6 +55,9 @@ bench: $(VENV)/installed $(VENV)/tools .tools/installed
 
 lifecycle: $(VENV)/installed $(VENV)/tools
 	PYMESH_LIFECYCLE_ROUNDS=50 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest tests/lifecycle -s
+
+routing: $(VENV)/installed $(VENV)/tools .tools/installed
+	for seed in $$(seq 20); do PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -q tests/routing --seed $$seed || exit 1; done
 
 attacks: $(VENV)/installed $(VENV)/tools .tools/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.attacks --seconds 30

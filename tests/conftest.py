@@ -28,7 +28,7 @@ from tests.tools.certificates import Authority
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How much of the random tests is run."""
-    parser.addoption("--seed", type=int, default=1, help="first seed of tests/differential")
+    parser.addoption("--seed", type=int, default=1, help="first seed of tests/differential, seed of tests/routing")
     parser.addoption("--requests", type=int, default=20_000, help="requests of tests/differential")
 
 

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pymesh.control.resources.decode import Located, PortNumber, Problem, Range, Weight, key, model
+from pymesh.control.resources.header_values import value_problems
 from pymesh.control.resources.kubernetes import is_ip
 from pymesh.control.resources.metadata import Resource
 from pymesh.control.resources.traffic import OF_ONE_CONNECTION, is_authority, regex_problems
@@ -301,6 +302,9 @@ class HeaderValue(Located):
 
     name: str
     value: str
+
+    def problems(self) -> Iterator[Problem]:
+        yield from value_problems("value", {self.name: self.value}, commands=False)
 
 
 @model

@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pymesh.control.resources import visibility
 from pymesh.control.resources.decode import Located, PortNumber, Problem, Range, Weight, exactly_one, key, model
+from pymesh.control.resources.header_values import value_problems
 from pymesh.control.resources.metadata import Resource
 from pymesh.control.resources.percent import Percent
 
@@ -50,6 +51,7 @@ class StringMatch(Located):
 
     def problems(self) -> Iterator[Problem]:
         yield from exactly_one(self, "exact", "prefix", "regex")
+        yield from _empty_problems(self, "leave the condition out")
         if self.regex is not None:
             yield from regex_problems("regex", self.regex)
 
@@ -65,6 +67,7 @@ class HeaderMatch(Located):
     def problems(self) -> Iterator[Problem]:
         if self.where:
             yield from exactly_one(self, "exact", "prefix", "regex")
+        yield from _empty_problems(self, "write {} to ask that it is there")
         if self.regex is not None:
             yield from regex_problems("regex", self.regex)
 
@@ -110,6 +113,8 @@ class HeaderOperations(Located):
                     yield Problem(field_name, f"{name!r} cannot be changed as a header", "use rewrite or redirect")
                 elif name.lower() in OF_ONE_CONNECTION and field_name != "remove":
                     yield Problem(field_name, f"{name!r} belongs to one connection and cannot be set", "remove it")
+        yield from value_problems("set", self.set)
+        yield from value_problems("add", self.add)
         if len([name for name in (*self.set, *self.add) if is_authority(name)]) > 1:
             yield Problem("", "the host is set twice", "keep one of them")
 
@@ -215,6 +220,8 @@ class Rewrite(Located):
     def problems(self) -> Iterator[Problem]:
         if self.uri and self.uri_regex_rewrite is not None:
             yield Problem("uriRegexRewrite", "'uri' and 'uriRegexRewrite' exclude each other", "keep one of them")
+        if self.authority:
+            yield from value_problems("authority", {"authority": self.authority}, commands=False)
         if not self.uri and not self.authority and self.uri_regex_rewrite is None:
             yield Problem("", "a rewrite needs 'uri', 'uriRegexRewrite' or 'authority'")
 
@@ -233,6 +240,8 @@ class Redirect(Located):
     def problems(self) -> Iterator[Problem]:
         if not self.present("uri", "authority", "port", "derivePort", "scheme"):
             yield Problem("", "a redirect needs 'uri', 'authority', 'scheme', 'port' or 'derivePort'")
+        if self.authority:
+            yield from value_problems("authority", {"authority": self.authority}, commands=False)
         if len(self.present("port", "derivePort")) == 2:
             yield Problem("derivePort", "'port' and 'derivePort' exclude each other", "keep one of them")
         if self.scheme is not None and self.scheme.lower() not in ("http", "https"):
@@ -484,6 +493,13 @@ class VirtualService(Resource):
 
     spec: VirtualServiceSpec
     status: Any = None
+
+
+def _empty_problems(text: StringMatch | HeaderMatch, hint: str) -> Iterator[Problem]:
+    """An empty prefix or pattern takes everything, which the proxies refuse as a likely mistake."""
+    for name in ("prefix", "regex"):
+        if getattr(text, name) == "":
+            yield Problem(name, f"an empty {name} takes everything", hint)
 
 
 def weight_problems(route: tuple[HttpDestination, ...] | tuple[TcpDestination, ...], key: str) -> Iterator[Problem]:

@@ -34,6 +34,33 @@ CASES = {
             "  hint: check tokens in a PythonFilter, and route by a header that it sets"
         ],
     ),
+    "prefix of nothing": (
+        match("headers: {a: {prefix: ''}}, method: {regex: ''}"),
+        [
+            "6:42: error: a: an empty prefix takes everything\n  hint: write {} to ask that it is there",
+            "6:64: error: method: an empty regex takes everything\n  hint: leave the condition out",
+        ],
+    ),
+    "value of two lines": (
+        rule(f'headers: {{request: {{set: {{a: "b\\nc"}}}}}}, {ROUTE}'),
+        [
+            "6:36: error: request: a: a header's value is one line of text\n  hint: remove control characters",
+        ],
+    ),
+    "percent sign": (
+        rule(f"headers: {{response: {{add: {{a: 100%}}}}}}, {ROUTE}"),
+        ["6:37: error: response: a: a '%' is not closed\n  hint: write %% for a percent sign"],
+    ),
+    "unknown command": (
+        rule(f"headers: {{response: {{add: {{a: '%BYTES_RECIEVED%'}}}}}}, {ROUTE}"),
+        ["6:37: error: response: a: %BYTES_RECIEVED% is not known\n  hint: did you mean '%BYTES_RECEIVED%'?"],
+    ),
+    "authority of two lines": (
+        rule(f'rewrite: {{authority: "a\\nb"}}, {ROUTE}'),
+        [
+            "6:32: error: rewrite: authority: a header's value is one line of text\n  hint: remove control characters",
+        ],
+    ),
     "uri as header": (
         match("headers: {uri: {exact: /a}}"),
         ["6:29: error: match[0]: 'uri' is no header here\n  hint: write 'uri' beside 'headers'"],

@@ -1,0 +1,43 @@
+"""Values of headers as users write them: text, with ``%COMMANDS%`` of Envoy's that both proxies know."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from pymesh.control.resources.decode import Problem
+from pymesh.control.resources.diagnostics import did_you_mean
+
+#: What may stand between percent signs, without an argument.
+COMMANDS: Final = frozenset(
+    {
+        "BYTES_RECEIVED", "BYTES_SENT", "CONNECTION_TERMINATION_DETAILS", "DOWNSTREAM_DIRECT_REMOTE_ADDRESS",
+        "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT", "DOWNSTREAM_LOCAL_ADDRESS",
+        "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT", "DOWNSTREAM_LOCAL_PORT", "DOWNSTREAM_PEER_SUBJECT",
+        "DOWNSTREAM_PEER_URI_SAN", "DOWNSTREAM_REMOTE_ADDRESS", "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT",
+        "DOWNSTREAM_TLS_CIPHER", "DOWNSTREAM_TLS_VERSION", "DURATION", "HOSTNAME", "PROTOCOL",
+        "REQUESTED_SERVER_NAME", "REQUEST_DURATION", "RESPONSE_CODE", "RESPONSE_CODE_DETAILS",
+        "RESPONSE_DURATION", "RESPONSE_FLAGS", "ROUTE_NAME", "START_TIME", "UPSTREAM_CLUSTER",
+        "UPSTREAM_CLUSTER_RAW", "UPSTREAM_HOST", "UPSTREAM_LOCAL_ADDRESS", "UPSTREAM_REQUEST_ATTEMPT_COUNT",
+        "UPSTREAM_TRANSPORT_FAILURE_REASON", "VIRTUAL_CLUSTER_NAME",
+    }
+)  # fmt: skip
+_OF_A_HEADER = re.compile(r"(REQ|RESP|TRAILER)\(:?[!#$&'*+.^_`|~0-9A-Za-z-]+(\?:?[!#$&'*+.^_`|~0-9A-Za-z-]+)?\)(:\d+)?")
+_PART = re.compile(r"%%|%(?P<command>(?:\([^)]*\)|[^%(])*)%|(?P<open>%)")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+def value_problems(field: str, values: Mapping[str, str], *, commands: bool = True) -> Iterator[Problem]:
+    """What keeps the proxies from taking the values."""
+    for name, value in values.items():
+        if _CONTROL.search(value):
+            yield Problem(field, f"{name}: a header's value is one line of text", "remove control characters")
+        for found in _PART.finditer(value) if commands else ():
+            command = found["command"]
+            if found["open"]:
+                yield Problem(field, f"{name}: a '%' is not closed", "write %% for a percent sign")
+            elif command is not None and command not in COMMANDS and not _OF_A_HEADER.fullmatch(command):
+                known = [f"%{one}%" for one in (*sorted(COMMANDS), "REQ(NAME)", "RESP(NAME)")]
+                hint = did_you_mean(f"%{command}%", known, otherwise="write %% for a percent sign")
+                yield Problem(field, f"{name}: %{command}% is not known", hint)
