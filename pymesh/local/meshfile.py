@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 
@@ -157,6 +157,8 @@ class LocalMesh:
     apps: tuple[App, ...]
     gateways: tuple[Gateway, ...]
     traffic: Traffic | None
+    #: Services that scenarios bring with their apps: who calls one must find it from the beginning.
+    services: tuple[Mapping[str, Any], ...] = ()
 
 
 def read(target: Path) -> LocalMesh:

@@ -127,6 +127,9 @@ class Runner:
         self.config = self.mesh.config
         if self.options.copied or self.options.port is not None:
             self.config = config.copied(self.mesh.folder, self.mesh.config, self.folder / "config")
+        if self.mesh.services:
+            # What scenarios change they find in a file of the mesh, and put back.
+            config.write(self.config[0] / "services-of-scenarios.yaml", [dict(one) for one in self.mesh.services])
         self._open_gateways()
         for name in ("generated", "tokens", "proxies", "logs"):
             (self.folder / name).mkdir(mode=0o700, exist_ok=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -248,9 +248,14 @@ def with_apps(mesh: LocalMesh, scenarios: tuple[Scenario, ...]) -> LocalMesh:
             if called not in services:
                 hint = did_you_mean(called, services)
                 raise ScenarioError(f"{app.at}: {app.name} calls {called!r}, which no app offers; hint: {hint}")
-    return LocalMesh(
-        mesh.folder, mesh.name, mesh.namespace, mesh.config, tuple(apps.values()), mesh.gateways, mesh.traffic
-    )
+    brought = {name for app in apps.values() for name in app.calls} - {app.service_name for app in mesh.apps}
+    described = {
+        str(resource["metadata"]["name"]): resource
+        for one in scenarios
+        for resource in one.resources
+        if resource.get("kind") == "Service" and (resource.get("metadata") or {}).get("name") in brought
+    }
+    return replace(mesh, apps=tuple(apps.values()), services=tuple(described.values()))
 
 
 def _documents(file: Path, report: Report) -> tuple[Document | None, tuple[Mapping[str, Any], ...]]:
