@@ -157,6 +157,8 @@ class Decoder:
 
     def _scalar(self, wanted: type, node: yaml.Node, what: str) -> Any:
         value = plain(node) if isinstance(node, yaml.ScalarNode) else BAD
+        if wanted is float and type(value) is int:
+            value = float(value)
         # bool is an int in Python; in YAML it is not.
         fits = isinstance(value, wanted) and (wanted is bool or not isinstance(value, bool))
         return value if fits else self._wrong(node, what, _NAMES[wanted])

@@ -32,24 +32,41 @@ class LoadBalancer(Located):
 
 
 @model
+class TcpKeepalive(Located):
+    """Probes on connections that are silent; what is left out is the system's."""
+
+    probes: CountOrNone | None = None
+    time: timedelta | None = None
+    interval: timedelta | None = None
+
+    def problems(self) -> Iterator[Problem]:
+        for name, value in (("time", self.time), ("interval", self.interval)):
+            if value is not None and (value < timedelta(seconds=1) or value.microseconds):
+                yield Problem(name, "the system counts these in whole seconds", "write at least 1s")
+
+
+@model
 class TcpPool(Located):
     """Limits on connections."""
 
-    REFUSED: ClassVar = {
-        "tcpKeepalive": "remove it",
-        "maxConnectionDuration": "remove it",
-        "idleTimeout": "set connectionPool.http.idleTimeout",
-    }
-
     max_connections: Count | None = None
     connect_timeout: timedelta | None = None
+    tcp_keepalive: TcpKeepalive | None = None
+    max_connection_duration: timedelta | None = None
+    idle_timeout: timedelta | None = None
+
+    def problems(self) -> Iterator[Problem]:
+        for name, value in (
+            ("connectTimeout", self.connect_timeout),
+            ("maxConnectionDuration", self.max_connection_duration),
+        ):
+            if value is not None and value < timedelta(milliseconds=1):
+                yield Problem(name, f"{name!r} leaves no time", "give it a millisecond at least, or remove it")
 
 
 @model
 class HttpPool(Located):
     """Limits on requests."""
-
-    REFUSED: ClassVar = {"useClientProtocol": "set h2UpgradePolicy or the port's appProtocol"}
 
     http1_max_pending_requests: Count | None = None
     http2_max_requests: Count | None = None
@@ -58,6 +75,11 @@ class HttpPool(Located):
     max_concurrent_streams: Count | None = None
     idle_timeout: timedelta | None = None
     h2_upgrade_policy: Literal["DEFAULT", "DO_NOT_UPGRADE", "UPGRADE"] = "DEFAULT"
+    use_client_protocol: bool = False
+
+    def problems(self) -> Iterator[Problem]:
+        if self.use_client_protocol and self.h2_upgrade_policy == "UPGRADE":
+            yield Problem("h2UpgradePolicy", "'useClientProtocol' leaves nothing to upgrade", "keep one of them")
 
 
 @model
@@ -115,19 +137,29 @@ class PortPolicy(Located):
 
 
 @model
+class RetryBudget(Located):
+    """How many of a service's requests may be retries, in place of a fixed number."""
+
+    REFUSED: ClassVar = {"budgetInterval": "remove it: the share is one of the requests that are under way"}
+
+    percent: Annotated[float, Range(0, 100)] = 20.0
+    min_retry_concurrency: CountOrNone = 3
+
+
+@model
 class TrafficPolicy(Located):
     """How connections and requests are made."""
 
     REFUSED: ClassVar = {
         "tunnel": "remove it",
         "proxyProtocol": "remove it",
-        "retryBudget": "limit retries with connectionPool.http.maxRetries",
     }
 
     load_balancer: LoadBalancer | None = None
     connection_pool: ConnectionPool | None = None
     outlier_detection: OutlierDetection | None = None
     tls: ClientTls | None = None
+    retry_budget: RetryBudget | None = None
     port_level_settings: tuple[PortPolicy, ...] = ()
 
 

@@ -12,7 +12,7 @@ from pymesh.control.resources.decode import Located, PortNumber, Problem, Range,
 from pymesh.control.resources.header_values import value_problems
 from pymesh.control.resources.kubernetes import is_ip
 from pymesh.control.resources.metadata import Resource
-from pymesh.control.resources.traffic import OF_ONE_CONNECTION, is_authority, regex_problems
+from pymesh.control.resources.traffic import OF_ONE_CONNECTION, back_off_problems, is_authority, regex_problems
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HOST_NAME = re.compile(r"(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
@@ -482,11 +482,22 @@ class Timeouts(Located):
 
 
 @model
+class Retry(Located):
+    """When to try again: where no answer came, and where it has one of these statuses."""
+
+    codes: tuple[Annotated[int, Range(400, 599)], ...] = ()
+    attempts: Annotated[int, Range(0, 100)] | None = None
+    backoff: timedelta | None = None
+
+    def problems(self) -> Iterator[Problem]:
+        yield from back_off_problems(self.backoff)
+
+
+@model
 class RouteRule(Located):
     """Matches (any of them), and what to do."""
 
     REFUSED: ClassVar = {
-        "retry": "the mesh's defaults apply; a VirtualService can set retries",
         "sessionPersistence": "nothing replaces it yet",
     }
 
@@ -495,6 +506,7 @@ class RouteRule(Located):
     filters: tuple[RouteFilter, ...] = ()
     backend_refs: tuple[BackendRef, ...] = ()
     timeouts: Timeouts = Timeouts()
+    retry: Retry | None = None
 
     def problems(self) -> Iterator[Problem]:
         types = [one.type for one in self.filters]

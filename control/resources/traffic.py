@@ -35,8 +35,8 @@ OF_ONE_CONNECTION: Final = frozenset(
 RETRY_CONDITIONS = frozenset(
     {
         "5xx", "gateway-error", "reset", "reset-before-request", "connect-failure", "retriable-4xx",
-        "refused-stream", "retriable-status-codes", "cancelled", "deadline-exceeded", "internal",
-        "resource-exhausted", "unavailable",
+        "refused-stream", "retriable-status-codes", "retriable-headers", "envoy-ratelimited", "cancelled",
+        "deadline-exceeded", "internal", "resource-exhausted", "unavailable",
     }
 )  # fmt: skip
 
@@ -290,16 +290,17 @@ class Retries(Located):
     """When to try again, and how often."""
 
     REFUSED: ClassVar = {
-        "retryRemoteLocalities": "locality-aware balancing comes later; remove it",
-        "retryIgnorePreviousHosts": "hosts that failed are always avoided; remove it",
-        "backoff": "the default (25 ms, doubling to 250 ms) applies; remove it",
+        "retryRemoteLocalities": "remove it: every try chooses among all localities by their health",
     }
 
     attempts: Annotated[int, Range(0, 100)] = 2
     per_try_timeout: timedelta | None = None
     retry_on: str | None = None
+    retry_ignore_previous_hosts: bool = True
+    backoff: timedelta | None = None
 
     def problems(self) -> Iterator[Problem]:
+        yield from back_off_problems(self.backoff)
         for condition in self.conditions():
             if condition not in RETRY_CONDITIONS and not re.fullmatch(r"[1-5]\d\d", condition):
                 known = ", ".join(sorted(RETRY_CONDITIONS))
@@ -506,6 +507,12 @@ def weight_problems(route: tuple[HttpDestination, ...] | tuple[TcpDestination, .
     """What is wrong with the shares of one rule: a lone destination may leave its weight out."""
     if len(route) > 1 and not sum(share.weight or 0 for share in route):
         yield Problem(key, "the weights of the destinations add up to 0", "give each destination a weight")
+
+
+def back_off_problems(value: timedelta | None) -> Iterator[Problem]:
+    """What is wrong with the least wait before a retry: proxies count in milliseconds."""
+    if value is not None and value < timedelta(milliseconds=1):
+        yield Problem("backoff", "a wait of less than a millisecond is none", "remove it: 25ms is the default")
 
 
 def regex_problems(field_name: str, pattern: str) -> Iterator[Problem]:

@@ -43,7 +43,7 @@ class AtPort:
                 domains = tuple(names.domains(service, scope.proxy.namespace))
                 told = sidecar.tls_rules(scope, service, port)
                 rules += told or [replace(one, server_names=domains) for one in sidecar.tcp_rules(scope, service, port)]
-        chains += listeners.l4(options, rules, tls=True)
+        chains += listeners.l4(scope, rules, tls=True)
         with_hosts = [(service, port) for service, port in self.by_host if port.is_http]
         if not with_hosts:
             return chains, self._rest(scope) or unknown, None
@@ -69,7 +69,7 @@ class AtPort:
                 rules += [replace(one, subnets=one.subnets or ranges) for one in told]
         if self._without_address():
             rules += sidecar.tcp_rules(scope, *self._without_address()[0])[:-1]
-        return listeners.l4(scope.store.options, rules)
+        return listeners.l4(scope, rules)
 
     def _without_address(self) -> list[tuple[Service, Port]]:
         return [(service, port) for service, port in self.by_network if not service.addresses]
@@ -81,7 +81,7 @@ class AtPort:
             self._cannot_be_told(scope, service)
         if not found:
             return None
-        return listeners.l4(scope.store.options, sidecar.tcp_rules(scope, *found[0])[-1:])[0]
+        return listeners.l4(scope, sidecar.tcp_rules(scope, *found[0])[-1:])[0]
 
     def _cannot_be_told(self, scope: Scope, service: Service) -> None:
         scope.report.warning(

@@ -93,7 +93,7 @@ def _services(scope: Scope, resource: Sidecar | None, any_address: str, made: Ca
                     service.at, f"{address}:{port.number} is that of {first.host!r}", "give each its own address"
                 )
                 continue
-            chains = listeners.l4(scope.store.options, sidecar.tcp_rules(scope, service, port))
+            chains = listeners.l4(scope, sidecar.tcp_rules(scope, service, port))
             made.listeners.append(_unbound(address, port.number, chains))
         if "/" in "".join(service.addresses) or not (service.addresses or service.headless):
             ports.setdefault(port.number, AtPort(port.number)).by_network.append((service, port))

@@ -9,7 +9,9 @@ from pymesh.control.resources.destination import (
     ConnectionPool,
     LoadBalancer,
     PortPolicy,
+    RetryBudget,
     Subset,
+    TcpPool,
     TrafficPolicy,
 )
 from pymesh.control.store.health_checks import health_check
@@ -19,6 +21,7 @@ from pymesh.control.translate import endpoints, names, origination, tls
 from pymesh.control.translate.health_check import set_health_check
 from pymesh.control.translate.outlier import set_outlier_detection
 from pymesh.control.translate.proxy import Proxy
+from pymesh.control.translate.scope import Scope
 from pymesh.control.translate.wire import ADS, metadata, seconds, struct, wrapped
 from pymesh.control.xds import pb
 
@@ -99,6 +102,17 @@ def passthrough(name: str, source: str | None = None) -> Any:
     return cluster
 
 
+def tcp_limits(scope: Scope, name: str) -> TcpPool | None:
+    """How long connections to an outbound cluster may be idle, and last: where TCP is spoken, a listener sees to it."""
+    direction, port, subset, host = name.split("|")
+    service = scope.store.services.get(host)
+    rule = scope.store.destination_rule(service, scope.proxy.namespace) if service else None
+    if direction != "outbound" or rule is None:
+        return None
+    own = [one.traffic_policy for one in rule.spec.subsets if one.name == subset]
+    return _effective([*own, rule.spec.traffic_policy], int(port))[1].tcp
+
+
 def black_hole(name: str) -> Any:
     """Nowhere."""
     return pb.Cluster(name=name, type="STATIC", connect_timeout={"seconds": 10})
@@ -123,15 +137,18 @@ def _cluster(
     discovery: str,
 ) -> Any:
     balancer, pool, client_tls = _effective(policies, port.number)
+    # It has no place in a port's settings, which therefore do not stand for it.
+    budget = next((one.retry_budget for one in policies if one and one.retry_budget), None)
     timeout = pool.tcp.connect_timeout
     cluster = pb.Cluster(
         name=name,
         type=discovery,
         connect_timeout=seconds(timeout) if timeout is not None else {"seconds": 10},
         lb_policy="CLUSTER_PROVIDED" if discovery == "ORIGINAL_DST" else balancer.simple,
-        circuit_breakers=_breakers(pool),
+        circuit_breakers=_breakers(pool, budget),
         metadata=_istio(service),
     )
+    _set_keepalive(cluster, pool)
     if discovery == "EDS":
         cluster.eds_cluster_config.eds_config.CopyFrom(pb.message("envoy.config.core.v3.ConfigSource")(**ADS))
         cluster.eds_cluster_config.service_name = name
@@ -142,6 +159,8 @@ def _cluster(
     http2 = port.is_http2 or (port.is_http and pool.http.h2_upgrade_policy == "UPGRADE")
     # The server must choose by ALPN what is spoken here anyway.
     alpn = [] if not port.is_http else ["h2"] if http2 else ["http/1.1"]
+    if port.is_http and pool.http.use_client_protocol:
+        alpn = ["h2", "http/1.1"]
     _set_tls(store, proxy, service, port, cluster, client_tls, in_mesh, alpn)
     if port.is_http:
         _set_http(cluster, pool, http2)
@@ -212,29 +231,58 @@ def _set_tls(
 
 def _set_http(cluster: Any, pool: ConnectionPool, http2: bool) -> None:
     options = pb.message(_HTTP_OPTIONS)()
-    if http2:
+    streams = pool.http.max_concurrent_streams
+    if pool.http.use_client_protocol:
+        options.use_downstream_protocol_config.http_protocol_options.SetInParent()
+        options.use_downstream_protocol_config.http2_protocol_options.SetInParent()
+        if streams is not None:
+            options.use_downstream_protocol_config.http2_protocol_options.max_concurrent_streams.value = streams
+    elif http2:
         options.explicit_http_config.http2_protocol_options.SetInParent()
-        streams = pool.http.max_concurrent_streams
         if streams is not None:
             options.explicit_http_config.http2_protocol_options.max_concurrent_streams.value = streams
     else:
         options.explicit_http_config.http_protocol_options.SetInParent()
     common = options.common_http_protocol_options
-    if pool.http.idle_timeout is not None:
-        common.idle_timeout.CopyFrom(pb.message("google.protobuf.Duration")(**seconds(pool.http.idle_timeout)))
+    for field, limit in (
+        ("idle_timeout", pool.http.idle_timeout),
+        ("max_connection_duration", pool.tcp.max_connection_duration),
+    ):
+        if limit is not None:
+            getattr(common, field).CopyFrom(pb.message("google.protobuf.Duration")(**seconds(limit)))
     if pool.http.max_requests_per_connection:
         common.max_requests_per_connection.value = pool.http.max_requests_per_connection
     cluster.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(pb.pack(options))
 
 
-def _breakers(pool: ConnectionPool) -> dict[str, Any]:
+def _set_keepalive(cluster: Any, pool: ConnectionPool) -> None:
+    wanted = pool.tcp.tcp_keepalive
+    if wanted is None:
+        return
+    probes = cluster.upstream_connection_options.tcp_keepalive
+    probes.SetInParent()
+    if wanted.probes is not None:
+        probes.keepalive_probes.value = wanted.probes
+    if wanted.time is not None:
+        probes.keepalive_time.value = int(wanted.time.total_seconds())
+    if wanted.interval is not None:
+        probes.keepalive_interval.value = int(wanted.interval.total_seconds())
+
+
+def _breakers(pool: ConnectionPool, budget: RetryBudget | None = None) -> dict[str, Any]:
     limits = {
         "max_connections": pool.tcp.max_connections,
         "max_pending_requests": pool.http.http1_max_pending_requests,
         "max_requests": pool.http.http2_max_requests,
         "max_retries": pool.http.max_retries,
     }
-    return {"thresholds": [{name: wrapped(limit or _NO_LIMIT) for name, limit in limits.items()}]}
+    thresholds: dict[str, Any] = {name: wrapped(limit or _NO_LIMIT) for name, limit in limits.items()}
+    if budget is not None:
+        thresholds["retry_budget"] = {
+            "budget_percent": {"value": budget.percent},
+            "min_retry_concurrency": wrapped(budget.min_retry_concurrency),
+        }
+    return {"thresholds": [thresholds]}
 
 
 def _istio(service: Service) -> dict[str, Any]:

@@ -47,14 +47,14 @@ def build(scope: Scope) -> tuple[list[Any], list[Any], dict[str, Any]]:
                     tables.append(_table(name, [site]))
                     chains.append({**_http_chain(scope, site, name), **free[0]})
             elif not site.passes_on:
-                found = listeners.l4(scope.store.options, site.rules)
+                found = listeners.l4(scope, site.rules)
                 chains += claimed.chains([_with_tls(scope, chain, site) for chain in found], site)
             for namespace, credential in site.secrets:
                 told = credentials.find(scope.store.secrets, namespace, credential)
                 secrets |= tls.secrets(namespace, credential, told) if told is not None else {}
         for site in sites:
             for rule in site.rules if site.passes_on else ():
-                chains += claimed.chains(listeners.l4(scope.store.options, [rule], tls=True), site)
+                chains += claimed.chains(listeners.l4(scope, [rule], tls=True), site)
         if chains:
             made.append(listeners.listener(names.listener(bind, port), bind, port, "OUTBOUND", chains))
     return made, tables, secrets

@@ -18,6 +18,7 @@ from pymesh.control.resources.gateway_api import (
     mirrors,
 )
 from pymesh.control.translate import routes
+from pymesh.control.translate.retries import RetryRule, by_method
 from pymesh.control.translate.routes import Place
 from pymesh.control.translate.scope import Scope
 from pymesh.control.translate.wire import seconds, wrapped
@@ -70,7 +71,8 @@ def _routes(
         if change.path is not None:
             _rewrite_path(made.route, change.path, match)
     set_headers(made, rule.filters)
-    return [made]
+    retries = RetryRule.of_gateway_api(rule.retry, rule.timeouts.backend_request)
+    return by_method([made], retries, match.method is not None)
 
 
 def _forward(scope: Scope, made: Any, route: HTTPRoute, rule: RouteRule) -> None:
@@ -93,11 +95,9 @@ def _forward(scope: Scope, made: Any, route: HTTPRoute, rule: RouteRule) -> None
             set_headers(entry, backend.filters)
         choice = {"weighted_clusters": weighted}
     made.route.CopyFrom(pb.message("envoy.config.route.v3.RouteAction")(**routes.forward(choice)))
-    duration = pb.message("google.protobuf.Duration")
     if rule.timeouts.request is not None:
-        made.route.timeout.CopyFrom(duration(**seconds(rule.timeouts.request)))
-    if rule.timeouts.backend_request is not None:
-        made.route.retry_policy.per_try_timeout.CopyFrom(duration(**seconds(rule.timeouts.backend_request)))
+        limit = pb.message("google.protobuf.Duration")(**seconds(rule.timeouts.request))
+        made.route.timeout.CopyFrom(limit)
     mirror(scope, made, route.namespace, rule.filters)
 
 

@@ -6,9 +6,12 @@ from collections.abc import Iterable, Sequence
 from ipaddress import ip_network
 from typing import Any, Literal
 
+from pymesh.control.resources.destination import TcpPool
 from pymesh.control.store.store import MeshOptions
+from pymesh.control.translate import clusters
 from pymesh.control.translate.l4 import L4Rule
-from pymesh.control.translate.wire import ADS, extension, socket_address, struct, wrapped
+from pymesh.control.translate.scope import Scope
+from pymesh.control.translate.wire import ADS, extension, seconds, socket_address, struct, wrapped
 from pymesh.control.xds import pb
 
 #: Istio's default line.
@@ -106,7 +109,9 @@ def http(
     return extension("envoy.filters.network.http_connection_manager", manager)
 
 
-def tcp(options: MeshOptions, stat_prefix: str, shares: Sequence[tuple[str, int]]) -> dict[str, Any]:
+def tcp(
+    options: MeshOptions, stat_prefix: str, shares: Sequence[tuple[str, int]], limits: TcpPool | None = None
+) -> dict[str, Any]:
     """A TCP proxy to clusters by weight."""
     proxy = pb.message("envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy")(
         stat_prefix=stat_prefix, access_log=access_log(options)
@@ -116,15 +121,21 @@ def tcp(options: MeshOptions, stat_prefix: str, shares: Sequence[tuple[str, int]
     else:
         for cluster, weight in shares:
             proxy.weighted_clusters.clusters.add(name=cluster, weight=weight)
+    if limits is not None and limits.idle_timeout is not None:
+        proxy.idle_timeout.CopyFrom(pb.message("google.protobuf.Duration")(**seconds(limits.idle_timeout)))
+    if limits is not None and limits.max_connection_duration is not None:
+        age = pb.message("google.protobuf.Duration")(**seconds(limits.max_connection_duration))
+        proxy.max_downstream_connection_duration.CopyFrom(age)
     return extension("envoy.filters.network.tcp_proxy", proxy)
 
 
-def l4(options: MeshOptions, rules: Iterable[L4Rule], *, tls: bool = False) -> list[dict[str, Any]]:
+def l4(scope: Scope, rules: Iterable[L4Rule], *, tls: bool = False) -> list[dict[str, Any]]:
     """Chains for connections, told apart by server name (``tls``) and destination. The first rule for both has it."""
     chains: list[dict[str, Any]] = []
     taken: set[tuple[str, str]] = set()
     for rule in rules:
-        network = [tcp(options, rule.shares[0][0], rule.shares)]
+        first = rule.shares[0][0]
+        network = [tcp(scope.store.options, first, rule.shares, clusters.tcp_limits(scope, first))]
         by_subnets: dict[tuple[str, ...], list[str]] = {}
         for name in dict.fromkeys(rule.server_names or ("*",)):
             subnets = [str(ip_network(one, strict=False)) for one in rule.subnets] or [""]

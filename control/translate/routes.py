@@ -15,18 +15,17 @@ from pymesh.control.resources.traffic import (
     HttpRoute,
     L4Match,
     Redirect,
-    Retries,
     Rewrite,
     StringMatch,
     VirtualService,
     is_authority,
 )
 from pymesh.control.store.references import gateway_key
+from pymesh.control.translate.retries import RetryRule, by_method
 from pymesh.control.translate.scope import Scope
-from pymesh.control.translate.wire import extension, seconds, wrapped
+from pymesh.control.translate.wire import seconds, wrapped
 from pymesh.control.xds import pb
 
-_DEFAULT_RETRY = "connect-failure,refused-stream,unavailable,cancelled"
 #: Envoy's limit for the body of a direct response, where the table says nothing else.
 _DIRECT_BODY = 4096
 DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -55,7 +54,8 @@ def virtual_service(scope: Scope, virtual: VirtualService, place: Place) -> list
         name = rule.name or f"{virtual.name}.{number}"
         for match in rule.match or (HttpMatch(),):
             if applies(scope, match, virtual.namespace, place):
-                found.append(_route(scope, rule, match, name, virtual.namespace, place))
+                made = _route(scope, rule, match, name, virtual.namespace, place)
+                found += by_method([made], RetryRule.of_istio(rule.retries), match.method is not None)
     return found
 
 
@@ -71,34 +71,9 @@ def default_route(cluster: str) -> Any:
     return pb.Route(name="default", match={"prefix": "/"}, route=forward({"cluster": cluster}))
 
 
-def forward(choice: Mapping[str, Any], retries: Retries | None = None) -> dict[str, Any]:
-    """A route action without a time limit, with Istio's retries."""
-    action = {**choice, "timeout": {"seconds": 0}}
-    policy = retry_policy(retries)
-    return action if policy is None else {**action, "retry_policy": policy}
-
-
-def retry_policy(retries: Retries | None) -> dict[str, Any] | None:
-    """When to try again; by default as Istio: what surely had no effect."""
-    attempts = retries.attempts if retries else 2
-    if attempts == 0:
-        return None
-    conditions = (retries.conditions() if retries else []) or _DEFAULT_RETRY.split(",")
-    statuses = [int(one) for one in conditions if one.isdigit()]
-    named = [one for one in conditions if not one.isdigit()]
-    if statuses and "retriable-status-codes" not in named:
-        named.append("retriable-status-codes")
-    predicate = pb.message("envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate")()
-    policy: dict[str, Any] = {
-        "retry_on": ",".join(named),
-        "num_retries": wrapped(attempts),
-        "retriable_status_codes": statuses,
-        "retry_host_predicate": [extension("envoy.retry_host_predicates.previous_hosts", predicate)],
-        "host_selection_retry_max_attempts": 5,
-    }
-    if retries is not None and retries.per_try_timeout is not None:
-        policy["per_try_timeout"] = seconds(retries.per_try_timeout)
-    return policy
+def forward(choice: Mapping[str, Any]) -> dict[str, Any]:
+    """A route action without a time limit, with the retries of a route that says nothing of them."""
+    return {**choice, "timeout": {"seconds": 0}, "retry_policy": RetryRule().policy()}
 
 
 def redirect_code(status: int) -> str:
@@ -196,7 +171,7 @@ def _forward(scope: Scope, route: Any, rule: HttpRoute, namespace: str, place: P
             if share.headers.request.authority and len(weighted) > 1:
                 entry.host_rewrite_literal = share.headers.request.authority
         choice = {"weighted_clusters": made}
-    action = pb.message("envoy.config.route.v3.RouteAction")(**forward(choice, rule.retries))
+    action = pb.message("envoy.config.route.v3.RouteAction")(**forward(choice))
     if rule.timeout is not None:
         action.timeout.CopyFrom(pb.message("google.protobuf.Duration")(**seconds(rule.timeout)))
     if authority:

@@ -86,9 +86,9 @@ def outbound(scope: Scope, one: EgressListener) -> tuple[Any | None, Any | None]
     if one.port.protocol not in HTTP_PROTOCOLS:
         by_name = _by_server_name(scope, one.port, found)
         if by_name:
-            chains = listeners.l4(options, by_name, tls=True)
+            chains = listeners.l4(scope, by_name, tls=True)
             return listeners.listener(name, bind, number, "OUTBOUND", chains), None
-        chains = listeners.l4(options, _tcp_rules(scope, one, number, found))
+        chains = listeners.l4(scope, _tcp_rules(scope, one, number, found))
         return (listeners.listener(name, bind, number, "OUTBOUND", chains) if chains else None), None
     network = listeners.http(options, f"outbound_{bind}_{number}", "outbound", str(number))
     made = listeners.listener(name, bind, number, "OUTBOUND", [{"filters": [network]}])

@@ -15,6 +15,14 @@ use tokio::sync::Notify;
 
 use crate::pressure::{resident_octets, Pressure};
 
+/// One gauge of a circuit breaker.
+pub(crate) struct Breaker {
+    pub cluster: Arc<str>,
+    pub priority: &'static str,
+    pub gauge: &'static str,
+    pub value: u64,
+}
+
 /// Shared by the composition and the admin server.
 pub(crate) struct State {
     pub hub: Arc<Hub>,
@@ -97,6 +105,18 @@ impl State {
 
     pub fn config_dump(&self) -> String {
         (self.dump.lock().unwrap_or_else(PoisonError::into_inner))()
+    }
+
+    /// Gauges of every cluster's circuit breakers.
+    pub fn breakers(&self) -> Vec<Breaker> {
+        let snapshot = self.snapshot();
+        let mut gauges = Vec::new();
+        for (name, cluster) in &snapshot.clusters {
+            for (priority, gauge, value) in self.commons.circuit_breakers(cluster) {
+                gauges.push(Breaker { cluster: name.clone(), priority: priority.as_str(), gauge, value });
+            }
+        }
+        gauges
     }
 
     /// Gauges of the process itself.

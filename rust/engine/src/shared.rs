@@ -12,8 +12,11 @@
 use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use pymesh_model::cluster::{Cluster, RoutingPriority};
 
 use crate::cluster::balance::{HashTable, Plan};
 use crate::health::{ClusterHealth, Version};
@@ -86,59 +89,113 @@ pub(crate) enum Resource {
 }
 
 const RESOURCES: usize = 4;
+const PRIORITIES: usize = RoutingPriority::ALL.len();
 
-/// What all workers have open towards a cluster.
+/// What all workers have open towards a cluster, for each priority.
 #[derive(Debug, Default)]
-pub(crate) struct ClusterLoad([AtomicU32; RESOURCES]);
+pub(crate) struct ClusterLoad {
+    counts: [[AtomicU32; RESOURCES]; PRIORITIES],
+    /// Connections to each endpoint, where they are limited.
+    hosts: Registry<AtomicU32>,
+}
 
 /// One worker's part of a [`ClusterLoad`].
 #[derive(Debug)]
 pub(crate) struct Load {
-    own: [u32; RESOURCES],
+    own: [[u32; RESOURCES]; PRIORITIES],
     all: Arc<ClusterLoad>,
 }
 
-// An index made of `Resource` is always within.
+// An index made of `Resource` or `RoutingPriority` is always within.
 #[allow(clippy::indexing_slicing)]
 impl Load {
     pub fn new(all: Arc<ClusterLoad>) -> Load {
-        Load { own: [0; RESOURCES], all }
+        Load { own: [[0; RESOURCES]; PRIORITIES], all }
     }
 
-    /// This worker's.
+    /// This worker's, at every priority.
     pub fn own(&self, resource: Resource) -> u32 {
-        self.own[resource as usize]
+        self.own.iter().map(|own| own[resource as usize]).sum()
     }
 
     /// All workers'.
-    pub fn all(&self, resource: Resource) -> u32 {
-        self.all.0[resource as usize].load(Ordering::Relaxed)
+    pub fn all(&self, priority: RoutingPriority, resource: Resource) -> u32 {
+        self.all.count(priority, resource)
+    }
+
+    /// Requests of all workers at every priority, on a connection or waiting for one.
+    pub fn requests(&self) -> u32 {
+        let of = |priority: &RoutingPriority| {
+            self.all(*priority, Resource::Requests).saturating_add(self.all(*priority, Resource::Pending))
+        };
+        RoutingPriority::ALL.iter().map(of).fold(0, u32::saturating_add)
     }
 
     /// Nothing is open by this worker.
     pub fn is_empty(&self) -> bool {
-        self.own == [0; RESOURCES]
+        self.own == [[0; RESOURCES]; PRIORITIES]
     }
 
-    pub fn add(&mut self, resource: Resource) {
-        self.own[resource as usize] += 1;
-        self.all.0[resource as usize].fetch_add(1, Ordering::Relaxed);
+    pub fn add(&mut self, priority: RoutingPriority, resource: Resource) {
+        self.own[priority as usize][resource as usize] += 1;
+        self.all.counts[priority as usize][resource as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    pub fn take(&mut self, resource: Resource) {
-        let own = &mut self.own[resource as usize];
+    pub fn take(&mut self, priority: RoutingPriority, resource: Resource) {
+        let own = &mut self.own[priority as usize][resource as usize];
         if *own > 0 {
             *own -= 1;
-            self.all.0[resource as usize].fetch_sub(1, Ordering::Relaxed);
+            self.all.counts[priority as usize][resource as usize].fetch_sub(1, Ordering::Relaxed);
         }
+    }
+
+    /// The connections that all workers have to one endpoint.
+    pub fn of_host(&self, address: SocketAddr) -> Arc<AtomicU32> {
+        self.all.hosts.get(&address.to_string().into(), AtomicU32::default)
+    }
+}
+
+#[allow(clippy::indexing_slicing)]
+impl ClusterLoad {
+    fn count(&self, priority: RoutingPriority, resource: Resource) -> u32 {
+        self.counts[priority as usize][resource as usize].load(Ordering::Relaxed)
     }
 }
 
 impl Drop for Load {
     fn drop(&mut self) {
-        for (own, all) in self.own.iter().zip(&self.all.0) {
+        for (own, all) in self.own.iter().flatten().zip(self.all.counts.iter().flatten()) {
             all.fetch_sub(*own, Ordering::Relaxed);
         }
+    }
+}
+
+impl Commons {
+    /// The gauges `circuit_breakers.<priority>.*` of a cluster: which are open, and what is left where that is asked.
+    pub fn circuit_breakers(&self, cluster: &Cluster) -> Vec<(RoutingPriority, &'static str, u64)> {
+        let load = self.clusters.find(&cluster.name);
+        let mut gauges = Vec::new();
+        for priority in RoutingPriority::ALL {
+            let limits = cluster.circuit_breakers.of(priority);
+            let count = |resource| load.as_ref().map_or(0, |load| load.count(priority, resource));
+            let requests = count(Resource::Requests).saturating_add(count(Resource::Pending));
+            for (resource, most, open, remaining) in [
+                (Resource::Connections, limits.connections, "cx_open", "remaining_cx"),
+                (Resource::Pending, limits.pending_requests, "rq_pending_open", "remaining_pending"),
+                (Resource::Requests, limits.requests, "rq_open", "remaining_rq"),
+                (Resource::Retries, limits.most_retries(requests), "rq_retry_open", "remaining_retries"),
+            ] {
+                let used = count(resource);
+                gauges.push((priority, open, u64::from(used >= most)));
+                // What is left of a budget changes with every request: as in Envoy, nobody is told.
+                let is_budget = resource == Resource::Retries && limits.retry_budget.is_some();
+                if limits.track_remaining {
+                    let left = if is_budget { 0 } else { most.saturating_sub(used) };
+                    gauges.push((priority, remaining, u64::from(left)));
+                }
+            }
+        }
+        gauges
     }
 }
 
@@ -152,16 +209,19 @@ mod tests {
         let name: Arc<str> = "reviews".into();
         let mut one = Load::new(registry.get(&name, ClusterLoad::default));
         let mut other = Load::new(registry.get(&name, ClusterLoad::default));
-        one.add(Resource::Requests);
-        other.add(Resource::Requests);
-        other.add(Resource::Pending);
-        assert_eq!((one.own(Resource::Requests), one.all(Resource::Requests)), (1, 2));
+        let (default, high) = (RoutingPriority::Default, RoutingPriority::High);
+        one.add(default, Resource::Requests);
+        other.add(default, Resource::Requests);
+        other.add(high, Resource::Requests);
+        other.add(default, Resource::Pending);
+        assert_eq!((one.own(Resource::Requests), one.all(default, Resource::Requests)), (1, 2));
+        assert_eq!((other.own(Resource::Requests), one.all(high, Resource::Requests)), (2, 1));
         drop(other);
-        assert_eq!((one.all(Resource::Requests), one.all(Resource::Pending)), (1, 0));
-        one.take(Resource::Requests);
-        one.take(Resource::Requests);
-        assert_eq!(one.all(Resource::Requests), 0);
+        assert_eq!((one.all(default, Resource::Requests), one.all(default, Resource::Pending)), (1, 0));
+        one.take(default, Resource::Requests);
+        one.take(default, Resource::Requests);
+        assert_eq!(one.all(default, Resource::Requests), 0);
         drop(one);
-        assert_eq!(Load::new(registry.get(&name, ClusterLoad::default)).all(Resource::Requests), 0);
+        assert_eq!(Load::new(registry.get(&name, ClusterLoad::default)).all(default, Resource::Requests), 0);
     }
 }

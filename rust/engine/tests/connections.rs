@@ -9,6 +9,7 @@ mod connections {
     mod filters;
     mod messages;
     mod mirrors;
+    mod retries;
     pub mod rig;
     mod tunnels;
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::balance::Balance;
+pub use crate::circuit_breaker::{CircuitBreakers, RetryBudget, RoutingPriority, Thresholds};
 use crate::endpoint::Endpoints;
 use crate::health_check::HealthCheck;
 use crate::http::{HeaderCase, Http2Guards};
@@ -27,8 +28,8 @@ pub struct Cluster {
     pub balance: Balance,
     /// Time for TCP and TLS handshakes together (default 5 s).
     pub connect_timeout: Duration,
-    /// Circuit breakers at default priority.
-    pub thresholds: Thresholds,
+    /// How much may be open towards it at once.
+    pub circuit_breakers: CircuitBreakers,
     /// Hosts that answer badly are ejected for a while.
     pub outlier_detection: Option<Arc<OutlierDetection>>,
     /// Hosts are asked how they are.
@@ -70,7 +71,7 @@ pub struct OriginalDst {
     pub max_addresses: usize,
 }
 
-/// `upstream_bind_config`.
+/// `upstream_bind_config`, and what else a socket is given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UpstreamBind {
     /// `source_address` and `extra_source_addresses`, at most one of each IP version; port 0 is any. Without
@@ -78,22 +79,19 @@ pub struct UpstreamBind {
     pub sources: Vec<SocketAddr>,
     /// SO_MARK, by which routing and packet filters know the proxy's own connections.
     pub mark: Option<u32>,
+    /// `upstream_connection_options.tcp_keepalive`; `None`: the system sends no probes.
+    pub keepalive: Option<TcpKeepalive>,
 }
 
-/// Circuit breakers; a request over a threshold is answered 503 with flag `UO`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub struct Thresholds {
-    pub connections: u32,
-    pub pending_requests: u32,
-    pub requests: u32,
-    pub retries: u32,
-}
-
-impl Default for Thresholds {
-    fn default() -> Self {
-        Thresholds { connections: 1024, pending_requests: 1024, requests: 1024, retries: 3 }
-    }
+/// `TcpKeepalive`: probes on a connection that is silent. `None` leaves the system's setting.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcpKeepalive {
+    /// Probes without an answer after which the connection is dead.
+    pub probes: Option<u32>,
+    /// Silence before the first.
+    pub idle: Option<Duration>,
+    /// Between two of them.
+    pub interval: Option<Duration>,
 }
 
 /// `HttpProtocolOptions`.

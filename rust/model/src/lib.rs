@@ -13,6 +13,7 @@
 
 pub mod balance;
 pub mod chain_match;
+pub mod circuit_breaker;
 pub mod cluster;
 pub mod endpoint;
 pub mod filter;

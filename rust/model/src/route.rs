@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use regex::bytes::Regex;
 
+use crate::circuit_breaker::RoutingPriority;
 use crate::filter::RouteFilters;
 use crate::format::Template;
 use crate::matcher::{HeaderMatch, QueryMatch, StringMatch};
@@ -117,6 +118,8 @@ pub enum Action {
 pub struct Forward {
     /// Which cluster.
     pub cluster: ClusterChoice,
+    /// Whose circuit breakers and connections it uses.
+    pub priority: RoutingPriority,
     /// Whole request including retries (default 15 s); zero means no limit.
     pub timeout: Duration,
     /// Stream without progress; `None`: as the connection manager says; zero means no limit.

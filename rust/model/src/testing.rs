@@ -143,6 +143,7 @@ pub fn route(prefix: &str, action: Action) -> Route {
 pub fn forward(cluster: &str) -> Forward {
     Forward {
         cluster: ClusterChoice::One(cluster.into()),
+        priority: RoutingPriority::Default,
         timeout: Duration::from_secs(15),
         idle_timeout: None,
         stream: StreamDuration::default(),
@@ -174,7 +175,7 @@ pub fn cluster(name: &str, endpoints: impl IntoIterator<Item = SocketAddr>) -> C
         endpoints: Arc::new(Endpoints::of(vec![locality])),
         balance: Balance::by(LbPolicy::RoundRobin),
         connect_timeout: Duration::from_secs(1),
-        thresholds: Thresholds::default(),
+        circuit_breakers: CircuitBreakers::default(),
         outlier_detection: None,
         health_check: None,
         http: UpstreamHttp::default(),

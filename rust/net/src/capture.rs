@@ -7,12 +7,13 @@
 //! | accept for addresses of others (TPROXY) | `setsockopt(SOL_IP, IP_TRANSPARENT)`, `setsockopt(SOL_IPV6, IPV6_TRANSPARENT)` | `CAP_NET_ADMIN` |
 //! | mark the proxy's own connections | `setsockopt(SOL_SOCKET, SO_MARK)` | `CAP_NET_ADMIN` |
 //! | choose where they come from | `bind` | |
+//! | notice peers that are gone | `SO_KEEPALIVE` and `TCP_KEEP*` | |
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use mio::net::TcpStream;
-use pymesh_model::cluster::UpstreamBind;
+use pymesh_model::cluster::{TcpKeepalive, UpstreamBind};
 use pymesh_model::listener::Capture;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
@@ -53,6 +54,9 @@ pub(crate) fn set_transparent(socket: &SockRef<'_>, address: SocketAddr, transpa
 /// There is no source address of that IP version, it is not ours, or the process may not set a mark.
 pub(crate) fn connect_from(address: SocketAddr, bind: &UpstreamBind) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    if let Some(keepalive) = bind.keepalive {
+        socket.set_tcp_keepalive(&probes(keepalive))?;
+    }
     if let Some(mark) = bind.mark {
         socket.set_mark(mark).map_err(|error| explain(&error, "SO_MARK needs CAP_NET_ADMIN"))?;
     }
@@ -74,6 +78,21 @@ pub(crate) fn connect_from(address: SocketAddr, bind: &UpstreamBind) -> io::Resu
         Err(error) => return Err(error),
     }
     Ok(TcpStream::from_std(socket.into()))
+}
+
+/// Socket options; what is not set is the system's.
+fn probes(keepalive: TcpKeepalive) -> socket2::TcpKeepalive {
+    let mut probes = socket2::TcpKeepalive::new();
+    if let Some(idle) = keepalive.idle {
+        probes = probes.with_time(idle);
+    }
+    if let Some(interval) = keepalive.interval {
+        probes = probes.with_interval(interval);
+    }
+    match keepalive.probes {
+        Some(count) => probes.with_retries(count),
+        None => probes,
+    }
 }
 
 /// What connecting without waiting answers (errno(3), Linux).

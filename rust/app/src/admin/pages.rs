@@ -13,6 +13,8 @@ use pymesh_model::Snapshot;
 use pymesh_tls::SecretStore;
 use serde_json::json;
 
+use crate::state::Breaker;
+
 /// One group of counters: prefix in `/stats`, prefix and label in Prometheus. Without a label
 /// there is one set of them, which has no name.
 struct Family {
@@ -60,7 +62,7 @@ const HEALTH_CHECKS: Family = Family {
 const HTTP2: Family = Family { stat: "http2", infix: "", metric: "envoy_http2", label: "" };
 
 /// `/stats`: one `name: value` a line, sorted.
-pub(crate) fn stats(hub: &Hub, process: &[(String, u64)]) -> String {
+pub(crate) fn stats(hub: &Hub, breakers: &[Breaker], process: &[(String, u64)]) -> String {
     let mut lines: Vec<String> = Vec::new();
     each(&hub.lock(), |family, name, stat, _, value| {
         if family.stat.is_empty() {
@@ -70,6 +72,9 @@ pub(crate) fn stats(hub: &Hub, process: &[(String, u64)]) -> String {
         let path: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
         lines.push(format!("{}: {value}", path.join(".")));
     });
+    lines.extend(breakers.iter().map(|Breaker { cluster, priority, gauge, value }| {
+        format!("cluster.{cluster}.circuit_breakers.{priority}.{gauge}: {value}")
+    }));
     lines.extend(process.iter().map(|(name, value)| format!("{name}: {value}")));
     lines.sort_unstable();
     let mut text = lines.join("\n");
@@ -78,7 +83,7 @@ pub(crate) fn stats(hub: &Hub, process: &[(String, u64)]) -> String {
 }
 
 /// `/stats/prometheus`, in the text exposition format 0.0.4.
-pub(crate) fn prometheus(hub: &Hub, shards: &[Arc<Shard>], process: &[(String, u64)]) -> String {
+pub(crate) fn prometheus(hub: &Hub, breakers: &[Breaker], shards: &[Arc<Shard>], process: &[(String, u64)]) -> String {
     let mut out = String::new();
     istio(&mut out, shards);
     let mut families: HashMap<String, (Kind, Vec<String>)> = HashMap::new();
@@ -90,6 +95,11 @@ pub(crate) fn prometheus(hub: &Hub, shards: &[Arc<Shard>], process: &[(String, u
         };
         families.entry(metric).or_insert((kind, Vec::new())).1.push(line);
     });
+    for Breaker { cluster, priority, gauge, value } in breakers {
+        let metric = format!("envoy_cluster_circuit_breakers_{priority}_{gauge}");
+        let line = format!("{metric}{{envoy_cluster_name=\"{}\"}} {value}", escape(cluster));
+        families.entry(metric).or_insert((Kind::Gauge, Vec::new())).1.push(line);
+    }
     let mut names: Vec<&String> = families.keys().collect();
     names.sort_unstable();
     for name in names {
@@ -227,7 +237,7 @@ pub(crate) fn clusters(snapshot: &Snapshot, commons: &Commons) -> String {
     names.sort_unstable();
     for name in names {
         let Some(cluster) = snapshot.clusters.get(name) else { continue };
-        let limits = cluster.thresholds;
+        let breakers = &cluster.circuit_breakers;
         let health = commons.health(name);
         let _infallible = writeln!(out, "{name}::observability_name::{}", cluster.stat_name);
         if let Some(health) = health.as_ref().filter(|_| cluster.outlier_detection.is_some()) {
@@ -240,12 +250,15 @@ pub(crate) fn clusters(snapshot: &Snapshot, commons: &Commons) -> String {
                  {name}::outlier::local_origin_success_rate_ejection_threshold::{local_threshold}",
             );
         }
-        let _infallible = writeln!(
-            out,
-            "{name}::default_priority::max_connections::{}\n{name}::default_priority::max_pending_requests::{}\n\
-             {name}::default_priority::max_requests::{}\n{name}::default_priority::max_retries::{}",
-            limits.connections, limits.pending_requests, limits.requests, limits.retries
-        );
+        for (priority, limits) in [("default", breakers.default), ("high", breakers.high)] {
+            let _infallible = writeln!(
+                out,
+                "{name}::{priority}_priority::max_connections::{}\n\
+                 {name}::{priority}_priority::max_pending_requests::{}\n\
+                 {name}::{priority}_priority::max_requests::{}\n{name}::{priority}_priority::max_retries::{}",
+                limits.connections, limits.pending_requests, limits.requests, limits.retries
+            );
+        }
         for (locality, endpoint) in cluster.endpoints.iter() {
             let address = endpoint.address;
             let known = health.as_ref().and_then(|health| health.describe(endpoint));
@@ -338,10 +351,10 @@ mod tests {
         let name: Arc<str> = "a".into();
         hub.cluster(0, &name).upstream_rq_total.add(2);
         hub.cluster(1, &name).upstream_rq_total.add(3);
-        let text = stats(&hub, &[("server.live".to_owned(), 1)]);
+        let text = stats(&hub, &[], &[("server.live".to_owned(), 1)]);
         assert!(text.contains("cluster.a.upstream_rq_total: 5\n"), "{text}");
         assert!(text.ends_with("server.live: 1\n"));
-        let text = prometheus(&hub, &[], &[("server.live".to_owned(), 1)]);
+        let text = prometheus(&hub, &[], &[], &[("server.live".to_owned(), 1)]);
         assert!(text.contains("envoy_cluster_upstream_rq_total{envoy_cluster_name=\"a\"} 5\n"), "{text}");
     }
 }

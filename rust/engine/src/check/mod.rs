@@ -312,8 +312,14 @@ fn asked_cluster(cluster: &Cluster, check: &HealthCheck) -> Cluster {
     asked.balance = Balance::by(LbPolicy::RoundRobin);
     let localities = vec![Locality { weight: 1, endpoints, ..Locality::default() }];
     asked.endpoints = Arc::new(Endpoints { localities, ..Endpoints::default() });
-    asked.thresholds =
-        Thresholds { connections: u32::MAX, pending_requests: u32::MAX, requests: u32::MAX, retries: u32::MAX };
+    asked.circuit_breakers = Thresholds {
+        connections: u32::MAX,
+        pending_requests: u32::MAX,
+        requests: u32::MAX,
+        retries: u32::MAX,
+        ..Thresholds::default()
+    }
+    .into();
     asked.outlier_detection = None;
     asked.health_check = None;
     asked.connect_timeout = check.timeout;

@@ -1,11 +1,13 @@
 //! One endpoint and its connections.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Arc;
 
+use pymesh_model::cluster::RoutingPriority;
 use pymesh_model::endpoint::{Endpoint, Health};
 
-use super::PoolKind;
+use super::{PoolKey, PoolKind};
 use crate::base::time::Time;
 use crate::conn::ConnKey;
 use crate::exchange::ExchangeKey;
@@ -26,8 +28,15 @@ pub(crate) struct Host {
     pub active: u32,
     /// Connections, open or being opened.
     pub connections: u32,
-    pools: [Pool; 3],
+    /// The same of all workers, where endpoints have a circuit breaker of their own.
+    connections_of_all: Option<Arc<AtomicU32>>,
+    pools: Pools,
+    /// Few have requests of high priority.
+    high: Option<Box<Pools>>,
 }
+
+/// One pool of each kind.
+type Pools = [Pool; 3];
 
 impl Host {
     /// A host that is not listed yet.
@@ -40,7 +49,9 @@ impl Host {
             healthy_since: None,
             active: 0,
             connections: 0,
-            pools: Default::default(),
+            connections_of_all: None,
+            pools: Pools::default(),
+            high: None,
         }
     }
 
@@ -72,17 +83,25 @@ impl Host {
         }
     }
 
-    pub fn pool(&mut self, kind: PoolKind) -> &mut Pool {
-        let [negotiated, http2, tcp] = &mut self.pools;
-        match kind {
+    pub fn pool(&mut self, key: PoolKey) -> &mut Pool {
+        let pools = match key.priority {
+            RoutingPriority::Default => &mut self.pools,
+            RoutingPriority::High => self.high.get_or_insert_with(Box::default),
+        };
+        let [negotiated, http2, tcp] = pools;
+        match key.kind {
             PoolKind::Negotiated => negotiated,
             PoolKind::Http2 => http2,
             PoolKind::Tcp => tcp,
         }
     }
 
+    fn pools(&self) -> impl Iterator<Item = &Pool> {
+        self.pools.iter().chain(self.high.iter().flat_map(|high| high.iter()))
+    }
+
     pub fn has_waiting(&self) -> bool {
-        self.pools.iter().any(|pool| !pool.waiting.is_empty())
+        self.pools().any(|pool| !pool.waiting.is_empty())
     }
 
     /// It has requests, or connections that are not idle.
@@ -91,13 +110,46 @@ impl Host {
     }
 
     pub fn waiting(&self) -> usize {
-        self.pools.iter().map(|pool| pool.waiting.len()).sum()
+        self.pools().map(|pool| pool.waiting.len()).sum()
     }
 
     /// Connections without requests, or that may take more: what is closed
     /// when the host goes away.
     pub fn pooled(&self) -> impl Iterator<Item = ConnKey> + '_ {
-        self.pools.iter().flat_map(|pool| pool.idle.iter().chain(&pool.shared).copied())
+        self.pools().flat_map(|pool| pool.idle.iter().chain(&pool.shared).copied())
+    }
+
+    /// A connection to it is begun.
+    pub fn add_connection(&mut self) {
+        self.connections += 1;
+        if let Some(all) = &self.connections_of_all {
+            all.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A connection to it is closed.
+    pub fn take_connection(&mut self) {
+        if self.connections > 0 {
+            self.connections -= 1;
+            if let Some(all) = &self.connections_of_all {
+                all.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// The connections of all workers, where they are counted.
+    pub fn connections_of_all(&self) -> u32 {
+        self.connections_of_all.as_ref().map_or(0, |all| all.load(Ordering::Relaxed))
+    }
+
+    /// Counts its connections together with those of other workers from now on, or no more.
+    pub fn count_with(&mut self, all: Option<Arc<AtomicU32>>) {
+        if let Some(before) = std::mem::replace(&mut self.connections_of_all, all) {
+            before.fetch_sub(self.connections, Ordering::Relaxed);
+        }
+        if let Some(all) = &self.connections_of_all {
+            all.fetch_add(self.connections, Ordering::Relaxed);
+        }
     }
 }
 

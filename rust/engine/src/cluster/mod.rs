@@ -5,6 +5,7 @@
 //! survives every snapshot that does not change how its octets travel.
 
 pub(crate) mod balance;
+mod breakers;
 pub(crate) mod host;
 pub(crate) mod original;
 
@@ -12,7 +13,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use pymesh_model::cluster::{Cluster, TransportSocket, UpstreamProtocol};
+use pymesh_model::cluster::{Cluster, RoutingPriority, TransportSocket, UpstreamProtocol};
 use pymesh_model::endpoint::Endpoint;
 use pymesh_model::tls::ClientTls;
 use pymesh_tls::{client_config, SecretStore, TlsError};
@@ -129,6 +130,7 @@ impl ClusterRuntime {
         let config = self.config.clone();
         let watched = self.health.as_ref().map(|health| health.enlist(&config, now));
         let mut watched = watched.unwrap_or_default().into_iter();
+        let limits_hosts = config.circuit_breakers.limit_hosts();
         for (index, locality) in config.endpoints.localities.iter().enumerate() {
             for endpoint in &locality.endpoints {
                 let at_address = known.entry(endpoint.address).or_default();
@@ -147,6 +149,7 @@ impl ClusterRuntime {
                     host.endpoint = endpoint.clone();
                     host.watched = watched.next();
                     host.flags = Flags::default();
+                    host.count_with(limits_hosts.then(|| self.load.of_host(endpoint.address)));
                     self.listed.push((key, index));
                 }
             }
@@ -188,8 +191,8 @@ impl ClusterRuntime {
     }
 
     /// A request has left its connection.
-    pub fn end_request(&mut self, host: Option<HostKey>) {
-        self.load.take(Resource::Requests);
+    pub fn end_request(&mut self, host: Option<HostKey>, priority: RoutingPriority) {
+        self.load.take(priority, Resource::Requests);
         self.stats.upstream_rq_active.dec();
         self.stats.upstream_rq_completed.inc();
         if let Some(host) = host.and_then(|host| self.hosts.get_mut(host)) {
@@ -259,7 +262,14 @@ impl ClusterRuntime {
     }
 }
 
-/// Which of a host's pools serves a request.
+/// Names one of a host's pools.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PoolKey {
+    pub kind: PoolKind,
+    pub priority: RoutingPriority,
+}
+
+/// What is spoken on the connections of a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PoolKind {
     /// HTTP/1, or whatever ALPN decides.

@@ -145,6 +145,9 @@ impl ClusterRuntime {
         };
         let mut host = Host::new(Arc::new(endpoint));
         host.listed = true;
+        if self.config.circuit_breakers.limit_hosts() {
+            host.count_with(Some(self.load.of_host(address)));
+        }
         let host = self.hosts.insert_with(|_| host);
         self.originals.known.insert(address, Known { host, was_asked_for: true });
         self.count_originals();

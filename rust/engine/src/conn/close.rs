@@ -223,6 +223,34 @@ impl Engine {
         is_http && !conn.side.is_draining() && conn.opened.after_limit(limit) <= self.now
     }
 
+    /// A connection to an endpoint has reached `max_connection_duration`: it ends with its last request.
+    fn expire_upstream(&mut self, conn: &mut Conn) {
+        let Some(up) = conn.upstream_mut() else { return };
+        up.expires = Time::NEVER;
+        up.draining = true;
+        let (cluster, host, pool) = (up.cluster, up.host, up.pool);
+        if let Some(cluster) = self.clusters.get_mut(cluster) {
+            cluster.stats.upstream_cx_max_duration_reached.inc();
+            cluster.hosts.get_mut(host).into_iter().for_each(|host| host.pool(pool).forget(conn.key));
+        }
+        match &mut conn.protocol {
+            Protocol::Http1Client(h1) if h1.exchange.is_none() => self.close_now(conn),
+            Protocol::Http2Client(h2) if h2.active_streams() == 0 => {
+                h2.go_away(h2::ErrorCode::NO_ERROR);
+                self.close_after_flush(conn);
+            }
+            _ => self.set_deadline(conn, Time::NEVER),
+        }
+    }
+
+    /// Nobody has used it for as long as it may stay.
+    fn count_idle_upstream(&self, conn: &Conn) {
+        let Some(up) = conn.upstream().filter(|up| !up.draining && !self.is_draining()) else { return };
+        if let Some(cluster) = self.clusters.get(up.cluster) {
+            cluster.stats.upstream_cx_idle_timeout.inc();
+        }
+    }
+
     /// A connection's deadline has passed.
     pub(crate) fn on_conn_deadline(&mut self, key: ConnKey) {
         let Some(mut conn) = self.conns.lend(key) else { return };
@@ -234,6 +262,10 @@ impl Engine {
         if !conn.is_closing() && conn.downstream().is_some_and(|down| down.ends_at <= self.now) {
             self.conns.give_back(key, conn);
             return self.cut_off_conn(key);
+        }
+        if conn.upstream().is_some_and(|up| up.expires <= self.now) {
+            self.expire_upstream(&mut conn);
+            return self.conns.give_back(key, conn);
         }
         if conn.downstream().is_some_and(|down| down.head_due <= self.now) {
             self.on_http2_head_timeout(&mut conn);
@@ -290,11 +322,17 @@ impl Engine {
                 let idle = http.map_or(Time::NEVER, |http| self.now.after_limit(http.config.timeouts.idle));
                 self.set_deadline(&mut conn, idle);
             }
-            Protocol::Http1Client(h1) if h1.exchange.is_none() => self.close_now(&mut conn),
+            Protocol::Http1Client(h1) if h1.exchange.is_none() => {
+                self.count_idle_upstream(&conn);
+                self.close_now(&mut conn);
+            }
             Protocol::Http2Client(h2) if h2.active_streams() == 0 => {
                 h2.go_away(h2::ErrorCode::NO_ERROR);
+                self.count_idle_upstream(&conn);
                 self.close_after_flush(&mut conn);
             }
+            // Busy now: what is left is its age.
+            Protocol::Http1Client(_) | Protocol::Http2Client(_) => self.set_deadline(&mut conn, Time::NEVER),
             Protocol::Tcp(_) => self.on_relay_deadline(&mut conn),
             _ => {}
         }

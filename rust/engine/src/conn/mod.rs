@@ -35,7 +35,7 @@ use pymesh_tls::Session;
 use crate::base::buffer::Buffer;
 use crate::base::slab::Key;
 use crate::base::time::Time;
-use crate::cluster::{ClusterKey, HostKey, PoolKind};
+use crate::cluster::{ClusterKey, HostKey, PoolKey};
 use crate::exchange::{ExchangeKey, TunnelEnd};
 use crate::listener::{ChainRuntime, HttpRuntime, ListenerRuntime};
 use crate::overload::Slot;
@@ -121,12 +121,14 @@ pub(crate) struct Downstream {
 pub(crate) struct Upstream {
     pub cluster: ClusterKey,
     pub host: HostKey,
-    pub pool: PoolKind,
+    pub pool: PoolKey,
     /// It carries a TCP relay and is in no pool.
     pub relay: Option<RelayKey>,
     pub requests: u32,
     /// It takes no more requests.
     pub draining: bool,
+    /// When it is too old to take any (`max_connection_duration`).
+    pub expires: Time,
 }
 
 /// What is spoken.

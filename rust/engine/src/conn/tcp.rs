@@ -7,20 +7,26 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use pymesh_model::cluster::RoutingPriority;
+
 use super::{Conn, ConnKey, Protocol};
 use crate::base::slab::Key;
 use crate::base::time::Time;
 use crate::cluster::balance::Pick;
 use crate::cluster::original::NoHost;
-use crate::cluster::ClusterKey;
+use crate::cluster::{ClusterKey, PoolKey, PoolKind};
 use crate::engine::Engine;
 use crate::exchange::Failure;
 use crate::listener::TcpRuntime;
 use crate::route::hash_policy::source_ip;
+use crate::shared::Resource;
 use crate::telemetry::stats::TcpStats;
 use crate::telemetry::{Connection, Facts, Flags};
 
 pub(crate) type RelayKey = Key<Relay>;
+
+/// Connections of relays are in no pool, but count as those of this one.
+const POOL: PoolKey = PoolKey { kind: PoolKind::Negotiated, priority: RoutingPriority::Default };
 
 /// One proxied TCP connection.
 pub(crate) struct Relay {
@@ -136,18 +142,26 @@ impl Engine {
         let wanted = relay.original_dst;
         let hash = tcp.config.hash_source_ip.then(|| source_ip(relay.facts.remote.ip(), &mut self.text));
         let pick = Pick { now: self.now, hash, ..Pick::default() };
-        let up = self
-            .pick_host(cluster_key, wanted, None, pick)
-            .map(|host| self.open_upstream(cluster_key, host, crate::cluster::PoolKind::Negotiated, Some(key)));
+        // As in Envoy before an endpoint is chosen, whichever it would be.
+        let cluster = self.clusters.get(cluster_key);
+        let up = match cluster.is_some_and(|cluster| cluster.has_room(POOL.priority, Resource::Connections)) {
+            true => self
+                .pick_host(cluster_key, wanted, None, pick)
+                .and_then(|host| self.open_upstream(cluster_key, host, POOL, Some(key)).ok_or(NoHost::Overflow)),
+            false => {
+                cluster.inspect(|cluster| cluster.stats.upstream_cx_overflow.inc());
+                Err(NoHost::Overflow)
+            }
+        };
         let Some(relay) = self.relays.get_mut(key) else { return };
         match up {
-            Ok(Some(up)) => {
+            Ok(up) => {
                 relay.attempts += 1;
                 relay.up = Some(up);
                 relay.up_remote = self.conns.get(up).map(|conn| conn.remote);
             }
             Err(NoHost::Overflow) => relay.flags.insert(Flags::UPSTREAM_OVERFLOW),
-            Ok(None) | Err(NoHost::Unavailable) => relay.flags.insert(Flags::NO_HEALTHY_UPSTREAM),
+            Err(NoHost::Unavailable) => relay.flags.insert(Flags::NO_HEALTHY_UPSTREAM),
         }
     }
 

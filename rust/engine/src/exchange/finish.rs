@@ -157,7 +157,7 @@ impl Engine {
         }
         if let Some(cluster) = exchange.cluster.and_then(|cluster| self.clusters.get_mut(cluster)) {
             if exchange.holds_retry {
-                cluster.load.take(Resource::Retries);
+                cluster.load.take(exchange.priority, Resource::Retries);
             }
             if exchange.response_started && !exchange.is_local {
                 match exchange.response.status / 100 {

@@ -28,14 +28,14 @@ use std::sync::Arc;
 
 use pymesh_http::h2::StreamId;
 use pymesh_http::{RequestHead, ResponseHead};
-use pymesh_model::cluster::Cluster;
+use pymesh_model::cluster::{Cluster, RoutingPriority};
 use pymesh_model::endpoint::Endpoint;
 use pymesh_model::filter::RouteFilters;
 use pymesh_model::route::{ClusterChoice, Forward, RetryPolicy, Route, RouteTable, WeightedCluster};
 
 use crate::base::slab::Key;
 use crate::base::time::Time;
-use crate::cluster::{ClusterKey, HostKey, PoolKind};
+use crate::cluster::{ClusterKey, HostKey, PoolKey};
 use crate::conn::ConnKey;
 use crate::engine::Engine;
 use crate::filter::Kept;
@@ -137,7 +137,9 @@ pub struct Exchange {
     pub(crate) unrouted: Unrouted,
     pub(crate) cluster: Option<ClusterKey>,
     pub(crate) host: Option<HostKey>,
-    pub(crate) pool: Option<PoolKind>,
+    pub(crate) pool: Option<PoolKey>,
+    /// Of its route.
+    pub(crate) priority: RoutingPriority,
     /// The cluster and endpoint of the last attempt, for logs and metrics.
     pub(crate) cluster_config: Option<Arc<Cluster>>,
     pub(crate) endpoint: Option<Arc<Endpoint>>,

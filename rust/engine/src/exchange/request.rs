@@ -177,6 +177,7 @@ impl Engine {
                 }
                 exchange.cluster = Some(cluster);
                 exchange.forwarded = self.now;
+                exchange.priority = forward.priority;
                 exchange.attempt = 1;
                 exchange.adopt_retry_policy(&routed);
                 let retry = exchange.retry().filter(|retry| !retry.on.is_empty());

@@ -122,7 +122,7 @@ impl Engine {
         let Some(exchange) = self.exchanges.get_mut(key) else { return Decision::No };
         let Some(cluster) = exchange.cluster.and_then(|key| self.clusters.get_mut(key)) else { return Decision::No };
         if std::mem::take(&mut exchange.holds_retry) {
-            cluster.load.take(Resource::Retries);
+            cluster.load.take(exchange.priority, Resource::Retries);
             if !is_wanted {
                 cluster.stats.upstream_rq_retry_success.inc();
             }
@@ -138,11 +138,11 @@ impl Engine {
             return Decision::No;
         }
         exchange.retries_left -= 1;
-        if cluster.load.all(Resource::Retries) >= cluster.config.thresholds.retries {
+        if !cluster.has_room(exchange.priority, Resource::Retries) {
             cluster.stats.upstream_rq_retry_overflow.inc();
             return Decision::Overflow;
         }
-        cluster.load.add(Resource::Retries);
+        cluster.load.add(exchange.priority, Resource::Retries);
         cluster.stats.upstream_rq_retry.inc();
         exchange.holds_retry = true;
         Decision::Retry

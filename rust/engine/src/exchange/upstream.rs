@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use pymesh_http::{h1, h2, Case, Known, Version};
+use pymesh_model::cluster::RoutingPriority;
 use pymesh_model::http::HeaderCase;
 use pymesh_model::route::{Forward, HostRewrite};
 
@@ -14,7 +15,7 @@ use super::{mirror, sticky, websocket, Exchange, ExchangeKey, Failure, LocalRepl
 use crate::base::time::Time;
 use crate::cluster::balance::Pick;
 use crate::cluster::original::NoHost;
-use crate::cluster::{ClusterKey, HostKey, PoolKind};
+use crate::cluster::{ClusterKey, HostKey, PoolKey, PoolKind};
 use crate::conn::{Conn, ConnKey, Http1Client, Protocol, RelayKey, Upstream};
 use crate::engine::Engine;
 use crate::health::Outcome;
@@ -53,12 +54,12 @@ impl Engine {
             }
         };
         let Some(cluster) = self.clusters.get_mut(cluster_key) else { return };
-        let thresholds = cluster.config.thresholds;
         let kind = match ends_tunnel(exchange) {
             true => PoolKind::Tcp,
             false => PoolKind::choose(cluster.config.http.protocol, is_http2),
         };
-        let is_multiplexed = kind == PoolKind::Http2;
+        let priority = exchange.priority;
+        let pool_key = PoolKey { kind, priority };
         let Some(host) = cluster.hosts.get(host_key) else { return };
         if cluster.socket_for(&host.endpoint).proxy_protocol.is_some() {
             // A connection that speaks for one client must not carry another's request.
@@ -67,13 +68,10 @@ impl Engine {
         }
         let Some(host) = cluster.hosts.get_mut(host_key) else { return };
         exchange.host = Some(host_key);
-        exchange.pool = Some(kind);
+        exchange.pool = Some(pool_key);
         exchange.cluster_config = Some(cluster.config.clone());
         exchange.endpoint = Some(host.endpoint.clone());
-        if is_multiplexed && cluster.load.all(Resource::Requests) >= thresholds.requests {
-            return self.overflow(key);
-        }
-        let pool = host.pool(kind);
+        let pool = host.pool(pool_key);
         let conns = &self.conns;
         let idle = loop {
             match pool.idle.pop() {
@@ -90,30 +88,48 @@ impl Engine {
             pool.shared.iter().copied().find(can_open)
         });
         if let Some(conn_key) = ready {
+            if !cluster.has_room(priority, Resource::Requests) {
+                if let Some(idle) = idle {
+                    cluster.hosts.get_mut(host_key).into_iter().for_each(|host| host.pool(pool_key).idle.push(idle));
+                }
+                return self.refuse_request(key, Resource::Requests);
+            }
             if let Some(mut conn) = self.conns.lend(conn_key) {
                 self.attach(key, &mut conn);
                 self.conns.give_back(conn_key, conn);
             }
             return;
         }
-        if cluster.load.all(Resource::Pending) >= thresholds.pending_requests {
-            cluster.stats.upstream_rq_pending_overflow.inc();
-            return self.overflow(key);
+        if !cluster.has_room(priority, Resource::Pending) {
+            return self.refuse_request(key, Resource::Pending);
         }
+        let Some(host) = cluster.hosts.get_mut(host_key) else { return };
         host.active += 1;
-        let pool = host.pool(kind);
+        let pool = host.pool(pool_key);
         pool.waiting.push_back(key);
         let wants_more = match kind {
             PoolKind::Negotiated | PoolKind::Tcp => pool.waiting.len() > pool.connecting as usize,
             PoolKind::Http2 => pool.connecting == 0,
         };
-        cluster.load.add(Resource::Pending);
+        cluster.load.add(priority, Resource::Pending);
         cluster.stats.upstream_rq_pending_total.inc();
         cluster.stats.upstream_rq_pending_active.inc();
         exchange.stage = Stage::Pending;
         if wants_more {
-            self.open_upstream(cluster_key, host_key, kind, None);
+            self.open_upstream(cluster_key, host_key, pool_key, None);
         }
+    }
+
+    /// The circuit breaker of requests, or of those that wait for a connection, is open.
+    fn refuse_request(&mut self, key: ExchangeKey, full: Resource) {
+        let cluster = self.exchanges.get(key).and_then(|exchange| exchange.cluster);
+        if let Some(cluster) = cluster.and_then(|cluster| self.clusters.get(cluster)) {
+            match full {
+                Resource::Requests => cluster.stats.upstream_rq_active_overflow.inc(),
+                _ => cluster.stats.upstream_rq_pending_overflow.inc(),
+            }
+        }
+        self.overflow(key);
     }
 
     fn overflow(&mut self, key: ExchangeKey) {
@@ -144,7 +160,7 @@ impl Engine {
         let pick = match self.clusters.get(cluster).filter(|cluster| cluster.config.balance.policy.hashes()) {
             None => Pick { now, avoid, reselections, ..Pick::default() },
             Some(cluster) => {
-                let active = cluster.load.all(Resource::Requests).saturating_add(cluster.load.all(Resource::Pending));
+                let active = cluster.load.requests();
                 Pick { now, hash: self.hash_of(key), active, avoid, reselections }
             }
         };
@@ -165,32 +181,44 @@ impl Engine {
         &mut self,
         cluster_key: ClusterKey,
         host_key: HostKey,
-        kind: PoolKind,
+        pool_key: PoolKey,
         relay: Option<RelayKey>,
     ) -> Option<ConnKey> {
         let cluster = self.clusters.get_mut(cluster_key)?;
+        let has_room = cluster.has_room_at(cluster.hosts.get(host_key)?, pool_key.priority);
         let host = cluster.hosts.get_mut(host_key)?;
-        let has_one = if relay.is_some() { host.connections > 0 } else { host.pool(kind).connections > 0 };
-        if cluster.load.all(Resource::Connections) >= cluster.config.thresholds.connections && has_one {
+        // A relay has its connection for itself: it could only wait for one that may stay as long as it likes.
+        let has_one = relay.is_some() || host.pool(pool_key).connections > 0;
+        if !has_room {
             cluster.stats.upstream_cx_overflow.inc();
+        }
+        if !has_room && has_one {
             return None;
         }
         if let Some(health) = &cluster.health {
             health.note_traffic();
         }
         let address = host.endpoint.address;
-        host.connections += 1;
-        cluster.load.add(Resource::Connections);
+        host.add_connection();
+        cluster.load.add(pool_key.priority, Resource::Connections);
         cluster.stats.upstream_cx_total.inc();
         cluster.stats.upstream_cx_active.inc();
         if relay.is_none() {
-            let pool = host.pool(kind);
+            let pool = host.pool(pool_key);
             pool.connections += 1;
             pool.connecting += 1;
         }
         let deadline = self.now.after_limit(cluster.config.connect_timeout);
         let (buffer_limit, now) = (cluster.config.buffer_limit, self.now);
-        let up = Upstream { cluster: cluster_key, host: host_key, pool: kind, relay, requests: 0, draining: false };
+        let up = Upstream {
+            cluster: cluster_key,
+            host: host_key,
+            pool: pool_key,
+            relay,
+            requests: 0,
+            draining: false,
+            expires: Time::NEVER,
+        };
         let key = self.conns.insert_with(|key| {
             let conn = Conn::to_endpoint(key, up, address, buffer_limit, now);
             Box::new(Conn { deadline, ..conn })
@@ -234,26 +262,32 @@ impl Engine {
     /// TCP and TLS are ready: speak, and serve who waits.
     pub(crate) fn on_upstream_open(&mut self, conn: &mut Conn) {
         let Some(up) = conn.upstream() else { return };
-        let (cluster_key, host_key, kind) = (up.cluster, up.host, up.pool);
+        let (cluster_key, host_key, pool_key) = (up.cluster, up.host, up.pool);
         if let Some(relay) = up.relay {
             self.tell(cluster_key, host_key, Outcome::Relayed);
             return self.on_relay_open(conn, relay);
         }
         let Some(cluster) = self.clusters.get_mut(cluster_key) else { return self.close_now(conn) };
         if let Some(host) = cluster.hosts.get_mut(host_key) {
-            let pool = host.pool(kind);
+            let pool = host.pool(pool_key);
             pool.connecting = pool.connecting.saturating_sub(1);
         }
-        self.set_deadline(conn, crate::base::time::Time::NEVER);
-        if kind == PoolKind::Tcp {
+        if pool_key.kind == PoolKind::Tcp {
+            self.set_deadline(conn, Time::NEVER);
             conn.protocol = TunnelEnd::of(None);
             return self.serve_pool(conn);
         }
-        let is_http2 = kind == PoolKind::Http2 || conn.tls.as_ref().is_some_and(|tls| tls.alpn() == Some(b"h2"));
+        let oldest = self.clusters.get(cluster_key).map_or(Duration::ZERO, |c| c.config.http.max_connection_duration);
+        if let Some(up) = conn.upstream_mut() {
+            up.expires = self.now.after_limit(oldest);
+        }
+        self.set_deadline(conn, Time::NEVER);
+        let is_http2 =
+            pool_key.kind == PoolKind::Http2 || conn.tls.as_ref().is_some_and(|tls| tls.alpn() == Some(b"h2"));
         self.speak_http_client(conn, is_http2);
         if is_http2 {
             if let Some(host) = self.clusters.get_mut(cluster_key).and_then(|c| c.hosts.get_mut(host_key)) {
-                host.pool(kind).shared.push(conn.key);
+                host.pool(pool_key).shared.push(conn.key);
             }
         }
         self.serve_pool(conn);
@@ -262,7 +296,7 @@ impl Engine {
     /// Gives a connection with room to whoever has waited longest, or to the pool.
     pub(crate) fn serve_pool(&mut self, conn: &mut Conn) {
         let Some(up) = conn.upstream() else { return };
-        let (cluster_key, host_key, kind) = (up.cluster, up.host, up.pool);
+        let (cluster_key, host_key, pool_key) = (up.cluster, up.host, up.pool);
         loop {
             let draining = conn.upstream().is_some_and(|up| up.draining);
             let has_room = match &conn.protocol {
@@ -276,21 +310,24 @@ impl Engine {
             if draining || !has_room {
                 let Protocol::Http2Client(h2) = &conn.protocol else { return };
                 let is_over = draining && h2.active_streams() == 0;
-                let pool = host.pool(kind);
+                let pool = host.pool(pool_key);
                 if !pool.waiting.is_empty() && pool.connecting == 0 {
                     // Nobody else would serve them before this one ends.
-                    self.open_upstream(cluster_key, host_key, kind, None);
+                    self.open_upstream(cluster_key, host_key, pool_key, None);
                 }
                 if is_over {
                     self.close_after_flush(conn);
                 }
                 return;
             }
-            let Some(waiting) = host.pool(kind).waiting.pop_front() else { break };
+            let Some(waiting) = host.pool(pool_key).waiting.pop_front() else { break };
             host.active = host.active.saturating_sub(1);
-            cluster.load.take(Resource::Pending);
+            cluster.load.take(pool_key.priority, Resource::Pending);
             cluster.stats.upstream_rq_pending_active.dec();
-            self.attach(waiting, conn);
+            match cluster.has_room(pool_key.priority, Resource::Requests) {
+                true => self.attach(waiting, conn),
+                false => self.refuse_request(waiting, Resource::Requests),
+            }
         }
         let Some(cluster) = self.clusters.get(cluster_key) else { return };
         let idle = self.idle_upstream_limit(cluster.config.http.idle_timeout);
@@ -301,7 +338,7 @@ impl Engine {
                 if !host.listed || cluster.removed {
                     return self.close_now(conn);
                 }
-                host.pool(kind).idle.push(conn.key);
+                host.pool(pool_key).idle.push(conn.key);
                 self.set_deadline(conn, idle);
             }
             // Whoever it was opened for has gone.
@@ -329,18 +366,21 @@ impl Engine {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         let Some(up) = conn.upstream_mut() else { return };
         up.requests = up.requests.saturating_add(1);
-        let (cluster_key, host_key, kind) = (up.cluster, up.host, up.pool);
+        let (cluster_key, host_key, pool_key) = (up.cluster, up.host, up.pool);
         let Some(cluster) = self.clusters.get_mut(cluster_key) else { return };
         let most = cluster.config.http.requests_per_connection;
         let is_last = most > 0 && up.requests >= most;
         up.draining |= is_last;
-        cluster.load.add(Resource::Requests);
+        cluster.load.add(pool_key.priority, Resource::Requests);
         cluster.stats.upstream_rq_total.inc();
         cluster.stats.upstream_rq_active.inc();
+        if is_last {
+            cluster.stats.upstream_cx_max_requests.inc();
+        }
         if let Some(host) = cluster.hosts.get_mut(host_key) {
             host.active += 1;
             if is_last {
-                host.pool(kind).forget(conn.key);
+                host.pool(pool_key).forget(conn.key);
             }
         }
         let is_watched = cluster.health.is_some();
@@ -584,17 +624,18 @@ impl Engine {
         let up = exchange.up.take();
         let stream = exchange.up_stream.take();
         let is_complete = exchange.request_body.finished && exchange.response_body.ended && exchange.has_response;
-        let kind = exchange.pool.unwrap_or(PoolKind::Negotiated);
+        let pool_key =
+            exchange.pool.unwrap_or(PoolKey { kind: PoolKind::Negotiated, priority: RoutingPriority::Default });
         if let Some(cluster) = self.clusters.get_mut(cluster_key) {
-            if is_pending && cluster.hosts.get_mut(host_key).is_some_and(|host| host.pool(kind).stop_waiting(key)) {
+            if is_pending && cluster.hosts.get_mut(host_key).is_some_and(|host| host.pool(pool_key).stop_waiting(key)) {
                 if let Some(host) = cluster.hosts.get_mut(host_key) {
                     host.active = host.active.saturating_sub(1);
                 }
-                cluster.load.take(Resource::Pending);
+                cluster.load.take(pool_key.priority, Resource::Pending);
                 cluster.stats.upstream_rq_pending_active.dec();
             }
             if up.is_some() {
-                cluster.end_request(Some(host_key));
+                cluster.end_request(Some(host_key), pool_key.priority);
             }
             cluster.drop_host_if_unused(host_key);
         }
@@ -633,7 +674,7 @@ impl Engine {
     /// An upstream connection is lost: so are its exchanges.
     pub(crate) fn lose_upstream(&mut self, conn: &mut Conn, failure: Failure) {
         let Some(up) = conn.upstream() else { return };
-        let (cluster_key, host_key, kind, relay) = (up.cluster, up.host, up.pool, up.relay);
+        let (cluster_key, host_key, pool_key, relay) = (up.cluster, up.host, up.pool, up.relay);
         if matches!(conn.protocol, Protocol::Opening) {
             let Some(cluster) = self.clusters.get_mut(cluster_key) else { return };
             cluster.stats.upstream_cx_connect_fail.inc();
@@ -643,8 +684,8 @@ impl Engine {
                 return self.on_relay_connect_failed(relay, failure);
             }
             let Some(host) = cluster.hosts.get_mut(host_key) else { return };
-            let waiting = &mut host.pool(kind).waiting;
-            let count = if kind == PoolKind::Http2 { waiting.len() } else { 1.min(waiting.len()) };
+            let waiting = &mut host.pool(pool_key).waiting;
+            let count = if pool_key.kind == PoolKind::Http2 { waiting.len() } else { 1.min(waiting.len()) };
             let victims: Vec<ExchangeKey> = waiting.iter().take(count).copied().collect();
             for victim in victims {
                 self.upstream_failed(victim, failure);
@@ -675,9 +716,9 @@ impl Engine {
         let key = conn.key;
         let Some(up) = conn.upstream_mut() else { return };
         up.draining = true;
-        let (cluster_key, host_key, kind) = (up.cluster, up.host, up.pool);
+        let (cluster_key, host_key, pool_key) = (up.cluster, up.host, up.pool);
         if let Some(host) = self.clusters.get_mut(cluster_key).and_then(|c| c.hosts.get_mut(host_key)) {
-            host.pool(kind).forget(key);
+            host.pool(pool_key).forget(key);
         }
         if codec.active_streams() == 0 {
             // Closed by the peer's FIN or by us at the end of this turn.
@@ -694,18 +735,18 @@ impl Engine {
     /// Takes a closed connection out of its pool and its counts.
     pub(crate) fn forget_upstream(&mut self, conn: &Conn) {
         let Some(up) = conn.upstream() else { return };
-        let (cluster_key, host_key, kind) = (up.cluster, up.host, up.pool);
+        let (cluster_key, host_key, pool_key) = (up.cluster, up.host, up.pool);
         let was_connecting = up.relay.is_none() && matches!(conn.protocol, Protocol::Opening);
         let Some(cluster) = self.clusters.get_mut(cluster_key) else { return };
-        cluster.load.take(Resource::Connections);
+        cluster.load.take(pool_key.priority, Resource::Connections);
         cluster.stats.upstream_cx_active.dec();
         cluster.stats.upstream_cx_destroy.inc();
         cluster.stats.upstream_cx_rx_bytes_total.add(conn.received);
         cluster.stats.upstream_cx_tx_bytes_total.add(conn.sent);
         let mut starved = false;
         if let Some(host) = cluster.hosts.get_mut(host_key) {
-            host.connections = host.connections.saturating_sub(1);
-            let pool = host.pool(kind);
+            host.take_connection();
+            let pool = host.pool(pool_key);
             pool.forget(conn.key);
             if up.relay.is_none() {
                 pool.connections = pool.connections.saturating_sub(1);
@@ -717,7 +758,7 @@ impl Engine {
         }
         cluster.drop_host_if_unused(host_key);
         match starved {
-            true => drop(self.open_upstream(cluster_key, host_key, kind, None)),
+            true => drop(self.open_upstream(cluster_key, host_key, pool_key, None)),
             false => self.drop_cluster_if_over(cluster_key),
         }
     }

@@ -261,7 +261,7 @@ pub fn snapshot(setup: &Setup) -> Arc<Snapshot> {
         ..testing::listener("in", address(1, 80), testing::filter_chain(network))
     };
     let cluster = Cluster {
-        thresholds: setup.thresholds,
+        circuit_breakers: setup.thresholds.into(),
         http: setup.upstream.clone(),
         buffer_limit: setup.buffer_limit,
         ..testing::cluster("origin", [address(3, 8080)])

@@ -177,7 +177,7 @@ fn cluster(
         }),
         connect_timeout: Duration::from_secs(2),
         // A relay over a threshold is closed, not queued.
-        thresholds: if name == "web" { plan.thresholds } else { Thresholds::default() },
+        circuit_breakers: if name == "web" { plan.thresholds.into() } else { CircuitBreakers::default() },
         http: UpstreamHttp {
             protocol,
             idle_timeout: Duration::from_secs(if plan.replaces { 60 - change as u64 } else { 60 }),

@@ -193,6 +193,7 @@ impl Plan {
                 pending_requests: if faultless { 1024 } else { *chance.pick(&[1024, 1024, 1, 3]) },
                 requests: if faultless { 1024 } else { *chance.pick(&[1024, 1024, 1, 3]) },
                 retries: *chance.pick(&[3, 1]),
+                ..Thresholds::default()
             },
             downstream_requests: *chance.pick(&[0, 0, 0, 1, 3]),
             downstream_age: Duration::from_millis(if faultless { 0 } else { *chance.pick(&[0, 0, 0, 5, 500]) }),

@@ -93,10 +93,17 @@ impl Config {
             ..UpstreamHttp::default()
         };
         let thresholds = match self.has(10) {
-            true => Thresholds { connections: 2, pending_requests: 2, requests: 3, retries: 1 },
+            true => {
+                Thresholds { connections: 2, pending_requests: 2, requests: 3, retries: 1, ..Thresholds::default() }
+            }
             false => Thresholds::default(),
         };
-        let cluster = Cluster { http, thresholds, buffer_limit: self.buffer_limit, ..testing::cluster("web", listed) };
+        let cluster = Cluster {
+            http,
+            circuit_breakers: thresholds.into(),
+            buffer_limit: self.buffer_limit,
+            ..testing::cluster("web", listed)
+        };
         let raw_cluster =
             Cluster { buffer_limit: self.buffer_limit, ..testing::cluster("raw", [Config::raw_endpoint()]) };
         let mut snapshot = testing::snapshot([web, raw], [cluster, raw_cluster]);

@@ -334,17 +334,15 @@ fn warm_up<T>(slots: &mut std::collections::BTreeMap<Arc<str>, Slot<T>>, name: A
     slot.warming = Some(Arc::new(resource));
 }
 
-/// Keepalive has no place in the engine; see [`translate::Keepalive`].
+/// Pings have no place in the engine; see [`translate::Keepalive`].
 pub(crate) fn refuse_keepalive(parts: &translate::ClusterParts, problems: &Problems) {
-    let http2 = parts.keepalive.http2.as_ref().map(|(path, _)| path);
-    let tcp = parts.keepalive.tcp.as_ref().map(|(path, _)| path);
-    for path in http2.into_iter().chain(tcp) {
+    if let Some((path, _)) = &parts.keepalive.http2 {
         problems.push(Diagnostic {
             place: None,
             path: path.clone(),
             message: "keepalive is supported only on the clusters of the ADS server and the certificate authority"
                 .into(),
-            hint: Some("use `idle_timeout` in `common_http_protocol_options`".into()),
+            hint: Some("use `upstream_connection_options.tcp_keepalive`".into()),
         });
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use prost::Name as _;
 use pymesh_model::balance::{Balance, LbPolicy as Policy};
 use pymesh_model::cluster::{
-    Cluster, Discovery, ProxyProtocolVersion, ServiceLabels, Thresholds, Transport, TransportMatch, TransportSocket,
-    UpstreamHttp, UpstreamProtocol,
+    Cluster, Discovery, ProxyProtocolVersion, ServiceLabels, TcpKeepalive, Transport, TransportMatch, TransportSocket,
+    UpstreamBind, UpstreamHttp, UpstreamProtocol,
 };
 use pymesh_model::endpoint::Endpoints;
 
@@ -15,7 +15,7 @@ use super::common::{config_source, duration, duration_or, enumerator, metadata, 
 use super::endpoint::{endpoints, targets, text_pairs, DnsTarget};
 use super::health_check::health_checks;
 use super::outlier::outlier_detection;
-use super::{bind, consistent_hashing, original_dst, tls, Context, Patience};
+use super::{bind, circuit_breaker, consistent_hashing, original_dst, tls, Context, Patience};
 use crate::diagnostic::At;
 use crate::proto::envoy::config::{cluster::v3 as cluster, core::v3 as core};
 use crate::proto::envoy::extensions::transport_sockets::proxy_protocol::v3::ProxyProtocolUpstreamTransport;
@@ -77,11 +77,10 @@ pub(crate) enum DnsFamily {
     All,
 }
 
-/// `connection_keepalive` and `tcp_keepalive`, with their paths.
+/// `connection_keepalive`, with its path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Keepalive {
     pub(crate) http2: Option<(String, Pings)>,
-    pub(crate) tcp: Option<(String, TcpProbes)>,
 }
 
 /// HTTP/2 PING frames.
@@ -91,17 +90,9 @@ pub(crate) struct Pings {
     pub(crate) timeout: Duration,
 }
 
-/// Socket options; `None` leaves the system's setting.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct TcpProbes {
-    pub(crate) probes: Option<u32>,
-    pub(crate) idle: Option<Duration>,
-    pub(crate) interval: Option<Duration>,
-}
-
 pub(crate) fn cluster(config: &cluster::Cluster, at: &At<'_>, cx: &mut Context<'_>) -> ClusterParts {
     let (discovery, endpoints, source) = discovery(config, at, cx);
-    let mut keepalive = Keepalive { http2: None, tcp: tcp_keepalive(config, at) };
+    let mut keepalive = Keepalive::default();
     let http = protocol_options(config, &mut keepalive, &at.field("typed_extension_protocol_options"));
     let transport = transport(config, at, cx);
     let sockets = transport.matches.iter().map(|candidate| &candidate.socket).chain([&transport.default]);
@@ -121,7 +112,7 @@ pub(crate) fn cluster(config: &cluster::Cluster, at: &At<'_>, cx: &mut Context<'
         endpoints: Arc::new(endpoints),
         balance: balance(config, &discovery, at),
         connect_timeout: duration_or(config.connect_timeout.as_ref(), CONNECT_TIMEOUT, &at.field("connect_timeout")),
-        thresholds: thresholds(config.circuit_breakers.as_ref(), &at.field("circuit_breakers")),
+        circuit_breakers: circuit_breaker::breakers(config.circuit_breakers.as_ref(), &at.field("circuit_breakers")),
         outlier_detection: config
             .outlier_detection
             .as_ref()
@@ -129,7 +120,10 @@ pub(crate) fn cluster(config: &cluster::Cluster, at: &At<'_>, cx: &mut Context<'
         health_check: health_checks(&config.health_checks, &at.field("health_checks")).map(Arc::new),
         http,
         transport,
-        bind: bind::upstream_bind(config.upstream_bind_config.as_ref(), &at.field("upstream_bind_config")),
+        bind: UpstreamBind {
+            keepalive: tcp_keepalive(config),
+            ..bind::upstream_bind(config.upstream_bind_config.as_ref(), &at.field("upstream_bind_config"))
+        },
         buffer_limit: buffer_limit(config.per_connection_buffer_limit_bytes),
         service: service(config, cx),
         discovery,
@@ -265,37 +259,14 @@ fn balance(config: &cluster::Cluster, discovery: &Discovery, at: &At<'_>) -> Bal
     })
 }
 
-fn thresholds(breakers: Option<&cluster::CircuitBreakers>, at: &At<'_>) -> Thresholds {
-    let mut thresholds = Thresholds::default();
-    let at = at.field("thresholds");
-    let configured = breakers.map(|breakers| breakers.thresholds.as_slice()).unwrap_or_default();
-    for (index, limits) in configured.iter().enumerate() {
-        let at = at.index(index);
-        if index > 0 {
-            at.refuse("there can be only one set of thresholds: every request has the default priority");
-        } else if limits.priority != core::RoutingPriority::Default as i32 {
-            at.field("priority").refuse_with_hint("every request has the default priority", "write DEFAULT");
-        }
-        thresholds = Thresholds {
-            connections: limits.max_connections.unwrap_or(thresholds.connections),
-            pending_requests: limits.max_pending_requests.unwrap_or(thresholds.pending_requests),
-            requests: limits.max_requests.unwrap_or(thresholds.requests),
-            retries: limits.max_retries.unwrap_or(thresholds.retries),
-        };
-    }
-    thresholds
-}
-
-fn tcp_keepalive(config: &cluster::Cluster, at: &At<'_>) -> Option<(String, TcpProbes)> {
+fn tcp_keepalive(config: &cluster::Cluster) -> Option<TcpKeepalive> {
     let probes = config.upstream_connection_options.as_ref()?.tcp_keepalive.as_ref()?;
     let seconds = |value: Option<u32>| value.map(|seconds| Duration::from_secs(seconds.into()));
-    let probes = TcpProbes {
+    Some(TcpKeepalive {
         probes: probes.keepalive_probes,
         idle: seconds(probes.keepalive_time),
         interval: seconds(probes.keepalive_interval),
-    };
-    let at = at.field("upstream_connection_options");
-    Some((at.field("tcp_keepalive").path(), probes))
+    })
 }
 
 fn protocol_options(config: &cluster::Cluster, keepalive: &mut Keepalive, at: &At<'_>) -> UpstreamHttp {
@@ -394,12 +365,8 @@ fn common_http(common: &core::HttpProtocolOptions, http: &mut UpstreamHttp, at: 
     if let Some(kibibytes) = common.max_response_headers_kb {
         http.header_list_size = super::http::octets(kibibytes);
     }
-    if common.max_connection_duration.is_some() {
-        at.field("max_connection_duration").refuse_with_hint(
-            "upstream connections have no age limit",
-            "use `idle_timeout` or `max_requests_per_connection`",
-        );
-    }
+    let age = duration(common.max_connection_duration.as_ref(), &at.field("max_connection_duration"));
+    http.max_connection_duration = age.unwrap_or_default();
     let stream = duration(common.max_stream_duration.as_ref(), &at.field("max_stream_duration"));
     http.max_stream_duration = stream.unwrap_or_default();
     if common.headers_with_underscores_action != 0 {

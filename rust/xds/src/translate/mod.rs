@@ -7,6 +7,7 @@
 
 mod access_log;
 mod bind;
+mod circuit_breaker;
 mod cluster;
 mod common;
 mod consistent_hashing;

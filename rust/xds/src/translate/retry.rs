@@ -122,3 +122,78 @@ fn host_selection_attempts(policy: &route::RetryPolicy, at: &At<'_>) -> u32 {
         }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diagnostic::Problems;
+    use crate::kind::ResourceKind;
+    use crate::testing::packed;
+
+    fn with(fields: &str) -> (RetryPolicy, Vec<String>) {
+        let raw = packed(
+            ResourceKind::Routes,
+            &format!("{{name: any, virtual_hosts: [{{name: any, domains: ['*'], retry_policy: {{{fields}}}}}]}}"),
+        );
+        let table: route::RouteConfiguration = prost::Message::decode(raw.value.as_slice()).unwrap();
+        let problems = Problems::default();
+        let made = policy(table.virtual_hosts[0].retry_policy.as_ref().unwrap(), &At::root("", &problems));
+        let said = problems
+            .into_vec()
+            .into_iter()
+            .map(|one| format!("{}: {} ({})", one.path, one.message, one.hint.as_deref().unwrap_or_default()));
+        (made, said.collect())
+    }
+
+    #[test]
+    fn every_field_is_read() {
+        let (made, problems) = with(
+            "retry_on: '5xx, retriable-headers,envoy-ratelimited,unavailable', num_retries: 0, per_try_timeout: 1s, \
+             per_try_idle_timeout: 2s, retriable_status_codes: [418], retriable_headers: [{name: X-Again}], \
+             retriable_request_headers: [{name: ':method', string_match: {exact: GET}}], \
+             retry_back_off: {base_interval: 0.0001s}, host_selection_retry_max_attempts: 7, \
+             rate_limited_retry_back_off: {reset_headers: [{name: Retry-After}, {name: x-at, format: UNIX_TIMESTAMP}]}",
+        );
+        assert_eq!(problems, Vec::<String>::new());
+        let on = RetryOn {
+            server_error: true,
+            headers: true,
+            envoy_ratelimited: true,
+            grpc_unavailable: true,
+            ..RetryOn::default()
+        };
+        assert_eq!((made.on, made.num_retries, made.statuses), (on, 0, vec![418]));
+        assert_eq!([made.per_try_timeout, made.per_try_idle_timeout].map(|limit| limit.as_secs()), [1, 2]);
+        assert_eq!((&*made.headers[0].name, &*made.request_headers[0].name), ("x-again", ":method"));
+        // Envoy counts in milliseconds, and knows none below one.
+        assert_eq!([made.base_interval, made.max_interval].map(|wait| wait.as_millis()), [1, 10]);
+        assert_eq!((made.host_selection_attempts, made.avoid_previous_hosts), (7, false));
+        let limited = made.rate_limited.unwrap();
+        assert_eq!(limited.max_interval, MAX_RESET_INTERVAL);
+        let reset: Vec<_> = limited.reset_headers.iter().map(|one| (&*one.name, one.is_unix_timestamp)).collect();
+        assert_eq!(reset, [("retry-after", false), ("x-at", true)]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (fields, expected) in [
+            ("retry_on: rest", "retry_on: retry condition `rest` is not supported (did you mean `reset`?)"),
+            (
+                "retry_on: http3-post-connect-failure",
+                "retry_on: retry condition `http3-post-connect-failure` is not supported \
+                 (leave it out: HTTP/3 is not spoken)",
+            ),
+            (
+                "retry_on: 5xx, retriable_status_codes: [503, 99]",
+                "retriable_status_codes[1]: 99 is not an HTTP status ()",
+            ),
+            (
+                "retry_back_off: {base_interval: 2s, max_interval: 1s}",
+                "retry_back_off.max_interval: this must not be below `base_interval` ()",
+            ),
+            ("per_try_idle_timeout: -1s", "per_try_idle_timeout: a duration here must not be negative, as -1s is ()"),
+        ] {
+            assert_eq!(with(fields).1, [expected], "{fields}");
+        }
+    }
+}

@@ -13,7 +13,7 @@ use pymesh_model::route::{
 
 use super::common::{data_source, duration, duration_or, enumerator};
 use super::header::{self, header_fields};
-use super::{filter, hash_policy, http, matcher, mirror, retry, Context};
+use super::{circuit_breaker, filter, hash_policy, http, matcher, mirror, retry, Context};
 use crate::diagnostic::At;
 use crate::proto::envoy::config::route::v3 as route;
 use route::route_action::RequestMirrorPolicy;
@@ -213,6 +213,7 @@ impl Table<'_, '_> {
         };
         Some(Forward {
             cluster,
+            priority: circuit_breaker::priority(action.priority),
             timeout: match action.max_stream_duration {
                 // As in Envoy, the newer of two ways to say it leaves no room for the older.
                 Some(_) => Duration::ZERO,

@@ -277,7 +277,7 @@ fn one_endpoint_may_be_meant() {
 #[test]
 fn circuit_breakers_hold_for_it() {
     let mut rig = Rig::new(|cluster| {
-        cluster.thresholds = Thresholds { pending_requests: 1, ..Thresholds::default() };
+        cluster.circuit_breakers = Thresholds { pending_requests: 1, ..Thresholds::default() }.into();
         cluster.http = UpstreamHttp::default();
     });
     rig.ask(0);
