@@ -389,7 +389,8 @@ def _redirected(match: Document, redirect: Document, asked: Asked, port: int) ->
         host += f":{old_port}"
     uri = redirect.get("uri", "")
     if uri.startswith("%PREFIX()%"):
-        matched = len(match.get("uri", {"prefix": "/"})["prefix"])
+        # A delegate may have got a match of the whole path from its root.
+        matched = len(match.get("uri", {"prefix": "/"}).get("prefix", asked.path))
         path = uri.removeprefix("%PREFIX()%") + asked.path[matched:] + asked.query
     elif uri:
         path = uri + ("" if "?" in uri else asked.query)
