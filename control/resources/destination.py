@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Annotated, Any, ClassVar, Literal
 
 from pymesh.control.resources import visibility
+from pymesh.control.resources.consistent_hash import ConsistentHash
 from pymesh.control.resources.decode import Located, Problem, Range, model
 from pymesh.control.resources.metadata import Resource
 from pymesh.control.resources.outlier import OutlierDetection
@@ -22,13 +23,19 @@ class LoadBalancer(Located):
     """How an endpoint is picked."""
 
     REFUSED: ClassVar = {
-        "consistentHash": "use simple: LEAST_REQUEST",
         "localityLbSetting": "remove it; all localities are alike for now",
         "warmup": "remove it",
         "warmupDurationSecs": "remove it",
     }
 
-    simple: Literal["ROUND_ROBIN", "LEAST_REQUEST", "RANDOM"] = "LEAST_REQUEST"
+    DEFAULT: ClassVar = "LEAST_REQUEST"
+
+    simple: Literal["ROUND_ROBIN", "LEAST_REQUEST", "RANDOM"] | None = None
+    consistent_hash: ConsistentHash | None = None
+
+    def problems(self) -> Iterator[Problem]:
+        if self.present("simple") and self.present("consistentHash"):
+            yield Problem("consistentHash", "'simple' and 'consistentHash' exclude each other", "keep one of them")
 
 
 @model

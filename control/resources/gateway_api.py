@@ -8,6 +8,7 @@ from dataclasses import field
 from datetime import timedelta
 from typing import Annotated, Any, ClassVar, Final, Literal
 
+from pymesh.control.resources.consistent_hash import cookie_name_problems
 from pymesh.control.resources.decode import Located, PortNumber, Problem, Range, Weight, key, model
 from pymesh.control.resources.header_values import value_problems
 from pymesh.control.resources.kubernetes import is_ip
@@ -494,12 +495,37 @@ class Retry(Located):
 
 
 @model
+class CookieConfig(Located):
+    """How long a cookie lives."""
+
+    lifetime_type: Literal["Session", "Permanent"] = "Session"
+
+
+@model
+class SessionPersistence(Located):
+    """Clients stay where they have begun: at one backend, and at one endpoint of it."""
+
+    REFUSED: ClassVar = {"idleTimeout": "set absoluteTimeout with cookieConfig.lifetimeType: Permanent"}
+
+    session_name: str = "pymesh-session"
+    type: Literal["Cookie", "Header"] = "Cookie"
+    absolute_timeout: timedelta | None = None
+    cookie_config: CookieConfig = CookieConfig()
+
+    def problems(self) -> Iterator[Problem]:
+        yield from cookie_name_problems("sessionName", self.session_name)
+        if self.type == "Header":
+            hint = "use type: Cookie, or consistentHash.httpHeaderName in a DestinationRule"
+            yield Problem("type", "a session that a header names is not supported yet", hint)
+        is_permanent = self.cookie_config.lifetime_type == "Permanent"
+        if is_permanent != (self.absolute_timeout is not None):
+            hint = "set both, or neither"
+            yield Problem("absoluteTimeout", "it belongs to cookieConfig.lifetimeType: Permanent, which needs it", hint)
+
+
+@model
 class RouteRule(Located):
     """Matches (any of them), and what to do."""
-
-    REFUSED: ClassVar = {
-        "sessionPersistence": "nothing replaces it yet",
-    }
 
     name: str = ""
     matches: tuple[RouteMatch, ...] = (RouteMatch(),)
@@ -507,6 +533,7 @@ class RouteRule(Located):
     backend_refs: tuple[BackendRef, ...] = ()
     timeouts: Timeouts = Timeouts()
     retry: Retry | None = None
+    session_persistence: SessionPersistence | None = None
 
     def problems(self) -> Iterator[Problem]:
         types = [one.type for one in self.filters]
@@ -516,6 +543,8 @@ class RouteRule(Located):
                 yield Problem("filters", "a redirect is not mirrored", "remove the RequestMirror filter")
             if self.backend_refs:
                 yield Problem("backendRefs", "a redirect asks no backend", "remove backendRefs")
+            if self.session_persistence is not None:
+                yield Problem("sessionPersistence", "a redirect asks no backend", "remove sessionPersistence")
             if "URLRewrite" in types:
                 yield Problem("filters", "RequestRedirect and URLRewrite exclude each other")
         replaces = [

@@ -6,7 +6,7 @@ or reports what does not. Translation only reads it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
@@ -71,6 +71,8 @@ class Store:
     peers: Peers = field(default_factory=Peers)
     policies: Sequence[AuthorizationPolicy] = ()
     health_checks: HealthChecks = field(default_factory=dict)
+    #: Hosts of the services whose clients are to stay at one endpoint because a route says so.
+    sticky: frozenset[str] = frozenset()
 
     def service(self, host: str, namespace: str) -> Service | None:
         """The service that ``host`` means in ``namespace``: a full host, NAME.NAMESPACE, or NAME."""
@@ -166,9 +168,19 @@ def assemble(resources: Iterable[Resource], options: MeshOptions, report: Report
         peers.gather(of(PeerAuthentication), options.root_namespace, report),
         of(AuthorizationPolicy),
         health_checks.gather(bare, of(HealthCheckPolicy), report),
+        frozenset(_sticky(bare, of(HTTPRoute))),
     )
     references.check(store, report)
     return store
+
+
+def _sticky(bare: Store, routes: Iterable[HTTPRoute]) -> Iterator[str]:
+    for route in routes:
+        for rule in route.spec.rules:
+            for backend in rule.backend_refs if rule.session_persistence is not None else ():
+                service = bare.service(backend.name, backend.namespace or route.namespace)
+                if service is not None:
+                    yield service.host
 
 
 def _destination_rules(

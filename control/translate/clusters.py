@@ -18,6 +18,7 @@ from pymesh.control.store.health_checks import health_check
 from pymesh.control.store.services import Port, Service
 from pymesh.control.store.store import Store
 from pymesh.control.translate import endpoints, names, origination, tls
+from pymesh.control.translate.balancing import set_policy
 from pymesh.control.translate.health_check import set_health_check
 from pymesh.control.translate.outlier import set_outlier_detection
 from pymesh.control.translate.proxy import Proxy
@@ -144,10 +145,13 @@ def _cluster(
         name=name,
         type=discovery,
         connect_timeout=seconds(timeout) if timeout is not None else {"seconds": 10},
-        lb_policy="CLUSTER_PROVIDED" if discovery == "ORIGINAL_DST" else balancer.simple,
         circuit_breakers=_breakers(pool, budget),
         metadata=_istio(service),
     )
+    if discovery == "ORIGINAL_DST":
+        cluster.lb_policy = "CLUSTER_PROVIDED"
+    else:
+        set_policy(cluster, balancer, service.host in store.sticky)
     _set_keepalive(cluster, pool)
     if discovery == "EDS":
         cluster.eds_cluster_config.eds_config.CopyFrom(pb.message("envoy.config.core.v3.ConfigSource")(**ADS))
@@ -169,6 +173,14 @@ def _cluster(
         set_health_check(cluster, health_check(store.health_checks, service, port), http2)
         set_outlier_detection(cluster, [one.outlier_detection for one in _layers(policies, port.number)])
     return cluster
+
+
+def balancer(store: Store, proxy: Proxy, service: Service, port: Port, subset: str) -> LoadBalancer:
+    """How a proxy chooses among the endpoints of a port, or of one subset of it."""
+    rule = store.destination_rule(service, proxy.namespace)
+    found = store.subset(service, subset, proxy.namespace) if subset else None
+    general = rule.spec.traffic_policy if rule else None
+    return _effective([found.traffic_policy if found else None, general], port.number)[0]
 
 
 def _effective(

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from pymesh.control.resources.gateway_routes import GrpcMatch, GRPCRoute, GrpcRule
-from pymesh.control.translate import routes
+from pymesh.control.translate import routes, sticky
 from pymesh.control.translate.http_route import mirror, named, set_headers
 from pymesh.control.translate.scope import Scope
 from pymesh.control.translate.wire import wrapped
@@ -59,6 +59,7 @@ def _forward(scope: Scope, made: Any, route: GRPCRoute, rule: GrpcRule) -> None:
             set_headers(entry, backend.filters)
         choice = {"weighted_clusters": weighted}
     made.route.CopyFrom(pb.message("envoy.config.route.v3.RouteAction")(**routes.forward(choice)))
+    sticky.by_destination(scope, made.route, [cluster for cluster, _ in shares])
     mirror(scope, made, route.namespace, rule.filters)
 
 

@@ -17,7 +17,7 @@ from pymesh.control.resources.gateway_api import (
     RouteRule,
     mirrors,
 )
-from pymesh.control.translate import routes
+from pymesh.control.translate import routes, sticky
 from pymesh.control.translate.retries import RetryRule, by_method
 from pymesh.control.translate.routes import Place
 from pymesh.control.translate.scope import Scope
@@ -98,6 +98,10 @@ def _forward(scope: Scope, made: Any, route: HTTPRoute, rule: RouteRule) -> None
     if rule.timeouts.request is not None:
         limit = pb.message("google.protobuf.Duration")(**seconds(rule.timeouts.request))
         made.route.timeout.CopyFrom(limit)
+    if rule.session_persistence is not None:
+        sticky.by_session(made.route, rule.session_persistence)
+    else:
+        sticky.by_destination(scope, made.route, [cluster for cluster, _ in shares])
     mirror(scope, made, route.namespace, rule.filters)
 
 

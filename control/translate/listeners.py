@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pymesh.control.resources.destination import TcpPool
 from pymesh.control.store.store import MeshOptions
-from pymesh.control.translate import clusters
+from pymesh.control.translate import clusters, sticky
 from pymesh.control.translate.l4 import L4Rule
 from pymesh.control.translate.scope import Scope
 from pymesh.control.translate.wire import ADS, extension, seconds, socket_address, struct, wrapped
@@ -110,9 +110,14 @@ def http(
 
 
 def tcp(
-    options: MeshOptions, stat_prefix: str, shares: Sequence[tuple[str, int]], limits: TcpPool | None = None
+    options: MeshOptions,
+    stat_prefix: str,
+    shares: Sequence[tuple[str, int]],
+    limits: TcpPool | None = None,
+    *,
+    hash_address: bool = False,
 ) -> dict[str, Any]:
-    """A TCP proxy to clusters by weight."""
+    """A TCP proxy to clusters by weight; with ``hash_address`` a client stays at the same endpoint."""
     proxy = pb.message("envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy")(
         stat_prefix=stat_prefix, access_log=access_log(options)
     )
@@ -126,6 +131,8 @@ def tcp(
     if limits is not None and limits.max_connection_duration is not None:
         age = pb.message("google.protobuf.Duration")(**seconds(limits.max_connection_duration))
         proxy.max_downstream_connection_duration.CopyFrom(age)
+    if hash_address:
+        proxy.hash_policy.add(source_ip={})
     return extension("envoy.filters.network.tcp_proxy", proxy)
 
 
@@ -135,7 +142,9 @@ def l4(scope: Scope, rules: Iterable[L4Rule], *, tls: bool = False) -> list[dict
     taken: set[tuple[str, str]] = set()
     for rule in rules:
         first = rule.shares[0][0]
-        network = [tcp(scope.store.options, first, rule.shares, clusters.tcp_limits(scope, first))]
+        hash_address = sticky.hash_address(scope, [cluster for cluster, _ in rule.shares])
+        limits = clusters.tcp_limits(scope, first)
+        network = [tcp(scope.store.options, first, rule.shares, limits, hash_address=hash_address)]
         by_subnets: dict[tuple[str, ...], list[str]] = {}
         for name in dict.fromkeys(rule.server_names or ("*",)):
             subnets = [str(ip_network(one, strict=False)) for one in rule.subnets] or [""]

@@ -21,6 +21,7 @@ from pymesh.control.resources.traffic import (
     is_authority,
 )
 from pymesh.control.store.references import gateway_key
+from pymesh.control.translate import sticky
 from pymesh.control.translate.retries import RetryRule, by_method
 from pymesh.control.translate.scope import Scope
 from pymesh.control.translate.wire import seconds, wrapped
@@ -66,9 +67,11 @@ def applies_at(names: Sequence[str], namespace: str, place: Place) -> bool:
     return any(name != "mesh" and gateway_key(name, namespace) == place.gateway for name in names)
 
 
-def default_route(cluster: str) -> Any:
+def default_route(scope: Scope, cluster: str) -> Any:
     """The route to a service for which there are no rules."""
-    return pb.Route(name="default", match={"prefix": "/"}, route=forward({"cluster": cluster}))
+    made = pb.Route(name="default", match={"prefix": "/"}, route=forward({"cluster": cluster}))
+    sticky.by_destination(scope, made.route, [cluster])
+    return made
 
 
 def forward(choice: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,6 +180,7 @@ def _forward(scope: Scope, route: Any, rule: HttpRoute, namespace: str, place: P
     if authority:
         action.host_rewrite_literal = authority
     _rewrite(action, rule.rewrite)
+    sticky.by_destination(scope, action, [cluster for cluster, _ in weighted])
     for copy in rule.copies:
         mirror(action, _cluster(scope, copy.destination, namespace, place), copy.percentage.millionths)
     route.route.CopyFrom(action)

@@ -210,7 +210,7 @@ def service_routes(scope: Scope, service: Service, port: Port) -> list[Any]:
     for virtual in scope.store.mesh_virtual_services(service, scope.proxy.namespace):
         if virtual.spec.http:
             return routes.virtual_service(scope, virtual, place)
-    return [routes.default_route(cluster)]
+    return [routes.default_route(scope, cluster)]
 
 
 def _by_server_name(scope: Scope, port: ListenerPort, found: Sequence[tuple[Service, Port]]) -> list[L4Rule]:

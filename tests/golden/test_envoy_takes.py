@@ -18,7 +18,16 @@ from tests.tools.peers import peer
 from tests.tools.processes import running
 
 HERE = Path(__file__).parent
-CASES = ["slices-and-localities", "resolutions", "headless", "sidecar-scope", "gateway-credentials", "origination"]
+CASES = [
+    "slices-and-localities",
+    "resolutions",
+    "headless",
+    "sidecar-scope",
+    "gateway-credentials",
+    "origination",
+    "consistent-hash",
+    "session-persistence",
+]
 
 
 @pytest.mark.parametrize("case", CASES)
