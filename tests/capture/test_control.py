@@ -23,7 +23,7 @@ from tests.capture.bootstrap import ADMIN
 from tests.capture.pod import Sidecar, get, start
 from tests.capture.world import ANYWHERE, POD, WORLD, url
 from tests.proxy.bootstrap import cluster, dynamic
-from tests.proxy.running import pymesh
+from tests.proxy.running import eventually, pymesh
 from tests.tools.peers import peer
 from tests.tools.processes import running
 
@@ -54,6 +54,32 @@ spec:
   address: {WORLD[4]}
   ports: {{http: 8081, tcp: 3307}}
   labels: {{app: web}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: store, namespace: shop}}
+spec: {{clusterIP: None, ports: [{{name: http, port: 8081}}, {{name: tcp, port: 3307}}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: store-a, namespace: shop, labels: {{kubernetes.io/service-name: store}}}}
+addressType: IPv4
+ports: [{{name: http, port: 8081}}, {{name: tcp, port: 3307}}]
+endpoints: [{{addresses: [{WORLD[4]}], hostname: store-0}}, {{addresses: [{ANYWHERE[4]}], hostname: store-1}}]
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: wild, namespace: shop}}
+spec: {{hosts: ["*.wild.test"], resolution: NONE, ports: [{{number: 80, name: http, protocol: HTTP}}]}}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: databases, namespace: shop}}
+spec:
+  hosts: [databases.test]
+  addresses: [{ANYWHERE[4].rpartition(".")[0]}.0/24]
+  resolution: NONE
+  ports: [{{number: 9999, name: tcp, protocol: TCP}}]
 """
 
 
@@ -123,6 +149,19 @@ def test_who_asks_for_the_proxy_itself_meets_nobody(allowing: Sidecar) -> None:
     assert allowing.proxy.alive()
 
 
+@pytest.mark.parametrize("address", [WORLD[4], ANYWHERE[4]])
+def test_a_client_chooses_the_endpoint_of_a_headless_service(allowing: Sidecar, address: str) -> None:
+    name = "cluster.outbound|8081||store.shop.svc.cluster.local.upstream_rq_total"
+    for host in ("store-1.store.shop.svc.cluster.local", "store.shop", address):
+        before = allowing.count(name)
+        status, _, body = get(allowing.pod, url(address, 8081), "-H", f"host: {host}")
+        assert (status, body[:2]) == (200, [address, "8081"])
+        assert eventually(lambda: allowing.count(name) == before + 1, 30), "by the service's cluster, not as unknown"  # noqa: B023
+    hello, answer = allowing.pod.talk(address, 3307)
+    assert (hello, answer) == (f"hello {address} 3307 {POD[4]}", "ping")
+    assert allowing.count("cluster.outbound|3307||store.shop.svc.cluster.local.upstream_cx_total") > 0
+
+
 @pytest.mark.parametrize("kind", ["pymesh", "envoy"])
 def test_the_unknown_is_refused(kind: str, tmp_path: Path) -> None:
     with _controlled(kind, "REGISTRY_ONLY", tmp_path) as made:
@@ -131,3 +170,9 @@ def test_the_unknown_is_refused(kind: str, tmp_path: Path) -> None:
         status, _, body = get(made.pod, url(WEB, 80))
         assert (status, body[:2]) == (200, [WORLD[4], "8081"])
         assert made.pod.curl(url(ANYWHERE[4], 8888)).returncode != 0
+        # What a ServiceEntry lets through: hosts below a suffix wherever they are, and a network.
+        status, _, body = get(made.pod, url(ANYWHERE[4], 80), "-H", "host: a.wild.test")
+        assert (status, body[:2]) == (200, [ANYWHERE[4], "80"])
+        hello, _ = made.pod.talk(ANYWHERE[4], 9999)
+        assert hello == f"hello {ANYWHERE[4]} 9999 {POD[4]}"
+        assert made.pod.curl(url(WORLD[4], 9999)).returncode != 0

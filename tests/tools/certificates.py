@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 
@@ -48,9 +48,10 @@ class Authority:
         addresses: Sequence[str] = (),
         uris: Sequence[str] = (),
         lifetime: datetime.timedelta = datetime.timedelta(days=1),
+        with_rsa: bool = False,
     ) -> KeyPair:
         """A leaf for server and client use; `uris` carries a SPIFFE identity."""
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = rsa.generate_private_key(65537, 2048) if with_rsa else ec.generate_private_key(ec.SECP256R1())
         names: list[x509.GeneralName] = [
             *(x509.DNSName(value) for value in dns),
             *(x509.IPAddress(ipaddress.ip_address(value)) for value in addresses),
@@ -100,7 +101,7 @@ def _usage(*, key_cert_sign: bool) -> x509.KeyUsage:
 def _builder(
     subject: x509.Name,
     issuer: x509.Name,
-    key: ec.EllipticCurvePublicKey,
+    key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey,
     lifetime: datetime.timedelta = datetime.timedelta(days=1),
 ) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)

@@ -7,7 +7,7 @@ use pymesh_model::tls::SecretName;
 use rustls::client::ResolvesClientCert;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::SignatureScheme;
+use rustls::{SignatureAlgorithm, SignatureScheme};
 
 use crate::certificate::dns_covers;
 use crate::secret::Identity;
@@ -25,8 +25,9 @@ impl Presented {
     }
 }
 
-/// The first identity whose names cover `sni` and whose key the peer can verify; a name counts for more than a key,
-/// and any identity is better than none. No schemes: the peer has not said what it can verify.
+/// The first identity whose names cover `sni` and whose key the peer can verify, of ECDSA if there is one, as in Envoy: it
+/// is cheaper. A name counts for more than a key, and any identity is better than none. No schemes: the peer has not said
+/// what it can verify.
 fn identity(
     names: &[SecretName],
     store: &SecretStore,
@@ -41,7 +42,8 @@ fn identity(
         |identity: &Identity| sni.is_some_and(|sni| identity.dns_names().iter().any(|dns| dns_covers(dns, sni)));
     let fits = |identity: &Identity| schemes.is_empty() || identity.certified.key.choose_scheme(schemes).is_some();
     // The first of equals: `max_by_key` would take the last.
-    loaded.rev().max_by_key(|identity| (covers(identity), fits(identity)))
+    let is_ecdsa = |identity: &Identity| identity.certified.key.algorithm() == SignatureAlgorithm::ECDSA;
+    loaded.rev().max_by_key(|identity| (covers(identity), fits(identity), is_ecdsa(identity)))
 }
 
 /// The URIs of the certificate that a server with these identities presents to a client

@@ -119,8 +119,9 @@ impl Engine {
             Side::Down(_) => self.abandon_exchanges_of(conn.key, flags, GONE),
             Side::Up(_) => {
                 self.last_transport_failure = Some(reason.to_owned());
-                let opening = matches!(conn.protocol, Protocol::Opening);
-                self.lose_upstream(conn, if opening { Failure::Connect } else { Failure::Protocol });
+                // An endpoint that refuses our certificate in TLS 1.3 says so after the handshake, as late as this.
+                let failure = loss_of(conn);
+                self.lose_upstream(conn, failure);
             }
         }
         self.close_after_flush(conn);
