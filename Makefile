@@ -1,6 +1,6 @@
 # make demo   the shop mesh, live           make test    everything that has to hold
 # make check  the shop's promises, headless make bench   measure beside other proxies
-# make lifecycle   50 drains, upgrades and changes of configuration under load
+# make lifecycle   50 drains, upgrades, changes of configuration and edits of a mesh under load
 # make attacks     30 s of each kind of attack, and a table
 # make routing     random routes under twenty seeds, judged by second readings of the standards and by Envoy
 # make fuzz        look for inputs that break a promise, ten minutes for each target

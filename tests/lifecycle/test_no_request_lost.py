@@ -6,7 +6,7 @@ Five rounds each by default; `make lifecycle` runs fifty.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -30,12 +30,12 @@ def _behind() -> Iterator[Origins]:
         yield made
 
 
-def traffic_flows(tally: Tally) -> None:
-    """Every kind of client gets answers from now on."""
+def traffic_flows(tally: Tally, kinds: Sequence[str] = KINDS) -> None:
+    """Every one of these kinds of clients gets answers from now on."""
     before = Counter(tally.completed)
 
     def flows() -> bool:
-        return bool(tally.lost) or all(tally.completed[kind] > before[kind] for kind in KINDS)
+        return bool(tally.lost) or all(tally.completed[kind] > before[kind] for kind in kinds)
 
     assert eventually(flows, PATIENCE), f"before {before}, now {tally.completed}"
     nothing_lost(tally)
@@ -45,9 +45,9 @@ def nothing_lost(tally: Tally) -> None:
     assert not tally.lost, tally.lost[:10]
 
 
-def report(what: str, tally: Tally) -> None:
+def report(what: str, tally: Tally, rounds: int = ROUNDS) -> None:
     print(
-        f"\n{ROUNDS} {what}: {tally.completed.total()} completed {dict(tally.completed)}, "
+        f"\n{rounds} {what}: {tally.completed.total()} completed {dict(tally.completed)}, "
         f"{tally.told.total()} told to ask elsewhere, {len(tally.lost)} lost"
     )
 
