@@ -1,8 +1,8 @@
 """A mesh's files are edited under mixed traffic, one thing at a time: no request is lost.
 
 The control plane reads a folder; a gateway that it configures, with two workers, carries the load. Each round edits the
-folder as a person does, file by file, so that a mesh in which a name leads nowhere is not taken. Eight rounds by default;
-`make lifecycle` runs fifty.
+folder as a person does, file by file, so that a mesh in which a name leads nowhere is not taken. Eight rounds by
+default; `make lifecycle` runs fifty.
 """
 
 from __future__ import annotations
