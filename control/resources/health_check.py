@@ -40,6 +40,7 @@ class HttpProbe(Located):
     """A request, and the answers that are good ones."""
 
     path: str
+    #: Without one: the service's.
     host: str = ""
     method: Literal["GET", "HEAD", "OPTIONS"] = "GET"
     headers: Mapping[str, str] = field(default_factory=dict)

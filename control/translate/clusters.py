@@ -170,7 +170,7 @@ def _cluster(
         _set_http(cluster, pool, http2)
     # Where the client chooses the endpoint it goes there, however that is.
     if discovery != "ORIGINAL_DST":
-        set_health_check(cluster, health_check(store.health_checks, service, port), http2)
+        set_health_check(cluster, health_check(store.health_checks, service, port), service.host, http2)
         set_outlier_detection(cluster, [one.outlier_detection for one in _layers(policies, port.number)])
     return cluster
 

@@ -9,8 +9,8 @@ from pymesh.control.translate.wire import seconds, wrapped
 from pymesh.control.xds import pb
 
 
-def set_health_check(cluster: Any, policy: HealthCheckPolicy | None, http2: bool) -> None:
-    """What a policy asks for, in the version of HTTP that the application speaks."""
+def set_health_check(cluster: Any, policy: HealthCheckPolicy | None, host: str, http2: bool) -> None:
+    """What a policy asks for, in the version of HTTP that the application speaks; ``host`` is the service's."""
     if policy is None:
         return
     spec = policy.spec
@@ -31,19 +31,19 @@ def set_health_check(cluster: Any, policy: HealthCheckPolicy | None, http2: bool
     if not spec.reuse_connection:
         made["reuse_connection"] = wrapped(False)
     if spec.http:
-        made["http_health_check"] = _http(spec.http, http2)
+        made["http_health_check"] = _http(spec.http, host, http2)
     elif spec.tcp:
         made["tcp_health_check"] = _tcp(spec.tcp)
     elif spec.grpc:
-        made["grpc_health_check"] = _grpc(spec.grpc)
+        made["grpc_health_check"] = _grpc(spec.grpc, host)
     cluster.health_checks.append(pb.message("envoy.config.core.v3.HealthCheck")(**made))
 
 
-def _http(probe: HttpProbe, http2: bool) -> dict[str, Any]:
+def _http(probe: HttpProbe, host: str, http2: bool) -> dict[str, Any]:
     overwrite = "OVERWRITE_IF_EXISTS_OR_ADD"
     return {
         "path": probe.path,
-        "host": probe.host,
+        "host": probe.host or host,
         "method": probe.method,
         "codec_client_type": "HTTP2" if http2 else "HTTP1",
         "request_headers_to_add": [
@@ -63,8 +63,8 @@ def _tcp(probe: TcpProbe) -> dict[str, Any]:
     return made
 
 
-def _grpc(probe: GrpcProbe) -> dict[str, Any]:
-    return {"service_name": probe.service_name, "authority": probe.authority}
+def _grpc(probe: GrpcProbe, host: str) -> dict[str, Any]:
+    return {"service_name": probe.service_name, "authority": probe.authority or host}
 
 
 def _octets(text: str) -> dict[str, Any]:

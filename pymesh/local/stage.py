@@ -214,7 +214,11 @@ class Stage:
 def _is_gauge(wanted: Expectation) -> bool:
     """By Envoy's names: what is now, in contrast to what was counted."""
     last = (wanted.stat or "").rpartition(".")[2]
-    return last.endswith(("_active", "_open")) or last.startswith(("remaining_", "membership_"))
+    return (
+        last.endswith(("_active", "_open"))
+        or last.startswith(("remaining_", "membership_"))
+        or last in ("healthy", "degraded")
+    )
 
 
 def _stats(page: str) -> list[tuple[str, int]]:

@@ -352,6 +352,25 @@ fn a_tcp_endpoint_is_connected_to() {
 }
 
 #[test]
+fn another_check_takes_the_place_of_the_first() {
+    let mut rig = Rig::new(check(Probe::Http(http())));
+    let (a, b) = (rig.connect(A), rig.connect(B));
+    rig.answers(a, 200, "");
+    rig.answers(b, 200, "");
+    let current = rig.engine.snapshot.clusters.get("origin").unwrap();
+    let tcp = Arc::new(check(Probe::Tcp(TcpProbe { send: vec![], receive: vec![] })));
+    let changed = Cluster { health_check: Some(tcp), ..(**current).clone() };
+    rig.apply(&Arc::new(testing::snapshot([], [changed])));
+    assert_eq!(rig.closed, [a, b]);
+    rig.connect(A);
+    let refused = rig.connecting.remove(0).1;
+    rig.engine.failed(refused, "refused");
+    rig.work();
+    assert_eq!(rig.counts(), "attempt 4, success 3, failure 1, network_failure 1, healthy 2");
+    assert_eq!(rig.engine.checks.len(), 2);
+}
+
+#[test]
 fn a_tcp_endpoint_is_talked_to_over_one_connection() {
     let probe = TcpProbe { send: b"PING\r\n".to_vec(), receive: vec![b"PONG".to_vec()] };
     let mut rig = Rig::new(check(Probe::Tcp(probe)));
