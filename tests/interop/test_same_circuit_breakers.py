@@ -37,7 +37,6 @@ TOLD = (
     "upstream_cx_active",
     "upstream_cx_overflow",
     "upstream_cx_max_requests",
-    "upstream_cx_total",
     "upstream_rq_active",
     "upstream_rq_pending_active",
     "upstream_rq_pending_overflow",
@@ -159,12 +158,13 @@ def test_requests(http2: bool, tmp_path: Path) -> None:
         seen += [on.answered("/urgent"), on.stats()]
         on.close()
         on.until(lambda: on.stats()["upstream_rq_active"] == 0)
-        return [*seen, on.stats()["circuit_breakers.default.rq_open"], on.answered("/")]
+        # A client that has its content-length may leave before the stream has ended: its log is a matter of luck.
+        return [*seen, on.stats()["circuit_breakers.default.rq_open"], on.answered("/")[0]]
 
     default = {"max_requests": 2, "track_remaining": True}
     breakers = {"thresholds": [default, {"priority": "HIGH", "max_requests": 1}]}
     seen = played(script, breakers, tmp_path, http2=http2)
-    assert [seen[0][0], seen[2][0], seen[-1][0]] == [503, 503, 200]
+    assert [seen[0][0], seen[2][0], seen[-1]] == [503, 503, 200]
 
 
 def test_connections_and_requests_that_wait_for_one(tmp_path: Path) -> None:
