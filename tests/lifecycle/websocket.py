@@ -42,12 +42,16 @@ class Client:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
 
-    async def open(self, path: str) -> None:
-        """The handshake."""
+    async def open(self, path: str, *fields: str) -> None:
+        """The handshake, with more header fields."""
         key = base64.b64encode(os.urandom(16))
         self._writer.write(
             b"GET " + path.encode() + b" HTTP/1.1\r\nhost: load.test\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
-            b"sec-websocket-version: 13\r\nsec-websocket-key: " + key + b"\r\n\r\n"
+            b"sec-websocket-version: 13\r\nsec-websocket-key: "
+            + key
+            + b"\r\n"
+            + b"".join(field.encode() + b"\r\n" for field in fields)
+            + b"\r\n"
         )
         head = await self._reader.readuntil(b"\r\n\r\n")
         if not head.startswith(b"HTTP/1.1 101 ") or _accept(key) not in head:

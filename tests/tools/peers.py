@@ -17,6 +17,8 @@ INSTALL = "python tests/tools/install.py"
 
 # nginx, haproxy and the nghttp2 daemons live where a user's PATH often does not look.
 SYSTEM_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/bin", "/usr/local/sbin", "/sbin"])
+# Debian keeps the programs of a database's server to its version.
+SYSTEM_PATH = os.pathsep.join([SYSTEM_PATH, *map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin")))])
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,9 @@ PEERS: dict[str, Source] = {
     "wrk": Debian("wrk"),
     "redis-server": Debian("redis-server"),
     "redis-cli": Debian("redis-tools"),
+    "psql": Debian("postgresql"),
+    "initdb": Debian("postgresql"),
+    "postgres": Debian("postgresql"),
     "nft": Debian("nftables"),
     "ip": Debian("iproute2"),
     "ss": Debian("iproute2"),
