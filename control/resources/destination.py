@@ -136,6 +136,8 @@ class ClientTls(Located):
 class PortPolicy(Located):
     """A policy for one port: in place of, not on top of, the general one."""
 
+    REFUSED: ClassVar = {"retryBudget": "set trafficPolicy.retryBudget: it holds for each port by itself"}
+
     port: PortSelector
     load_balancer: LoadBalancer | None = None
     connection_pool: ConnectionPool | None = None

@@ -27,6 +27,7 @@ CASES = [
     "origination",
     "consistent-hash",
     "session-persistence",
+    "limits-and-retries",
 ]
 
 
