@@ -15,6 +15,8 @@ pub struct Endpoints {
     pub overprovisioning: u32,
     /// `weighted_priority_health`: the health of a priority counts weights, not hosts.
     pub weighted_priority_health: bool,
+    /// `drop_overloads`: how many of a million requests are answered 503 in place of the endpoints.
+    pub drop_overload: u32,
 }
 
 impl Default for Endpoints {
@@ -26,7 +28,7 @@ impl Default for Endpoints {
 impl Endpoints {
     /// Localities with Envoy's defaults.
     pub fn of(localities: Vec<Locality>) -> Endpoints {
-        Endpoints { localities, overprovisioning: 140, weighted_priority_health: false }
+        Endpoints { localities, overprovisioning: 140, weighted_priority_health: false, drop_overload: 0 }
     }
 
     /// Every endpoint with its locality.

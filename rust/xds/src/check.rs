@@ -171,6 +171,7 @@ mod tests {
             connect_timeout: Some(prost_types::Duration { seconds: 0, nanos: 0 }),
             lb_config: Some(cluster::cluster::LbConfig::LeastRequestLbConfig(cluster::cluster::LeastRequestLbConfig {
                 choice_count: Some(1),
+                ..Default::default()
             })),
             lb_policy: 77,
             ..Default::default()

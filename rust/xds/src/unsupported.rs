@@ -69,8 +69,9 @@ pub(crate) fn alternative(message: &str, field: &str) -> Option<&'static str> {
             "leave it out: what follows the addresses in a PROXY protocol header is skipped"
         }
         "respect_dns_ttl" => "use `dns_refresh_rate`",
-        "slow_start_config" => "leave it out: new endpoints get their full share at once",
-        "common_lb_config" => "leave it out: all localities of a priority form one pool",
+        "zone_aware_lb_config" => "use `locality_weighted_lb_config`, or priorities for the nearest endpoints",
+        "update_merge_window" => "leave it out: changes take effect at once",
+        "endpoint_stale_after" => "leave it out: endpoints are kept until the control plane says otherwise",
         "custom_health_check" => "use `http_health_check`, `tcp_health_check` or `grpc_health_check`",
         "service_name_matcher" => "check what the service says in `receive`",
         "proxy_protocol_config" if of(".TcpHealthCheck") => "check another port of the endpoint with `alt_port`",

@@ -85,7 +85,9 @@ impl ClusterRuntime {
             commons: commons.clone(),
             removed: false,
         };
-        cluster.rebuild_hosts(now, rng);
+        if cluster.rebuild_hosts(now, rng) {
+            cluster.stats.membership_change.inc();
+        }
         cluster
     }
 
@@ -105,7 +107,11 @@ impl ClusterRuntime {
         let is_joined = self.rebuild_hosts(now, rng);
         let gone: Vec<HostKey> =
             self.hosts.keys().filter(|key| self.hosts.get(*key).is_some_and(|host| !host.listed)).collect();
-        let ends_all = self.config.balance.close_on_change && (is_joined || !gone.is_empty());
+        let is_changed = is_joined || !gone.is_empty();
+        if is_changed {
+            self.stats.membership_change.inc();
+        }
+        let ends_all = self.config.balance.close_on_change && is_changed;
         let ending = self.hosts.iter().filter(|host| ends_all || !host.listed).flat_map(Host::pooled).collect();
         for key in gone {
             self.drop_host_if_unused(key);

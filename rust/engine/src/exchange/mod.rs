@@ -6,6 +6,7 @@
 //! is the table of the stages below.
 
 mod detached;
+mod drop_overload;
 mod edit;
 mod failure;
 mod finish;

@@ -168,6 +168,9 @@ impl Engine {
                     let reply = LocalReply::new(forward.cluster_not_found_status, details::CLUSTER_NOT_FOUND);
                     return self.reply_locally(key, reply.with_flags(Flags::NO_CLUSTER));
                 };
+                if let Some(reply) = self.drop_overload(cluster) {
+                    return self.reply_locally(key, reply);
+                }
                 self.prepare_request(key, &routed, forward);
                 let Some(exchange) = self.exchanges.get_mut(key) else { return };
                 if !exchange.request.is_well_formed() {

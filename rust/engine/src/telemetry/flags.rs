@@ -43,6 +43,8 @@ flags! {
     LOCAL_RESET = "LR", "The proxy reset the stream.";
     DURATION_TIMEOUT = "DT", "A connection or stream lived too long.";
     OVERLOAD_MANAGER = "OM", "The proxy sheds load.";
+    DROP_OVERLOAD = "DO", "The cluster's endpoints are to be spared this share of requests.";
+    UNCONDITIONAL_DROP_OVERLOAD = "UDO", "The cluster's endpoints are to be spared all requests.";
     UNAUTHORIZED_EXTERNAL = "UAEX", "A filter refused the request.";
 }
 
@@ -179,6 +181,8 @@ pub mod details {
     pub const CORS_RESPONSE: &str = "cors_response";
     pub const FAULT_FILTER_ABORT: &str = "fault_filter_abort";
     pub const OVERLOAD: &str = "overload";
+    pub const DROP_OVERLOAD: &str = "drop_overload";
+    pub const UNCONDITIONAL_DROP_OVERLOAD: &str = "unconditional_drop_overload";
 }
 
 #[cfg(test)]

@@ -111,6 +111,7 @@ stats! {
         upstream_rq_3xx: Counter,
         upstream_rq_4xx: Counter,
         upstream_rq_5xx: Counter,
+        membership_change: Counter,
         membership_total: Gauge,
         membership_healthy: Gauge,
         membership_degraded: Gauge,

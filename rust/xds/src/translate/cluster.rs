@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Name as _;
-use pymesh_model::balance::{Balance, LbPolicy as Policy};
 use pymesh_model::cluster::{
     Cluster, Discovery, ProxyProtocolVersion, ServiceLabels, TcpKeepalive, Transport, TransportMatch, TransportSocket,
     UpstreamBind, UpstreamHttp, UpstreamProtocol,
@@ -15,14 +14,14 @@ use super::common::{config_source, duration, duration_or, enumerator, metadata, 
 use super::endpoint::{endpoints, targets, text_pairs, DnsTarget};
 use super::health_check::health_checks;
 use super::outlier::outlier_detection;
-use super::{bind, circuit_breaker, consistent_hashing, original_dst, tls, Context, Patience};
+use super::{balance, bind, circuit_breaker, original_dst, tls, Context, Patience};
 use crate::diagnostic::At;
 use crate::proto::envoy::config::{cluster::v3 as cluster, core::v3 as core};
 use crate::proto::envoy::extensions::transport_sockets::proxy_protocol::v3::ProxyProtocolUpstreamTransport;
 use crate::proto::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
 use crate::proto::envoy::extensions::transport_sockets::tls::v3::UpstreamTlsContext;
 use crate::proto::envoy::extensions::upstreams::http::v3 as upstream;
-use cluster::cluster::{DiscoveryType, DnsLookupFamily, LbConfig, LbPolicy};
+use cluster::cluster::{DiscoveryType, DnsLookupFamily};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// When `per_connection_buffer_limit_bytes` says nothing else (Envoy: 1 MiB). Sockets have buffers for the network's sake;
@@ -110,7 +109,7 @@ pub(crate) fn cluster(config: &cluster::Cluster, at: &At<'_>, cx: &mut Context<'
         name: config.name.as_str().into(),
         stat_name: stat_name.as_str().into(),
         endpoints: Arc::new(endpoints),
-        balance: balance(config, &discovery, at),
+        balance: balance::balance(config, &discovery, at),
         connect_timeout: duration_or(config.connect_timeout.as_ref(), CONNECT_TIMEOUT, &at.field("connect_timeout")),
         circuit_breakers: circuit_breaker::breakers(config.circuit_breakers.as_ref(), &at.field("circuit_breakers")),
         outlier_detection: config
@@ -221,42 +220,6 @@ fn family(value: i32) -> DnsFamily {
         DnsLookupFamily::V4Preferred => DnsFamily::V4Preferred,
         DnsLookupFamily::All => DnsFamily::All,
     }
-}
-
-fn balance(config: &cluster::Cluster, discovery: &Discovery, at: &At<'_>) -> Balance {
-    let provided = matches!(discovery, Discovery::OriginalDst(_));
-    let least = match &config.lb_config {
-        Some(LbConfig::LeastRequestLbConfig(least)) => Some(least),
-        _ => None,
-    };
-    let policy = enumerator(config.lb_policy);
-    if least.is_some() && policy != LbPolicy::LeastRequest {
-        at.field("least_request_lb_config")
-            .refuse_with_hint("this belongs to `lb_policy: LEAST_REQUEST`", "set that, or leave this out");
-    }
-    let hashing = consistent_hashing::settings(config, policy, at);
-    let at = &at.field("lb_policy");
-    Balance::by(match policy {
-        LbPolicy::ClusterProvided if provided => Policy::RoundRobin,
-        _ if provided => {
-            at.refuse_with_hint("a cluster of type ORIGINAL_DST chooses by itself", "write CLUSTER_PROVIDED");
-            Policy::RoundRobin
-        }
-        LbPolicy::RoundRobin => Policy::RoundRobin,
-        LbPolicy::Random => Policy::Random,
-        LbPolicy::LeastRequest => Policy::LeastRequest {
-            choices: least.and_then(|least| least.choice_count).unwrap_or(2),
-            active_request_bias: 1.0,
-        },
-        LbPolicy::RingHash | LbPolicy::Maglev => hashing.unwrap_or(Policy::RoundRobin),
-        LbPolicy::ClusterProvided | LbPolicy::LoadBalancingPolicyConfig => {
-            at.refuse_with_hint(
-                format!("{} is not supported", policy.as_str_name()),
-                "write ROUND_ROBIN, LEAST_REQUEST, RANDOM, RING_HASH or MAGLEV",
-            );
-            Policy::RoundRobin
-        }
-    })
 }
 
 fn tcp_keepalive(config: &cluster::Cluster) -> Option<TcpKeepalive> {

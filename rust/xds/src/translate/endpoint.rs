@@ -8,6 +8,7 @@ use pymesh_model::snapshot::WorkloadLabels;
 
 use super::common::{enumerator, host_and_port, ip, metadata, struct_text};
 use super::health_check::port_number;
+use super::matcher::millionths;
 use crate::diagnostic::At;
 use crate::proto::envoy::config::{core::v3 as core, endpoint::v3 as endpoint};
 
@@ -86,7 +87,25 @@ fn localities(assignment: &endpoint::ClusterLoadAssignment, at: &At<'_>, place: 
             endpoints,
         });
     }
-    Endpoints::of(localities)
+    let mut endpoints = Endpoints::of(localities);
+    if let Some(policy) = &assignment.policy {
+        self::policy(policy, &mut endpoints, &at.field("policy"));
+    }
+    endpoints
+}
+
+fn policy(policy: &endpoint::cluster_load_assignment::Policy, endpoints: &mut Endpoints, at: &At<'_>) {
+    endpoints.overprovisioning = policy.overprovisioning_factor.unwrap_or(endpoints.overprovisioning);
+    endpoints.weighted_priority_health = policy.weighted_priority_health;
+    let at = at.field("drop_overloads");
+    if policy.drop_overloads.len() > 1 {
+        at.refuse_with_hint("there can be only one", "add the percentages of the categories");
+    }
+    if let Some(overload) = policy.drop_overloads.first() {
+        // The category is for load reports, which nobody gets from us.
+        let fraction = overload.drop_percentage.unwrap_or_default();
+        endpoints.drop_overload = millionths(&fraction, &at.index(0).field("drop_percentage"));
+    }
 }
 
 fn lb_endpoint(member: &endpoint::LbEndpoint, locality: usize, at: &At<'_>, place: &mut Place<'_>) -> Option<Endpoint> {
@@ -168,4 +187,39 @@ fn workload(text: &str) -> WorkloadLabels {
     let mut parts = text.split(';');
     let mut next = || -> Arc<str> { parts.next().unwrap_or_default().into() };
     WorkloadLabels { name: next(), namespace: next(), app: next(), version: next(), cluster: next() }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::translated;
+
+    fn with(policy: &str) -> ((u32, bool, u32), Vec<String>) {
+        let (cluster, problems) = translated(&format!(
+            "{{name: any, type: STATIC, load_assignment: {{cluster_name: any, policy: {{{policy}}}}}}}"
+        ));
+        let made = &cluster.endpoints;
+        ((made.overprovisioning, made.weighted_priority_health, made.drop_overload), problems)
+    }
+
+    #[test]
+    fn the_policy_of_an_assignment() {
+        assert_eq!(with(""), ((140, false, 0), vec![]));
+        let drop = |numerator| format!("{{category: any, drop_percentage: {{numerator: {numerator}}}}}");
+        assert_eq!(
+            with(&format!(
+                "overprovisioning_factor: 100, weighted_priority_health: true, drop_overloads: [{}]",
+                drop(25)
+            )),
+            ((100, true, 250_000), vec![])
+        );
+        let at = "load_assignment.policy.drop_overloads";
+        assert_eq!(
+            with(&format!("drop_overloads: [{}, {}]", drop(1), drop(2))).1,
+            [format!("{at}: there can be only one")]
+        );
+        assert_eq!(
+            with(&format!("drop_overloads: [{}]", drop(101))).1,
+            [format!("{at}[0].drop_percentage.numerator: 101 is more than the whole")]
+        );
+    }
 }

@@ -6,6 +6,7 @@
 //! problems of a resource are found at once.
 
 mod access_log;
+mod balance;
 mod bind;
 mod circuit_breaker;
 mod cluster;
