@@ -16,10 +16,7 @@ Percent = Annotated[int, Range(0, 100)]
 class OutlierDetection(Located):
     """Rows of failures that eject an endpoint, and how many may be out at once."""
 
-    REFUSED: ClassVar = {
-        "consecutiveErrors": "set consecutive5xxErrors or consecutiveGatewayErrors",
-        "minHealthPercent": "remove it; it is 50 for every service",
-    }
+    REFUSED: ClassVar = {"consecutiveErrors": "set consecutive5xxErrors or consecutiveGatewayErrors"}
 
     #: Zero switches a row off.
     consecutive_5xx_errors: Failures | None = key("consecutive5xxErrors", default=None)
@@ -30,6 +27,8 @@ class OutlierDetection(Located):
     interval: timedelta | None = None
     base_ejection_time: timedelta | None = None
     max_ejection_percent: Percent = 0
+    #: With fewer healthy endpoints than this nobody's health is believed; with 0 it always is.
+    min_health_percent: Percent = 0
 
     def problems(self) -> Iterator[Problem]:
         for name, value in (("interval", self.interval), ("baseEjectionTime", self.base_ejection_time)):

@@ -13,6 +13,8 @@ def set_outlier_detection(cluster: Any, layers: list[OutlierDetection | None]) -
     """The first of the policies that has any."""
     wanted = next((one for one in layers if one is not None), None)
     if wanted is not None:
+        # As Istio: 0 where nobody says anything, and not Envoy's 50, since services have few endpoints.
+        cluster.common_lb_config.healthy_panic_threshold.value = wanted.min_health_percent
         cluster.outlier_detection.CopyFrom(pb.message("envoy.config.cluster.v3.OutlierDetection")(**_message(wanted)))
 
 

@@ -29,6 +29,10 @@ CASES = {
         "      maxEjectionPercent: -1\n",
         "f.yaml:8:27: error: maxEjectionPercent: -1 is out of range\n  hint: 0 to 100",
     ),
+    "a share that is none": (
+        "      minHealthPercent: 50%\n",
+        "f.yaml:8:25: error: minHealthPercent: expected an integer, found a string (50%)",
+    ),
     "too short": (
         "      interval: 0s\n",
         "f.yaml:8:17: error: outlierDetection: 'interval' must be at least 1ms\n  hint: remove it to have the default",
