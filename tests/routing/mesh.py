@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -18,6 +18,7 @@ from pymesh.control.sources.mesh import FileMesh
 from tests.proxy import bootstrap
 from tests.proxy.running import Proxy, eventually, proxy
 from tests.routing.outcome import Asked
+from tests.tools.banner import banners
 from tests.tools.control import control_plane
 from tests.tools.ports import free_port, free_ports
 from tests.tools.wire.client import Answer, exchange, http1_connection
@@ -28,6 +29,8 @@ Document = dict[str, Any]
 NAMESPACE = "shop"
 ORIGINS = ("a", "b", "c")
 GATEWAYS = ("pymesh", "envoy")
+#: By which Istio's Gateways and the Gateway API's are told which proxy runs them.
+LABELS = ("gateway", "gateway.networking.k8s.io/gateway-name")
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,8 @@ async def _all(port: int, requests: Sequence[Asked]) -> list[Answer]:
 def document(kind: str, name: str, spec: Document, namespace: str = NAMESPACE, **metadata: Any) -> Document:
     """A resource; the group follows from its kind."""
     istio = "gatewayClassName" not in spec and kind in ("VirtualService", "DestinationRule", "Gateway", "WorkloadEntry")
-    group = "networking.istio.io/v1" if istio else "v1" if kind == "Service" else "gateway.networking.k8s.io/v1"
+    version = "v1alpha2" if kind in ("TCPRoute", "TLSRoute") else "v1"
+    group = "networking.istio.io/v1" if istio else "v1" if kind == "Service" else f"gateway.networking.k8s.io/{version}"
     return {
         "apiVersion": group,
         "kind": kind,
@@ -66,24 +70,34 @@ def document(kind: str, name: str, spec: Document, namespace: str = NAMESPACE, *
     }
 
 
-def services(ports: dict[str, int]) -> list[Document]:
+def services(ports: dict[str, int], protocol: str) -> list[Document]:
     """A service for each origin, by its name."""
     found = []
     for name, port in ports.items():
-        http = [{"name": "http", "port": 80, "targetPort": port}]
-        found.append(document("Service", name, {"selector": {"app": name}, "ports": http}))
+        served = [{"name": protocol, "port": 80, "targetPort": port}]
+        found.append(document("Service", name, {"selector": {"app": name}, "ports": served}))
         found.append(document("WorkloadEntry", name, {"address": "127.0.0.1", "labels": {"app": name}}))
     return found
 
 
 @contextmanager
-def running(folder: Path, written: Sequence[Document], ports: dict[str, int], labels: str) -> Iterator[Rig]:
-    """Both proxies with these resources, all acknowledged; ``labels`` is the label that tells which gateway one is."""
+def running(
+    folder: Path,
+    written: Sequence[Document],
+    ports: dict[str, int],
+    *also: int,
+    protocol: Literal["http", "tcp"] = "http",
+) -> Iterator[Rig]:
+    """Both proxies with these resources, all acknowledged; for TCP the origins say their name and nothing else."""
     with ExitStack() as stack:
-        origins = {name: stack.enter_context(origin(name)).port for name in ORIGINS}
+        if protocol == "http":
+            origins = {name: stack.enter_context(origin(name)).port for name in ORIGINS}
+        else:
+            lines = [name.encode() for name in ORIGINS]
+            origins = dict(zip(ORIGINS, stack.enter_context(banners(lines)), strict=True))
         config = folder / "config"
         config.mkdir()
-        (config / "all.yaml").write_text(yaml.safe_dump_all([*services(origins), *written]))
+        (config / "all.yaml").write_text(yaml.safe_dump_all([*services(origins, protocol), *written]))
         plane = stack.enter_context(control_plane(folder, FileMesh([config]), config=(config,), insecure_xds=True))
         server = bootstrap.cluster("xds", [plane.xds_address.port], http2=True)
         proxies = {}
@@ -92,12 +106,12 @@ def running(folder: Path, written: Sequence[Document], ports: dict[str, int], la
             made["node"] = {
                 "id": f"router~127.0.0.1~{kind}.{NAMESPACE}~{NAMESPACE}.svc.cluster.local",
                 "cluster": kind,
-                "metadata": {"NAMESPACE": NAMESPACE, "LABELS": {labels: kind, "tier": "edge"}},
+                "metadata": {"NAMESPACE": NAMESPACE, "LABELS": {**dict.fromkeys(LABELS, kind), "tier": "edge"}},
             }
             proxies[kind] = stack.enter_context(proxy(kind, made))
         rig = Rig(proxies, ports)
-        for kind in GATEWAYS:
-            assert eventually(lambda kind=kind: _listens(ports[kind]), 60), proxies[kind].process.tail()  # type: ignore[misc]
+        for port in (*ports.values(), *also):
+            assert eventually(lambda port=port: _listens(port), 60), proxies["envoy"].process.tail()  # type: ignore[misc]
         refused = eventually(lambda: _settled(str(plane.admin_address)), 60)
         assert refused, _synced(str(plane.admin_address))
         yield rig

@@ -12,7 +12,6 @@ from tests.routing.outcome import Local
 
 ROUTES = 30
 REQUESTS = 800
-LABEL = "gateway.networking.k8s.io/gateway-name"
 
 
 def test_as_the_standard_says(tmp_path: Path, request: pytest.FixtureRequest) -> None:
@@ -24,7 +23,7 @@ def test_as_the_standard_says(tmp_path: Path, request: pytest.FixtureRequest) ->
     asked = list(maker.requests(routes, REQUESTS))
     kinds: dict[str, int] = {}
     wrong = []
-    with running(tmp_path, documents, ports, LABEL) as rig:
+    with running(tmp_path, documents, ports) as rig:
         for kind in GATEWAYS:
             for one, answer in zip(asked, rig.ask(kind, asked), strict=True):
                 wanted = http_routes.expected(documents, one, ports[kind])

@@ -28,7 +28,7 @@ def test_as_documented(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     asked.append(Asked("nobody.test", "/"))
     kinds: dict[str, int] = {}
     wrong = []
-    with running(tmp_path, documents, ports, "gateway") as rig:
+    with running(tmp_path, documents, ports) as rig:
         for kind in GATEWAYS:
             for one, answer in zip(asked, rig.ask(kind, asked), strict=True):
                 wanted = virtual_services.expected(documents, one, kind, ports[kind])
