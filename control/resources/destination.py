@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pymesh.control.resources import visibility
 from pymesh.control.resources.consistent_hash import ConsistentHash
 from pymesh.control.resources.decode import Located, Problem, Range, model
+from pymesh.control.resources.locality import LocalityLbSetting, Warmup
 from pymesh.control.resources.metadata import Resource
 from pymesh.control.resources.outlier import OutlierDetection
 from pymesh.control.resources.traffic import PortSelector
@@ -22,18 +23,29 @@ CountOrNone = Annotated[int, Range(0, 2**31 - 1)]
 class LoadBalancer(Located):
     """How an endpoint is picked."""
 
-    REFUSED: ClassVar = {
-        "localityLbSetting": "remove it; all localities are alike for now",
-        "warmup": "remove it",
-        "warmupDurationSecs": "remove it",
-    }
-
     DEFAULT: ClassVar = "LEAST_REQUEST"
 
     simple: Literal["ROUND_ROBIN", "LEAST_REQUEST", "RANDOM"] | None = None
     consistent_hash: ConsistentHash | None = None
+    locality_lb_setting: LocalityLbSetting | None = None
+    warmup: Warmup | None = None
+    #: What `warmup` was before it had more to say.
+    warmup_duration_secs: timedelta | None = None
+
+    @property
+    def slow_start(self) -> Warmup | None:
+        """How new endpoints begin."""
+        if self.warmup is None and self.warmup_duration_secs is not None:
+            return Warmup(duration=self.warmup_duration_secs)
+        return self.warmup
 
     def problems(self) -> Iterator[Problem]:
+        warm = self.present("warmup", "warmupDurationSecs")
+        if len(warm) > 1:
+            yield Problem(warm[1], "'warmup' and 'warmupDurationSecs' exclude each other", "keep 'warmup'")
+        if warm and (self.simple == "RANDOM" or self.consistent_hash is not None):
+            policy = "RANDOM" if self.simple == "RANDOM" else "consistentHash"
+            yield Problem(warm[0], f"{policy} knows no warm-up", "use simple: ROUND_ROBIN or LEAST_REQUEST")
         if self.present("simple") and self.present("consistentHash"):
             yield Problem("consistentHash", "'simple' and 'consistentHash' exclude each other", "keep one of them")
 

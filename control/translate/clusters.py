@@ -17,7 +17,7 @@ from pymesh.control.resources.destination import (
 from pymesh.control.store.health_checks import health_check
 from pymesh.control.store.services import Port, Service
 from pymesh.control.store.store import Store
-from pymesh.control.translate import endpoints, names, origination, tls
+from pymesh.control.translate import endpoints, locality, names, origination, tls
 from pymesh.control.translate.balancing import set_policy
 from pymesh.control.translate.health_check import set_health_check
 from pymesh.control.translate.outlier import set_outlier_detection
@@ -44,8 +44,12 @@ def outbound(store: Store, proxy: Proxy, service: Service, port: Port) -> tuple[
         if origination.is_lacking(store, proxy, _effective(policies, port.number)[2]):
             clusters.append(black_hole(name))
             continue
-        found = endpoints.assignment(name, service, port.number, labels, proxy, store.peers)
+        setting = _effective(policies, port.number)[0].locality_lb_setting
+        fails_over = any(one.outlier_detection for one in _layers(policies, port.number))
+        found = endpoints.assignment(name, service, port.number, labels, proxy, store.peers, setting, fails_over)
         cluster = _cluster(store, proxy, service, port, name, policies, _discovery(service, proxy, found))
+        if cluster.type != pb.Cluster.ORIGINAL_DST and locality.applies(setting, fails_over):
+            cluster.common_lb_config.locality_weighted_lb_config.SetInParent()
         if cluster.type == pb.Cluster.EDS:
             assignments.append(found)
         elif cluster.type != pb.Cluster.ORIGINAL_DST:
@@ -152,6 +156,7 @@ def _cluster(
         cluster.lb_policy = "CLUSTER_PROVIDED"
     else:
         set_policy(cluster, balancer, service.host in store.sticky)
+        _set_slow_start(cluster, balancer)
     _set_keepalive(cluster, pool)
     if discovery == "EDS":
         cluster.eds_cluster_config.eds_config.CopyFrom(pb.message("envoy.config.core.v3.ConfigSource")(**ADS))
@@ -181,6 +186,21 @@ def balancer(store: Store, proxy: Proxy, service: Service, port: Port, subset: s
     found = store.subset(service, subset, proxy.namespace) if subset else None
     general = rule.spec.traffic_policy if rule else None
     return _effective([found.traffic_policy if found else None, general], port.number)[0]
+
+
+def _set_slow_start(cluster: Any, balancer: LoadBalancer) -> None:
+    wanted = balancer.slow_start
+    if wanted is None or cluster.lb_policy not in (pb.Cluster.ROUND_ROBIN, pb.Cluster.LEAST_REQUEST):
+        return
+    by_turns = cluster.lb_policy == pb.Cluster.ROUND_ROBIN
+    policy = cluster.round_robin_lb_config if by_turns else cluster.least_request_lb_config
+    config = policy.slow_start_config
+    config.slow_start_window.CopyFrom(pb.message("google.protobuf.Duration")(**seconds(wanted.duration)))
+    if wanted.minimum_percent is not None:
+        config.min_weight_percent.value = wanted.minimum_percent
+    if wanted.aggression is not None:
+        config.aggression.default_value = wanted.aggression
+        config.aggression.runtime_key = f"warmup.{cluster.name}"  # Envoy wants one; nothing is looked up
 
 
 def _effective(

@@ -5,29 +5,40 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pymesh.control.resources.locality import LocalityLbSetting
 from pymesh.control.store.peers import Peers
 from pymesh.control.store.services import Backend, Service
-from pymesh.control.store.workloads import SOMEWHERE, Locality
+from pymesh.control.store.workloads import SOMEWHERE
+from pymesh.control.translate import locality
 from pymesh.control.translate.proxy import Proxy
 from pymesh.control.translate.wire import metadata, socket_address, wrapped
 from pymesh.control.xds import pb
 
 
-def assignment(name: str, service: Service, port: int, labels: Mapping[str, str], proxy: Proxy, peers: Peers) -> Any:
-    """The endpoints of a port that have all ``labels`` (those of a subset), by locality."""
+def assignment(
+    name: str,
+    service: Service,
+    port: int,
+    labels: Mapping[str, str],
+    proxy: Proxy,
+    peers: Peers,
+    setting: LocalityLbSetting | None = None,
+    fails_over: bool = False,
+) -> Any:
+    """The endpoints of a port that have all ``labels`` (those of a subset), by priority and locality."""
     chosen = [one for one in service.backends[port] if labels.items() <= one.workload.labels.items()]
     made = pb.message("envoy.config.endpoint.v3.ClusterLoadAssignment")(cluster_name=name)
-    by_locality: dict[Locality, list[Backend]] = {}
-    for one in _hinted(chosen, proxy.locality.zone):
-        by_locality.setdefault(one.workload.locality, []).append(one)
-    for locality, found in sorted(by_locality.items()):
+    for one in locality.groups(_hinted(chosen, proxy.locality.zone), proxy, setting, fails_over):
         group = made.endpoints.add(
-            lb_endpoints=[_endpoint(one, proxy, peers) for one in found],
-            load_balancing_weight=wrapped(sum(one.workload.weight or 1 for one in found)),
+            lb_endpoints=[_endpoint(backend, proxy, peers) for backend in one.backends],
+            load_balancing_weight=wrapped(one.weight),
+            priority=one.priority,
         )
-        if locality != SOMEWHERE:
-            group.locality.region, group.locality.zone = locality.region, locality.zone
-            group.locality.sub_zone = locality.sub_zone
+        if one.locality != SOMEWHERE:
+            group.locality.region, group.locality.zone = one.locality.region, one.locality.zone
+            group.locality.sub_zone = one.locality.sub_zone
+        elif locality.applies(setting, fails_over):
+            group.locality.SetInParent()  # a weight counts only for a locality that is named
     return made
 
 

@@ -1,0 +1,111 @@
+"""The endpoints of a service in the order in which a client of some locality takes them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pymesh.control.resources.locality import LocalityLbSetting
+from pymesh.control.store.services import Backend
+from pymesh.control.store.workloads import SOMEWHERE, Locality
+from pymesh.control.translate.proxy import Proxy
+
+
+@dataclass(frozen=True)
+class Group:
+    """Endpoints that share one locality, priority and weight."""
+
+    locality: Locality
+    priority: int
+    weight: int
+    backends: list[Backend]
+
+
+def applies(setting: LocalityLbSetting | None, fails_over: bool) -> bool:
+    """Whether a setting changes anything: failover is only for clusters that notice failures."""
+    return setting is not None and setting.enabled and bool(setting.distribute or fails_over)
+
+
+def groups(found: Sequence[Backend], proxy: Proxy, setting: LocalityLbSetting | None, fails_over: bool) -> list[Group]:
+    """All endpoints, by locality and in Istio's order of preference."""
+    if setting is None or not applies(setting, fails_over):
+        return _group(found, [0] * len(found))
+    if setting.distribute:
+        return _distributed(_group(found, [0] * len(found)), proxy.locality, setting)
+    if setting.failover_priority:
+        return _group(found, _dense([_missing(one, proxy, setting.failover_priority) for one in found]))
+    if proxy.locality == SOMEWHERE:
+        return _group(found, [0] * len(found))
+    return _group(found, _dense([_distance(one.workload.locality, proxy.locality, setting) for one in found]))
+
+
+def _group(found: Sequence[Backend], priorities: Sequence[int]) -> list[Group]:
+    by_place: dict[tuple[int, Locality], list[Backend]] = {}
+    for one, priority in zip(found, priorities, strict=True):
+        by_place.setdefault((priority, one.workload.locality), []).append(one)
+    return [
+        Group(locality, priority, sum(one.workload.weight or 1 for one in members), members)
+        for (priority, locality), members in sorted(by_place.items(), key=lambda item: item[0])
+    ]
+
+
+def _dense(ranks: list[int]) -> list[int]:
+    """Priorities without gaps."""
+    order = sorted(set(ranks))
+    return [order.index(rank) for rank in ranks]
+
+
+def _distance(where: Locality, client: Locality, setting: LocalityLbSetting) -> int:
+    if where.region != client.region:
+        chosen = [one.to for one in setting.failover if one.from_ == client.region]
+        return 3 if not chosen or where.region in chosen else 4
+    if where.zone != client.zone:
+        return 2
+    return 1 if where.sub_zone != client.sub_zone else 0
+
+
+def _missing(one: Backend, proxy: Proxy, labels: Sequence[str]) -> int:
+    """How many labels are left from the first one on that the endpoint and the client do not share."""
+    for index, text in enumerate(labels):
+        name, given, value = text.partition("=")
+        wanted = value if given else _label(proxy.labels, proxy.locality, name)
+        if _label(one.workload.labels, one.workload.locality, name) != wanted:
+            return len(labels) - index
+    return 0
+
+
+def _label(labels: Mapping[str, str], where: Locality, name: str) -> str:
+    """A label; those of Kubernetes' and Istio's topology are told by the locality."""
+    topology = {
+        "topology.kubernetes.io/region": where.region,
+        "topology.kubernetes.io/zone": where.zone,
+        "topology.istio.io/subzone": where.sub_zone,
+    }
+    return labels.get(name) or topology.get(name, "")
+
+
+def _distributed(all_groups: list[Group], client: Locality, setting: LocalityLbSetting) -> list[Group]:
+    rule = next((one for one in setting.distribute if _matches(client, one.from_)), None)
+    if rule is None:
+        return all_groups
+    made: list[Group] = []
+    left = list(all_groups)
+    for pattern, percent in rule.to.items():
+        meant = [one for one in left if _matches(one.locality, pattern)]
+        left = [one for one in left if one not in meant]
+        total = sum(one.weight for one in meant)
+        made += [
+            Group(one.locality, 0, math.ceil(one.weight * percent / total), one.backends) for one in meant if percent
+        ]
+    return sorted(made, key=lambda one: one.locality)
+
+
+def _matches(where: Locality, pattern: str) -> bool:
+    """``region/zone/subzone``, as much of it as is written; ``*`` is anything from there on."""
+    for part, actual in zip(pattern.split("/"), (where.region, where.zone, where.sub_zone), strict=False):
+        if part == "*":
+            return True
+        if part != actual:
+            return False
+    return True
