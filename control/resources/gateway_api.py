@@ -18,6 +18,7 @@ from pymesh.control.resources.traffic import OF_ONE_CONNECTION, back_off_problem
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HOST_NAME = re.compile(r"(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 GROUP: Final = "gateway.networking.k8s.io"
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\*|(\*\.)?[a-z0-9]([-a-z0-9.]*[a-z0-9])?)(:\d{1,5})?")
 
 
 @model
@@ -384,6 +385,40 @@ class UrlRewrite(Located):
 
 
 @model
+class Cors(Located):
+    """Which scripts of other origins may see answers."""
+
+    allow_origins: tuple[str, ...] = ()
+    allow_credentials: bool = False
+    allow_methods: tuple[str, ...] = ()
+    allow_headers: tuple[str, ...] = ()
+    expose_headers: tuple[str, ...] = ()
+    max_age: Annotated[int, Range(1, 2**31 - 1)] = 5
+
+    def problems(self) -> Iterator[Problem]:
+        for origin in self.allow_origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                hint = "write it as in https://shop.example, https://*.shop.example or '*'"
+                yield Problem("allowOrigins", f"{origin!r} is not an origin", hint)
+        for name, words in (
+            ("allowMethods", self.allow_methods),
+            ("allowHeaders", self.allow_headers),
+            ("exposeHeaders", self.expose_headers),
+        ):
+            if "*" in words and len(words) > 1:
+                yield Problem(name, "'*' means all; nothing else can stand beside it", "keep one of them")
+            for word in words:
+                if not _HEADER_NAME.fullmatch(word):
+                    what = "a method" if name == "allowMethods" else "a header name"
+                    yield Problem(name, f"{word!r} is not {what}")
+
+    def origin_patterns(self) -> Iterator[str]:
+        """A regular expression for each of the origins. A wildcard stands for one label and more."""
+        for origin in self.allow_origins:
+            yield ".*" if origin == "*" else re.escape(origin).replace(r"\*", "[^/:@]+")
+
+
+@model
 class Fraction(Located):
     """A share of all requests."""
 
@@ -425,7 +460,7 @@ class RequestMirror(Located):
             yield Problem("fraction", "'percent' and 'fraction' exclude each other", "keep one of them")
 
 
-_FILTERS = ("requestHeaderModifier", "responseHeaderModifier", "requestRedirect", "urlRewrite", "requestMirror")
+_FILTERS = ("requestHeaderModifier", "responseHeaderModifier", "requestRedirect", "urlRewrite", "requestMirror", "cors")
 
 
 @model
@@ -433,20 +468,23 @@ class RouteFilter(Located):
     """One thing that happens to a request or its response."""
 
     REFUSED: ClassVar = {
-        "cors": "answer CORS preflights in the application",
         "extensionRef": "select the workload in a PythonFilter",
         "externalAuth": "write a PythonFilter",
     }
 
-    type: Literal["RequestHeaderModifier", "ResponseHeaderModifier", "RequestRedirect", "URLRewrite", "RequestMirror"]
+    type: Literal[
+        "RequestHeaderModifier", "ResponseHeaderModifier", "RequestRedirect", "URLRewrite", "RequestMirror", "CORS"
+    ]
     request_header_modifier: HeaderModifier | None = None
     response_header_modifier: HeaderModifier | None = None
     request_redirect: RequestRedirect | None = None
     url_rewrite: UrlRewrite | None = None
     request_mirror: RequestMirror | None = None
+    cors: Cors | None = None
 
     def problems(self) -> Iterator[Problem]:
-        wanted = "urlRewrite" if self.type == "URLRewrite" else self.type[0].lower() + self.type[1:]
+        named = {"URLRewrite": "urlRewrite", "CORS": "cors"}
+        wanted = named.get(self.type, self.type[0].lower() + self.type[1:])
         found = self.present(*_FILTERS)
         if found != [wanted]:
             yield Problem("", f"type {self.type} needs {wanted!r} and nothing else")

@@ -20,6 +20,7 @@ from pymesh.control.resources import (
     health_check,
     kubernetes,
     python_filter,
+    rate_limit,
     security,
     traffic,
     workloads,
@@ -61,6 +62,7 @@ KINDS: Mapping[tuple[str, str], tuple[tuple[str, ...], type[Resource]]] = {
     (gateway_api.GROUP, "ReferenceGrant"): (("v1", "v1beta1"), gateway_routes.ReferenceGrant),
     ("extensions.pymesh.dev", "PythonFilter"): (("v1alpha1",), python_filter.PythonFilter),
     ("extensions.pymesh.dev", "HealthCheckPolicy"): (("v1alpha1",), health_check.HealthCheckPolicy),
+    ("extensions.pymesh.dev", "LocalRateLimit"): (("v1alpha1",), rate_limit.LocalRateLimit),
 }
 
 #: Kinds of the field's APIs that we do not have, with what there is.

@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pymesh.control.resources import visibility
 from pymesh.control.resources.decode import Located, PortNumber, Problem, Range, Weight, exactly_one, key, model
+from pymesh.control.resources.fault import Fault
 from pymesh.control.resources.header_values import value_problems
 from pymesh.control.resources.metadata import Resource
 from pymesh.control.resources.percent import Percent
@@ -320,6 +321,37 @@ class Mirror(Located):
 
 
 @model
+class CorsPolicy(Located):
+    """Which scripts of other origins may see answers."""
+
+    #: Deprecated: whole origins. ``allowOrigins`` counts where both are there.
+    allow_origin: tuple[str, ...] = ()
+    allow_origins: tuple[StringMatch, ...] = ()
+    allow_methods: tuple[str, ...] = ()
+    allow_headers: tuple[str, ...] = ()
+    expose_headers: tuple[str, ...] = ()
+    max_age: timedelta | None = None
+    allow_credentials: bool | None = None
+    unmatched_preflights: Literal["UNSPECIFIED", "FORWARD", "IGNORE"] = "UNSPECIFIED"
+
+    def problems(self) -> Iterator[Problem]:
+        if not self.present("allowOrigin", "allowOrigins"):
+            yield Problem("", "nobody is allowed: 'allowOrigins' is needed", 'for every origin: [{regex: ".*"}]')
+        for key_of, names in (
+            ("allowMethods", self.allow_methods),
+            ("allowHeaders", self.allow_headers),
+            ("exposeHeaders", self.expose_headers),
+        ):
+            for name in names:
+                if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
+                    yield Problem(
+                        key_of, f"{name!r} is not a {'method' if key_of == 'allowMethods' else 'header name'}"
+                    )
+        if self.max_age is not None and self.max_age.microseconds:
+            yield Problem("maxAge", "it is told in whole seconds")
+
+
+@model
 class Delegate(Located):
     """Another VirtualService, without hosts, whose rules stand in for this one."""
 
@@ -334,10 +366,7 @@ _MIRRORING = ("mirror", "mirrors", "mirrorPercentage", "mirrorPercent")
 class HttpRoute(Located):
     """A rule: matches (any of them), and what to do."""
 
-    REFUSED: ClassVar = {
-        "fault": "inject faults in the application for now",
-        "corsPolicy": "answer CORS preflights in the application",
-    }
+    REFUSED: ClassVar = {}
 
     name: str = ""
     match: tuple[HttpMatch, ...] = ()
@@ -348,6 +377,8 @@ class HttpRoute(Located):
     rewrite: Rewrite | None = None
     timeout: timedelta | None = None
     retries: Retries | None = None
+    fault: Fault | None = None
+    cors_policy: CorsPolicy | None = None
     headers: Headers = Headers()
     mirror: Destination | None = None
     mirrors: tuple[Mirror, ...] = ()
@@ -368,7 +399,7 @@ class HttpRoute(Located):
     def problems(self) -> Iterator[Problem]:
         yield from exactly_one(self, "route", "redirect", "directResponse", "delegate")
         if "route" not in self.where and self.delegate is None:
-            for name in self.present("rewrite", "timeout", "retries", *_MIRRORING):
+            for name in self.present("rewrite", "timeout", "retries", "corsPolicy", *_MIRRORING):
                 yield Problem(name, f"{name!r} needs 'route'")
         yield from weight_problems(self.route, "route")
         yield from self._mirror_problems()

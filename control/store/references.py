@@ -12,6 +12,7 @@ from pymesh.control.resources.gateway import Gateway, Server
 from pymesh.control.resources.gateway_api import GROUP, KubeGateway
 from pymesh.control.resources.hosts import is_within
 from pymesh.control.resources.python_filter import PythonFilter
+from pymesh.control.resources.rate_limit import LocalRateLimit
 from pymesh.control.resources.traffic import Destination, TcpRoute, TlsRoute, VirtualService
 from pymesh.control.resources.workloads import Sidecar
 from pymesh.control.store import credentials, lookup, route_references
@@ -40,7 +41,7 @@ def check(store: Store, report: Report) -> None:
     for sidecar in store.sidecars:
         _sidecar(store, sidecar, report)
     for one in store.filters:
-        _python_filter(store, one, report)
+        _selected(store, one, report)
     for host, known in store.services.items():
         _one_kind_of_route(store, host, known, report)
 
@@ -170,7 +171,7 @@ def _sidecar(store: Store, sidecar: Sidecar, report: Report) -> None:
                 report.error(listener.place("hosts"), f"there is no service {written!r}", did_you_mean(written, known))
 
 
-def _python_filter(store: Store, one: PythonFilter, report: Report) -> None:
+def _selected(store: Store, one: PythonFilter | LocalRateLimit, report: Report) -> None:
     for target in one.spec.target_refs:
         if target.kind == "Service":
             lookup.service(store, target, "name", target.name, one.namespace, report)

@@ -22,6 +22,7 @@ from pymesh.control.resources.kubernetes import Secret
 from pymesh.control.resources.load import refuse_duplicates
 from pymesh.control.resources.metadata import Resource
 from pymesh.control.resources.python_filter import PythonFilter
+from pymesh.control.resources.rate_limit import LocalRateLimit
 from pymesh.control.resources.security import AuthorizationPolicy, PeerAuthentication
 from pymesh.control.resources.traffic import VirtualService
 from pymesh.control.resources.workloads import OutboundMode, Sidecar
@@ -66,7 +67,7 @@ class Store:
     gateways: Sequence[Gateway] = ()
     kube_gateways: Sequence[KubeGateway] = ()
     sidecars: Sequence[Sidecar] = ()
-    filters: Sequence[PythonFilter] = ()
+    filters: Sequence[PythonFilter | LocalRateLimit] = ()
     secrets: Mapping[tuple[str, str], Secret] = field(default_factory=dict)
     peers: Peers = field(default_factory=Peers)
     policies: Sequence[AuthorizationPolicy] = ()
@@ -163,7 +164,7 @@ def assemble(resources: Iterable[Resource], options: MeshOptions, report: Report
         of(Gateway),
         of(KubeGateway),
         of(Sidecar),
-        of(PythonFilter),
+        [*of(PythonFilter), *of(LocalRateLimit)],
         {(one.namespace, one.name): one for one in of(Secret)},
         peers.gather(of(PeerAuthentication), options.root_namespace, report),
         of(AuthorizationPolicy),

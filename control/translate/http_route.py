@@ -17,7 +17,7 @@ from pymesh.control.resources.gateway_api import (
     RouteRule,
     mirrors,
 )
-from pymesh.control.translate import routes, sticky
+from pymesh.control.translate import http_filters, routes, sticky
 from pymesh.control.translate.retries import RetryRule, by_method
 from pymesh.control.translate.routes import Place
 from pymesh.control.translate.scope import Scope
@@ -71,6 +71,8 @@ def _routes(
         if change.path is not None:
             _rewrite_path(made.route, change.path, match)
     set_headers(made, rule.filters)
+    cors = filters.get("CORS")
+    http_filters.say(made, cors=cors.cors if cors is not None else None)
     retries = RetryRule.of_gateway_api(rule.retry, rule.timeouts.backend_request)
     return by_method([made], retries, match.method is not None)
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pymesh.control.resources.destination import TcpPool
 from pymesh.control.store.store import MeshOptions
-from pymesh.control.translate import clusters, sticky
+from pymesh.control.translate import clusters, http_filters, sticky
 from pymesh.control.translate.l4 import L4Rule
 from pymesh.control.translate.scope import Scope
 from pymesh.control.translate.wire import ADS, extension, seconds, socket_address, struct, wrapped
@@ -77,10 +77,11 @@ def http(
 ) -> dict[str, Any]:
     """A connection manager. ``routes`` is a RouteConfiguration, or the name of one to discover."""
     router = extension("envoy.filters.http.router", pb.Router())
+    built_in = http_filters.switched_off() if side != "inbound" else []
     manager = pb.message(_MANAGER)(
         codec_type="AUTO",
         stat_prefix=stat_prefix,
-        http_filters=[*filters, router],
+        http_filters=[*filters, *built_in, router],
         access_log=access_log(options),
         server_name="istio-envoy",
         use_remote_address=wrapped(side != "inbound"),

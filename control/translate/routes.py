@@ -21,7 +21,7 @@ from pymesh.control.resources.traffic import (
     is_authority,
 )
 from pymesh.control.store.references import gateway_key
-from pymesh.control.translate import sticky
+from pymesh.control.translate import http_filters, sticky
 from pymesh.control.translate.retries import RetryRule, by_method
 from pymesh.control.translate.scope import Scope
 from pymesh.control.translate.wire import seconds, wrapped
@@ -136,6 +136,7 @@ def _route(scope: Scope, rule: HttpRoute, match: HttpMatch, name: str, namespace
     else:
         _forward(scope, route, rule, namespace, place)
     _set_headers(route, rule.headers.request, rule.headers.response)
+    http_filters.say(route, rule.fault, rule.cors_policy)
     return route
 
 
@@ -236,14 +237,15 @@ def _match(match: HttpMatch) -> dict[str, Any]:
         )
         if wanted is not None
     ]
-    headers += [_header(name, wanted, False) for name, wanted in match.headers.items()]
-    headers += [_header(name, wanted, True) for name, wanted in match.without_headers.items()]
+    headers += [header_match(name, wanted, False) for name, wanted in match.headers.items()]
+    headers += [header_match(name, wanted, True) for name, wanted in match.without_headers.items()]
     made["headers"] = headers
     made["query_parameters"] = [_query(name, wanted) for name, wanted in match.query_params.items()]
     return made
 
 
-def _header(name: str, wanted: HeaderMatch, invert: bool) -> dict[str, Any]:
+def header_match(name: str, wanted: HeaderMatch, invert: bool) -> dict[str, Any]:
+    """A header, as Envoy matches it."""
     if not wanted.where:
         return {"name": name, "present_match": True, "invert_match": invert}
     made: dict[str, Any] = {"name": name, "string_match": _string(wanted), "invert_match": invert}

@@ -17,8 +17,8 @@ from pymesh.control.translate import (
     l4,
     listeners,
     names,
-    python_filter,
     routes,
+    selected_filters,
     tls,
 )
 from pymesh.control.translate.l4 import L4Rule
@@ -51,7 +51,7 @@ def inbound_chains(scope: Scope, number: int, is_http: bool, stat_prefix: str) -
     """
     options, name = scope.store.options, names.inbound(number)
     if is_http:
-        filters = [*authorization.inbound_http(scope), *python_filter.inbound(scope)]
+        filters = [*authorization.inbound_http(scope), *selected_filters.inbound(scope)]
         network = [listeners.http(options, stat_prefix, "inbound", _inbound_routes(name, number), filters)]
     else:
         network = [*authorization.inbound_tcp(scope, "tcp"), listeners.tcp(options, name, [(name, 1)])]

@@ -38,6 +38,7 @@ use crate::deadlines::Deadlines;
 use crate::exchange::{Due, Exchange, ExchangeKey, FIRST_BUFFER};
 use crate::filter::{FilterCall, Gates};
 use crate::health::health_of;
+use crate::http_filter::Limiters;
 use crate::listener::{ListenerKey, ListenerRuntime};
 use crate::overload::{Full, Overload, Slot};
 use crate::shared::Commons;
@@ -111,6 +112,7 @@ pub struct Engine {
     pub(crate) dirty: Vec<ConnKey>,
     pub(crate) actions: VecDeque<Action>,
     pub(crate) filters: Gates,
+    pub(crate) limiters: Limiters,
     pub(crate) filter_calls: Vec<FilterCall>,
     pub(crate) telemetry: Recorder,
     /// HTTP/2 with clients.
@@ -158,6 +160,7 @@ impl Engine {
             dirty: Vec::new(),
             actions: VecDeque::new(),
             filters: Gates::default(),
+            limiters: Limiters::default(),
             filter_calls: Vec::new(),
             telemetry: Recorder::new(options.clock, Arc::default(), options.shard.clone()),
             http2_stats: options.hub.http2(options.worker),
@@ -186,6 +189,7 @@ impl Engine {
         self.telemetry.reconfigure(&snapshot.node);
         self.apply_clusters(&snapshot);
         let errors = self.apply_listeners(&snapshot);
+        self.limiters.apply(&snapshot, self.now, &self.options);
         self.keep_leaving_routes(&snapshot);
         self.snapshot = snapshot;
         errors
@@ -314,7 +318,7 @@ impl Engine {
                 |key: &&ListenerKey| self.listeners.get(**key).is_some_and(|old| old.config.address == config.address);
             let replaced = stale.iter().find(at_its_address).copied();
             let old = replaced.and_then(|key| self.listeners.get(key)).cloned();
-            match ListenerRuntime::new(config, old.as_deref(), &self.options) {
+            match ListenerRuntime::new(config, old.as_deref(), &self.options, self.now) {
                 Ok(runtime) => {
                     let new = Arc::new(runtime);
                     if let Some(old) = &old {
@@ -368,7 +372,7 @@ impl Engine {
         filters
             .filter_map(|filter| match &filter.kind {
                 FilterKind::Python(python) => Some(python.clone()),
-                FilterKind::GrpcWeb | FilterKind::Cors | FilterKind::Fault(_) | FilterKind::Rbac(_) => None,
+                _ => None,
             })
             .collect()
     }

@@ -11,8 +11,9 @@ use pymesh_model::listener::{
 use pymesh_tls::server_config;
 
 use crate::base::slab::Key;
+use crate::base::time::Time;
 use crate::engine::Options;
-use crate::http_filter::{self, Link};
+use crate::http_filter::Chain;
 use crate::overload::ListenerLoad;
 use crate::security::connection::ConnectionPolicy;
 use crate::telemetry::stats::{
@@ -79,7 +80,7 @@ pub(crate) struct ChainRuntime {
 pub(crate) struct HttpRuntime {
     pub config: Arc<HttpConnectionManager>,
     pub stats: Arc<HttpStats>,
-    pub filters: Vec<Link>,
+    pub filters: Chain,
     pub direction: Direction,
     pub limits: Limits,
 }
@@ -104,11 +105,12 @@ impl ListenerRuntime {
         config: &Arc<Listener>,
         old: Option<&ListenerRuntime>,
         options: &Options,
+        now: Time,
     ) -> Result<ListenerRuntime, String> {
         let chain = |chain: &Arc<FilterChain>| {
             let kept =
                 old.into_iter().flat_map(ListenerRuntime::all_chains).find(|old| Arc::ptr_eq(&old.config, chain));
-            kept.cloned().map_or_else(|| ChainRuntime::new(config, chain, options), Ok)
+            kept.cloned().map_or_else(|| ChainRuntime::new(config, chain, options, now), Ok)
         };
         Ok(ListenerRuntime {
             config: config.clone(),
@@ -143,7 +145,12 @@ impl ListenerRuntime {
 }
 
 impl ChainRuntime {
-    fn new(listener: &Listener, config: &Arc<FilterChain>, options: &Options) -> Result<Arc<ChainRuntime>, String> {
+    fn new(
+        listener: &Listener,
+        config: &Arc<FilterChain>,
+        options: &Options,
+        now: Time,
+    ) -> Result<Arc<ChainRuntime>, String> {
         let Options { worker, hub, secrets, .. } = options;
         let tls = match &config.tls {
             Some(tls) => Some(
@@ -158,7 +165,7 @@ impl ChainRuntime {
                 http = Some(Arc::new(HttpRuntime {
                     config: manager.clone(),
                     stats: hub.http(*worker, &manager.stat_prefix),
-                    filters: http_filter::chain(&manager.filters, &manager.stat_prefix, options),
+                    filters: Chain::new(&manager.filters, &manager.stat_prefix, options, now),
                     direction: listener.direction,
                     limits: limits(manager, options),
                 }));

@@ -20,6 +20,7 @@ use pymesh_model::cluster::{Cluster, RoutingPriority};
 
 use crate::cluster::balance::{HashTable, Plan};
 use crate::health::{ClusterHealth, Version};
+use crate::http_filter::Buckets;
 
 /// One for a process; see the [module](self).
 #[derive(Debug, Default)]
@@ -34,6 +35,8 @@ pub struct Commons {
     pub(crate) health: Registry<ClusterHealth>,
     /// Of all of `health`.
     pub(crate) health_version: Arc<Version>,
+    /// Buckets of rate limits, by the identity of their configuration, which they hold.
+    pub(crate) limits: Registry<Buckets, usize>,
 }
 
 impl Commons {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use regex::bytes::Regex;
 
 use crate::circuit_breaker::RoutingPriority;
-use crate::filter::RouteFilters;
+use crate::filter::{RateLimit, RouteFilters};
 use crate::format::Template;
 use crate::matcher::{HeaderMatch, QueryMatch, StringMatch};
 pub use crate::retry::{RetryOn, RetryPolicy};
@@ -47,6 +47,8 @@ pub struct VirtualHost {
     pub routes: Vec<Arc<Route>>,
     /// Header operations for all routes.
     pub headers: HeaderOps,
+    /// Policies for filters that limit rates.
+    pub rate_limits: Vec<RateLimit>,
     /// For routes that have no policy of their own.
     pub retry: Option<Arc<RetryPolicy>>,
     /// `require_tls`: redirect requests with scheme http to https.
@@ -138,6 +140,8 @@ pub struct Forward {
     pub append_x_forwarded_host: bool,
     /// Status when the cluster is not known (503, or 404 / 500 as configured).
     pub cluster_not_found_status: u16,
+    /// Policies for filters that limit rates.
+    pub rate_limits: Vec<RateLimit>,
     /// Upgrades for which this route says otherwise than the connection manager.
     pub upgrades: Vec<Upgrade>,
     /// Who else is sent the request: as the route says, else its virtual host, else its table.

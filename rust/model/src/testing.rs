@@ -153,6 +153,7 @@ pub fn forward(cluster: &str) -> Forward {
         host_rewrite: None,
         append_x_forwarded_host: false,
         cluster_not_found_status: 503,
+        rate_limits: vec![],
         upgrades: vec![],
         mirrors: Arc::default(),
         hash_policy: vec![],

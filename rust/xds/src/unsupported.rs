@@ -87,7 +87,12 @@ pub(crate) fn alternative(message: &str, field: &str) -> Option<&'static str> {
             "use `typed_per_filter_config` with envoy.extensions.filters.http.cors.v3.CorsPolicy, and the filter \
              envoy.filters.http.cors"
         }
-        "rate_limits" => "write it as a Python filter (pymesh.filters.v1.PythonFilter)",
+        "include_vh_rate_limits" => "use `vh_rate_limits` of the filter",
+        "disable_key" if of(".RateLimit") => "leave it out: there are no runtime values to look up",
+        "dynamic_metadata" | "metadata" if of(".RateLimit.Action") => {
+            "use `request_headers`, `generic_key` or another action that needs no metadata"
+        }
+        "local_cluster_rate_limit" => "leave it out: each proxy has the whole limit",
         "response_rate_limit" => "leave it out: answers are not slowed down",
         "filter_state" if of(".HashPolicy") => "hash a header, a cookie, a query parameter or the source address",
         "pipe" | "envoy_internal_address" => "use `socket_address`",

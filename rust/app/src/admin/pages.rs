@@ -33,6 +33,12 @@ const FAULT: Family =
     Family { stat: "http", infix: "fault", metric: "envoy_http_fault", label: "envoy_http_conn_manager_prefix" };
 /// Its names are whole, up to the counter's: a configured prefix may stand before that.
 const RBAC: Family = Family { stat: "", infix: "", metric: "envoy_rbac", label: "envoy_rbac_prefix" };
+const LOCAL_RATE_LIMIT: Family = Family {
+    stat: "",
+    infix: "http_local_rate_limit",
+    metric: "envoy_http_local_rate_limit",
+    label: "envoy_local_http_ratelimit_prefix",
+};
 const TCP: Family = Family { stat: "tcp", infix: "", metric: "envoy_tcp", label: "envoy_tcp_prefix" };
 const LISTENER: Family =
     Family { stat: "listener", infix: "", metric: "envoy_listener", label: "envoy_listener_address" };
@@ -141,6 +147,7 @@ fn each(groups: &Groups, mut f: impl FnMut(&Family, &str, &'static str, Kind, u6
     walk(&FAULT, &groups.fault, &mut f);
     walk(&RBAC, &groups.rbac, &mut f);
     walk(&RBAC, &groups.rbac_shadow, &mut f);
+    walk(&LOCAL_RATE_LIMIT, &groups.local_rate_limits, &mut f);
     walk(&TCP, &groups.tcp, &mut f);
     walk(&LISTENER, &groups.listeners, &mut f);
     walk(&TLS_INSPECTOR, &groups.tls_inspector, &mut f);

@@ -1,4 +1,4 @@
-//! Small parts without policy: time, randomness, hash functions, generational slabs, timers, buffers.
+//! Small parts without policy: time, randomness, hash functions, generational slabs, timers, buffers, token buckets.
 
 pub mod buffer;
 pub mod hash;
@@ -6,3 +6,4 @@ pub mod rng;
 pub mod slab;
 pub mod time;
 pub mod timers;
+pub mod token_bucket;

@@ -37,6 +37,7 @@ use crate::base::slab::Key;
 use crate::base::time::Time;
 use crate::cluster::{ClusterKey, HostKey, PoolKey};
 use crate::exchange::{ExchangeKey, TunnelEnd};
+use crate::http_filter::Buckets;
 use crate::listener::{ChainRuntime, HttpRuntime, ListenerRuntime};
 use crate::overload::Slot;
 use crate::telemetry::Facts;
@@ -107,6 +108,8 @@ pub(crate) struct Downstream {
     /// Set when the transport is ready.
     pub facts: Option<Arc<Facts>>,
     pub requests: u32,
+    /// Rate limits of its own.
+    pub limits: Vec<Arc<Buckets>>,
     /// HTTP/2: when the head that is being read has to be complete.
     pub head_due: Time,
     /// Its place among the connections that there may be.
@@ -246,6 +249,7 @@ impl Conn {
             server_name: None,
             facts: None,
             requests: 0,
+            limits: Vec::new(),
             head_due: Time::NEVER,
             _slot: slot,
             draining: false,

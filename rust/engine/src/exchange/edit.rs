@@ -65,6 +65,16 @@ impl Engine {
         }
     }
 
+    /// What a filter says of a request's headers.
+    pub(crate) fn edit_request(&mut self, exchange: &mut Exchange, edit: &HeaderEdit) {
+        self.apply_edit(exchange, edit, Side::Request);
+    }
+
+    /// What a filter says of a response's headers.
+    pub(crate) fn edit_response(&mut self, exchange: &mut Exchange, edit: &HeaderEdit) {
+        self.apply_edit(exchange, edit, Side::Response);
+    }
+
     fn apply_edit(&mut self, exchange: &mut Exchange, edit: &HeaderEdit, side: Side) {
         for name in &edit.remove {
             headers_of(exchange, side).remove(name.as_bytes());

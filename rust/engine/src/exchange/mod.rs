@@ -100,6 +100,8 @@ pub struct Exchange {
     /// By the filter's place in its chain.
     pub(crate) memories: Vec<(usize, Memory)>,
     pub(crate) filter_resumes_at: Time,
+    /// The router has done its part on the response's head.
+    pub(crate) is_edited: bool,
     /// The response has begun to pass the filters.
     pub(crate) is_filtered: bool,
     pub(crate) is_ready: bool,

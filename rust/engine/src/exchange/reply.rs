@@ -68,16 +68,15 @@ impl Engine {
         exchange.is_local = true;
         exchange.is_verbatim = reply.is_verbatim;
         exchange.has_response = true;
+        exchange.is_edited = false;
         exchange.stage = Stage::Replying;
         exchange.flags.insert(reply.flags);
         exchange.details = reply.details.clone();
         if exchange.cluster_config.is_none() {
-            // What a filter answers would have gone to the route's cluster: known to logs and metrics.
-            let name = exchange.routed.as_ref().and_then(|routed| routed.cluster_name(&exchange.request));
-            let name = name.and_then(|name| std::str::from_utf8(name).ok());
-            let cluster = name.and_then(|name| self.cluster_names.get(name));
-            exchange.cluster_config = cluster.and_then(|key| self.clusters.get(*key)).map(|one| one.config.clone());
+            // What a filter answers would have gone there.
+            self.name_cluster(key);
         }
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
         // A client of gRPC-Web reads the status of HTTP, as from Envoy.
         let is_grpc = !reply.is_verbatim && route::matcher::is_grpc(&exchange.request) && exchange.grpc_web.is_none();
         let response = &mut exchange.response;

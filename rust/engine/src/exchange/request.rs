@@ -8,6 +8,7 @@ use pymesh_model::overload::OverloadAction;
 use pymesh_model::route::{Action, ClusterChoice, RouteTable, Upgrade};
 
 use super::{sticky, ExchangeKey, GrpcWeb, LocalReply, Routed, Stage};
+use crate::cluster::ClusterKey;
 use crate::engine::Engine;
 use crate::route;
 use crate::route::matcher::Unrouted;
@@ -155,11 +156,7 @@ impl Engine {
                 self.reply_locally(key, reply.with_body(&direct.body));
             }
             Action::Forward(forward) => {
-                let name = routed.cluster_name(&exchange.request).and_then(|name| std::str::from_utf8(name).ok());
-                let cluster = name.and_then(|name| self.cluster_names.get(name)).copied();
-                // Known to logs and metrics also if the request gets no further.
-                let config = cluster.and_then(|cluster| self.clusters.get(cluster)).map(|cluster| &cluster.config);
-                exchange.cluster_config = config.cloned();
+                let cluster = self.name_cluster(key);
                 if may_not_ask {
                     return self.refuse_tunnel(key);
                 }
@@ -193,6 +190,15 @@ impl Engine {
                 self.arm_request_timeout(key);
             }
         }
+    }
+
+    /// The cluster that the request is for, which is known to logs and metrics also if it gets no further.
+    pub(crate) fn name_cluster(&mut self, key: ExchangeKey) -> Option<ClusterKey> {
+        let exchange = self.exchanges.get_mut(key)?;
+        let name = exchange.routed.as_ref()?.cluster_name(&exchange.request)?;
+        let cluster = std::str::from_utf8(name).ok().and_then(|name| self.cluster_names.get(name)).copied()?;
+        exchange.cluster_config = self.clusters.get(cluster).map(|cluster| cluster.config.clone());
+        Some(cluster)
     }
 
     /// What the client has sent behind its request is not known to be HTTP: its connection is closed.

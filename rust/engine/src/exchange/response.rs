@@ -96,11 +96,11 @@ impl Engine {
                 return conn.wait_to_send(key, true);
             }
             if !matches!(exchange.stage, Stage::ResponseFilter(_)) {
-                let filters = exchange.http.as_ref().map_or(0, |http| http.filters.len());
-                if filters > 0 && !std::mem::replace(&mut exchange.is_filtered, true) {
+                let begins = exchange.http.as_ref().and_then(|http| http.filters.response_begins(exchange.skips));
+                if let (Some(begins), false) = (begins, std::mem::replace(&mut exchange.is_filtered, true)) {
                     // Filters see the response in reverse order.
-                    exchange.stage = Stage::ResponseFilter(filters);
-                    return;
+                    exchange.stage = Stage::ResponseFilter(begins);
+                    return self.finish_response_headers(key);
                 }
                 self.start_response(key);
             }
@@ -108,10 +108,10 @@ impl Engine {
         self.pump_response_body(key);
     }
 
-    /// Sends the response head downstream.
-    pub(crate) fn start_response(&mut self, key: ExchangeKey) {
+    /// What the router does with a response's head before any filter sees it.
+    fn finish_response_headers(&mut self, key: ExchangeKey) {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
-        if exchange.response_started {
+        if std::mem::replace(&mut exchange.is_edited, true) {
             return;
         }
         if !exchange.is_local {
@@ -122,6 +122,15 @@ impl Engine {
         if !self.exchanges.get(key).is_some_and(|exchange| Exchange::keeps_its_headers(exchange)) {
             self.edit_response_headers(key);
         }
+    }
+
+    /// Sends the response head downstream.
+    pub(crate) fn start_response(&mut self, key: ExchangeKey) {
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        if exchange.response_started {
+            return;
+        }
+        self.finish_response_headers(key);
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         if !exchange.is_local {
             sticky::set_cookies(exchange);

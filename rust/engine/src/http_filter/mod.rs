@@ -15,7 +15,9 @@
 //!   made on that side goes straight to the client.
 
 mod cors;
+mod descriptors;
 mod fault;
+mod local_rate_limit;
 mod rbac;
 
 use std::sync::Arc;
@@ -29,9 +31,17 @@ use crate::engine::{Engine, Options};
 use crate::exchange::{Exchange, ExchangeKey, LocalReply, Stage};
 use crate::filter::{FilterCall, Phase};
 use crate::telemetry::stats::CorsStats;
+pub(crate) use local_rate_limit::{Buckets, Limiter, Limiters};
+
+/// The filters of a connection manager.
+pub(crate) struct Chain {
+    links: Vec<Link>,
+    /// Those that are off unless a route switches them on.
+    off: Skips,
+}
 
 /// A filter with its place in a chain.
-pub(crate) struct Link {
+struct Link {
     id: FilterId,
     is_disabled: bool,
     filter: Filter,
@@ -44,6 +54,7 @@ enum Filter {
     Cors(Arc<CorsStats>),
     Fault(fault::FaultFilter),
     Rbac(rbac::RbacFilter),
+    LocalRateLimit(Limiter),
 }
 
 /// Places in a chain that a request passes by: one bit for each.
@@ -64,30 +75,58 @@ enum Step {
 pub(crate) enum Memory {
     Cors(cors::Origin),
     Fault(fault::Suffering),
+    Limit(local_rate_limit::Limited),
 }
 
-/// The chain of a connection manager with a worker's counters.
-pub(crate) fn chain(filters: &[Arc<HttpFilter>], prefix: &Arc<str>, options: &Options) -> Vec<Link> {
-    let Options { worker, hub, commons, .. } = options;
-    let link = |filter: &Arc<HttpFilter>| Link {
-        id: filter.id,
-        is_disabled: filter.disabled,
-        filter: match &filter.kind {
-            FilterKind::Python(python) => Filter::Python(python.clone()),
-            FilterKind::GrpcWeb => Filter::GrpcWeb,
-            FilterKind::Cors => Filter::Cors(hub.cors(*worker, prefix)),
-            FilterKind::Fault(config) => Filter::Fault(fault::FaultFilter {
-                config: config.clone(),
-                stats: hub.fault(*worker, prefix),
-                active: commons.faults.get(prefix, Default::default),
-            }),
-            FilterKind::Rbac(config) => Filter::Rbac(rbac::RbacFilter::new(config, prefix, options)),
-        },
-    };
-    filters.iter().map(link).collect()
+impl Chain {
+    /// With a worker's counters.
+    pub fn new(filters: &[Arc<HttpFilter>], prefix: &Arc<str>, options: &Options, now: Time) -> Chain {
+        let Options { worker, hub, commons, .. } = options;
+        let link = |filter: &Arc<HttpFilter>| Link {
+            id: filter.id,
+            is_disabled: filter.disabled,
+            filter: match &filter.kind {
+                FilterKind::Python(python) => Filter::Python(python.clone()),
+                FilterKind::GrpcWeb => Filter::GrpcWeb,
+                FilterKind::Cors => Filter::Cors(hub.cors(*worker, prefix)),
+                FilterKind::Fault(config) => Filter::Fault(fault::FaultFilter {
+                    config: config.clone(),
+                    stats: hub.fault(*worker, prefix),
+                    active: commons.faults.get(prefix, Default::default),
+                }),
+                FilterKind::Rbac(config) => Filter::Rbac(rbac::RbacFilter::new(config, prefix, options)),
+                FilterKind::LocalRateLimit(config) => Filter::LocalRateLimit(Limiter::new(config, now, options)),
+            },
+        };
+        let links: Vec<Link> = filters.iter().map(link).collect();
+        let mut off = Skips::default();
+        links.iter().enumerate().filter(|(_, link)| link.is_disabled).for_each(|(index, _)| off.add(index));
+        Chain { links, off }
+    }
+
+    /// The first filter from `index` on that is passed.
+    fn next(&self, index: usize, skips: Skips) -> Option<(usize, &Link)> {
+        let links = self.links.iter().enumerate().skip(index);
+        links.into_iter().find(|(at, _)| !skips.contains(*at))
+    }
+
+    /// The last filter before `index` that is passed.
+    fn previous(&self, index: usize, skips: Skips) -> Option<(usize, &Link)> {
+        let links = self.links.get(..index)?.iter().enumerate();
+        links.rev().find(|(at, _)| !skips.contains(*at))
+    }
+
+    /// Where the response begins; `None` if it passes none.
+    pub fn response_begins(&self, skips: Skips) -> Option<usize> {
+        self.previous(self.links.len(), skips).map(|(index, _)| index + 1)
+    }
 }
 
 impl Skips {
+    fn add(&mut self, index: usize) {
+        self.0 |= 1 << (index % 64);
+    }
+
     fn contains(self, index: usize) -> bool {
         u32::try_from(index).is_ok_and(|index| self.0.checked_shr(index).unwrap_or(0) & 1 == 1)
     }
@@ -98,14 +137,14 @@ impl Engine {
     pub(crate) fn choose_filters(&mut self, key: ExchangeKey) {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         let Some(http) = &exchange.http else { return };
+        exchange.skips = http.filters.off;
         let said = exchange.routed.as_ref().map(|routed| routed.filters()).filter(|said| !said.is_empty());
-        if said.is_none() && !http.filters.iter().any(|link| link.is_disabled) {
-            return;
-        }
-        for (index, link) in http.filters.iter().enumerate() {
-            let own = said.and_then(|said| said.get(link.id)).and_then(|entry| entry.enabled);
+        let Some(said) = said else { return };
+        exchange.skips = Skips::default();
+        for (index, link) in http.filters.links.iter().enumerate() {
+            let own = said.get(link.id).and_then(|entry| entry.enabled);
             if !own.unwrap_or(!link.is_disabled) {
-                exchange.skips.0 |= 1 << (index % 64);
+                exchange.skips.add(index);
             }
         }
     }
@@ -118,13 +157,9 @@ impl Engine {
             return;
         }
         let Some(http) = exchange.http.clone() else { return };
-        let Some(link) = http.filters.get(index) else {
+        let Some((index, link)) = http.filters.next(index, exchange.skips) else {
             return self.act_on_route(key);
         };
-        if exchange.skips.contains(index) {
-            exchange.stage = Stage::RequestFilter(index + 1);
-            return;
-        }
         match &link.filter {
             Filter::Python(python) => return self.call_python(key, python, Phase::Request, index),
             Filter::GrpcWeb => {
@@ -138,6 +173,9 @@ impl Engine {
             Filter::Cors(stats) => cors::on_request(self, &mut exchange, (index, link.id), stats),
             Filter::Fault(fault) => fault::on_request(self, &mut exchange, (index, link.id), fault),
             Filter::Rbac(rbac) => rbac::on_request(self, &exchange, link.id, rbac),
+            Filter::LocalRateLimit(limiter) => {
+                local_rate_limit::on_request(self, &mut exchange, (index, link.id), limiter)
+            }
             Filter::Python(_) | Filter::GrpcWeb => Step::Continue,
         };
         match &step {
@@ -159,20 +197,16 @@ impl Engine {
     pub(crate) fn run_response_filter(&mut self, key: ExchangeKey, index: usize) {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         let Some(http) = exchange.http.clone() else { return };
-        let Some(at) = index.checked_sub(1) else {
+        let Some((at, link)) = http.filters.previous(index, exchange.skips) else {
             exchange.stage = if exchange.is_local { Stage::Replying } else { Stage::Flowing };
             self.start_response(key);
             return self.make_ready(key);
         };
-        let Some(link) = http.filters.get(at) else { return };
         exchange.stage = Stage::ResponseFilter(at);
-        if exchange.skips.contains(at) {
-            return;
-        }
         match &link.filter {
             Filter::Python(_) | Filter::GrpcWeb if exchange.is_local => {}
             Filter::Python(python) => {
-                exchange.stage = Stage::ResponseFilter(index);
+                exchange.stage = Stage::ResponseFilter(at + 1);
                 self.call_python(key, python, Phase::Response, at);
             }
             Filter::GrpcWeb => {
@@ -182,6 +216,11 @@ impl Engine {
             }
             Filter::Cors(_) => cors::on_response(exchange, at),
             Filter::Fault(_) | Filter::Rbac(_) => {}
+            Filter::LocalRateLimit(_) => {
+                let Some(mut exchange) = self.exchanges.lend(key) else { return };
+                local_rate_limit::on_response(self, &mut exchange, at);
+                self.exchanges.give_back(key, exchange);
+            }
         }
     }
 

@@ -181,7 +181,7 @@ pub(crate) fn request_values<'a>(name: &'a str, request: &'a RequestHead) -> imp
     pseudo.into_iter().chain(request.headers.get_all(name.as_bytes()))
 }
 
-fn query_matches(rule: &QueryMatch, target: &[u8]) -> bool {
+pub(crate) fn query_matches(rule: &QueryMatch, target: &[u8]) -> bool {
     let value = query_value(target, rule.name.as_bytes());
     match (&rule.value, value) {
         (None, value) => value.is_some() == rule.present,

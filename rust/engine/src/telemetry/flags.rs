@@ -26,6 +26,7 @@ pub struct Flags(u32);
 flags! {
     DELAY_INJECTED = "DI", "The request was held back on purpose.";
     FAULT_INJECTED = "FI", "The request was answered with a failure on purpose.";
+    RATE_LIMITED = "RL", "The request was one too many.";
     UPSTREAM_RETRY_LIMIT = "URX", "The last retry failed too.";
     NO_HEALTHY_UPSTREAM = "UH", "No healthy endpoint in the cluster.";
     UPSTREAM_CONNECTION_FAILURE = "UF", "The connection to the endpoint failed.";
@@ -179,6 +180,7 @@ pub mod details {
     pub const FILTER_REFUSED: &str = "filter_reply";
     pub const FILTER_FAILED: &str = "filter_failed";
     pub const CORS_RESPONSE: &str = "cors_response";
+    pub const LOCAL_RATE_LIMITED: &str = "local_rate_limited";
     pub const FAULT_FILTER_ABORT: &str = "fault_filter_abort";
     pub const OVERLOAD: &str = "overload";
     pub const DROP_OVERLOAD: &str = "drop_overload";
@@ -188,6 +190,12 @@ pub mod details {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_has_a_bit_of_its_own() {
+        let all = Flags::NAMES.iter().fold(Flags::NONE, |all, (flag, _)| all.with(*flag));
+        assert_eq!(all.bits().count_ones() as usize, Flags::NAMES.len());
+    }
 
     #[test]
     fn prints_as_envoy_does() {

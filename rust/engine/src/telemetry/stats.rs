@@ -239,6 +239,16 @@ stats! {
 }
 
 stats! {
+    /// `<stat_prefix>.http_local_rate_limit.*`, names as Envoy's.
+    LocalRateLimitStats {
+        enabled: Counter,
+        enforced: Counter,
+        rate_limited: Counter,
+        ok: Counter,
+    }
+}
+
+stats! {
     /// `http2.*` for clients, `cluster.<name>.http2.*` for endpoints. Names as Envoy's, where it counts the same.
     Http2Stats {
         goaway_sent: Counter,
@@ -362,6 +372,7 @@ pub struct Groups {
     pub rbac: Group<RbacStats>,
     /// Likewise.
     pub rbac_shadow: Group<RbacShadowStats>,
+    pub local_rate_limits: Group<LocalRateLimitStats>,
     pub tcp: Group<TcpStats>,
     pub listeners: Group<ListenerStats>,
     pub tls_inspector: Group<TlsInspectorStats>,
@@ -419,6 +430,11 @@ impl Hub {
     /// Adds a worker's counters for access policies that are not enforced.
     pub fn rbac_shadow(&self, worker: usize, name: &Arc<str>) -> Arc<RbacShadowStats> {
         join(&mut self.lock().rbac_shadow, worker, name)
+    }
+
+    /// Adds a worker's counters for local rate limits of a prefix.
+    pub fn local_rate_limit(&self, worker: usize, prefix: &Arc<str>) -> Arc<LocalRateLimitStats> {
+        join(&mut self.lock().local_rate_limits, worker, prefix)
     }
 
     /// Adds a worker's counters for a TCP proxy's prefix.

@@ -187,3 +187,123 @@ fn own_answers_of_later_filters_pass_the_response_side_of_earlier_ones() {
         assert_eq!(answer.contains("\r\naccess-control-allow-origin: https://shop.test\r\n"), is_marked, "{answer}");
     }
 }
+
+/// Nothing is limited, but everything that could be is looked at.
+fn limit(bucket: Option<TokenBucket>) -> LocalRateLimit {
+    LocalRateLimit {
+        stat_prefix: "limit".into(),
+        status: 429,
+        resource_exhausted: false,
+        bucket,
+        descriptors: vec![],
+        always_consume_default: true,
+        max_dynamic_descriptors: 2,
+        per_connection: false,
+        enabled: 1_000_000,
+        enforced: 1_000_000,
+        request_headers: Default::default(),
+        response_headers: Default::default(),
+        tells_clients: false,
+        stage: 0,
+        virtual_host: VirtualHostLimits::Override,
+        policies: vec![],
+    }
+}
+
+fn bucket(max_tokens: u32, seconds: u64) -> TokenBucket {
+    TokenBucket { max_tokens, tokens_per_fill: 1, fill_interval: Duration::from_secs(seconds) }
+}
+
+fn limited(limit: LocalRateLimit) -> Setup {
+    Setup { filters: vec![filter("limit", FilterKind::LocalRateLimit(Arc::new(limit)))], ..Setup::default() }
+}
+
+/// Whether a request got through; the answer if not.
+fn passes(rig: &mut Rig, user: &str) -> Result<(), String> {
+    let client = rig.accept();
+    asks(rig, client, user)
+}
+
+fn asks(rig: &mut Rig, client: pymesh_engine::ConnKey, user: &str) -> Result<(), String> {
+    rig.receive(client, format!("GET / HTTP/1.1\r\nhost: a\r\nx-user: {user}\r\n\r\n").as_bytes());
+    let answer = rig.text(client);
+    if !answer.is_empty() {
+        return Err(answer);
+    }
+    let upstream = rig.open_or_reuse();
+    rig.receive(upstream, OK);
+    rig.written(client);
+    Ok(())
+}
+
+#[test]
+fn all_workers_draw_from_one_bucket_that_fills_with_time() {
+    let snapshot = super::rig::snapshot(&limited(limit(Some(bucket(3, 10)))));
+    let mut one = Rig::with(snapshot.clone());
+    let mut other = Rig::sharing(&one, snapshot);
+    assert!(passes(&mut one, "a").is_ok() && passes(&mut other, "a").is_ok() && passes(&mut one, "a").is_ok());
+    let refused = passes(&mut other, "a").unwrap_err();
+    assert!(refused.starts_with("HTTP/1.1 429 ") && refused.ends_with("\r\n\r\nlocal_rate_limited"), "{refused}");
+    assert!(passes(&mut one, "a").is_err());
+    one.pass(Duration::from_millis(9_999));
+    assert!(passes(&mut one, "a").is_err());
+    one.pass(Duration::from_millis(1));
+    assert!(passes(&mut one, "a").is_ok() && passes(&mut one, "a").is_err());
+    let counted = ["enabled", "ok", "rate_limited", "enforced"];
+    let counted = counted.map(|name| count(&one.hub.lock().local_rate_limits["limit"], name));
+    assert_eq!(counted, [8, 4, 4, 4]);
+}
+
+#[test]
+fn a_bucket_lasts_as_long_as_its_configuration() {
+    let setup = limited(limit(Some(bucket(1, 3600))));
+    let snapshot = super::rig::snapshot(&setup);
+    let mut rig = Rig::with(snapshot.clone());
+    assert!(passes(&mut rig, "a").is_ok() && passes(&mut rig, "a").is_err());
+    rig.engine.apply(Arc::new(pymesh_model::Snapshot { version: 2, ..(*snapshot).clone() }));
+    assert!(passes(&mut rig, "a").is_err(), "it is the same configuration");
+}
+
+#[test]
+fn each_value_of_an_open_descriptor_has_a_bucket() {
+    let user = |value: &str| vec![("user".into(), value.into())];
+    let action = LimitAction::RequestHeader { name: "x-user".into(), key: "user".into(), skip_if_absent: false };
+    let mut rig = Rig::new(&limited(LocalRateLimit {
+        descriptors: vec![
+            LimitDescriptor { entries: user("root"), bucket: bucket(3, 3600) },
+            LimitDescriptor { entries: user(""), bucket: bucket(1, 3600) },
+        ],
+        policies: vec![RateLimit { stage: 0, actions: vec![action] }],
+        ..limit(None)
+    }));
+    let mut passed = |user: &str| passes(&mut rig, user).is_ok();
+    assert_eq!([passed("ann"), passed("bob"), passed("ann"), passed("bob")], [true, true, false, false]);
+    assert_eq!([passed("root"), passed("root"), passed("root"), passed("root")], [true, true, true, false]);
+    // Two are remembered: who asks for longest not is forgotten.
+    assert_eq!([passed("cid"), passed("bob"), passed("ann")], [true, false, true]);
+}
+
+#[test]
+fn a_connection_may_have_the_limit_for_itself() {
+    let mut rig = Rig::new(&limited(LocalRateLimit { per_connection: true, ..limit(Some(bucket(2, 3600))) }));
+    for _ in 0..3 {
+        let client = rig.accept();
+        let mut asked = || asks(&mut rig, client, "a").is_ok();
+        assert_eq!([asked(), asked(), asked(), asked()], [true, true, false, false]);
+    }
+}
+
+#[test]
+fn a_route_may_have_a_limit_of_its_own_and_tell_of_it() {
+    let own = LocalRateLimit { tells_clients: true, stat_prefix: "own".into(), ..limit(Some(bucket(1, 40))) };
+    let said = said("limit", true, Some(RouteFilterConfig::LocalRateLimit(Arc::new(own))));
+    let mut rig = Rig::new(&Setup { said, ..limited(limit(Some(bucket(9, 3600)))) });
+    assert!(passes(&mut rig, "a").is_ok());
+    rig.pass(Duration::from_millis(500));
+    let refused = passes(&mut rig, "a").unwrap_err();
+    for told in ["x-ratelimit-limit: 1\r\n", "x-ratelimit-remaining: 0\r\n", "x-ratelimit-reset: 39\r\n"] {
+        assert!(refused.contains(told), "{refused}");
+    }
+    assert_eq!(count(&rig.hub.lock().local_rate_limits["own"], "enforced"), 1);
+    assert_eq!(count(&rig.hub.lock().local_rate_limits["limit"], "enabled"), 0);
+}

@@ -98,7 +98,13 @@ impl Rig {
     /// Another worker of the same process.
     #[allow(dead_code)]
     pub fn beside(one: &Rig, setup: &Setup) -> Rig {
-        Rig::worker(1, snapshot(setup), one.hub.clone(), one.commons.clone())
+        Rig::sharing(one, snapshot(setup))
+    }
+
+    /// The same with the very snapshot.
+    #[allow(dead_code)]
+    pub fn sharing(one: &Rig, snapshot: Arc<Snapshot>) -> Rig {
+        Rig::worker(1, snapshot, one.hub.clone(), one.commons.clone())
     }
 
     fn worker(worker: usize, snapshot: Arc<Snapshot>, hub: Arc<Hub>, commons: Arc<Commons>) -> Rig {

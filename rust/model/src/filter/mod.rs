@@ -6,6 +6,7 @@
 
 mod cors;
 mod fault;
+mod local_rate_limit;
 pub mod rbac;
 
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 pub use cors::CorsPolicy;
 pub use fault::{AbortStatus, Fault, FaultAbort, FaultDelay, FaultDuration, Percentage};
+pub use local_rate_limit::{LimitAction, LimitDescriptor, LocalRateLimit, RateLimit, TokenBucket, VirtualHostLimits};
 pub use rbac::Rbac;
 
 /// One HTTP filter of a connection manager.
@@ -41,6 +43,8 @@ pub enum FilterKind {
     Fault(Arc<Fault>),
     /// `envoy.filters.http.rbac`: who may do what.
     Rbac(Arc<Rbac>),
+    /// `envoy.filters.http.local_ratelimit`: as many requests as there are tokens.
+    LocalRateLimit(Arc<LocalRateLimit>),
 }
 
 /// A filter's instance name as a number, so that a request needs to compare no names: a hash of 64 bits.
@@ -81,6 +85,8 @@ pub enum RouteFilterConfig {
     Fault(Arc<Fault>),
     /// For [`FilterKind::Rbac`].
     Rbac(Arc<Rbac>),
+    /// For [`FilterKind::LocalRateLimit`].
+    LocalRateLimit(Arc<LocalRateLimit>),
 }
 
 impl RouteFilters {

@@ -108,6 +108,7 @@ impl Table<'_, '_> {
                 .map(Arc::new)
                 .collect(),
             headers: header::operations(&header_fields!(host), at),
+            rate_limits: filter::rate_limits(&host.rate_limits, &at.field("rate_limits")),
             retry: host.retry_policy.as_ref().map(|policy| Arc::new(retry::policy(policy, &at.field("retry_policy")))),
             require_tls,
             attempt_count_in_request: host.include_request_attempt_count,
@@ -234,6 +235,7 @@ impl Table<'_, '_> {
                 ClusterNotFoundResponseCode::NotFound => 404,
                 ClusterNotFoundResponseCode::InternalServerError => 500,
             },
+            rate_limits: filter::rate_limits(&action.rate_limits, &at.field("rate_limits")),
             upgrades: upgrades.collect(),
             mirrors,
             hash_policy,

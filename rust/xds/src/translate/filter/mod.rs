@@ -2,6 +2,7 @@
 
 mod cors;
 mod fault;
+mod local_rate_limit;
 pub(super) mod rbac;
 mod route;
 
@@ -18,10 +19,12 @@ use crate::proto;
 use crate::proto::envoy::extensions::filters::http::cors::v3::Cors;
 use crate::proto::envoy::extensions::filters::http::fault::v3::HttpFault;
 use crate::proto::envoy::extensions::filters::http::grpc_web::v3::GrpcWeb;
+use crate::proto::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
 use crate::proto::envoy::extensions::filters::http::rbac::v3::Rbac;
 use crate::proto::envoy::extensions::filters::http::router::v3::Router;
 use crate::proto::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use crate::proto::pymesh::filters::v1 as python;
+pub(super) use local_rate_limit::policies as rate_limits;
 pub(super) use route::filters as route_filters;
 
 /// As many as the engine has bits for.
@@ -82,6 +85,9 @@ fn kind(opened: &Opened<'_>, at: &At<'_>) -> Option<(Arc<str>, FilterKind)> {
         Some(("".into(), FilterKind::Fault(Arc::new(fault::fault(&opened.decode(at)?, at)))))
     } else if opened.is::<Rbac>() {
         Some(("".into(), FilterKind::Rbac(Arc::new(rbac::filter(&opened.decode(at)?, at)))))
+    } else if opened.is::<LocalRateLimit>() {
+        let limit = local_rate_limit::general(&opened.decode(at)?, at);
+        Some(("".into(), FilterKind::LocalRateLimit(limit)))
     } else if opened.is::<python::PythonFilter>() {
         let config: python::PythonFilter = opened.decode(at)?;
         Some((config.name.as_str().into(), python_filter(&config, at)?))
@@ -92,6 +98,7 @@ fn kind(opened: &Opened<'_>, at: &At<'_>) -> Option<(Arc<str>, FilterKind)> {
             HttpFault::full_name(),
             Rbac::full_name(),
             GrpcWeb::full_name(),
+            LocalRateLimit::full_name(),
             python::PythonFilter::full_name(),
         ];
         opened.refuse(&supported, at);

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use prost::Name as _;
 use pymesh_model::filter::{FilterId, RouteFilter, RouteFilterConfig, RouteFilters};
 
-use super::{cors, fault, rbac};
+use super::{cors, fault, local_rate_limit, rbac};
 use crate::diagnostic::At;
 use crate::proto;
 use crate::proto::envoy::config::route::v3::FilterConfig;
 use crate::proto::envoy::extensions::filters::http::cors::v3::CorsPolicy;
 use crate::proto::envoy::extensions::filters::http::fault::v3::HttpFault;
+use crate::proto::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
 use crate::proto::envoy::extensions::filters::http::rbac::v3::RbacPerRoute;
 use crate::translate::common::{open, Opened};
 
@@ -65,7 +66,17 @@ fn config(opened: &Opened<'_>, at: &At<'_>) -> Option<RouteFilterConfig> {
     if opened.is::<RbacPerRoute>() {
         return Some(RouteFilterConfig::Rbac(Arc::new(rbac::of_route(&opened.decode(at)?, at))));
     }
-    let known = [FilterConfig::full_name(), CorsPolicy::full_name(), HttpFault::full_name(), RbacPerRoute::full_name()];
-    opened.refuse(&known, at);
+    if opened.is::<LocalRateLimit>() {
+        let limit = local_rate_limit::limit(&opened.decode(at)?, true, at);
+        return Some(RouteFilterConfig::LocalRateLimit(Arc::new(limit)));
+    }
+    let supported = [
+        FilterConfig::full_name(),
+        CorsPolicy::full_name(),
+        HttpFault::full_name(),
+        RbacPerRoute::full_name(),
+        LocalRateLimit::full_name(),
+    ];
+    opened.refuse(&supported, at);
     None
 }

@@ -1,10 +1,11 @@
-use pymesh_model::filter::{AbortStatus, FaultDuration, FilterId, FilterKind, RouteFilterConfig};
+use pymesh_model::filter::{AbortStatus, FaultDuration, FilterId, FilterKind, LimitAction, RouteFilterConfig};
 use pymesh_model::http::{HttpConnectionManager, RouteSource};
 use pymesh_model::listener::NetworkFilter;
 use pymesh_model::route::{Action, ClusterChoice, RouteTable};
 
 const CORS: &str = "type.googleapis.com/envoy.extensions.filters.http.cors.v3";
 const FAULT: &str = "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault";
+const LIMIT: &str = "type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit";
 const CONFIG: &str = "type.googleapis.com/envoy.config.route.v3.FilterConfig";
 
 /// A manager with these filters before the router, and a table of which parts may be said.
@@ -191,4 +192,47 @@ fn what_is_optional_may_be_unknown() {
     for wanted in [Said { filters: &filter(false), ..NOTHING }, Said { route: &route(false), ..NOTHING }] {
         assert!(problems(&wanted).contains("Tap` is not supported"), "{}", problems(&wanted));
     }
+}
+
+#[test]
+fn limits_are_read_and_refused() {
+    let bucket = "token_bucket: {max_tokens: 5, tokens_per_fill: 2, fill_interval: 1s}";
+    let limit = |fields: &str| format!("{{name: l, typed_config: {{'@type': {LIMIT}, stat_prefix: p, {fields}}}}},");
+    let entry = "entries: [{key: user, value: ''}]";
+    let identity =
+        "{extension: {name: i, typed_config: {'@type': type.googleapis.com/pymesh.filters.v1.ClientIdentity}}}";
+    let whole = limit(&format!(
+        "{bucket}, status: {{code: 200}}, filter_enabled: {{default_value: {{numerator: 50}}}}, \
+         descriptors: [{{{entry}, {bucket}}}], rate_limits: [{{actions: [{identity}, {{remote_address: {{}}}}]}}]"
+    ));
+    let manager = manager(&Said { filters: &whole, ..NOTHING });
+    let FilterKind::LocalRateLimit(read) = &manager.filters[0].kind else { panic!("{:?}", manager.filters) };
+    assert_eq!((read.status, read.enabled, read.enforced), (429, 500_000, 0));
+    assert_eq!(read.bucket.map(|bucket| (bucket.max_tokens, bucket.tokens_per_fill)), Some((5, 2)));
+    assert!(read.descriptors[0].is_dynamic() && read.always_consume_default && read.max_dynamic_descriptors == 20);
+    assert!(matches!(&read.policies[0].actions[0], LimitAction::ClientIdentity { key } if &**key == "client_identity"));
+    for (fields, expected) in [
+        (
+            "token_bucket: {max_tokens: 1, fill_interval: 0.01s}",
+            "token_bucket.fill_interval: this must be at least 50 ms",
+        ),
+        ("token_bucket: {max_tokens: 0, fill_interval: 1s}", "max_tokens: this must be greater than 0"),
+        (
+            "rate_limits: [{stage: 1, actions: [{remote_address: {}}]}]",
+            "rate_limits[0].stage: a policy of a filter has no stage",
+        ),
+        ("rate_limits: [{disable_key: a, actions: [{remote_address: {}}]}]", "`disable_key` of"),
+        ("rate_limits: [{actions: [{metadata: {descriptor_key: a}}]}]", "`metadata` of"),
+        ("rate_limits: [{hits_addend: {number: 2}, actions: [{remote_address: {}}]}]", "`hits_addend` of"),
+        ("local_cluster_rate_limit: {}", "each proxy has the whole limit"),
+        (
+            &format!("descriptors: [{{{entry}, {bucket}}}, {{{entry}, {bucket}}}]"),
+            "descriptors[1]: this descriptor stands here twice",
+        ),
+    ] {
+        let found = problems(&Said { filters: &limit(fields), ..NOTHING });
+        assert!(found.contains(expected), "{fields}: {found}");
+    }
+    let route = format!("{{l: {{'@type': {LIMIT}, stat_prefix: p}}}}");
+    assert!(problems(&Said { route: &route, ..NOTHING }).contains("token_bucket: this must be set for a route"));
 }
