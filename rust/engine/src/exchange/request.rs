@@ -301,7 +301,8 @@ impl Engine {
         }
         exchange.request_received = Some(self.now);
         exchange.last_progress = self.now;
-        if !exchange.mirrors.is_empty() {
+        // Of what was answered here the mirrors have not been told everything: they are cut off with it.
+        if !exchange.mirrors.is_empty() && !exchange.is_local {
             self.end_mirrors(key);
         }
         self.arm_request_timeout(key);

@@ -173,6 +173,21 @@ fn the_copy_goes_on_alone_once_it_is_complete_and_is_cut_off_otherwise() {
     }
 }
 
+#[test]
+fn a_request_that_is_answered_here_in_the_end_is_no_whole_copy() {
+    let mut rig = Rig::new(&mirrored());
+    let head = b"POST /a HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\n";
+    let (client, endpoint, shadow) = ask(&mut rig, &[head.as_slice(), b"ab"].concat());
+    assert!(rig.text(shadow).ends_with("ab"));
+    rig.blocked.push(client);
+    rig.engine.failed(endpoint, "reset");
+    rig.receive(client, b"cd");
+    rig.unblock(client);
+    assert!(rig.text(client).starts_with("HTTP/1.1 503"));
+    assert_eq!(rig.text(shadow), "", "its length was promised");
+    assert!(rig.take_actions().contains(&Action::Close(shadow)));
+}
+
 /// Sends a request and answers it, and its copy if there is one.
 fn serve(rig: &mut Rig, client: ConnKey, head: &str, known: &mut (Option<ConnKey>, Option<ConnKey>)) {
     rig.receive(client, head.as_bytes());

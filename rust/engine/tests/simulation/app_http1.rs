@@ -25,6 +25,7 @@ pub struct AppHttp1 {
 
 struct Serving {
     id: u32,
+    is_copy: bool,
     method: Method,
     behaviour: Behaviour,
     body: Option<Body>,
@@ -63,7 +64,9 @@ impl AppHttp1 {
                 if body.take(&mut self.input) {
                     serving.body = None;
                     note!(env, "app", "has all of {}", serving.id);
-                    env.ledger.complete(serving.id);
+                    if !serving.is_copy {
+                        env.ledger.complete(serving.id);
+                    }
                     if serving.answer_at.is_none() {
                         serving.answer_at = Some(env.now + env.ledger.spec(serving.id).delay);
                     }
@@ -90,7 +93,8 @@ impl AppHttp1 {
         let Some(info) = parsed.expect("requests are well formed") else { return false };
         self.input.drain(..info.consumed);
         let id = id_of(&head.headers).expect("requests say whose they are");
-        let attempt = env.ledger.attempt(id);
+        let is_copy = head.headers.get(b"x-envoy-internal").is_some();
+        let attempt = if is_copy { env.ledger.copy(id) } else { env.ledger.attempt(id) };
         let spec = env.ledger.spec(id).clone();
         assert_eq!(head.method_bytes(), spec.method.as_bytes());
         assert_eq!(head.path(), format!("/{id}?of=simulation").as_bytes());
@@ -102,11 +106,14 @@ impl AppHttp1 {
         let mut answer_at = early.then(|| env.now + spec.delay);
         if info.framing == Framing::None {
             body = None;
-            env.ledger.complete(id);
+            if !is_copy {
+                env.ledger.complete(id);
+            }
             answer_at = Some(env.now + spec.delay);
         }
         let (method, answered) = (head.method, false);
-        self.serving = Some(Serving { id, method, behaviour, body, answer_at, answered, keep_alive: info.keep_alive });
+        self.serving =
+            Some(Serving { id, is_copy, method, behaviour, body, answer_at, answered, keep_alive: info.keep_alive });
         true
     }
 

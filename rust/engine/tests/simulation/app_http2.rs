@@ -27,6 +27,7 @@ pub struct AppHttp2 {
 
 struct Serving {
     id: u32,
+    is_copy: bool,
     behaviour: Behaviour,
     expected: Expected,
     request_ended: bool,
@@ -60,20 +61,23 @@ impl AppHttp2 {
                     let id = id_of(&scratch.request.headers).expect("requests say whose they are");
                     assert_eq!(scratch.request.path(), format!("/{id}?of=simulation").as_bytes());
                     let spec = env.ledger.spec(id).clone();
-                    if spec.behaviour(1) == Behaviour::Refuse && env.ledger.refuse(id) {
+                    let is_copy = scratch.request.headers.get(b"x-envoy-internal").is_some();
+                    if !is_copy && spec.behaviour(1) == Behaviour::Refuse && env.ledger.refuse(id) {
                         note!(env, "app", "refuses {id}");
                         codec.reset(stream, ErrorCode::REFUSED_STREAM);
                         continue;
                     }
                     check_padding(&spec, &scratch.request.headers);
-                    let attempt = env.ledger.attempt(id);
+                    let attempt = if is_copy { env.ledger.copy(id) } else { env.ledger.attempt(id) };
                     let behaviour = spec.behaviour(attempt);
                     note!(env, "app", "serves {id} on {}, attempt {attempt}: {behaviour:?}", stream.value());
                     let expected = Expected::new(id, Way::Request, spec.request.length);
                     let answer_at = (behaviour == Behaviour::AnswerEarly).then(|| env.now + spec.delay);
                     let (request_ended, answer) = (false, None);
-                    streams
-                        .insert(stream, Serving { id, behaviour, expected, request_ended, answer_at, answer, sent: 0 });
+                    streams.insert(
+                        stream,
+                        Serving { id, is_copy, behaviour, expected, request_ended, answer_at, answer, sent: 0 },
+                    );
                     (stream, end_stream)
                 }
                 Event::Data { stream, data, end_stream, .. } => {
@@ -100,7 +104,9 @@ impl AppHttp2 {
                 serving.expected.finish();
                 serving.request_ended = true;
                 note!(env, "app", "has all of {}", serving.id);
-                env.ledger.complete(serving.id);
+                if !serving.is_copy {
+                    env.ledger.complete(serving.id);
+                }
                 if serving.answer_at.is_none() {
                     serving.answer_at = Some(env.now + env.ledger.spec(serving.id).delay);
                 }

@@ -83,10 +83,12 @@ fn snapshot(plan: &Plan, side: usize, change: usize) -> Snapshot {
     let clusters = clusters
         .into_iter()
         .map(|(name, endpoints, protocol, tls)| (name.into(), cluster(plan, change, name, &endpoints, protocol, tls)));
+    let shadow = (side == 0 && plan.mirrors)
+        .then(|| ("shadow".into(), cluster(plan, change, "shadow", &seen(&app().0), plan.app, None)));
     Snapshot {
         version: change as u64 + 1,
         listeners: listeners.collect(),
-        clusters: clusters.collect(),
+        clusters: clusters.chain(shadow).collect(),
         ..Snapshot::default()
     }
 }
@@ -119,7 +121,14 @@ fn listener(
 }
 
 fn manager(plan: &Plan, side: usize) -> HttpConnectionManager {
+    let mirror = Mirror {
+        cluster: MirrorCluster::One("shadow".into()),
+        fraction: 1_000_000,
+        host: MirrorHost::Suffixed,
+        headers: vec![],
+    };
     let forward = Forward {
+        mirrors: (side == 0 && plan.mirrors).then_some(mirror).into_iter().collect(),
         timeout: Duration::from_secs(if plan.faultless { 0 } else { 15 }),
         retry: retry(plan, plan.retries[side]),
         ..testing::forward("web")

@@ -7,7 +7,7 @@ use super::ledger::Outcome;
 use super::plan::{Kind, Plan};
 use super::world::World;
 
-const PLACES: [&str; 31] = [
+const PLACES: [&str; 33] = [
     "outcome.http.answered",
     "outcome.http.local",
     "outcome.http.broken",
@@ -18,6 +18,8 @@ const PLACES: [&str; 31] = [
     "plan.drain",
     "plan.change",
     "plan.tls",
+    "plan.copies",
+    "copies.lost",
     "cluster.upstream_cx_http1_total",
     "cluster.upstream_cx_http2_total",
     "cluster.upstream_cx_connect_fail",
@@ -70,6 +72,10 @@ impl Coverage {
         self.count("plan.drain", plan.drains.iter().flatten().count() as u64);
         self.count("plan.change", plan.changes.iter().flatten().count() as u64);
         self.count("plan.tls", u64::from(plan.tls));
+        let copies = world.env.ledger.entries().iter().filter(|entry| entry.copied).count() as u64;
+        let began = world.env.ledger.entries().iter().filter(|entry| entry.attempts > 0).count() as u64;
+        self.count("plan.copies", copies);
+        self.count("copies.lost", if plan.mirrors { began.saturating_sub(copies) } else { 0 });
         self.count("plan.faultless", u64::from(plan.faultless));
     }
 

@@ -30,6 +30,8 @@ pub struct Entry {
     pub attempts: u32,
     pub completed: u32,
     refused: bool,
+    /// A copy of it has reached the app.
+    pub copied: bool,
 }
 
 pub struct Ledger {
@@ -41,8 +43,16 @@ pub struct Ledger {
 
 impl Ledger {
     pub fn new(specs: Vec<Spec>, most_attempts: u32, faultless: bool) -> Ledger {
-        let entry =
-            |spec| Entry { spec, begun: false, sent: false, outcome: None, attempts: 0, completed: 0, refused: false };
+        let entry = |spec| Entry {
+            spec,
+            begun: false,
+            sent: false,
+            outcome: None,
+            attempts: 0,
+            completed: 0,
+            refused: false,
+            copied: false,
+        };
         Ledger { entries: specs.into_iter().map(entry).collect(), most_attempts, faultless }
     }
 
@@ -84,6 +94,14 @@ impl Ledger {
         assert!(entry.begun, "request {id} reaches the app before it was sent");
         assert!(entry.attempts <= most, "the app sees request {id} more often than {most} times: {entry:?}");
         entry.attempts
+    }
+
+    /// A copy of a request has reached the app: there is one, whatever is retried.
+    pub fn copy(&mut self, id: u32) -> u32 {
+        let entry = &mut self.entries[id as usize];
+        assert!(entry.begun, "request {id} is copied before it was sent");
+        assert!(!std::mem::replace(&mut entry.copied, true), "request {id} is copied twice: {entry:?}");
+        1
     }
 
     /// True the first time: the app does not look at the request.

@@ -153,6 +153,8 @@ pub struct Plan {
     /// A change brings new clusters, so that the old ones are retired.
     pub replaces: bool,
     pub drains: [Option<Time>; 2],
+    /// The first sidecar sends the app a copy of every request, past the second.
+    pub mirrors: bool,
 }
 
 impl Plan {
@@ -178,6 +180,7 @@ impl Plan {
         let retries = [retry(), retry()];
         let mut plan = Plan {
             seed,
+            mirrors: seed.is_multiple_of(3),
             faultless,
             weather,
             tls,

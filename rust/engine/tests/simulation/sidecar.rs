@@ -55,6 +55,7 @@ pub struct Sidecar {
     opaque: bool,
     /// The largest of all configured buffer limits.
     pub(super) limit: usize,
+    pub(super) mirrors: bool,
 }
 
 impl Sidecar {
@@ -91,6 +92,7 @@ impl Sidecar {
             orders,
             read_size: chance.size(64 * 1024).max(256),
             opaque: plan.tls,
+            mirrors: plan.mirrors,
             limit: plan.buffer_limit.max(plan.stream_buffer).max(plan.window as usize * 2).max(64 * 1024),
             chance,
         }
