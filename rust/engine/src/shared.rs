@@ -126,14 +126,6 @@ impl Load {
         self.all.count(priority, resource)
     }
 
-    /// Requests of all workers at every priority, on a connection or waiting for one.
-    pub fn requests(&self) -> u32 {
-        let of = |priority: &RoutingPriority| {
-            self.all(*priority, Resource::Requests).saturating_add(self.all(*priority, Resource::Pending))
-        };
-        RoutingPriority::ALL.iter().map(of).fold(0, u32::saturating_add)
-    }
-
     /// Nothing is open by this worker.
     pub fn is_empty(&self) -> bool {
         self.own == [[0; RESOURCES]; PRIORITIES]

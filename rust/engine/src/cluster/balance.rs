@@ -52,7 +52,7 @@ pub(crate) struct Pick<'a> {
     pub now: Time,
     /// Of the request, where its route has hash policies.
     pub hash: Option<u64>,
-    /// Requests that all workers have on a connection to the cluster, or waiting for one. Policies that hash know it.
+    /// Requests that this worker has on a connection to the cluster, or waiting for one: for policies that hash.
     pub active: u32,
     /// Hosts that another attempt has been at; one of them is taken only if
     pub avoid: &'a [HostKey],

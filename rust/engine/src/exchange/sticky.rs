@@ -53,3 +53,64 @@ pub(super) fn set_cookies(exchange: &mut Exchange) {
         exchange.response.headers.append_known(Known::SetCookie, &value);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use pymesh_model::route::{HashOf, WeightedCluster};
+    use pymesh_model::testing;
+
+    use super::*;
+
+    fn split(weights: [u32; 2], by: SplitBy) -> WeightedClusters {
+        let clusters = weights.map(|weight| WeightedCluster { weight, ..testing::share("version") });
+        WeightedClusters { clusters: clusters.into(), by }
+    }
+
+    /// The share of a user, whatever chance says.
+    fn share_of(user: usize, split: &WeightedClusters, chance: u64) -> usize {
+        let policy = HashPolicy { of: HashOf::Header("x-user".into(), None), terminal: false };
+        let forward = Forward { hash_policy: vec![policy], ..testing::forward("version") };
+        let mut exchange = Exchange::default();
+        exchange.request.headers.append(b"x-user", user.to_string().as_bytes());
+        share(&mut exchange, &forward, split, chance, &mut Vec::new()).unwrap()
+    }
+
+    #[test]
+    fn a_user_stays_on_its_version() {
+        let split = split([500_000, 500_000], SplitBy::HashPolicy);
+        for user in 0..20 {
+            let first = share_of(user, &split, 0);
+            assert!((0..1000).all(|chance| share_of(user, &split, chance << 40) == first));
+        }
+    }
+
+    #[test]
+    fn a_change_of_weights_moves_the_needed_share_and_nobody_back() {
+        const USERS: usize = 20_000;
+        let at = |part: u32| {
+            let split = split([1_000_000 - part, part], SplitBy::HashPolicy);
+            (0..USERS).map(|user| share_of(user, &split, 0)).collect::<Vec<_>>()
+        };
+        let (few, many) = (at(50_000), at(200_000));
+        let moved = few.iter().zip(&many).filter(|(a, b)| a != b).count();
+        let back = few.iter().zip(&many).filter(|(a, b)| a > b).count();
+        // 15 %, within four standard deviations.
+        assert!((2_800..3_200).contains(&moved) && back == 0, "{moved} moved, {back} of them back");
+    }
+
+    #[test]
+    fn a_header_may_bring_the_number() {
+        let split = split([3, 7], SplitBy::Header("x-number".into()));
+        let of = |values: &[&str], chance| {
+            let mut exchange = Exchange::default();
+            for value in values {
+                exchange.request.headers.append(b"x-number", value.as_bytes());
+            }
+            share(&mut exchange, &testing::forward("version"), &split, chance, &mut Vec::new())
+        };
+        assert_eq!((of(&["2"], 5), of(&["3"], 2), of(&["12"], 5)), (Some(0), Some(1), Some(0)));
+        for unclear in [&[][..], &["x"], &["-1"], &["2", "2"]] {
+            assert_eq!((of(unclear, 2), of(unclear, 3)), (Some(0), Some(1)), "chance decides: {unclear:?}");
+        }
+    }
+}

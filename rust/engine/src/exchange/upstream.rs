@@ -160,7 +160,8 @@ impl Engine {
         let pick = match self.clusters.get(cluster).filter(|cluster| cluster.config.balance.policy.hashes()) {
             None => Pick { now, avoid, reselections, ..Pick::default() },
             Some(cluster) => {
-                let active = cluster.load.requests();
+                // This worker's alone, as its hosts' are: what each of them keeps to, all together do.
+                let active = cluster.load.own(Resource::Requests).saturating_add(cluster.load.own(Resource::Pending));
                 Pick { now, hash: self.hash_of(key), active, avoid, reselections }
             }
         };

@@ -260,3 +260,62 @@ fn hosts_to_avoid_are_taken_if_no_other_is_found() {
     }
     assert_eq!(seen, HashMap::from([((0, true), 5), ((0, false), 5), ((1, false), 10)]));
 }
+
+fn maglev(balance_factor: Option<u32>) -> LbPolicy {
+    let hashing = ConsistentHashing { use_hostname: false, balance_factor };
+    LbPolicy::Maglev(Maglev { table_size: 101, hashing })
+}
+
+impl Rig {
+    /// The host for a hash, while the cluster has so many requests.
+    fn hashed(&mut self, hash: u64, active: u32) -> Option<usize> {
+        let pick = Pick { now: self.now, hash: Some(hash), active, ..Pick::default() };
+        let host = self.picker.pick(&pick, &self.hosts, &self.stats, &mut self.rng)?;
+        self.listed.iter().position(|(key, _)| *key == host)
+    }
+}
+
+#[test]
+fn a_hash_finds_its_host_and_chance_any() {
+    let mut rig = Rig::new(maglev(None), &[(0, 1, &[(1, UP), (1, UP), (1, UP)])]);
+    for hash in 0..200 {
+        let first = rig.hashed(hash, 0);
+        rig.refresh();
+        assert_eq!(rig.hashed(hash, 0), first, "a table that is made anew is the same");
+    }
+    assert!(rig.counts(300).iter().all(|count| *count > 50));
+}
+
+#[test]
+fn a_host_that_is_not_well_has_no_place_in_the_table() {
+    let mut rig = Rig::new(maglev(None), &[(0, 1, &[(1, UP), (1, DOWN), (1, UP), (1, SOSO)])]);
+    let found: Vec<usize> = (0..200).filter_map(|hash| rig.hashed(hash, 0)).collect();
+    assert_eq!(found.len(), 200);
+    assert!(found.iter().all(|at| [0, 2].contains(at)), "as in Envoy, not even one that is degraded: {found:?}");
+    let mut rig = Rig::new(maglev(None), &[(0, 1, &[(1, SOSO), (1, SOSO)])]);
+    assert!((0..200).all(|hash| rig.hashed(hash, 0).is_some()), "unless there are no others");
+}
+
+#[test]
+fn localities_have_their_part_of_the_table() {
+    let balance = Balance { locality: LocalityLb::Weighted, ..Balance::by(maglev(None)) };
+    let mut rig = Rig::with(balance, &[(0, 3, &[(1, UP)]), (0, 1, &[(1, UP), (1, UP)]), (0, 0, &[(1, UP)])]);
+    let mut seen = [0; 4];
+    for hash in 0..1010 {
+        seen[rig.hashed(hash, 0).unwrap()] += 1;
+    }
+    assert!((730..790).contains(&seen[0]) && (100..150).contains(&seen[1]) && seen[3] == 0, "{seen:?}");
+}
+
+#[test]
+fn a_host_that_has_more_than_its_share_passes_on() {
+    let mut rig = Rig::new(maglev(Some(150)), &[(0, 1, &[(1, UP), (1, UP), (1, UP)])]);
+    let hash = (0..).find(|hash| rig.hashed(*hash, 0) == Some(1)).unwrap();
+    // (11 + 1) * 150 % = 18, of which each may have 6.
+    rig.host(1).active = 6;
+    assert_eq!(rig.hashed(hash, 11), Some(1));
+    rig.host(1).active = 7;
+    let other = rig.hashed(hash, 11);
+    assert!(other.is_some() && other != Some(1));
+    assert_eq!(rig.hashed(hash, 11), other, "the same hash, the same other");
+}
