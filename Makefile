@@ -7,6 +7,8 @@
 # Each target does its own set-up in .venv, dist and .tools; only Python 3.11, Rust (and Go for `test`) are expected.
 
 PYTHON ?= python3.11
+# Test files at a time; most of their time they wait for processes.
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 # `pip` reads the pinned versions from one file, wherever it is called.
@@ -36,7 +38,7 @@ test: $(VENV)/installed $(VENV)/tools .tools/installed lint
 	@echo "== cargo test"
 	cargo test --locked --workspace
 	@echo "== pytest"
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -n $(JOBS) --dist loadfile
 
 lint: $(VENV)/installed $(VENV)/tools
 	@echo "== rustfmt, ruff, mypy, import-linter"

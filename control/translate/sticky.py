@@ -3,7 +3,7 @@
 Policies are put on routes as Istio does it: for each destination what its DestinationRule hashes, but each policy once.
 Where all shares of a weighted route hash the same, or the route itself asks for it (``sessionPersistence``), the hash
 chooses the share too. The shares of such a route are written as parts of one million, so that a change of weights moves
-the clients between the old and the new bounds and nobody else (``docs/decisions/006-sticky-shares.md``).
+the clients between the old and the new bounds and nobody else (``docs/decisions/008-sticky-shares.md``).
 """
 
 from __future__ import annotations

@@ -14,8 +14,11 @@ CASES = {
         ["f.yaml:6:3: error: spec: unknown field 'htp'\n  hint: did you mean 'http'?"],
     ),
     "unsupported field": (
-        VIRTUAL + "  http: [{route: [{destination: {host: a}}], fault: {}}]\n",
-        ["f.yaml:6:46: error: http[0]: 'fault' is not supported yet\n  hint: inject faults in the application for now"],
+        VIRTUAL + "  http: [{match: [{statPrefix: a}], route: [{destination: {host: a}}]}]\n",
+        [
+            "f.yaml:6:20: error: match[0]: 'statPrefix' is not supported yet\n"
+            "  hint: remove it; metrics name the route's service"
+        ],
     ),
     "wrong type": (
         SERVICE + 'spec: {ports: [{port: "80"}]}\n',
