@@ -65,6 +65,7 @@ def _shared(workload: Workload, token: str) -> Json:
     return {
         "node": {
             "id": workload.node_id,
+            "locality": _locality(workload),
             "cluster": f"{workload.labels.get('app', workload.name)}.{workload.namespace}",
             "metadata": {
                 "NAMESPACE": workload.namespace,
@@ -83,6 +84,11 @@ def _shared(workload: Workload, token: str) -> Json:
             "cds_config": {"ads": {}, "resource_api_version": "V3"},
         },
     }
+
+
+def _locality(workload: Workload) -> Json:
+    written = workload.app.locality if workload.app is not None else ""
+    return dict(zip(("region", "zone", "sub_zone"), filter(None, written.split("/")), strict=False))
 
 
 def _xds_cluster(control: ControlAddress) -> Json:

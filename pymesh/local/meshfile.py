@@ -39,7 +39,8 @@ class App(Located):
 
     name: str
     command: tuple[str, ...]
-    #: Port name -> environment variable that tells the app where to listen.
+    #: Port name -> environment variable that tells the app where to listen. As with Istio the name begins with the
+    #: protocol: `http`, `grpc-api`, `tcp`.
     ports: Mapping[str, str]
     service: str = ""
     version: str = "v1"
@@ -48,8 +49,15 @@ class App(Located):
     #: Services that it calls; each gets a loopback port of the sidecar.
     calls: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
+    #: Where it runs, as Istio writes it: REGION/ZONE/SUBZONE.
+    locality: str = ""
     #: Path that answers 200 once the app is ready; without one, accepting connections is enough.
     readiness: str | None = None
+
+    @property
+    def protocol(self) -> str:
+        """What is spoken on its first port, where callers are led."""
+        return protocol(next(iter(self.ports)))
 
     @property
     def service_name(self) -> str:
@@ -74,8 +82,16 @@ class App(Located):
                     f"{port}: {variable!r} is not the name of an environment variable",
                     "the mesh picks the port and tells the app in a variable: {http: PORT}",
                 )
+        if self.locality.count("/") > 2 or self.locality.strip("/") != self.locality:
+            yield Problem("locality", f"{self.locality!r} is no locality", "REGION, REGION/ZONE or REGION/ZONE/SUBZONE")
         if self.readiness is not None and not self.readiness.startswith("/"):
             yield Problem("readiness", f"{self.readiness!r} is not a path", "it starts with '/'")
+
+
+def protocol(port: str) -> str:
+    """The protocol that the name of a port begins with; HTTP where it says none."""
+    said = port.partition("-")[0].upper()
+    return said if said in ("GRPC", "HTTP2", "TCP") else "HTTP"
 
 
 @model

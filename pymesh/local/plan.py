@@ -42,6 +42,8 @@ class Workload:
     inbound: tuple[InboundPort, ...] = ()
     #: Called service -> loopback port of the sidecar that leads there.
     outbound: Mapping[str, int] = field(default_factory=dict)
+    #: Called service -> what is spoken with it.
+    protocols: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def gateway(self) -> bool:
@@ -79,7 +81,8 @@ class Workload:
 def workloads(mesh: LocalMesh, port: Callable[[], int]) -> tuple[Workload, ...]:
     """Everything that gets a proxy: gateways first. `port` gives a free port at each call."""
     gateways = [_gateway(gateway, mesh.namespace, port) for gateway in mesh.gateways]
-    replicas = [_replica(app, n, mesh.namespace, port) for app in mesh.apps for n in range(app.replicas)]
+    protocols = {app.service_name: app.protocol for app in mesh.apps}
+    replicas = [_replica(app, n, mesh.namespace, port, protocols) for app in mesh.apps for n in range(app.replicas)]
     return (*gateways, *replicas)
 
 
@@ -87,7 +90,7 @@ def _gateway(gateway: Gateway, namespace: str, port: Callable[[], int]) -> Workl
     return Workload(gateway.name, namespace, gateway.account, dict(gateway.labels), port())
 
 
-def _replica(app: App, number: int, namespace: str, port: Callable[[], int]) -> Workload:
+def _replica(app: App, number: int, namespace: str, port: Callable[[], int], protocols: Mapping[str, str]) -> Workload:
     name = app.name if app.replicas == 1 else f"{app.name}-{number}"
     return Workload(
         name=name,
@@ -99,4 +102,5 @@ def _replica(app: App, number: int, namespace: str, port: Callable[[], int]) -> 
         app=app,
         inbound=tuple(InboundPort(key, variable, port(), port()) for key, variable in app.ports.items()),
         outbound={service: port() for service in app.calls},
+        protocols={service: protocols[service] for service in app.calls},
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from pymesh.local.meshfile import protocol
 from pymesh.local.plan import ADDRESS, Workload
 
 API_VERSION = "networking.istio.io/v1"
@@ -41,6 +42,7 @@ def _entry(workload: Workload) -> Resource:
             # The label with which Istio marks who accepts mutual TLS.
             "labels": {**workload.labels, "security.istio.io/tlsMode": "istio"},
             "serviceAccount": workload.service_account,
+            **({"locality": workload.app.locality} if workload.app and workload.app.locality else {}),
         },
     }
 
@@ -48,7 +50,7 @@ def _entry(workload: Workload) -> Resource:
 def _sidecar(workload: Workload) -> Resource:
     ingress = [
         {
-            "port": {"number": port.sidecar, "protocol": "HTTP", "name": port.name},
+            "port": {"number": port.sidecar, "protocol": protocol(port.name), "name": port.name},
             "bind": ADDRESS,
             "defaultEndpoint": f"{ADDRESS}:{port.app}",
         }
@@ -56,7 +58,7 @@ def _sidecar(workload: Workload) -> Resource:
     ]
     egress = [
         {
-            "port": {"number": port, "protocol": "HTTP", "name": service},
+            "port": {"number": port, "protocol": workload.protocols[service], "name": service},
             "bind": ADDRESS,
             "captureMode": "NONE",
             "hosts": [f"{workload.namespace}/{service}.{workload.namespace}.svc.cluster.local"],

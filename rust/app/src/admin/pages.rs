@@ -110,7 +110,7 @@ pub(crate) fn prometheus(hub: &Hub, breakers: &[Breaker], shards: &[Arc<Shard>],
     names.sort_unstable();
     for name in names {
         if let Some((kind, lines)) = families.get(name) {
-            let kind = if *kind == Kind::Counter { "counter" } else { "gauge" };
+            let kind = if kind.is_counter() { "counter" } else { "gauge" };
             let _infallible = writeln!(out, "# TYPE {name} {kind}");
             let mut lines = lines.clone();
             lines.sort_unstable();

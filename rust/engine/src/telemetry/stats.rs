@@ -58,8 +58,27 @@ macro_rules! stats {
 pub enum Kind {
     /// Only grows.
     Counter,
-    /// A level.
+    /// A level, of which each worker has its part.
     Gauge,
+    /// A level that every worker knows as a whole: the greatest is told.
+    Common,
+    /// The same of what only grows.
+    CommonCounter,
+}
+
+impl Kind {
+    /// It only grows.
+    pub fn is_counter(self) -> bool {
+        matches!(self, Kind::Counter | Kind::CommonCounter)
+    }
+
+    /// What two workers have to say, together.
+    fn join(self, one: u64, other: u64) -> u64 {
+        match self {
+            Kind::Counter | Kind::Gauge => one.wrapping_add(other),
+            Kind::Common | Kind::CommonCounter => one.max(other),
+        }
+    }
 }
 
 /// A group of named numbers.
@@ -111,11 +130,11 @@ stats! {
         upstream_rq_3xx: Counter,
         upstream_rq_4xx: Counter,
         upstream_rq_5xx: Counter,
-        membership_change: Counter,
-        membership_total: Gauge,
-        membership_healthy: Gauge,
-        membership_degraded: Gauge,
-        membership_excluded: Gauge,
+        membership_change: CommonCounter,
+        membership_total: Common,
+        membership_healthy: Common,
+        membership_degraded: Common,
+        membership_excluded: Common,
         lb_healthy_panic: Counter,
         original_dst_host_invalid: Counter,
         original_dst_loop: Counter,
@@ -488,7 +507,7 @@ pub fn sum<T: Stats>(workers: &[Arc<T>]) -> Vec<(&'static str, Kind, u64)> {
         let mut at = 0;
         stats.visit(&mut |name, kind, value| {
             match total.get_mut(at) {
-                Some(entry) => entry.2 = entry.2.wrapping_add(value),
+                Some(entry) => entry.2 = kind.join(entry.2, value),
                 None => total.push((name, kind, value)),
             }
             at += 1;
@@ -509,8 +528,11 @@ mod tests {
         one.upstream_rq_total.add(2);
         two.upstream_rq_total.inc();
         two.upstream_cx_active.dec();
+        one.membership_total.set(3);
+        two.membership_total.set(3);
         let groups = hub.lock();
         let sums = sum(groups.clusters.get("a").unwrap());
+        assert!(sums.contains(&("membership_total", Kind::Common, 3)), "both know of the same three");
         assert!(sums.contains(&("upstream_rq_total", Kind::Counter, 3)));
         assert!(sums.contains(&("upstream_cx_active", Kind::Gauge, 0)));
     }

@@ -319,3 +319,35 @@ fn a_host_that_has_more_than_its_share_passes_on() {
     assert!(other.is_some() && other != Some(1));
     assert_eq!(rig.hashed(hash, 11), other, "the same hash, the same other");
 }
+
+/// Latencies in milliseconds of requests that come at random, one in a millisecond on average, to twenty hosts of which
+/// one takes two seconds, and the others 20 ms; at the median and at the 99th percentile.
+fn latencies(policy: LbPolicy) -> [u64; 2] {
+    let hosts = [(1, UP); 20];
+    let mut rig = Rig::new(policy, &[(0, 1, &hosts)]);
+    let mut ending = std::collections::BinaryHeap::new();
+    let mut taken = Vec::new();
+    let mut now = 0.0;
+    for _ in 0..60_000 {
+        now -= rig.rng.unit().ln();
+        while ending.peek().is_some_and(|std::cmp::Reverse((at, _))| *at <= now as u64) {
+            let std::cmp::Reverse((_, host)) = ending.pop().unwrap();
+            rig.host(host).active -= 1;
+        }
+        let host = rig.pick().unwrap();
+        let takes = if host == 0 { 2_000 } else { 20 };
+        rig.host(host).active += 1;
+        ending.push(std::cmp::Reverse((now as u64 + takes, host)));
+        taken.push(takes);
+    }
+    // The beginning is not like the rest.
+    let mut taken = taken.split_off(10_000);
+    taken.sort_unstable();
+    [taken[taken.len() / 2], taken[taken.len() * 99 / 100]]
+}
+
+#[test]
+fn a_slow_replica_does_not_set_the_tail_where_load_counts() {
+    assert_eq!(latencies(LbPolicy::RoundRobin), [20, 2_000], "one in twenty requests meets it");
+    assert_eq!(latencies(LEAST), [20, 20], "less than one in a hundred does");
+}
