@@ -71,7 +71,7 @@ const HTTP2: Family = Family { stat: "http2", infix: "", metric: "envoy_http2", 
 pub(crate) fn stats(hub: &Hub, breakers: &[Breaker], process: &[(String, u64)]) -> String {
     let mut lines: Vec<String> = Vec::new();
     each(&hub.lock(), |family, name, stat, _, value| {
-        if family.stat.is_empty() {
+        if family.stat.is_empty() && family.infix.is_empty() {
             return lines.push(format!("{name}{stat}: {value}"));
         }
         let parts = [family.stat, name, family.infix, stat];

@@ -371,6 +371,29 @@ fn another_check_takes_the_place_of_the_first() {
 }
 
 #[test]
+fn failures_that_have_happened_count_towards_a_lower_threshold() {
+    let mut rig = Rig::new(HealthCheck { unhealthy_threshold: 3, ..check(Probe::Http(http())) });
+    let (a, b) = (rig.connect(A), rig.connect(B));
+    rig.answers(a, 200, "");
+    rig.answers(b, 200, "");
+    rig.traffic();
+    rig.wait(seconds(60));
+    rig.answers(a, 503, "");
+    rig.answers(b, 200, "");
+    rig.wait(seconds(2));
+    rig.answers(a, 503, "");
+    assert_eq!(rig.flags(), ["healthy", "healthy"]);
+    let current = rig.engine.snapshot.clusters.get("origin").unwrap();
+    let stricter = Arc::new(HealthCheck { unhealthy_threshold: 1, ..check(Probe::Http(http())) });
+    let changed = Cluster { health_check: Some(stricter), ..(**current).clone() };
+    rig.apply(&Arc::new(testing::snapshot([], [changed])));
+    let (a, b) = (rig.connect(A), rig.connect(B));
+    rig.answers(a, 503, "");
+    rig.answers(b, 200, "");
+    assert_eq!(rig.flags(), ["/failed_active_hc", "healthy"]);
+}
+
+#[test]
 fn a_tcp_endpoint_is_talked_to_over_one_connection() {
     let probe = TcpProbe { send: b"PING\r\n".to_vec(), receive: vec![b"PONG".to_vec()] };
     let mut rig = Rig::new(check(Probe::Tcp(probe)));

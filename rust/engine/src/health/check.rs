@@ -155,7 +155,7 @@ impl ClusterHealth {
         let mut transition = Transition::Unchanged;
         if host.flags().has(Flags::FAILED_ACTIVE_HC) {
             checks.successes += 1;
-            if is_first || checks.successes == check.healthy_threshold {
+            if is_first || checks.successes >= check.healthy_threshold {
                 let gone = Flags::FAILED_ACTIVE_HC.with(Flags::ACTIVE_HC_TIMEOUT);
                 host.flags.clear(gone.with(Flags::EXCLUDED_VIA_IMMEDIATE_HC_FAIL));
                 transition = Transition::Changed;
@@ -198,7 +198,7 @@ impl ClusterHealth {
         let mut transition = Transition::Unchanged;
         if !host.flags().has(Flags::FAILED_ACTIVE_HC) {
             checks.failures += 1;
-            if is_first || !may_pass || checks.failures == check.unhealthy_threshold {
+            if is_first || !may_pass || checks.failures >= check.unhealthy_threshold {
                 host.flags.set(Flags::FAILED_ACTIVE_HC);
                 transition = Transition::Changed;
             } else {
