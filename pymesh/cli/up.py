@@ -88,7 +88,9 @@ async def _main(runner: Runner, mesh: LocalMesh, plays: Sequence[Scenario], chec
         return 1
     finally:
         for number in _ENDING:
-            loop.add_signal_handler(number, lambda: None)
+            # For good: what is pressed once more must not disturb the interpreter's own end either.
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
         with console.status("stopping"):
             await runner.stop()
         left = check.leftovers(runner.folder)

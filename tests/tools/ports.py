@@ -2,7 +2,8 @@
 
 They lie below the kernel's ephemeral range, so that no outgoing connection of a test can take a port between the
 moment it was found free and the moment its program binds it; the start is random, so that test runs side by side
-seldom look at the same one, and the workers of one run (pytest-xdist) never do: each has a part of them.
+seldom look at the same one, and the workers of one run (pytest-xdist) never do: each has a part of them. From 20,000 up
+are the ports of local meshes (`pymesh/local/ports.py`).
 """
 
 from __future__ import annotations
@@ -10,17 +11,19 @@ from __future__ import annotations
 import os
 import random
 import socket
+from collections import deque
 
 _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 _WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-_PART = (32_000 - 10_000) // _WORKERS
+_PART = (20_000 - 10_000) // _WORKERS
 _LOW = 10_000 + _PART * _WORKER
 _HIGH = _LOW + _PART
-_given: set[int] = set()
+#: Those that may not be bound yet.
+_given: deque[int] = deque(maxlen=500)
 
 
 def free_port() -> int:
-    """One port that nothing listens on and that this process has not given out before."""
+    """One port that nothing listens on and that this process has not given out lately."""
     return free_range(1)
 
 
@@ -34,8 +37,8 @@ def free_range(length: int) -> int:
     for _ in range(1_000):
         first = random.randrange(_LOW, _HIGH - length)
         wanted = range(first, first + length)
-        if _given.isdisjoint(wanted) and all(_is_free(port) for port in wanted):
-            _given.update(wanted)
+        if not any(port in _given for port in wanted) and all(_is_free(port) for port in wanted):
+            _given.extend(wanted)
             return first
     raise RuntimeError(f"no {length} neighbouring free ports between {_LOW} and {_HIGH}")
 
