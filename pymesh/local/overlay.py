@@ -7,6 +7,7 @@ the control plane sees them as it would a user's.
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -20,16 +21,23 @@ from pymesh.local.errors import LocalMeshError
 Resource = Mapping[str, Any]
 
 _FILE = "scenario.yaml"
+#: The port on which an app itself listens, behind its sidecar: `$(partner.http)`.
+_APP_PORT = re.compile(r"'?\$\(([a-z0-9.-]+)\)'?")
 
 
 class Overlay:
     """The configuration folders of a run, of which the first takes what scenarios add."""
 
-    def __init__(self, folders: Iterable[Path], kept: Path, port: Callable[[int], int]) -> None:
-        """`kept` is a folder for the originals; `port` gives the port that stands for a gateway's."""
+    def __init__(
+        self, folders: Iterable[Path], kept: Path, port: Callable[[int], int], apps: Mapping[str, int] | None = None
+    ) -> None:
+        """`kept` is a folder for the originals; `port` gives the port that stands for a gateway's; `apps` where apps
+        themselves listen, by `workload.port`.
+        """
         self._folders = tuple(folders)
         self._kept = kept
         self._port = port
+        self._apps = dict(apps or {})
         for number, folder in enumerate(self._folders):
             shutil.copytree(folder, kept / str(number))
 
@@ -75,9 +83,15 @@ class Overlay:
                 if len(left) != len(there):
                     config.write(file, left)
 
+    def _app_port(self, written: re.Match[str]) -> str:
+        if written[1] not in self._apps:
+            known = ", ".join(sorted(self._apps))
+            raise LocalMeshError(f"no app listens on {written[0]!r}; hint: one of {known}")
+        return str(self._apps[written[1]])
+
     def _moved(self, resource: Resource, namespace: str) -> dict[str, Any]:
         """The resource with its namespace, and with gateway ports that are free here."""
-        made: dict[str, Any] = yaml.safe_load(yaml.safe_dump(dict(resource)))
+        made: dict[str, Any] = yaml.safe_load(_APP_PORT.sub(self._app_port, yaml.safe_dump(dict(resource))))
         if isinstance(metadata := made.get("metadata"), dict):
             metadata.setdefault("namespace", namespace)
         spec = made.get("spec")

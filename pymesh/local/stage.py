@@ -61,7 +61,8 @@ class Stage:
 
     def __post_init__(self) -> None:
         folder = self.runner.folder
-        self._overlay = Overlay(self.runner.config, folder / "originals", self.runner.gateway_port)
+        apps = {f"{one.name}.{port.name}": port.app for one in self.runner.plan for port in one.inbound}
+        self._overlay = Overlay(self.runner.config, folder / "originals", self.runner.gateway_port, apps)
         self._authority = certificates.Authority(folder / "gateway-authority.pem")
 
     async def play(self, scenario: Scenario) -> AsyncGenerator[Result, None]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pymesh.local import judge, overlay, scenario
+from pymesh.local.errors import LocalMeshError
 from pymesh.local.http import Answer
 from pymesh.local.judge import Received
 from pymesh.local.scenario import Expectation, ScenarioError
@@ -103,6 +104,17 @@ def test_counts_are_judged() -> None:
     assert judge.of_count(expectation(stat="x", of="web", equals=0), 0).holds
     assert not judge.of_count(expectation(stat="x", of="web", at_least=1), 0).holds
     assert not judge.of_count(expectation(stat="x", of="web", at_most=1), 2).holds
+
+
+def test_a_resource_may_name_the_port_of_an_app(tmp_path: Path) -> None:
+    folder = tmp_path / "config"
+    folder.mkdir()
+    laid = overlay.Overlay([folder], tmp_path / "kept", lambda port: port, {"partner.http": 20123})
+    entry = {"kind": "ServiceEntry", "metadata": {"name": "a"}, "spec": {"ports": {"http": "$(partner.http)"}}}
+    laid.apply([entry], "shop")
+    assert "http: 20123" in (folder / "scenario.yaml").read_text()
+    with pytest.raises(LocalMeshError, match=r"no app listens on '\$\(nobody.http\)'"):
+        laid.apply([{"kind": "Service", "metadata": {"name": "b"}, "spec": "$(nobody.http)"}], "shop")
 
 
 def test_an_overlay_takes_the_place_of_namesakes_and_goes_again(tmp_path: Path) -> None:
