@@ -156,8 +156,15 @@ def origin(name: str = "a", *, http2: bool = False, tls: KeyPair | None = None, 
     async def start() -> None:
         # A client that leaves is not waited for: what it did not take is lost in any case.
         patience = 1.0 if context else None
+        # A thousand connections may come at once, to a test's origin that is slow to accept them.
         server = await asyncio.start_server(
-            connected, "127.0.0.1", port, ssl=context, limit=256 * 1024, ssl_shutdown_timeout=patience
+            connected,
+            "127.0.0.1",
+            port,
+            ssl=context,
+            limit=256 * 1024,
+            ssl_shutdown_timeout=patience,
+            backlog=4096,
         )
         running.port = server.sockets[0].getsockname()[1]
         servers.append(server)
