@@ -266,7 +266,7 @@ def schema(cls: type[Located]) -> dict[str, SchemaField]:
         if known.name in ("at", "where"):
             continue
         required = known.default is dataclasses.MISSING and known.default_factory is dataclasses.MISSING
-        name = known.metadata.get("key") or _camel(known.name)
+        name = known.metadata.get("key") or camel(known.name)
         found[name] = SchemaField(known.name, hints[known.name], required)
     _schemas[cls] = found
     return found
@@ -310,7 +310,8 @@ def duration(text: str) -> timedelta | None:
 _NAMES: Final = {str: "a string", int: "an integer", bool: "true or false", float: "a number"}
 
 
-def _camel(name: str) -> str:
+def camel(name: str) -> str:
+    """The YAML key of a field: ``not_hosts`` is ``notHosts``."""
     first, *rest = name.split("_")
     return first + "".join(word.capitalize() for word in rest)
 

@@ -431,8 +431,8 @@ class Fraction(Located):
 
 
 @model
-class MirrorBackend(Located):
-    """Who is sent copies of the requests."""
+class Backend(Located):
+    """A port of a service."""
 
     name: str
     group: Literal[""] = ""
@@ -445,7 +445,7 @@ class MirrorBackend(Located):
 class RequestMirror(Located):
     """A share of the requests is sent to another backend too, which nobody waits for."""
 
-    backend_ref: MirrorBackend
+    backend_ref: Backend
     percent: Annotated[int, Range(0, 100)] | None = None
     fraction: Fraction | None = None
 
@@ -491,14 +491,9 @@ class RouteFilter(Located):
 
 
 @model
-class BackendRef(Located):
+class BackendRef(Backend):
     """A share of the requests."""
 
-    name: str
-    group: Literal[""] = ""
-    kind: Literal["Service"] = "Service"
-    namespace: str = ""
-    port: PortNumber | None = None
     weight: Weight = 1
     filters: tuple[RouteFilter, ...] = ()
 
@@ -620,10 +615,7 @@ class HTTPRouteSpec(Located):
     rules: tuple[RouteRule, ...] = (RouteRule(),)
 
     def problems(self) -> Iterator[Problem]:
-        if not self.parent_refs:
-            yield Problem("parentRefs", "a route needs a parent", "a Gateway, or a Service inside the mesh")
-        for host in self.hostnames:
-            yield from hostname_problems("hostnames", host)
+        yield from parent_problems(self.parent_refs, self.hostnames)
 
 
 @model
@@ -632,6 +624,14 @@ class HTTPRoute(Resource):
 
     spec: HTTPRouteSpec
     status: Any = None
+
+
+def parent_problems(parents: tuple[ParentRef, ...], hostnames: tuple[str, ...] = ()) -> Iterator[Problem]:
+    """What is wrong with where a route binds."""
+    if not parents:
+        yield Problem("parentRefs", "a route needs a parent", "a Gateway, or a Service inside the mesh")
+    for host in hostnames:
+        yield from hostname_problems("hostnames", host)
 
 
 def hostname_problems(field_name: str, host: str, *, precise: bool = False) -> Iterator[Problem]:

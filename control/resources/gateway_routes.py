@@ -6,13 +6,14 @@ import re
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
-from pymesh.control.resources.decode import Located, PortNumber, Problem, Weight, key, model
+from pymesh.control.resources.decode import Located, Problem, Weight, key, model
 from pymesh.control.resources.gateway_api import (
+    Backend,
     BackendRef,
     NamedMatch,
     ParentRef,
     RouteFilter,
-    hostname_problems,
+    parent_problems,
     repeated,
 )
 from pymesh.control.resources.metadata import Resource
@@ -97,14 +98,9 @@ class GRPCRoute(Resource):
 
 
 @model
-class L4BackendRef(Located):
+class L4BackendRef(Backend):
     """A share of the connections."""
 
-    name: str
-    group: Literal[""] = ""
-    kind: Literal["Service"] = "Service"
-    namespace: str = ""
-    port: PortNumber | None = None
     weight: Weight = 1
 
 
@@ -205,11 +201,3 @@ class ReferenceGrant(Resource):
         return any((one.group, one.kind, one.namespace) == (group, kind, namespace) for one in spec.from_) and any(
             (one.group, one.kind) == (to_group, to_kind) and one.name in ("", name) for one in spec.to
         )
-
-
-def parent_problems(parents: tuple[ParentRef, ...], hostnames: tuple[str, ...] = ()) -> Iterator[Problem]:
-    """What is wrong with where a route binds."""
-    if not parents:
-        yield Problem("parentRefs", "a route needs a parent", "a Gateway, or a Service inside the mesh")
-    for host in hostnames:
-        yield from hostname_problems("hostnames", host)

@@ -6,7 +6,7 @@ import base64
 import binascii
 import ipaddress
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field
 from typing import Any, ClassVar, Literal
 
@@ -72,14 +72,7 @@ class ServiceSpec(Located):
     def problems(self) -> Iterator[Problem]:
         if not self.ports:
             yield Problem("ports", "a service needs a port")
-        seen: set[int | str] = set()
-        for port in self.ports:
-            if len(self.ports) > 1 and not port.name:
-                yield Problem("ports", f"port {port.port} needs a name", "several ports are told apart by name")
-            for mark in {port.port, port.name or port.port}:
-                if mark in seen:
-                    yield Problem("ports", f"port {mark!r} is here twice")
-                seen.add(mark)
+        yield from port_problems([(port.port, port.name) for port in self.ports])
         for name, addresses in (("clusterIP", (self.cluster_ip,)), ("clusterIPs", self.cluster_ips)):
             for address in addresses:
                 if address not in ("", "None") and not is_ip(address):
@@ -240,6 +233,18 @@ def is_ip(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def port_problems(ports: Sequence[tuple[int, str]]) -> Iterator[Problem]:
+    """What is wrong with the numbers and names of a service's ports, taken together."""
+    seen: set[int | str] = set()
+    for number, name in ports:
+        if len(ports) > 1 and not name:
+            yield Problem("ports", f"port {number} needs a name", "several ports are told apart by name")
+        for mark in {number, name or number}:
+            if mark in seen:
+                yield Problem("ports", f"port {mark!r} is here twice")
+            seen.add(mark)
 
 
 def is_network(text: str) -> bool:

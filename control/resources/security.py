@@ -6,13 +6,13 @@ AuthorizationPolicy: who may do what.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import field
 from typing import Any, ClassVar, Literal
 
-from pymesh.control.resources.decode import Located, Problem, key, model
+from pymesh.control.resources.decode import Located, Problem, camel, key, model
+from pymesh.control.resources.kubernetes import is_network
 from pymesh.control.resources.metadata import Resource
 
 #: UNSET: as the next wider policy says.
@@ -104,14 +104,14 @@ class Source(Located):
         if not self.where:
             yield Problem("", "a source that says nothing", "remove it, or name who is meant")
         for name in ("ip_blocks", "not_ip_blocks", "remote_ip_blocks", "not_remote_ip_blocks"):
-            yield from _network_problems(_camel(name), getattr(self, name))
+            yield from _network_problems(camel(name), getattr(self, name))
         for name in ("principals", "not_principals", "namespaces", "not_namespaces", "trust_domains"):
-            yield from _pattern_problems(_camel(name), getattr(self, name))
+            yield from _pattern_problems(camel(name), getattr(self, name))
         for name in ("service_accounts", "not_service_accounts"):
             for value in getattr(self, name):
                 if not re.fullmatch(r"(?:[a-z0-9.-]+/)?[a-z0-9.-]+", value):
                     hint = "SERVICEACCOUNT, or NAMESPACE/SERVICEACCOUNT; there are no wildcards"
-                    yield Problem(_camel(name), f"{value!r} is no service account", hint)
+                    yield Problem(camel(name), f"{value!r} is no service account", hint)
 
 
 @model
@@ -133,12 +133,12 @@ class Operation(Located):
         for name in ("ports", "not_ports"):
             for value in getattr(self, name):
                 if not value.isdecimal() or not 0 < int(value) < 65536:
-                    yield Problem(_camel(name), f"{value!r} is not a port", 'write its number as text, as in "8080"')
+                    yield Problem(camel(name), f"{value!r} is not a port", 'write its number as text, as in "8080"')
         for name in ("hosts", "not_hosts", "methods", "not_methods"):
-            yield from _pattern_problems(_camel(name), getattr(self, name))
+            yield from _pattern_problems(camel(name), getattr(self, name))
         for name in ("paths", "not_paths"):
             for value in getattr(self, name):
-                yield from _path_problems(_camel(name), value)
+                yield from _path_problems(camel(name), value)
 
 
 @model
@@ -253,9 +253,7 @@ class AuthorizationPolicy(Resource):
 
 def _network_problems(name: str, values: tuple[str, ...]) -> Iterator[Problem]:
     for value in values:
-        try:
-            ipaddress.ip_network(value, strict=False)
-        except ValueError:
+        if not is_network(value):
             yield Problem(name, f"{value!r} is no address and no network", "write it as in 10.0.0.0/8 or 10.1.2.3")
 
 
@@ -277,8 +275,3 @@ def _path_problems(name: str, value: str) -> Iterator[Problem]:
         yield from _pattern_problems(name, (value,))
         if "?" in value or "#" in value:
             yield Problem(name, f"{value!r} is compared to the path without its query", "leave out '?' and '#'")
-
-
-def _camel(name: str) -> str:
-    first, *rest = name.split("_")
-    return first + "".join(word.capitalize() for word in rest)

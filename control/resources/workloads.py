@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from pymesh.control.resources import visibility
 from pymesh.control.resources.decode import Located, PortNumber, Problem, Weight, model
 from pymesh.control.resources.diagnostics import did_you_mean
-from pymesh.control.resources.kubernetes import is_host_name, is_ip, is_network
+from pymesh.control.resources.kubernetes import is_host_name, is_ip, is_network, port_problems
 from pymesh.control.resources.metadata import Resource
 
 #: Protocols that Istio's documents name in capitals.
@@ -96,7 +96,7 @@ class ServiceEntrySpec(Located):
         yield from visibility.problems(self.export_to)
         if not self.hosts or not self.ports:
             yield Problem("", "a ServiceEntry needs hosts and ports")
-        yield from self._port_problems()
+        yield from port_problems([(port.number, port.name) for port in self.ports])
         for address in self.addresses:
             if not is_network(address):
                 hint = "write it as in 10.1.2.3 or 10.1.0.0/16"
@@ -106,16 +106,6 @@ class ServiceEntrySpec(Located):
         for host in self.hosts:
             yield from self._host_problems(host)
         yield from self._resolution_problems()
-
-    def _port_problems(self) -> Iterator[Problem]:
-        seen: set[int | str] = set()
-        for port in self.ports:
-            if len(self.ports) > 1 and not port.name:
-                yield Problem("ports", f"port {port.number} needs a name", "several ports are told apart by name")
-            for mark in {port.number, port.name or port.number}:
-                if mark in seen:
-                    yield Problem("ports", f"port {mark!r} is here twice")
-                seen.add(mark)
 
     def _host_problems(self, host: str) -> Iterator[Problem]:
         name = host.removeprefix("*.")

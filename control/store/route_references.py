@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING
 from pymesh.control.resources.diagnostics import Report, did_you_mean
 from pymesh.control.resources.gateway_api import (
     GROUP,
-    BackendRef,
+    Backend,
     HTTPRoute,
     KubeGateway,
     Listener,
-    MirrorBackend,
     ParentRef,
     mirrors,
 )
-from pymesh.control.resources.gateway_routes import GRPCRoute, L4BackendRef
+from pymesh.control.resources.gateway_routes import GRPCRoute
 from pymesh.control.resources.hosts import intersection
 from pymesh.control.store import lookup
 from pymesh.control.store.parents import Route, binds
@@ -130,7 +129,7 @@ def _gateway(store: Store, route: Route, parent: ParentRef, namespace: str, repo
         )
 
 
-def _backend(store: Store, route: Route, backend: BackendRef | L4BackendRef | MirrorBackend, report: Report) -> None:
+def _backend(store: Store, route: Route, backend: Backend, report: Report) -> None:
     kind, owner = type(route).__name__, backend.namespace or route.namespace
     if not store.is_granted(GROUP, kind, route.namespace, "Service", owner, backend.name):
         report.error(

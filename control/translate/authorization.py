@@ -75,8 +75,7 @@ def _selected(scope: Scope, targeted: Targeted) -> list[AuthorizationPolicy]:
 
 
 def _is_served(scope: Scope, target: TargetRef) -> bool:
-    service = scope.store.service(target.name, scope.proxy.namespace) if target.kind == "Service" else None
-    return service is not None and service.selects(scope.proxy.namespace, scope.proxy.labels)
+    return target.kind == "Service" and scope.serves(target.name)
 
 
 def _filters(policies: Sequence[AuthorizationPolicy], *, http: bool) -> Iterable[tuple[str, Json]]:

@@ -7,10 +7,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from pymesh.control.resources.gateway_routes import GrpcMatch, GRPCRoute, GrpcRule
-from pymesh.control.translate import routes, sticky
-from pymesh.control.translate.http_route import mirror, named, set_headers
+from pymesh.control.translate import sticky
+from pymesh.control.translate.http_route import mirror, named, set_headers, share_out
 from pymesh.control.translate.scope import Scope
-from pymesh.control.translate.wire import wrapped
 from pymesh.control.xds import pb
 
 #: One element of a path.
@@ -40,26 +39,11 @@ def _precedence(match: GrpcMatch) -> tuple[bool, int, int, int]:
 
 
 def _forward(scope: Scope, made: Any, route: GRPCRoute, rule: GrpcRule) -> None:
-    shares = []
-    for backend in rule.backend_refs:
-        if backend.weight:
-            namespace = backend.namespace or route.namespace
-            cluster = scope.destination(backend.name, namespace, "", backend.port, None, backend.at)
-            shares.append((cluster, backend))
-    if not shares:
+    clusters = share_out(scope, made, route.namespace, rule.backend_refs)
+    if not clusters:
         made.direct_response.status = 503  # told as UNAVAILABLE, as the standard asks where nothing can answer
         return
-    choice: dict[str, Any]
-    if len(shares) == 1 and not shares[0][1].filters:
-        choice = {"cluster": shares[0][0]}
-    else:
-        weighted = pb.message("envoy.config.route.v3.WeightedCluster")()
-        for cluster, backend in shares:
-            entry = weighted.clusters.add(name=cluster, weight=wrapped(backend.weight))
-            set_headers(entry, backend.filters)
-        choice = {"weighted_clusters": weighted}
-    made.route.CopyFrom(pb.message("envoy.config.route.v3.RouteAction")(**routes.forward(choice)))
-    sticky.by_destination(scope, made.route, [cluster for cluster, _ in shares])
+    sticky.by_destination(scope, made.route, clusters)
     mirror(scope, made, route.namespace, rule.filters)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pymesh.control.resources.gateway_api import (
+    BackendRef,
     HeaderModifier,
     HTTPRoute,
     NamedMatch,
@@ -78,15 +79,29 @@ def _routes(
 
 
 def _forward(scope: Scope, made: Any, route: HTTPRoute, rule: RouteRule) -> None:
-    shares = []
-    for backend in rule.backend_refs:
-        if backend.weight:
-            namespace = backend.namespace or route.namespace
-            cluster = scope.destination(backend.name, namespace, "", backend.port, None, backend.at)
-            shares.append((cluster, backend))
-    if not shares:
+    clusters = share_out(scope, made, route.namespace, rule.backend_refs)
+    if not clusters:
         made.direct_response.status = 500  # as the standard asks where nothing can answer
         return
+    if rule.timeouts.request is not None:
+        limit = pb.message("google.protobuf.Duration")(**seconds(rule.timeouts.request))
+        made.route.timeout.CopyFrom(limit)
+    if rule.session_persistence is not None:
+        sticky.by_session(made.route, rule.session_persistence)
+    else:
+        sticky.by_destination(scope, made.route, clusters)
+    mirror(scope, made, route.namespace, rule.filters)
+
+
+def share_out(scope: Scope, made: Any, namespace: str, backends: Sequence[BackendRef]) -> list[str]:
+    """Send what a route takes to its backends by their weights; the clusters, none if nobody can answer."""
+    shares = [
+        (scope.destination(one.name, one.namespace or namespace, "", one.port, None, one.at), one)
+        for one in backends
+        if one.weight
+    ]
+    if not shares:
+        return []
     choice: dict[str, Any]
     if len(shares) == 1 and not shares[0][1].filters:
         choice = {"cluster": shares[0][0]}
@@ -97,14 +112,7 @@ def _forward(scope: Scope, made: Any, route: HTTPRoute, rule: RouteRule) -> None
             set_headers(entry, backend.filters)
         choice = {"weighted_clusters": weighted}
     made.route.CopyFrom(pb.message("envoy.config.route.v3.RouteAction")(**routes.forward(choice)))
-    if rule.timeouts.request is not None:
-        limit = pb.message("google.protobuf.Duration")(**seconds(rule.timeouts.request))
-        made.route.timeout.CopyFrom(limit)
-    if rule.session_persistence is not None:
-        sticky.by_session(made.route, rule.session_persistence)
-    else:
-        sticky.by_destination(scope, made.route, [cluster for cluster, _ in shares])
-    mirror(scope, made, route.namespace, rule.filters)
+    return [cluster for cluster, _ in shares]
 
 
 def mirror(scope: Scope, made: Any, namespace: str, filters: tuple[RouteFilter, ...]) -> None:

@@ -52,6 +52,11 @@ class Scope:
         service = self.store.service(host, namespace)
         return found or f"outbound|{port or default or 0}|{subset}|{service.host if service else host}"
 
+    def serves(self, name: str) -> bool:
+        """Whether the proxy is a workload behind the service of that name in its own namespace."""
+        service = self.store.service(name, self.proxy.namespace)
+        return service is not None and service.selects(self.proxy.namespace, self.proxy.labels)
+
     def use(self, service: Service, port: Port, subset: str = "") -> str:
         """The cluster of a port, which the proxy will be given."""
         if (service.host, port.number) not in self.needed:

@@ -13,13 +13,7 @@ from pymesh.control.translate.scope import Scope
 
 def inbound(scope: Scope) -> list[dict[str, Any]]:
     """The filters of a sidecar's inbound listeners."""
-    proxy = scope.proxy
-
-    def selected(target: FilterTarget) -> bool:
-        service = scope.store.service(target.name, proxy.namespace) if target.kind == "Service" else None
-        return service is not None and service.selects(proxy.namespace, proxy.labels)
-
-    return _filters(scope, selected)
+    return _filters(scope, lambda target: target.kind == "Service" and scope.serves(target.name))
 
 
 def gateway(scope: Scope, name: str) -> list[dict[str, Any]]:
