@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from tests.tools.certificates import KeyPair
+from tests.tools.serving import serving
 
 
 @dataclass(frozen=True)
@@ -77,28 +77,10 @@ class Origin:
 def origins(*names: str, tls: KeyPair | None = None) -> Iterator[list[Origin]]:
     """Origins with these names, for the length of the block."""
     made = [Origin(name) for name in names]
-    loop = asyncio.new_event_loop()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH) if tls else None
     if context and tls:
         context.load_cert_chain(tls.chain, tls.key)
-    servers = [loop.run_until_complete(asyncio.start_server(one.serve, "127.0.0.1", 0, ssl=context)) for one in made]
-    for one, server in zip(made, servers, strict=True):
-        one.port = server.sockets[0].getsockname()[1]
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    try:
+    with serving([one.serve for one in made], context) as ports:
+        for one, port in zip(made, ports, strict=True):
+            one.port = port
         yield made
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
-        for server in servers:
-            server.close()
-        loop.run_until_complete(_end_tasks())
-        loop.close()
-
-
-async def _end_tasks() -> None:
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

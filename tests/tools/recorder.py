@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from tests.tools.serving import serving
 
 
 class Recorder:
@@ -36,23 +37,6 @@ class Recorder:
 def recorder(port: int) -> Iterator[Recorder]:
     """A relay to a port on loopback, for the length of the block."""
     running = Recorder(port)
-    loop = asyncio.new_event_loop()
-    server = loop.run_until_complete(asyncio.start_server(running.connected, "127.0.0.1", 0))
-    running.port = server.sockets[0].getsockname()[1]
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    try:
+    with serving([running.connected]) as ports:
+        running.port = ports[0]
         yield running
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
-        server.close()
-        loop.run_until_complete(_end_tasks())
-        loop.close()
-
-
-async def _end_tasks() -> None:
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
