@@ -22,6 +22,7 @@ mod drain;
 mod feed;
 mod guard;
 mod listener_filters;
+mod pool;
 mod proxy_header;
 mod server;
 mod tcp;

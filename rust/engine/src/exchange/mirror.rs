@@ -21,7 +21,7 @@ use pymesh_model::route::{HeaderMutation, Mirror, MirrorCluster, MirrorHost};
 use super::detached::{Detached, Owner};
 use super::edit;
 use super::forward::{append_forwarded_for, decimal};
-use super::upstream::time_for_attempt;
+use super::sending::time_for_attempt;
 use super::{Exchange, ExchangeKey};
 use crate::cluster::{ClusterKey, HostKey};
 use crate::engine::Engine;

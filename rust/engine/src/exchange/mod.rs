@@ -20,6 +20,7 @@ mod reply;
 mod request;
 mod response;
 mod retry;
+mod sending;
 mod sticky;
 mod tunnel;
 mod upstream;
