@@ -266,6 +266,9 @@ fn discovery(config: &bootstrap::bootstrap::DynamicResources, node: &core::Node,
         service_at.refuse("`envoy_grpc` must be set");
         return None;
     };
+    if service.timeout.is_some() {
+        service_at.field("timeout").refuse_with_hint("the stream to the control plane has no end", "leave it out");
+    }
     let metadata =
         service.initial_metadata.iter().map(|header| (header.key.to_ascii_lowercase(), header.value.clone()));
     if node.id.is_empty() {

@@ -93,6 +93,11 @@ const NOT_EXTENSIONS: &[&str] = &[
     "SubjectAltNameMatcher",
     "SdsSecretConfig",
     "Secret",
+    "BufferSettings",
+    "HttpService",
+    "AuthorizationRequest",
+    "AuthorizationResponse",
+    "CheckSettings",
 ];
 
 #[cfg(test)]

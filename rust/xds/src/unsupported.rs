@@ -118,6 +118,27 @@ pub(crate) fn alternative(message: &str, field: &str) -> Option<&'static str> {
         "additional_source_addresses" => "use `extra_source_addresses`",
         "disk_layer" | "admin_layer" | "rtds_layer" => "write the values in a `static_layer`",
         "scaled" if of(".Trigger") => "use `threshold`",
+        "allowed_headers" if of(".AuthorizationRequest") => "use `allowed_headers` of the filter",
+        "grpc_service" | "http_service" if of(".CheckSettings") => {
+            "ask one service, and tell it with `context_extensions` where it is asked for"
+        }
+        "retry_policy" if of(".ext_authz.v3.HttpService") || of(".GrpcService") || of(".EnvoyGrpc") => {
+            "leave it out: a question is asked once"
+        }
+        "max_receive_message_length" if of(".EnvoyGrpc") => "leave it out: answers have a limit",
+        "skip_envoy_headers" if of(".EnvoyGrpc") => "leave it out: a question has no such headers",
+        "typed_metadata_context_namespaces"
+        | "route_metadata_context_namespaces"
+        | "route_typed_metadata_context_namespaces" => "use `metadata_context_namespaces`",
+        "bootstrap_metadata_labels_key" => "leave it out: the service is told the principal of the destination",
+        "charge_cluster_response_stats" => "leave it out: the cluster of a request that is denied counts its status",
+        "encode_raw_headers" => "leave it out: headers are sent as text",
+        "decoder_header_mutation_rules" => "use `validate_mutations`",
+        "filter_metadata" | "emit_filter_state_stats" if of(".ext_authz.v3.ExtAuthz") => {
+            "leave it out: counters show what the service answers"
+        }
+        "enforce_response_header_limits" => "leave it out: responses have limits",
+        "send_tls_alert_on_denial" => "leave it out: a connection that is denied is closed",
         "runtime_key"
         | "runtime_key_prefix"
         | "delay_percent_runtime"
