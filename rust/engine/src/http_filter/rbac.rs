@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pymesh_model::filter::rbac::{Policy, Rbac};
+use pymesh_model::filter::rbac::Rbac;
 use pymesh_model::filter::{FilterId, RouteFilterConfig};
 
 use super::Step;
@@ -17,8 +17,6 @@ pub(super) struct RbacFilter {
     config: Arc<Rbac>,
     stats: Arc<RbacStats>,
     shadow: Arc<RbacShadowStats>,
-    /// The detail where no policy allows.
-    nobody: Arc<str>,
 }
 
 impl RbacFilter {
@@ -28,7 +26,6 @@ impl RbacFilter {
             config: config.clone(),
             stats: options.hub.rbac(options.worker, &named(&config.rules_stat_prefix)),
             shadow: options.hub.rbac_shadow(options.worker, &named(&config.shadow_stat_prefix)),
-            nobody: Policy::refusal_by("none"),
         }
     }
 }
@@ -48,18 +45,18 @@ pub(super) fn on_request(engine: &Engine, exchange: &Exchange, id: FilterId, fil
         destination: wanted.unwrap_or(facts.local),
     };
     if let Some(rules) = &config.shadow {
-        match judge(rules, &subject, &filter.nobody).allowed {
+        match judge(rules, &subject).allowed {
             true => filter.shadow.shadow_allowed.inc(),
             false => filter.shadow.shadow_denied.inc(),
         }
     }
     let Some(rules) = &config.rules else { return Step::Continue };
-    let verdict = judge(rules, &subject, &filter.nobody);
+    let verdict = judge(rules, &subject);
     if verdict.allowed {
         filter.stats.allowed.inc();
         return Step::Continue;
     }
     filter.stats.denied.inc();
-    let details = verdict.refusal.map_or_else(Details::default, Details::Made);
+    let details = Details::Made(verdict.refusal(rules, &subject));
     Step::Reply(LocalReply::new(403, details).with_body(b"RBAC: access denied"))
 }

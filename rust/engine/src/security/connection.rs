@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use pymesh_model::filter::rbac::{Policy, Rbac};
+use pymesh_model::filter::rbac::Rbac;
 
 use super::rbac::{judge, Subject};
 use crate::engine::Options;
@@ -15,7 +15,6 @@ pub(crate) struct ConnectionPolicy {
     config: Arc<Rbac>,
     stats: Arc<RbacStats>,
     shadow: Arc<RbacShadowStats>,
-    nobody: Arc<str>,
 }
 
 impl ConnectionPolicy {
@@ -25,23 +24,24 @@ impl ConnectionPolicy {
             config: config.clone(),
             stats: options.hub.rbac(options.worker, &named("")),
             shadow: options.hub.rbac_shadow(options.worker, &named(&config.shadow_stat_prefix)),
-            nobody: Policy::refusal_by("none"),
         }
     }
 
     /// Why the connection is refused; `None` if it is not.
     pub fn refusal(&self, subject: &Subject<'_>) -> Option<Arc<str>> {
         if let Some(rules) = &self.config.shadow {
-            match judge(rules, subject, &self.nobody).allowed {
+            match judge(rules, subject).allowed {
                 true => self.shadow.shadow_allowed.inc(),
                 false => self.shadow.shadow_denied.inc(),
             }
         }
-        let verdict = judge(self.config.rules.as_ref()?, subject, &self.nobody);
-        match verdict.allowed {
-            true => self.stats.allowed.inc(),
-            false => self.stats.denied.inc(),
+        let rules = self.config.rules.as_ref()?;
+        let verdict = judge(rules, subject);
+        if verdict.allowed {
+            self.stats.allowed.inc();
+            return None;
         }
-        verdict.refusal
+        self.stats.denied.inc();
+        Some(verdict.refusal(rules, subject))
     }
 }

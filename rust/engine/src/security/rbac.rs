@@ -1,5 +1,7 @@
 //! Whether policies let a request or a connection pass ([`pymesh_model::filter::rbac`]).
 
+mod closest;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -34,21 +36,30 @@ impl Subject<'_> {
 }
 
 /// What rules say.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Verdict {
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Verdict<'r> {
     pub allowed: bool,
-    /// The detail to give, if it is refused.
-    pub refusal: Option<Arc<str>>,
+    /// The first policy that matches.
+    pub policy: Option<&'r Policy>,
 }
 
-/// Judges a subject. `nobody` is the detail where no policy allows it.
-pub(crate) fn judge(rules: &Rules, subject: &Subject<'_>, nobody: &Arc<str>) -> Verdict {
-    let matching = rules.policies.iter().find(|policy| matches(policy, subject));
-    match (rules.action, matching) {
-        (RulesAction::Allow, None) => Verdict { allowed: false, refusal: Some(nobody.clone()) },
-        (RulesAction::Deny, Some(policy)) => Verdict { allowed: false, refusal: Some(policy.refusal.clone()) },
-        (RulesAction::Allow, Some(_)) | (RulesAction::Deny, None) | (RulesAction::Log, _) => {
-            Verdict { allowed: true, refusal: None }
+/// Judges a subject.
+pub(crate) fn judge<'r>(rules: &'r Rules, subject: &Subject<'_>) -> Verdict<'r> {
+    let policy = rules.policies.iter().find(|policy| matches(policy, subject));
+    let allowed = match rules.action {
+        RulesAction::Allow => policy.is_some(),
+        RulesAction::Deny => policy.is_none(),
+        RulesAction::Log => true,
+    };
+    Verdict { allowed, policy }
+}
+
+impl Verdict<'_> {
+    /// The detail of a refusal: the policy that refuses, or the one that came closest to allowing.
+    pub fn refusal(&self, rules: &Rules, subject: &Subject<'_>) -> Arc<str> {
+        match self.policy {
+            Some(policy) => policy.refusal.clone(),
+            None => closest::refusal(rules, subject),
         }
     }
 }

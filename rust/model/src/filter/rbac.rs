@@ -3,7 +3,8 @@
 //! Rules have an action and policies by name. A policy matches a request if one of its principals (who asks) and one of
 //! its permissions (what for) do. `ALLOW` refuses what no policy matches, `DENY` what one does, `LOG` nothing.
 //!
-//! What is said of a refusal is made with the policy, so that refusing allocates nothing.
+//! What is said of a refusal is made with the policy. Only where no policy allowed somebody there is more to say, the
+//! policy that came closest, and that is found out when it is asked for.
 
 use std::sync::Arc;
 
@@ -59,9 +60,20 @@ pub struct Policy {
 impl Policy {
     /// The detail of a refusal by a policy of this name, `none` if there is none that matches.
     pub fn refusal_by(name: &str) -> Arc<str> {
-        // Details are one word.
-        format!("rbac_access_denied_matched_policy[{name}]").replace(char::is_whitespace, "_").into()
+        one_word(&format!("rbac_access_denied_matched_policy[{name}]"))
     }
+
+    /// The detail of a refusal because no policy matched: the `closest` one, and the conditions that it was `lacking`.
+    ///
+    /// Envoy's ends before the brace.
+    pub fn refusal_by_none(closest: &str, lacking: &str) -> Arc<str> {
+        one_word(&format!("rbac_access_denied_matched_policy[none]{{{closest}:{lacking}}}"))
+    }
+}
+
+/// Details are one word.
+fn one_word(text: &str) -> Arc<str> {
+    text.replace(char::is_whitespace, "_").into()
 }
 
 /// What is asked for.

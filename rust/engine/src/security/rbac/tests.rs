@@ -60,7 +60,7 @@ fn rules(action: RulesAction, permission: May, principal: Who) -> Rules {
 
 fn allowed(permission: May, principal: Who, facts: &Facts, request: Option<&RequestHead>) -> bool {
     let subject = Subject { facts, request, forwarding: None, destination: facts.local };
-    judge(&rules(RulesAction::Allow, permission, principal), &subject, &"none".into()).allowed
+    judge(&rules(RulesAction::Allow, permission, principal), &subject).allowed
 }
 
 #[test]
@@ -128,16 +128,73 @@ fn actions_and_what_they_say() {
     let request = get("/");
     let subject = Subject { facts: &facts, request: Some(&request), forwarding: None, destination: facts.local };
     let said = |action, permission| {
-        let verdict = judge(&rules(action, permission, Who::Any), &subject, &Policy::refusal_by("none"));
-        (verdict.allowed, verdict.refusal.map(|text| text.to_string()))
+        let rules = rules(action, permission, Who::Any);
+        let verdict = judge(&rules, &subject);
+        (verdict.allowed, (!verdict.allowed).then(|| verdict.refusal(&rules, &subject).to_string()))
     };
     let miss = || May::DestinationPort(1);
     assert_eq!(said(RulesAction::Allow, May::Any), (true, None));
-    let none = Some("rbac_access_denied_matched_policy[none]".to_owned());
+    let none = Some("rbac_access_denied_matched_policy[none]{p:destination_port}".to_owned());
     assert_eq!(said(RulesAction::Allow, miss()), (false, none));
     let named = Some("rbac_access_denied_matched_policy[ns[shop]_policy]".to_owned());
     assert_eq!(said(RulesAction::Deny, May::Any), (false, named));
     assert_eq!(said(RulesAction::Deny, miss()), (true, None));
     assert_eq!(said(RulesAction::Log, May::Any), (true, None));
     assert_eq!(said(RulesAction::Log, miss()), (true, None));
+}
+
+fn policy(name: &str, permissions: Vec<May>, principals: Vec<Who>) -> Policy {
+    Policy { name: name.into(), refusal: Policy::refusal_by(name), permissions, principals }
+}
+
+/// What is said of a request that none of the policies allows.
+fn closest(policies: Vec<Policy>, uri: Option<&str>, request: Option<&RequestHead>) -> String {
+    let facts = facts(uri);
+    let subject = Subject { facts: &facts, request, forwarding: None, destination: facts.local };
+    let rules = Rules { action: RulesAction::Allow, policies };
+    let verdict = judge(&rules, &subject);
+    assert!(!verdict.allowed);
+    let detail = verdict.refusal(&rules, &subject);
+    detail.strip_prefix("rbac_access_denied_matched_policy[none]").unwrap().to_owned()
+}
+
+#[test]
+fn the_closest_miss_is_the_policy_with_the_fewest_failed_conditions() {
+    let web = || Who::Authenticated(Some(text("spiffe://mesh/ns/shop/sa/web")));
+    let reads = || May::Header(header(":method", "GET"));
+    let path = |path: &str| May::UrlPath(text(path));
+    let request = get("/reviews?token=secret");
+    let two = || {
+        vec![
+            policy("ns[a] policy", vec![May::All(vec![reads(), path("/other")])], vec![web()]),
+            policy("b", vec![May::All(vec![reads(), path("/reviews")])], vec![Who::All(vec![web()])]),
+        ]
+    };
+    assert_eq!(closest(two(), Some("spiffe://mesh/ns/shop/sa/web2"), Some(&request)), "{b:principal}");
+    assert_eq!(closest(two(), None, Some(&get("/other"))), "{ns[a]_policy:principal}");
+    // Of two that miss as much, the first.
+    assert_eq!(closest(two(), Some("spiffe://mesh/ns/shop/sa/web"), Some(&get("/"))), "{ns[a]_policy:path}");
+    // A connection has neither method nor path.
+    assert_eq!(closest(two(), None, None), "{ns[a]_policy:principal,method,path}");
+    assert_eq!(closest(vec![], None, None), "");
+}
+
+#[test]
+fn what_is_lacking_is_told_by_kind() {
+    let request = get("/a");
+    let says = |permission: May| closest(vec![policy("p", vec![permission], vec![Who::Any])], None, Some(&request));
+    let secret = || May::Header(header("x-api-key", "secret"));
+    assert_eq!(says(secret()), "{p:header[x-api-key]}");
+    assert_eq!(says(May::Header(header(":authority", "b"))), "{p:host}");
+    assert_eq!(
+        says(May::All(vec![secret(), secret(), May::DestinationPort(1)])),
+        "{p:header[x-api-key],destination_port}"
+    );
+    // Of alternatives, the one that lacks least.
+    let both = May::All(vec![May::DestinationPort(1), May::RequestedServerName(text("b"))]);
+    assert_eq!(says(May::OneOf(vec![both, secret()])), "{p:header[x-api-key]}");
+    let not = |one: May| May::Not(Box::new(one));
+    assert_eq!(says(not(May::OneOf(vec![May::UrlPath(text("/a")), May::UrlPath(text("/b"))]))), "{p:not_path}");
+    assert_eq!(says(not(May::Any)), "{p:not_any}");
+    assert_eq!(says(May::OneOf(vec![])), "{p:nothing}");
 }

@@ -1,0 +1,124 @@
+//! Which policy came closest to allowing what none of them allowed, and what it lacked.
+//!
+//! The closest is the one that fewest conditions kept from matching; of several the first by name. A condition is told
+//! by its kind, never by a value: of what a client has sent, and of what would let it in, nothing goes into a log.
+//!
+//! Only for a refusal: who is let in does not pay for this.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use pymesh_model::filter::rbac::{Permission, Policy, Principal, Rules};
+use pymesh_model::matcher::HeaderMatch;
+
+use super::{is, permits, Subject};
+
+/// What would have to hold where there is nothing that could.
+const NOTHING: &str = "nothing";
+
+/// The detail where no policy of `rules` allows: the closest one and the conditions that it lacked,
+/// `rbac_access_denied_matched_policy[none]{ns[shop]-policy[web]-rule[0]:principal,path}`.
+pub(super) fn refusal(rules: &Rules, subject: &Subject<'_>) -> Arc<str> {
+    let misses = rules.policies.iter().map(|policy| (policy, lacking(policy, subject)));
+    match misses.min_by_key(|(_, lacking)| lacking.len()) {
+        None => Policy::refusal_by("none"),
+        Some((policy, lacking)) => Policy::refusal_by_none(&policy.name, &lacking.join(",")),
+    }
+}
+
+/// What keeps a policy from matching.
+fn lacking(policy: &Policy, subject: &Subject<'_>) -> Vec<String> {
+    let mut lacking = fewest(&policy.principals, subject);
+    lacking.extend(fewest(&policy.permissions, subject));
+    let mut seen = BTreeSet::new();
+    lacking.retain(|kind| seen.insert(kind.clone()));
+    lacking
+}
+
+/// A tree of conditions.
+trait Condition: Sized {
+    fn shape(&self) -> Shape<'_, Self>;
+    fn holds(&self, subject: &Subject<'_>) -> bool;
+}
+
+enum Shape<'a, C> {
+    All(&'a [C]),
+    OneOf(&'a [C]),
+    Not(&'a C),
+    /// A condition of this kind.
+    Single(&'static str),
+    Header(&'a HeaderMatch),
+}
+
+/// What is lacking where one of several is enough.
+fn fewest<C: Condition>(some: &[C], subject: &Subject<'_>) -> Vec<String> {
+    let lacking = some.iter().map(|one| lacks(one, subject)).min_by_key(Vec::len);
+    lacking.unwrap_or_else(|| vec![NOTHING.to_owned()])
+}
+
+fn lacks<C: Condition>(condition: &C, subject: &Subject<'_>) -> Vec<String> {
+    if condition.holds(subject) {
+        return Vec::new();
+    }
+    match condition.shape() {
+        Shape::All(all) => all.iter().flat_map(|one| lacks(one, subject)).collect(),
+        Shape::OneOf(some) => fewest(some, subject),
+        Shape::Not(one) => vec![format!("not_{}", kind(one))],
+        Shape::Single(_) | Shape::Header(_) => vec![kind(condition)],
+    }
+}
+
+/// What a condition is about; for a tree, its first.
+fn kind<C: Condition>(condition: &C) -> String {
+    match condition.shape() {
+        Shape::All(some) | Shape::OneOf(some) => some.first().map_or_else(|| NOTHING.to_owned(), kind),
+        Shape::Not(one) => format!("not_{}", kind(one)),
+        Shape::Single(kind) => kind.to_owned(),
+        Shape::Header(header) => match &*header.name {
+            ":method" => "method".to_owned(),
+            ":authority" | "host" => "host".to_owned(),
+            ":path" => "path".to_owned(),
+            name => format!("header[{name}]"),
+        },
+    }
+}
+
+impl Condition for Permission {
+    fn shape(&self) -> Shape<'_, Self> {
+        match self {
+            Permission::All(all) => Shape::All(all),
+            Permission::OneOf(some) => Shape::OneOf(some),
+            Permission::Not(one) => Shape::Not(one),
+            Permission::Any => Shape::Single("any"),
+            Permission::Header(header) => Shape::Header(header),
+            Permission::UrlPath(_) => Shape::Single("path"),
+            Permission::DestinationIp(_) => Shape::Single("destination_ip"),
+            Permission::DestinationPort(_) | Permission::DestinationPorts(..) => Shape::Single("destination_port"),
+            Permission::RequestedServerName(_) => Shape::Single("server_name"),
+        }
+    }
+
+    fn holds(&self, subject: &Subject<'_>) -> bool {
+        permits(self, subject)
+    }
+}
+
+impl Condition for Principal {
+    fn shape(&self) -> Shape<'_, Self> {
+        match self {
+            Principal::All(all) => Shape::All(all),
+            Principal::OneOf(some) => Shape::OneOf(some),
+            Principal::Not(one) => Shape::Not(one),
+            Principal::Any => Shape::Single("any"),
+            Principal::Authenticated(_) => Shape::Single("principal"),
+            Principal::DirectRemoteIp(_) => Shape::Single("source_ip"),
+            Principal::RemoteIp(_) => Shape::Single("remote_ip"),
+            Principal::Header(header) => Shape::Header(header),
+            Principal::UrlPath(_) => Shape::Single("path"),
+        }
+    }
+
+    fn holds(&self, subject: &Subject<'_>) -> bool {
+        is(self, subject)
+    }
+}
