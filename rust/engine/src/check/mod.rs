@@ -178,7 +178,7 @@ impl Engine {
         }
         match (is_due, check.is_asking) {
             (true, true) => return self.conclude_check(key, Verdict::Late),
-            (true, false) => return self.ask(key),
+            (true, false) => return self.ask_host(key),
             (false, _) => {}
         }
         if let Some(check) = self.checks.get(key) {
@@ -186,7 +186,7 @@ impl Engine {
         }
     }
 
-    fn ask(&mut self, key: CheckKey) {
+    fn ask_host(&mut self, key: CheckKey) {
         let Some(check) = self.checks.get_mut(key) else { return };
         check.health.attempt();
         check.is_asking = true;

@@ -1,6 +1,6 @@
 //! Exchanges that no client has begun: the engine asks an upstream something on its own behalf.
 //!
-//! A mirrored request is one, a health probe another. Such an exchange differs from a client's at its downstream end
+//! A mirrored request is one, a health probe another, a filter's question ([`super::asking`]) a third. Such an exchange differs from a client's at its downstream end
 //! only: its request is not read from a connection but given ([`Engine::begin_detached`], then
 //! [`Engine::request_data`] and [`Engine::request_ended`] as for any other), and its answer is not written to one but
 //! told to its [`Owner`]. Everything between is the same path: an endpoint from the balancer or the one that is
@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use pymesh_http::{Headers, RequestHead, ResponseHead};
 
+use super::asking::Waiter;
 use super::{Exchange, ExchangeKey, Stage};
 use crate::check::CheckKey;
 use crate::cluster::{ClusterKey, HostKey};
@@ -39,6 +40,8 @@ pub(crate) enum Owner {
     Mirror,
     /// A health check.
     Check(CheckKey),
+    /// A filter that makes this request wait for the answer.
+    Request(Waiter),
     /// A test of this module.
     #[cfg(test)]
     Test,
@@ -54,20 +57,38 @@ pub(crate) struct Detached {
     pub idle_timeout: Duration,
     /// No HTTP is spoken: the connection is what was asked for, and its octets are the bodies.
     pub is_raw: bool,
+    /// The endpoint is told by whom it is asked: a mirrored request, a filter's question.
+    pub tells_the_way: bool,
     /// Octets of the answer's body that the owner wants to see.
     pub keep: usize,
     /// The first of them, for [`Exchange::outcome`].
     pub body: Vec<u8>,
+    /// There was more.
+    pub is_cut: bool,
 }
 
 impl Detached {
     pub fn of(owner: Owner) -> Detached {
-        Detached { owner, host: None, idle_timeout: Duration::ZERO, is_raw: false, keep: 0, body: Vec::new() }
+        Detached {
+            owner,
+            host: None,
+            idle_timeout: Duration::ZERO,
+            is_raw: false,
+            tells_the_way: false,
+            keep: 0,
+            body: Vec::new(),
+            is_cut: false,
+        }
     }
 
     /// What there is of the answer so far.
     pub fn body(&self) -> &[u8] {
         &self.body
+    }
+
+    /// The owner keeps it. Also says whether there was more of it.
+    pub fn take_body(&mut self) -> (Vec<u8>, bool) {
+        (std::mem::take(&mut self.body), self.is_cut)
     }
 
     /// The owner has seen it.
@@ -109,6 +130,7 @@ impl Exchange {
         if let Some(detached) = &mut self.detached {
             let room = detached.keep.saturating_sub(detached.body.len()).min(data.len());
             detached.body.extend_from_slice(data.get(..room).unwrap_or_default());
+            detached.is_cut |= room < data.len();
         }
         self.bytes_sent += data.len() as u64;
         data.len()
@@ -150,10 +172,11 @@ impl Engine {
 
     /// A detached exchange is over, well or not.
     pub(super) fn conclude(&mut self, key: ExchangeKey) {
-        let Some(exchange) = self.exchanges.lend(key) else { return };
+        let Some(mut exchange) = self.exchanges.lend(key) else { return };
         match exchange.detached.as_ref().map(|detached| detached.owner) {
             Some(Owner::Mirror) | None => {}
             Some(Owner::Check(check)) => self.on_check_answer(check, key, &exchange),
+            Some(Owner::Request(waiter)) => self.hear(waiter, key, &mut exchange),
             #[cfg(test)]
             Some(Owner::Test) => tests::told(&exchange),
         }

@@ -2,6 +2,7 @@
 
 use pymesh_http::h2;
 
+use super::asking::Waiter;
 use super::tunnel::reset_code;
 use super::{ExchangeKey, Failure, LocalReply, Stage};
 use crate::base::time::Time;
@@ -140,6 +141,7 @@ impl Engine {
     fn recycle(&mut self, key: ExchangeKey) {
         let Some(mut exchange) = self.exchanges.remove(key) else { return };
         self.cut_mirrors(&mut exchange);
+        self.stop_asking(&mut exchange);
         if let Some(http) = &exchange.http {
             http.stats.downstream_rq_active.dec();
             if exchange.tunnel.is_counted {
@@ -309,10 +311,9 @@ impl Engine {
         if exchange.stage == Stage::BackingOff && exchange.retry_at <= now {
             self.retry_now(key);
         }
-        if let Some(exchange) = self.exchanges.get_mut(key) {
-            if let (Stage::FilterWaits(index), true) = (exchange.stage, exchange.filter_resumes_at <= now) {
-                exchange.stage = Stage::RequestFilter(index);
-                self.make_ready(key);
+        if let Some(exchange) = self.exchanges.get(key) {
+            if let (Stage::FilterWaits(filter), true) = (exchange.stage, exchange.filter_resumes_at <= now) {
+                self.wake(Waiter { exchange: key, filter });
             }
         }
         self.arm_request_timeout(key);

@@ -67,8 +67,11 @@ impl Engine {
         let Some(forward) = &routed.forward else { return };
         let timeout = exchange.timeout_override.unwrap_or(forward.timeout);
         let connection_idle = exchange.http.as_ref().map_or(Duration::ZERO, |http| http.config.timeouts.stream_idle);
-        let detached =
-            Detached { idle_timeout: forward.idle_timeout.unwrap_or(connection_idle), ..Detached::of(Owner::Mirror) };
+        let detached = Detached {
+            idle_timeout: forward.idle_timeout.unwrap_or(connection_idle),
+            tells_the_way: true,
+            ..Detached::of(Owner::Mirror)
+        };
         let mut head = std::mem::take(&mut self.scratch.request);
         head.clone_from(&exchange.request);
         self.rewrite_for_mirror(&mut head, exchange, mirror, timeout);
@@ -182,7 +185,7 @@ impl Engine {
     }
 }
 
-/// The mirror's endpoint is told by whom it is asked, as every proxy on the way is.
+/// The endpoint of a mirror, or of a question, is told by whom it is asked, as every proxy on the way is.
 pub(super) fn tell_the_way(exchange: &mut Exchange, text: &mut Vec<u8>) {
     if let Some(own) = exchange.upstream_local {
         append_forwarded_for(&mut exchange.request.headers, own.ip(), text);

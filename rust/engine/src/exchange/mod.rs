@@ -5,6 +5,7 @@
 //! it goes ([`Engine::advance_exchange`]). `rust/engine/LIFE_OF_A_REQUEST.md`
 //! is the table of the stages below.
 
+mod asking;
 mod detached;
 mod drop_overload;
 mod edit;
@@ -46,6 +47,8 @@ use crate::listener::HttpRuntime;
 use crate::route::matcher::Unrouted;
 use crate::telemetry::{details, Details, Facts, Flags};
 
+#[allow(unused_imports)] // Until a filter asks.
+pub(crate) use asking::{Heard, Question, Told, Waiter};
 pub(crate) use detached::{Answer, Detached, Owner, Unanswered};
 pub(crate) use edit::Due;
 pub(crate) use failure::Failure;
@@ -71,7 +74,7 @@ pub(crate) enum Stage {
     Arrived,
     /// The request filter with this index is next, or is running.
     RequestFilter(usize),
-    /// The request filter with this index goes on at `filter_resumes_at`.
+    /// The request filter with this index goes on when it is woken ([`asking`]), at the latest at `filter_resumes_at`.
     FilterWaits(usize),
     /// It waits to be tried again.
     BackingOff,
@@ -101,6 +104,8 @@ pub struct Exchange {
     /// By the filter's place in its chain.
     pub(crate) memories: Vec<(usize, Memory)>,
     pub(crate) filter_resumes_at: Time,
+    /// The question that it waits for, if that is its own.
+    pub(crate) asking: Option<ExchangeKey>,
     /// The router has done its part on the response's head.
     pub(crate) is_edited: bool,
     /// The response has begun to pass the filters.

@@ -65,6 +65,14 @@ impl Engine {
     /// trailers-only (gRPC over HTTP/2, "Responses"), so that clients see it.
     pub(crate) fn reply_locally(&mut self, key: ExchangeKey, reply: LocalReply) {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        if exchange.asking.is_some() {
+            // It is answered without.
+            if let Some(mut exchange) = self.exchanges.lend(key) {
+                self.stop_asking(&mut exchange);
+                self.exchanges.give_back(key, exchange);
+            }
+        }
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
         exchange.is_local = true;
         exchange.is_verbatim = reply.is_verbatim;
         exchange.has_response = true;

@@ -6,7 +6,6 @@ use pymesh_http::{h1, h2, Case, Known};
 use pymesh_model::http::HeaderCase;
 use pymesh_model::route::{Forward, HostRewrite};
 
-use super::detached::Owner;
 use super::forward::{decimal, rewrite_host};
 use super::request::asked_for;
 use super::tunnel::Asks;
@@ -27,7 +26,7 @@ impl Engine {
         }
         exchange.request_started = true;
         match &exchange.detached {
-            Some(detached) if detached.owner == Owner::Mirror => mirror::tell_the_way(exchange, &mut self.text),
+            Some(detached) if detached.tells_the_way => mirror::tell_the_way(exchange, &mut self.text),
             _ => finish_request_head(exchange, self.now),
         }
         if exchange.cluster_config.as_ref().is_some_and(|cluster| cluster.http.header_case == HeaderCase::Proper) {

@@ -10,7 +10,8 @@
 //! * a filter's configuration is its route's, if that says something, else the chain's; levels were resolved when the
 //!   snapshot was made,
 //! * what a filter has to know later is its [`Memory`] in the exchange, and goes with the exchange,
-//! * a filter that waits is asked again when the time has come, and knows by its memory what it has waited for,
+//! * a filter that waits is asked again when it is woken or the time has come, and knows by its memory what it has waited
+//!   for; how it asks an upstream meanwhile is in `exchange/asking.rs`,
 //! * the proxy's own answers pass the response side as well, once (Python's hooks do not see them); an answer that is
 //!   made on that side goes straight to the client.
 
@@ -28,7 +29,7 @@ use pymesh_model::filter::{FilterId, FilterKind, HttpFilter, PythonFilter};
 use crate::base::rng::Rng;
 use crate::base::time::Time;
 use crate::engine::{Engine, Options};
-use crate::exchange::{Exchange, ExchangeKey, LocalReply, Stage};
+use crate::exchange::{Exchange, ExchangeKey, Heard, LocalReply, Stage};
 use crate::filter::{FilterCall, Phase};
 use crate::telemetry::stats::CorsStats;
 pub(crate) use local_rate_limit::{Buckets, Limiter, Limiters};
@@ -65,7 +66,7 @@ pub(crate) struct Skips(u64);
 enum Step {
     /// On to the next filter.
     Continue,
-    /// It is asked again at this time.
+    /// It is asked again when it is woken, at the latest at this time.
     Wait(Time),
     /// It answers itself.
     Reply(LocalReply),
@@ -76,6 +77,8 @@ pub(crate) enum Memory {
     Cors(cors::Origin),
     Fault(fault::Suffering),
     Limit(local_rate_limit::Limited),
+    /// What has come of its question.
+    Heard(Box<Heard>),
 }
 
 impl Chain {
@@ -248,7 +251,7 @@ impl Engine {
 }
 
 impl Exchange {
-    fn remember(&mut self, index: usize, memory: Memory) {
+    pub(crate) fn remember(&mut self, index: usize, memory: Memory) {
         self.memories.push((index, memory));
     }
 

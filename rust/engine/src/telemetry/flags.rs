@@ -156,6 +156,8 @@ pub mod details {
     pub const DOWNSTREAM_REMOTE_RESET: &str = "downstream_remote_reset";
     /// Of a mirrored request, which no log tells.
     pub const MIRROR_TOO_SLOW: &str = "mirror_too_slow";
+    /// Told to nobody: whoever has asked is gone, or was answered otherwise.
+    pub const ASKED_NO_MORE: &str = "asked_no_more";
     pub const DOWNSTREAM_LOCAL_DISCONNECT: &str = "downstream_local_disconnect";
     pub const DRAIN_DEADLINE: &str = "drain_deadline";
     pub const UPSTREAM_OVERFLOW: &str = "upstream_reset_before_response_started{overflow}";
