@@ -25,8 +25,15 @@ _FILTER = "envoy.filters.http.rbac"
 
 #: Who may ask: nobody in particular, and two workloads.
 IDENTITIES = {"web": "spiffe://mesh.test/ns/shop/sa/web", "api": "spiffe://mesh.test/ns/back/sa/api"}
+NAMES = ("ns[shop]-policy[a]-rule[0]", "b", "with space", "z")
 PATHS = ("/", "/admin", "/admin/", "/admin/x", "/Admin", "/api/v1/items/42", "/api/v2", "/static/a.css", "/a;b")
-LOG = "%REQ(X-CASE)% %RESPONSE_CODE% %RESPONSE_CODE_DETAILS% %RESPONSE_FLAGS%\n"
+#: What a filter in front finds out, for policies that ask for metadata.
+_FOUND = ("seen_shadow_engine_result", "seen_shadow_effective_policy_id", "shadow_engine_result", "nothing")
+LOG = (
+    "%REQ(X-CASE)% %RESPONSE_CODE% %RESPONSE_CODE_DETAILS% %RESPONSE_FLAGS% %DYNAMIC_METADATA(envoy.common)% "
+    + " ".join(f"%DYNAMIC_METADATA({_FILTER}:{key}):40%" for key in _FOUND)
+    + "\n"
+)
 
 
 class Policies:
@@ -34,6 +41,7 @@ class Policies:
 
     def __init__(self, seed: int, hosts: int) -> None:
         self.random = random.Random(seed)
+        self.front = {"shadow_rules": self._rules(), "shadow_rules_stat_prefix": "seen_"}
         self.general = {"rules": self._rules()} if self._chance(0.7) else {"shadow_rules": self._rules()}
         #: By virtual host; None: the general one counts.
         self.own = [None if self._chance(0.1) else self._own() for _ in range(hosts)]
@@ -51,6 +59,7 @@ class Policies:
                 host["typed_per_filter_config"] = {_FILTER: {"@type": f"{_TYPE}.rbac.v3.RBACPerRoute", **own}}
             hosts.append(host)
         filters = [
+            {"name": "front", "typed_config": {"@type": f"{_TYPE}.rbac.v3.RBAC", **self.front}},
             {"name": _FILTER, "typed_config": {"@type": f"{_TYPE}.rbac.v3.RBAC", **self.general}},
             {"name": "envoy.filters.http.router", "typed_config": {"@type": f"{_TYPE}.router.v3.Router"}},
         ]
@@ -101,8 +110,7 @@ class Policies:
         return {"rbac": made}
 
     def _rules(self) -> Json:
-        names = ("ns[shop]-policy[a]-rule[0]", "b", "with space", "z")
-        chosen = self.random.sample(names, self.random.randint(1, 3))
+        chosen = self.random.sample(NAMES, self.random.randint(1, 3))
         action = self.random.choice(("ALLOW", "ALLOW", "DENY", "DENY", "LOG"))
         return {"action": action, "policies": {name: self._policy() for name in chosen}}
 
@@ -120,6 +128,7 @@ class Policies:
             (1, lambda: {"destination_ip": self._network()}),
             (1, lambda: {"destination_port_range": {"start": 1, "end": self.random.choice((1024, 65536))}}),
             (1, lambda: {"requested_server_name": self._string(("", "mesh.test"))}),
+            (1, self._metadata),
             (depth and 2, lambda: {"not_rule": self._permission(depth - 1)}),
             (depth and 2, lambda: {"and_rules": {"rules": [self._permission(depth - 1) for _ in range(2)]}}),
             (depth and 2, lambda: {"or_rules": {"rules": [self._permission(depth - 1) for _ in range(2)]}}),
@@ -135,10 +144,25 @@ class Policies:
             (1, lambda: {"source_ip": self._network()}),
             (3, lambda: {"header": self._header()}),
             (1, lambda: {"url_path": {"path": self._string(PATHS)}}),
+            (2, self._metadata),
             (depth and 2, lambda: {"not_id": self._principal(depth - 1)}),
             (depth and 2, lambda: {"and_ids": {"ids": [self._principal(depth - 1) for _ in range(2)]}}),
             (depth and 2, lambda: {"or_ids": {"ids": [self._principal(depth - 1) for _ in range(2)]}}),
         )
+
+    def _metadata(self) -> Json:
+        denied = {"string_match": {"exact": "denied"}}
+        value: Json = self._pick(
+            (4, lambda: {"string_match": self._string(("allowed", "denied", *NAMES))}),
+            (1, lambda: {"present_match": self._chance(0.8)}),
+            (1, lambda: {"null_match": {}}),
+            (1, lambda: {"list_match": {"one_of": {"present_match": True}}}),
+            (1, lambda: {"or_match": {"value_matchers": [{"bool_match": True}, denied]}}),
+        )
+        matcher: Json = {"filter": _FILTER, "path": [{"key": self.random.choice(_FOUND)}], "value": value}
+        if self._chance(0.2):
+            matcher["invert"] = True
+        return {"metadata": matcher} if self._chance(0.5) else {"sourced_metadata": {"metadata_matcher": matcher}}
 
     def _network(self) -> Json:
         address, bits = self.random.choice(

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use pymesh_http::{RequestHead, ResponseHead};
 use pymesh_model::format::AccessLog;
 use pymesh_model::http::PathPolicy;
+use pymesh_model::metadata::Metadata;
 use pymesh_model::route::{PathRewrite, Redirect, RouteMatch};
 
 use crate::base::time::{Time, WallClock};
@@ -44,11 +45,13 @@ pub fn log_line(log: &AccessLog, request: &RequestHead, response: &ResponseHead)
         tls_version: None,
         tls_cipher: None,
         peer_id: 0,
+        metadata: Metadata::default(),
     };
     let view = crate::telemetry::view::View {
         clock: WallClock::default(),
         hostname: "host",
         facts: &facts,
+        metadata: &facts.metadata,
         request: Some(request),
         response: Some(response),
         trailers: Some(&response.headers),

@@ -62,6 +62,8 @@ pub enum Operator {
     DownstreamTlsCipher,
     VirtualClusterName,
     Hostname,
+    /// Namespace, keys from the outside in, longest length.
+    DynamicMetadata(Box<str>, Vec<Box<str>>, Option<usize>),
 }
 
 impl Template {
@@ -150,12 +152,21 @@ impl Operator {
                     _ => Operator::Trailer(first, other, length),
                 })
             }
+            "DYNAMIC_METADATA" => {
+                let mut path = argument.unwrap_or_default().split(':').map(Box::<str>::from);
+                let namespace = path.next().filter(|namespace| !namespace.is_empty()).ok_or_else(|| {
+                    format!(
+                        "`%{name}%` needs a namespace, and may have keys: `%{name}(envoy.filters.http.jwt_authn:key)%`"
+                    )
+                })?;
+                Ok(Operator::DynamicMetadata(namespace, path.collect(), length))
+            }
             _ => match PLAIN.iter().find(|(known, _)| *known == name) {
                 Some((_, operator)) => plain(operator.clone()),
                 None => {
                     let known: Vec<&str> = PLAIN.iter().map(|(known, _)| *known).collect();
                     Err(format!(
-                        "operator `%{name}%` is not supported; supported: REQ, RESP, TRAILER, {}",
+                        "operator `%{name}%` is not supported; supported: REQ, RESP, TRAILER, DYNAMIC_METADATA, {}",
                         known.join(", ")
                     ))
                 }
@@ -277,6 +288,11 @@ mod tests {
             Template::parse("%REQ(X-A?:PATH):12%").unwrap().parts,
             [Part::Op(Operator::Request("x-a".into(), Some(":path".into()), Some(12)))]
         );
+        assert_eq!(
+            Template::parse("%DYNAMIC_METADATA(a.b:c:d):3%").unwrap().parts,
+            [Part::Op(Operator::DynamicMetadata("a.b".into(), vec!["c".into(), "d".into()], Some(3)))]
+        );
+        assert!(Template::parse("%DYNAMIC_METADATA%").unwrap_err().contains("needs a namespace"));
         let error = Template::parse("%NOPE%").unwrap_err();
         assert!(error.starts_with("operator `%NOPE%` is not supported; supported: REQ"), "{error}");
         assert!(Template::parse("%REQ").unwrap_err().contains("not closed"));

@@ -22,6 +22,7 @@ pub mod health_check;
 pub mod http;
 pub mod listener;
 pub mod matcher;
+pub mod metadata;
 pub mod outlier;
 pub mod overload;
 pub mod retry;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use pymesh_http::h2;
 use pymesh_model::http::Codec;
 use pymesh_model::listener::Connection;
+use pymesh_model::metadata::Metadata;
 use pymesh_tls::Session;
 
 use super::{Conn, Protocol};
@@ -61,14 +62,18 @@ impl Engine {
     /// The transport is ready: hand the connection to its network filter.
     pub(super) fn start_network_filter(&mut self, conn: &mut Conn) {
         let Some(chain) = conn.downstream().and_then(|down| down.chain.clone()) else { return };
-        let facts = self.facts_of(conn);
-        let subject = Subject {
-            facts: &facts,
-            request: None,
-            forwarding: None,
-            destination: conn.original_dst().unwrap_or(conn.local),
-        };
-        let refusal = chain.policies.iter().find_map(|policy| policy.refusal(&subject));
+        let mut facts = self.facts_of(conn);
+        let destination = conn.original_dst().unwrap_or(conn.local);
+        let mut refusal = None;
+        for policy in &chain.policies {
+            if let Some(said) = policy.shadow(&Subject::connection(&facts, destination)) {
+                facts.metadata.add(&"envoy.filters.network.rbac".into(), &said);
+            }
+            refusal = policy.refusal(&Subject::connection(&facts, destination));
+            if refusal.is_some() {
+                break;
+            }
+        }
         if let Some(tcp) = &chain.tcp {
             return self.start_tcp(conn, tcp, facts, refusal);
         }
@@ -121,6 +126,7 @@ impl Engine {
             peer_id: self.telemetry.peer_id(principal),
             peer,
             own_uris,
+            metadata: Metadata::default(),
             tls_version: tls.and_then(|tls| tls.version()),
             tls_cipher: tls.and_then(|tls| tls.cipher()),
         }

@@ -404,6 +404,7 @@ mod tests {
             tls_version: None,
             tls_cipher: None,
             peer_id: 1,
+            metadata: Default::default(),
         };
         let mut how = Forwarding { client_cert: ClientCert::AppendForward, ..Forwarding::default() };
         how.client_cert_details.subject = true;

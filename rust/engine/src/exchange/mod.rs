@@ -34,6 +34,7 @@ use pymesh_http::{RequestHead, ResponseHead};
 use pymesh_model::cluster::{Cluster, RoutingPriority};
 use pymesh_model::endpoint::Endpoint;
 use pymesh_model::filter::RouteFilters;
+use pymesh_model::metadata::Metadata;
 use pymesh_model::route::{ClusterChoice, Forward, RetryPolicy, Route, RouteTable, WeightedCluster};
 
 use crate::base::slab::Key;
@@ -106,6 +107,8 @@ pub struct Exchange {
     pub(crate) filter_resumes_at: Time,
     /// The question that it waits for, if that is its own.
     pub(crate) asking: Option<ExchangeKey>,
+    /// What filters have found out.
+    pub(crate) metadata: Metadata,
     /// The router has done its part on the response's head.
     pub(crate) is_edited: bool,
     /// The response has begun to pass the filters.
@@ -268,6 +271,7 @@ impl Exchange {
         let mut tried = std::mem::take(&mut self.tried);
         let mut memories = std::mem::take(&mut self.memories);
         let mut mirrors = std::mem::take(&mut self.mirrors);
+        let mut metadata = std::mem::take(&mut self.metadata);
         request.clear();
         response.clear();
         request.headers.shrink(KEEP);
@@ -277,6 +281,7 @@ impl Exchange {
         tried.clear();
         memories.clear();
         mirrors.clear();
+        metadata.clear();
         *self = Exchange {
             request,
             response,
@@ -285,6 +290,7 @@ impl Exchange {
             tried,
             memories,
             mirrors,
+            metadata,
             ..Exchange::default()
         };
     }

@@ -175,7 +175,7 @@ impl Engine {
         let step = match &link.filter {
             Filter::Cors(stats) => cors::on_request(self, &mut exchange, (index, link.id), stats),
             Filter::Fault(fault) => fault::on_request(self, &mut exchange, (index, link.id), fault),
-            Filter::Rbac(rbac) => rbac::on_request(self, &exchange, link.id, rbac),
+            Filter::Rbac(rbac) => rbac::on_request(self, &mut exchange, link.id, rbac),
             Filter::LocalRateLimit(limiter) => {
                 local_rate_limit::on_request(self, &mut exchange, (index, link.id), limiter)
             }

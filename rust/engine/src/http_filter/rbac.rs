@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use pymesh_model::filter::rbac::Rbac;
+use pymesh_model::filter::rbac::{Rbac, RulesAction};
 use pymesh_model::filter::{FilterId, RouteFilterConfig};
+use pymesh_model::metadata::Value;
 
 use super::Step;
 use crate::engine::{Engine, Options};
@@ -17,6 +18,8 @@ pub(super) struct RbacFilter {
     config: Arc<Rbac>,
     stats: Arc<RbacStats>,
     shadow: Arc<RbacShadowStats>,
+    /// Where others read what it has found out.
+    namespace: Arc<str>,
 }
 
 impl RbacFilter {
@@ -26,11 +29,12 @@ impl RbacFilter {
             config: config.clone(),
             stats: options.hub.rbac(options.worker, &named(&config.rules_stat_prefix)),
             shadow: options.hub.rbac_shadow(options.worker, &named(&config.shadow_stat_prefix)),
+            namespace: "envoy.filters.http.rbac".into(),
         }
     }
 }
 
-pub(super) fn on_request(engine: &Engine, exchange: &Exchange, id: FilterId, filter: &RbacFilter) -> Step {
+pub(super) fn on_request(engine: &Engine, exchange: &mut Exchange, id: FilterId, filter: &RbacFilter) -> Step {
     let said = exchange.routed.as_ref().and_then(|routed| routed.filters().get(id)?.config.as_ref());
     let config = match said {
         Some(RouteFilterConfig::Rbac(own)) => own,
@@ -43,20 +47,33 @@ pub(super) fn on_request(engine: &Engine, exchange: &Exchange, id: FilterId, fil
         request: Some(&exchange.request),
         forwarding: Some(&http.config.forwarding),
         destination: wanted.unwrap_or(facts.local),
+        metadata: &exchange.metadata,
     };
-    if let Some(rules) = &config.shadow {
-        match judge(rules, &subject).allowed {
+    // As in Envoy, what this filter itself finds out is for those behind it, not for its own rules.
+    let shadow = config.shadow.as_ref().map(|rules| judge(rules, &subject));
+    let enforced = config.rules.as_ref().map(|rules| {
+        let verdict = judge(rules, &subject);
+        let refusal = (!verdict.allowed).then(|| verdict.refusal(rules, &subject));
+        let hint = (rules.action == RulesAction::Log).then_some(verdict.policy.is_some());
+        (refusal, hint)
+    });
+    if let Some(verdict) = shadow {
+        match verdict.allowed {
             true => filter.shadow.shadow_allowed.inc(),
             false => filter.shadow.shadow_denied.inc(),
         }
+        let said = verdict.metadata(&config.shadow_stat_prefix);
+        exchange.metadata.add(&filter.namespace, &said);
     }
-    let Some(rules) = &config.rules else { return Step::Continue };
-    let verdict = judge(rules, &subject);
-    if verdict.allowed {
+    let Some((refusal, hint)) = enforced else { return Step::Continue };
+    if let Some(hint) = hint {
+        let hint = [("access_log_hint".into(), Value::Bool(hint))];
+        exchange.metadata.add(&"envoy.common".into(), &hint.into_iter().collect());
+    }
+    let Some(refusal) = refusal else {
         filter.stats.allowed.inc();
         return Step::Continue;
-    }
+    };
     filter.stats.denied.inc();
-    let details = Details::Made(verdict.refusal(rules, &subject));
-    Step::Reply(LocalReply::new(403, details).with_body(b"RBAC: access denied"))
+    Step::Reply(LocalReply::new(403, Details::Made(refusal)).with_body(b"RBAC: access denied"))
 }

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use pymesh_model::filter::rbac::Rbac;
+use pymesh_model::metadata::Struct;
 
 use super::rbac::{judge, Subject};
 use crate::engine::Options;
@@ -27,14 +28,18 @@ impl ConnectionPolicy {
         }
     }
 
+    /// What rules that are not enforced say of it.
+    pub fn shadow(&self, subject: &Subject<'_>) -> Option<Struct> {
+        let verdict = judge(self.config.shadow.as_ref()?, subject);
+        match verdict.allowed {
+            true => self.shadow.shadow_allowed.inc(),
+            false => self.shadow.shadow_denied.inc(),
+        }
+        Some(verdict.metadata(&self.config.shadow_stat_prefix))
+    }
+
     /// Why the connection is refused; `None` if it is not.
     pub fn refusal(&self, subject: &Subject<'_>) -> Option<Arc<str>> {
-        if let Some(rules) = &self.config.shadow {
-            match judge(rules, subject).allowed {
-                true => self.shadow.shadow_allowed.inc(),
-                false => self.shadow.shadow_denied.inc(),
-            }
-        }
         let rules = self.config.rules.as_ref()?;
         let verdict = judge(rules, subject);
         if verdict.allowed {

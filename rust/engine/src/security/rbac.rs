@@ -8,6 +8,7 @@ use std::sync::Arc;
 use pymesh_http::RequestHead;
 use pymesh_model::filter::rbac::{Permission, Policy, Principal, Rules, RulesAction};
 use pymesh_model::http::Forwarding;
+use pymesh_model::metadata::{Metadata, Struct, Value};
 
 use crate::exchange::forward;
 use crate::route::matcher::{header_matches, path_of};
@@ -23,9 +24,16 @@ pub(crate) struct Subject<'a> {
     pub forwarding: Option<&'a Forwarding>,
     /// The address that the client wanted to reach.
     pub destination: SocketAddr,
+    /// What filters before have found out.
+    pub metadata: &'a Metadata,
 }
 
-impl Subject<'_> {
+impl<'a> Subject<'a> {
+    /// A connection whose transport is ready.
+    pub fn connection(facts: &'a Facts, destination: SocketAddr) -> Subject<'a> {
+        Subject { facts, request: None, forwarding: None, destination, metadata: &facts.metadata }
+    }
+
     /// The client, as far as proxies in front are believed.
     fn remote(&self) -> IpAddr {
         match (self.request, self.forwarding) {
@@ -55,6 +63,15 @@ pub(crate) fn judge<'r>(rules: &'r Rules, subject: &Subject<'_>) -> Verdict<'r> 
 }
 
 impl Verdict<'_> {
+    /// What others are told of rules that only look on, as Envoy names it; `prefix` is `shadow_rules_stat_prefix`.
+    pub fn metadata(&self, prefix: &str) -> Struct {
+        let result = Value::from(if self.allowed { "allowed" } else { "denied" });
+        let id = self
+            .policy
+            .map(|policy| (format!("{prefix}shadow_effective_policy_id").into(), Value::String(policy.name.clone())));
+        id.into_iter().chain([(format!("{prefix}shadow_engine_result").into(), result)]).collect()
+    }
+
     /// The detail of a refusal: the policy that refuses, or the one that came closest to allowing.
     pub fn refusal(&self, rules: &Rules, subject: &Subject<'_>) -> Arc<str> {
         match self.policy {
@@ -83,6 +100,7 @@ fn permits(permission: &Permission, subject: &Subject<'_>) -> bool {
         Permission::RequestedServerName(name) => {
             name.matches(subject.facts.server_name.as_deref().unwrap_or_default().as_bytes())
         }
+        Permission::Metadata(metadata) => metadata.matches(subject.metadata),
     }
 }
 
@@ -102,6 +120,7 @@ fn is(principal: &Principal, subject: &Subject<'_>) -> bool {
         Principal::RemoteIp(network) => network.contains(subject.remote()),
         Principal::Header(header) => subject.request.is_some_and(|request| header_matches(header, request)),
         Principal::UrlPath(path) => subject.request.is_some_and(|request| path.matches(path_of(request.path()))),
+        Principal::Metadata(metadata) => metadata.matches(subject.metadata),
     }
 }
 

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 
 use pymesh_model::format::{AccessLog, LogFormat, LogSink, Operator, Part, Template};
+use pymesh_model::metadata::Value;
 
+use super::json;
 use super::view::View;
 
 /// Lines that wait for whoever writes them to their sinks. Bounded: a slow
@@ -30,7 +32,7 @@ impl Lines {
         }
         match &log.format {
             LogFormat::Text(template) => text(template, view, out),
-            LogFormat::Json(fields) => json(fields, view, out),
+            LogFormat::Json(fields) => object(fields, view, out),
         }
     }
 
@@ -78,24 +80,27 @@ fn text(template: &Template, view: &View<'_>, out: &mut Vec<u8>) {
     }
 }
 
-fn json(fields: &[(Box<str>, Template)], view: &View<'_>, out: &mut Vec<u8>) {
+fn object(fields: &[(Box<str>, Template)], view: &View<'_>, out: &mut Vec<u8>) {
     let mut value = Vec::new();
     let mut separator = b'{';
     for (name, template) in fields {
         out.push(separator);
         separator = b',';
-        json_string(name.as_bytes(), out);
+        json::string(name.as_bytes(), out);
         out.push(b':');
         value.clear();
         match template.parts.as_slice() {
+            [Part::Op(Operator::DynamicMetadata(namespace, path, None))] => {
+                json::value(&view.metadata(namespace, path).unwrap_or(Value::Null), out);
+            }
             [Part::Op(operator)] => match view.operator(operator, &mut value) {
                 false => out.extend(b"null"),
                 true if is_number(operator) => out.extend(&value),
-                true => json_string(&value, out),
+                true => json::string(&value, out),
             },
             _ => {
                 view.render(template, "-", &mut value);
-                json_string(&value, out);
+                json::string(&value, out);
             }
         }
     }
@@ -117,17 +122,4 @@ fn is_number(operator: &Operator) -> bool {
             | Operator::UpstreamRequestAttemptCount
             | Operator::DownstreamLocalPort
     )
-}
-
-fn json_string(bytes: &[u8], out: &mut Vec<u8>) {
-    out.push(b'"');
-    for c in String::from_utf8_lossy(bytes).chars() {
-        match c {
-            '"' => out.extend(b"\\\""),
-            '\\' => out.extend(b"\\\\"),
-            '\u{0}'..='\u{1f}' => out.extend(format!("\\u{:04x}", c as u32).bytes()),
-            _ => out.extend(c.encode_utf8(&mut [0; 4]).bytes()),
-        }
-    }
-    out.push(b'"');
 }

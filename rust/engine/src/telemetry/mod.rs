@@ -8,6 +8,7 @@ pub(crate) mod access_log;
 pub mod date;
 mod flags;
 pub mod istio;
+mod json;
 mod notices;
 mod record;
 pub mod stats;
@@ -15,6 +16,7 @@ pub(crate) mod view;
 
 use std::net::SocketAddr;
 
+use pymesh_model::metadata::Metadata;
 use pymesh_tls::PeerIdentity;
 
 pub(crate) use flags::Details;
@@ -37,6 +39,8 @@ pub(crate) struct Facts {
     pub tls_cipher: Option<&'static str>,
     /// A number for the peer's identity, equal for equal identities.
     pub peer_id: u64,
+    /// What network filters have found out.
+    pub metadata: Metadata,
 }
 
 impl Facts {

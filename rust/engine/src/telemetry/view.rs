@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 
 use pymesh_http::{Headers, RequestHead, ResponseHead};
 use pymesh_model::format::{Operator, Part, Template};
+use pymesh_model::metadata::{Metadata, Value};
 
-use super::{date, Facts, Flags};
+use super::{date, json, Facts, Flags};
 use crate::base::time::{Time, WallClock};
 
 /// One request or TCP connection, seen by a formatter. What is not known (yet)
@@ -15,6 +16,7 @@ pub(crate) struct View<'a> {
     pub clock: WallClock,
     pub hostname: &'a str,
     pub facts: &'a Facts,
+    pub metadata: &'a Metadata,
     pub request: Option<&'a RequestHead>,
     pub response: Option<&'a ResponseHead>,
     pub trailers: Option<&'a Headers>,
@@ -104,6 +106,24 @@ impl View<'_> {
             Operator::DownstreamTlsVersion => text(self.facts.tls_version, out),
             Operator::DownstreamTlsCipher => text(self.facts.tls_cipher, out),
             Operator::Hostname => text(Some(self.hostname), out),
+            Operator::DynamicMetadata(namespace, path, most) => match self.metadata(namespace, path) {
+                None | Some(Value::Null) => false,
+                Some(Value::String(found)) => bytes(Some(found.as_bytes()), *most, out),
+                Some(found) => {
+                    let begin = out.len();
+                    json::value(&found, out);
+                    out.truncate(begin.saturating_add(most.unwrap_or(usize::MAX)));
+                    true
+                }
+            },
+        }
+    }
+
+    /// What filters have found out.
+    pub fn metadata(&self, namespace: &str, path: &[Box<str>]) -> Option<Value> {
+        match path {
+            [] => self.metadata.namespace(namespace).cloned().map(Value::Struct),
+            _ => self.metadata.value(namespace, path).cloned(),
         }
     }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use crate::chain_match::Cidr;
 use crate::matcher::{HeaderMatch, StringMatch};
+use crate::metadata::MetadataMatch;
 
 /// The filter: rules that are enforced, and rules that are only counted.
 #[derive(Clone, Debug, Default)]
@@ -94,6 +95,8 @@ pub enum Permission {
     DestinationPorts(u32, u32),
     /// SNI; empty without.
     RequestedServerName(StringMatch),
+    /// What filters before have found out.
+    Metadata(MetadataMatch),
 }
 
 /// Who asks.
@@ -112,4 +115,6 @@ pub enum Principal {
     RemoteIp(Cidr),
     Header(HeaderMatch),
     UrlPath(StringMatch),
+    /// What filters before have found out.
+    Metadata(MetadataMatch),
 }

@@ -1,6 +1,7 @@
 //! `type.matcher.v3` and the matchers of routes.
 
 use pymesh_model::matcher::{full_match, HeaderMatch, HeaderTest, QueryMatch, StringMatch, StringPattern};
+use pymesh_model::metadata::{MetadataMatch, ValueMatch};
 use regex::bytes::Regex;
 
 use crate::diagnostic::At;
@@ -107,6 +108,70 @@ pub(super) fn query(matcher: &route::QueryParameterMatcher, at: &At<'_>) -> Opti
         }
         Some(QueryParameterMatchSpecifier::StringMatch(value)) => {
             QueryMatch { name, value: Some(string(value, &at.field("string_match"))?), present: true }
+        }
+    })
+}
+
+pub(super) fn metadata(matcher: &matcher::MetadataMatcher, at: &At<'_>) -> Option<MetadataMatch> {
+    use matcher::metadata_matcher::path_segment::Segment;
+    let mut path = Vec::with_capacity(matcher.path.len());
+    for (index, segment) in matcher.path.iter().enumerate() {
+        match &segment.segment {
+            Some(Segment::Key(key)) => path.push(key.as_str().into()),
+            None => at.field("path").index(index).refuse("`key` must be set"),
+        }
+    }
+    let value = match &matcher.value {
+        Some(wanted) => value(wanted, &at.field("value"))?,
+        None => {
+            at.field("value").refuse("this must be set");
+            return None;
+        }
+    };
+    (path.len() == matcher.path.len()).then(|| MetadataMatch {
+        filter: matcher.filter.as_str().into(),
+        path,
+        value,
+        invert: matcher.invert,
+    })
+}
+
+fn value(wanted: &matcher::ValueMatcher, at: &At<'_>) -> Option<ValueMatch> {
+    use matcher::{double_matcher, list_matcher, value_matcher::MatchPattern};
+    let unset = |at: &At<'_>, what: &str| {
+        at.refuse(format!("one of {what} must be set"));
+        None
+    };
+    Some(match &wanted.match_pattern {
+        None => {
+            let all =
+                "`null_match`, `double_match`, `string_match`, `bool_match`, `present_match`, `list_match`, `or_match`";
+            unset(at, all)?
+        }
+        Some(MatchPattern::NullMatch(_)) => ValueMatch::Null,
+        Some(MatchPattern::BoolMatch(truth)) => ValueMatch::Bool(*truth),
+        Some(MatchPattern::PresentMatch(present)) => ValueMatch::Present(*present),
+        Some(MatchPattern::StringMatch(text)) => ValueMatch::String(string(text, &at.field("string_match"))?),
+        Some(MatchPattern::DoubleMatch(number)) => match &number.match_pattern {
+            None => unset(&at.field("double_match"), "`range`, `exact`")?,
+            Some(double_matcher::MatchPattern::Exact(number)) => ValueMatch::Exactly(*number),
+            Some(double_matcher::MatchPattern::Range(range)) => ValueMatch::Range(range.start, range.end),
+        },
+        Some(MatchPattern::ListMatch(list)) => {
+            let at = at.field("list_match");
+            match &list.match_pattern {
+                None => unset(&at, "`one_of`")?,
+                Some(list_matcher::MatchPattern::OneOf(one)) => {
+                    ValueMatch::OneOf(Box::new(value(one, &at.field("one_of"))?))
+                }
+            }
+        }
+        Some(MatchPattern::OrMatch(or)) => {
+            let at = at.field("or_match");
+            let at = at.field("value_matchers");
+            let some = or.value_matchers.iter().enumerate();
+            let read: Vec<ValueMatch> = some.filter_map(|(index, one)| value(one, &at.index(index))).collect();
+            (read.len() == or.value_matchers.len()).then_some(ValueMatch::Or(read))?
         }
     })
 }

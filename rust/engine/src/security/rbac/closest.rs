@@ -95,6 +95,7 @@ impl Condition for Permission {
             Permission::DestinationIp(_) => Shape::Single("destination_ip"),
             Permission::DestinationPort(_) | Permission::DestinationPorts(..) => Shape::Single("destination_port"),
             Permission::RequestedServerName(_) => Shape::Single("server_name"),
+            Permission::Metadata(_) => Shape::Single("metadata"),
         }
     }
 
@@ -115,6 +116,7 @@ impl Condition for Principal {
             Principal::RemoteIp(_) => Shape::Single("remote_ip"),
             Principal::Header(header) => Shape::Header(header),
             Principal::UrlPath(_) => Shape::Single("path"),
+            Principal::Metadata(_) => Shape::Single("metadata"),
         }
     }
 

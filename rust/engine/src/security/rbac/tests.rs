@@ -1,6 +1,7 @@
 use pymesh_model::filter::rbac::{Permission as May, Principal as Who, *};
 use pymesh_model::listener::Cidr;
 use pymesh_model::matcher::{full_match, HeaderMatch, HeaderTest, StringMatch, StringPattern};
+use pymesh_model::metadata::{MetadataMatch, ValueMatch};
 use pymesh_tls::{PeerIdentity, SubjectAltNames};
 
 use super::*;
@@ -38,6 +39,7 @@ fn facts(uri: Option<&str>) -> Facts {
         tls_version: None,
         tls_cipher: None,
         peer_id: 0,
+        metadata: Metadata::default(),
     }
 }
 
@@ -59,7 +61,7 @@ fn rules(action: RulesAction, permission: May, principal: Who) -> Rules {
 }
 
 fn allowed(permission: May, principal: Who, facts: &Facts, request: Option<&RequestHead>) -> bool {
-    let subject = Subject { facts, request, forwarding: None, destination: facts.local };
+    let subject = Subject { request, ..Subject::connection(facts, facts.local) };
     judge(&rules(RulesAction::Allow, permission, principal), &subject).allowed
 }
 
@@ -126,7 +128,7 @@ fn a_connection_has_no_headers_and_no_path() {
 fn actions_and_what_they_say() {
     let facts = facts(None);
     let request = get("/");
-    let subject = Subject { facts: &facts, request: Some(&request), forwarding: None, destination: facts.local };
+    let subject = Subject { request: Some(&request), ..Subject::connection(&facts, facts.local) };
     let said = |action, permission| {
         let rules = rules(action, permission, Who::Any);
         let verdict = judge(&rules, &subject);
@@ -150,7 +152,7 @@ fn policy(name: &str, permissions: Vec<May>, principals: Vec<Who>) -> Policy {
 /// What is said of a request that none of the policies allows.
 fn closest(policies: Vec<Policy>, uri: Option<&str>, request: Option<&RequestHead>) -> String {
     let facts = facts(uri);
-    let subject = Subject { facts: &facts, request, forwarding: None, destination: facts.local };
+    let subject = Subject { request, ..Subject::connection(&facts, facts.local) };
     let rules = Rules { action: RulesAction::Allow, policies };
     let verdict = judge(&rules, &subject);
     assert!(!verdict.allowed);
@@ -197,4 +199,29 @@ fn what_is_lacking_is_told_by_kind() {
     assert_eq!(says(not(May::OneOf(vec![May::UrlPath(text("/a")), May::UrlPath(text("/b"))]))), "{p:not_path}");
     assert_eq!(says(not(May::Any)), "{p:not_any}");
     assert_eq!(says(May::OneOf(vec![])), "{p:nothing}");
+}
+
+#[test]
+fn metadata_is_asked_for_and_told() {
+    let mut facts = facts(None);
+    let wanted = |value: &str| MetadataMatch {
+        filter: "jwt".into(),
+        path: vec!["sub".into()],
+        value: ValueMatch::String(text(value)),
+        invert: false,
+    };
+    assert!(!allowed(May::Any, Who::Metadata(wanted("web")), &facts, None));
+    facts.metadata.add(&"jwt".into(), &[("sub".into(), Value::from("web"))].into_iter().collect());
+    assert!(allowed(May::Any, Who::Metadata(wanted("web")), &facts, None));
+    assert!(allowed(May::Metadata(wanted("web")), Who::Any, &facts, None));
+    assert!(!allowed(May::Any, Who::Metadata(wanted("api")), &facts, None));
+
+    let subject = Subject::connection(&facts, facts.local);
+    let told = |permission| {
+        let rules = rules(RulesAction::Deny, permission, Who::Any);
+        let said = judge(&rules, &subject).metadata("x_");
+        said.iter().map(|(key, value)| format!("{key}={value:?}")).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(told(May::Any), r#"x_shadow_effective_policy_id=String("p") x_shadow_engine_result=String("denied")"#);
+    assert_eq!(told(May::DestinationPort(1)), r#"x_shadow_engine_result=String("allowed")"#);
 }

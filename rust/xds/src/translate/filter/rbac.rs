@@ -5,6 +5,7 @@ use std::sync::Arc;
 use pymesh_model::chain_match::Cidr;
 use pymesh_model::filter::rbac::{Permission, Policy, Principal, Rbac, Rules, RulesAction};
 use pymesh_model::matcher::StringMatch;
+use pymesh_model::metadata::MetadataMatch;
 
 use crate::diagnostic::At;
 use crate::proto::envoy::config::core::v3::CidrRange;
@@ -96,6 +97,8 @@ fn permission(written: &rbac::Permission, at: &At<'_>) -> Option<Permission> {
                 return None;
             }
         },
+        Rule::Metadata(metadata) => Permission::Metadata(matcher::metadata(metadata, &at.field("metadata"))?),
+        Rule::SourcedMetadata(sourced) => Permission::Metadata(dynamic(sourced, &at.field("sourced_metadata"))?),
         Rule::RequestedServerName(name) => {
             Permission::RequestedServerName(matcher::string(name, &at.field("requested_server_name"))?)
         }
@@ -126,7 +129,28 @@ fn principal(written: &rbac::Principal, at: &At<'_>) -> Option<Principal> {
         Identifier::RemoteIp(range) => Principal::RemoteIp(network_of(range, &at.field("remote_ip"))?),
         Identifier::Header(header) => Principal::Header(matcher::header(header, &at.field("header"))?),
         Identifier::UrlPath(path) => Principal::UrlPath(url_path(path, &at.field("url_path"))?),
+        Identifier::Metadata(metadata) => Principal::Metadata(matcher::metadata(metadata, &at.field("metadata"))?),
+        Identifier::SourcedMetadata(sourced) => Principal::Metadata(dynamic(sourced, &at.field("sourced_metadata"))?),
     })
+}
+
+/// What filters have found out, not what a route says.
+fn dynamic(written: &rbac::SourcedMetadata, at: &At<'_>) -> Option<MetadataMatch> {
+    if written.metadata_source == rbac::MetadataSource::Route as i32 {
+        at.field("metadata_source").refuse_with_hint(
+            "the metadata of a route cannot be asked for",
+            "leave it out, or give the route a policy of its own (`typed_per_filter_config`)",
+        );
+        return None;
+    }
+    let at = at.field("metadata_matcher");
+    match &written.metadata_matcher {
+        Some(written) => matcher::metadata(written, &at),
+        None => {
+            at.refuse("this must be set");
+            None
+        }
+    }
 }
 
 fn any_is_true<M>(at: &At<'_>) -> Option<M> {

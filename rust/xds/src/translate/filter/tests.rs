@@ -1,6 +1,8 @@
+use pymesh_model::filter::rbac::Principal;
 use pymesh_model::filter::{AbortStatus, FaultDuration, FilterId, FilterKind, LimitAction, RouteFilterConfig};
 use pymesh_model::http::{HttpConnectionManager, RouteSource};
 use pymesh_model::listener::NetworkFilter;
+use pymesh_model::metadata::ValueMatch;
 use pymesh_model::route::{Action, ClusterChoice, RouteTable};
 
 const CORS: &str = "type.googleapis.com/envoy.extensions.filters.http.cors.v3";
@@ -191,6 +193,49 @@ fn what_is_optional_may_be_unknown() {
     assert!(shown.contains(r#""name":"t""#) && shown.contains(r#""is_optional":true"#), "{shown}");
     for wanted in [Said { filters: &filter(false), ..NOTHING }, Said { route: &route(false), ..NOTHING }] {
         assert!(problems(&wanted).contains("Tap` is not supported"), "{}", problems(&wanted));
+    }
+}
+
+#[test]
+fn metadata_of_policies_is_read_and_refused() {
+    let rbac = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC";
+    let policy = |principal: &str| {
+        format!(
+            "{{name: r, typed_config: {{'@type': {rbac}, rules: {{policies: {{p: {{permissions: [{{any: true}}], \
+             principals: [{{{principal}}}]}}}}}}}}}},"
+        )
+    };
+    let whole = policy(
+        "sourced_metadata: {metadata_matcher: {filter: f, path: [{key: a}, {key: b}], invert: true, \
+         value: {or_match: {value_matchers: [{list_match: {one_of: {string_match: {exact: x}}}}, \
+         {double_match: {range: {start: 1, end: 2}}}]}}}}",
+    );
+    let manager = manager(&Said { filters: &whole, ..NOTHING });
+    let FilterKind::Rbac(read) = &manager.filters[0].kind else { panic!("{:?}", manager.filters) };
+    let principal = &read.rules.as_ref().unwrap().policies[0].principals[0];
+    let Principal::Metadata(found) = principal else { panic!("{principal:?}") };
+    assert!((&*found.filter, found.path.len(), found.invert) == ("f", 2, true), "{found:?}");
+    let ValueMatch::Or(values) = &found.value else { panic!("{found:?}") };
+    assert!(matches!(&values[..], [ValueMatch::OneOf(_), ValueMatch::Range(..)]), "{found:?}");
+
+    let matcher = |value: &str| format!("metadata: {{filter: f, path: [{{key: a}}], value: {value}}}");
+    for (principal, expected) in [
+        (
+            "sourced_metadata: {metadata_matcher: {filter: f, path: [{key: a}], value: {present_match: true}}, \
+             metadata_source: ROUTE}",
+            "sourced_metadata.metadata_source: the metadata of a route cannot be asked for",
+        ),
+        (&matcher("{}"), "metadata.value: one of `null_match`"),
+        (&matcher("{double_match: {}}"), "metadata.value.double_match: one of `range`, `exact` must be set"),
+        (&matcher("{list_match: {}}"), "metadata.value.list_match: `one_of` must be set"),
+        (&matcher("{list_match: {one_of: {string_match: {}}}}"), "one_of.string_match: one of `exact`"),
+        (&matcher("{or_match: {value_matchers: [{present_match: true}]}}"), "value_matchers: at least 2 must be given"),
+        ("metadata: {filter: f, value: {present_match: true}}", "metadata.path: at least 1 must be given"),
+        ("metadata: {filter: f, path: [{}], value: {present_match: true}}", "metadata.path[0]: `key` must be set"),
+        ("metadata: {filter: f, path: [{key: a}]}", "metadata.value: this must be set"),
+    ] {
+        let found = problems(&Said { filters: &policy(principal), ..NOTHING });
+        assert!(found.contains(expected), "{principal}: {found}");
     }
 }
 
