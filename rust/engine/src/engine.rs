@@ -263,6 +263,11 @@ impl Engine {
         }
     }
 
+    /// The cluster of this name in the snapshot in force.
+    pub(crate) fn cluster_named(&self, name: &str) -> Option<ClusterKey> {
+        self.cluster_names.get(name).copied()
+    }
+
     /// Takes a cluster out of service; it goes with its last request.
     pub(crate) fn retire_cluster(&mut self, key: ClusterKey) -> Vec<ConnKey> {
         let Some(cluster) = self.clusters.get_mut(key) else { return Vec::new() };

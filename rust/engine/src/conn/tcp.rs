@@ -131,7 +131,7 @@ impl Engine {
             point = point.saturating_sub(weight);
             found
         });
-        let cluster = chosen.and_then(|chosen| self.cluster_names.get(&chosen.name)).copied();
+        let cluster = chosen.and_then(|chosen| self.cluster_named(&chosen.name));
         let Some(relay) = self.relays.get_mut(key) else { return };
         relay.cluster = cluster;
         let Some(cluster_key) = cluster else {

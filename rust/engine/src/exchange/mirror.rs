@@ -62,7 +62,7 @@ impl Engine {
                 exchange.request.headers.get(header.as_bytes()).and_then(|name| std::str::from_utf8(name).ok())
             }
         };
-        let Some(cluster) = name.and_then(|name| self.cluster_names.get(name)).copied() else { return };
+        let Some(cluster) = name.and_then(|name| self.cluster_named(name)) else { return };
         let Some(routed) = &exchange.routed else { return };
         let Some(forward) = &routed.forward else { return };
         let timeout = exchange.timeout_override.unwrap_or(forward.timeout);

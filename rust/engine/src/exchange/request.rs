@@ -194,10 +194,11 @@ impl Engine {
 
     /// The cluster that the request is for, which is known to logs and metrics also if it gets no further.
     pub(crate) fn name_cluster(&mut self, key: ExchangeKey) -> Option<ClusterKey> {
-        let exchange = self.exchanges.get_mut(key)?;
+        let exchange = self.exchanges.get(key)?;
         let name = exchange.routed.as_ref()?.cluster_name(&exchange.request)?;
-        let cluster = std::str::from_utf8(name).ok().and_then(|name| self.cluster_names.get(name)).copied()?;
-        exchange.cluster_config = self.clusters.get(cluster).map(|cluster| cluster.config.clone());
+        let cluster = std::str::from_utf8(name).ok().and_then(|name| self.cluster_named(name))?;
+        let config = self.clusters.get(cluster).map(|cluster| cluster.config.clone());
+        self.exchanges.get_mut(key)?.cluster_config = config;
         Some(cluster)
     }
 

@@ -2,9 +2,7 @@
 
 import pytest
 
-from pymesh.control.resources.diagnostics import Report
-from pymesh.control.resources.load import load_text
-from pymesh.control.store.store import MeshOptions, assemble
+from tests.tools.told import told
 
 
 def document(kind: str, name: str, spec: str, namespace: str = "shop", version: str = "v1") -> str:
@@ -151,13 +149,7 @@ CASES = {
 }  # fmt: skip
 
 
-def outcome(text: str) -> list[str]:
-    report = Report()
-    assemble(load_text("f", text, report), MeshOptions(), report)
-    return [str(one).removeprefix("f:") for one in report.diagnostics]
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_told(case: str) -> None:
     text, wanted = CASES[case]
-    assert outcome(text) == wanted
+    assert told(text) == wanted

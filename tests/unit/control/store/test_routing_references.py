@@ -5,6 +5,7 @@ import pytest
 from pymesh.control.resources.diagnostics import Report
 from pymesh.control.resources.load import load_text
 from pymesh.control.store.store import MeshOptions, assemble
+from tests.tools.told import told
 
 SERVICE = (
     "apiVersion: v1\nkind: Service\nmetadata: {name: cart, namespace: shop}\nspec: {ports: [{name: http, port: 80}]}\n"
@@ -101,16 +102,10 @@ CASES = {
 }  # fmt: skip
 
 
-def outcome(text: str) -> list[str]:
-    report = Report()
-    assemble(load_text("f", text, report), MeshOptions(), report)
-    return [str(one).removeprefix("f:") for one in report.diagnostics]
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_told(case: str) -> None:
     text, wanted = CASES[case]
-    assert outcome(text) == wanted
+    assert told(text) == wanted
 
 
 def test_a_client_takes_the_rule_of_its_own_namespace() -> None:
