@@ -100,7 +100,7 @@ class Connection:
         lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
         writer.write("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
         await writer.drain()
-        answer = await _read(reader, method)
+        answer = await read_answer(reader, method)
         if answer.headers.get("connection", "").lower() == "close":
             await self.close()
         return answer
@@ -115,7 +115,8 @@ async def get(port: int, path: str, headers: Mapping[str, str] | None = None, pa
         await connection.close()
 
 
-async def _read(reader: asyncio.StreamReader, method: str) -> Answer:
+async def read_answer(reader: asyncio.StreamReader, method: str) -> Answer:
+    """The response to a request of that method, whole. What follows 101 (Switching Protocols) is left unread."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     first, *lines = head[:-4].split("\r\n")
     version, _, rest = first.partition(" ")
@@ -129,7 +130,7 @@ async def _read(reader: asyncio.StreamReader, method: str) -> Answer:
         headers[name.lower()] = value.strip()
         if name.lower() == "set-cookie":
             cookies.append(value.strip())
-    if method == "HEAD" or status in (204, 304):
+    if method == "HEAD" or status in (101, 204, 304):
         return Answer(status, headers, b"", tuple(cookies))
     if headers.get("transfer-encoding", "").lower() == "chunked":
         return Answer(status, headers, await _chunked(reader), tuple(cookies))

@@ -24,6 +24,9 @@ from pymesh.local.errors import LocalMeshError
 FILE_NAME = "mesh.yaml"
 MAX_BYTES = 1 << 20
 
+#: Among the calls of an app: whatever the mesh knows.
+EVERYTHING = "*"
+
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LABEL_HINT = "lower-case letters, digits and '-', at most 63; it starts and ends with a letter or digit"
@@ -46,7 +49,8 @@ class App(Located):
     version: str = "v1"
     service_account: str = ""
     replicas: Annotated[int, Range(1, 100)] = 1
-    #: Services that it calls; each gets a loopback port of the sidecar.
+    #: Services that it calls; each gets a loopback port of the sidecar. `*` stands for one more port, by which every
+    #: host that the mesh knows is reached, as by an HTTP proxy.
     calls: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     #: Where it runs, as Istio writes it: REGION/ZONE/SUBZONE.
@@ -91,7 +95,7 @@ class App(Located):
 def protocol(port: str) -> str:
     """The protocol that the name of a port begins with; HTTP where it says none."""
     said = port.partition("-")[0].upper()
-    return said if said in ("GRPC", "HTTP2", "TCP") else "HTTP"
+    return said if said in ("GRPC", "HTTP2", "TCP", "TLS") else "HTTP"
 
 
 @model
@@ -140,7 +144,7 @@ class Spec(Located):
             yield Problem("apps", f"the name {name!r} is used twice", "apps and gateways have names of their own")
         services = {app.service_name for app in self.apps}
         for app in self.apps:
-            for called in sorted(set(app.calls) - services):
+            for called in sorted(set(app.calls) - services - {EVERYTHING}):
                 hint = did_you_mean(called, services)
                 yield Problem("apps", f"{app.name} calls {called!r}, which no app offers", hint)
         gateways = {gateway.name for gateway in self.gateways}

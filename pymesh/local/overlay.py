@@ -1,8 +1,8 @@
 """A scenario's resources laid over a copy of the mesh's configuration, and taken off again.
 
 A resource takes the place of the one of the same kind and name, wherever that stands. The ports of gateways are moved
-to free ones where the mesh's are. Every change is one that an editor could make: files are replaced one at a time, and
-the control plane sees them as it would a user's.
+to free ones where the mesh's are, and so are those that rules at gateways ask for. Every change is one that an editor
+could make: files are replaced one at a time, and the control plane sees them as it would a user's.
 """
 
 from __future__ import annotations
@@ -100,11 +100,21 @@ class Overlay:
                 server["port"]["number"] = self._port(server["port"]["number"])
             for listener in spec.get("listeners") or ():
                 listener["port"] = self._port(listener["port"])
+        if made.get("kind") == "VirtualService" and isinstance(spec, dict) and _is_for_gateways(spec):
+            rules = [rule for kind in ("http", "tls", "tcp") for rule in spec.get(kind) or ()]
+            for match in (match for rule in rules for match in rule.get("match") or ()):
+                if "port" in match:
+                    match["port"] = self._port(match["port"])
         return made
 
 
 def _files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.rglob("*") if file.suffix in (".yaml", ".yml"))
+
+
+def _is_for_gateways(spec: Mapping[str, Any]) -> bool:
+    """Whether the ports that rules of a VirtualService ask for are those of gateways."""
+    return bool(set(spec.get("gateways") or ()) - {"mesh"})
 
 
 def _identity(resource: Resource) -> tuple[str, str, str]:

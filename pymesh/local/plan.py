@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from pymesh.local.meshfile import App, Gateway, LocalMesh
+from pymesh.local.meshfile import EVERYTHING, App, Gateway, LocalMesh
 
 ADDRESS = "127.0.0.1"
 CLUSTER_ID = "local"
@@ -73,6 +73,9 @@ class Workload:
         found = {"REPLICA": self.name, "VERSION": self.app.version, **self.app.env}
         found |= {port.variable: str(port.app) for port in self.inbound}
         for service, port in self.outbound.items():
+            if service == EVERYTHING:
+                found["http_proxy"] = f"http://{ADDRESS}:{port}"
+                continue
             prefix = service.upper().replace("-", "_")
             found |= {f"{prefix}_SERVICE_HOST": ADDRESS, f"{prefix}_SERVICE_PORT": str(port)}
         return found
@@ -102,5 +105,5 @@ def _replica(app: App, number: int, namespace: str, port: Callable[[], int], pro
         app=app,
         inbound=tuple(InboundPort(key, variable, port(), port()) for key, variable in app.ports.items()),
         outbound={service: port() for service in app.calls},
-        protocols={service: protocols[service] for service in app.calls},
+        protocols={service: protocols.get(service, "HTTP") for service in app.calls},
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from pymesh.local.meshfile import protocol
+from pymesh.local.meshfile import EVERYTHING, protocol
 from pymesh.local.plan import ADDRESS, Workload
 
 API_VERSION = "networking.istio.io/v1"
@@ -61,7 +61,7 @@ def _sidecar(workload: Workload) -> Resource:
             "port": {"number": port, "protocol": workload.protocols[service], "name": service},
             "bind": ADDRESS,
             "captureMode": "NONE",
-            "hosts": [f"{workload.namespace}/{service}.{workload.namespace}.svc.cluster.local"],
+            "hosts": [_host(workload, service)],
         }
         for service, port in workload.outbound.items()
     ]
@@ -71,3 +71,10 @@ def _sidecar(workload: Workload) -> Resource:
         "metadata": {"name": workload.name, "namespace": workload.namespace},
         "spec": {"workloadSelector": {"labels": dict(workload.labels)}, "ingress": ingress, "egress": egress},
     }
+
+
+def _host(workload: Workload, service: str) -> str:
+    """What is reached by a call of a service, as a Sidecar writes it."""
+    if service == EVERYTHING:
+        return "*/*"
+    return f"{workload.namespace}/{service}.{workload.namespace}.svc.cluster.local"

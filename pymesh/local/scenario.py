@@ -21,9 +21,16 @@ from pymesh.control.resources.decode import plain as plain_data
 from pymesh.control.resources.diagnostics import ConfigError, Position, Report, did_you_mean
 from pymesh.control.resources.metadata import Metadata
 from pymesh.local.errors import LocalMeshError
-from pymesh.local.meshfile import App, LocalMesh
+from pymesh.local.meshfile import EVERYTHING, App, LocalMesh
 
 FOLDER = "scenarios"
+#: What a request of a protocol has not.
+_WITHOUT = {
+    "TCP": ("method", "path", "headers", "cookies"),
+    "WebSocket": ("method", "cookies"),
+    "GRPC": ("method", "cookies"),
+}
+_METHOD = re.compile(r"/[\w.]+/\w+")
 _PERCENT = re.compile(r"(\d{1,3}(?:\.\d+)?)%")
 
 
@@ -53,7 +60,7 @@ class Send(Located):
     connections: Annotated[int, Range(1, 256)] = 1
     #: Whose outbound proxy takes them, in place of the gateway: a workload, `web` or `catalog-0`.
     source: str = key("from", default="")
-    #: The service that they go to; needs `from`.
+    #: The service that they go to; needs `from`. `*`: wherever the host among the headers leads.
     to: str = ""
     #: A workload whose sidecar is asked from outside of the mesh, without an identity.
     direct: str = ""
@@ -62,14 +69,22 @@ class Send(Located):
     tls: Tls | None = None
     #: Each connection sends back the cookies that it was given.
     cookies: bool = False
-    #: No HTTP: `body` is sent as it is, and what comes back until the peer is silent is the answer's body.
-    tcp: bool = False
+    #: HTTP is HTTP/1.1. GRPC: `body` is the message of a unary call, `path` its method. WebSocket: `body` is one text
+    #: message, what comes back the answer's body. TCP: `body` is sent as it is, and what comes back until the peer is
+    #: silent is the answer's body.
+    protocol: Literal["HTTP", "HTTP2", "GRPC", "WebSocket", "TCP"] = "HTTP"
 
     def problems(self) -> Iterator[Problem]:
         if bool(self.source) != bool(self.to):
             yield Problem("from" if self.source else "to", "'from' and 'to' go together", "from: web, to: reviews")
         if self.direct and (self.to or self.port is not None):
             yield Problem("direct", "'direct' says where requests go", "leave out 'from', 'to' and 'port'")
+        if self.to == EVERYTHING and "host" not in {name.lower() for name in self.headers}:
+            yield Problem("to", "nothing says which host is meant", "add it: headers: {host: partner.example}")
+        for name in self.present(*_WITHOUT.get(self.protocol, ())):
+            yield Problem(name, f"{name!r} has no meaning for {self.protocol}", "leave it out")
+        if self.protocol == "GRPC" and not _METHOD.fullmatch(self.path):
+            yield Problem("path", f"{self.path!r} is no method of gRPC", "write it as in /shop.Cart/Get")
         if self.to and self.port is not None:
             yield Problem("port", "a port belongs to the gateway", "leave out 'from' and 'to', or the port")
         if not self.path.startswith("/"):
@@ -245,7 +260,7 @@ def with_apps(mesh: LocalMesh, scenarios: tuple[Scenario, ...]) -> LocalMesh:
     services = {app.service_name for app in apps.values()}
     for app in apps.values():
         for called in app.calls:
-            if called not in services:
+            if called not in (*services, EVERYTHING):
                 hint = did_you_mean(called, services)
                 raise ScenarioError(f"{app.at}: {app.name} calls {called!r}, which no app offers; hint: {hint}")
     brought = {name for app in apps.values() for name in app.calls} - {app.service_name for app in mesh.apps}

@@ -5,20 +5,28 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
 
-from pymesh.local import http
+from pymesh.local import http, http2, websocket
 from pymesh.local.judge import Received
 from pymesh.local.plan import ADDRESS
 from pymesh.local.scenario import Send
 
 #: No answer by then is no answer.
 TIMEOUT_S = 20.0
+#: What a client of each protocol asks on.
+Connection = http.Connection | http2.Connection | http2.Calls | websocket.Connection
+_CONNECTIONS: Mapping[str, Callable[[int, float, http.Tls | None], Connection]] = {
+    "HTTP": http.Connection,
+    "HTTP2": http2.Connection,
+    "GRPC": http2.Calls,
+    "WebSocket": websocket.Connection,
+}
 #: A peer that says nothing for so long has said all (TCP has no end of an answer).
 _SILENCE_S = 0.5
 
@@ -40,11 +48,11 @@ async def send(step: Send, target: Target) -> list[Received]:
     received: list[Received] = []
 
     async def client() -> None:
-        if step.tcp:
+        if step.protocol == "TCP":
             for _ in left:
                 received.append(await _exchange(step, target))
             return
-        connection = http.Connection(target.port, TIMEOUT_S, _tls(step, target))
+        connection = _CONNECTIONS[step.protocol](target.port, TIMEOUT_S, _tls(step, target))
         cookies: dict[str, str] = {}
         try:
             for _ in left:
@@ -56,7 +64,7 @@ async def send(step: Send, target: Target) -> list[Received]:
     return received
 
 
-async def _request(step: Send, target: Target, connection: http.Connection, cookies: dict[str, str]) -> Received:
+async def _request(step: Send, target: Target, connection: Connection, cookies: dict[str, str]) -> Received:
     headers: Mapping[str, str] = {"host": target.host, **{name.lower(): v for name, v in step.headers.items()}}
     if cookies:
         kept = "; ".join(f"{name}={value}" for name, value in cookies.items())

@@ -12,7 +12,7 @@ PRODUCTS = [
 
 
 def page(path, headers):
-    if path == "/products":
+    if path.partition("?")[0] == "/products":
         return {"products": PRODUCTS, "replica": os.environ["REPLICA"]}
     return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,17 @@ def test_a_workload_is_described_by_istio_resources() -> None:
         ["shop/reviews.shop.svc.cluster.local"],
     ]
     assert resources.describe(plan()["ingress"]) == []
+
+
+def test_an_app_may_call_whatever_the_mesh_knows() -> None:
+    mesh = meshfile.read(SHOP)
+    first, *others = mesh.apps
+    mesh = replace(mesh, apps=(replace(first, calls=("catalog", meshfile.EVERYTHING)), *others))
+    ports = itertools.count(20000)
+    web = next(one for one in workloads(mesh, lambda: next(ports)) if one.name == "web")
+    everything = resources.describe(web)[1]["spec"]["egress"][1]
+    assert (everything["hosts"], everything["port"]["protocol"]) == (["*/*"], "HTTP")
+    assert web.environment()["http_proxy"] == f"http://127.0.0.1:{everything['port']['number']}"
 
 
 def test_weights_are_rewritten_in_a_copy(tmp_path: Path) -> None:

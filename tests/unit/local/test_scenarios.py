@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,20 @@ def test_readme_lists_every_scenario_with_what_it_shows() -> None:
     [
         ("title: a\n      sned: {}", "8:7", "unknown field 'sned' (did you mean 'send'?)"),
         ("title: a\n      send: {to: reviews}", "8:18", "'from' and 'to' go together (from: web, to: reviews)"),
+        ("title: a\n      send: {from: web, to: '*'}", "8:29", "nothing says which host is meant (add it: headers:"),
+        ("title: a\n      send: {protocol: SMTP}", "8:24", "'SMTP' is not supported"),
+        ("title: a\n      send: {protocol: TCP, path: /a}", "8:35", "'path' has no meaning for TCP (leave it out)"),
+        (
+            "title: a\n      send: {protocol: GRPC, method: PUT, path: /a.B/C}",
+            "8:38",
+            "'method' has no meaning for GRPC",
+        ),
+        ("title: a\n      send: {protocol: GRPC, path: /a}", "8:36", "'/a' is no method of gRPC (write it as in"),
+        (
+            "title: a\n      send: {protocol: WebSocket, cookies: true}",
+            "8:44",
+            "'cookies' has no meaning for WebSocket",
+        ),
         ("title: a\n      send: {path: x}", "8:20", "'x' is not a path (it starts with '/')"),
         ("title: a\n      expect: [{status: 200}]", "8:15", "answers are expected, but nothing is sent (add 'send')"),
         (
@@ -124,11 +139,17 @@ def test_an_overlay_takes_the_place_of_namesakes_and_goes_again(tmp_path: Path) 
     (folder / "services.yaml").write_text(original)
     laid = overlay.Overlay([folder], tmp_path / "kept", lambda port: port + 1)
     gateway = {"kind": "Gateway", "metadata": {"name": "g"}, "spec": {"servers": [{"port": {"number": 80}}]}}
-    laid.apply([{"kind": "Service", "metadata": {"name": "a"}, "spec": {"new": True}}, gateway], "shop")
+    rules = [{"match": [{"port": 80}, {"uri": {"exact": "/"}}]}]
+    at_gateway = {"kind": "VirtualService", "metadata": {"name": "v"}, "spec": {"gateways": ["g"], "tcp": rules}}
+    inside = {"kind": "VirtualService", "metadata": {"name": "w"}, "spec": {"gateways": ["mesh"], "tls": rules}}
+    laid.apply(
+        [{"kind": "Service", "metadata": {"name": "a"}, "spec": {"new": True}}, gateway, at_gateway, inside], "shop"
+    )
     assert "name: a" not in (folder / "services.yaml").read_text()
     added = (folder / "scenario.yaml").read_text()
     assert "new: true" in added
     assert "number: 81" in added
+    assert re.findall(r"- port: (\d+)", added) == ["81", "80"]
     laid.remove(["Service/b"], "shop")
     assert "name: b" not in (folder / "services.yaml").read_text()
     laid.restore()
