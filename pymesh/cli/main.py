@@ -12,6 +12,7 @@ VERBS = {
     "control": "Run the control plane on folders of YAML.",
     "agent": "Serve a workload's key and certificate to a real Envoy.",
     "capture": "Lead a workload's connections through its proxy.",
+    "explain": "Explain what becomes of a request, and why.",
     "up": "Run a mesh of plain processes on this machine.",
     "version": "Show the versions of both planes.",
 }

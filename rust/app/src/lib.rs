@@ -15,6 +15,7 @@
 mod admin;
 mod lifecycle;
 mod pressure;
+pub mod simulated;
 mod state;
 mod supervisor;
 mod upgrade;

@@ -35,6 +35,7 @@ use crate::check::Check;
 use crate::cluster::{ClusterKey, ClusterRuntime};
 use crate::conn::{Conn, ConnKey, Protocol, Relay};
 use crate::deadlines::Deadlines;
+use crate::decisions::{Decision, Decisions};
 use crate::exchange::{Due, Exchange, ExchangeKey, FIRST_BUFFER};
 use crate::filter::{FilterCall, Gates};
 use crate::health::health_of;
@@ -115,6 +116,7 @@ pub struct Engine {
     pub(crate) limiters: Limiters,
     pub(crate) filter_calls: Vec<FilterCall>,
     pub(crate) telemetry: Recorder,
+    pub(crate) decisions: Decisions,
     /// HTTP/2 with clients.
     pub(crate) http2_stats: Arc<Http2Stats>,
     pub(crate) dates: Dates,
@@ -163,6 +165,7 @@ impl Engine {
             limiters: Limiters::default(),
             filter_calls: Vec::new(),
             telemetry: Recorder::new(options.clock, Arc::default(), options.shard.clone()),
+            decisions: Decisions::default(),
             http2_stats: options.hub.http2(options.worker),
             dates: Dates::default(),
             scratch: h2::Scratch::default(),
@@ -620,6 +623,16 @@ impl Engine {
     /// True if there are lines to hand out.
     pub fn has_log_lines(&self) -> bool {
         self.telemetry.has_lines()
+    }
+
+    /// From now on decisions are kept for [`Engine::take_decisions`].
+    pub fn explain(&mut self) {
+        self.decisions = Decisions::wanted();
+    }
+
+    /// What was decided since the last time, in order; nothing unless [`Engine::explain`] was called.
+    pub fn take_decisions(&mut self) -> Vec<Decision> {
+        self.decisions.take()
     }
 
     /// Log lines lost because their sink was too slow.

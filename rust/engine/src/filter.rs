@@ -14,6 +14,7 @@ use pymesh_http::{RequestHead, ResponseHead};
 use pymesh_model::filter::{FailurePolicy, PythonFilter};
 use pymesh_model::matcher::HeaderMatch;
 
+use crate::decisions::{Decision, FilterStep};
 use crate::engine::Engine;
 use crate::exchange::{ExchangeKey, LocalReply, Stage};
 use crate::route;
@@ -163,6 +164,14 @@ impl Engine {
             Phase::Response => Stage::ResponseFilter(call.index),
         };
         exchange.stage = next;
+        if call.phase == Phase::Request {
+            let step = match outcome {
+                Outcome::Continue { .. } => FilterStep::Continues,
+                Outcome::Reply { .. } => FilterStep::Answers,
+                Outcome::Failed(_) => FilterStep::Fails,
+            };
+            self.decisions.tell(|| Decision::Filter { filter: call.filter.class.clone(), step });
+        }
         match outcome {
             Outcome::Continue { changed } => {
                 if changed && call.phase == Phase::Request {

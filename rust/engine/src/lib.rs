@@ -15,6 +15,7 @@ mod check;
 mod cluster;
 mod conn;
 mod deadlines;
+mod decisions;
 mod engine;
 mod exchange;
 pub mod filter;
@@ -31,6 +32,7 @@ pub mod testing;
 
 pub use census::Census;
 pub use conn::{Conn, ConnKey};
+pub use decisions::{Decision, FilterStep};
 pub use engine::{Action, Engine, Options};
 pub use exchange::{Exchange, ExchangeKey};
 pub use listener::{ListenerKey, ListenerRuntime};

@@ -1,10 +1,12 @@
 //! The extension module `pymesh._proxy`.
 //!
-//! Only `pymesh._bridge` imports it. It holds three things: the functions that
+//! Only `pymesh._bridge` imports it. It holds four things: the functions that
 //! run the proxy, the views of a message that filters work on
-//! ([`views`]), and the filter host of the `inline` lane ([`host`]).
+//! ([`views`]), the filter host of the `inline` lane ([`host`]), and a proxy
+//! without sockets and clock ([`simulated`]).
 
 mod host;
+mod simulated;
 mod views;
 
 use std::path::{Path, PathBuf};
@@ -65,6 +67,7 @@ fn _proxy(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(run, module)?)?;
     module.add_function(wrap_pyfunction!(validate, module)?)?;
     module.add_function(wrap_pyfunction!(version, module)?)?;
+    module.add_class::<simulated::SimulatedProxy>()?;
     module.add_class::<views::Request>()?;
     module.add_class::<views::Response>()?;
     module.add_class::<views::Headers>()?;

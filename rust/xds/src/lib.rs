@@ -17,7 +17,6 @@ mod dump;
 mod identity;
 mod json;
 mod kind;
-#[cfg(feature = "testing")]
 pub mod offline;
 mod optional;
 pub mod proto;

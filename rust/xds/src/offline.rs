@@ -1,5 +1,5 @@
-//! A bootstrap and one ADS stream without a network, for fuzz targets: what a
-//! server says goes in as octets, the snapshot and the answers come out.
+//! A bootstrap and one ADS stream without a network, for the simulated proxy and for fuzz targets: what a server says
+//! goes in as octets, the snapshot and the answers come out.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -73,8 +73,8 @@ impl Offline {
         offline
     }
 
-    /// Takes in one response. `None` if it is not even one; else whether all of it was accepted.
-    pub fn hear(&mut self, delta: bool, response: &[u8]) -> Option<bool> {
+    /// Takes in one response. `None` if it is not even one; else what was refused of it, in the words of a NACK.
+    pub fn hear(&mut self, delta: bool, response: &[u8]) -> Option<Vec<String>> {
         let answers = match delta {
             true => self.session.on_delta(discovery::DeltaDiscoveryResponse::decode(response).ok()?, &mut self.catalog),
             false => self
@@ -82,10 +82,11 @@ impl Offline {
                 .on_state_of_the_world(discovery::DiscoveryResponse::decode(response).ok()?, &mut self.catalog),
         };
         self.pass(Duration::ZERO);
-        Some(answers.iter().all(|answer| match answer {
-            Request::Delta(request) => request.error_detail.is_none(),
-            Request::StateOfTheWorld(request) => request.error_detail.is_none(),
-        }))
+        let refused = answers.into_iter().filter_map(|answer| match answer {
+            Request::Delta(request) => request.error_detail,
+            Request::StateOfTheWorld(request) => request.error_detail,
+        });
+        Some(refused.map(|status| status.message).collect())
     }
 
     /// Lets time pass, and what was waited for long enough.

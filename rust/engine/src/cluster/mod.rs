@@ -54,8 +54,6 @@ pub(crate) struct ClusterRuntime {
     /// This worker asks them.
     pub checks: Option<Checks>,
     commons: Arc<Commons>,
-    /// Requests that filters hold back, and that were to go here.
-    pub awaited: usize,
     /// No snapshot names it any more; it goes when its last connection does.
     pub removed: bool,
 }
@@ -85,7 +83,6 @@ impl ClusterRuntime {
             health_version: 0,
             checks: None,
             commons: commons.clone(),
-            awaited: 0,
             removed: false,
         };
         if cluster.rebuild_hosts(now, rng) {
@@ -212,7 +209,7 @@ impl ClusterRuntime {
     /// Nothing is left of it, and nothing will come: requests between two
     /// attempts still have theirs.
     pub fn is_over(&self) -> bool {
-        self.removed && self.load.is_empty() && self.awaited == 0
+        self.removed && self.load.is_empty()
     }
 
     /// Forgets a host that is neither listed nor in use.

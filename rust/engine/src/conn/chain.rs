@@ -10,6 +10,7 @@ use pymesh_tls::Session;
 
 use super::{Conn, Protocol};
 use crate::base::time::Time;
+use crate::decisions::Decision;
 use crate::engine::Engine;
 use crate::security::rbac::Subject;
 use crate::telemetry::{Facts, Flags};
@@ -20,7 +21,7 @@ impl Engine {
         if self.hand_off(conn) {
             return;
         }
-        let (remote, local) = (conn.remote, conn.local);
+        let (key, remote, local) = (conn.key, conn.remote, conn.local);
         let Some(down) = conn.downstream_mut() else { return };
         let listener = down.listener.clone();
         let inspection = down.inspection.take().unwrap_or_default();
@@ -33,6 +34,11 @@ impl Engine {
             protocols: &inspection.protocols,
         });
         down.server_name = inspection.server_name;
+        self.decisions.tell(|| Decision::Chain {
+            conn: key,
+            listener: listener.config.name.clone(),
+            tls: chain.map(|chain| chain.tls.is_some()),
+        });
         let Some(chain) = chain.cloned() else {
             listener.stats.no_filter_chain_match.inc();
             return self.close_now(conn);
@@ -66,10 +72,10 @@ impl Engine {
         let destination = conn.original_dst().unwrap_or(conn.local);
         let mut refusal = None;
         for policy in &chain.policies {
-            if let Some(said) = policy.shadow(&Subject::connection(&facts, destination)) {
+            if let Some(said) = policy.shadow(&Subject::connection(&facts, destination), &mut self.decisions) {
                 facts.metadata.add(&"envoy.filters.network.rbac".into(), &said);
             }
-            refusal = policy.refusal(&Subject::connection(&facts, destination));
+            refusal = policy.refusal(&Subject::connection(&facts, destination), &mut self.decisions);
             if refusal.is_some() {
                 break;
             }

@@ -6,6 +6,7 @@ use pymesh_http::h2;
 
 use super::{Conn, ConnKey, Protocol, Reading, Side};
 use crate::base::time::Time;
+use crate::decisions::Decision;
 use crate::engine::{Action, Engine};
 use crate::exchange::Failure;
 use crate::telemetry::{details, Flags};
@@ -116,7 +117,10 @@ impl Engine {
     /// told, what is still in its output goes out, then it closes.
     pub(super) fn fail_conn(&mut self, conn: &mut Conn, flags: Flags, reason: &str) {
         match &conn.side {
-            Side::Down(_) => self.abandon_exchanges_of(conn.key, flags, GONE),
+            Side::Down(_) => {
+                self.decisions.tell(|| Decision::Failed { conn: conn.key, reason: reason.into() });
+                self.abandon_exchanges_of(conn.key, flags, GONE);
+            }
             Side::Up(_) => {
                 self.last_transport_failure = Some(reason.to_owned());
                 // An endpoint that refuses our certificate in TLS 1.3 says so after the handshake, as late as this.

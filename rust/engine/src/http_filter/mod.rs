@@ -28,6 +28,7 @@ use pymesh_model::filter::{FilterId, FilterKind, HttpFilter, PythonFilter};
 
 use crate::base::rng::Rng;
 use crate::base::time::Time;
+use crate::decisions::{Decision, FilterStep};
 use crate::engine::{Engine, Options};
 use crate::exchange::{Exchange, ExchangeKey, Heard, LocalReply, Stage};
 use crate::filter::{FilterCall, Phase};
@@ -44,6 +45,7 @@ pub(crate) struct Chain {
 /// A filter with its place in a chain.
 struct Link {
     id: FilterId,
+    name: Arc<str>,
     is_disabled: bool,
     filter: Filter,
 }
@@ -87,6 +89,7 @@ impl Chain {
         let Options { worker, hub, commons, .. } = options;
         let link = |filter: &Arc<HttpFilter>| Link {
             id: filter.id,
+            name: filter.name.clone(),
             is_disabled: filter.disabled,
             filter: match &filter.kind {
                 FilterKind::Python(python) => Filter::Python(python.clone()),
@@ -122,6 +125,17 @@ impl Chain {
     /// Where the response begins; `None` if it passes none.
     pub fn response_begins(&self, skips: Skips) -> Option<usize> {
         self.previous(self.links.len(), skips).map(|(index, _)| index + 1)
+    }
+}
+
+impl Step {
+    /// As it is told to whoever wants to know.
+    fn told(&self) -> FilterStep {
+        match self {
+            Step::Continue => FilterStep::Continues,
+            Step::Wait(_) => FilterStep::Waits,
+            Step::Reply(_) => FilterStep::Answers,
+        }
     }
 }
 
@@ -175,12 +189,13 @@ impl Engine {
         let step = match &link.filter {
             Filter::Cors(stats) => cors::on_request(self, &mut exchange, (index, link.id), stats),
             Filter::Fault(fault) => fault::on_request(self, &mut exchange, (index, link.id), fault),
-            Filter::Rbac(rbac) => rbac::on_request(self, &mut exchange, link.id, rbac),
+            Filter::Rbac(rbac) => rbac::on_request(self, &mut exchange, (link.id, &link.name), rbac),
             Filter::LocalRateLimit(limiter) => {
                 local_rate_limit::on_request(self, &mut exchange, (index, link.id), limiter)
             }
             Filter::Python(_) | Filter::GrpcWeb => Step::Continue,
         };
+        self.decisions.tell(|| Decision::Filter { filter: link.name.clone(), step: step.told() });
         match &step {
             Step::Continue | Step::Reply(_) => exchange.stage = Stage::RequestFilter(index + 1),
             Step::Wait(until) => {
@@ -192,10 +207,7 @@ impl Engine {
         match step {
             Step::Continue => {}
             Step::Reply(reply) => self.reply_locally(key, reply),
-            Step::Wait(_) => {
-                self.await_cluster(key);
-                self.arm_request_timeout(key);
-            }
+            Step::Wait(_) => self.arm_request_timeout(key),
         }
     }
 

@@ -34,7 +34,12 @@ impl RbacFilter {
     }
 }
 
-pub(super) fn on_request(engine: &Engine, exchange: &mut Exchange, id: FilterId, filter: &RbacFilter) -> Step {
+pub(super) fn on_request(
+    engine: &mut Engine,
+    exchange: &mut Exchange,
+    (id, name): (FilterId, &str),
+    filter: &RbacFilter,
+) -> Step {
     let said = exchange.routed.as_ref().and_then(|routed| routed.filters().get(id)?.config.as_ref());
     let config = match said {
         Some(RouteFilterConfig::Rbac(own)) => own,
@@ -53,11 +58,13 @@ pub(super) fn on_request(engine: &Engine, exchange: &mut Exchange, id: FilterId,
     let shadow = config.shadow.as_ref().map(|rules| judge(rules, &subject));
     let enforced = config.rules.as_ref().map(|rules| {
         let verdict = judge(rules, &subject);
+        engine.decisions.tell(|| verdict.decision(name, true));
         let refusal = (!verdict.allowed).then(|| verdict.refusal(rules, &subject));
         let hint = (rules.action == RulesAction::Log).then_some(verdict.policy.is_some());
         (refusal, hint)
     });
     if let Some(verdict) = shadow {
+        engine.decisions.tell(|| verdict.decision(name, false));
         match verdict.allowed {
             true => filter.shadow.shadow_allowed.inc(),
             false => filter.shadow.shadow_denied.inc(),

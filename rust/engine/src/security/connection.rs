@@ -8,8 +8,11 @@ use pymesh_model::filter::rbac::Rbac;
 use pymesh_model::metadata::Struct;
 
 use super::rbac::{judge, Subject};
+use crate::decisions::Decisions;
 use crate::engine::Options;
 use crate::telemetry::stats::{RbacShadowStats, RbacStats};
+
+const NAME: &str = "envoy.filters.network.rbac";
 
 /// A network filter with a worker's counters.
 pub(crate) struct ConnectionPolicy {
@@ -29,8 +32,9 @@ impl ConnectionPolicy {
     }
 
     /// What rules that are not enforced say of it.
-    pub fn shadow(&self, subject: &Subject<'_>) -> Option<Struct> {
+    pub fn shadow(&self, subject: &Subject<'_>, decisions: &mut Decisions) -> Option<Struct> {
         let verdict = judge(self.config.shadow.as_ref()?, subject);
+        decisions.tell(|| verdict.decision(NAME, false));
         match verdict.allowed {
             true => self.shadow.shadow_allowed.inc(),
             false => self.shadow.shadow_denied.inc(),
@@ -39,9 +43,10 @@ impl ConnectionPolicy {
     }
 
     /// Why the connection is refused; `None` if it is not.
-    pub fn refusal(&self, subject: &Subject<'_>) -> Option<Arc<str>> {
+    pub fn refusal(&self, subject: &Subject<'_>, decisions: &mut Decisions) -> Option<Arc<str>> {
         let rules = self.config.rules.as_ref()?;
         let verdict = judge(rules, subject);
+        decisions.tell(|| verdict.decision(NAME, true));
         if verdict.allowed {
             self.stats.allowed.inc();
             return None;

@@ -10,6 +10,7 @@ use pymesh_model::filter::rbac::{Permission, Policy, Principal, Rules, RulesActi
 use pymesh_model::http::Forwarding;
 use pymesh_model::metadata::{Metadata, Struct, Value};
 
+use crate::decisions::Decision;
 use crate::exchange::forward;
 use crate::route::matcher::{header_matches, path_of};
 use crate::telemetry::Facts;
@@ -70,6 +71,12 @@ impl Verdict<'_> {
             .policy
             .map(|policy| (format!("{prefix}shadow_effective_policy_id").into(), Value::String(policy.name.clone())));
         id.into_iter().chain([(format!("{prefix}shadow_engine_result").into(), result)]).collect()
+    }
+
+    /// As it is told to whoever wants to know.
+    pub fn decision(&self, filter: &str, is_enforced: bool) -> Decision {
+        let policy = self.policy.map(|policy| policy.name.clone());
+        Decision::Access { filter: filter.into(), is_enforced, allowed: self.allowed, policy }
     }
 
     /// The detail of a refusal: the policy that refuses, or the one that came closest to allowing.

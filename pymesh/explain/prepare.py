@@ -1,0 +1,122 @@
+"""What a proxy is told, made fit for a network that is not there.
+
+Everything that decides about a request stays. What changes: every request and connection is logged, in a form to be
+read by machine; endpoints are taken to be healthy; names in DNS are taken to exist, each at an address of its own; and
+TLS with servers outside of the mesh, which cannot be asked, is taken to succeed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+from pymesh.control.xds import pb
+from pymesh.explain.source import Messages
+
+#: Of a request; of a TCP connection what there is of it.
+_FIELDS = {
+    "status": "%RESPONSE_CODE%",
+    "details": "%RESPONSE_CODE_DETAILS%",
+    "flags": "%RESPONSE_FLAGS%",
+    "route": "%ROUTE_NAME%",
+    "cluster": "%UPSTREAM_CLUSTER_RAW%",
+    "upstream": "%UPSTREAM_HOST%",
+    "transport_failure": "%UPSTREAM_TRANSPORT_FAILURE_REASON%",
+    "termination": "%CONNECTION_TERMINATION_DETAILS%",
+    "method": "%REQ(:METHOD)%",
+    "path": "%REQ(:PATH)%",
+    "original_path": "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%",
+    "authority": "%REQ(:AUTHORITY)%",
+    "protocol": "%PROTOCOL%",
+    "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
+    "peer": "%DOWNSTREAM_PEER_URI_SAN%",
+    "tls": "%DOWNSTREAM_TLS_VERSION%",
+    "local": "%DOWNSTREAM_LOCAL_ADDRESS%",
+    "duration": "%DURATION%",
+}
+
+_LOGGING = (
+    "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+    "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+)
+#: The authority of the mesh, by which its own TLS is known.
+MESH_ROOTS = "ROOTCA"
+MESH_IDENTITY = "default"
+
+
+@dataclass(slots=True)
+class Names:
+    """Addresses that stand for names in DNS."""
+
+    #: Name -> address.
+    known: dict[str, str] = field(default_factory=dict)
+
+    def address(self, name: str) -> str:
+        """That of a name: in a network that is for benchmarks, so nobody in a mesh has it."""
+        number = len(self.known) + 1
+        return self.known.setdefault(name, f"198.18.{number // 250}.{number % 250 + 1}")
+
+    def shown(self, address: str) -> str:
+        """An address (``IP:PORT``) by the name that it stands for."""
+        ip, _, port = address.rpartition(":")
+        return next((f"{name}:{port}" for name, known in self.known.items() if known == ip), address)
+
+
+def access_log() -> dict[str, Any]:
+    """One JSON line for each request."""
+    struct = pb.message("google.protobuf.Struct")()
+    struct.update(_FIELDS)
+    log = pb.message("envoy.extensions.access_loggers.stream.v3.StdoutAccessLog")()
+    log.log_format.json_format.CopyFrom(struct)
+    return {"name": "envoy.access_loggers.stdout", "typed_config": pb.pack(log)}
+
+
+def prepared(messages: Messages, secrets: Mapping[str, Any], names: Names) -> dict[str, dict[str, Any]]:
+    """The messages as the simulated proxy is to hear them, with its own secrets."""
+    found = {url: dict(named) for url, named in messages.items()}
+    found[pb.LISTENER] = {name: _listener(one) for name, one in found.get(pb.LISTENER, {}).items()}
+    found[pb.CLUSTER] = {name: _cluster(one, names) for name, one in found.get(pb.CLUSTER, {}).items()}
+    found[pb.SECRET] = {**found.get(pb.SECRET, {}), **secrets}
+    return found
+
+
+def _listener(listener: Any) -> Any:
+    made = deepcopy(listener)
+    for one in _filters(made):
+        if one.typed_config.type_url.rpartition("/")[2] in _LOGGING:
+            config = pb.unpack(one.typed_config)
+            config.ClearField("access_log")
+            config.access_log.add(**access_log())
+            one.typed_config.CopyFrom(pb.pack(config))
+    return made
+
+
+def _filters(listener: Any) -> Iterator[Any]:
+    # Reading the default chain where there is none must not make an empty one.
+    default = [listener.default_filter_chain] if listener.HasField("default_filter_chain") else []
+    for chain in (*listener.filter_chains, *default):
+        yield from chain.filters
+
+
+def _cluster(cluster: Any, names: Names) -> Any:
+    made = deepcopy(cluster)
+    made.ClearField("health_checks")
+    made.ClearField("outlier_detection")
+    if made.HasField("transport_socket") and not _is_of_the_mesh(made.transport_socket):
+        made.ClearField("transport_socket")
+    if made.type in (pb.Cluster.STRICT_DNS, pb.Cluster.LOGICAL_DNS):
+        made.type = pb.Cluster.STATIC
+        for locality in made.load_assignment.endpoints:
+            for one in locality.lb_endpoints:
+                address = one.endpoint.address.socket_address
+                address.address = names.address(address.address)
+    return made
+
+
+def _is_of_the_mesh(socket: Any) -> bool:
+    if not socket.HasField("typed_config") or not socket.typed_config.type_url.endswith(".UpstreamTlsContext"):
+        return False
+    common = pb.unpack(socket.typed_config).common_tls_context
+    return bool(common.combined_validation_context.validation_context_sds_secret_config.name == MESH_ROOTS)

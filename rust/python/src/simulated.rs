@@ -1,0 +1,138 @@
+//! A proxy that Python is the network and the clock of ([`pymesh_app::simulated`]).
+//!
+//! Plain values cross the border: connections and listeners are numbers, addresses `IP:PORT`, times nanoseconds.
+//! `pymesh._bridge.simulated` gives them types.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use pymesh_app::simulated::Effect;
+use pymesh_engine::base::time::Time;
+use pymesh_engine::{ConnKey, Decision, FilterStep, ListenerKey};
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict};
+
+use crate::host::PythonHost;
+
+/// One proxy, without sockets, threads and clock.
+#[pyclass(unsendable)]
+pub(crate) struct SimulatedProxy(pymesh_app::simulated::SimulatedProxy<PythonHost>);
+
+#[pymethods]
+impl SimulatedProxy {
+    /// Raises RuntimeError with one problem of the bootstrap a line.
+    #[new]
+    fn new(bootstrap: &str, seed: u64, unix_nanos: u64) -> PyResult<Self> {
+        pymesh_app::simulated::SimulatedProxy::new(bootstrap, seed, unix_nanos, PythonHost::new())
+            .map(SimulatedProxy)
+            .map_err(|problems| PyRuntimeError::new_err(problems.join("\n")))
+    }
+
+    fn hear(&mut self, response: &[u8]) -> Vec<String> {
+        self.0.hear(response)
+    }
+
+    fn wait(&mut self, seconds: f64) -> PyResult<Vec<String>> {
+        let time = Duration::try_from_secs_f64(seconds).map_err(|error| PyValueError::new_err(error.to_string()))?;
+        Ok(self.0.pass(time))
+    }
+
+    fn listeners(&self) -> Vec<(u64, String, String)> {
+        let listeners = self.0.listeners();
+        listeners.iter().map(|(key, one)| (key.to_bits(), one.name.to_string(), one.address.to_string())).collect()
+    }
+
+    fn accept(&mut self, listener: u64, remote: &str, local: &str, is_redirected: bool) -> PyResult<Option<u64>> {
+        let (remote, local) = (address(remote)?, address(local)?);
+        let accepted = self.0.accept(ListenerKey::from_bits(listener), remote, local, is_redirected);
+        Ok(accepted.map(ConnKey::to_bits))
+    }
+
+    fn connected(&mut self, connection: u64, local: &str) -> PyResult<()> {
+        self.0.connected(ConnKey::from_bits(connection), address(local)?);
+        Ok(())
+    }
+
+    fn receive(&mut self, connection: u64, octets: &[u8]) {
+        self.0.receive(ConnKey::from_bits(connection), octets);
+    }
+
+    fn end_of_input(&mut self, connection: u64) {
+        self.0.end_of_input(ConnKey::from_bits(connection));
+    }
+
+    fn failed(&mut self, connection: u64, reason: &str) {
+        self.0.failed(ConnKey::from_bits(connection), reason);
+    }
+
+    fn turn<'py>(&mut self, py: Python<'py>, now: u64) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        let effects = self.0.turn(Time::from_nanos(now));
+        effects.into_iter().map(|effect| shown(py, effect)).collect()
+    }
+
+    fn next_timeout(&self) -> Option<u64> {
+        self.0.next_timeout().map(Time::as_nanos)
+    }
+
+    fn take_log<'py>(&mut self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &self.0.take_log())
+    }
+
+    fn take_decisions<'py>(&mut self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
+        self.0.take_decisions().into_iter().map(|decision| told(py, decision)).collect()
+    }
+}
+
+fn address(text: &str) -> PyResult<SocketAddr> {
+    text.parse().map_err(|_| PyValueError::new_err(format!("{text:?} is not IP:PORT")))
+}
+
+fn shown(py: Python<'_>, effect: Effect) -> PyResult<Bound<'_, PyAny>> {
+    let bound = match effect {
+        Effect::Connect(key, address) => ("connect", key.to_bits(), address.to_string()).into_pyobject(py)?,
+        Effect::Send(key, octets) => ("send", key.to_bits(), PyBytes::new(py, &octets)).into_pyobject(py)?,
+        Effect::ShutdownWrite(key) => ("shutdown", key.to_bits(), py.None()).into_pyobject(py)?,
+        Effect::Close(key) => ("close", key.to_bits(), py.None()).into_pyobject(py)?,
+    };
+    Ok(bound.into_any())
+}
+
+fn told(py: Python<'_>, decision: Decision) -> PyResult<Bound<'_, PyDict>> {
+    let dict = PyDict::new(py);
+    match decision {
+        Decision::Chain { conn, listener, tls } => {
+            dict.set_item("kind", "chain")?;
+            dict.set_item("connection", conn.to_bits())?;
+            dict.set_item("listener", &*listener)?;
+            dict.set_item("tls", tls)?;
+        }
+        Decision::Failed { conn, reason } => {
+            dict.set_item("kind", "failed")?;
+            dict.set_item("connection", conn.to_bits())?;
+            dict.set_item("reason", &*reason)?;
+        }
+        Decision::Access { filter, is_enforced, allowed, policy } => {
+            dict.set_item("kind", "access")?;
+            dict.set_item("filter", &*filter)?;
+            dict.set_item("enforced", is_enforced)?;
+            dict.set_item("allowed", allowed)?;
+            dict.set_item("policy", policy.as_deref())?;
+        }
+        Decision::Filter { filter, step } => {
+            dict.set_item("kind", "filter")?;
+            dict.set_item("filter", &*filter)?;
+            dict.set_item("step", step_name(step))?;
+        }
+    }
+    Ok(dict)
+}
+
+fn step_name(step: FilterStep) -> &'static str {
+    match step {
+        FilterStep::Continues => "continues",
+        FilterStep::Waits => "waits",
+        FilterStep::Answers => "answers",
+        FilterStep::Fails => "fails",
+    }
+}

@@ -1,0 +1,1 @@
+"""`pymesh explain`: what it says, and whether the mesh does what it says."""

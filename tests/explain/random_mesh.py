@@ -1,0 +1,245 @@
+"""A mesh of few workloads, random resources for it, and random requests in it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pymesh.explain.question import Question
+
+Document = dict[str, Any]
+NAMESPACE = "shop"
+#: Who calls whom. `reviews` has two versions, told apart by subsets.
+CALLERS = ("web", "job", "reviews-v2")
+CALLED = ("reviews", "ratings")
+SUBSETS = {"reviews": ("v1", "v2"), "ratings": ("v1", "v3")}  # no workload is ratings v3
+
+_APP = """
+import os
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    do_HEAD = do_POST = do_PUT = do_DELETE = do_GET
+
+    def log_message(self, *_):
+        pass
+
+
+ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
+"""
+
+_METHODS = ("GET", "GET", "GET", "HEAD", "POST", "PUT", "DELETE")
+_PATHS = ("/", "/a", "/a/b", "/a/b/c", "/admin", "/admin/x", "/Admin", "/items/42", "/items/x", "/old/y", "/round")
+#: Other ways to write them, and ways that are refused.
+_WRITTEN = ("/a//b", "/x/../admin", "/./admin/x", "/%61dmin", "/a%2fb", "/a/b?q=/admin", "/admin?x", "/a;b", "/%zz")
+_HEADERS = ("x-a", "x-b")
+_VALUES = ("a", "b", "ab", "canary")
+_ACCOUNTS = ("web", "job", "reviews", "ratings", "other")
+
+
+def write_mesh(folder: Path) -> None:
+    """The mesh file, its app, and the folder of its resources."""
+    folder.mkdir()
+    (folder / "app.py").write_text(_APP)
+    (folder / "config").mkdir()
+
+    def app(name: str, service: str, version: str, calls: Sequence[str]) -> Document:
+        return {
+            "name": name,
+            "service": service,
+            "version": version,
+            "serviceAccount": service,
+            "command": ["python3", "app.py"],
+            "ports": {"http": "PORT"},
+            "calls": list(calls),
+        }
+
+    apps = [
+        app("web", "web", "v1", CALLED),
+        app("job", "job", "v1", CALLED),
+        app("reviews-v1", "reviews", "v1", ()),
+        app("reviews-v2", "reviews", "v2", ["ratings"]),
+        app("ratings", "ratings", "v1", ()),
+    ]
+    mesh = {
+        "apiVersion": "local.pymesh.dev/v1alpha1",
+        "kind": "LocalMesh",
+        "metadata": {"name": "random", "namespace": NAMESPACE},
+        "spec": {"config": ["config"], "apps": apps},
+    }
+    (folder / "mesh.yaml").write_text(yaml.safe_dump(mesh))
+
+
+class Maker:
+    """Makes resources and requests from a seed."""
+
+    def __init__(self, seed: int) -> None:
+        self._rng = random.Random(seed)
+
+    def documents(self, number: int) -> list[Document]:
+        """Everything for one round. A route, and a policy that only looks, tell in each proxy which round it has."""
+        found = [self._service(name) for name in ("web", "job", *CALLED)]
+        for name in CALLED:
+            found += [self._destination(name), self._virtual(name, number)]
+            found += [self._authorization(name, count) for count in range(self._rng.choice((0, 1, 1, 2, 3)))]
+        look = {"action": "AUDIT", "rules": [{}]}
+        found.append(_document("security.istio.io/v1", "AuthorizationPolicy", f"round-{number}", look))
+        if self._chance(0.5):
+            mtls = {"mtls": {"mode": self._rng.choice(("STRICT", "PERMISSIVE", "DISABLE"))}}
+            found.append(_document("security.istio.io/v1", "PeerAuthentication", "general", mtls))
+        for name in CALLED:
+            if self._chance(0.4):
+                spec = {
+                    "selector": {"matchLabels": {"app": name}},
+                    "mtls": {"mode": self._rng.choice(("STRICT", "PERMISSIVE", "DISABLE", "UNSET"))},
+                }
+                found.append(_document("security.istio.io/v1", "PeerAuthentication", name, spec))
+        return found
+
+    def question(self) -> Question:
+        """A request."""
+        rng = self._rng
+        sender = rng.choice((*CALLERS, *CALLERS, "none"))
+        service = "ratings" if sender == "reviews-v2" else rng.choice(CALLED)
+        target = rng.choice(_PATHS) if self._chance(0.75) else rng.choice(_WRITTEN)
+        headers = tuple((rng.choice(_HEADERS), rng.choice(_VALUES)) for _ in range(rng.choice((0, 0, 1, 2))))
+        # A client outside is one on this machine.
+        return Question(sender, service, rng.choice(_METHODS), target, headers, source_ip="127.0.0.1")
+
+    # --- resources ------------------------------------------------------------------------------------------------
+
+    def _service(self, name: str) -> Document:
+        ports = [{"name": "http", "port": 80, "targetPort": "http"}]
+        return _document("v1", "Service", name, {"selector": {"app": name}, "ports": ports})
+
+    def _destination(self, name: str) -> Document:
+        subsets = [{"name": one, "labels": {"version": one}} for one in SUBSETS[name]]
+        # A connection that is kept is served by the configuration with which it began.
+        pool = {"http": {"maxRequestsPerConnection": 1}}
+        spec = {"host": name, "subsets": subsets, "trafficPolicy": {"connectionPool": pool}}
+        return _document("networking.istio.io/v1", "DestinationRule", name, spec)
+
+    def _virtual(self, name: str, number: int) -> Document:
+        rules = [self._route(name, f"r{number}-{index}") for index in range(self._rng.randint(1, 4))]
+        last = {"name": f"r{number}-last", "route": [self._leads_to(name)]}
+        return _document("networking.istio.io/v1", "VirtualService", name, {"hosts": [name], "http": [*rules, last]})
+
+    def _leads_to(self, name: str) -> Document:
+        shares = SUBSETS[name] if self._chance(0.1) else SUBSETS[name][:1] if name == "ratings" else SUBSETS[name]
+        return {"destination": {"host": name, "subset": self._rng.choice(shares)}}
+
+    def _route(self, name: str, title: str) -> Document:
+        rng = self._rng
+        rule: Document = {"name": title, "match": [self._match() for _ in range(rng.choice((1, 1, 2)))]}
+        kind = rng.random()
+        if kind < 0.12:
+            rule["directResponse"] = {"status": rng.choice((200, 403, 404, 503))}
+            return rule
+        if kind < 0.24:
+            rule["redirect"] = rng.choice(({"uri": "/new"}, {"authority": "other.test"}, {"scheme": "https"}))
+            return rule
+        rule["route"] = [self._leads_to(name)]
+        if self._chance(0.3):
+            rule["rewrite"] = {"uri": rng.choice(("/", "/admin", "/new"))}
+        if self._chance(0.15):
+            rule["fault"] = {"abort": {"percentage": {"value": 100}, "httpStatus": rng.choice((418, 503))}}
+        if self._chance(0.2):
+            rule["headers"] = {"request": {"set": {rng.choice(_HEADERS): rng.choice(_VALUES)}}}
+        if self._chance(0.2):
+            rule["retries"] = {"attempts": rng.choice((0, 1))}
+        return rule
+
+    def _match(self) -> Document:
+        rng = self._rng
+        match: Document = {}
+        if self._chance(0.7):
+            path = rng.choice(_PATHS)
+            kinds = ({"exact": path}, {"prefix": path}, {"regex": rng.choice(("/a/.*", "/items/[0-9]+"))})
+            match["uri"] = rng.choice(kinds)
+        if self._chance(0.25):
+            match["method"] = {"exact": rng.choice(_METHODS)}
+        if self._chance(0.25) or not match:
+            match["headers"] = {rng.choice(_HEADERS): {"exact": rng.choice(_VALUES)}}
+        return match
+
+    def _authorization(self, name: str, number: int) -> Document:
+        rng = self._rng
+        labels = {"app": name, **({"version": rng.choice(SUBSETS[name])} if self._chance(0.3) else {})}
+        spec: Document = {
+            "selector": {"matchLabels": labels},
+            "action": rng.choice(("ALLOW", "ALLOW", "ALLOW", "DENY", "DENY", "AUDIT")),
+            "rules": [self._rule() for _ in range(rng.randint(1, 3))],
+        }
+        if spec["action"] == "ALLOW" and self._chance(0.05):
+            del spec["rules"]
+        made = _document("security.istio.io/v1", "AuthorizationPolicy", f"{name}-{number}", spec)
+        if self._chance(0.1):
+            made["metadata"]["annotations"] = {"istio.io/dry-run": "true"}
+        return made
+
+    def _rule(self) -> Document:
+        rng = self._rng
+        rule: Document = {}
+        if self._chance(0.7):
+            rule["from"] = [{"source": self._some(self._source)} for _ in range(rng.choice((1, 1, 2)))]
+        if self._chance(0.7):
+            rule["to"] = [{"operation": self._some(self._operation)} for _ in range(rng.choice((1, 1, 2)))]
+        if self._chance(0.25) or not rule:
+            values = {rng.choice(("values", "notValues")): [rng.choice((*_VALUES, "a*", "*"))]}
+            rule["when"] = [{"key": f"request.headers[{rng.choice(_HEADERS)}]", **values}]
+        return rule
+
+    def _some(self, one: Callable[[], tuple[str, list[str]]]) -> Document:
+        return dict(one() for _ in range(self._rng.choice((1, 1, 2))))
+
+    def _source(self) -> tuple[str, list[str]]:
+        rng = self._rng
+        account = rng.choice(_ACCOUNTS)
+        return rng.choice(
+            (
+                ("principals", [f"cluster.local/ns/{NAMESPACE}/sa/{account}"]),
+                ("principals", [rng.choice(("*", "cluster.local/*", f"*/sa/{account}"))]),
+                ("notPrincipals", [f"cluster.local/ns/{NAMESPACE}/sa/{account}"]),
+                ("serviceAccounts", [account, "other"]),
+                ("notServiceAccounts", [account]),
+                ("namespaces", [rng.choice((NAMESPACE, "other", "sh*"))]),
+                ("notNamespaces", ["other"]),
+                ("ipBlocks", [rng.choice(("127.0.0.0/8", "10.0.0.0/8"))]),
+                ("trustDomains", [rng.choice(("cluster.local", "other.test"))]),
+            )
+        )
+
+    def _operation(self) -> tuple[str, list[str]]:
+        rng = self._rng
+        path = rng.choice((*_PATHS, "/a/*", "/admin*", "*/x", "/items/{*}", "/a/{**}"))
+        return rng.choice(
+            (
+                ("paths", [path]),
+                ("paths", [path, rng.choice(_PATHS)]),
+                ("notPaths", [path]),
+                ("methods", [rng.choice(_METHODS), "GET"]),
+                ("notMethods", [rng.choice(_METHODS)]),
+                ("hosts", [rng.choice(("*", "other.test", "*.cluster.local"))]),
+                ("ports", [rng.choice(("80", "8080"))]),
+                ("notPorts", ["8080"]),
+            )
+        )
+
+    def _chance(self, share: float) -> bool:
+        return self._rng.random() < share
+
+
+def _document(version: str, kind: str, name: str, spec: Document) -> Document:
+    return {"apiVersion": version, "kind": kind, "metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec}

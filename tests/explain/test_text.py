@@ -1,0 +1,134 @@
+"""What `pymesh explain` says, word by word: `expected/NAME.txt` begins with the command, and its output follows."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from pymesh.cli.main import main
+
+HERE = Path(__file__).parent
+EXPECTED = sorted((HERE / "expected").glob("*.txt"))
+_PROMPT = "$ pymesh "
+
+
+def explain(*words: str) -> Result:
+    return CliRunner().invoke(main, ["explain", *words])
+
+
+@pytest.mark.parametrize("file", EXPECTED, ids=lambda file: file.stem)
+def test_it_says(file: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(HERE)
+    command, _, expected = file.read_text().partition("\n")
+    done = CliRunner().invoke(main, shlex.split(command.removeprefix(_PROMPT)))
+    if request.config.getoption("--regen-explained"):
+        file.write_text(f"{command}\n{done.output}")
+        return
+    assert (done.exit_code, done.output) == (0, expected)
+
+
+def test_for_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(HERE)
+    words = ["--config", "mesh", "--from", "front-1", "--to", "orders.back", "--json"]
+    story = json.loads(explain(*words, "DELETE /internal/x").output)
+    assert (story["status"], story["answered_by"]) == (403, "orders-v1.back")
+    assert story["details"].endswith("{ns[back]-policy[readers]-rule[0]:method,not_path}")
+    assert [(hop["proxy"], hop["is_on_the_way"]) for hop in story["hops"]] == [
+        ("front-1.shop", True),
+        ("orders-v1.back", True),
+    ]
+    refused = [step for step in story["hops"][1]["steps"] if step["what"] == "REFUSES"]
+    assert [step["at"] for step in refused] == ["mesh/policies.yaml:7:7"]
+
+
+MESH = "--config", "mesh"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["--from", "front-1", "--to", "orders"],
+            "say where the mesh is described\nhint: --config DIR, or --admin HOST:PORT of a running control plane",
+        ),
+        (
+            [*MESH, "--from", "fronf-1", "--to", "orders"],
+            "no workload of the mesh is called 'fronf-1'\nhint: did you mean 'front-1'?",
+        ),
+        (
+            [*MESH, "--from", "front-1", "--to", "ordesr"],
+            "there is no service 'ordesr'\nhint: did you mean 'orders'?",
+        ),
+        (
+            [*MESH, "--from", "front-1", "--to", "orders", "--port", "81"],
+            "orders.back.svc.cluster.local has no port 81\nhint: known: 80, 9000",
+        ),
+        (
+            [*MESH, "--from", "spiffe://cluster.local/sa/x", "--to", "orders"],
+            "--from 'spiffe://cluster.local/sa/x' is no identity\n"
+            "hint: spiffe://cluster.local/ns/NAMESPACE/sa/SERVICEACCOUNT",
+        ),
+        (
+            [*MESH, "--from", "shop/Front", "--to", "orders"],
+            "--from 'shop/Front': service account 'Front' is not a DNS name in lower case",
+        ),
+        (
+            [*MESH, "--from", "legacy-1", "--to", "orders"],
+            "'legacy-1' has no proxy: its WorkloadEntry lacks the label security.istio.io/tlsMode: istio\n"
+            "hint: --from none is somebody without one",
+        ),
+        (
+            [*MESH, "--from", "none", "--to", "empty"],
+            "empty.back.svc.cluster.local port 80 has no endpoints\nhint: no workload has the labels of its selector",
+        ),
+        (
+            [*MESH, "--from", "door", "--to", "orders", "--port", "81"],
+            "gateway door.shop has no port 81\nhint: --port; known: 8080",
+        ),
+        (
+            [*MESH, "--from", "front-1", "--to", "orders", "GET"],
+            "'GET' is no request\nhint: write it as in \"GET /path\"",
+        ),
+        (
+            [*MESH, "--from", "front-1", "--to", "orders", "GET /ä"],
+            "'/ä' has characters that no request has\nhint: write them as %XX",
+        ),
+        (
+            [*MESH, "--from", "front-1", "--to", "orders", "--header", "x-next"],
+            "'x-next' is no header\nhint: write it as in \"x-user: ann\"",
+        ),
+        (
+            [*MESH, "--from", "front-1", "--to", "orders", "--header", "Host: x"],
+            "header 'Host' cannot be set\nhint: use --host",
+        ),
+        (
+            [*MESH, "--from", "front-1", "--to", "orders", "--header", "content-length: 3"],
+            "header 'content-length' cannot be set\nhint: a request is explained without its body",
+        ),
+        (
+            [*MESH, "--from", "front-1", "--to", "orders", "--host", "a b"],
+            "--host 'a b' is no host\nhint: as in shop.example or shop.example:8080",
+        ),
+        (
+            [*MESH, "--from", "none", "--to", "orders", "--source-ip", "10.0.0"],
+            "--source-ip '10.0.0' is no IP address\nhint: as in 203.0.113.7",
+        ),
+        (
+            ["--config", "nowhere", "--from", "none", "--to", "orders"],
+            "nowhere: error: there is no such folder\n  hint: --config names a folder of YAML files",
+        ),
+        (
+            ["--admin", "127.0.0.1:1", "--from", "none", "--to", "orders"],
+            "http://127.0.0.1:1/debug/syncz: [Errno 111] Connection refused\n"
+            "hint: --admin is the control plane's admin address, as in 127.0.0.1:15014",
+        ),
+    ],
+)
+def test_what_cannot_be_asked(words: list[str], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(HERE)
+    done = explain(*words)
+    assert (done.exit_code, done.stderr) == (1, f"error: {said}\n")
