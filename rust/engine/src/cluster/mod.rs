@@ -54,6 +54,8 @@ pub(crate) struct ClusterRuntime {
     /// This worker asks them.
     pub checks: Option<Checks>,
     commons: Arc<Commons>,
+    /// Requests that filters hold back, and that were to go here.
+    pub awaited: usize,
     /// No snapshot names it any more; it goes when its last connection does.
     pub removed: bool,
 }
@@ -83,6 +85,7 @@ impl ClusterRuntime {
             health_version: 0,
             checks: None,
             commons: commons.clone(),
+            awaited: 0,
             removed: false,
         };
         if cluster.rebuild_hosts(now, rng) {
@@ -209,7 +212,7 @@ impl ClusterRuntime {
     /// Nothing is left of it, and nothing will come: requests between two
     /// attempts still have theirs.
     pub fn is_over(&self) -> bool {
-        self.removed && self.load.is_empty()
+        self.removed && self.load.is_empty() && self.awaited == 0
     }
 
     /// Forgets a host that is neither listed nor in use.

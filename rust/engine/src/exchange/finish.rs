@@ -142,6 +142,7 @@ impl Engine {
         let Some(mut exchange) = self.exchanges.remove(key) else { return };
         self.cut_mirrors(&mut exchange);
         self.stop_asking(&mut exchange);
+        self.stop_awaiting(&mut exchange);
         if let Some(http) = &exchange.http {
             http.stats.downstream_rq_active.dec();
             if exchange.tunnel.is_counted {

@@ -105,6 +105,8 @@ pub struct Exchange {
     /// By the filter's place in its chain.
     pub(crate) memories: Vec<(usize, Memory)>,
     pub(crate) filter_resumes_at: Time,
+    /// Where it was to go when a filter began to hold it back, which stays until it has gone there.
+    pub(crate) awaited: Option<ClusterKey>,
     /// The question that it waits for, if that is its own.
     pub(crate) asking: Option<ExchangeKey>,
     /// What filters have found out.

@@ -7,7 +7,7 @@ use pymesh_model::http::{RouteSource, Underscores};
 use pymesh_model::overload::OverloadAction;
 use pymesh_model::route::{Action, ClusterChoice, RouteTable, Upgrade};
 
-use super::{sticky, ExchangeKey, GrpcWeb, LocalReply, Routed, Stage};
+use super::{sticky, Exchange, ExchangeKey, GrpcWeb, LocalReply, Routed, Stage};
 use crate::cluster::ClusterKey;
 use crate::engine::Engine;
 use crate::route;
@@ -196,10 +196,35 @@ impl Engine {
     pub(crate) fn name_cluster(&mut self, key: ExchangeKey) -> Option<ClusterKey> {
         let exchange = self.exchanges.get(key)?;
         let name = exchange.routed.as_ref()?.cluster_name(&exchange.request)?;
-        let cluster = std::str::from_utf8(name).ok().and_then(|name| self.cluster_named(name))?;
+        let known = std::str::from_utf8(name).ok().and_then(|name| self.cluster_named(name));
+        let is_it = |key: &ClusterKey| self.clusters.get(*key).is_some_and(|kept| kept.config.name.as_bytes() == name);
+        let cluster = known.or_else(|| exchange.awaited.filter(is_it))?;
         let config = self.clusters.get(cluster).map(|cluster| cluster.config.clone());
         self.exchanges.get_mut(key)?.cluster_config = config;
         Some(cluster)
+    }
+
+    /// A filter holds a request back. Its route was chosen by the tables of now, so the cluster of now stays for it,
+    /// however the configuration changes meanwhile.
+    pub(crate) fn await_cluster(&mut self, key: ExchangeKey) {
+        if self.exchanges.get(key).is_none_or(|exchange| exchange.awaited.is_some()) {
+            return;
+        }
+        let Some(cluster_key) = self.name_cluster(key) else { return };
+        let (Some(cluster), Some(exchange)) = (self.clusters.get_mut(cluster_key), self.exchanges.get_mut(key)) else {
+            return;
+        };
+        cluster.awaited += 1;
+        exchange.awaited = Some(cluster_key);
+    }
+
+    /// The end of [`Engine::await_cluster`].
+    pub(crate) fn stop_awaiting(&mut self, exchange: &mut Exchange) {
+        let Some(cluster_key) = exchange.awaited.take() else { return };
+        if let Some(cluster) = self.clusters.get_mut(cluster_key) {
+            cluster.awaited = cluster.awaited.saturating_sub(1);
+        }
+        self.drop_cluster_if_over(cluster_key);
     }
 
     /// What the client has sent behind its request is not known to be HTTP: its connection is closed.

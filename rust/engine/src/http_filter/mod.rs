@@ -207,7 +207,10 @@ impl Engine {
         match step {
             Step::Continue => {}
             Step::Reply(reply) => self.reply_locally(key, reply),
-            Step::Wait(_) => self.arm_request_timeout(key),
+            Step::Wait(_) => {
+                self.await_cluster(key);
+                self.arm_request_timeout(key);
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! Built-in HTTP filters: which of them a request passes, and what those make of it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,6 +72,29 @@ fn the_upstream_has_its_whole_time_after_a_delay() {
     assert_eq!(rig.text(client), "");
     rig.pass(Duration::from_millis(1));
     assert!(rig.text(client).starts_with("HTTP/1.1 504 "));
+}
+
+#[test]
+fn a_delayed_request_goes_where_it_was_to_go_although_nobody_else_does_any_more() {
+    let setup = fault(delay(20));
+    let snapshot = super::rig::snapshot(&setup);
+    let mut rig = Rig::with(snapshot.clone());
+    let (client, leaving) = (rig.accept(), rig.accept());
+    rig.receive(client, GET);
+    rig.receive(leaving, GET);
+    let without = pymesh_model::Snapshot { version: 2, clusters: HashMap::new(), ..(*snapshot).clone() };
+    rig.engine.apply(Arc::new(without));
+    let late = rig.accept();
+    rig.receive(late, GET);
+    rig.engine.failed(leaving, "reset");
+    rig.pass(Duration::from_secs(20));
+    let upstream = rig.open();
+    rig.receive(upstream, OK);
+    assert!(rig.text(client).starts_with("HTTP/1.1 200 "));
+    assert!(rig.text(late).starts_with("HTTP/1.1 503 "), "it came when the cluster was gone");
+    rig.engine.failed(upstream, "closed");
+    rig.work();
+    assert_eq!(rig.engine.census().retired_clusters, 0);
 }
 
 #[test]
