@@ -248,8 +248,8 @@ def _set_tls(
     ]
     identities += service.subject_alt_names
     transport = tls.outbound(proxy, identities, f"outbound_.{port.number}_._.{service.host}", alpn)
-    if cluster.type == pb.Cluster.ORIGINAL_DST:
-        # An endpoint that the client chose is an address without labels.
+    if wanted is not None or cluster.type == pb.Cluster.ORIGINAL_DST:
+        # Who asks for it means every endpoint; and one that the client chose is an address without labels.
         cluster.transport_socket.CopyFrom(pb.message("envoy.config.core.v3.TransportSocket")(**transport))
         return
     # Which endpoints speak it is known per endpoint, so that a service can join the mesh one by one.
