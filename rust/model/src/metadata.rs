@@ -40,6 +40,11 @@ impl Struct {
         self.0.get(at).map(|(_, value)| value)
     }
 
+    /// It says nothing.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Every key with its value.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Value)> {
         self.0.iter().map(|(key, value)| (&**key, value))

@@ -34,7 +34,7 @@ mod verify;
 pub use certificate::{PeerIdentity, SubjectAltNames};
 pub use config::{client_config, server_config};
 pub use error::{Reason, Refusal, TlsError};
-pub use resolve::presented_uris;
+pub use resolve::{presented_name, presented_uris};
 pub use secret::{CertificateDescription, PrivateKey, SecretError, SecretProblem, Validity};
 pub use session::Session;
 pub use store::{SecretDescription, SecretStore};

@@ -52,6 +52,13 @@ pub fn presented_uris(names: &[SecretName], store: &SecretStore, sni: Option<&st
     identity(names, store, sni, &[]).map_or_else(Vec::new, |identity| identity.uris().to_vec())
 }
 
+/// Who such a certificate says that the server is: its first URI, else its first DNS name, else its subject.
+pub fn presented_name(names: &[SecretName], store: &SecretStore, sni: Option<&str>) -> Option<String> {
+    let identity = identity(names, store, sni, &[])?;
+    let leaf = identity.chain.first()?;
+    Some(leaf.sans.uri.first().or(leaf.sans.dns.first()).unwrap_or(&leaf.subject).clone())
+}
+
 impl fmt::Debug for Presented {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Presented").field(&self.names).finish()

@@ -181,6 +181,11 @@ impl Session {
         self.peer.clone()
     }
 
+    /// The certificate itself, in DER.
+    pub fn peer_certificate(&self) -> Option<&[u8]> {
+        self.connection.peer_certificates()?.first().map(|leaf| leaf.as_ref())
+    }
+
     /// The peer said close_notify: it sends no more. An end of the transport
     /// without it is a truncation.
     pub fn peer_closed(&self) -> bool {

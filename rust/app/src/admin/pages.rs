@@ -33,6 +33,12 @@ const FAULT: Family =
     Family { stat: "http", infix: "fault", metric: "envoy_http_fault", label: "envoy_http_conn_manager_prefix" };
 /// Its names are whole, up to the counter's: a configured prefix may stand before that.
 const RBAC: Family = Family { stat: "", infix: "", metric: "envoy_rbac", label: "envoy_rbac_prefix" };
+/// Likewise.
+const EXT_AUTHZ: Family =
+    Family { stat: "", infix: "", metric: "envoy_http_ext_authz", label: "envoy_ext_authz_prefix" };
+/// Likewise.
+const CLUSTER_EXT_AUTHZ: Family =
+    Family { stat: "", infix: "", metric: "envoy_cluster_ext_authz", label: "envoy_ext_authz_prefix" };
 const LOCAL_RATE_LIMIT: Family = Family {
     stat: "",
     infix: "http_local_rate_limit",
@@ -147,6 +153,8 @@ fn each(groups: &Groups, mut f: impl FnMut(&Family, &str, &'static str, Kind, u6
     walk(&FAULT, &groups.fault, &mut f);
     walk(&RBAC, &groups.rbac, &mut f);
     walk(&RBAC, &groups.rbac_shadow, &mut f);
+    walk(&EXT_AUTHZ, &groups.ext_authz, &mut f);
+    walk(&CLUSTER_EXT_AUTHZ, &groups.cluster_ext_authz, &mut f);
     walk(&LOCAL_RATE_LIMIT, &groups.local_rate_limits, &mut f);
     walk(&TCP, &groups.tcp, &mut f);
     walk(&LISTENER, &groups.listeners, &mut f);

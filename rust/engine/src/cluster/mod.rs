@@ -25,7 +25,7 @@ use crate::check::Checks;
 use crate::conn::ConnKey;
 use crate::health::{ClusterHealth, Flags};
 use crate::shared::{Commons, Load, Resource};
-use crate::telemetry::stats::{ClusterStats, Http2Stats};
+use crate::telemetry::stats::{ClusterExtAuthzStats, ClusterStats, Http2Stats};
 use balance::{Listed, Pick, Picker};
 use host::Host;
 use original::OriginalHosts;
@@ -38,6 +38,8 @@ pub(crate) struct ClusterRuntime {
     pub config: Arc<Cluster>,
     pub stats: Arc<ClusterStats>,
     pub http2: Arc<Http2Stats>,
+    /// Of external authorization, each by the name in front of its counters; most clusters have none.
+    pub ext_authz: Vec<(Arc<str>, Arc<ClusterExtAuthzStats>)>,
     pub hosts: Slab<Host>,
     /// The hosts in the configuration.
     listed: Vec<Listed>,
@@ -75,6 +77,7 @@ impl ClusterRuntime {
             config,
             stats,
             http2,
+            ext_authz: Vec::new(),
             hosts: Slab::default(),
             listed: Vec::new(),
             picker: Picker::default(),

@@ -19,6 +19,7 @@ mod chain;
 mod client;
 mod close;
 mod drain;
+mod ext_authz;
 mod feed;
 mod guard;
 mod listener_filters;

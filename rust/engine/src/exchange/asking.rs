@@ -31,9 +31,10 @@
 
 use std::time::Duration;
 
-use pymesh_http::{Headers, RequestHead, ResponseHead};
+use pymesh_http::{Headers, Known, RequestHead, ResponseHead};
 
 use super::detached::{Detached, Owner, Unanswered};
+use super::forward::decimal;
 use super::{Exchange, ExchangeKey, Stage};
 use crate::engine::Engine;
 use crate::http_filter::Memory;
@@ -48,7 +49,6 @@ pub(crate) struct Waiter {
 }
 
 /// What is asked, but for its head.
-#[allow(dead_code)] // Until a filter asks.
 pub(crate) struct Question<'a> {
     /// Name of the cluster that is asked.
     pub cluster: &'a str,
@@ -56,6 +56,8 @@ pub(crate) struct Question<'a> {
     pub timeout: Duration,
     /// Octets of the answer's body that are kept.
     pub keep: usize,
+    /// Who is asked is told by whom, in `x-forwarded-for`.
+    pub tells_the_way: bool,
     pub body: &'a [u8],
 }
 
@@ -63,7 +65,6 @@ pub(crate) struct Question<'a> {
 pub(crate) type Heard = Result<Told, Unanswered>;
 
 /// The answer to a request's own question.
-#[allow(dead_code)] // Until a filter asks.
 #[derive(Debug)]
 pub(crate) struct Told {
     pub head: ResponseHead,
@@ -75,7 +76,6 @@ pub(crate) struct Told {
 }
 
 impl Engine {
-    #[allow(dead_code)] // Until a filter asks.
     /// Asks on behalf of `owner`. `None`: there is no such cluster.
     pub(crate) fn ask(
         &mut self,
@@ -83,9 +83,18 @@ impl Engine {
         question: &Question<'_>,
         write_head: impl FnOnce(&mut RequestHead),
     ) -> Option<ExchangeKey> {
-        let cluster = *self.cluster_names.get(question.cluster)?;
-        let detached = Detached { keep: question.keep, tells_the_way: true, ..Detached::of(owner) };
-        let key = self.begin_detached(detached, cluster, question.timeout, write_head);
+        let cluster = self.cluster_named(question.cluster)?;
+        let (keep, tells_the_way) = (question.keep, question.tells_the_way);
+        let detached = Detached { keep, tells_the_way, ..Detached::of(owner) };
+        let key = self.begin_detached(detached, cluster, question.timeout, |head| {
+            write_head(head);
+            // What whoever is asked knows a question of a proxy by, and how long that waits.
+            head.headers.set(b"x-envoy-internal", b"true");
+            if !question.timeout.is_zero() {
+                let millis = decimal(u64::try_from(question.timeout.as_millis()).unwrap_or(u64::MAX));
+                head.headers.set_known(Known::XEnvoyExpectedRqTimeoutMs, millis.as_bytes());
+            }
+        });
         if !question.body.is_empty() {
             self.request_data(key, question.body);
         }
@@ -93,7 +102,6 @@ impl Engine {
         Some(key)
     }
 
-    #[allow(dead_code)] // Until a filter asks.
     /// Asks on behalf of one request, which is lent and then has to wait; false if there is no such cluster.
     pub(crate) fn ask_for(
         &mut self,
@@ -140,7 +148,6 @@ impl Engine {
 }
 
 impl Exchange {
-    #[allow(dead_code)] // Until a filter asks.
     /// What has come of the question of the filter at `index`, once.
     pub(crate) fn heard(&mut self, index: usize) -> Option<Heard> {
         let is_heard = |(of, memory): &(usize, Memory)| *of == index && matches!(memory, Memory::Heard(_));

@@ -112,6 +112,16 @@ impl Engine {
         self.edits = due;
     }
 
+    /// The headers that are to be added, with their values; those that are empty are left out.
+    pub(crate) fn rendered(&self, exchange: &Exchange, edit: &HeaderEdit) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let render = |add: &HeaderAdd| {
+            let mut value = Vec::new();
+            self.render_value(exchange, add, &mut value);
+            (!value.is_empty() || add.keep_empty).then(|| (add.name.as_bytes().to_vec(), value))
+        };
+        edit.add.iter().filter_map(render).collect()
+    }
+
     /// Puts what is to be added behind `values`.
     pub(super) fn render_value(&self, exchange: &Exchange, add: &HeaderAdd, values: &mut Vec<u8>) {
         let begin = values.len();

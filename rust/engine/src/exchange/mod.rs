@@ -6,6 +6,7 @@
 //! is the table of the stages below.
 
 mod asking;
+mod collect;
 mod detached;
 mod drop_overload;
 mod edit;
@@ -48,8 +49,8 @@ use crate::listener::HttpRuntime;
 use crate::route::matcher::Unrouted;
 use crate::telemetry::{details, Details, Facts, Flags};
 
-#[allow(unused_imports)] // Until a filter asks.
 pub(crate) use asking::{Heard, Question, Told, Waiter};
+pub(crate) use collect::Collect;
 pub(crate) use detached::{Answer, Detached, Owner, Unanswered};
 pub(crate) use edit::Due;
 pub(crate) use failure::Failure;
@@ -109,6 +110,8 @@ pub struct Exchange {
     pub(crate) awaited: Option<ClusterKey>,
     /// The question that it waits for, if that is its own.
     pub(crate) asking: Option<ExchangeKey>,
+    /// It waits for its body, as far as a filter wants to see that.
+    pub(crate) collects: Option<Collect>,
     /// What filters have found out.
     pub(crate) metadata: Metadata,
     /// The router has done its part on the response's head.
@@ -323,7 +326,8 @@ impl Engine {
             match before {
                 Stage::Arrived => self.on_arrived(key),
                 Stage::RequestFilter(index) => self.run_request_filter(key, index),
-                Stage::FilterWaits(_) | Stage::BackingOff | Stage::Pending => return,
+                Stage::FilterWaits(index) => self.collect_body(key, index),
+                Stage::BackingOff | Stage::Pending => return,
                 Stage::Picking => self.pick_upstream(key),
                 Stage::Flowing => {
                     self.pump_request(key);

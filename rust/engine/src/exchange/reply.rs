@@ -73,6 +73,7 @@ impl Engine {
             }
         }
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        exchange.collects = None;
         exchange.is_local = true;
         exchange.is_verbatim = reply.is_verbatim;
         exchange.has_response = true;

@@ -7,7 +7,7 @@ use pymesh_model::http::{RouteSource, Underscores};
 use pymesh_model::overload::OverloadAction;
 use pymesh_model::route::{Action, ClusterChoice, RouteTable, Upgrade};
 
-use super::{sticky, Exchange, ExchangeKey, GrpcWeb, LocalReply, Routed, Stage};
+use super::{sticky, Collect, Exchange, ExchangeKey, GrpcWeb, LocalReply, Routed, Stage};
 use crate::cluster::ClusterKey;
 use crate::engine::Engine;
 use crate::route;
@@ -353,7 +353,8 @@ impl Engine {
         self.exchanges.get(key).is_some_and(|exchange| {
             let waiting = exchange.request_body.waiting().len();
             let has_sink = matches!(exchange.stage, Stage::Flowing);
-            !exchange.is_local && (waiting >= self.options.stream_buffer || has_sink && waiting > 0)
+            let room = self.options.stream_buffer.max(exchange.collects.map_or(0, Collect::room));
+            !exchange.is_local && (waiting >= room || has_sink && waiting > 0)
         })
     }
 }

@@ -357,7 +357,7 @@ impl Engine {
 
     /// `Expect: 100-continue`: the client may send its body, since somebody
     /// is there to take it (RFC 9110 section 10.1.1).
-    pub(super) fn send_continue(&mut self, key: ExchangeKey) {
+    pub(crate) fn send_continue(&mut self, key: ExchangeKey) {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         if !exchange.expects_continue || exchange.sent_continue || exchange.request_body.total > 0 {
             return;

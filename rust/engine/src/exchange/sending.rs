@@ -200,7 +200,7 @@ impl Engine {
     }
 
     /// The upstream took octets that the client's flow control waits for.
-    fn release_downstream(&mut self, key: ExchangeKey, n: usize) {
+    pub(super) fn release_downstream(&mut self, key: ExchangeKey, n: usize) {
         let Some(exchange) = self.exchanges.get(key) else { return };
         let (Some(down), stream) = (exchange.down, exchange.down_stream) else { return };
         let Some(conn) = self.conns.get_mut(down) else { return };

@@ -17,6 +17,7 @@
 
 mod cors;
 mod descriptors;
+mod ext_authz;
 mod fault;
 mod local_rate_limit;
 mod rbac;
@@ -30,7 +31,7 @@ use crate::base::rng::Rng;
 use crate::base::time::Time;
 use crate::decisions::{Decision, FilterStep};
 use crate::engine::{Engine, Options};
-use crate::exchange::{Exchange, ExchangeKey, Heard, LocalReply, Stage};
+use crate::exchange::{Collect, Exchange, ExchangeKey, Heard, LocalReply, Stage, Waiter};
 use crate::filter::{FilterCall, Phase};
 use crate::telemetry::stats::CorsStats;
 pub(crate) use local_rate_limit::{Buckets, Limiter, Limiters};
@@ -57,6 +58,7 @@ enum Filter {
     Cors(Arc<CorsStats>),
     Fault(fault::FaultFilter),
     Rbac(rbac::RbacFilter),
+    ExtAuthz(ext_authz::ExtAuthzFilter),
     LocalRateLimit(Limiter),
 }
 
@@ -70,6 +72,10 @@ enum Step {
     Continue,
     /// It is asked again when it is woken, at the latest at this time.
     Wait(Time),
+    /// It is asked again when so much of the body is there.
+    Collect(Collect),
+    /// On to the next filter, and the route is chosen again.
+    Reroute,
     /// It answers itself.
     Reply(LocalReply),
 }
@@ -79,6 +85,7 @@ pub(crate) enum Memory {
     Cors(cors::Origin),
     Fault(fault::Suffering),
     Limit(local_rate_limit::Limited),
+    ExtAuthz(ext_authz::State),
     /// What has come of its question.
     Heard(Box<Heard>),
 }
@@ -101,6 +108,9 @@ impl Chain {
                     active: commons.faults.get(prefix, Default::default),
                 }),
                 FilterKind::Rbac(config) => Filter::Rbac(rbac::RbacFilter::new(config, prefix, options)),
+                FilterKind::ExtAuthz(config) => {
+                    Filter::ExtAuthz(ext_authz::ExtAuthzFilter::new(config, prefix, options))
+                }
                 FilterKind::LocalRateLimit(config) => Filter::LocalRateLimit(Limiter::new(config, now, options)),
             },
         };
@@ -132,8 +142,8 @@ impl Step {
     /// As it is told to whoever wants to know.
     fn told(&self) -> FilterStep {
         match self {
-            Step::Continue => FilterStep::Continues,
-            Step::Wait(_) => FilterStep::Waits,
+            Step::Continue | Step::Reroute => FilterStep::Continues,
+            Step::Wait(_) | Step::Collect(_) => FilterStep::Waits,
             Step::Reply(_) => FilterStep::Answers,
         }
     }
@@ -190,6 +200,10 @@ impl Engine {
             Filter::Cors(stats) => cors::on_request(self, &mut exchange, (index, link.id), stats),
             Filter::Fault(fault) => fault::on_request(self, &mut exchange, (index, link.id), fault),
             Filter::Rbac(rbac) => rbac::on_request(self, &mut exchange, (link.id, &link.name), rbac),
+            Filter::ExtAuthz(authz) => {
+                let waiter = Waiter { exchange: key, filter: index };
+                ext_authz::on_request(self, &mut exchange, waiter, link.id, authz)
+            }
             Filter::LocalRateLimit(limiter) => {
                 local_rate_limit::on_request(self, &mut exchange, (index, link.id), limiter)
             }
@@ -197,7 +211,12 @@ impl Engine {
         };
         self.decisions.tell(|| Decision::Filter { filter: link.name.clone(), step: step.told() });
         match &step {
-            Step::Continue | Step::Reply(_) => exchange.stage = Stage::RequestFilter(index + 1),
+            Step::Continue | Step::Reroute | Step::Reply(_) => exchange.stage = Stage::RequestFilter(index + 1),
+            Step::Collect(collect) => {
+                exchange.stage = Stage::FilterWaits(index);
+                exchange.filter_resumes_at = Time::NEVER;
+                exchange.collects = Some(*collect);
+            }
             Step::Wait(until) => {
                 exchange.stage = Stage::FilterWaits(index);
                 exchange.filter_resumes_at = *until;
@@ -206,10 +225,16 @@ impl Engine {
         self.exchanges.give_back(key, exchange);
         match step {
             Step::Continue => {}
+            Step::Reroute => self.choose_route(key),
             Step::Reply(reply) => self.reply_locally(key, reply),
             Step::Wait(_) => {
                 self.await_cluster(key);
                 self.arm_request_timeout(key);
+            }
+            Step::Collect(_) => {
+                self.await_cluster(key);
+                self.send_continue(key);
+                self.make_ready(key);
             }
         }
     }
@@ -237,6 +262,7 @@ impl Engine {
             }
             Filter::Cors(_) => cors::on_response(exchange, at),
             Filter::Fault(_) | Filter::Rbac(_) => {}
+            Filter::ExtAuthz(_) => ext_authz::on_response(exchange, at),
             Filter::LocalRateLimit(_) => {
                 let Some(mut exchange) = self.exchanges.lend(key) else { return };
                 local_rate_limit::on_response(self, &mut exchange, at);

@@ -182,6 +182,10 @@ pub mod details {
     pub const FILTER_REFUSED: &str = "filter_reply";
     pub const FILTER_FAILED: &str = "filter_failed";
     pub const CORS_RESPONSE: &str = "cors_response";
+    pub const EXT_AUTHZ_DENIED: &str = "ext_authz_denied";
+    pub const EXT_AUTHZ_ERROR: &str = "ext_authz_error";
+    pub const EXT_AUTHZ_INVALID: &str = "ext_authz_invalid";
+    pub const REQUEST_PAYLOAD_TOO_LARGE: &str = "request_payload_too_large";
     pub const LOCAL_RATE_LIMITED: &str = "local_rate_limited";
     pub const FAULT_FILTER_ABORT: &str = "fault_filter_abort";
     pub const OVERLOAD: &str = "overload";

@@ -161,6 +161,7 @@ stats! {
         downstream_rq_completed: Counter,
         downstream_rq_rx_reset: Counter,
         downstream_rq_tx_reset: Counter,
+        downstream_rq_too_large: Counter,
         downstream_rq_timeout: Counter,
         downstream_rq_ws_on_non_ws_route: Counter,
         downstream_rq_header_timeout: Counter,
@@ -254,6 +255,31 @@ stats! {
     RbacShadowStats {
         shadow_allowed: Counter,
         shadow_denied: Counter,
+    }
+}
+
+stats! {
+    /// `http.<stat_prefix>.ext_authz.*`, names as Envoy's.
+    ExtAuthzStats {
+        ok: Counter,
+        denied: Counter,
+        error: Counter,
+        disabled: Counter,
+        failure_mode_allowed: Counter,
+        invalid: Counter,
+        ignored_dynamic_metadata: Counter,
+        request_header_limits_reached: Counter,
+    }
+}
+
+stats! {
+    /// `cluster.<name>.ext_authz.*`, of requests for a cluster.
+    ClusterExtAuthzStats {
+        ok: Counter,
+        denied: Counter,
+        error: Counter,
+        failure_mode_allowed: Counter,
+        invalid: Counter,
     }
 }
 
@@ -391,6 +417,10 @@ pub struct Groups {
     pub rbac: Group<RbacStats>,
     /// Likewise.
     pub rbac_shadow: Group<RbacShadowStats>,
+    /// Likewise.
+    pub ext_authz: Group<ExtAuthzStats>,
+    /// Likewise.
+    pub cluster_ext_authz: Group<ClusterExtAuthzStats>,
     pub local_rate_limits: Group<LocalRateLimitStats>,
     pub tcp: Group<TcpStats>,
     pub listeners: Group<ListenerStats>,
@@ -449,6 +479,16 @@ impl Hub {
     /// Adds a worker's counters for access policies that are not enforced.
     pub fn rbac_shadow(&self, worker: usize, name: &Arc<str>) -> Arc<RbacShadowStats> {
         join(&mut self.lock().rbac_shadow, worker, name)
+    }
+
+    /// Adds a worker's counters for external authorization, by their name up to the counter's.
+    pub fn ext_authz(&self, worker: usize, name: &Arc<str>) -> Arc<ExtAuthzStats> {
+        join(&mut self.lock().ext_authz, worker, name)
+    }
+
+    /// Adds a worker's counters for external authorization of what is meant for a cluster.
+    pub fn cluster_ext_authz(&self, worker: usize, name: &Arc<str>) -> Arc<ClusterExtAuthzStats> {
+        join(&mut self.lock().cluster_ext_authz, worker, name)
     }
 
     /// Adds a worker's counters for local rate limits of a prefix.

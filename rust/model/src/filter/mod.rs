@@ -5,6 +5,7 @@
 //! table is translated: each route, and each entry of its weighted clusters, holds what counts for it ([`RouteFilters`]).
 
 mod cors;
+mod ext_authz;
 mod fault;
 mod local_rate_limit;
 pub mod rbac;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use cors::CorsPolicy;
+pub use ext_authz::{AuthzBody, AuthzRoute, AuthzRouteBody, AuthzService, ExtAuthz, GrpcAuthz, HeaderNames, HttpAuthz};
 pub use fault::{AbortStatus, Fault, FaultAbort, FaultDelay, FaultDuration, Percentage};
 pub use local_rate_limit::{LimitAction, LimitDescriptor, LocalRateLimit, RateLimit, TokenBucket, VirtualHostLimits};
 pub use rbac::Rbac;
@@ -43,6 +45,8 @@ pub enum FilterKind {
     Fault(Arc<Fault>),
     /// `envoy.filters.http.rbac`: who may do what.
     Rbac(Arc<Rbac>),
+    /// `envoy.filters.http.ext_authz`: as a service says.
+    ExtAuthz(Arc<ExtAuthz>),
     /// `envoy.filters.http.local_ratelimit`: as many requests as there are tokens.
     LocalRateLimit(Arc<LocalRateLimit>),
 }
@@ -85,6 +89,8 @@ pub enum RouteFilterConfig {
     Fault(Arc<Fault>),
     /// For [`FilterKind::Rbac`].
     Rbac(Arc<Rbac>),
+    /// For [`FilterKind::ExtAuthz`].
+    ExtAuthz(Arc<AuthzRoute>),
     /// For [`FilterKind::LocalRateLimit`].
     LocalRateLimit(Arc<LocalRateLimit>),
 }
@@ -120,6 +126,9 @@ impl RouteFilters {
                         // As Envoy's filter does: field by field, not policy by policy.
                         (Some(RouteFilterConfig::Cors(own)), Some(RouteFilterConfig::Cors(outer))) => {
                             Some(RouteFilterConfig::Cors(Arc::new(own.within(outer))))
+                        }
+                        (Some(RouteFilterConfig::ExtAuthz(own)), Some(RouteFilterConfig::ExtAuthz(outer))) => {
+                            Some(RouteFilterConfig::ExtAuthz(Arc::new(own.within(outer))))
                         }
                         (own, outer) => own.or_else(|| outer.clone()),
                     };

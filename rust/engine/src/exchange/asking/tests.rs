@@ -80,7 +80,13 @@ impl Rig {
     /// The request that waits asks; a connection to who is asked is to be opened.
     fn ask(&mut self) -> ConnKey {
         let waiter = self.waiter();
-        let question = Question { cluster: "asked", timeout: Duration::from_secs(5), keep: 8, body: b"may he?" };
+        let question = Question {
+            cluster: "asked",
+            timeout: Duration::from_secs(5),
+            keep: 8,
+            tells_the_way: true,
+            body: b"may he?",
+        };
         let mut exchange = self.engine.exchanges.lend(waiter.exchange).unwrap();
         assert!(self.engine.ask_for(&mut exchange, waiter, &question, |head| {
             head.set_method(b"POST");
@@ -293,7 +299,8 @@ fn a_drain_waits_for_the_request_not_for_its_question() {
 fn nobody_is_asked_where_there_is_no_cluster() {
     let mut rig = Rig::new(|_| {});
     let waiter = rig.waiter();
-    let question = Question { cluster: "gone", timeout: Duration::from_secs(5), keep: 8, body: b"" };
+    let question =
+        Question { cluster: "gone", timeout: Duration::from_secs(5), keep: 8, tells_the_way: false, body: b"" };
     let mut exchange = rig.engine.exchanges.lend(waiter.exchange).unwrap();
     assert!(!rig.engine.ask_for(&mut exchange, waiter, &question, |_| {}));
     rig.engine.exchanges.give_back(waiter.exchange, exchange);

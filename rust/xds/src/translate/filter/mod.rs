@@ -1,6 +1,7 @@
 //! HTTP filters of a connection manager.
 
 mod cors;
+mod ext_authz;
 mod fault;
 mod local_rate_limit;
 pub(super) mod rbac;
@@ -17,6 +18,7 @@ use super::common::{duration_or, enumerator, open, Opened};
 use crate::diagnostic::At;
 use crate::proto;
 use crate::proto::envoy::extensions::filters::http::cors::v3::Cors;
+use crate::proto::envoy::extensions::filters::http::ext_authz::v3::ExtAuthz;
 use crate::proto::envoy::extensions::filters::http::fault::v3::HttpFault;
 use crate::proto::envoy::extensions::filters::http::grpc_web::v3::GrpcWeb;
 use crate::proto::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
@@ -85,6 +87,8 @@ fn kind(opened: &Opened<'_>, at: &At<'_>) -> Option<(Arc<str>, FilterKind)> {
         Some(("".into(), FilterKind::Fault(Arc::new(fault::fault(&opened.decode(at)?, at)))))
     } else if opened.is::<Rbac>() {
         Some(("".into(), FilterKind::Rbac(Arc::new(rbac::filter(&opened.decode(at)?, at)))))
+    } else if opened.is::<ExtAuthz>() {
+        Some(("".into(), FilterKind::ExtAuthz(Arc::new(ext_authz::filter(&opened.decode(at)?, at)?))))
     } else if opened.is::<LocalRateLimit>() {
         let limit = local_rate_limit::general(&opened.decode(at)?, at);
         Some(("".into(), FilterKind::LocalRateLimit(limit)))
@@ -97,6 +101,7 @@ fn kind(opened: &Opened<'_>, at: &At<'_>) -> Option<(Arc<str>, FilterKind)> {
             Cors::full_name(),
             HttpFault::full_name(),
             Rbac::full_name(),
+            ExtAuthz::full_name(),
             GrpcWeb::full_name(),
             LocalRateLimit::full_name(),
             python::PythonFilter::full_name(),

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use prost::Name as _;
 use pymesh_model::filter::{FilterId, RouteFilter, RouteFilterConfig, RouteFilters};
 
-use super::{cors, fault, local_rate_limit, rbac};
+use super::{cors, ext_authz, fault, local_rate_limit, rbac};
 use crate::diagnostic::At;
 use crate::proto;
 use crate::proto::envoy::config::route::v3::FilterConfig;
 use crate::proto::envoy::extensions::filters::http::cors::v3::CorsPolicy;
+use crate::proto::envoy::extensions::filters::http::ext_authz::v3::ExtAuthzPerRoute;
 use crate::proto::envoy::extensions::filters::http::fault::v3::HttpFault;
 use crate::proto::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
 use crate::proto::envoy::extensions::filters::http::rbac::v3::RbacPerRoute;
@@ -30,8 +31,7 @@ pub(in crate::translate) fn filters(
         let opened = open(said.get(name), &at)?;
         let (enabled, config) = match opened.is::<FilterConfig>() {
             true => wrapped(&opened.decode(&at)?, &at)?,
-            // Who configures a filter wants it.
-            false => (true, Some(config(&opened, &at)?)),
+            false => switched(&opened, &at)?,
         };
         Some(RouteFilter { filter: FilterId::of(name), enabled: Some(enabled), config })
     };
@@ -52,8 +52,17 @@ fn wrapped(said: &FilterConfig, at: &At<'_>) -> Option<(bool, Option<RouteFilter
         }
         Some(empty) if empty.type_url.is_empty() => Some((true, None)),
         Some(unknown) if said.is_optional && proto::descriptor(&unknown.type_url).is_err() => None,
-        packed => Some((true, Some(config(&open(packed.as_ref(), &at)?, &at)?))),
+        packed => switched(&open(packed.as_ref(), &at)?, &at),
     }
+}
+
+/// Who configures a filter wants it, unless the configuration has a switch of its own.
+fn switched(opened: &Opened<'_>, at: &At<'_>) -> Option<(bool, Option<RouteFilterConfig>)> {
+    if opened.is::<ExtAuthzPerRoute>() {
+        let own = ext_authz::of_route(&opened.decode(at)?, at);
+        return Some((own.is_some(), own.map(|own| RouteFilterConfig::ExtAuthz(Arc::new(own)))));
+    }
+    Some((true, Some(config(opened, at)?)))
 }
 
 fn config(opened: &Opened<'_>, at: &At<'_>) -> Option<RouteFilterConfig> {
@@ -75,6 +84,7 @@ fn config(opened: &Opened<'_>, at: &At<'_>) -> Option<RouteFilterConfig> {
         CorsPolicy::full_name(),
         HttpFault::full_name(),
         RbacPerRoute::full_name(),
+        ExtAuthzPerRoute::full_name(),
         LocalRateLimit::full_name(),
     ];
     opened.refuse(&supported, at);

@@ -11,15 +11,15 @@ const LIMIT: &str = "type.googleapis.com/envoy.extensions.filters.http.local_rat
 const CONFIG: &str = "type.googleapis.com/envoy.config.route.v3.FilterConfig";
 
 /// A manager with these filters before the router, and a table of which parts may be said.
-struct Said<'a> {
-    filters: &'a str,
-    table: &'a str,
-    host: &'a str,
-    route: &'a str,
-    share: &'a str,
+pub(super) struct Said<'a> {
+    pub(super) filters: &'a str,
+    pub(super) table: &'a str,
+    pub(super) host: &'a str,
+    pub(super) route: &'a str,
+    pub(super) share: &'a str,
 }
 
-const NOTHING: Said<'_> = Said { filters: "", table: "{}", host: "{}", route: "{}", share: "{}" };
+pub(super) const NOTHING: Said<'_> = Said { filters: "", table: "{}", host: "{}", route: "{}", share: "{}" };
 
 fn yaml(said: &Said<'_>) -> String {
     let Said { filters, table, host, route, share } = said;
@@ -54,14 +54,14 @@ static_resources:
     )
 }
 
-fn problems(said: &Said<'_>) -> String {
+pub(super) fn problems(said: &Said<'_>) -> String {
     match crate::load_bootstrap("b.yaml", &yaml(said)) {
         Ok(_) => "none".to_owned(),
         Err(found) => found.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"),
     }
 }
 
-fn manager(said: &Said<'_>) -> std::sync::Arc<HttpConnectionManager> {
+pub(super) fn manager(said: &Said<'_>) -> std::sync::Arc<HttpConnectionManager> {
     let bootstrap = crate::load_bootstrap("b.yaml", &yaml(said)).map_err(|found| format!("{found:?}")).unwrap();
     let listener = bootstrap.statics.listeners[0].value.clone();
     match &listener.filter_chains.iter().next().unwrap().network {
@@ -70,7 +70,7 @@ fn manager(said: &Said<'_>) -> std::sync::Arc<HttpConnectionManager> {
     }
 }
 
-fn table(manager: &HttpConnectionManager) -> &RouteTable {
+pub(super) fn table(manager: &HttpConnectionManager) -> &RouteTable {
     match &manager.routes {
         RouteSource::Inline(table) => table,
         RouteSource::Named(_) => panic!("the table is inline"),

@@ -1,0 +1,243 @@
+use pymesh_http::{Headers, ResponseHead};
+
+use super::*;
+use crate::base::grpc::frame;
+use crate::base::protobuf::Message;
+
+/// What came of a `CheckResponse`.
+fn decided(write: impl FnOnce(&mut Message)) -> Decision {
+    let mut message = Message::default();
+    write(&mut message);
+    decision(&told(&frame(&message.into_octets())))
+}
+
+fn told(body: &[u8]) -> Told {
+    let mut head = ResponseHead { status: 200, ..ResponseHead::default() };
+    head.headers.append(b"content-type", b"application/grpc");
+    let mut trailers = Headers::new();
+    trailers.append(b"grpc-status", b"0");
+    Told { head, body: body.to_vec(), is_cut: false, trailers }
+}
+
+fn status(message: &mut Message, code: u64) {
+    message.message(1, |status| status.number(1, code));
+}
+
+fn option(part: &mut Message, field: u32, name: &str, value: &str, more: impl FnOnce(&mut Message)) {
+    part.message(field, |option| {
+        option.message(1, |header| header.entry_of(name, value));
+        more(option);
+    });
+}
+
+impl Message {
+    fn entry_of(&mut self, key: &str, value: &str) {
+        self.octets(1, key.as_bytes());
+        self.octets(2, value.as_bytes());
+    }
+}
+
+fn append(option: &mut Message, append: bool) {
+    option.message(2, |flag| flag.number(1, append.into()));
+}
+
+fn field(name: &str, value: &str) -> Field {
+    (name.as_bytes().to_vec(), value.as_bytes().to_vec())
+}
+
+fn changes(decision: Decision) -> Changes {
+    assert!(decision.is_sound);
+    match decision.verdict {
+        Verdict::Allowed(changes) => changes,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn denial(decision: Decision) -> Denial {
+    match decision.verdict {
+        Verdict::Denied(denial) => denial,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn only_a_whole_answer_that_says_so_allows() {
+    assert_eq!(decided(|_| {}).verdict, Verdict::Allowed(Changes::default()), "code 0 is the default");
+    let mut cut = told(&frame(b""));
+    cut.is_cut = true;
+    assert_eq!(decision(&cut), Decision::failed());
+    for garbage in [&b""[..], b"\0\0\0\0\x01", &frame(b"\xff\xff\xff"), &frame(b"\x0a\x05\x08")] {
+        assert_eq!(decision(&told(garbage)), Decision::failed(), "{garbage:?}");
+    }
+    let mut unwell = told(&frame(b""));
+    unwell.trailers.set(b"grpc-status", b"14");
+    assert_eq!(decision(&unwell), Decision::failed());
+    // What is of the wrong kind is no answer, whatever else is said.
+    assert_eq!(decided(|message| message.number(1, 1)), Decision::failed());
+    assert_eq!(decided(|message| message.number(3, 1)), Decision::failed());
+}
+
+#[test]
+fn a_code_denies_and_what_is_denied_says_how() {
+    assert_eq!(denial(decided(|message| status(message, 7))).status, Some(403));
+    let with_ok = decided(|message| {
+        status(message, 7);
+        message.message(3, |_| {});
+    });
+    assert_eq!(denial(with_ok), Denial { status: Some(403), ..Denial::default() });
+    let said = denial(decided(|message| {
+        status(message, 16);
+        message.message(2, |denied| {
+            denied.message(1, |status| status.number(1, 401));
+            option(denied, 2, "Set-Cookie", "a=1", |_| {});
+            option(denied, 2, "set-cookie", "b=2", |_| {});
+            option(denied, 2, "x-appended", "1", |option| append(option, true));
+            option(denied, 2, "content-length", "9", |_| {});
+            option(denied, 2, ":status", "200", |_| {});
+            denied.octets(3, b"go");
+        });
+    }));
+    let headers = vec![field("set-cookie", "a=1"), field("set-cookie", "b=2")];
+    assert_eq!(said, Denial { status: Some(401), headers, body: b"go".to_vec() });
+    // A status that ends nothing would leave the client waiting.
+    for (code, expected) in [(0, 403), (100, 403), (200, 200), (599, 599), (600, 403), (70_000, 403)] {
+        let said = denial(decided(|message| {
+            status(message, 7);
+            message.message(2, |denied| denied.message(1, |status| status.number(1, code)));
+        }));
+        assert_eq!(said.status, Some(expected), "{code}");
+    }
+}
+
+#[test]
+fn the_service_may_say_that_it_failed() {
+    let said = decided(|message| {
+        status(message, 13);
+        message.message(5, |error| {
+            error.message(1, |status| status.number(1, 503));
+            error.octets(3, b"down");
+        });
+    });
+    let denial = Denial { status: Some(503), headers: vec![], body: b"down".to_vec() };
+    assert_eq!(said.verdict, Verdict::Failed(denial));
+    let silent = decided(|message| {
+        status(message, 13);
+        message.message(5, |_| {});
+    });
+    assert_eq!(silent.verdict, Verdict::Failed(Denial::default()), "the filter's status counts");
+}
+
+#[test]
+fn headers_of_a_request_are_set_or_joined() {
+    let said = changes(decided(|message| {
+        message.message(3, |ok| {
+            option(ok, 2, "X-User", "ann", |option| option.number(3, 1));
+            option(ok, 2, "x-list", "1", |option| append(option, true));
+            option(ok, 2, "x-off", "2", |option| append(option, false));
+            option(ok, 2, "transfer-encoding", "chunked", |_| {});
+            ok.octets(5, b"X-Secret");
+        });
+    }));
+    assert_eq!(said.set, [field("x-user", "ann"), field("x-off", "2")]);
+    assert_eq!(said.join, [field("x-list", "1")]);
+    assert_eq!(said.remove, [b"x-secret".to_vec()]);
+    assert!(said.touches_request());
+}
+
+#[test]
+fn headers_of_a_response_are_changed_in_order_of_the_kinds() {
+    use AppendAction::*;
+    let said = changes(decided(|message| {
+        message.message(3, |ok| {
+            option(ok, 6, "x-over", "1", |option| option.number(3, 3));
+            option(ok, 6, "x-absent", "1", |option| option.number(3, 1));
+            option(ok, 6, "x-set", "1", |option| option.number(3, 2));
+            option(ok, 6, "x-add", "1", |_| {});
+            option(ok, 6, "x-old-set", "1", |option| append(option, false));
+            option(ok, 6, "x-old-add", "1", |option| append(option, true));
+        });
+    }));
+    let names = |(action, (name, _)): &(AppendAction, Field)| (*action, String::from_utf8(name.clone()).unwrap());
+    assert_eq!(
+        said.response.iter().map(names).collect::<Vec<_>>(),
+        [
+            (AppendIfExistsOrAdd, "x-add".to_owned()),
+            (AppendIfExistsOrAdd, "x-old-add".to_owned()),
+            (OverwriteIfExistsOrAdd, "x-set".to_owned()),
+            (OverwriteIfExistsOrAdd, "x-old-set".to_owned()),
+            (AddIfAbsent, "x-absent".to_owned()),
+            (OverwriteIfExists, "x-over".to_owned()),
+        ]
+    );
+    assert!(!said.touches_request());
+}
+
+#[test]
+fn what_no_header_can_have_makes_the_answer_unsound() {
+    let sound = |name: &str, value: &str, part: u32, field: u32| {
+        let said = decided(|message| {
+            status(message, u64::from(part == 2) * 7);
+            message.message(part, |inner| option(inner, field, name, value, |_| {}));
+        });
+        said.is_sound
+    };
+    for (part, field) in [(3, 2), (3, 6), (2, 2)] {
+        assert!(sound("x-a", "b c\t\u{e9}", part, field));
+        for (name, value) in [("x a", "b"), ("", "b"), (":", "b"), ("x-a", "b\nc"), ("x-a", "b\r"), ("x-a", "\0")] {
+            assert!(!sound(name, value, part, field), "{name:?}: {value:?}");
+        }
+    }
+    assert!(!decided(|message| message.message(3, |ok| option(ok, 6, "x", "y", |o| o.number(3, 9)))).is_sound);
+    let query = |key: &str, value: &str| {
+        let said = decided(|message| message.message(3, |ok| ok.message(7, |pair| pair.entry_of(key, value))));
+        said.is_sound
+    };
+    assert!(query("a", "b%20c"));
+    assert!(!query("a", "b c") && !query("a&b", "c") && !query("a", "b#"));
+}
+
+#[test]
+fn what_filters_behind_are_told_is_read_as_it_is_written() {
+    let said = decided(|message| {
+        message.message(4, |fields| {
+            fields.message(1, |entry| {
+                entry.octets(1, b"list");
+                entry.message(2, |value| {
+                    value.message(6, |list| {
+                        list.message(1, |one| one.double(2, 1.5));
+                        list.message(1, |one| one.chosen_octets(3, b"text"));
+                        list.message(1, |one| one.chosen_number(4, 1));
+                        list.message(1, |one| one.chosen_number(1, 0));
+                    });
+                });
+            });
+        });
+    });
+    let list = Value::List([Value::Number(1.5), Value::from("text"), Value::Bool(true), Value::Null].into());
+    assert_eq!(said.metadata, [("list".into(), list)].into_iter().collect());
+}
+
+#[test]
+fn values_are_not_nested_without_end() {
+    fn nest(message: &mut Message, depth: usize) {
+        message.message(6, |list| {
+            list.message(1, |one| {
+                if depth > 0 {
+                    nest(one, depth - 1)
+                }
+            })
+        });
+    }
+    let nested = |depth: usize| {
+        decided(|message| {
+            message.message(4, |fields| {
+                fields.message(1, |entry| {
+                    entry.octets(1, b"k");
+                    entry.message(2, |value| nest(value, depth));
+                });
+            });
+        })
+    };
+    assert!(matches!(nested(20).verdict, Verdict::Allowed(_)));
+    assert_eq!(nested(40), Decision::failed());
+}
