@@ -11,6 +11,7 @@ from dataclasses import field
 from typing import Any, ClassVar, Literal
 
 from pymesh.control.resources.decode import Located, PortNumber, Problem, model
+from pymesh.control.resources.locality import TrafficDistribution
 from pymesh.control.resources.metadata import Resource
 
 
@@ -40,7 +41,6 @@ class ServiceSpec(Located):
         "healthCheckNodePort": "reach services from outside through a Gateway",
         "allocateLoadBalancerNodePorts": "reach services from outside through a Gateway",
         "internalTrafficPolicy": "prefer near endpoints with loadBalancer.localityLbSetting in a DestinationRule",
-        "trafficDistribution": "prefer near endpoints with loadBalancer.localityLbSetting in a DestinationRule",
         "sessionAffinityConfig": "set loadBalancer.consistentHash in a DestinationRule",
     }
 
@@ -57,6 +57,7 @@ class ServiceSpec(Located):
     external_name: str = ""
     session_affinity: Literal["None"] = "None"
     publish_not_ready_addresses: bool = False
+    traffic_distribution: TrafficDistribution | None = None
 
     @property
     def is_headless(self) -> bool:

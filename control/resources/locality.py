@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Final, Literal
 
 from pymesh.control.resources.decode import Located, Problem, Range, key, model
+
+#: Which endpoints clients prefer, as Kubernetes' Services and Istio's annotation say it. PreferClose is the older name
+#: of PreferSameZone.
+TrafficDistribution = Literal["PreferClose", "PreferSameZone", "PreferSameNode"]
+#: On a Service or a ServiceEntry: the same, where the spec has it not.
+DISTRIBUTION_ANNOTATION: Final = "networking.istio.io/traffic-distribution"
 
 Percent = Annotated[int, Range(0, 100)]
 
@@ -37,7 +43,10 @@ class Failover(Located):
 
 @model
 class LocalityLbSetting(Located):
-    """Load by localities; without outlier detection nobody is seen to fail, and nothing fails over."""
+    """Load by localities; without outlier detection nobody is seen to fail, and nothing fails over.
+
+    As with Istio this is what holds where nothing is written.
+    """
 
     enabled: bool = True
     distribute: tuple[Distribute, ...] = ()

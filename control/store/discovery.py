@@ -5,11 +5,13 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import get_args
 
 from pymesh.control.resources import visibility
 from pymesh.control.resources.diagnostics import Report
 from pymesh.control.resources.kubernetes import EndpointSlice, is_ip
 from pymesh.control.resources.kubernetes import Service as KubeService
+from pymesh.control.resources.locality import DISTRIBUTION_ANNOTATION, TrafficDistribution
 from pymesh.control.resources.metadata import Resource
 from pymesh.control.resources.workloads import ServiceEntry, WorkloadEntry
 from pymesh.control.store import slices, workloads
@@ -127,6 +129,7 @@ def _from_kubernetes(
         spec.virtual_ips,
         spec.is_headless,
         export_to=_exported(service, report),
+        distribution=spec.traffic_distribution or _distribution(service, report),
     )
 
 
@@ -136,6 +139,18 @@ def _exported(service: KubeService, report: Report) -> tuple[str, ...]:
     for problem in visibility.problems(export_to, "annotations"):
         report.error(service.metadata.place(problem.field), f"{visibility.ANNOTATION}: {problem.message}", problem.hint)
     return export_to
+
+
+def _distribution(resource: KubeService | ServiceEntry, report: Report) -> TrafficDistribution | None:
+    written = resource.metadata.annotations.get(DISTRIBUTION_ANNOTATION, "")
+    for known in get_args(TrafficDistribution):
+        if written == known:
+            return known  # type: ignore[no-any-return]
+    if written:
+        known = ", ".join(sorted(get_args(TrafficDistribution)))
+        place = resource.metadata.place("annotations")
+        report.error(place, f"{DISTRIBUTION_ANNOTATION}: {written!r} is not supported", f"known: {known}")
+    return None
 
 
 def _from_service_entry(entry: ServiceEntry, entries: list[Workload], report: Report) -> list[Service]:
@@ -177,6 +192,7 @@ def _from_service_entry(entry: ServiceEntry, entries: list[Workload], report: Re
                 tuple(_network(one) for one in spec.addresses),
                 subject_alt_names=spec.subject_alt_names,
                 export_to=spec.export_to,
+                distribution=_distribution(entry, report),
             )
         )
     return found

@@ -8,6 +8,7 @@ from typing import Literal
 
 from pymesh.control.resources import visibility
 from pymesh.control.resources.diagnostics import Position
+from pymesh.control.resources.locality import TrafficDistribution
 from pymesh.control.resources.workloads import HTTP_PROTOCOLS
 from pymesh.control.store.workloads import Workload
 
@@ -67,6 +68,8 @@ class Service:
     subject_alt_names: tuple[str, ...] = ()
     #: The namespaces that see it; all if empty.
     export_to: tuple[str, ...] = ()
+    #: Which endpoints its clients prefer, unless a DestinationRule says so.
+    distribution: TrafficDistribution | None = None
 
     def is_visible(self, namespace: str) -> bool:
         """Whether clients in ``namespace`` see it."""

@@ -9,7 +9,7 @@ from typing import Literal
 from pymesh.control.resources.diagnostics import Report
 from pymesh.control.resources.kubernetes import EndpointSlice, SliceEndpoint
 from pymesh.control.store.services import Backend, Port
-from pymesh.control.store.workloads import Locality, Workload
+from pymesh.control.store.workloads import NODE_LABEL, Locality, Workload
 
 
 def backends(slices: Iterable[EndpointSlice], port: Port, publish_not_ready: bool) -> list[Backend]:
@@ -48,6 +48,7 @@ def _served(one: EndpointSlice, port: Port, publish_not_ready: bool) -> Iterator
             endpoint.target_ref.name if endpoint.target_ref else "",
             one.namespace,
             endpoint.addresses[0],  # the others are said to be as good
+            labels={NODE_LABEL: endpoint.node_name} if endpoint.node_name else {},
             locality=Locality(zone=endpoint.zone),
             hostname=endpoint.hostname,
             health=health,

@@ -11,6 +11,8 @@ from pymesh.control.resources.workloads import Endpoint, WorkloadEntry
 
 #: On an endpoint: its proxy takes the mesh's mutual TLS.
 TLS_MODE_LABEL = "security.istio.io/tlsMode"
+#: The node that something runs on.
+NODE_LABEL = "kubernetes.io/hostname"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -20,6 +22,11 @@ class Locality:
     region: str = ""
     zone: str = ""
     sub_zone: str = ""
+
+    @property
+    def tells_zone_alone(self) -> bool:
+        """As EndpointSlices do: region and sub-zone are not empty, but unknown."""
+        return bool(self.zone) and not self.region
 
     @classmethod
     def parse(cls, text: str) -> Locality:

@@ -44,8 +44,9 @@ def outbound(store: Store, proxy: Proxy, service: Service, port: Port) -> tuple[
         if origination.is_lacking(store, proxy, _effective(policies, port.number)[2]):
             clusters.append(black_hole(name))
             continue
-        setting = _effective(policies, port.number)[0].locality_lb_setting
-        fails_over = any(one.outlier_detection for one in _layers(policies, port.number))
+        written = _effective(policies, port.number)[0].locality_lb_setting
+        notices = any(one.outlier_detection for one in _layers(policies, port.number))
+        setting, fails_over = locality.setting_for(written, service, notices)
         found = endpoints.assignment(name, service, port.number, labels, proxy, store.peers, setting, fails_over)
         cluster = _cluster(store, proxy, service, port, name, policies, _discovery(service, proxy, found))
         if cluster.type != pb.Cluster.ORIGINAL_DST and locality.applies(setting, fails_over):

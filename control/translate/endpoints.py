@@ -22,8 +22,8 @@ def assignment(
     labels: Mapping[str, str],
     proxy: Proxy,
     peers: Peers,
-    setting: LocalityLbSetting | None = None,
-    fails_over: bool = False,
+    setting: LocalityLbSetting,
+    fails_over: bool,
 ) -> Any:
     """The endpoints of a port that have all ``labels`` (those of a subset), by priority and locality."""
     chosen = [one for one in service.backends[port] if labels.items() <= one.workload.labels.items()]

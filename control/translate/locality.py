@@ -6,10 +6,19 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pymesh.control.resources.locality import LocalityLbSetting
-from pymesh.control.store.services import Backend
-from pymesh.control.store.workloads import SOMEWHERE, Locality
+from pymesh.control.resources.locality import LocalityLbSetting, TrafficDistribution
+from pymesh.control.store.services import Backend, Service
+from pymesh.control.store.workloads import NODE_LABEL, SOMEWHERE, Locality
 from pymesh.control.translate.proxy import Proxy
+
+_REGION, _SUB_ZONE = "topology.kubernetes.io/region", "topology.istio.io/subzone"
+_ZONE = ("topology.istio.io/network", _REGION, "topology.kubernetes.io/zone")
+#: What a client and the endpoints that it prefers have in common, from the first label on.
+_DISTRIBUTIONS: Mapping[TrafficDistribution, tuple[str, ...]] = {
+    "PreferClose": _ZONE,
+    "PreferSameZone": _ZONE,
+    "PreferSameNode": (*_ZONE, _SUB_ZONE, NODE_LABEL),
+}
 
 
 @dataclass(frozen=True)
@@ -22,14 +31,23 @@ class Group:
     backends: list[Backend]
 
 
-def applies(setting: LocalityLbSetting | None, fails_over: bool) -> bool:
-    """Whether a setting changes anything: failover is only for clusters that notice failures."""
-    return setting is not None and setting.enabled and bool(setting.distribute or fails_over)
+def setting_for(written: LocalityLbSetting | None, service: Service, notices: bool) -> tuple[LocalityLbSetting, bool]:
+    """A cluster's setting, and whether it fails over. As with Istio a DestinationRule's comes first, then what the
+    service says, which needs nobody to notice failures, then the mesh's, which is to fail over where somebody does.
+    """
+    if written is None and service.distribution is not None:
+        return LocalityLbSetting(failover_priority=_DISTRIBUTIONS[service.distribution]), True
+    return written or LocalityLbSetting(), notices
 
 
-def groups(found: Sequence[Backend], proxy: Proxy, setting: LocalityLbSetting | None, fails_over: bool) -> list[Group]:
+def applies(setting: LocalityLbSetting, fails_over: bool) -> bool:
+    """Whether a setting changes anything."""
+    return setting.enabled and bool(setting.distribute or fails_over)
+
+
+def groups(found: Sequence[Backend], proxy: Proxy, setting: LocalityLbSetting, fails_over: bool) -> list[Group]:
     """All endpoints, by locality and in Istio's order of preference."""
-    if setting is None or not applies(setting, fails_over):
+    if not applies(setting, fails_over):
         return _group(found, [0] * len(found))
     if setting.distribute:
         return _distributed(_group(found, [0] * len(found)), proxy.locality, setting)
@@ -70,7 +88,10 @@ def _missing(one: Backend, proxy: Proxy, labels: Sequence[str]) -> int:
     for index, text in enumerate(labels):
         name, given, value = text.partition("=")
         wanted = value if given else _label(proxy.labels, proxy.locality, name)
-        if _label(one.workload.labels, one.workload.locality, name) != wanted:
+        has = _label(one.workload.labels, one.workload.locality, name)
+        if not has and name in (_REGION, _SUB_ZONE) and one.workload.locality.tells_zone_alone:
+            continue
+        if has != wanted:
             return len(labels) - index
     return 0
 
@@ -78,9 +99,9 @@ def _missing(one: Backend, proxy: Proxy, labels: Sequence[str]) -> int:
 def _label(labels: Mapping[str, str], where: Locality, name: str) -> str:
     """A label; those of Kubernetes' and Istio's topology are told by the locality."""
     topology = {
-        "topology.kubernetes.io/region": where.region,
+        _REGION: where.region,
         "topology.kubernetes.io/zone": where.zone,
-        "topology.istio.io/subzone": where.sub_zone,
+        _SUB_ZONE: where.sub_zone,
     }
     return labels.get(name) or topology.get(name, "")
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from pymesh.control.store.workloads import SOMEWHERE, Locality
+from pymesh.control.store.workloads import NODE_LABEL, SOMEWHERE, Locality
 
 Interception = Literal["NONE", "REDIRECT", "TPROXY"]
 
@@ -63,13 +63,19 @@ class Proxy:
             parts[1],
             name,
             namespace,
-            {str(key): str(value) for key, value in labels.items()},
+            {**_of_node(metadata), **{str(key): str(value) for key, value in labels.items()}},
             str(metadata.get("SERVICE_ACCOUNT") or "default"),
             str(metadata.get("CLUSTER_ID") or "Kubernetes"),
             user_agent == "envoy",
             _interception(metadata.get("INTERCEPTION_MODE") or "NONE"),
             locality,
         )
+
+
+def _of_node(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """The label that tells where a workload runs."""
+    name = metadata.get("NODE_NAME")
+    return {NODE_LABEL: str(name)} if name else {}
 
 
 def _interception(written: object) -> Interception:

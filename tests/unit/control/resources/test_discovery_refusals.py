@@ -191,6 +191,12 @@ CASES: dict[str, tuple[str, str, str, str]] = {
         "spec: 'internalTrafficPolicy' is not supported yet",
         "prefer near endpoints with loadBalancer.localityLbSetting in a DestinationRule",
     ),
+    "endpoints somewhere near": (
+        service("trafficDistribution: Near"),
+        "4:50",
+        "trafficDistribution: 'Near' is not supported",
+        "known: PreferClose, PreferSameNode, PreferSameZone",
+    ),
     "the other IP version": (
         endpoint_slice('{addresses: ["fd00::1"]}'),
         "4:14",

@@ -33,6 +33,13 @@ REFUSED = {
         SLICE.format("wob", "addressType: IPv4\nendpoints: []"),
         "f.yaml:3:50: error: there is no Service shop/wob\n  hint: the label kubernetes.io/service-name names it",
     ),
+    "endpoints somewhere near": (
+        SERVICE.replace("shop}", "shop, annotations: {{networking.istio.io/traffic-distribution: Near}}}").format(
+            f"spec: {{{HTTP}}}"
+        ),
+        "f.yaml:3:53: error: networking.istio.io/traffic-distribution: 'Near' is not supported\n"
+        "  hint: known: PreferClose, PreferSameNode, PreferSameZone",
+    ),
     "another name of a port that is not there": (
         SERVICE.format(f"spec: {{{HTTP}}}")
         + SERVICE.replace("web", "alias").format(
