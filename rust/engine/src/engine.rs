@@ -32,7 +32,7 @@ use crate::base::slab::Slab;
 use crate::base::time::{Time, WallClock};
 use crate::capture::ListenerAddresses;
 use crate::check::Check;
-use crate::cluster::{ClusterKey, ClusterRuntime};
+use crate::cluster::{ClusterKey, ClusterRuntime, Counters};
 use crate::conn::{Conn, ConnKey, Protocol, Relay};
 use crate::deadlines::Deadlines;
 use crate::decisions::{Decision, Decisions};
@@ -242,11 +242,10 @@ impl Engine {
             if let Some(old) = current {
                 to_close.extend(self.retire_cluster(old));
             }
-            let stats = self.options.hub.cluster(self.options.worker, name);
-            let http2 = self.options.hub.cluster_http2(self.options.worker, name);
+            let counters = Counters::new(config, self.options.worker, &self.options.hub);
             let commons = &self.options.commons;
             let health = health_of(&self.options, name, config);
-            let runtime = ClusterRuntime::new(config.clone(), stats, http2, commons, health, self.now, &mut self.rng);
+            let runtime = ClusterRuntime::new(config.clone(), counters, commons, health, self.now, &mut self.rng);
             let key = self.clusters.insert_with(|_| runtime);
             changed.push(key);
             self.cluster_names.insert(name.clone(), key);

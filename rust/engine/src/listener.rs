@@ -18,7 +18,7 @@ use crate::overload::ListenerLoad;
 use crate::security::connection::ConnectionPolicy;
 use crate::telemetry::stats::{
     HttpInspectorStats, HttpStats, Hub, ListenerStats, ProxyProtocolStats, ProxyProtocolVersionStats, TcpStats,
-    TlsInspectorStats,
+    TlsInspectorStats, TlsStats,
 };
 
 /// Names a listener for the driver.
@@ -29,6 +29,7 @@ pub struct ListenerRuntime {
     /// As configured.
     pub config: Arc<Listener>,
     pub(crate) stats: Arc<ListenerStats>,
+    pub(crate) tls_stats: Arc<TlsStats>,
     pub(crate) load: Arc<ListenerLoad>,
     pub(crate) filter_stats: FilterStats,
     /// In the order of the configuration's.
@@ -112,9 +113,13 @@ impl ListenerRuntime {
                 old.into_iter().flat_map(ListenerRuntime::all_chains).find(|old| Arc::ptr_eq(&old.config, chain));
             kept.cloned().map_or_else(|| ChainRuntime::new(config, chain, options, now), Ok)
         };
+        let name = stat_name(config.address);
+        let has_tls = config.filter_chains.iter().chain(&config.default_filter_chain).any(|chain| chain.tls.is_some());
         Ok(ListenerRuntime {
             config: config.clone(),
-            stats: options.hub.listener(options.worker, &stat_name(config.address)),
+            stats: options.hub.listener(options.worker, &name),
+            // Only what can count is shown.
+            tls_stats: if has_tls { options.hub.listener_tls(options.worker, &name) } else { Arc::default() },
             filter_stats: FilterStats::new(config, options.worker, &options.hub),
             load: options.overload.listener(&config.name),
             chains: config.filter_chains.iter().map(chain).collect::<Result<_, _>>()?,

@@ -58,6 +58,7 @@ pub fn log_line(log: &AccessLog, request: &RequestHead, response: &ResponseHead)
         flags: Flags::NONE,
         details: "via_upstream",
         termination: None,
+        downstream_failure: None,
         transport_failure: None,
         route: Some("route"),
         cluster: Some("cluster"),
@@ -98,6 +99,8 @@ pub fn numbers(hub: &Hub) -> Vec<(String, Kind, u64)> {
     group("local_rate_limit", &groups.local_rate_limits, &mut all);
     group("tcp", &groups.tcp, &mut all);
     group("listener", &groups.listeners, &mut all);
+    group("listener_tls", &groups.listener_tls, &mut all);
+    group("cluster_tls", &groups.cluster_tls, &mut all);
     all.sort_by(|a, b| a.0.cmp(&b.0));
     all
 }

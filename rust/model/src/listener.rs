@@ -38,6 +38,8 @@ pub struct Listener {
     pub filter_chains: FilterChains,
     /// Used when no chain matches; without it the connection is closed.
     pub default_filter_chain: Option<Arc<FilterChain>>,
+    /// One line for each connection, when it is over.
+    pub access_logs: Vec<Arc<AccessLog>>,
     /// Soft limit on octets buffered for one connection in each direction.
     pub buffer_limit: usize,
     /// `reuse_port`, backlog and other socket options.

@@ -47,6 +47,7 @@ pub fn listener(name: &str, address: SocketAddr, chain: FilterChain) -> Listener
         continue_on_listener_filters_timeout: false,
         filter_chains: FilterChains::new(vec![Arc::new(chain)]).expect("one chain overlaps with no other"),
         default_filter_chain: None,
+        access_logs: Vec::new(),
         buffer_limit: 1 << 20,
         backlog: 1024,
     }

@@ -7,9 +7,11 @@
 use std::net::IpAddr;
 
 use x509_parser::certificate::X509Certificate;
+use x509_parser::der_parser::asn1_rs::Oid;
 use x509_parser::extensions::GeneralName;
-use x509_parser::objects::{oid2abbrev, oid_registry};
+use x509_parser::objects::{oid2abbrev, oid2sn, oid_registry};
 use x509_parser::prelude::FromDer;
+use x509_parser::public_key::PublicKey;
 use x509_parser::x509::X509Name;
 
 /// Subject alternative names, by type, in the order of the certificate.
@@ -69,6 +71,8 @@ pub(crate) struct Facts {
     pub(crate) is_ca: bool,
     /// `None`: the certificate has no key usage extension.
     pub(crate) key_usage: Option<KeyUsage>,
+    /// How long the modulus is; `None`: the key is of another kind.
+    pub(crate) rsa_bits: Option<usize>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -99,6 +103,10 @@ impl Facts {
             not_before: certificate.validity().not_before.timestamp(),
             not_after: certificate.validity().not_after.timestamp(),
             is_ca: basic.is_some_and(|basic| basic.value.ca),
+            rsa_bits: match certificate.public_key().parsed() {
+                Ok(PublicKey::RSA(key)) => Some(key.key_size()),
+                _ => None,
+            },
             key_usage: usage.map(|usage| KeyUsage {
                 digital_signature: usage.value.digital_signature(),
                 key_cert_sign: usage.value.key_cert_sign(),
@@ -165,6 +173,14 @@ pub(crate) fn sha256(octets: &[u8]) -> [u8; 32] {
 pub(crate) fn public_key(der: &[u8]) -> Result<&[u8], String> {
     let (_, certificate) = X509Certificate::from_der(der).map_err(|error| format!("it is not X.509: {error}"))?;
     Ok(certificate.tbs_certificate.subject_pki.raw)
+}
+
+/// The name of a signature's algorithm, from its identifier in DER.
+pub(crate) fn algorithm(der: &[u8]) -> String {
+    match Oid::from_der(der) {
+        Ok((_, oid)) => oid2sn(&oid, oid_registry()).map_or_else(|_| oid.to_id_string(), str::to_owned),
+        Err(_) => hex(der),
+    }
 }
 
 pub(crate) fn hex(octets: &[u8]) -> String {

@@ -1,9 +1,13 @@
 //! Why a connection ended: one [`Reason`] for each way in which a peer fails.
+//!
+//! A verdict goes through rustls, which sends the peer an alert by the variant of its own
+//! [`CertificateError`] (RFC 8446, section 6.2). Where a reason has an alert of its own, it travels as that
+//! variant, and is read back from it; every other one travels as it is, and the alert is `certificate_unknown`.
 
 use std::fmt;
 use std::sync::Arc;
 
-use rustls::{CertificateError, OtherError};
+use rustls::{CertificateError, ExtendedKeyPurpose, OtherError};
 
 /// What is wrong with a peer's certificate. [`Reason::code`] is stable: access
 /// logs, metrics and tests rely on it.
@@ -16,8 +20,13 @@ pub enum Reason {
     TrustNotLoaded,
     Malformed,
     UnknownIssuer,
+    /// A signature in its chain does not verify.
     BadSignature,
     UnsupportedAlgorithm,
+    /// An RSA key of less than 2,048 bits.
+    WeakKey,
+    /// Whoever shows it did not sign the handshake with its key.
+    KeyNotProven,
     Expired,
     NotYetValid,
     /// The extended key usage does not allow the role that the peer plays.
@@ -27,7 +36,12 @@ pub enum Reason {
     NoDigitalSignature,
     /// Key usage of the leaf includes keyCertSign or cRLSign.
     LeafSignsCertificates,
-    /// Path length, name constraints, critical extensions and the like.
+    /// A certificate that is no authority's stands in its chain as an issuer.
+    IssuerMayNotSign,
+    PathTooLong,
+    NameNotPermitted,
+    UnknownCriticalExtension,
+    /// Whatever else is wrong with the chain.
     InvalidChain,
     NoSpiffeId,
     SeveralUriSans,
@@ -49,12 +63,18 @@ impl Reason {
             Reason::UnknownIssuer => "unknown_issuer",
             Reason::BadSignature => "bad_signature",
             Reason::UnsupportedAlgorithm => "unsupported_algorithm",
+            Reason::WeakKey => "weak_key",
+            Reason::KeyNotProven => "key_not_proven",
             Reason::Expired => "certificate_expired",
             Reason::NotYetValid => "certificate_not_yet_valid",
             Reason::WrongExtendedKeyUsage => "wrong_extended_key_usage",
             Reason::LeafIsCa => "leaf_is_ca",
             Reason::NoDigitalSignature => "no_digital_signature_usage",
             Reason::LeafSignsCertificates => "leaf_signs_certificates",
+            Reason::IssuerMayNotSign => "issuer_may_not_sign",
+            Reason::PathTooLong => "path_too_long",
+            Reason::NameNotPermitted => "name_not_permitted",
+            Reason::UnknownCriticalExtension => "unknown_critical_extension",
             Reason::InvalidChain => "invalid_chain",
             Reason::NoSpiffeId => "no_spiffe_id",
             Reason::SeveralUriSans => "several_uri_sans",
@@ -65,6 +85,38 @@ impl Reason {
             Reason::NotPinned => "not_pinned",
         }
     }
+
+    /// Which of Envoy's counters it belongs to.
+    pub fn class(self) -> Class {
+        match self {
+            Reason::NoCertificate => Class::NoCertificate,
+            Reason::NotPinned => Class::NotPinned,
+            // Envoy does not count it as a matter of the certificate.
+            Reason::KeyNotProven => Class::Connection,
+            Reason::NoSpiffeId
+            | Reason::SeveralUriSans
+            | Reason::InvalidSpiffeId
+            | Reason::WrongTrustDomain
+            | Reason::SanMismatch
+            | Reason::ServerNameMismatch => Class::Name,
+            _ => Class::Certificate,
+        }
+    }
+}
+
+/// A failed handshake, as it is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// `ssl.fail_verify_no_cert`
+    NoCertificate,
+    /// `ssl.fail_verify_san`
+    Name,
+    /// `ssl.fail_verify_cert_hash`
+    NotPinned,
+    /// `ssl.fail_verify_error`
+    Certificate,
+    /// `ssl.connection_error`
+    Connection,
 }
 
 /// A peer was refused: the reason, and what exactly was found.
@@ -76,9 +128,17 @@ pub struct Refusal {
     pub detail: String,
 }
 
+/// Characters of a detail; what a certificate says is as long as its owner likes.
+const LONGEST_DETAIL: usize = 400;
+
 impl Refusal {
     pub(crate) fn new(reason: Reason, detail: impl Into<String>) -> Self {
-        Refusal { reason, detail: detail.into() }
+        let mut detail = detail.into();
+        if let Some((end, _)) = detail.char_indices().nth(LONGEST_DETAIL) {
+            detail.truncate(end);
+            detail.push_str("...");
+        }
+        Refusal { reason, detail }
     }
 }
 
@@ -90,10 +150,54 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
-/// Carried through rustls, which hands it back from the failed handshake.
-impl From<Refusal> for rustls::Error {
+impl From<Refusal> for CertificateError {
     fn from(refusal: Refusal) -> Self {
-        rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(refusal))))
+        CertificateError::Other(OtherError(Arc::new(refusal)))
+    }
+}
+
+impl From<CertificateError> for Refusal {
+    fn from(error: CertificateError) -> Self {
+        use CertificateError as E;
+        let (reason, detail) = match &error {
+            E::Other(other) => match other.0.downcast_ref::<Refusal>() {
+                Some(refusal) => return refusal.clone(),
+                None => (Reason::InvalidChain, other.0.to_string()),
+            },
+            E::ExpiredContext { time, not_after } => {
+                let since = time.as_secs().saturating_sub(not_after.as_secs());
+                (Reason::Expired, format!("it expired {since} seconds ago"))
+            }
+            E::NotValidYetContext { time, not_before } => {
+                let until = not_before.as_secs().saturating_sub(time.as_secs());
+                (Reason::NotYetValid, format!("it will be valid in {until} seconds"))
+            }
+            E::UnknownIssuer => (Reason::UnknownIssuer, "no root of the trust bundle has signed its chain".into()),
+            E::UnsupportedSignatureAlgorithmContext { signature_algorithm_id, .. } => {
+                let name = crate::certificate::algorithm(signature_algorithm_id);
+                (Reason::UnsupportedAlgorithm, format!("its chain has a signature by {name}, which proves nothing"))
+            }
+            E::UnhandledCriticalExtension => {
+                (Reason::UnknownCriticalExtension, "it has a critical extension that is not known".into())
+            }
+            E::InvalidPurposeContext { required, presented } => {
+                let presented: Vec<String> = presented.iter().map(purpose).collect();
+                let detail = format!("it is for {}, not for {}", presented.join(", "), purpose(required));
+                (Reason::WrongExtendedKeyUsage, detail)
+            }
+            // What a chain's signatures come to is not told in this way.
+            E::BadSignature => (Reason::KeyNotProven, "the handshake was not signed with its key".into()),
+            other => (Reason::InvalidChain, other.to_string()),
+        };
+        Refusal { reason, detail }
+    }
+}
+
+fn purpose(purpose: &ExtendedKeyPurpose) -> String {
+    match purpose {
+        ExtendedKeyPurpose::ClientAuth => "clients".into(),
+        ExtendedKeyPurpose::ServerAuth => "servers".into(),
+        ExtendedKeyPurpose::Other(oid) => oid.iter().map(ToString::to_string).collect::<Vec<_>>().join("."),
     }
 }
 
@@ -121,6 +225,14 @@ impl TlsError {
             TlsError::Config(_) => "tls_config_error",
         }
     }
+
+    /// Which of Envoy's counters it belongs to.
+    pub fn class(&self) -> Class {
+        match self {
+            TlsError::Refused(refusal) => refusal.reason.class(),
+            _ => Class::Connection,
+        }
+    }
 }
 
 impl fmt::Display for TlsError {
@@ -139,12 +251,7 @@ impl std::error::Error for TlsError {}
 impl From<rustls::Error> for TlsError {
     fn from(error: rustls::Error) -> Self {
         match error {
-            rustls::Error::InvalidCertificate(CertificateError::Other(other)) => {
-                match other.0.downcast_ref::<Refusal>() {
-                    Some(refusal) => TlsError::Refused(refusal.clone()),
-                    None => TlsError::Protocol(other.0.to_string()),
-                }
-            }
+            rustls::Error::InvalidCertificate(error) => TlsError::Refused(error.into()),
             rustls::Error::NoCertificatesPresented => TlsError::Refused(Refusal::new(
                 Reason::NoCertificate,
                 "a certificate is required and the peer presented none",

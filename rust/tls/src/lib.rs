@@ -33,7 +33,7 @@ mod verify;
 
 pub use certificate::{PeerIdentity, SubjectAltNames};
 pub use config::{client_config, server_config};
-pub use error::{Reason, Refusal, TlsError};
+pub use error::{Class, Reason, Refusal, TlsError};
 pub use resolve::{presented_name, presented_uris};
 pub use secret::{CertificateDescription, PrivateKey, SecretError, SecretProblem, Validity};
 pub use session::Session;

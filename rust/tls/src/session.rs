@@ -10,7 +10,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, Connection, ProtocolVersion, ServerConfig, ServerConnection};
+use rustls::{
+    ClientConfig, ClientConnection, Connection, HandshakeKind, ProtocolVersion, ServerConfig, ServerConnection,
+};
 
 use crate::{PeerIdentity, TlsError};
 
@@ -20,6 +22,8 @@ pub struct Session {
     /// Records to be sent; those before `sent` have been.
     output: Vec<u8>,
     sent: usize,
+    /// Octets of plaintext, in and out.
+    carried: (u64, u64),
     peer: Option<Arc<PeerIdentity>>,
     peer_closed: bool,
     closed: bool,
@@ -59,7 +63,15 @@ impl Session {
         // Everything that rustls has for the peer moves to `output` at once;
         // the engine bounds that by what it hands to `send`.
         connection.set_buffer_limit(None);
-        Session { connection, output: Vec::new(), sent: 0, peer: None, peer_closed: false, closed: false }
+        Session {
+            connection,
+            output: Vec::new(),
+            sent: 0,
+            carried: (0, 0),
+            peer: None,
+            peer_closed: false,
+            closed: false,
+        }
     }
 
     /// Takes in octets from the wire, all of them; appends what they decrypt to.
@@ -68,9 +80,12 @@ impl Session {
     /// The session has failed for good. An alert for the peer may stand in the output.
     pub fn receive(&mut self, mut wire: &[u8], plaintext: &mut Vec<u8>) -> Result<(), TlsError> {
         let was_handshaking = self.connection.is_handshaking();
+        let mut before = plaintext.len();
         while !wire.is_empty() && !self.peer_closed {
             let result = self.receive_some(&mut wire, plaintext);
             self.flush();
+            self.carried.0 = self.carried.0.wrapping_add(plaintext.len().saturating_sub(before) as u64);
+            before = plaintext.len();
             result?;
         }
         if was_handshaking && !self.connection.is_handshaking() {
@@ -109,6 +124,7 @@ impl Session {
         // Without a limit rustls takes everything, unless it has failed.
         if let Ok(taken) = self.connection.writer().write(plaintext) {
             debug_assert_eq!(taken, plaintext.len());
+            self.carried.1 = self.carried.1.wrapping_add(plaintext.len() as u64);
             self.flush();
         }
     }
@@ -142,6 +158,16 @@ impl Session {
     /// True until application data can go both ways.
     pub fn is_handshaking(&self) -> bool {
         self.connection.is_handshaking()
+    }
+
+    /// Octets of plaintext that have come in, and that were to go out.
+    pub fn carried(&self) -> (u64, u64) {
+        self.carried
+    }
+
+    /// The handshake went on from an earlier one.
+    pub fn is_resumed(&self) -> bool {
+        self.connection.handshake_kind() == Some(HandshakeKind::Resumed)
     }
 
     /// The protocol that was agreed on.

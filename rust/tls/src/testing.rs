@@ -210,7 +210,7 @@ pub fn judge(
     let now = UnixTime::since_unix_epoch(Duration::from_secs(store.now().try_into().unwrap()));
     let name = server_name.map(|name| ServerName::try_from(name.to_owned()).unwrap());
     let verifier = PeerVerifier::new(validation.clone(), true, store.clone());
-    verifier.judge(&leaf.into(), &[], name.as_ref(), now).map_err(|refusal| refusal.reason)
+    verifier.judge(&leaf.into(), &[], name.as_ref(), now).map_err(|error| crate::Refusal::from(error).reason)
 }
 
 /// What a certificate says of its owner.

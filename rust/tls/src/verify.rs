@@ -3,9 +3,9 @@
 //! rustls checks that the peer holds the key of its certificate; whether that
 //! certificate may be here is judged by [`PeerVerifier`], for clients and
 //! servers alike, in this order: chain, times and purpose (by webpki, against
-//! the bundle that the store has now), then key usage, then SPIFFE's rules, then
-//! the matchers of the configuration, then its pins. The first rule that is broken is the
-//! [`Reason`]; no rule can let anyone in, only the end of the list does.
+//! the bundle that the store has now), the strength of its key, then key usage, then SPIFFE's
+//! rules, then the matchers of the configuration, then its pins. The first rule that is broken is
+//! the [`Reason`]; no rule can let anyone in, only the end of the list does.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{verify_tls12_signature, verify_tls13_signature, CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, ExtendedKeyPurpose, SignatureScheme};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
 use crate::certificate::{dns_covers, public_key, sha256, Facts};
@@ -45,13 +45,13 @@ impl PeerVerifier {
         intermediates: &[CertificateDer<'_>],
         server_name: Option<&ServerName<'_>>,
         now: UnixTime,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), CertificateError> {
         let facts = Facts::from_der(leaf).map_err(|what| Refusal::new(Reason::Malformed, what))?;
         let Some(trust) = self.store.trust(&self.validation.trust) else {
             let detail = format!("the trust bundle `{}` has not been loaded", self.validation.trust);
-            return Err(Refusal::new(Reason::TrustNotLoaded, detail));
+            return Err(Refusal::new(Reason::TrustNotLoaded, detail).into());
         };
-        let certificate = EndEntityCert::try_from(leaf).map_err(|error| chain_refusal(&error))?;
+        let certificate = EndEntityCert::try_from(leaf).map_err(chain_error)?;
         // Only clients hand in the name of their server.
         let purpose = if server_name.is_some() { KeyUsage::server_auth() } else { KeyUsage::client_auth() };
         certificate
@@ -62,9 +62,10 @@ impl PeerVerifier {
                 now,
                 purpose,
                 None,
-                Some(&|path| root_is_valid(&trust, path, now)),
+                Some(&|path| issuers_are_fit(&trust, path, now)),
             )
-            .map_err(|error| chain_refusal(&error))?;
+            .map_err(chain_error)?;
+        judge_key(&facts)?;
         match &self.validation.profile {
             Profile::Spiffe { trust_domains } => judge_svid(&facts, trust_domains)?,
             Profile::Pki { match_server_name } => {
@@ -78,11 +79,22 @@ impl PeerVerifier {
             }
         }
         judge_names(&facts, &self.validation.san_matches)?;
-        judge_pins(leaf, &self.validation.pins)
+        Ok(judge_pins(leaf, &self.validation.pins)?)
     }
 }
 
-/// webpki takes trust anchors without their dates, so they are looked at here.
+/// What webpki does not look at: whether an intermediate may sign certificates at all (RFC 5280, section 4.2.1.3), and
+/// the dates of trust anchors.
+fn issuers_are_fit(trust: &TrustBundle, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), webpki::Error> {
+    for issuer in path.intermediate_certificates() {
+        let facts = Facts::from_der(&issuer.der()).map_err(|_| webpki::Error::BadDer)?;
+        if facts.key_usage.is_some_and(|usage| !usage.key_cert_sign) {
+            return Err(webpki::Error::EndEntityUsedAsCa);
+        }
+    }
+    root_is_valid(trust, path, now)
+}
+
 fn root_is_valid(trust: &TrustBundle, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), webpki::Error> {
     let at = trust.anchors.iter().position(|anchor| anchor == path.anchor());
     let root = at.and_then(|at| trust.roots.get(at)).ok_or(webpki::Error::UnknownIssuer)?;
@@ -96,6 +108,19 @@ fn root_is_valid(trust: &TrustBundle, path: &VerifiedPath<'_>, now: UnixTime) ->
     }
     Ok(())
 }
+
+/// As webpki does of the keys that sign: who proves a key that is too weak proves nothing.
+fn judge_key(facts: &Facts) -> Result<(), Refusal> {
+    match facts.rsa_bits {
+        Some(bits) if bits < WEAKEST_RSA => {
+            let detail = format!("its RSA key has {bits} bits; it needs {WEAKEST_RSA}");
+            Err(Refusal::new(Reason::WeakKey, detail))
+        }
+        _ => Ok(()),
+    }
+}
+
+const WEAKEST_RSA: usize = 2048;
 
 /// X509-SVID, sections 2, 4 and 5.2.
 fn judge_svid(facts: &Facts, trust_domains: &[Arc<str>]) -> Result<(), Refusal> {
@@ -197,28 +222,37 @@ fn names(facts: &Facts) -> String {
     }
 }
 
-fn chain_refusal(error: &webpki::Error) -> Refusal {
+/// What webpki says of a chain; as rustls's own variant where there is an alert for it (see [`Refusal`]).
+fn chain_error(error: webpki::Error) -> CertificateError {
     use webpki::Error as E;
-    let detail = match error {
-        E::CertExpired { time, not_after } => {
-            format!("it expired {} seconds ago", time.as_secs().saturating_sub(not_after.as_secs()))
+    let refuse = |reason, detail: &str| Refusal::new(reason, detail).into();
+    match error {
+        E::CertExpired { time, not_after } => CertificateError::ExpiredContext { time, not_after },
+        E::CertNotValidYet { time, not_before } => CertificateError::NotValidYetContext { time, not_before },
+        E::UnknownIssuer => CertificateError::UnknownIssuer,
+        E::UnsupportedCriticalExtension => CertificateError::UnhandledCriticalExtension,
+        E::UnsupportedSignatureAlgorithmContext(context) => CertificateError::UnsupportedSignatureAlgorithmContext {
+            signature_algorithm_id: context.signature_algorithm_id,
+            supported_algorithms: context.supported_algorithms,
+        },
+        E::RequiredEkuNotFoundContext(context) => CertificateError::InvalidPurposeContext {
+            required: purpose(context.required.oid_values().collect()),
+            presented: context.present.into_iter().map(purpose).collect(),
+        },
+        E::EmptyEkuExtension => refuse(Reason::WrongExtendedKeyUsage, "it is for nothing"),
+        E::CaUsedAsEndEntity => refuse(Reason::LeafIsCa, "a certificate authority may not act as a peer"),
+        E::InvalidSignatureForPublicKey | E::SignatureAlgorithmMismatch => {
+            refuse(Reason::BadSignature, "a signature in its chain does not verify")
         }
-        E::CertNotValidYet { time, not_before } => {
-            format!("it will be valid in {} seconds", not_before.as_secs().saturating_sub(time.as_secs()))
+        E::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
+            refuse(Reason::UnsupportedAlgorithm, "the key of an issuer cannot have made the signature")
         }
-        E::UnknownIssuer => "no root of the trust bundle has signed its chain".into(),
-        other => other.to_string(),
-    };
-    let reason = match error {
-        E::CertExpired { .. } => Reason::Expired,
-        E::CertNotValidYet { .. } => Reason::NotYetValid,
-        E::UnknownIssuer => Reason::UnknownIssuer,
-        E::CaUsedAsEndEntity => Reason::LeafIsCa,
-        E::RequiredEkuNotFoundContext(_) | E::EmptyEkuExtension => Reason::WrongExtendedKeyUsage,
-        E::InvalidSignatureForPublicKey | E::SignatureAlgorithmMismatch => Reason::BadSignature,
-        E::UnsupportedSignatureAlgorithmContext(_) | E::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
-            Reason::UnsupportedAlgorithm
+        E::EndEntityUsedAsCa => refuse(Reason::IssuerMayNotSign, "an issuer in its chain may not sign certificates"),
+        E::PathLenConstraintViolated => {
+            refuse(Reason::PathTooLong, "there are more authorities below one than that one allows")
         }
+        E::MaximumPathDepthExceeded => refuse(Reason::PathTooLong, "its chain is too long"),
+        E::NameConstraintViolation => refuse(Reason::NameNotPermitted, "its issuer may not sign for its names"),
         E::BadDer
         | E::BadDerTime
         | E::ExtensionValueInvalid
@@ -226,10 +260,18 @@ fn chain_refusal(error: &webpki::Error) -> Refusal {
         | E::InvalidSerialNumber
         | E::MalformedExtensions
         | E::TrailingData(_)
-        | E::UnsupportedCertVersion => Reason::Malformed,
-        _ => Reason::InvalidChain,
-    };
-    Refusal::new(reason, detail)
+        | E::UnsupportedCertVersion => refuse(Reason::Malformed, &error.to_string()),
+        other => refuse(Reason::InvalidChain, &other.to_string()),
+    }
+}
+
+/// By object identifier (RFC 5280, section 4.2.1.12).
+fn purpose(oid: Vec<usize>) -> ExtendedKeyPurpose {
+    match oid[..] {
+        [1, 3, 6, 1, 5, 5, 7, 3, 1] => ExtendedKeyPurpose::ServerAuth,
+        [1, 3, 6, 1, 5, 5, 7, 3, 2] => ExtendedKeyPurpose::ClientAuth,
+        _ => ExtendedKeyPurpose::Other(oid),
+    }
 }
 
 /// What both verifier traits ask besides judging: does the peer hold the key?
@@ -275,7 +317,7 @@ impl ClientCertVerifier for PeerVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        self.judge(leaf, intermediates, None, now)?;
+        self.judge(leaf, intermediates, None, now).map_err(rustls::Error::InvalidCertificate)?;
         Ok(ClientCertVerified::assertion())
     }
 
@@ -291,7 +333,7 @@ impl ServerCertVerifier for PeerVerifier {
         _ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        self.judge(leaf, intermediates, Some(server_name), now)?;
+        self.judge(leaf, intermediates, Some(server_name), now).map_err(rustls::Error::InvalidCertificate)?;
         Ok(ServerCertVerified::assertion())
     }
 

@@ -57,6 +57,10 @@ const PROXY_PROTOCOL_VERSION: Family = Family {
     metric: "envoy_proxy_proto",
     label: "envoy_proxy_protocol_version",
 };
+const LISTENER_TLS: Family =
+    Family { stat: "listener", infix: "ssl", metric: "envoy_listener_ssl", label: "envoy_listener_address" };
+const CLUSTER_TLS: Family =
+    Family { stat: "cluster", infix: "ssl", metric: "envoy_cluster_ssl", label: "envoy_cluster_name" };
 const CLUSTER_HTTP2: Family =
     Family { stat: "cluster", infix: "http2", metric: "envoy_cluster_http2", label: "envoy_cluster_name" };
 const OUTLIERS: Family = Family {
@@ -158,6 +162,8 @@ fn each(groups: &Groups, mut f: impl FnMut(&Family, &str, &'static str, Kind, u6
     walk(&LOCAL_RATE_LIMIT, &groups.local_rate_limits, &mut f);
     walk(&TCP, &groups.tcp, &mut f);
     walk(&LISTENER, &groups.listeners, &mut f);
+    walk(&LISTENER_TLS, &groups.listener_tls, &mut f);
+    walk(&CLUSTER_TLS, &groups.cluster_tls, &mut f);
     walk(&TLS_INSPECTOR, &groups.tls_inspector, &mut f);
     walk(&HTTP_INSPECTOR, &groups.http_inspector, &mut f);
     walk(&PROXY_PROTOCOL, &groups.proxy_protocol, &mut f);

@@ -30,7 +30,7 @@ use pymesh_model::health_check::{HealthCheck, Probe};
 
 use crate::base::slab::Key;
 use crate::base::time::Time;
-use crate::cluster::{ClusterKey, ClusterRuntime, HostKey};
+use crate::cluster::{ClusterKey, ClusterRuntime, Counters, HostKey};
 use crate::engine::Engine;
 use crate::exchange::{Detached, Exchange, ExchangeKey, Owner};
 use crate::health::{ClusterHealth, HostHealth, Verdict};
@@ -107,8 +107,8 @@ impl Engine {
 
     fn insert_asked(&mut self, config: Arc<Cluster>) -> ClusterKey {
         // What it has open counts nowhere.
-        let (stats, http2, commons) = (Arc::default(), Arc::default(), Arc::default());
-        let runtime = ClusterRuntime::new(config, stats, http2, &commons, None, self.now, &mut self.rng);
+        let (counters, commons) = (Counters::default(), Arc::default());
+        let runtime = ClusterRuntime::new(config, counters, &commons, None, self.now, &mut self.rng);
         self.clusters.insert_with(|_| runtime)
     }
 

@@ -25,7 +25,7 @@ use crate::check::Checks;
 use crate::conn::ConnKey;
 use crate::health::{ClusterHealth, Flags};
 use crate::shared::{Commons, Load, Resource};
-use crate::telemetry::stats::{ClusterExtAuthzStats, ClusterStats, Http2Stats};
+use crate::telemetry::stats::{ClusterExtAuthzStats, ClusterStats, Http2Stats, Hub, TlsStats};
 use balance::{Listed, Pick, Picker};
 use host::Host;
 use original::OriginalHosts;
@@ -33,11 +33,34 @@ use original::OriginalHosts;
 pub(crate) type ClusterKey = Key<ClusterRuntime>;
 pub(crate) type HostKey = Key<Host>;
 
+/// What one worker counts for a cluster; by default, where nobody looks.
+#[derive(Clone, Default)]
+pub(crate) struct Counters {
+    pub cluster: Arc<ClusterStats>,
+    pub http2: Arc<Http2Stats>,
+    pub tls: Arc<TlsStats>,
+}
+
+impl Counters {
+    /// Only what can count is shown.
+    pub fn new(config: &Cluster, worker: usize, hub: &Hub) -> Counters {
+        let transport = &config.transport;
+        let mut sockets = std::iter::once(&transport.default).chain(transport.matches.iter().map(|one| &one.socket));
+        let has_tls = sockets.any(|socket| socket.tls.is_some());
+        Counters {
+            cluster: hub.cluster(worker, &config.name),
+            http2: hub.cluster_http2(worker, &config.name),
+            tls: if has_tls { hub.cluster_tls(worker, &config.name) } else { Arc::default() },
+        }
+    }
+}
+
 /// One worker's view of a cluster.
 pub(crate) struct ClusterRuntime {
     pub config: Arc<Cluster>,
     pub stats: Arc<ClusterStats>,
     pub http2: Arc<Http2Stats>,
+    pub tls: Arc<TlsStats>,
     /// Of external authorization, each by the name in front of its counters; most clusters have none.
     pub ext_authz: Vec<(Arc<str>, Arc<ClusterExtAuthzStats>)>,
     pub hosts: Slab<Host>,
@@ -65,8 +88,7 @@ pub(crate) struct ClusterRuntime {
 impl ClusterRuntime {
     pub fn new(
         config: Arc<Cluster>,
-        stats: Arc<ClusterStats>,
-        http2: Arc<Http2Stats>,
+        counters: Counters,
         commons: &Arc<Commons>,
         health: Option<Arc<ClusterHealth>>,
         now: Time,
@@ -75,8 +97,9 @@ impl ClusterRuntime {
         let load = Load::new(commons.clusters.get(&config.name, Default::default));
         let mut cluster = ClusterRuntime {
             config,
-            stats,
-            http2,
+            stats: counters.cluster,
+            http2: counters.http2,
+            tls: counters.tls,
             ext_authz: Vec::new(),
             hosts: Slab::default(),
             listed: Vec::new(),

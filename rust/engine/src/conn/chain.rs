@@ -13,7 +13,7 @@ use crate::base::time::Time;
 use crate::decisions::Decision;
 use crate::engine::Engine;
 use crate::security::rbac::Subject;
-use crate::telemetry::{Facts, Flags};
+use crate::telemetry::{self, Facts, Flags};
 
 impl Engine {
     /// The listener filters are done: what they looked at is given to whatever is chosen.
@@ -136,6 +136,32 @@ impl Engine {
             tls_version: tls.and_then(|tls| tls.version()),
             tls_cipher: tls.and_then(|tls| tls.cipher()),
         }
+    }
+
+    /// The connection is over: the listener's own access log is about connections, whatever they carried.
+    pub(super) fn log_connection(&mut self, conn: &Conn) {
+        let Some(down) = conn.downstream().filter(|down| !down.listener.config.access_logs.is_empty()) else { return };
+        let facts = match &down.facts {
+            Some(facts) => facts.clone(),
+            None => Arc::new(self.facts_of(conn)),
+        };
+        let (received, sent) = conn.carried();
+        self.telemetry.connection(&telemetry::Connection {
+            logs: &down.listener.config.access_logs,
+            facts: &facts,
+            flags: Flags::NONE,
+            upstream: None,
+            upstream_local: None,
+            attempts: 0,
+            cluster: None,
+            received,
+            sent,
+            started: conn.opened,
+            ended: self.now,
+            downstream_failure: down.transport_failure.as_deref(),
+            transport_failure: None,
+            termination: None,
+        });
     }
 
     /// HTTP/2 with prior knowledge announces itself; anything else is HTTP/1.

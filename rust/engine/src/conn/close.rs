@@ -177,6 +177,7 @@ impl Engine {
         if self.conns.contains(conn.key) {
             self.conns.remove(conn.key);
             self.act(Action::Close(conn.key));
+            self.log_connection(conn);
             // It counts as a connection only once it has a filter chain, as in Envoy.
             if let Some(down) = conn.downstream().filter(|down| down.chain.is_some()) {
                 down.listener.stats.downstream_cx_active.dec();
@@ -206,8 +207,9 @@ impl Engine {
         if let (Some(http), true) = (conn.http(), has_facts) {
             http.stats.downstream_cx_active.dec();
             http.stats.downstream_cx_destroy.inc();
-            http.stats.downstream_cx_rx_bytes_total.add(conn.received);
-            http.stats.downstream_cx_tx_bytes_total.add(conn.sent);
+            let (received, sent) = conn.carried();
+            http.stats.downstream_cx_rx_bytes_total.add(received);
+            http.stats.downstream_cx_tx_bytes_total.add(sent);
         }
         self.forget_upstream(conn);
     }
@@ -350,7 +352,7 @@ impl Engine {
         if let Some(http) = conn.http() {
             http.stats.downstream_rq_header_timeout.inc();
         }
-        self.notice(conn, details::REQUEST_HEADER_TIMEOUT);
+        self.notice(conn, details::REQUEST_HEADER_TIMEOUT, "");
         if let Protocol::Http2Server(h2) = &mut conn.protocol {
             h2.go_away(h2::ErrorCode::ENHANCE_YOUR_CALM);
         }

@@ -122,19 +122,32 @@ impl Engine {
     fn on_handshake_done(&mut self, conn: &mut Conn) {
         match &conn.side {
             Side::Down(down) => {
-                down.listener.stats.ssl_handshake.inc();
+                conn.tls.iter().for_each(|session| down.listener.tls_stats.succeeded(session));
                 self.start_network_filter(conn);
             }
-            Side::Up(_) => self.on_upstream_open(conn),
+            Side::Up(up) => {
+                let cluster = self.clusters.get(up.cluster);
+                conn.tls.iter().for_each(|session| cluster.iter().for_each(|cluster| cluster.tls.succeeded(session)));
+                self.on_upstream_open(conn);
+            }
         }
     }
 
     fn on_tls_error(&mut self, conn: &mut Conn, error: &pymesh_tls::TlsError) {
-        if let Side::Down(down) = &conn.side {
-            down.listener.stats.ssl_connection_error.inc();
+        let failure = error.to_string();
+        let is_handshaking = conn.tls.as_ref().is_some_and(|tls| tls.is_handshaking());
+        match &mut conn.side {
+            Side::Down(down) => {
+                down.listener.tls_stats.failed(error);
+                down.transport_failure = Some(failure.as_str().into());
+                if is_handshaking {
+                    self.notice(conn, error.code(), &failure);
+                }
+            }
+            Side::Up(up) => self.clusters.get(up.cluster).iter().for_each(|cluster| cluster.tls.failed(error)),
         }
         // The alert stands in the session's output; it goes out before the close.
-        self.fail_conn(conn, Flags::UPSTREAM_CONNECTION_FAILURE, &error.to_string());
+        self.fail_conn(conn, Flags::UPSTREAM_CONNECTION_FAILURE, &failure);
     }
 
     /// Makes the codec for a version and queues its first bytes.

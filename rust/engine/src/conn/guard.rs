@@ -47,24 +47,29 @@ impl Engine {
         if let (Some(http), reason::PREMATURE_RESETS) = (conn.http(), failure.reason) {
             http.stats.downstream_rq_too_many_premature_resets.inc();
         }
-        self.notice(conn, failure.reason);
+        self.notice(conn, failure.reason, "");
     }
 
-    /// A line about a connection, for the log of the process.
-    pub(super) fn notice(&mut self, conn: &Conn, why: &'static str) {
+    /// A line about a connection, for the log of the process; `detail` is what else there is to say.
+    pub(super) fn notice(&mut self, conn: &Conn, why: &'static str, detail: &str) {
         let remote = conn.remote;
+        let separator = if detail.is_empty() { "" } else { ": " };
         match &conn.side {
             Side::Down(down) => {
                 self.telemetry.notice(
                     self.now,
                     why,
-                    format_args!("client {remote} of listener {}", down.listener.config.name),
+                    format_args!("client {remote} of listener {}{separator}{detail}", down.listener.config.name),
                 );
             }
             Side::Up(up) => {
                 let cluster = self.clusters.get(up.cluster);
                 let name = cluster.map_or("that is gone", |cluster| &*cluster.config.name);
-                self.telemetry.notice(self.now, why, format_args!("endpoint {remote} of cluster {name}"));
+                self.telemetry.notice(
+                    self.now,
+                    why,
+                    format_args!("endpoint {remote} of cluster {name}{separator}{detail}"),
+                );
             }
         }
     }

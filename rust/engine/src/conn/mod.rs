@@ -109,6 +109,8 @@ pub(crate) struct Downstream {
     pub server_name: Option<Box<str>>,
     /// Set when the transport is ready.
     pub facts: Option<Arc<Facts>>,
+    /// Why TLS came to its end.
+    pub transport_failure: Option<Box<str>>,
     pub requests: u32,
     /// Rate limits of its own.
     pub limits: Vec<Arc<Buckets>>,
@@ -250,6 +252,7 @@ impl Conn {
             inspection: None,
             server_name: None,
             facts: None,
+            transport_failure: None,
             requests: 0,
             limits: Vec::new(),
             head_due: Time::NEVER,
@@ -265,6 +268,11 @@ impl Conn {
     pub(crate) fn to_endpoint(key: ConnKey, up: Upstream, remote: SocketAddr, limit: usize, now: Time) -> Self {
         let unbound = SocketAddr::from(([0, 0, 0, 0], 0));
         Conn::new(key, Side::Up(up), remote, unbound, limit, now)
+    }
+
+    /// Octets that came and went, without what TLS adds.
+    pub(crate) fn carried(&self) -> (u64, u64) {
+        self.tls.as_ref().map_or((self.received, self.sent), |tls| tls.carried())
     }
 
     /// Octets that wait to be sent, before TLS and after.

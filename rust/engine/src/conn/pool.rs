@@ -275,8 +275,9 @@ impl Engine {
         cluster.load.take(pool_key.priority, Resource::Connections);
         cluster.stats.upstream_cx_active.dec();
         cluster.stats.upstream_cx_destroy.inc();
-        cluster.stats.upstream_cx_rx_bytes_total.add(conn.received);
-        cluster.stats.upstream_cx_tx_bytes_total.add(conn.sent);
+        let (received, sent) = conn.carried();
+        cluster.stats.upstream_cx_rx_bytes_total.add(received);
+        cluster.stats.upstream_cx_tx_bytes_total.add(sent);
         let mut starved = false;
         if let Some(host) = cluster.hosts.get_mut(host_key) {
             host.take_connection();

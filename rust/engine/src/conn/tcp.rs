@@ -317,7 +317,7 @@ impl Engine {
     fn record_connection(&mut self, relay: &Relay) {
         let cluster = relay.cluster.and_then(|key| self.clusters.get(key));
         self.telemetry.connection(&Connection {
-            tcp: &relay.tcp,
+            logs: &relay.tcp.config.access_logs,
             facts: &relay.facts,
             flags: relay.flags,
             upstream: relay.up_remote,
@@ -328,6 +328,7 @@ impl Engine {
             sent: relay.sent,
             started: relay.started,
             ended: self.now,
+            downstream_failure: None,
             transport_failure: relay.failure.as_deref(),
             termination: relay.refusal.as_deref(),
         });

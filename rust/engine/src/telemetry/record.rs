@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use pymesh_http::Known;
 use pymesh_model::cluster::{Cluster, ServiceLabels};
-use pymesh_model::format::LogSink;
+use pymesh_model::format::{AccessLog, LogSink};
 use pymesh_model::listener::Direction;
 use pymesh_model::snapshot::WorkloadLabels;
 use pymesh_model::Node;
@@ -19,7 +19,6 @@ use super::{Facts, Flags};
 use crate::base::rng::Rng;
 use crate::base::time::{Time, WallClock};
 use crate::exchange::Exchange;
-use crate::listener::TcpRuntime;
 
 /// One worker's telemetry.
 pub(crate) struct Recorder {
@@ -32,9 +31,9 @@ pub(crate) struct Recorder {
     unknown: Arc<str>,
 }
 
-/// A TCP relay that has ended.
+/// A TCP relay, or a listener's connection, that has ended.
 pub(crate) struct Connection<'a> {
-    pub tcp: &'a TcpRuntime,
+    pub logs: &'a [Arc<AccessLog>],
     pub facts: &'a Facts,
     pub flags: Flags,
     pub upstream: Option<SocketAddr>,
@@ -45,6 +44,7 @@ pub(crate) struct Connection<'a> {
     pub sent: u64,
     pub started: Time,
     pub ended: Time,
+    pub downstream_failure: Option<&'a str>,
     pub transport_failure: Option<&'a str>,
     pub termination: Option<&'a str>,
 }
@@ -118,6 +118,7 @@ impl Recorder {
             trailers: Some(&exchange.response_body.trailers),
             flags: exchange.flags,
             details: &exchange.details,
+            downstream_failure: None,
             transport_failure: exchange.transport_failure.as_deref(),
             termination: None,
             route: exchange.routed.as_ref().map(|routed| &*routed.route.name),
@@ -149,9 +150,9 @@ impl Recorder {
         }
     }
 
-    /// A TCP connection is over.
+    /// A connection is over.
     pub fn connection(&mut self, record: &Connection<'_>) {
-        for log in &record.tcp.config.access_logs {
+        for log in record.logs {
             let view = View {
                 clock: self.clock,
                 hostname: &self.node.id,
@@ -162,6 +163,7 @@ impl Recorder {
                 trailers: None,
                 flags: record.flags,
                 details: "",
+                downstream_failure: record.downstream_failure,
                 transport_failure: record.transport_failure,
                 termination: record.termination,
                 route: None,

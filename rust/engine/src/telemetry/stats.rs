@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use pymesh_tls::{Class, Session, TlsError};
+
 /// A number that one worker writes and anybody reads. Writing is a load and a
 /// store, not a locked operation: there is only one writer.
 #[derive(Debug, Default)]
@@ -340,8 +342,45 @@ stats! {
         downstream_pre_cx_active: Gauge,
         downstream_listener_filter_remote_close: Counter,
         downstream_cx_transport_socket_connect_timeout: Counter,
-        ssl_handshake: Counter,
-        ssl_connection_error: Counter,
+    }
+}
+
+stats! {
+    /// `listener.<address>.ssl.*` and `cluster.<name>.ssl.*`, names as Envoy's.
+    TlsStats {
+        connection_error: Counter,
+        handshake: Counter,
+        session_reused: Counter,
+        no_certificate: Counter,
+        fail_verify_no_cert: Counter,
+        fail_verify_error: Counter,
+        fail_verify_san: Counter,
+        fail_verify_cert_hash: Counter,
+    }
+}
+
+impl TlsStats {
+    /// A handshake ended well.
+    pub(crate) fn succeeded(&self, session: &Session) {
+        self.handshake.inc();
+        if session.is_resumed() {
+            self.session_reused.inc();
+        }
+        if session.peer().is_none() {
+            self.no_certificate.inc();
+        }
+    }
+
+    /// One did not, or what came after it was no TLS.
+    pub(crate) fn failed(&self, error: &TlsError) {
+        let counter = match error.class() {
+            Class::NoCertificate => &self.fail_verify_no_cert,
+            Class::Name => &self.fail_verify_san,
+            Class::NotPinned => &self.fail_verify_cert_hash,
+            Class::Certificate => &self.fail_verify_error,
+            Class::Connection => &self.connection_error,
+        };
+        counter.inc();
     }
 }
 
@@ -424,6 +463,8 @@ pub struct Groups {
     pub local_rate_limits: Group<LocalRateLimitStats>,
     pub tcp: Group<TcpStats>,
     pub listeners: Group<ListenerStats>,
+    pub listener_tls: Group<TlsStats>,
+    pub cluster_tls: Group<TlsStats>,
     pub tls_inspector: Group<TlsInspectorStats>,
     pub http_inspector: Group<HttpInspectorStats>,
     pub proxy_protocol: Group<ProxyProtocolStats>,
@@ -504,6 +545,16 @@ impl Hub {
     /// Adds a worker's counters for a listener.
     pub fn listener(&self, worker: usize, name: &Arc<str>) -> Arc<ListenerStats> {
         join(&mut self.lock().listeners, worker, name)
+    }
+
+    /// Adds a worker's counters for TLS with a listener's clients.
+    pub fn listener_tls(&self, worker: usize, name: &Arc<str>) -> Arc<TlsStats> {
+        join(&mut self.lock().listener_tls, worker, name)
+    }
+
+    /// Adds a worker's counters for TLS with a cluster's endpoints.
+    pub fn cluster_tls(&self, worker: usize, name: &Arc<str>) -> Arc<TlsStats> {
+        join(&mut self.lock().cluster_tls, worker, name)
     }
 
     /// Adds a worker's counters for what all TLS inspectors find.

@@ -22,6 +22,8 @@ pub(crate) struct View<'a> {
     pub trailers: Option<&'a Headers>,
     pub flags: Flags,
     pub details: &'a str,
+    /// Why TLS with the client came to its end.
+    pub downstream_failure: Option<&'a str>,
     pub transport_failure: Option<&'a str>,
     /// Why the proxy has ended the connection.
     pub termination: Option<&'a str>,
@@ -71,6 +73,7 @@ impl View<'_> {
                 }
                 display(Some(self.flags), out)
             }
+            Operator::DownstreamTransportFailureReason => text(self.downstream_failure, out),
             Operator::UpstreamTransportFailureReason => text(self.transport_failure, out),
             Operator::BytesReceived => number(Some(self.received), out),
             Operator::BytesSent => number(Some(self.sent), out),

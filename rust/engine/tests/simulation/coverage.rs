@@ -39,7 +39,8 @@ const PLACES: [&str; 33] = [
     "http.downstream_rq_rx_reset",
     "http.downstream_rq_tx_reset",
     "http.downstream_rq_idle_timeout",
-    "listener.ssl_handshake",
+    "listener_tls.handshake",
+    "cluster_tls.handshake",
     "tcp.downstream_cx_total",
 ];
 

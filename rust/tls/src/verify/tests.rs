@@ -71,6 +71,10 @@ fn each_bad_certificate_is_refused_for_its_own_reason() {
     let mut pair_of_leaf = not_a_ca.issue(&svid(UI));
     pair_of_leaf.chain.push_str(&not_a_ca.pem);
 
+    let unfit = root.intermediate(altered(ca_params("unfit"), |p| p.key_usages = vec![DigitalSignature]));
+    let mut pair_of_unfit = unfit.issue(&svid(UI));
+    pair_of_unfit.chain.push_str(&unfit.pem);
+
     let mut narrow = ca_params("narrow");
     narrow.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     let narrow = root.intermediate(narrow);
@@ -86,8 +90,9 @@ fn each_bad_certificate_is_refused_for_its_own_reason() {
         // webpki tries the key of the root with the same name.
         ("root of the same name", Authority::new("root").issue(&svid(UI)), Reason::BadSignature),
         ("expired intermediate", pair_of_expired, Reason::Expired),
-        ("leaf as issuer", pair_of_leaf, Reason::InvalidChain),
-        ("path too long", pair_too_deep, Reason::InvalidChain),
+        ("leaf as issuer", pair_of_leaf, Reason::IssuerMayNotSign),
+        ("issuer for other uses", pair_of_unfit, Reason::IssuerMayNotSign),
+        ("path too long", pair_too_deep, Reason::PathTooLong),
         ("CA as leaf", with(&|p| p.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)), Reason::LeafIsCa),
         (
             "email only",

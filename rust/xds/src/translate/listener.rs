@@ -90,6 +90,7 @@ pub(crate) fn listener(config: &listener::Listener, at: &At<'_>, cx: &mut Contex
         continue_on_listener_filters_timeout: config.continue_on_listener_filters_timeout,
         filter_chains,
         default_filter_chain,
+        access_logs: access_log::access_logs(&config.access_log, &at.field("access_log"), cx),
         buffer_limit: cluster::buffer_limit(config.per_connection_buffer_limit_bytes),
         backlog: i32::try_from(config.tcp_backlog_size.unwrap_or(BACKLOG)).unwrap_or(i32::MAX),
     })
