@@ -3,49 +3,55 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from pymesh._bridge.simulated import SimulatedProxy
 from pymesh.control.xds import pb
+from pymesh.explain.credentials import Credentials
 from pymesh.explain.prepare import access_log
 from pymesh.simulated.network import Node
 
-_EXTENSIONS = "type.googleapis.com/envoy.extensions.filters"
+_TYPE = "type.googleapis.com/envoy.extensions"
 
 
-def application(seed: int, unix_nanos: int) -> Node:
-    """It speaks HTTP/1.1 and HTTP/2, logs what it is asked, and listens to whatever is said."""
-    log = access_log()
-    manager = {
-        "@type": f"{_EXTENSIONS}.network.http_connection_manager.v3.HttpConnectionManager",
-        "stat_prefix": "application",
-        "access_log": [
-            {
-                "name": log["name"],
-                "typed_config": {
-                    "@type": log["typed_config"].type_url,
-                    **pb.to_json(pb.unpack(log["typed_config"])),
-                },
-            }
-        ],
-        "route_config": {
-            "virtual_hosts": [
-                {
-                    "name": "all",
-                    "domains": ["*"],
-                    "routes": [{"match": {"prefix": "/"}, "direct_response": {"status": 200}}],
-                }
-            ]
+def application(credentials: Credentials, seed: int, unix_nanos: int) -> Node:
+    """It speaks HTTP/1.1 and HTTP/2, also over TLS, and logs what it is asked."""
+    certificate, key = credentials.server()
+    tls = {
+        "@type": f"{_TYPE}.transport_sockets.tls.v3.DownstreamTlsContext",
+        "common_tls_context": {
+            "alpn_protocols": ["h2", "http/1.1"],
+            "tls_certificates": [
+                {"certificate_chain": {"inline_string": certificate}, "private_key": {"inline_string": key.decode()}}
+            ],
         },
-        "http_filters": [
-            {"name": "envoy.filters.http.router", "typed_config": {"@type": f"{_EXTENSIONS}.http.router.v3.Router"}}
-        ],
     }
+    with_tls = {
+        "filter_chain_match": {"transport_protocol": "tls"},
+        "transport_socket": {"name": "envoy.transport_sockets.tls", "typed_config": tls},
+        "filters": [_manager()],
+    }
+    inspector = {"@type": f"{_TYPE}.filters.listener.tls_inspector.v3.TlsInspector"}
     listener = {
         "name": "application",
         "address": {"socket_address": {"address": "127.0.0.1", "port_value": 80}},
-        "filter_chains": [
-            {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
-        ],
+        "listener_filters": [{"name": "envoy.filters.listener.tls_inspector", "typed_config": inspector}],
+        "filter_chains": [with_tls, {"filters": [_manager()]}],
     }
     bootstrap = {"static_resources": {"listeners": [listener]}}
     return Node("application", "127.0.0.1", SimulatedProxy(json.dumps(bootstrap), seed=seed, unix_nanos=unix_nanos))
+
+
+def _manager() -> dict[str, Any]:
+    log = access_log()
+    logged = {"@type": log["typed_config"].type_url, **pb.to_json(pb.unpack(log["typed_config"]))}
+    answer = {"match": {"prefix": "/"}, "direct_response": {"status": 200}}
+    router = {"@type": f"{_TYPE}.filters.http.router.v3.Router"}
+    config = {
+        "@type": f"{_TYPE}.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "application",
+        "access_log": [{"name": log["name"], "typed_config": logged}],
+        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [answer]}]},
+        "http_filters": [{"name": "envoy.filters.http.router", "typed_config": router}],
+    }
+    return {"name": "envoy.filters.network.http_connection_manager", "typed_config": config}

@@ -24,6 +24,11 @@ class Credentials:
         self._now = now
         self._authority = self_signed(trust_domain, now)
 
+    def server(self) -> tuple[str, bytes]:
+        """A certificate for servers that nobody looks at twice, and its key; PEM."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        return self._authority.issue_server(key, ["application"], self._now).chain[0], private_pem(key)
+
     def secrets(self, identity: str | None) -> dict[str, Any]:
         """The secrets of a member: its certificate, and the roots that it trusts."""
         message = pb.message(_SECRET)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pymesh.control.identity.spiffe import Identity
+from pymesh.control.resources.kubernetes import is_host_name
 
 #: Somebody outside of the mesh, without an identity and without a proxy.
 OUTSIDE = "none"
@@ -35,7 +36,9 @@ class Question:
     #: Of the service, or of the gateway that the request enters by; the only one, 80, or the first if not said.
     port: int | None = None
     #: Of the client, where it is outside.
-    source_ip: str = field(default="192.0.2.1")
+    source_ip: str = "192.0.2.1"
+    #: The name for which the client speaks TLS; None: it speaks plain text.
+    server_name: str | None = None
 
 
 def parse_request(text: str) -> tuple[str, str]:
@@ -66,6 +69,13 @@ def parse_host(text: str) -> str:
     """A host, with or without a port. Raises :class:`QuestionError`."""
     if not text or not re.fullmatch(r"[A-Za-z0-9.:\[\]_-]+", text):
         raise QuestionError(f"--host {text!r} is no host\nhint: as in shop.example or shop.example:8080")
+    return text
+
+
+def parse_server_name(text: str) -> str:
+    """A name in DNS. Raises :class:`QuestionError`."""
+    if not is_host_name(text):
+        raise QuestionError(f"--sni {text!r} is no host name\nhint: as in shop.example")
     return text
 
 

@@ -102,7 +102,7 @@ def _for_condition(kind: str, facts: Facts) -> str:
         case "host":
             return f"add {str(facts.record.get('authority'))!r} to to[].operation.hosts"
         case "destination_port":
-            return "add the workload's port to to[].operation.ports"
+            return f"add {str(facts.record.get('local')).rpartition(':')[2]!r} to to[].operation.ports"
         case "source_ip":
             return "add the client's address to from[].source.ipBlocks"
         case "remote_ip":

@@ -55,6 +55,8 @@ class Story:
     hops: Sequence[Hop]
     #: None: the connection is closed without an answer.
     status: int | None
+    #: How long it takes, if nothing but the proxies takes time.
+    seconds: float
     body: str
     #: What the answering proxy says of it, in Envoy's words.
     details: str
@@ -78,7 +80,7 @@ def tell(trace: Trace, source: Source, names: Names) -> Story:
     body = trace.answer.body.decode("utf-8", "replace") if trace.answer else ""
     status = trace.answer.status if trace.answer else None
     flags = str(record.get("flags") or "") if record else ""
-    return Story(told.request(), hops, status, body, details, flags, answered_by, why, change)
+    return Story(told.request(), hops, status, round(trace.seconds, 3), body, details, flags, answered_by, why, change)
 
 
 class _Teller:
@@ -159,7 +161,7 @@ class _Teller:
                 case "chain" if one["tls"] is None:
                     yield Step("CLOSES", f"no filter chain of listener {one['listener']} is for this connection")
                 case "chain":
-                    yield Step("listener", f"{one['listener']}, {'TLS' if one['tls'] else 'plain text'}")
+                    yield Step("listener", one["listener"] + (", TLS" if one["tls"] else ""))
                 case "failed":
                     yield Step("CLOSES", one["reason"])
                 case "access":
@@ -232,6 +234,8 @@ class _Teller:
         if self._trace.entrance is None and sender is not None:
             at = self._named("Sidecar", sender.namespace, sender.name)
             return remedies.no_way(sender, self._trace.host, self._trace.port, at)
+        if decider is None and self._trace.reached:
+            return f"{self._trace.entrance} has no proxy of the mesh: nothing stands before the application", ()
         if decider is None:
             return "the connection was refused", ()
         facts = Facts(

@@ -47,4 +47,5 @@ def _answer(story: Story) -> Iterator[str]:
         yield f"{'answer':<{_WIDTH}} none: the connection is closed{said}{flags}"
         return
     body = f" {story.body.splitlines()[0][:80]!r}" if story.body else ""
-    yield f"{'answer':<{_WIDTH}} {story.status}{body} by {story.answered_by}{said}{flags}"
+    after = f" after {story.seconds:g} s" if story.seconds else ""
+    yield f"{'answer':<{_WIDTH}} {story.status}{body} by {story.answered_by}{after}{said}{flags}"

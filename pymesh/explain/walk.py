@@ -26,8 +26,9 @@ from pymesh.explain.source import Member, Source, SourceError
 from pymesh.explain.told import Told, split
 from pymesh.simulated import answer as answers
 from pymesh.simulated.answer import Answer
-from pymesh.simulated.network import Dialled, Landing, Network, Node
+from pymesh.simulated.network import NANOS, Dialled, Landing, Network, Node
 from pymesh.simulated.proxy import ConfigurationRefusedError, configured
+from pymesh.simulated.tls import TlsClient
 
 #: No request waits longer for its answer.
 _LONGEST_SECONDS = 3600.0
@@ -64,6 +65,8 @@ class Trace:
     reached: Sequence[Record]
     #: None: the connection was closed without one.
     answer: Answer | None
+    #: How long it took.
+    seconds: float
 
 
 @dataclass(eq=False, slots=True)
@@ -88,7 +91,7 @@ class Walker:
         self._places: dict[Member, _Place] = {}
         self._by_node: dict[Node, _Place] = {}
         self._network = Network(self._lands)
-        self._world = application(seed, self._nanos)
+        self._world = application(self._credentials, seed, self._nanos)
         self.names = Names()
 
     def ask(self, question: Question) -> Trace:
@@ -97,7 +100,7 @@ class Walker:
         host, port = self._service(question, sender)
         self._network.touched.clear()
         landing, ip = self._entrance(question, sender, host, port)
-        answer = None
+        answer, begun = None, self._network.now
         if landing is not None:
             answer = self._exchange(self._network.dial(landing, ip), question, host)
         passages = []
@@ -110,17 +113,22 @@ class Walker:
             else:
                 passages.append(Passage(place.member, decisions, records))
         entrance = landing.local if landing is not None else None
-        return Trace(question, sender, host, port, entrance, passages, reached, answer)
+        seconds = (self._network.now - begun) / NANOS
+        return Trace(question, sender, host, port, entrance, passages, reached, answer, seconds)
 
     def _exchange(self, dialled: Dialled, question: Question, host: str) -> Answer | None:
-        dialled.send(asking.request_octets(question, question.host or host))
+        tls = TlsClient(dialled, question.server_name) if question.server_name is not None else None
+        client = tls or dialled
+        client.send(asking.request_octets(question, question.host or question.server_name or host))
 
         def read() -> Answer | None:
-            return answers.read(bytes(dialled.received), question.method, is_over=dialled.is_over)
+            if tls is not None:
+                tls.pump()
+            return answers.read(bytes(client.received), question.method, is_over=client.is_over)
 
-        self._network.run(lambda: dialled.is_over or read() is not None, _LONGEST_SECONDS)
+        self._network.run(lambda: read() is not None or client.is_over, _LONGEST_SECONDS)
         answer = read()
-        dialled.close()
+        client.close()
         self._network.run(lambda: False, 0)
         return answer
 

@@ -7,9 +7,11 @@ import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
 from pymesh.cli.main import main
+from tests.tools.certificates import Authority
 
 HERE = Path(__file__).parent
 EXPECTED = sorted((HERE / "expected").glob("*.txt"))
@@ -118,6 +120,10 @@ MESH = "--config", "mesh"
             "--source-ip '10.0.0' is no IP address\nhint: as in 203.0.113.7",
         ),
         (
+            [*MESH, "--from", "front-1", "--to", "orders", "--sni", "a b"],
+            "--sni 'a b' is no host name\nhint: as in shop.example",
+        ),
+        (
             ["--config", "nowhere", "--from", "none", "--to", "orders"],
             "nowhere: error: there is no such folder\n  hint: --config names a folder of YAML files",
         ),
@@ -132,3 +138,51 @@ def test_what_cannot_be_asked(words: list[str], said: str, monkeypatch: pytest.M
     monkeypatch.chdir(HERE)
     done = explain(*words)
     assert (done.exit_code, done.stderr) == (1, f"error: {said}\n")
+
+
+def test_a_gateway_that_terminates_tls(tmp_path: Path, authority: Authority) -> None:
+    pair = authority.issue("shop.example", dns=["shop.example"])
+    secret = {name: Path(file).read_text() for name, file in (("tls.crt", pair.chain), ("tls.key", pair.key))}
+    documents = [
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "type": "kubernetes.io/tls",
+            "metadata": {"name": "shop", "namespace": "shop"},
+            "stringData": secret,
+        },
+        {
+            "apiVersion": "networking.istio.io/v1",
+            "kind": "Gateway",
+            "metadata": {"name": "secure", "namespace": "shop"},
+            "spec": {
+                "selector": {"istio": "secure"},
+                "servers": [
+                    {
+                        "port": {"number": 443, "name": "https", "protocol": "HTTPS"},
+                        "hosts": ["shop.example"],
+                        "tls": {"mode": "SIMPLE", "credentialName": "shop"},
+                    }
+                ],
+            },
+        },
+        {
+            "apiVersion": "networking.istio.io/v1",
+            "kind": "VirtualService",
+            "metadata": {"name": "secure", "namespace": "shop"},
+            "spec": {
+                "hosts": ["shop.example"],
+                "gateways": ["secure"],
+                "http": [{"directResponse": {"status": 204}}],
+            },
+        },
+    ]
+    (tmp_path / "gateway.yaml").write_text(yaml.safe_dump_all(documents))
+    words = ["--config", str(HERE / "mesh"), "--config", str(tmp_path), "--from", "secure", "--to", "orders", "--json"]
+    with_tls = json.loads(explain(*words, "--sni", "shop.example").output)
+    assert (with_tls["status"], with_tls["details"]) == (204, "direct_response")
+    in_plain_text = json.loads(explain(*words, "--host", "shop.example").output)
+    assert in_plain_text["status"] is None
+    for text in (json.dumps(with_tls), json.dumps(in_plain_text)):
+        assert "PRIVATE KEY" not in text
+        assert secret["tls.key"].splitlines()[1] not in text
