@@ -21,7 +21,8 @@ from pymesh.local.errors import LocalMeshError
 Resource = Mapping[str, Any]
 
 _FILE = "scenario.yaml"
-#: The port on which an app itself listens, behind its sidecar: `$(partner.http)`.
+#: The port on which an app itself listens, behind its sidecar, `$(partner.http)`; the sidecar's for it,
+#: `$(partner.http.sidecar)`.
 _APP_PORT = re.compile(r"'?\$\(([a-z0-9.-]+)\)'?")
 
 
@@ -32,7 +33,7 @@ class Overlay:
         self, folders: Iterable[Path], kept: Path, port: Callable[[int], int], apps: Mapping[str, int] | None = None
     ) -> None:
         """`kept` is a folder for the originals; `port` gives the port that stands for a gateway's; `apps` where apps
-        themselves listen, by `workload.port`.
+        and their sidecars listen, by `workload.port` and `workload.port.sidecar`.
         """
         self._folders = tuple(folders)
         self._kept = kept

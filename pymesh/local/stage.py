@@ -61,8 +61,10 @@ class Stage:
 
     def __post_init__(self) -> None:
         folder = self.runner.folder
-        apps = {f"{one.name}.{port.name}": port.app for one in self.runner.plan for port in one.inbound}
-        self._overlay = Overlay(self.runner.config, folder / "originals", self.runner.gateway_port, apps)
+        ports = {f"{one.name}.{port.name}": port for one in self.runner.plan for port in one.inbound}
+        numbers = {name: port.app for name, port in ports.items()}
+        numbers |= {f"{name}.sidecar": port.sidecar for name, port in ports.items()}
+        self._overlay = Overlay(self.runner.config, folder / "originals", self.runner.gateway_port, numbers)
         self._authority = certificates.Authority(folder / "gateway-authority.pem")
 
     async def play(self, scenario: Scenario) -> AsyncGenerator[Result, None]:
