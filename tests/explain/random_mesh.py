@@ -16,6 +16,9 @@ NAMESPACE = "shop"
 #: Who calls whom. `reviews` has two versions, told apart by subsets.
 CALLERS = ("web", "job", "reviews-v2")
 CALLED = ("reviews", "ratings")
+#: A service of connections, whose requests the proxies do not see.
+RAW = "raw"
+DOOR, DOOR_HOST = "door", "shop.example"
 SUBSETS = {"reviews": ("v1", "v2"), "ratings": ("v1", "v3")}  # no workload is ratings v3
 
 _APP = """
@@ -55,29 +58,30 @@ def write_mesh(folder: Path) -> None:
     (folder / "app.py").write_text(_APP)
     (folder / "config").mkdir()
 
-    def app(name: str, service: str, version: str, calls: Sequence[str]) -> Document:
+    def app(name: str, service: str, version: str, calls: Sequence[str], protocol: str = "http") -> Document:
         return {
             "name": name,
             "service": service,
             "version": version,
             "serviceAccount": service,
             "command": ["python3", "app.py"],
-            "ports": {"http": "PORT"},
+            "ports": {protocol: "PORT"},
             "calls": list(calls),
         }
 
     apps = [
-        app("web", "web", "v1", CALLED),
-        app("job", "job", "v1", CALLED),
+        app("web", "web", "v1", [*CALLED, RAW]),
+        app("job", "job", "v1", [*CALLED, RAW]),
         app("reviews-v1", "reviews", "v1", ()),
         app("reviews-v2", "reviews", "v2", ["ratings"]),
         app("ratings", "ratings", "v1", ()),
+        app(RAW, RAW, "v1", (), "tcp"),
     ]
     mesh = {
         "apiVersion": "local.pymesh.dev/v1alpha1",
         "kind": "LocalMesh",
         "metadata": {"name": "random", "namespace": NAMESPACE},
-        "spec": {"config": ["config"], "apps": apps},
+        "spec": {"config": ["config"], "apps": apps, "gateways": [{"name": DOOR, "labels": {"istio": DOOR}}]},
     }
     (folder / "mesh.yaml").write_text(yaml.safe_dump(mesh))
 
@@ -85,21 +89,26 @@ def write_mesh(folder: Path) -> None:
 class Maker:
     """Makes resources and requests from a seed."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, door_port: int) -> None:
         self._rng = random.Random(seed)
+        self._door_port = door_port
 
     def documents(self, number: int) -> list[Document]:
         """Everything for one round. A route, and a policy that only looks, tell in each proxy which round it has."""
         found = [self._service(name) for name in ("web", "job", *CALLED)]
+        found += [self._service(RAW, "tcp"), self._gateway(), self._virtual_of_gateway(number)]
         for name in CALLED:
             found += [self._destination(name), self._virtual(name, number)]
-            found += [self._authorization(name, count) for count in range(self._rng.choice((0, 1, 1, 2, 3)))]
+            versions = SUBSETS[name]
+            found += [self._authorization(name, one, versions) for one in range(self._rng.choice((0, 1, 1, 2, 3)))]
+        found += [self._authorization(RAW, one) for one in range(self._rng.choice((0, 1, 2)))]
+        found += [self._authorization(DOOR, 0)] if self._chance(0.4) else []
         look = {"action": "AUDIT", "rules": [{}]}
         found.append(_document("security.istio.io/v1", "AuthorizationPolicy", f"round-{number}", look))
         if self._chance(0.5):
             mtls = {"mtls": {"mode": self._rng.choice(("STRICT", "PERMISSIVE", "DISABLE"))}}
             found.append(_document("security.istio.io/v1", "PeerAuthentication", "general", mtls))
-        for name in CALLED:
+        for name in (*CALLED, RAW):
             if self._chance(0.4):
                 spec = {
                     "selector": {"matchLabels": {"app": name}},
@@ -111,17 +120,21 @@ class Maker:
     def question(self) -> Question:
         """A request."""
         rng = self._rng
-        sender = rng.choice((*CALLERS, *CALLERS, "none"))
-        service = "ratings" if sender == "reviews-v2" else rng.choice(CALLED)
+        sender = rng.choice((*CALLERS, *CALLERS, DOOR, "none"))
+        service = "ratings" if sender == "reviews-v2" else rng.choice((*CALLED, *CALLED, *CALLED, RAW))
         target = rng.choice(_PATHS) if self._chance(0.75) else rng.choice(_WRITTEN)
         headers = tuple((rng.choice(_HEADERS), rng.choice(_VALUES)) for _ in range(rng.choice((0, 0, 1, 2))))
+        at_door = {}
+        if sender == DOOR:
+            service = rng.choice(CALLED)
+            at_door = {"host": rng.choice((DOOR_HOST, DOOR_HOST, "other.example")), "port": self._door_port}
         # A client outside is one on this machine.
-        return Question(sender, service, rng.choice(_METHODS), target, headers, source_ip="127.0.0.1")
+        return Question(sender, service, rng.choice(_METHODS), target, headers, source_ip="127.0.0.1", **at_door)
 
     # --- resources ------------------------------------------------------------------------------------------------
 
-    def _service(self, name: str) -> Document:
-        ports = [{"name": "http", "port": 80, "targetPort": "http"}]
+    def _service(self, name: str, protocol: str = "http") -> Document:
+        ports = [{"name": protocol, "port": 80, "targetPort": protocol}]
         return _document("v1", "Service", name, {"selector": {"app": name}, "ports": ports})
 
     def _destination(self, name: str) -> Document:
@@ -136,9 +149,22 @@ class Maker:
         last = {"name": f"r{number}-last", "route": [self._leads_to(name)]}
         return _document("networking.istio.io/v1", "VirtualService", name, {"hosts": [name], "http": [*rules, last]})
 
+    def _gateway(self) -> Document:
+        port = {"number": self._door_port, "name": "http", "protocol": "HTTP"}
+        server = {"port": port, "bind": "127.0.0.1", "hosts": [DOOR_HOST]}
+        spec = {"selector": {"istio": DOOR}, "servers": [server]}
+        return _document("networking.istio.io/v1", "Gateway", DOOR, spec)
+
+    def _virtual_of_gateway(self, number: int) -> Document:
+        names = [self._rng.choice(CALLED) for _ in range(self._rng.randint(1, 3))]
+        rules = [self._route(name, f"r{number}-door-{index}") for index, name in enumerate(names)]
+        rules += [{"name": f"r{number}-last", "route": [self._leads_to("reviews")]}] if self._chance(0.7) else []
+        spec = {"hosts": [DOOR_HOST], "gateways": [DOOR], "http": rules}
+        return _document("networking.istio.io/v1", "VirtualService", DOOR, spec)
+
     def _leads_to(self, name: str) -> Document:
         shares = SUBSETS[name] if self._chance(0.1) else SUBSETS[name][:1] if name == "ratings" else SUBSETS[name]
-        return {"destination": {"host": name, "subset": self._rng.choice(shares)}}
+        return {"destination": {"host": name, "subset": self._rng.choice(shares), "port": {"number": 80}}}
 
     def _route(self, name: str, title: str) -> Document:
         rng = self._rng
@@ -174,9 +200,11 @@ class Maker:
             match["headers"] = {rng.choice(_HEADERS): {"exact": rng.choice(_VALUES)}}
         return match
 
-    def _authorization(self, name: str, number: int) -> Document:
+    def _authorization(self, name: str, number: int, versions: Sequence[str] = ()) -> Document:
         rng = self._rng
-        labels = {"app": name, **({"version": rng.choice(SUBSETS[name])} if self._chance(0.3) else {})}
+        labels = {"istio": DOOR} if name == DOOR else {"app": name}
+        if versions and self._chance(0.3):
+            labels["version"] = rng.choice(versions)
         spec: Document = {
             "selector": {"matchLabels": labels},
             "action": rng.choice(("ALLOW", "ALLOW", "ALLOW", "DENY", "DENY", "AUDIT")),
