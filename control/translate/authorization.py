@@ -24,6 +24,9 @@ _NETWORK = "envoy.extensions.filters.network.rbac.v3.RBAC"
 #: Of Istio's actions, Envoy's, in the order of the filters.
 _ACTIONS = (("AUDIT", "LOG"), ("DENY", "DENY"), ("ALLOW", "ALLOW"))
 
+#: Not an address of IPv6, which has colons inside its brackets.
+_WITH_PORT = re.compile(r"\*?(?P<name>[^*]+)(?P<port>:[0-9]+)")
+
 Json = dict[str, Any]
 Targeted = Callable[[TargetRef], bool]
 
@@ -228,12 +231,16 @@ def _header(name: str, value: str) -> Json:
 
 
 def _host(value: str) -> Json:
-    """In any case, and with any port where none is written: ``shop.example:8080`` is no way around ``shop.example``."""
+    """In any case, with or without the dot of the root, and with any port where none is written: neither
+    ``shop.example:8080`` nor ``shop.example.`` is a way around ``shop.example``.
+    """
     if value == "*":
         return _header(":authority", "*")
-    name = value.strip("*")
-    port = "" if value.endswith("*") or ":" in name else "(:[0-9]+)?"
-    pattern = f"(?i){'.*' if value[0] == '*' else ''}{re.escape(name)}{'.*' if value[-1] == '*' else ''}{port}"
+    name, port = (found["name"], found["port"]) if (found := _WITH_PORT.fullmatch(value)) else (value.strip("*"), "")
+    start, end = ".*" if value[0] == "*" else "", rf"\.*{port or '(:[0-9]*)?'}"
+    if value[-1] == "*":
+        name, end = value.strip("*"), ".*"
+    pattern = f"(?i){start}{re.escape(name)}{end}"
     return {"header": {"name": ":authority", "string_match": {"safe_regex": {"regex": pattern}}}}
 
 
