@@ -84,6 +84,7 @@ def prepared(messages: Messages, secrets: Mapping[str, Any], names: Names) -> di
 
 def _listener(listener: Any) -> Any:
     made = deepcopy(listener)
+    made.ClearField("access_log")
     for one in _filters(made):
         if one.typed_config.type_url.rpartition("/")[2] in _LOGGING:
             config = pb.unpack(one.typed_config)

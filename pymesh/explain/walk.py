@@ -18,7 +18,7 @@ from pymesh._bridge.simulated import SimulatedProxy
 from pymesh.control.identity.spiffe import Identity
 from pymesh.control.resources.diagnostics import did_you_mean
 from pymesh.explain import question as asking
-from pymesh.explain.application import application
+from pymesh.explain.application import GRPC_ADDRESS, application, authorizer
 from pymesh.explain.credentials import Credentials
 from pymesh.explain.prepare import Names, prepared
 from pymesh.explain.question import OUTSIDE, Question, QuestionError
@@ -26,7 +26,7 @@ from pymesh.explain.source import Member, Source, SourceError
 from pymesh.explain.told import Told, split
 from pymesh.simulated import answer as answers
 from pymesh.simulated.answer import Answer
-from pymesh.simulated.network import NANOS, Dialled, Landing, Network, Node
+from pymesh.simulated.network import NANOS, Dialled, Landing, Network, Node, Server
 from pymesh.simulated.proxy import ConfigurationRefusedError, configured
 from pymesh.simulated.tls import TlsClient
 
@@ -216,7 +216,9 @@ class Walker:
 
     # --- the network ------------------------------------------------------------------------------------------------
 
-    def _lands(self, node: Node, address: str) -> Landing | None:
+    def _lands(self, node: Node, address: str) -> Landing | Server:
+        if address == GRPC_ADDRESS:
+            return authorizer
         place = self._by_node.get(node)
         return self._landing(place.member if place else None, address)
 

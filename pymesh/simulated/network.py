@@ -50,6 +50,10 @@ class Landing:
     is_redirected: bool = False
 
 
+#: A server in Python: given the end of whoever has connected, its own.
+Server = Callable[[End], End]
+
+
 @dataclass(frozen=True, slots=True)
 class _ProxyEnd:
     network: Network
@@ -95,8 +99,9 @@ class Dialled:
 class Network:
     """Everybody's links, and the clock."""
 
-    def __init__(self, lands: Callable[[Node, str], Landing | None]) -> None:
-        """``lands`` says where a connection of a node to an address comes out; None: it is refused."""
+    def __init__(self, lands: Callable[[Node, str], Landing | Server | None]) -> None:
+        """``lands`` says where a connection of a node to an address comes out: at a proxy, at something in Python, or
+        nowhere (it is refused)."""
         self._lands = lands
         self._awake: dict[Node, None] = {}
         self._nodes: dict[Node, None] = {}
@@ -166,6 +171,10 @@ class Network:
             node.proxy.failed(connection, "connection refused")
             return
         source = self._source(node.ip)
+        if not isinstance(landing, Landing):
+            node.proxy.connected(connection, source)
+            node.links[connection] = landing(here)
+            return
         accepted = self._accept(landing, source, here)
         node.proxy.connected(connection, source)
         if accepted is None:

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use pymesh_engine::base::time::{Time, WallClock};
 use pymesh_engine::{Action, ConnKey, Decision, Engine, ListenerKey};
+use pymesh_model::format::LogSink;
 use pymesh_model::listener::Listener;
 use pymesh_net::FilterHost;
 use pymesh_tls::{SecretStore, TimeProvider};
@@ -251,10 +252,14 @@ impl<H: FilterHost> SimulatedProxy<H> {
         self.engine.next_timeout()
     }
 
-    /// Access log lines since the last time, of all sinks.
+    /// Access log lines since the last time, to wherever they go. What the process itself would say on its standard
+    /// error is left out: of decisions there is more to be had.
     pub fn take_log(&mut self) -> Vec<u8> {
         let mut log = Vec::new();
-        self.engine.take_log_lines(|_, lines| log.append(lines));
+        self.engine.take_log_lines(|sink, lines| match sink {
+            LogSink::Stderr => lines.clear(),
+            LogSink::Stdout | LogSink::File(_) => log.append(lines),
+        });
         log
     }
 

@@ -12,6 +12,7 @@ import pytest
 from pymesh._bridge import ProxyError
 from pymesh._bridge.simulated import SimulatedProxy
 from pymesh.simulated.answer import Answer, read
+from pymesh.simulated.grpc import GrpcServer
 from pymesh.simulated.network import NANOS, Landing, Network, Node
 
 _HTTP = "type.googleapis.com/envoy.extensions.filters"
@@ -114,6 +115,31 @@ def test_time_passes_without_waiting() -> None:
     assert network.now == 25 * NANOS
     assert front.proxy.take_log().startswith(b"504 response_timeout UT 25000 ")
     assert time.monotonic() - begun < 20
+
+
+def test_a_server_in_python() -> None:
+    """An external authorizer over gRPC, asked by the proxy's filter."""
+    asked: list[tuple[str, bytes]] = []
+
+    def answer(path: str, message: bytes) -> bytes:
+        asked.append((path, message))
+        return b"\x0a\x00" if len(asked) == 1 else b"\x0a\x02\x08\x07"
+
+    options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+    http2 = {"@type": f"type.googleapis.com/{options}", "explicit_http_config": {"http2_protocol_options": {}}}
+    authz = {
+        "@type": f"{_HTTP}.http.ext_authz.v3.ExtAuthz",
+        "transport_api_version": "V3",
+        "grpc_service": {"envoy_grpc": {"cluster_name": "b"}},
+    }
+    filters = [{"name": "authz", "typed_config": authz}]
+    to = {**cluster("10.0.0.9"), "typed_extension_protocol_options": {options: http2}}
+    front = Node("front", "10.0.0.1", proxy({"direct_response": {"status": 200}}, to, filters=filters))
+    network = Network(lambda _, __: lambda peer: GrpcServer(peer, answer))
+    answers = [ask(network, front), ask(network, front)]
+    assert [one and one.status for one in answers] == [200, 403]
+    assert [path for path, _ in asked] == ["/envoy.service.auth.v3.Authorization/Check"] * 2
+    assert b"192.0.2.1" in asked[0][1]
 
 
 def test_the_same_seed_the_same_luck() -> None:
