@@ -13,11 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from pymesh.control.resources.gateway import ServerTls
-from pymesh.control.translate import tls
-from pymesh.control.translate.proxy import Proxy as Node
-from pymesh.control.xds import pb
 from tests.interop.certificate_cases import CASES, ENVOY_ADMITS, Case, Pki
+from tests.proxy import mesh_tls
 from tests.proxy.bootstrap import Json, access_log, bootstrap, cluster, http_listener, to_cluster, virtual_host
 from tests.proxy.running import Proxy, proxy
 from tests.tools.bad_certificates import HOST, IDENTITY, pem, write
@@ -57,7 +54,6 @@ COUNTED_OTHERWISE = {
     ("embedded NUL in the host", "gateway"): {"fail_verify_san"},
 }
 _COUNTED = ("handshake", "connection_error", "fail_verify_no_cert", "fail_verify_error", "fail_verify_san")
-_NODE = Node("sidecar", "127.0.0.1", "web", "shop")
 _GOOD = Case("good", lambda pki: pki.leaf(), None, None, None)
 
 
@@ -173,21 +169,13 @@ def _config(
     folder: Path, own: KeyPair, bundle: Path, ports: list[int], behind: int, shower: int, names: dict[str, str]
 ) -> Json:
     """TLS as the control plane has it; its secrets stand in the bootstrap."""
-    inbound = _static(tls.inbound(_NODE, "cluster.local", http=True))
-    edge = _static(
-        tls.server(
-            ServerTls(mode="MUTUAL", credential_name="edge", subject_alt_names=(HOST,)),
-            [("shop", "edge")],
-            _NODE,
-            "cluster.local",
-        )
-    )
     connection = "%DOWNSTREAM_REMOTE_ADDRESS% %BYTES_RECEIVED% %DOWNSTREAM_TRANSPORT_FAILURE_REASON%\n"
     exchange = "%REQ(:PATH)% %RESPONSE_FLAGS% %UPSTREAM_TRANSPORT_FAILURE_REASON%\n"
+    edge = mesh_tls.gateway(mode="MUTUAL", subject_alt_names=(HOST,))
     to_origin = [virtual_host("all", [to_cluster("origin")])]
     to_servers = [virtual_host("all", [to_cluster(name, f"/{name}/") for name in names.values()])]
     listeners = [
-        http_listener(ports[0], to_origin, name="inbound", tls=inbound),
+        http_listener(ports[0], to_origin, name="inbound", tls=mesh_tls.sidecar()),
         http_listener(
             ports[1], to_servers, name="outbound", access_log=[access_log(folder / "outbound.log", exchange)]
         ),
@@ -197,30 +185,10 @@ def _config(
         listener["access_log"] = [access_log(folder / f"{listener['name']}.log", connection)]
     clusters = [cluster("origin", [behind])]
     for name in names.values():
-        clusters.append(cluster(name, [shower], tls=_static(tls.outbound(_NODE, [IDENTITY], name, ["http/1.1"]))))
+        clusters.append(cluster(name, [shower], tls=mesh_tls.client(IDENTITY, name)))
     config = bootstrap(listeners, clusters, ports[3])
-    certificate = {
-        "certificate_chain": {"filename": str(own.chain)},
-        "private_key": {"filename": str(own.key)},
-    }
-    roots = {"trusted_ca": {"filename": str(bundle)}}
-    config["static_resources"]["secrets"] = [
-        {"name": "default", "tls_certificate": certificate},
-        {"name": "ROOTCA", "validation_context": roots},
-        {"name": "kubernetes://shop/edge", "tls_certificate": certificate},
-        {"name": "kubernetes://shop/edge-cacert", "validation_context": roots},
-    ]
+    config["static_resources"]["secrets"] = mesh_tls.secrets(own, bundle)
     return config
-
-
-def _static(transport: Json) -> Json:
-    """A transport socket in JSON whose secrets are not asked for."""
-    context = pb.unpack(transport["typed_config"])
-    common = context.common_tls_context
-    validation = common.combined_validation_context.validation_context_sds_secret_config
-    for secret in [*common.tls_certificate_sds_secret_configs, validation]:
-        secret.ClearField("sds_config")
-    return {"name": transport["name"], "typed_config": {"@type": pb.type_url(context), **pb.to_json(context)}}
 
 
 def _reasons() -> Iterator[tuple[Case, str, str]]:
