@@ -8,6 +8,7 @@ error before anything listens, and closes them in the reverse order.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -25,19 +26,25 @@ from pymesh.control.admin import logs
 from pymesh.control.admin.pages import ConfigView, application
 from pymesh.control.admin.serving import AdminServer
 from pymesh.control.config import Address, Settings
-from pymesh.control.identity import private_files, storage
-from pymesh.control.identity.authority import AuthorityError, CertificateAuthority, LifetimePolicy
-from pymesh.control.identity.metrics import IdentityMetrics
+from pymesh.control.identity import operator, private_files, storage
+from pymesh.control.identity.authority import AuthorityError, LifetimePolicy, self_signed
+from pymesh.control.identity.bundle import TrustBundle
+from pymesh.control.identity.ledger import Ledger
+from pymesh.control.identity.metrics import IdentityMetrics, RotationMetrics
+from pymesh.control.identity.rotation import Rotation
 from pymesh.control.identity.service import CertificateService
 from pymesh.control.identity.serving import ServerCertificate
 from pymesh.control.identity.spiffe import Identity
+from pymesh.control.identity.supplied import SuppliedAuthority
 from pymesh.control.identity.tokens import TokenFile, TokenFileError
+from pymesh.control.identity.trust import Trust
+from pymesh.control.translate.proxy import ProxyError
 from pymesh.control.xds import pb
-from pymesh.control.xds.cache import ResourceCache
+from pymesh.control.xds.cache import ResourceCache, Snapshot
 from pymesh.control.xds.fleet import Fleet
 from pymesh.control.xds.grpc import GrpcServer
 from pymesh.control.xds.metrics import XdsMetrics
-from pymesh.control.xds.node import Node
+from pymesh.control.xds.node import Node, NodeRefusedError
 from pymesh.control.xds.server import DiscoveryService
 
 log = logging.getLogger(__name__)
@@ -76,33 +83,49 @@ class ControlPlane:
         self._clock = clock
         self._ready = False
         self.registry = CollectorRegistry()
-        self.authority = _authority(settings, clock())
+        self.rotation, self._supplied = _authority(settings, clock)
         tokens = _tokens(settings)
         errors = mesh.load()
         if errors:
             raise StartError(*errors)
         metrics = XdsMetrics(self.registry)
         cache = ResourceCache()
-        self.fleet = Fleet(lambda node, previous: cache.snapshot(mesh.messages(node), previous), metrics)
+        bundle = TrustBundle(self.rotation, cache)
+
+        def snapshot(node: Node, previous: Snapshot | None) -> Snapshot:
+            try:
+                return cache.snapshot(bundle.beside(mesh.messages(node)), previous)
+            except ProxyError as error:
+                raise NodeRefusedError(str(error)) from error
+
+        self.fleet = Fleet(snapshot, metrics)
+        self.rotation.subscribers = lambda: bundle.asking(self.fleet)
+        self.rotation.on_change(self.fleet.changed)
+        RotationMetrics(self.registry, self.rotation)
         methods = DiscoveryService(self.fleet, None if settings.insecure_xds else tokens, metrics).methods()
         if tokens is not None:
             signing = IdentityMetrics(self.registry)
-            methods |= CertificateService(self.authority, tokens, signing, clock).methods()
+            methods |= CertificateService(self.rotation, tokens, signing, clock).methods()
         self._xds = GrpcServer(methods)
         self._certificate = None if settings.insecure_xds else self._server_certificate()
         self._xds_socket = _bound(settings.listen, "--listen")
+        self._admin_socket = None
         try:
             self._admin_socket = _bound(settings.admin, "--admin") if settings.admin else None
-        except StartError:
-            self._xds_socket.close()
-            raise
+            self._operator_socket = operator.listening(settings.state)
+        except (StartError, OSError) as error:
+            for one in filter(None, (self._xds_socket, self._admin_socket)):
+                one.close()
+            raise StartError(*error.args) if isinstance(error, StartError) else StartError(str(error)) from error
         self.xds_address = _address(self._xds_socket)
         self.admin_address = _address(self._admin_socket) if self._admin_socket else None
 
     async def run(self, stop: asyncio.Event, started: Callable[[], None]) -> None:
         """Serve until ``stop`` is set; ``started`` is called once everything serves."""
         admin: AdminServer | None = None
+        door = AdminServer(operator.application(self.rotation), self._operator_socket)
         try:
+            await door.start()
             if self._admin_socket is not None:
                 pages = application(self.fleet, self.registry, self._mesh, lambda: self._ready)
                 admin = AdminServer(pages, self._admin_socket)
@@ -115,6 +138,8 @@ class ControlPlane:
                 ]
                 if self._certificate is not None:
                     tasks.append(group.create_task(self._renew(self._certificate)))
+                if self._supplied is not None:
+                    tasks.append(group.create_task(self._supplied.follow()))
                 self._ready = True
                 started()
                 await stop.wait()
@@ -123,17 +148,26 @@ class ControlPlane:
         finally:
             self._ready = False
             await self._xds.stop()
+            await door.stop()
+            (self._settings.state / operator.SOCKET).unlink(missing_ok=True)
             if admin is not None:
                 await admin.stop()
 
     def _server_certificate(self) -> ServerCertificate:
         host = self._settings.listen.host
         hosts = dict.fromkeys((*self._settings.server_names, host, "localhost", "127.0.0.1"))
-        return ServerCertificate(self.authority, tuple(hosts), self._settings.state, self._clock())
+        return ServerCertificate(self.rotation, tuple(hosts), self._settings.state, self._clock())
 
     async def _renew(self, certificate: ServerCertificate) -> None:
+        changed = asyncio.Event()
+        self.rotation.on_change(changed.set)
         while True:
-            await asyncio.sleep(max((certificate.renew_at - self._clock()).total_seconds(), 1.0))
+            wait = max((certificate.renew_at - self._clock()).total_seconds(), 1.0)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(changed.wait(), wait)
+                changed.clear()
+                if not certificate.is_due:
+                    continue
             certificate.renew(self._clock())
             log.info("server certificate renewed", extra={"next": certificate.renew_at.isoformat()})
 
@@ -170,18 +204,30 @@ async def _run(settings: Settings, mesh: Mesh) -> None:
     log.info("stopped")
 
 
-def _authority(settings: Settings, now: datetime) -> CertificateAuthority:
+def _authority(settings: Settings, clock: Callable[[], datetime]) -> tuple[Rotation, SuppliedAuthority | None]:
     policy = LifetimePolicy(settings.certificate_lifetime, settings.longest_certificate_lifetime)
+    folder, now = settings.state / "ca", clock()
     try:
         settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         Identity(settings.trust_domain, "default", "default")
-        if settings.authority is not None:
-            return storage.open_supplied(settings.authority, now, policy)
-        return storage.open_or_create(settings.state / "ca", settings.trust_domain, now, policy)
+        supplied = None if settings.authority is None else storage.open_supplied(settings.authority, now, policy)
+        trust = storage.open_or_create(folder, settings.trust_domain, now, policy, supplied)
+        ledger = Ledger.open(folder, now)
     except (AuthorityError, ValueError) as error:
+        raise StartError(f"certificate authority: {error}") from error
+    except private_files.InsecureFileError as error:
         raise StartError(f"certificate authority: {error}") from error
     except OSError as error:
         raise StartError(f"state folder {settings.state}: {error.strerror}") from error
+
+    def keep(changed: Trust) -> None:
+        storage.keep(folder, changed)
+
+    if settings.authority is None:
+        make = lambda: self_signed(settings.trust_domain, clock(), policy)  # noqa: E731 - it is handed on
+        return Rotation(trust, ledger, keep, clock, make), None
+    rotation = Rotation(trust, ledger, keep, clock, None)
+    return rotation, SuppliedAuthority(rotation, settings.authority, policy, clock)
 
 
 def _tokens(settings: Settings) -> TokenFile | None:

@@ -2,8 +2,11 @@
 
 Our own proxy makes its key and asks for its certificate itself. Envoy cannot, so this process does what
 Istio's pilot-agent does: it makes a key, has it certified with the workload's token, serves the secrets
-``default`` and ``ROOTCA``, and replaces them at half of the certificate's life. Only the owner of the
-socket can connect.
+``default`` and ``ROOTCA``, and replaces the certificate at half of its life. Only the owner of the socket
+can connect.
+
+The roots come from the control plane as they change; its word on the stream is newer than what came with a
+certificate. When another root signs (it comes first then), the certificate is replaced soon.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import logging
 import os
 import random
 import signal
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,6 +28,7 @@ from prometheus_client import CollectorRegistry
 from pymesh.control.admin import logs
 from pymesh.control.config import Address
 from pymesh.control.identity import private_files
+from pymesh.control.identity.bundle import ROOTS
 from pymesh.control.identity.client import CertificateClient, Credentials, SigningError, tls_context
 from pymesh.control.xds import pb
 from pymesh.control.xds.cache import ResourceCache, Snapshot
@@ -36,7 +41,8 @@ from pymesh.control.xds.server import DiscoveryService
 log = logging.getLogger(__name__)
 
 CERTIFICATE = "default"
-ROOT = "ROOTCA"
+#: Over how long a mesh spreads its requests when another root signs.
+SPREAD_SECONDS = 10.0
 FIRST_RETRY_SECONDS = 0.5
 LONGEST_RETRY_SECONDS = 30.0
 
@@ -50,8 +56,10 @@ class AgentSettings:
     token: Path
     #: Unix socket to serve secrets on.
     socket: Path
-    #: The control plane's root certificate; None for cleartext, on loopback only.
+    #: The roots that are trusted at the start; None for cleartext, on loopback only.
     root: Path | None
+    #: Node id of the proxy beside it; by default one of this machine's name.
+    node: str = ""
     #: Lifetime to ask for; 0 leaves it to the control plane.
     lifetime_seconds: int = 0
 
@@ -64,8 +72,12 @@ class Agent:
             raise ValueError(f"cleartext to {settings.control} would show the token; hint: give the root certificate")
         self._settings = settings
         self._clock = clock
-        tls = tls_context(settings.root) if settings.root is not None else None
-        self._client = CertificateClient(settings.control.host, settings.control.port, tls)
+        # Who was not told one is known by the machine; the namespace is the token's.
+        self._node = settings.node or f"sidecar~127.0.0.1~{socket.gethostname().partition('.')[0]}.~"
+        self._roots = settings.root.read_bytes() if settings.root is not None else b""
+        #: The roots on the stream have changed, or have come for the first time.
+        self._news = asyncio.Event()
+        self._hears_roots = False
         self._cache = ResourceCache()
         self._secrets: dict[str, pb.Message] = {}
         metrics = XdsMetrics(CollectorRegistry())
@@ -89,6 +101,7 @@ class Agent:
                 tasks = [
                     group.create_task(self._fleet.run()),
                     group.create_task(self._rotate(credentials, stop)),
+                    group.create_task(self._follow_roots()),
                 ]
                 started()
                 await stop.wait()
@@ -102,20 +115,57 @@ class Agent:
         while True:
             # Half of what is left now: the certificate is backdated, which is no part of its useful life.
             left = (credentials.not_after - self._clock()).total_seconds()
-            await asyncio.sleep(max(left / 2, FIRST_RETRY_SECONDS))
+            try:
+                async with asyncio.timeout(max(left / 2, FIRST_RETRY_SECONDS)):
+                    await self._other_root_signs(credentials)
+                    await asyncio.sleep(random.uniform(0, SPREAD_SECONDS))
+            except TimeoutError:
+                pass
+            asked_for = self._roots
             renewed = await self._until_obtained(stop)
             if renewed is None:
                 return
             credentials = renewed
             self._replace(credentials)
+            if self._roots == asked_for:
+                # An authority may give its roots in another order: it is not asked again for the same ones.
+                self._news.clear()
+
+    async def _other_root_signs(self, credentials: Credentials) -> None:
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            if not credentials.is_of_first(self._roots):
+                return
+
+    async def _follow_roots(self) -> None:
+        pause = FIRST_RETRY_SECONDS
+        while True:
+            try:
+                async for roots in self._client().roots(self._token(), self._node):
+                    pause = FIRST_RETRY_SECONDS
+                    self._hears_roots = True
+                    if roots != self._roots:
+                        self._take_roots(roots)
+            except (SigningError, OSError, ValueError, private_files.InsecureFileError) as error:
+                log.warning("no word of roots", extra={"reason": str(error), "retry_in": round(pause, 1)})
+            await asyncio.sleep(random.uniform(0, pause))
+            pause = min(pause * 2, LONGEST_RETRY_SECONDS)
+
+    def _client(self) -> CertificateClient:
+        control = self._settings.control
+        tls = tls_context(self._roots) if self._settings.root is not None else None
+        return CertificateClient(control.host, control.port, tls)
+
+    def _token(self) -> str:
+        return private_files.read(self._settings.token, limit=64 << 10).decode().strip()
 
     async def _until_obtained(self, stop: asyncio.Event) -> Credentials | None:
         """New credentials, however long it takes; None when told to stop."""
         pause = FIRST_RETRY_SECONDS
         while not stop.is_set():
             try:
-                token = private_files.read(self._settings.token, limit=64 << 10).decode().strip()
-                return await self._client.obtain(token, self._settings.lifetime_seconds)
+                return await self._client().obtain(self._token(), self._settings.lifetime_seconds, self._node)
             except (SigningError, OSError, ValueError, private_files.InsecureFileError) as error:
                 log.warning("no certificate yet", extra={"reason": str(error), "retry_in": round(pause, 1)})
             # Full jitter: after an outage not every workload asks in the same moment.
@@ -128,11 +178,20 @@ class Agent:
         certificate = pb.Secret(name=CERTIFICATE)
         certificate.tls_certificate.certificate_chain.inline_bytes = credentials.chain_pem
         certificate.tls_certificate.private_key.inline_bytes = credentials.key_pem
-        root = pb.Secret(name=ROOT)
-        root.validation_context.trusted_ca.inline_bytes = credentials.root_pem
-        self._secrets = {CERTIFICATE: certificate, ROOT: root}
+        self._secrets = {**self._secrets, CERTIFICATE: certificate}
+        if not self._hears_roots:
+            self._take_roots(credentials.roots_pem)
         self._fleet.changed()
         log.info("certificate in use", extra={"until": credentials.not_after.isoformat()})
+
+    def _take_roots(self, pem: bytes) -> None:
+        self._roots = pem
+        secret = pb.Secret(name=ROOTS)
+        secret.validation_context.trusted_ca.inline_bytes = pem
+        self._secrets = {**self._secrets, ROOTS: secret}
+        self._fleet.changed()
+        self._news.set()
+        log.info("roots in use", extra={"count": pem.count(b"-----BEGIN CERTIFICATE-----")})
 
     def _snapshot(self, node: Node, previous: Snapshot | None) -> Snapshot:
         return self._cache.snapshot({pb.SECRET: self._secrets}, previous)

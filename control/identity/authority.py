@@ -69,10 +69,30 @@ class CertificateAuthority:
     intermediates: tuple[x509.Certificate, ...]
     root: x509.Certificate
     policy: LifetimePolicy = LifetimePolicy()
+    #: Others that an operator wants to be trusted beside it, as those of another mesh.
+    more_roots: tuple[x509.Certificate, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """How people and files name it: the beginning of its signing certificate's SHA-256."""
+        return fingerprint(self.certificate)
 
     @property
     def root_pem(self) -> str:
-        return _pem(self.root)
+        return pem(self.root)
+
+    @property
+    def roots(self) -> tuple[x509.Certificate, ...]:
+        """What has to be trusted for its sake, its own root first."""
+        return tuple(dict.fromkeys((self.root, *self.more_roots)))
+
+    def is_like(self, other: CertificateAuthority) -> bool:
+        """Whether both sign with the same key and want the same roots trusted."""
+        return (self.certificate, self.intermediates, self.roots) == (
+            other.certificate,
+            other.intermediates,
+            other.roots,
+        )
 
     def sign(self, request_pem: str, identity: Identity, now: datetime, requested: timedelta | None = None) -> Issued:
         """Certify the key of a request for ``identity``, and for nothing that the request says.
@@ -128,7 +148,7 @@ class CertificateAuthority:
         if self.certificate != self.root:
             chain += [self.certificate, *self.intermediates]
         return Issued(
-            tuple(_pem(c) for c in (*chain, self.root)),
+            tuple(pem(c) for c in (*chain, self.root)),
             certificate.not_valid_after_utc,
             certificate.serial_number,
         )
@@ -159,6 +179,11 @@ def self_signed(trust_domain: str, now: datetime, policy: LifetimePolicy | None 
     return CertificateAuthority(key, certificate, (), certificate, policy or LifetimePolicy())
 
 
+def fingerprint(certificate: x509.Certificate) -> str:
+    """Enough of a certificate's SHA-256 to tell it from all others of a mesh."""
+    return certificate.fingerprint(hashes.SHA256()).hex()[:16]
+
+
 def private_pem(key: SigningKey) -> bytes:
     """A key as unencrypted PKCS#8 PEM, for a private file or a local socket."""
     return key.private_bytes(
@@ -166,7 +191,8 @@ def private_pem(key: SigningKey) -> bytes:
     )
 
 
-def _pem(certificate: x509.Certificate) -> str:
+def pem(certificate: x509.Certificate) -> str:
+    """A certificate as PEM."""
     return certificate.public_bytes(serialization.Encoding.PEM).decode("ascii")
 
 

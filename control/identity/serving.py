@@ -1,4 +1,8 @@
-"""The control plane's own TLS certificate, from its own authority, renewed while it serves."""
+"""The control plane's own TLS certificate, from its own authority, renewed while it serves.
+
+During a rotation it is the oldest trusted authority's (:attr:`Trust.server`): every proxy trusts that one, also one
+that was away while the new root was given out.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +15,15 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from pymesh.control.identity import private_files
-from pymesh.control.identity.authority import CertificateAuthority, private_pem
+from pymesh.control.identity.authority import private_pem
+from pymesh.control.identity.rotation import Rotation
 
 
 class ServerCertificate:
     """A TLS context whose certificate can be renewed: new handshakes use the new one, connections stay."""
 
-    def __init__(self, authority: CertificateAuthority, hosts: Sequence[str], folder: Path, now: datetime) -> None:
-        self._authority = authority
+    def __init__(self, rotation: Rotation, hosts: Sequence[str], folder: Path, now: datetime) -> None:
+        self._rotation = rotation
         self._hosts = tuple(hosts)
         self._folder = folder
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -29,7 +34,8 @@ class ServerCertificate:
     def renew(self, now: datetime) -> datetime:
         """Issue and load a new certificate; the time at which to do it again (half its life)."""
         key = ec.generate_private_key(ec.SECP256R1())
-        issued = self._authority.issue_server(key, self._hosts, now)
+        authority = self._rotation.trust.server
+        issued = authority.issue_server(key, self._hosts, now)
         # The ssl module loads keys from files only: a private one, for just that moment.
         staged = self._folder / f".serving.{secrets.token_hex(8)}.pem"
         try:
@@ -37,5 +43,11 @@ class ServerCertificate:
             self.context.load_cert_chain(staged)
         finally:
             staged.unlink(missing_ok=True)
+        self._of = authority
         self.renew_at = now + (issued.not_after - now) / 2
         return self.renew_at
+
+    @property
+    def is_due(self) -> bool:
+        """Whether another authority has to sign it now, whatever is left of its life."""
+        return self._rotation.trust.server is not self._of

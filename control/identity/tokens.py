@@ -4,7 +4,10 @@ The local implementation is a file of hashes, so that reading the file does not 
 
     {"<sha256 of the token, hex>": {"namespace": "shop", "serviceAccount": "cart"}}
 
-It must have mode 0600 and is read again whenever it changes. A change that cannot be read keeps the
+An entry may have an end, ``"expires": "2026-01-02T03:04:05Z"``. One of a gateway says ``"gateway": true``: it alone is
+given what gateways are, the keys of its namespace's Secrets among them.
+
+The file must have mode 0600 and is read again whenever it changes. A change that cannot be read keeps the
 tokens that were valid before, and is logged.
 """
 
@@ -14,8 +17,11 @@ import hashlib
 import hmac
 import logging
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import msgspec
 
@@ -29,11 +35,18 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 MAX_TOKEN = 16 * 1024
 
 
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
 class Authenticator(Protocol):
     """Turns a bearer token into an identity."""
 
     def authenticate(self, token: str) -> Identity | None:
         """The identity that ``token`` proves, or None."""
+
+    def is_gateway(self, identity: Identity) -> bool:
+        """Whether proxies of this identity may stand at the mesh's edge."""
 
 
 class TokenFileError(Exception):
@@ -43,28 +56,44 @@ class TokenFileError(Exception):
 class _Workload(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
     namespace: str
     service_account: str
+    gateway: bool = False
+    expires: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    hashed: bytes
+    identity: Identity
+    is_gateway: bool
+    expires: datetime | None
 
 
 class TokenFile:
     """An :class:`Authenticator` over a file of token hashes."""
 
-    def __init__(self, path: Path, trust_domain: str) -> None:
+    def __init__(self, path: Path, trust_domain: str, clock: Callable[[], datetime] = _now) -> None:
         self._path = path
+        self._clock = clock
         self._trust_domain = trust_domain
         self._stamp = self._stamp_of_file()
-        self._identities = self._load()
+        self._entries = self._load()
 
     def authenticate(self, token: str) -> Identity | None:
         if not token or len(token) > MAX_TOKEN:
             return None
         self._reload_if_changed()
         presented = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
-        found: Identity | None = None
+        found: _Entry | None = None
         # Every entry is compared, in constant time each: neither order nor success shows in the duration.
-        for known, identity in self._identities:
-            if hmac.compare_digest(known, presented):
-                found = identity
-        return found
+        for entry in self._entries:
+            if hmac.compare_digest(entry.hashed, presented):
+                found = entry
+        if found is None or (found.expires is not None and found.expires <= self._clock()):
+            return None
+        return found.identity
+
+    def is_gateway(self, identity: Identity) -> bool:
+        return any(entry.is_gateway and entry.identity == identity for entry in self._entries)
 
     def _reload_if_changed(self) -> None:
         stamp = self._stamp_of_file()
@@ -72,11 +101,11 @@ class TokenFile:
             return
         self._stamp = stamp
         try:
-            self._identities = self._load()
+            self._entries = self._load()
         except TokenFileError as error:
             log.error("token file not reloaded, the old tokens stay valid", extra={"reason": str(error)})
         else:
-            log.info("token file reloaded", extra={"tokens": len(self._identities)})
+            log.info("token file reloaded", extra={"tokens": len(self._entries)})
 
     def _stamp_of_file(self) -> tuple[int, int, int] | None:
         try:
@@ -85,7 +114,7 @@ class TokenFile:
             return None
         return found.st_ino, found.st_mtime_ns, found.st_size
 
-    def _load(self) -> list[tuple[bytes, Identity]]:
+    def _load(self) -> list[_Entry]:
         try:
             content = private_files.read(self._path, limit=16 << 20)
             entries = msgspec.json.decode(content, type=dict[str, _Workload])
@@ -95,7 +124,7 @@ class TokenFile:
             raise TokenFileError(str(error)) from error
         except msgspec.DecodeError as error:
             raise TokenFileError(f"{self._path}: {error}") from error
-        identities = []
+        found = []
         for number, (hashed, workload) in enumerate(entries.items(), start=1):
             if not _HASH.fullmatch(hashed):
                 raise TokenFileError(
@@ -106,5 +135,5 @@ class TokenFile:
                 identity = Identity(self._trust_domain, workload.namespace, workload.service_account)
             except ValueError as error:
                 raise TokenFileError(f"{self._path}: entry {number}: {error}") from error
-            identities.append((bytes.fromhex(hashed), identity))
-        return identities
+            found.append(_Entry(bytes.fromhex(hashed), identity, workload.gateway, workload.expires))
+        return found

@@ -10,11 +10,12 @@ from typing import Any, Protocol
 
 from pymesh.control.resources.diagnostics import Diagnostic, Report
 from pymesh.control.resources.metadata import Resource
+from pymesh.control.resources.workloads import WorkloadEntry
 from pymesh.control.sources import files
 from pymesh.control.store.store import MeshOptions, Store, assemble
 from pymesh.control.store.workloads import Locality
 from pymesh.control.translate import translate
-from pymesh.control.translate.proxy import Proxy
+from pymesh.control.translate.proxy import Proxy, ProxyError
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,10 @@ class DescribedNode(Protocol):
         """``user_agent_name``: ``envoy`` for Envoy."""
 
     @property
+    def identity(self) -> object | None:
+        """What it has proved to be, which its metadata repeats; None where nobody has to prove anything."""
+
+    @property
     def locality(self) -> tuple[str, str, str]:
         """Region, zone and sub-zone."""
 
@@ -47,6 +52,8 @@ class FileMesh:
         self._options = options or MeshOptions()
         self._resources: Sequence[Resource] = ()
         self._found: tuple[Diagnostic, ...] = ()
+        #: Namespace and name of a workload -> its service account.
+        self._accounts: dict[tuple[str, str], str] = {}
         self._warned: set[tuple[str, Diagnostic]] = set()
         self.store = Store(self._options)
 
@@ -59,6 +66,11 @@ class FileMesh:
         if report.failed:
             return [str(one) for one in report.diagnostics if one.severity == "error"]
         self.store, self._resources = store, resources
+        self._accounts = {
+            (one.namespace, one.name): one.spec.service_account
+            for one in resources
+            if isinstance(one, WorkloadEntry) and one.spec.service_account
+        }
         self._warned.clear()
         for one in report.diagnostics:
             log.warning(str(one))
@@ -77,12 +89,23 @@ class FileMesh:
     def messages(self, node: DescribedNode) -> Mapping[str, Mapping[str, Any]]:
         """What a proxy should have: type URL -> name -> message. Raises ``ProxyError``."""
         proxy = Proxy.parse(node.id, node.metadata, node.user_agent, Locality(*node.locality))
+        if node.identity is not None:
+            self._check_place(proxy)
         made = translate(self.store, proxy)
         for one in made.warnings:
             if (proxy.name, one) not in self._warned:
                 self._warned.add((proxy.name, one))
                 log.warning(str(one))
         return made.messages
+
+    def _check_place(self, proxy: Proxy) -> None:
+        """A workload that the mesh knows is one of its own service account. Raises ``ProxyError``."""
+        account = self._accounts.get((proxy.namespace, proxy.name), proxy.service_account)
+        if account != proxy.service_account:
+            raise ProxyError(
+                f"workload {proxy.namespace}/{proxy.name} has service account {account!r}, "
+                f"the token is of {proxy.service_account!r}"
+            )
 
     def resources(self) -> Sequence[dict[str, Any]]:
         """Each resource in use: kind, namespace, name, place."""

@@ -169,7 +169,16 @@ def _sites(scope: Scope) -> Iterator[Site]:
     for gateway in scope.store.gateways:
         if gateway.spec.selector.items() <= proxy.labels.items():
             for number, server in enumerate(gateway.spec.servers):
-                yield _istio_site(scope, gateway, server, number)
+                site = _istio_site(scope, gateway, server, number)
+                if site.secrets and gateway.namespace != proxy.namespace:
+                    scope.report.warning(
+                        server.at,
+                        f"the certificates of Gateway {gateway.namespace}/{gateway.name} are not for gateways of "
+                        f"namespace {proxy.namespace!r}: {proxy.name} does not serve {site.name!r}",
+                        "put the Gateway and its Secrets into the namespace where the gateway runs",
+                    )
+                    continue
+                yield site
     yield from kube_gateway.sites(scope)
 
 

@@ -38,6 +38,8 @@ class Connection:
     connected_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     #: Set when the stream has something to look at.
     wake: asyncio.Event = field(default_factory=asyncio.Event)
+    #: Names of secrets that it asked for and that are not its own.
+    strange: set[str] = field(default_factory=set)
     #: Monotonic time of the oldest change that the proxy was not yet sent.
     changed_at: float | None = None
 

@@ -54,6 +54,9 @@ class XdsMetrics:
         self.rejects = PlainCounter(registry, "pilot_total_xds_rejects", "Responses refused (NACK), by type.", "type")
         self.expired = PlainCounter(registry, "pilot_xds_expired_nonce", "Requests with an old nonce.", "type")
         self.refused = PlainCounter(registry, "pilot_xds_refused_streams", "Streams refused, by reason.", "reason")
+        self.strange_secrets = PlainCounter(
+            registry, "pymesh_xds_refused_secrets", "Secrets that proxies asked for and that are not their own."
+        )
         self.convergence = Histogram(
             "pilot_proxy_convergence_time",
             "Seconds from a change of configuration until a proxy was sent everything.",

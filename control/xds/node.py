@@ -36,7 +36,8 @@ class Node:
 def accept(described: Any, identity: Identity | None) -> Node:
     """The node of a first request. Raises :class:`NodeRefusedError`.
 
-    A proxy may not describe itself as part of another namespace or service account than it authenticated as.
+    A proxy may not describe itself as part of another namespace or service account than it authenticated as, nor leave
+    out what would tell: whatever reads the metadata finds what was proved.
     """
     if not described.id:
         raise NodeRefusedError("the first request must name the proxy: node.id is empty")
@@ -51,6 +52,21 @@ def accept(described: Any, identity: Identity | None) -> Node:
             claimed = metadata.get(key, proved)
             if claimed != proved:
                 raise NodeRefusedError(f"node.metadata {key} is {claimed!r}, the token is of {proved!r}")
+            metadata[key] = proved
+        in_id = _namespace_in(described.id)
+        if in_id not in ("", identity.namespace):
+            raise NodeRefusedError(f"node.id is of namespace {in_id!r}, the token is of {identity.namespace!r}")
     where = described.locality
     locality = (where.region, where.zone, where.sub_zone)
     return Node(described.id, described.cluster, metadata, locality, described.user_agent_name, identity)
+
+
+def is_gateway(node_id: str) -> bool:
+    """Whether a node id is that of a proxy at the mesh's edge: Istio's ``router~...``."""
+    return node_id.partition("~")[0] == "router"
+
+
+def _namespace_in(node_id: str) -> str:
+    """The namespace in Istio's ``KIND~ADDRESS~NAME.NAMESPACE~DOMAIN``; empty if there is none."""
+    parts = node_id.split("~")
+    return parts[2].rpartition(".")[2] if len(parts) == 4 and "." in parts[2] else ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -21,7 +21,7 @@ from pymesh.control.xds.delta import DeltaSession
 from pymesh.control.xds.fleet import Connection, Fleet
 from pymesh.control.xds.grpc import Call, GRPCError, Method, Status
 from pymesh.control.xds.metrics import XdsMetrics, short_type
-from pymesh.control.xds.node import NodeRefusedError, accept
+from pymesh.control.xds.node import NodeRefusedError, accept, is_gateway
 from pymesh.control.xds.session import Outcome, Session, SessionError
 from pymesh.control.xds.sotw import SotwSession
 
@@ -31,18 +31,32 @@ SERVICE = "/envoy.service.discovery.v3.AggregatedDiscoveryService/"
 SECRET_SERVICE = "/envoy.service.secret.v3.SecretDiscoveryService/"
 #: A client that opens a stream has this long to say who it is.
 FIRST_REQUEST_SECONDS = 30.0
+#: Names of secrets that one stream is remembered to have asked for in vain.
+MAX_STRANGE_NAMES = 1000
 #: One that was sent clusters has this long to ask for their endpoints before it is sent what leads there.
 ENDPOINTS_REQUEST_SECONDS = 5.0
+#: How often a stream's token is looked at again: one that was withdrawn or has expired ends its streams.
+REAUTHENTICATE_SECONDS = 30.0
 
 
 class DiscoveryService:
     """Both variants of discovery over one fleet."""
 
-    def __init__(self, fleet: Fleet, authenticator: Authenticator | None, metrics: XdsMetrics) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        authenticator: Authenticator | None,
+        metrics: XdsMetrics,
+        reauthenticate: float = REAUTHENTICATE_SECONDS,
+    ) -> None:
         """Without an authenticator every client is served; only for loopback."""
         self._fleet = fleet
         self._authenticator = authenticator
         self._metrics = metrics
+        self._reauthenticate = reauthenticate
+
+    def _may_be_gateway(self, identity: Identity) -> bool:
+        return self._authenticator is None or self._authenticator.is_gateway(identity)
 
     def methods(self) -> dict[str, Method]:
         """The aggregated service's methods, by path."""
@@ -76,7 +90,17 @@ class DiscoveryService:
         writer = asyncio.create_task(self._write(call, connection))
         reader = asyncio.create_task(self._read(call, connection, decode, first))
         try:
-            await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
+            ended: set[asyncio.Task[None]] = set()
+            while not ended:
+                ended, _ = await asyncio.wait(
+                    {reader, writer}, timeout=self._reauthenticate, return_when=asyncio.FIRST_COMPLETED
+                )
+                if not ended and self._authenticator and authenticated(call, self._authenticator) != identity:
+                    raise GRPCError(Status.UNAUTHENTICATED, "the token is another workload's by now")
+        except GRPCError as error:
+            self._metrics.refused.inc(error.status.name.lower())
+            log.warning("xDS stream ended", extra={"node": connection.node.id, "reason": error.message})
+            raise
         finally:
             self._fleet.disconnect(connection)
             for task in (reader, writer):
@@ -105,12 +129,16 @@ class DiscoveryService:
             raise GRPCError(Status.INVALID_ARGUMENT, "the stream carried no request")
         try:
             node = accept(first.node, identity)
+            if identity is not None and is_gateway(node.id) and not self._may_be_gateway(identity):
+                raise NodeRefusedError(
+                    f"node.id is a gateway's, {str(identity)!r} is none; "
+                    'hint: a gateway\'s token has "gateway": true in the token file'
+                )
+            return self._fleet.connect(node, session, call.peer, variant), first
         except NodeRefusedError as refused:
             raise GRPCError(Status.PERMISSION_DENIED, str(refused)) from refused
-        try:
-            return self._fleet.connect(node, session, call.peer, variant), first
         except Exception as error:
-            log.exception("translation failed for a new proxy", extra={"node": node.id})
+            log.exception("translation failed for a new proxy", extra={"node": first.node.id})
             raise GRPCError(Status.INTERNAL, "no configuration could be made for this proxy") from error
 
     async def _read(self, call: Call, connection: Connection, decode: Callable[[bytes], Any], first: Any) -> None:
@@ -129,11 +157,28 @@ class DiscoveryService:
                 )
             elif received.outcome is Outcome.STALE:
                 self._metrics.expired.inc(short)
+            if received.type_url == pb.SECRET:
+                self._note_strange_secrets(connection, request)
             connection.wake.set()
             content = await call.receive()
             if content is None:
                 return
             request = _decoded(decode, content)
+
+    def _note_strange_secrets(self, connection: Connection, request: Any) -> None:
+        """Secrets that are not this proxy's do not exist for it; whether they do for others is not told."""
+        is_delta = isinstance(request, pb.DeltaDiscoveryRequest)
+        asked: Iterable[str] = request.resource_names_subscribe if is_delta else request.resource_names
+        known = connection.snapshot.get(pb.SECRET)
+        strange = {name for name in asked if known is None or name not in known.resources} - connection.strange
+        if not strange or len(connection.strange) >= MAX_STRANGE_NAMES:
+            return
+        connection.strange |= strange
+        self._metrics.strange_secrets.inc(amount=len(strange))
+        log.warning(
+            "a proxy asks for secrets that are not its own",
+            extra={"node": connection.node.id, "names": sorted(name[:200] for name in strange)[:10]},
+        )
 
     async def _write(self, call: Call, connection: Connection) -> None:
         deadline: float | None = None

@@ -239,6 +239,18 @@ class Session(ABC):
         """Per type what was sent, acknowledged and refused."""
         return [self._types[t].status() for t in sorted(self._types, key=_rank) if self._types[t].requested]
 
+    def asks_for(self, type_url: str, name: str) -> bool:
+        """Whether the proxy subscribed to this resource."""
+        known = self._types.get(type_url)
+        return known is not None and known.requested and known.wants(name)
+
+    def has_taken(self, type_url: str, name: str, version: str) -> bool:
+        """Whether the proxy has this version of a resource and has acknowledged all that was sent of the type."""
+        known = self._types.get(type_url)
+        if known is None or known.sent.get(name) != version:
+            return False
+        return not known.awaited and known.acked_version == known.sent_version
+
     def _subscription(self, type_url: str) -> Subscription:
         if not type_url.startswith(pb.TYPE_PREFIX):
             shown = type_url[:200]

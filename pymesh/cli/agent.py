@@ -22,13 +22,14 @@ PATH = click.Path(path_type=Path)
     "--root",
     type=PATH,
     metavar="FILE",
-    help="The control plane's root certificate; without it cleartext, on loopback only.",
+    help="Roots to trust at the start; without it cleartext, on loopback only.",
 )
+@click.option("--node", default="", metavar="ID", help="Node id of the proxy beside it.")
 @click.option("--log-level", default="info", show_default=True)
-def command(control: str, token: Path, socket: Path, root: Path | None, log_level: str) -> None:
+def command(control: str, token: Path, socket: Path, root: Path | None, node: str, log_level: str) -> None:
     """Serve a workload's key and certificate to a real Envoy."""
     try:
-        settings = agent.AgentSettings(Address.parse(control), token, socket, root)
+        settings = agent.AgentSettings(Address.parse(control), token, socket, root, node)
     except SettingsError as error:
         give_up(str(error))
     sys.exit(agent.run(settings, log_level=log_level))

@@ -10,6 +10,7 @@ import click
 VERBS = {
     "proxy": "Run the data plane on an Envoy v3 bootstrap file.",
     "control": "Run the control plane on folders of YAML.",
+    "ca": "Show and rotate the certificate authority.",
     "agent": "Serve a workload's key and certificate to a real Envoy.",
     "capture": "Lead a workload's connections through its proxy.",
     "explain": "Explain what becomes of a request, and why.",

@@ -2,6 +2,9 @@
 
 One shape for both proxies. Ours makes its key itself (`pymesh.identity.v1.WorkloadIdentity`); Envoy cannot, and asks a
 companion, `pymesh agent`, for secrets over a Unix socket. The file holds the join token and is private.
+
+The control plane is trusted by the secret `ROOTCA`, as everybody in the mesh: when roots change, a proxy that has run
+for long still reaches it. Ours begins with the roots of a file under that name; Envoy's companion does.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ from pymesh.local.plan import ADDRESS, CLUSTER_ID, Workload
 Json = dict[str, Any]
 
 XDS_CLUSTER = "xds-grpc"
+#: The secret with the roots of the mesh.
+ROOTS = "ROOTCA"
 #: What Istio calls the cluster that serves secrets beside a proxy.
 SDS_CLUSTER = "sds-grpc"
 
@@ -24,7 +29,7 @@ _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 @dataclass(frozen=True, slots=True)
 class ControlAddress:
-    """How a proxy reaches the control plane and whom it trusts there."""
+    """How a proxy reaches the control plane and whom it trusts there at first."""
 
     port: int
     root: Path
@@ -40,7 +45,10 @@ def for_pymesh(workload: Workload, control: ControlAddress, token: str, token_fi
     }
     return {
         **_shared(workload, token),
-        "static_resources": {"clusters": [_xds_cluster(control)]},
+        "static_resources": {
+            "clusters": [_xds_cluster(control, {"name": ROOTS})],
+            "secrets": [{"name": ROOTS, "validation_context": {"trusted_ca": {"filename": str(control.root)}}}],
+        },
         "bootstrap_extensions": [{"name": "pymesh.identity", "typed_config": identity}],
     }
 
@@ -48,7 +56,13 @@ def for_pymesh(workload: Workload, control: ControlAddress, token: str, token_fi
 def for_envoy(workload: Workload, control: ControlAddress, token: str, secrets: Path) -> Json:
     """The bootstrap of Envoy, with `secrets` the socket of its companion."""
     sds = _cluster(SDS_CLUSTER, {"pipe": {"path": str(secrets)}})
-    return {**_shared(workload, token), "static_resources": {"clusters": [_xds_cluster(control), sds]}}
+    source = {"api_type": "GRPC", "transport_api_version": "V3", "grpc_services": [_grpc(SDS_CLUSTER)]}
+    roots = {"name": ROOTS, "sds_config": {"api_config_source": source, "resource_api_version": "V3"}}
+    return {**_shared(workload, token), "static_resources": {"clusters": [_xds_cluster(control, roots), sds]}}
+
+
+def _grpc(cluster: str) -> Json:
+    return {"envoy_grpc": {"cluster_name": cluster}}
 
 
 def _shared(workload: Workload, token: str) -> Json:
@@ -57,7 +71,7 @@ def _shared(workload: Workload, token: str) -> Json:
         "transport_api_version": "V3",
         "grpc_services": [
             {
-                "envoy_grpc": {"cluster_name": XDS_CLUSTER},
+                **_grpc(XDS_CLUSTER),
                 "initial_metadata": [{"key": "authorization", "value": f"Bearer {token}"}],
             }
         ],
@@ -91,16 +105,18 @@ def _locality(workload: Workload) -> Json:
     return dict(zip(("region", "zone", "sub_zone"), filter(None, written.split("/")), strict=False))
 
 
-def _xds_cluster(control: ControlAddress) -> Json:
+def _xds_cluster(control: ControlAddress, roots: Json) -> Json:
     address = {"socket_address": {"address": ADDRESS, "port_value": control.port}}
     context = {
         "@type": f"{_TYPE}envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
         "sni": "localhost",
         "common_tls_context": {
             "alpn_protocols": ["h2"],
-            "validation_context": {
-                "trusted_ca": {"filename": str(control.root)},
-                "match_typed_subject_alt_names": [{"san_type": "DNS", "matcher": {"exact": "localhost"}}],
+            "combined_validation_context": {
+                "default_validation_context": {
+                    "match_typed_subject_alt_names": [{"san_type": "DNS", "matcher": {"exact": "localhost"}}],
+                },
+                "validation_context_sds_secret_config": roots,
             },
         },
     }

@@ -195,6 +195,7 @@ class Runner:
                 [
                     *(sys.executable, "-m", "pymesh", "agent", "--control", f"{ADDRESS}:{control.port}"),
                     *("--token", str(token_file), "--socket", str(socket), "--root", str(control.root)),
+                    *("--node", workload.node_id),
                 ],
             )
             written = bootstrap.for_envoy(workload, control, token, socket)

@@ -23,6 +23,7 @@ def issue(workloads: Iterable[Workload], hashes: Path, folder: Path) -> dict[str
         hashlib.sha256(tokens[workload.name].encode()).hexdigest(): {
             "namespace": workload.namespace,
             "serviceAccount": workload.service_account,
+            **({"gateway": True} if workload.gateway else {}),
         }
         for workload in workloads
     }

@@ -81,7 +81,7 @@ def test_certificates_rotate_while_traffic_runs(tmp_path: Path) -> None:
             assert len(seen) > 1 and {status for status, _ in seen} == {200}
             # The same ADS stream all the while, though the server's certificate was renewed as well.
             assert plane.fleet.connections() == [stream]
-    assert stat.S_IMODE((tmp_path / "state" / "ca" / "root.pem").stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "state" / "ca" / "authority.json").stat().st_mode) == 0o600
 
 
 def test_an_operators_authority_signs(tmp_path: Path) -> None:
@@ -90,14 +90,14 @@ def test_an_operators_authority_signs(tmp_path: Path) -> None:
     root, between = operators(supplied)
     settings = {"tokens": tokens(tmp_path, TOKEN), "authority": supplied}
     with origin() as app, control_plane(tmp_path, mesh(outbound, inbound, app.port), **settings) as plane:
-        assert plane.authority.root == root
+        assert plane.rotation.trust.signer.root == root
         with ours(config(secured(plane, tmp_path), tmp_path, admin)) as proxy:
             assert get(outbound)[0] == 200, proxy.process.tail()
             assert leaf(proxy)["subject_alt_names"] == [{"uri": IDENTITY}]
             certificate = shown(inbound)
             certificate.verify_directly_issued_by(between)
             between.verify_directly_issued_by(root)
-    assert not (tmp_path / "state" / "ca").exists(), "no root of our own was made"
+        assert (tmp_path / "state" / "ca" / "root-cert.pem").read_text() == plane.rotation.trust.signer.root_pem
 
 
 def test_a_token_buys_no_other_identity(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def test_the_key_is_nowhere_but_in_the_proxy(tmp_path: Path, caplog: pytest.LogC
     places |= {f"page {number}": page.encode() for number, page in enumerate(pages)}
     assert [name for name, content in places.items() if holds(content, key)] == []
     assert [name for name, content in files.items() if b"PRIVATE KEY" in content] == [
-        str(tmp_path / "state" / "ca" / "root.pem")
+        str(tmp_path / "state" / "ca" / "authority.json")
     ]
     assert b"PRIVATE KEY" not in said + printed.encode() + caplog.text.encode() + "".join(pages).encode()
 

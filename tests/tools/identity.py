@@ -56,7 +56,7 @@ def config(control: bootstrap.Json, folder: Path, admin: int, identity: str = ID
 def secured(plane: ControlPlane, folder: Path) -> bootstrap.Json:
     """The control plane as a cluster, with trust in its root."""
     root = folder / "trusted.pem"
-    root.write_text(plane.authority.root_pem)
+    root.write_text(plane.rotation.trust.bundle)
     tls = bootstrap.upstream_tls(str(root), "localhost", alpn=["h2"])
     return bootstrap.cluster("control", [plane.xds_address.port], http2=True, tls=tls)
 

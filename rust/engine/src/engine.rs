@@ -128,6 +128,8 @@ pub struct Engine {
     pub(crate) edits: Vec<Due>,
     pub(crate) last_transport_failure: Option<String>,
     pub(crate) draining: bool,
+    /// Of the secrets, as far as this worker has looked.
+    pub(crate) removals: u64,
     /// Of the commons, as far as this worker has looked.
     pub(crate) health_version: u64,
 }
@@ -174,6 +176,7 @@ impl Engine {
             edits: Vec::new(),
             last_transport_failure: None,
             draining: false,
+            removals: 0,
             health_version: 0,
             options,
         }
@@ -195,6 +198,7 @@ impl Engine {
         self.limiters.apply(&snapshot, self.now, &self.options);
         self.keep_leaving_routes(&snapshot);
         self.snapshot = snapshot;
+        self.look_at_trust();
         errors
     }
 

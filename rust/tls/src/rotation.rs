@@ -1,7 +1,7 @@
 //! When to ask for a certificate, and what to do with the answer.
 //!
 //! ```text
-//! Due --begin--> Asking --complete--> Valid --half of its life--> Due
+//! Due --begin--> Asking --complete--> Valid --half of its life, or hastened--> Due
 //!                  |  fail, time out
 //!                  v
 //!               Resting --back-off--> Due
@@ -24,6 +24,9 @@ pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 pub const FIRST_REST: Duration = Duration::from_secs(1);
 /// Longest rest.
 pub const LONGEST_REST: Duration = Duration::from_secs(60);
+
+/// Over how long a mesh spreads its requests when all certificates are to be replaced.
+pub const SPREAD: Duration = Duration::from_secs(10);
 
 /// Keeps one identity of a [`SecretStore`] alive.
 #[derive(Debug)]
@@ -119,6 +122,19 @@ impl Rotation {
         let rest = longest.mul_f64(0.5 + 0.5 * chance(random));
         self.failures = self.failures.saturating_add(1);
         self.phase = Phase::Waiting { until: now.saturating_add(rest) };
+    }
+
+    /// Another authority signs now: the certificate is replaced soon, whatever is left of its life. When, is left to
+    /// chance within [`SPREAD`], or half of what is left: a whole mesh does this at once. A request that is under way
+    /// goes on.
+    pub fn hasten(&mut self, now: Duration, random: f64) {
+        let Phase::Waiting { until } = self.phase else { return };
+        if self.failures > 0 {
+            return; // it is about to ask, as soon as it may
+        }
+        let left = self.expires.map_or(Duration::ZERO, |expires| expires.saturating_sub(now)) / 2;
+        let soon = now.saturating_add(left.min(SPREAD).mul_f64(chance(random)));
+        self.phase = Phase::Waiting { until: until.min(soon) };
     }
 
     /// True while the last certificate is valid.

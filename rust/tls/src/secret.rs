@@ -11,7 +11,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, Trust
 use rustls::sign::CertifiedKey;
 use rustls::InconsistentKeys;
 
-use crate::certificate::{Facts, SubjectAltNames};
+use crate::certificate::{sha256, Facts, SubjectAltNames};
 
 /// A secret was refused; the store keeps what it had.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -163,9 +163,16 @@ pub(crate) struct TrustBundle {
     pub(crate) anchors: Vec<TrustAnchor<'static>>,
     /// One for each anchor, in the same order.
     pub(crate) roots: Vec<CertificateDescription>,
+    /// SHA-256 of the PEM text that it came as.
+    pub(crate) digest: [u8; 32],
 }
 
 impl TrustBundle {
+    /// True if `next` trusts all that this one does.
+    pub(crate) fn is_part_of(&self, next: &TrustBundle) -> bool {
+        self.anchors.iter().all(|anchor| next.anchors.contains(anchor))
+    }
+
     pub(crate) fn new(pem: &[u8]) -> Result<Self, SecretProblem> {
         let certificates = certificates(pem)?;
         let roots = describe(&certificates)?;
@@ -177,7 +184,7 @@ impl TrustBundle {
                 Err(error) => Err(SecretProblem::Malformed(at + 1, error.to_string())),
             })
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(TrustBundle { anchors, roots })
+        Ok(TrustBundle { anchors, roots, digest: sha256(pem) })
     }
 }
 

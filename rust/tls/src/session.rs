@@ -9,12 +9,16 @@ use std::io::{BufRead, Write};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use rustls::pki_types::ServerName;
+use pymesh_model::tls::SecretName;
+use rustls::pki_types::{ServerName, UnixTime};
 use rustls::{
     ClientConfig, ClientConnection, Connection, HandshakeKind, ProtocolVersion, ServerConfig, ServerConnection,
 };
+use webpki::KeyUsage;
 
-use crate::{PeerIdentity, TlsError};
+use crate::certificate::sha256;
+use crate::verify::leads_to;
+use crate::{PeerIdentity, SecretStore, TimeProvider, TlsError};
 
 /// The sans-io state of one connection. See the module's documentation.
 pub struct Session {
@@ -25,6 +29,10 @@ pub struct Session {
     /// Octets of plaintext, in and out.
     carried: (u64, u64),
     peer: Option<Arc<PeerIdentity>>,
+    /// The roots by which the peer is judged, and when it was.
+    trust: Option<SecretName>,
+    judged_at: Option<UnixTime>,
+    clock: Arc<dyn TimeProvider>,
     peer_closed: bool,
     closed: bool,
 }
@@ -38,7 +46,8 @@ impl Session {
     /// # Errors
     /// If rustls refuses the configuration.
     pub fn server(config: Arc<ServerConfig>) -> Result<Self, TlsError> {
-        Ok(Session::new(ServerConnection::new(config)?.into()))
+        let clock = config.time_provider.clone();
+        Ok(Session::new(ServerConnection::new(config)?.into(), clock))
     }
 
     /// Starts a handshake; the hello stands in the output.
@@ -54,12 +63,13 @@ impl Session {
                 .map_err(|_| TlsError::Config(format!("`{name}` cannot be sent as SNI: it is not a host name")))?,
             None => ServerName::IpAddress(address.into()),
         };
-        let mut session = Session::new(ClientConnection::new(config, name)?.into());
+        let clock = config.time_provider.clone();
+        let mut session = Session::new(ClientConnection::new(config, name)?.into(), clock);
         session.flush();
         Ok(session)
     }
 
-    fn new(mut connection: Connection) -> Self {
+    fn new(mut connection: Connection, clock: Arc<dyn TimeProvider>) -> Self {
         // Everything that rustls has for the peer moves to `output` at once;
         // the engine bounds that by what it hands to `send`.
         connection.set_buffer_limit(None);
@@ -69,6 +79,9 @@ impl Session {
             sent: 0,
             carried: (0, 0),
             peer: None,
+            trust: None,
+            judged_at: None,
+            clock,
             peer_closed: false,
             closed: false,
         }
@@ -212,6 +225,34 @@ impl Session {
         self.connection.peer_certificates()?.first().map(|leaf| leaf.as_ref())
     }
 
+    /// What tells this peer's judgement from another's: the bundle, and the certificate that it has shown.
+    pub fn judgement(&self) -> Option<(SecretName, [u8; 32])> {
+        let leaf = self.connection.peer_certificates()?.first()?;
+        Some((self.trust.clone()?, sha256(leaf)))
+    }
+
+    /// Says which bundle judges the peer, for [`Session::is_trusted`].
+    pub fn judged_by(&mut self, trust: Option<SecretName>) {
+        self.trust = trust;
+    }
+
+    /// Whether the peer's chain leads to a root that is still trusted. That its certificate may have expired since the
+    /// handshake does not matter: connections outlive their certificates, but not their roots.
+    ///
+    /// True if the peer showed no certificate or is not judged, and where the bundle itself is gone: then nobody refers
+    /// to it any more, and whatever the connection belongs to is being drained.
+    pub fn is_trusted(&self, store: &SecretStore) -> bool {
+        let Some(chain) = self.connection.peer_certificates() else { return true };
+        // One that has shown its certificate and not finished its handshake was judged a moment ago.
+        let Some(at) = self.judged_at.or_else(|| self.clock.current_time()) else { return false };
+        let Some(bundle) = self.trust.as_ref().and_then(|trust| store.trust(trust)) else { return true };
+        let purpose = match &self.connection {
+            Connection::Server(_) => KeyUsage::client_auth(),
+            Connection::Client(_) => KeyUsage::server_auth(),
+        };
+        leads_to(store.provider(), &bundle.anchors, chain, purpose, at)
+    }
+
     /// The peer said close_notify: it sends no more. An end of the transport
     /// without it is a truncation.
     pub fn peer_closed(&self) -> bool {
@@ -223,6 +264,7 @@ impl Session {
             let peer = PeerIdentity::from_der(leaf)
                 .map_err(|what| TlsError::Protocol(format!("the peer's certificate cannot be read: {what}")))?;
             self.peer = Some(Arc::new(peer));
+            self.judged_at = self.clock.current_time();
         }
         Ok(())
     }

@@ -3,18 +3,26 @@
 //! Readers (handshakes, on every worker) take no lock: they load one pointer.
 //! Writers (SDS, the certificate client) prepare a secret completely, then
 //! publish it together with all the others; a refused one changes nothing.
+//!
+//! Handshakes see a change at once. Connections that stand do not: whoever has
+//! some looks at [`SecretStore::removals`], and asks [`crate::Session::is_trusted`]
+//! again when a root has been removed.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use pymesh_model::tls::SecretName;
 use rustls::crypto::aws_lc_rs::Ticketer;
 use rustls::crypto::CryptoProvider;
+use rustls::pki_types::UnixTime;
 use rustls::server::ProducesTickets;
+use webpki::KeyUsage;
 
 use crate::secret::{CertificateDescription, Identity, PrivateKey, SecretError, SecretProblem, TrustBundle, Validity};
+use crate::verify::leads_to;
 use crate::TimeProvider;
 
 /// Secrets by name, swapped atomically.
@@ -29,6 +37,7 @@ pub struct SecretStore {
 #[derive(Clone, Default)]
 struct Secrets {
     generation: u64,
+    removals: u64,
     identities: BTreeMap<SecretName, Arc<Identity>>,
     trust: BTreeMap<SecretName, Arc<TrustBundle>>,
 }
@@ -99,7 +108,10 @@ impl SecretStore {
         let bundle = Arc::new(TrustBundle::new(roots_pem).map_err(|problem| refused(name, problem))?);
         self.publish(|secrets| {
             secrets.identities.remove(name);
-            secrets.trust.insert(name.clone(), bundle.clone());
+            let before = secrets.trust.insert(name.clone(), bundle.clone());
+            if before.is_some_and(|before| !before.is_part_of(&bundle)) {
+                secrets.removals = secrets.removals.saturating_add(1);
+            }
         });
         Ok(())
     }
@@ -121,6 +133,25 @@ impl SecretStore {
     /// Grows with each change.
     pub fn generation(&self) -> u64 {
         self.current.load().generation
+    }
+
+    /// Grows whenever a trust bundle loses a root.
+    pub fn removals(&self) -> u64 {
+        self.current.load().removals
+    }
+
+    /// Tells one form of a trust bundle from another; `None` if there is none.
+    pub fn trust_digest(&self, trust: &SecretName) -> Option<[u8; 32]> {
+        Some(self.trust(trust)?.digest)
+    }
+
+    /// Whether an identity leads to the first root of a bundle: with the mesh's authority the one that signs now. `None`
+    /// if either is not there.
+    pub fn is_of_first_root(&self, identity: &SecretName, trust: &SecretName) -> Option<bool> {
+        let (identity, trust) = (self.identity(identity)?, self.trust(trust)?);
+        let first = trust.anchors.get(..1).unwrap_or_default();
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(self.now()).unwrap_or(0)));
+        Some(leads_to(&self.provider, first, &identity.certified.cert, KeyUsage::client_auth(), now))
     }
 
     /// What the admin page `/certs` shows, in order of name.

@@ -13,7 +13,7 @@ use pymesh_model::matcher::StringPattern;
 use pymesh_model::tls::{Pins, Profile, SanKind, SanMatch, Validation};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{verify_tls12_signature, verify_tls13_signature, CryptoProvider, WebPkiSupportedAlgorithms};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, ExtendedKeyPurpose, SignatureScheme};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
@@ -86,13 +86,34 @@ impl PeerVerifier {
 /// What webpki does not look at: whether an intermediate may sign certificates at all (RFC 5280, section 4.2.1.3), and
 /// the dates of trust anchors.
 fn issuers_are_fit(trust: &TrustBundle, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), webpki::Error> {
+    intermediates_are_fit(path)?;
+    root_is_valid(trust, path, now)
+}
+
+fn intermediates_are_fit(path: &VerifiedPath<'_>) -> Result<(), webpki::Error> {
     for issuer in path.intermediate_certificates() {
         let facts = Facts::from_der(&issuer.der()).map_err(|_| webpki::Error::BadDer)?;
         if facts.key_usage.is_some_and(|usage| !usage.key_cert_sign) {
             return Err(webpki::Error::EndEntityUsedAsCa);
         }
     }
-    root_is_valid(trust, path, now)
+    Ok(())
+}
+
+/// Whether a chain, leaf first, leads to one of these roots at this time. Nothing else is judged.
+pub(crate) fn leads_to(
+    provider: &CryptoProvider,
+    anchors: &[TrustAnchor<'_>],
+    chain: &[CertificateDer<'_>],
+    purpose: KeyUsage,
+    at: UnixTime,
+) -> bool {
+    let Some((leaf, intermediates)) = chain.split_first() else { return false };
+    let algorithms = provider.signature_verification_algorithms.all;
+    EndEntityCert::try_from(leaf).is_ok_and(|certificate| {
+        let fit = Some(&intermediates_are_fit as &dyn Fn(&VerifiedPath<'_>) -> Result<(), webpki::Error>);
+        certificate.verify_for_usage(algorithms, anchors, intermediates, at, purpose, None, fit).is_ok()
+    })
 }
 
 fn root_is_valid(trust: &TrustBundle, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), webpki::Error> {

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use pymesh_model::tls::SecretName;
 use pymesh_model::Snapshot;
 use pymesh_tls::SecretStore;
 use tokio::sync::{mpsc, Notify};
@@ -84,7 +85,8 @@ impl Client {
         live: impl FnOnce(),
     ) -> Result<(), String> {
         let started = Instant::now();
-        let renewed = Arc::new(Notify::new());
+        let (roots_sender, mut roots) = mpsc::channel(1);
+        let changed = Arc::new(Notify::new());
         let (event_sender, mut events) = mpsc::channel(16);
         let (answer_sender, mut answers) = mpsc::channel(16);
         self.catalog.settle(started.elapsed());
@@ -93,11 +95,12 @@ impl Client {
         if !errors.is_empty() {
             return Err(errors.join("\n"));
         }
-        self.start_identity(&renewed);
+        self.start_identity(identity::Link { roots: roots_sender, changed: changed.clone() });
         self.start_stream(event_sender)?;
         let mut feed = Feed::default();
         let mut live = Some(live);
         let mut published = self.catalog.snapshot().clone();
+        let (mut removals, mut bundle) = (self.store.removals(), None);
         loop {
             feed.resolve(&self.catalog, &answer_sender);
             self.dump.set(dump::json(&self.catalog));
@@ -112,12 +115,20 @@ impl Client {
             tokio::select! {
                 Some(event) = events.recv() => feed.on_event(event, &mut self.catalog, self.discovery.as_ref()).await,
                 Some((settings, endpoints)) = answers.recv() => self.catalog.resolved(&settings, endpoints),
-                () = renewed.notified() => {}
+                Some(pem) = roots.recv() => self.catalog.roots_of_authority(&pem),
                 () = sleep_until(started, deadline) => {}
             }
             self.catalog.settle(started.elapsed());
             let snapshot = self.catalog.snapshot().clone();
-            if !Arc::ptr_eq(&snapshot, &published) {
+            let digest = self.store.trust_digest(&SecretName::from(identity::ROOTS));
+            if digest != bundle {
+                bundle = digest;
+                changed.notify_one();
+            }
+            // Workers look at the connections that stand whenever they are told of a snapshot, be it the same.
+            let is_root_gone = self.store.removals() != removals;
+            removals = self.store.removals();
+            if is_root_gone || !Arc::ptr_eq(&snapshot, &published) {
                 for error in publish(snapshot.clone()) {
                     eprintln!("configuration: {error}");
                 }
@@ -127,13 +138,12 @@ impl Client {
         }
     }
 
-    fn start_identity(&self, renewed: &Arc<Notify>) {
+    fn start_identity(&self, link: identity::Link) {
         let Some(identity) = self.identity.clone() else { return };
         let Some(cluster) = self.static_cluster(&identity.ca_cluster) else { return };
-        let (store, renewed) = (self.store.clone(), renewed.clone());
-        tokio::task::spawn_local(identity::run(identity, cluster, store, Chance::from_system(), move || {
-            renewed.notify_one();
-        }));
+        let node = self.catalog.snapshot().node.id.clone();
+        let asking = identity::Asking { identity, cluster, node };
+        tokio::task::spawn_local(identity::run(asking, self.store.clone(), Chance::from_system(), link));
     }
 
     fn start_stream(&self, events: mpsc::Sender<Event>) -> Result<(), String> {

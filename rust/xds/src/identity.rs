@@ -1,5 +1,12 @@
 //! The proxy's own identity: a key made here, certified by Istio's certificate
 //! service, renewed at half life (see [`pymesh_tls::rotation`]).
+//!
+//! The roots of the mesh come with each certificate, and over ADS where the
+//! control plane has the secret [`ROOTS`]: ADS then has the last word, since an
+//! answer of the authority can be older than what a stream has said meanwhile.
+//! Roots whose first is not the one that our certificate leads to say that
+//! another authority signs now: the certificate is renewed soon, once for each
+//! such bundle.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -9,6 +16,7 @@ use pymesh_model::tls::SecretName;
 use pymesh_tls::csr::signing_request;
 use pymesh_tls::rotation::{Action, Rotation, ANSWER_TIMEOUT};
 use pymesh_tls::SecretStore;
+use tokio::sync::{mpsc, Notify};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic_prost::ProstCodec;
 
@@ -22,39 +30,65 @@ pub(crate) const CERTIFICATE: &str = "default";
 /// The secret that holds the mesh's roots.
 pub(crate) const ROOTS: &str = "ROOTCA";
 
+/// In a request's metadata: which proxy of the identity asks.
+const NODE_ID: &str = "NODE_ID";
+
 const METHOD: &str = "/istio.v1.auth.IstioCertificateService/CreateCertificate";
 
-/// Keeps the certificate alive for as long as the runtime lives. `renewed` is
-/// called after each change of the store.
-pub(crate) async fn run(
-    identity: WorkloadIdentity,
-    cluster: Arc<Cluster>,
-    store: Arc<SecretStore>,
-    mut chance: Chance,
-    renewed: impl Fn(),
-) {
-    let mut rotation = Rotation::new(SecretName::from(CERTIFICATE));
+/// What the certificate client and the configuration feed say to each other.
+pub(crate) struct Link {
+    /// To the feed: roots that came with a certificate, which is in the store by then.
+    pub(crate) roots: mpsc::Sender<Vec<u8>>,
+    /// From the feed: the roots have changed.
+    pub(crate) changed: Arc<Notify>,
+}
+
+/// Who asks, and whom.
+pub(crate) struct Asking {
+    pub(crate) identity: WorkloadIdentity,
+    pub(crate) cluster: Arc<Cluster>,
+    /// `node.id`, by which the authority knows which certificate this one replaces.
+    pub(crate) node: String,
+}
+
+/// Keeps the certificate alive for as long as the runtime lives.
+pub(crate) async fn run(asking: Asking, store: Arc<SecretStore>, mut chance: Chance, link: Link) {
+    let (certificate, roots) = (SecretName::from(CERTIFICATE), SecretName::from(ROOTS));
+    let mut rotation = Rotation::new(certificate.clone());
+    // The bundle for which a certificate was asked for last.
+    let mut asked_for = None;
     loop {
         match rotation.poll(now(), chance.next()) {
-            Action::Wait(until) => tokio::time::sleep(until.saturating_sub(now())).await,
-            Action::Ask => match ask(&identity, &cluster, &store, &mut rotation, &mut chance).await {
-                Ok(()) => renewed(),
-                Err(error) => {
-                    eprintln!("certificate for {}: {error}", identity.spiffe_id);
-                    rotation.fail(now(), chance.next());
-                }
+            Action::Wait(until) => tokio::select! {
+                () = tokio::time::sleep(until.saturating_sub(now())) => {}
+                () = link.changed.notified() => {}
             },
+            Action::Ask => {
+                asked_for = store.trust_digest(&roots);
+                match ask(&asking, &store, &mut rotation, &mut chance).await {
+                    // The feed lives as long as we do.
+                    Ok(bundle) => drop(link.roots.send(bundle).await),
+                    Err(error) => {
+                        eprintln!("certificate for {}: {error}", asking.identity.spiffe_id);
+                        rotation.fail(now(), chance.next());
+                    }
+                }
+            }
+        }
+        let is_news = asked_for != store.trust_digest(&roots);
+        if is_news && store.is_of_first_root(&certificate, &roots) == Some(false) {
+            rotation.hasten(now(), chance.next());
         }
     }
 }
 
 async fn ask(
-    identity: &WorkloadIdentity,
-    cluster: &Cluster,
+    asking: &Asking,
     store: &Arc<SecretStore>,
     rotation: &mut Rotation,
     chance: &mut Chance,
-) -> Result<(), String> {
+) -> Result<Vec<u8>, String> {
+    let Asking { identity, cluster, node } = asking;
     let token = std::fs::read_to_string(&identity.token_path)
         .map_err(|error| format!("token file {}: {error}", identity.token_path))?;
     let request = signing_request(&identity.spiffe_id).map_err(|error| error.to_string())?;
@@ -63,20 +97,26 @@ async fn ask(
         csr: request.csr_pem,
         // Zero is the authority's default, with Istio's as with ours.
         validity_duration: i64::try_from(identity.lifetime.unwrap_or_default().as_secs()).unwrap_or(i64::MAX),
-        ..Default::default()
+        metadata: Some(named(NODE_ID, node)),
     };
     let turn = usize::try_from(now().as_secs()).unwrap_or(0);
     let exchange = create_certificate(cluster, store, turn, message, token.trim());
     let response = tokio::time::timeout(ANSWER_TIMEOUT, exchange)
         .await
         .map_err(|_| format!("no answer within {ANSWER_TIMEOUT:?}"))??;
-    // The last of the chain is the root (Istio's CreateCertificate).
+    // The last of the chain is the root, or all of them (Istio's CreateCertificate).
     let Some((root, chain)) = response.cert_chain.split_last().filter(|(_, chain)| !chain.is_empty()) else {
         return Err("the answer has no certificate and root".to_owned());
     };
-    store.put_trust(&SecretName::from(ROOTS), root.as_bytes()).map_err(|error| error.to_string())?;
     let chain = chain.concat();
-    rotation.complete(now(), chance.next(), chain.as_bytes(), store).map_err(|error| error.to_string())
+    rotation.complete(now(), chance.next(), chain.as_bytes(), store).map_err(|error| error.to_string())?;
+    Ok(root.clone().into_bytes())
+}
+
+/// A `Struct` with one field.
+fn named(name: &str, value: &str) -> prost_types::Struct {
+    let value = prost_types::Value { kind: Some(prost_types::value::Kind::StringValue(value.to_owned())) };
+    prost_types::Struct { fields: [(name.to_owned(), value)].into() }
 }
 
 async fn create_certificate(

@@ -113,7 +113,7 @@ def running(tmp_path: Path) -> Iterator[tuple[Running, OneCluster]]:
 
 
 def secure_channel(plane: ControlPlane) -> grpc.Channel:
-    trust = grpc.ssl_channel_credentials(plane.authority.root_pem.encode())
+    trust = grpc.ssl_channel_credentials(plane.rotation.trust.bundle.encode())
     return grpc.secure_channel(str(plane.xds_address), trust)
 
 

@@ -44,6 +44,7 @@ impl Engine {
             return self.close_now(conn);
         };
         let tls = chain.tls.clone();
+        let trust = chain.config.tls.as_ref().and_then(|tls| tls.validation.as_ref()).map(|found| found.trust.clone());
         let handshake_limit = chain.config.transport_connect_timeout;
         down.chain = Some(chain);
         listener.stats.downstream_pre_cx_active.dec();
@@ -54,7 +55,8 @@ impl Engine {
         match tls.map(Session::server) {
             None => self.start_network_filter(conn),
             Some(Err(error)) => return self.fail_conn(conn, Flags::NONE, &error.to_string()),
-            Some(Ok(session)) => {
+            Some(Ok(mut session)) => {
+                session.judged_by(trust);
                 conn.tls = Some(Box::new(session));
                 self.set_deadline(conn, self.now.after_limit(handshake_limit));
             }

@@ -234,10 +234,18 @@ impl Engine {
     fn expire_upstream(&mut self, conn: &mut Conn) {
         let Some(up) = conn.upstream_mut() else { return };
         up.expires = Time::NEVER;
+        if let Some(cluster) = self.clusters.get(up.cluster) {
+            cluster.stats.upstream_cx_max_duration_reached.inc();
+        }
+        self.take_out_of_pool(conn);
+    }
+
+    /// A connection to an endpoint ends with its last request; one that has none ends now.
+    pub(super) fn take_out_of_pool(&mut self, conn: &mut Conn) {
+        let Some(up) = conn.upstream_mut() else { return };
         up.draining = true;
         let (cluster, host, pool) = (up.cluster, up.host, up.pool);
         if let Some(cluster) = self.clusters.get_mut(cluster) {
-            cluster.stats.upstream_cx_max_duration_reached.inc();
             cluster.hosts.get_mut(host).into_iter().for_each(|host| host.pool(pool).forget(conn.key));
         }
         match &mut conn.protocol {
@@ -269,6 +277,10 @@ impl Engine {
         if !conn.is_closing() && conn.downstream().is_some_and(|down| down.ends_at <= self.now) {
             self.conns.give_back(key, conn);
             return self.cut_off_conn(key);
+        }
+        if !conn.is_closing() && conn.upstream().is_some_and(|up| up.ends_at <= self.now) {
+            self.conns.give_back(key, conn);
+            return self.failed(key, "its time to end is over");
         }
         if conn.upstream().is_some_and(|up| up.expires <= self.now) {
             self.expire_upstream(&mut conn);

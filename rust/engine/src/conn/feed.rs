@@ -233,7 +233,7 @@ impl Engine {
         };
         let never = (Time::NEVER, Time::NEVER);
         let (ends_at, head_due) = conn.downstream().map_or(never, |down| (down.ends_at, down.head_due));
-        let expires = conn.upstream().map_or(Time::NEVER, |up| up.expires);
+        let expires = conn.upstream().map_or(Time::NEVER, |up| up.expires.min(up.ends_at));
         conn.deadline = deadline.min(conn.opened.after_limit(limit)).min(ends_at).min(head_due).min(expires);
         self.arm_conn(conn);
     }

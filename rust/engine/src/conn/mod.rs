@@ -18,6 +18,7 @@
 mod chain;
 mod client;
 mod close;
+mod distrust;
 mod drain;
 mod ext_authz;
 mod feed;
@@ -120,7 +121,7 @@ pub(crate) struct Downstream {
     pub _slot: Slot,
     /// No new requests: `Connection: close`, GOAWAY.
     pub draining: bool,
-    /// When it is cut off, since its listener is gone.
+    /// When it is cut off, since its listener or the trust in its peer is gone.
     pub ends_at: Time,
 }
 
@@ -136,6 +137,8 @@ pub(crate) struct Upstream {
     pub draining: bool,
     /// When it is too old to take any (`max_connection_duration`).
     pub expires: Time,
+    /// When it is cut off, since its peer is not trusted any more.
+    pub ends_at: Time,
 }
 
 /// What is spoken.

@@ -62,6 +62,7 @@ impl Engine {
             requests: 0,
             draining: false,
             expires: Time::NEVER,
+            ends_at: Time::NEVER,
         };
         let key = self.conns.insert_with(|key| {
             let conn = Conn::to_endpoint(key, up, address, buffer_limit, now);
@@ -98,9 +99,10 @@ impl Engine {
         let Some(endpoint) = cluster.hosts.get(up.host).map(|host| host.endpoint.clone()) else { return Ok(None) };
         let Some(tls) = cluster.socket_for(&endpoint).tls.clone() else { return Ok(None) };
         let config = cluster.compiled_tls(&tls, &self.secrets).map_err(|error| error.to_string())?;
-        pymesh_tls::Session::client(config, tls.sni.as_deref(), conn.remote.ip())
-            .map(Some)
-            .map_err(|error| error.to_string())
+        let mut session = pymesh_tls::Session::client(config, tls.sni.as_deref(), conn.remote.ip())
+            .map_err(|error| error.to_string())?;
+        session.judged_by(tls.validation.as_ref().map(|validation| validation.trust.clone()));
+        Ok(Some(session))
     }
 
     /// TCP and TLS are ready: speak, and serve who waits.

@@ -28,6 +28,7 @@ use pymesh_model::Node;
 use pymesh_tls::SecretStore;
 
 use crate::diagnostic::Diagnostic;
+use crate::identity;
 use crate::kind::ResourceKind;
 use crate::translate::{ClusterParts, DnsSettings, EndpointSource, Environment, Material, Needs};
 use compose::LiveCluster;
@@ -156,6 +157,16 @@ impl Catalog {
     fn load_static(&mut self, material: &Material) {
         if accept::put(&self.store, material).is_ok() {
             self.generated.insert(material.name.clone());
+        }
+    }
+
+    /// Roots of the mesh that came with a certificate. What ADS has said of them is newer.
+    pub(crate) fn roots_of_authority(&mut self, pem: &[u8]) {
+        if self.secrets.contains_key(identity::ROOTS) {
+            return;
+        }
+        if let Err(error) = self.store.put_trust(&SecretName::from(identity::ROOTS), pem) {
+            eprintln!("roots of the certificate authority: {error}");
         }
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use pymesh_model::tls::SecretName;
 
 use super::{Catalog, Resource, Slot};
+use crate::identity;
 use crate::kind::ResourceKind;
 use crate::translate::{ClusterParts, EndpointSource, Needs, Patience};
 
@@ -61,6 +62,11 @@ impl Catalog {
         }
         for resource in self.listeners.values().flat_map(Slot::resources) {
             add(&mut wanted, &resource.needs);
+        }
+        // The roots of the mesh rotate over ADS, beside what the authority says with each certificate.
+        let roots = SecretName::from(identity::ROOTS);
+        if self.environment.ads && self.environment.own_secrets.contains(&roots) {
+            wanted.insert((ResourceKind::Secret, roots.as_str().into()), Patience::Ads(None));
         }
         wanted
     }

@@ -25,11 +25,56 @@ def test_the_root_is_private_and_kept(tmp_path: Path) -> None:
     folder = tmp_path / "ca"
     first = storage.open_or_create(folder, "cluster.local", NOW, POLICY)
     again = storage.open_or_create(folder, "cluster.local", NOW, POLICY)
-    assert first.root_pem == again.root_pem
+    assert first.bundle == again.bundle
     assert mode(folder) == 0o700
-    assert mode(folder / "root.pem") == 0o600
-    assert (folder / "root-cert.pem").read_text() == first.root_pem
-    assert sorted(p.name for p in folder.iterdir()) == ["root-cert.pem", "root.pem"]
+    assert mode(folder / "authority.json") == 0o600
+    assert (folder / "root-cert.pem").read_text() == first.signer.root_pem
+    assert sorted(p.name for p in folder.iterdir()) == ["authority.json", "root-cert.pem"]
+
+
+def test_every_phase_is_found_again(tmp_path: Path) -> None:
+    trust = storage.open_or_create(tmp_path, "cluster.local", NOW, POLICY)
+    supplied(tmp_path)
+    prepared = trust.prepared(storage.open_supplied(tmp_path, NOW, POLICY))
+    for phase in (prepared, prepared.activated(), prepared.activated().revoked()):
+        storage.keep(tmp_path, phase)
+        found = storage.open_or_create(tmp_path, "cluster.local", NOW, POLICY)
+        assert (found.phase, found.bundle, found.version) == (phase.phase, phase.bundle, phase.version)
+        assert [one.id for one in found.authorities] == [one.id for one in phase.authorities]
+        assert all(one.is_like(other) for one, other in zip(found.authorities, phase.authorities, strict=True))
+        assert (tmp_path / "root-cert.pem").read_text() == phase.bundle
+        assert mode(tmp_path / "authority.json") == 0o600
+
+
+def test_a_write_that_fails_leaves_the_phase_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever step of replacing the file a crash or a full disk hits."""
+    trust = storage.open_or_create(tmp_path, "cluster.local", NOW, POLICY)
+    before = (tmp_path / "authority.json").read_bytes()
+    for step in ("fsync", "fchmod"):
+        with monkeypatch.context() as patched:
+            patched.setattr(f"os.{step}", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+            with pytest.raises(OSError, match="No space left"):
+                storage.keep(tmp_path, trust.prepared(self_signed("cluster.local", NOW)))
+        assert (tmp_path / "authority.json").read_bytes() == before
+    assert storage.open_or_create(tmp_path, "cluster.local", NOW, POLICY).phase == "steady"
+    assert not list(tmp_path.glob(".*")), "nothing half written stays"
+
+
+def test_the_root_of_earlier_versions_is_taken_over(tmp_path: Path) -> None:
+    made = self_signed("cluster.local", NOW)
+    private_files.write(tmp_path / "root.pem", private_pem(made.key) + made.root_pem.encode())
+    found = storage.open_or_create(tmp_path, "cluster.local", NOW, POLICY)
+    assert found.bundle == made.root_pem
+    assert not (tmp_path / "root.pem").exists(), "one copy of a key is enough"
+    assert storage.open_or_create(tmp_path, "cluster.local", NOW, POLICY).bundle == made.root_pem
+
+
+def test_state_that_cannot_be_read_is_not_overwritten(tmp_path: Path) -> None:
+    storage.open_or_create(tmp_path, "cluster.local", NOW, POLICY)
+    private_files.write(tmp_path / "authority.json", b"{")
+    with pytest.raises(AuthorityError, match=r"authority\.json.*restore the file from a backup"):
+        storage.open_or_create(tmp_path, "cluster.local", NOW, POLICY)
+    assert (tmp_path / "authority.json").read_bytes() == b"{"
 
 
 def test_creation_never_overwrites(tmp_path: Path) -> None:
@@ -42,18 +87,15 @@ def test_creation_never_overwrites(tmp_path: Path) -> None:
 
 def test_a_root_that_others_can_read_is_refused(tmp_path: Path) -> None:
     storage.open_or_create(tmp_path, "cluster.local", NOW, POLICY)
-    (tmp_path / "root.pem").chmod(0o640)
+    (tmp_path / "authority.json").chmod(0o640)
     with pytest.raises(AuthorityError, match="chmod 600"):
         storage.open_or_create(tmp_path, "cluster.local", NOW, POLICY)
 
 
-def test_a_damaged_or_expired_root_is_refused(tmp_path: Path) -> None:
+def test_an_expired_root_is_refused(tmp_path: Path) -> None:
     made = storage.open_or_create(tmp_path, "cluster.local", NOW, POLICY)
     with pytest.raises(AuthorityError, match="not valid now"):
-        storage.open_or_create(tmp_path, "cluster.local", made.root.not_valid_after_utc, POLICY)
-    private_files.write(tmp_path / "root.pem", b"garbage")
-    with pytest.raises(AuthorityError, match=r"root\.pem"):
-        storage.open_or_create(tmp_path, "cluster.local", NOW, POLICY)
+        storage.open_or_create(tmp_path, "cluster.local", made.signer.root.not_valid_after_utc, POLICY)
 
 
 def supplied(folder: Path, *, ca: bool = True) -> None:

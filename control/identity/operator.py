@@ -1,0 +1,89 @@
+"""The operator's door: a Unix socket in the state folder, which only the control plane's own user can open.
+
+`pymesh ca` speaks HTTP on it. The admin address on loopback is everybody's on the machine, so nothing can be changed
+there.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from pymesh.control.identity.rotation import Rotation, RotationError
+
+SOCKET = "operator.sock"
+
+
+def application(rotation: Rotation) -> Starlette:
+    """``GET /ca``, and ``POST`` of a phase's name below it."""
+
+    async def show(_: Request) -> JSONResponse:
+        return JSONResponse(rotation.status())
+
+    async def change(request: Request) -> JSONResponse:
+        asked = request.query_params
+        is_forced = asked.get("force") == "true"
+        try:
+            match request.path_params["phase"]:
+                case "prepare":
+                    rotation.prepare()
+                case "activate":
+                    rotation.activate(force=is_forced)
+                case "revoke":
+                    rotation.revoke(asked.get("authority", ""), force=is_forced)
+                case other:
+                    return JSONResponse({"error": f"there is no phase {other!r}"}, 404)
+        except RotationError as error:
+            return JSONResponse({"error": str(error)}, 409)
+        return JSONResponse(rotation.status())
+
+    return Starlette(routes=[Route("/ca", show), Route("/ca/{phase}", change, methods=["POST"])])
+
+
+def listening(folder: Path) -> socket.socket:
+    """The bound socket. Raises ``OSError``, also when another control plane serves there."""
+    found = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    with _short(folder) as name:
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
+                other.connect(name)
+            raise OSError(f"another control plane uses the state folder {folder}")
+        except (FileNotFoundError, ConnectionRefusedError):
+            (folder / SOCKET).unlink(missing_ok=True)
+        mask = os.umask(0o177)
+        try:
+            found.bind(name)
+        finally:
+            os.umask(mask)
+    found.listen(16)
+    return found
+
+
+def connected(folder: Path) -> socket.socket:
+    """A connection to the control plane that uses this state folder. Raises ``OSError``."""
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with _short(folder) as name:
+            made.connect(name)
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+@contextmanager
+def _short(folder: Path) -> Iterator[str]:
+    """The socket's path in a form that always fits into the 108 octets that the system has for it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{descriptor}/{SOCKET}"
+    finally:
+        os.close(descriptor)
