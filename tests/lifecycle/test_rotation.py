@@ -1,0 +1,125 @@
+"""Certificates and roots are replaced under mixed traffic through two sidecars: no request is lost.
+
+Leaves live for ten seconds, so each sidecar replaces its own every five or less. Roots go through the three phases by
+`pymesh ca`, and the control plane is killed in the middle of a rotation, each time in another phase. Somebody whose
+certificate leads to the removed root alone is refused, and his connection ended, within five seconds.
+
+Three leaves and one root by default; `make lifecycle` does twenty and three, and again with a real Envoy as the
+server's sidecar.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.lifecycle import prober
+from tests.lifecycle.load import Origins, load, origins
+from tests.lifecycle.replica import PATIENCE, ROUNDS
+from tests.lifecycle.sidecars import PROBER, Sidecars
+from tests.lifecycle.test_no_request_lost import nothing_lost, report, traffic_flows
+from tests.proxy.running import eventually
+
+IS_LONG = ROUNDS > 5
+LEAVES, ROOTS = (20, 3) if IS_LONG else (3, 1)
+#: What must hold for somebody whose root is gone.
+REFUSED_SECONDS = 5.0
+NODE = f"sidecar~127.0.0.1~{PROBER}.load~load.svc.cluster.local"
+
+
+class Leaves:
+    """Serial numbers of each sidecar's own certificates, in the order in which they were seen."""
+
+    def __init__(self, mesh: Sidecars) -> None:
+        self._mesh = mesh
+        self.seen: dict[str, list[str]] = defaultdict(list)
+
+    def look(self) -> None:
+        for name, port in self._mesh.admins.items():
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/certs", timeout=10) as page:
+                entries = json.load(page)["certificates"]
+            chains = [entry["cert_chain"] for entry in entries if entry["cert_chain"]]
+            serial = chains[0][0]["serial_number"] if chains else ""
+            if serial and serial not in self.seen[name]:
+                self.seen[name].append(serial)
+
+    def rotated(self, times: int) -> bool:
+        self.look()
+        return all(len(self.seen[name]) > times for name in self._mesh.admins)
+
+
+def roots_shown(mesh: Sidecars) -> set[int]:
+    """How many roots each sidecar shows that it trusts."""
+    found = set()
+    for port in mesh.admins.values():
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/certs", timeout=10) as page:
+            entries = json.load(page)["certificates"]
+        found |= {len(entry["ca_cert"]) for entry in entries if entry["ca_cert"]}
+    return found
+
+
+def rotate(mesh: Sidecars, crash_after: str) -> float:
+    """One root gives way to another. How long somebody of the old one was still let in, in seconds."""
+
+    def crash(phase: str) -> None:
+        if phase == crash_after:
+            mesh.kill_control()
+            mesh.start_control()
+
+    old = prober.obtain(mesh.control_port, mesh.root, mesh.tokens[PROBER], NODE)
+    port = mesh.inbound[0]
+    with prober.knock(port, old, mesh.folder) as standing:
+        mesh.phase("prepare")
+        crash("prepare")
+        assert eventually(lambda: roots_shown(mesh) == {2}, PATIENCE)
+        # Nobody holds up the next phase; the proxies do for as long as they need.
+        prober.obtain(mesh.control_port, mesh.root, mesh.tokens[PROBER], NODE)
+        mesh.phase("activate")
+        crash("activate")
+        prober.obtain(mesh.control_port, mesh.root, mesh.tokens[PROBER], NODE)
+        assert prober.is_let_in(port, old, mesh.folder) and prober.is_open(standing)
+        mesh.phase("revoke")
+        began = time.monotonic()
+        crash("revoke")
+        assert eventually(lambda: not prober.is_let_in(port, old, mesh.folder), PATIENCE)
+        if "server" not in mesh.envoy:  # Envoy lets connections stand
+            assert eventually(lambda: not prober.is_open(standing), PATIENCE)
+        took = time.monotonic() - began
+    assert eventually(lambda: roots_shown(mesh) == {1}, PATIENCE)
+    return took
+
+
+@pytest.fixture(scope="module", name="behind")
+def _behind() -> Iterator[Origins]:
+    with origins() as made:
+        yield made
+
+
+@pytest.mark.parametrize("envoy", [(), ("server",)] if IS_LONG else [()])
+def test_leaves_and_roots_rotate(behind: Origins, tmp_path: Path, envoy: tuple[str, ...]) -> None:
+    with ExitStack() as stack:
+        mesh = Sidecars(tmp_path / "mesh", behind, stack, envoy)
+        mesh.start()
+        leaves = Leaves(mesh)
+        with load([mesh.outbound]) as tally:
+            traffic_flows(tally)
+            assert eventually(lambda: bool(tally.lost) or leaves.rotated(LEAVES), PATIENCE * LEAVES), leaves.seen
+            nothing_lost(tally)
+            took = []
+            for crash_after in ("activate", "prepare", "revoke")[:ROOTS]:
+                refused = rotate(mesh, crash_after)
+                took += [refused] if crash_after != "revoke" else []
+                nothing_lost(tally)
+                traffic_flows(tally)
+        nothing_lost(tally)
+        leaves.look()
+        report(f"roots and {min(map(len, leaves.seen.values())) - 1} or more leaves", tally, ROOTS)
+        print(f"an old root was refused, and its connection ended, after {[round(one, 1) for one in took]} s")
+    assert took and max(took) < REFUSED_SECONDS
