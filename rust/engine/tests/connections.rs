@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
 mod connections {
+    mod distrust;
     mod drain;
     mod filters;
     mod messages;

@@ -76,6 +76,8 @@ pub struct Rig {
     #[allow(dead_code)]
     pub hub: Arc<Hub>,
     commons: Arc<Commons>,
+    #[allow(dead_code)]
+    pub secrets: Arc<SecretStore>,
     now: Time,
     listener: ListenerKey,
     /// What was asked of sockets and not looked at yet.
@@ -108,6 +110,8 @@ impl Rig {
     }
 
     fn worker(worker: usize, snapshot: Arc<Snapshot>, hub: Arc<Hub>, commons: Arc<Commons>) -> Rig {
+        // A virtual clock, by which certificates of tests are valid.
+        let secrets = Arc::new(SecretStore::new(pymesh_tls::testing::Clock::new()));
         let mut engine = Engine::new(Options {
             worker,
             seed: 1,
@@ -118,12 +122,12 @@ impl Rig {
             drain_time: Duration::from_secs(600),
             hub: hub.clone(),
             shard: Arc::default(),
-            secrets: Arc::new(SecretStore::new(Arc::new(rustls::time_provider::DefaultTimeProvider))),
+            secrets: secrets.clone(),
         });
         assert_eq!(engine.apply(snapshot), Vec::<String>::new());
         let listener = engine.listeners().next().unwrap().0;
         let (actions, written, blocked) = (Vec::new(), HashMap::new(), Vec::new());
-        Rig { engine, hub, commons, now: Time::default(), listener, actions, written, blocked, upstream: None }
+        Rig { engine, hub, commons, secrets, now: Time::default(), listener, actions, written, blocked, upstream: None }
     }
 
     pub fn accept(&mut self) -> ConnKey {

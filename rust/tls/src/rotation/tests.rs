@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{renewal, Action, Rotation, ANSWER_TIMEOUT, FIRST_REST, LONGEST_REST};
+use super::{renewal, Action, Rotation, ANSWER_TIMEOUT, FIRST_REST, LONGEST_REST, SPREAD};
 use crate::csr::signing_request;
 use crate::testing::*;
 use crate::SecretStore;
@@ -157,4 +157,34 @@ fn requests_ask_for_one_workload() {
     let (a, b) = (signing_request(ID).unwrap(), signing_request(ID).unwrap());
     assert_ne!(a.csr_pem, b.csr_pem, "each request has a key of its own");
     assert!(a.csr_pem.starts_with("-----BEGIN CERTIFICATE REQUEST-----"));
+}
+
+#[test]
+fn another_authority_signs() {
+    let mut world = World::new();
+    world.rotation.hasten(at(0), 0.5);
+    let csr = world.begin(0);
+    world.rotation.hasten(at(0), 0.0);
+    assert_eq!(world.poll(0), Action::Wait(at(0) + ANSWER_TIMEOUT), "what is under way goes on");
+    let chain = world.authority.sign(&csr, NOW, 2 * HOUR);
+    world.complete(0, &chain).unwrap();
+    assert_eq!(world.poll(60), Action::Wait(at(HOUR)));
+    world.rotation.hasten(at(60), 0.5);
+    assert_eq!(world.poll(60), Action::Wait(at(60) + SPREAD / 2));
+    world.rotation.hasten(at(60), 1.0);
+    assert_eq!(world.poll(60), Action::Wait(at(60) + SPREAD / 2), "it is not put off by another word");
+    assert_eq!(world.poll(60 + SPREAD.as_secs()), Action::Ask);
+
+    // Little is left of a short life: in half of that.
+    let request = signing_request(ID).unwrap();
+    world.rotation.begin(at(100), request.key);
+    let chain = world.authority.sign(&request.csr_pem, NOW + 100, 10);
+    world.complete(100, &chain).unwrap();
+    world.rotation.hasten(at(104), 1.0);
+    assert_eq!(world.poll(104), Action::Wait(at(105)), "half of its life comes first");
+
+    // Who was refused waits as long as he would without.
+    world.rotation.fail(at(105), 1.0);
+    world.rotation.hasten(at(105), 0.0);
+    assert_eq!(world.poll(105), Action::Wait(at(105) + FIRST_REST));
 }

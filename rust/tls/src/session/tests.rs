@@ -4,7 +4,7 @@ use pymesh_model::tls::{Cipher, ClientTls, ServerTls, Version, Versions};
 
 use crate::error::Reason;
 use crate::testing::*;
-use crate::{SecretStore, Session, TlsError};
+use crate::{client_config, SecretStore, Session, TlsError};
 
 fn mesh() -> (Authority, Arc<SecretStore>, Arc<SecretStore>) {
     let (clock, root) = (Clock::new(), Authority::new("root"));
@@ -315,4 +315,83 @@ fn the_server_name_chooses_the_certificate_and_ecdsa_is_presented_before_rsa() {
     assert_eq!(presented("a.example"), ("a.example".into(), false), "of two for the name");
     assert_eq!(presented("x.b.example"), ("*.b.example".into(), true));
     assert_eq!(presented("other.example"), ("a.example".into(), false), "none covers it");
+}
+
+/// A mesh in whose root somebody else has found a place: the client's certificate is of the old one.
+fn rotating() -> (Arc<Clock>, Authority, Authority, Arc<SecretStore>, Arc<SecretStore>) {
+    let (clock, old, new) = (Clock::new(), Authority::new("old"), Authority::new("new"));
+    let (client, server) = (mesh_store(&clock, &old, "ui"), mesh_store(&clock, &new, "reviews"));
+    for store in [&client, &server] {
+        store.put_trust(&name("ROOTCA"), format!("{}{}", new.pem, old.pem).as_bytes()).unwrap();
+    }
+    (clock, old, new, client, server)
+}
+
+fn judged(mut session: Session) -> Session {
+    session.judged_by(Some(name("ROOTCA")));
+    session
+}
+
+#[test]
+fn a_peer_is_trusted_for_as_long_as_its_root_is() {
+    let (clock, old, new, client_store, server_store) = rotating();
+    let client = judged(client(&mesh_client(), &client_store));
+    let mut wire = Wire::new(client, judged(server(&mesh_server(), &server_store)));
+    assert_eq!(wire.run(), Default::default());
+    assert!(wire.client.is_trusted(&client_store) && wire.server.is_trusted(&server_store));
+
+    // Connections outlive certificates.
+    clock.set(NOW + 400 * DAY);
+    assert!(wire.server.is_trusted(&server_store));
+
+    server_store.put_trust(&name("ROOTCA"), new.pem.as_bytes()).unwrap();
+    assert!(!wire.server.is_trusted(&server_store), "the client's root is gone");
+    client_store.put_trust(&name("ROOTCA"), new.pem.as_bytes()).unwrap();
+    assert!(wire.client.is_trusted(&client_store), "the server's is there");
+    client_store.put_trust(&name("ROOTCA"), old.pem.as_bytes()).unwrap();
+    assert!(!wire.client.is_trusted(&client_store));
+}
+
+#[test]
+fn who_stops_amid_a_handshake_is_not_forgotten() {
+    let (_clock, _old, new, client_store, server_store) = rotating();
+    // In many records: certificate, proof and end come apart.
+    let mut config = rustls::ClientConfig::clone(&client_config(&mesh_client(), &client_store).unwrap());
+    config.max_fragment_size = Some(64);
+    let client = Session::client(Arc::new(config), Some("a.example"), [127, 0, 0, 1].into()).unwrap();
+    let mut wire = Wire::new(client, judged(server(&mesh_server(), &server_store)));
+    let mut seen = false;
+    // Octet by octet until the server has the client's certificate, and not yet the end of its handshake.
+    let mut carry = |from: &mut Session, to: &mut Session| {
+        while let Some(octet) = from.output().first().copied() {
+            from.advance_output(1);
+            to.receive(&[octet], &mut Vec::new()).unwrap();
+            if to.judgement().is_some() && to.is_handshaking() {
+                return true;
+            }
+        }
+        false
+    };
+    for _ in 0..4 {
+        seen |= carry(&mut wire.client, &mut wire.server);
+        if seen {
+            break;
+        }
+        carry(&mut wire.server, &mut wire.client);
+    }
+    assert!(seen && wire.server.peer().is_none());
+    assert!(wire.server.is_trusted(&server_store));
+    server_store.put_trust(&name("ROOTCA"), new.pem.as_bytes()).unwrap();
+    assert!(!wire.server.is_trusted(&server_store));
+}
+
+#[test]
+fn who_is_not_judged_is_not_distrusted() {
+    let (_clock, _old, new, client_store, server_store) = rotating();
+    let mut wire = Wire::new(client(&mesh_client(), &client_store), server(&mesh_server(), &server_store));
+    assert_eq!(wire.run(), Default::default());
+    server_store.put_trust(&name("ROOTCA"), new.pem.as_bytes()).unwrap();
+    assert!(wire.server.is_trusted(&server_store) && wire.server.judgement().is_none());
+    wire.server.judged_by(Some(name("gone")));
+    assert!(wire.server.is_trusted(&server_store), "nobody refers to that bundle any more");
 }

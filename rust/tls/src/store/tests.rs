@@ -148,3 +148,48 @@ fn contradictory_configuration_is_refused() {
     assert!(refused(tls));
     assert!(server_config(&mesh_server(), &store).is_ok(), "secrets need not be loaded yet");
 }
+
+#[test]
+fn a_root_that_is_gone_is_counted() {
+    let (store, old, new) = (store(), Authority::new("root"), Authority::new("root"));
+    let both = format!("{}{}", old.pem, new.pem);
+    let steps = [
+        (&old.pem, 0),
+        (&old.pem, 0),
+        (&both, 0),
+        (&format!("{}{}", new.pem, old.pem), 0),
+        (&new.pem, 1),
+        (&old.pem, 2),
+    ];
+    for (bundle, removals) in steps {
+        store.put_trust(&name("ROOTCA"), bundle.as_bytes()).unwrap();
+        assert_eq!(store.removals(), removals, "{bundle}");
+    }
+    store.remove(&name("ROOTCA"));
+    assert_eq!(store.removals(), 2);
+}
+
+#[test]
+fn the_first_root_tells_whether_an_identity_is_of_it() {
+    let (store, old, new) = (store(), Authority::new("root"), Authority::new("root"));
+    let ask = || store.is_of_first_root(&name("default"), &name("ROOTCA"));
+    assert_eq!(ask(), None);
+    put(&store, "default", &old.issue(&svid("spiffe://td/a")));
+    assert_eq!(ask(), None);
+    let digests: Vec<_> = [format!("{}{}", old.pem, new.pem), format!("{}{}", new.pem, old.pem), new.pem.clone()]
+        .iter()
+        .map(|bundle| {
+            store.put_trust(&name("ROOTCA"), bundle.as_bytes()).unwrap();
+            (ask(), store.trust_digest(&name("ROOTCA")).unwrap())
+        })
+        .collect();
+    let [(Some(true), one), (Some(false), two), (Some(false), three)] = digests[..] else { panic!("{digests:?}") };
+    assert!(one != two && two != three, "an order is another bundle");
+
+    // Of a root by way of an intermediate.
+    let between = new.intermediate(ca_params("between"));
+    let mut pair = between.issue(&svid("spiffe://td/a"));
+    pair.chain.push_str(&between.pem);
+    put(&store, "default", &pair);
+    assert_eq!(ask(), Some(true));
+}
