@@ -42,18 +42,11 @@ REAUTHENTICATE_SECONDS = 30.0
 class DiscoveryService:
     """Both variants of discovery over one fleet."""
 
-    def __init__(
-        self,
-        fleet: Fleet,
-        authenticator: Authenticator | None,
-        metrics: XdsMetrics,
-        reauthenticate: float = REAUTHENTICATE_SECONDS,
-    ) -> None:
+    def __init__(self, fleet: Fleet, authenticator: Authenticator | None, metrics: XdsMetrics) -> None:
         """Without an authenticator every client is served; only for loopback."""
         self._fleet = fleet
         self._authenticator = authenticator
         self._metrics = metrics
-        self._reauthenticate = reauthenticate
 
     def _may_be_gateway(self, identity: Identity) -> bool:
         return self._authenticator is None or self._authenticator.is_gateway(identity)
@@ -93,7 +86,7 @@ class DiscoveryService:
             ended: set[asyncio.Task[None]] = set()
             while not ended:
                 ended, _ = await asyncio.wait(
-                    {reader, writer}, timeout=self._reauthenticate, return_when=asyncio.FIRST_COMPLETED
+                    {reader, writer}, timeout=REAUTHENTICATE_SECONDS, return_when=asyncio.FIRST_COMPLETED
                 )
                 if not ended and self._authenticator and authenticated(call, self._authenticator) != identity:
                     raise GRPCError(Status.UNAUTHENTICATED, "the token is another workload's by now")

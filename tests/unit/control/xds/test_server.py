@@ -29,6 +29,9 @@ class OneToken:
     def authenticate(self, token: str) -> Identity | None:
         return Identity("cluster.local", "shop", "cart") if token == "good" else None
 
+    def is_gateway(self, identity: Identity) -> bool:
+        return False
+
 
 class Served:
     """A discovery service on its own thread; resources can be exchanged while it runs."""
