@@ -12,6 +12,7 @@ certificate. When another root signs (it comes first then), the certificate is r
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
@@ -110,6 +111,8 @@ class Agent:
         finally:
             await self._server.stop()
             self._settings.socket.unlink(missing_ok=True)
+            # Connections to the control plane close in the turns after this one.
+            await asyncio.sleep(0.1)
 
     async def _rotate(self, credentials: Credentials, stop: asyncio.Event) -> None:
         while True:
@@ -142,11 +145,12 @@ class Agent:
         pause = FIRST_RETRY_SECONDS
         while True:
             try:
-                async for roots in self._client().roots(self._token(), self._node):
-                    pause = FIRST_RETRY_SECONDS
-                    self._hears_roots = True
-                    if roots != self._roots:
-                        self._take_roots(roots)
+                async with contextlib.aclosing(self._client().roots(self._token(), self._node)) as stream:
+                    async for roots in stream:
+                        pause = FIRST_RETRY_SECONDS
+                        self._hears_roots = True
+                        if roots != self._roots:
+                            self._take_roots(roots)
             except (SigningError, OSError, ValueError, private_files.InsecureFileError) as error:
                 log.warning("no word of roots", extra={"reason": str(error), "retry_in": round(pause, 1)})
             await asyncio.sleep(random.uniform(0, pause))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -87,7 +87,7 @@ class CertificateClient:
         finally:
             channel.close()
 
-    async def roots(self, token: str, node: str) -> AsyncIterator[bytes]:
+    async def roots(self, token: str, node: str) -> AsyncGenerator[bytes, None]:
         """The roots of the mesh, now and after every change, for as long as the stream lives.
 
         Each is acknowledged when the next is asked for: the one who takes it has it in use by then. Raises

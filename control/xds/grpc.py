@@ -42,12 +42,9 @@ class Call:
     def __init__(self, stream: Any, limits: Limits) -> None:
         self._stream = stream
         self._limits = limits
-
-    @property
-    def peer(self) -> str:
-        """The peer's address, for logs."""
-        address = self._stream.peer.addr()
-        return f"{address[0]}:{address[1]}" if isinstance(address, tuple) and len(address) > 1 else "local"
+        address = stream.peer.addr()  # it is gone when the connection is
+        #: The peer's address, for logs.
+        self.peer = f"{address[0]}:{address[1]}" if isinstance(address, tuple) and len(address) > 1 else "local"
 
     def header(self, name: str) -> str:
         """A metadata value, or an empty string."""

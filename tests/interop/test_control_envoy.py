@@ -291,12 +291,13 @@ def page(address: object, path: str) -> Any:
 
 
 def synced(plane: ControlPlane) -> bool:
-    """Envoy acknowledged the latest of every type and refused nothing."""
+    """Envoy acknowledged the latest of every type and refused nothing; its companion hears of roots alone."""
     proxies = page(plane.admin_address, "/debug/syncz")
     assert not [t for p in proxies for t in p["types"].values() if "rejected" in t], proxies
-    return bool(proxies) and all(
-        len(p["types"]) == 4 and all(t["synced"] for t in p["types"].values()) for p in proxies
-    )
+    companions = [p for p in proxies if set(p["types"]) == {pb.SECRET}]
+    envoys = [p for p in proxies if p not in companions]
+    is_complete = len(companions) == 1 and bool(envoys) and all(len(p["types"]) == 4 for p in envoys)
+    return is_complete and all(t["synced"] for p in proxies for t in p["types"].values())
 
 
 @pytest.mark.parametrize("kind", ["DELTA_GRPC", "GRPC"])
