@@ -179,12 +179,17 @@ pub(crate) fn routes(name: &str, cluster: &str) -> prost_types::Any {
     packed(ResourceKind::Routes, &format!("{{name: {name}, virtual_hosts: [{host}]}}"))
 }
 
-/// Roots of a new authority.
-pub(crate) fn roots(name: &str) -> prost_types::Any {
+/// The root of a new authority.
+pub(crate) fn root_pem() -> String {
     let key = rcgen::KeyPair::generate().unwrap();
     let mut params = rcgen::CertificateParams::default();
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let pem = serde_json::to_string(&params.self_signed(&key).unwrap().pem()).unwrap();
+    params.self_signed(&key).unwrap().pem()
+}
+
+/// Roots of a new authority.
+pub(crate) fn roots(name: &str) -> prost_types::Any {
+    let pem = serde_json::to_string(&root_pem()).unwrap();
     packed(
         ResourceKind::Secret,
         &format!("{{name: {name}, validation_context: {{trusted_ca: {{inline_string: {pem}}}}}}}"),

@@ -362,7 +362,7 @@ fn who_stops_amid_a_handshake_is_not_forgotten() {
     let mut wire = Wire::new(client, judged(server(&mesh_server(), &server_store)));
     let mut seen = false;
     // Octet by octet until the server has the client's certificate, and not yet the end of its handshake.
-    let mut carry = |from: &mut Session, to: &mut Session| {
+    let carry = |from: &mut Session, to: &mut Session| {
         while let Some(octet) = from.output().first().copied() {
             from.advance_output(1);
             to.receive(&[octet], &mut Vec::new()).unwrap();

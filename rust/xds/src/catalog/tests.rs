@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::testing::{
-    catalog, cluster, endpoints, identity, listener, packed, relaying_listener, roots, routes, secured_cluster,
-    secured_listener,
+    catalog, cluster, endpoints, identity, listener, packed, relaying_listener, root_pem, roots, routes,
+    secured_cluster, secured_listener,
 };
 use ResourceKind::{Cluster, Endpoints, Listener, Routes, Secret};
 
@@ -325,4 +325,47 @@ fn two_listeners_cannot_have_one_address() {
     let problems = catalog.hears_with(Listener, [listener("b", 80, "table")], Removal::Names(vec!["a".to_owned()]));
     assert_eq!(problems, [""; 0]);
     assert_eq!(catalog.shows(), "b?");
+}
+
+/// A proxy that provides its own certificate, as `pymesh.identity.v1.WorkloadIdentity` says.
+fn member() -> Catalog {
+    let mut catalog = catalog();
+    catalog.environment.own_secrets = vec![identity::CERTIFICATE.into(), identity::ROOTS.into()];
+    catalog
+}
+
+#[test]
+fn roots_of_the_mesh_come_with_a_certificate_and_by_ads_which_has_the_last_word() {
+    let mut catalog = member();
+    let digest = |catalog: &Catalog| catalog.store.trust_digest(&SecretName::from(identity::ROOTS));
+    assert_eq!(catalog.wanted(Secret), BTreeSet::from(["ROOTCA".to_owned()]), "though nobody refers to it yet");
+    catalog.roots_of_authority(root_pem().as_bytes());
+    let first = digest(&catalog);
+    assert!(first.is_some());
+
+    // A control plane that has no such secret.
+    catalog.loses(Secret, "ROOTCA");
+    assert_eq!(digest(&catalog), first);
+    catalog.roots_of_authority(root_pem().as_bytes());
+    let second = digest(&catalog);
+    assert_ne!(second, first);
+    catalog.roots_of_authority(b"nothing");
+    assert_eq!(digest(&catalog), second);
+
+    assert_eq!(catalog.hears(Secret, [roots("ROOTCA")]), [""; 0]);
+    let third = digest(&catalog);
+    assert!(third != second && third.is_some());
+    catalog.roots_of_authority(root_pem().as_bytes());
+    assert_eq!(digest(&catalog), third, "an answer that is older than what the stream has said");
+    catalog.loses(Secret, "ROOTCA");
+    assert_eq!(digest(&catalog), third);
+    assert!(catalog.store.contains(&SecretName::from(identity::ROOTS)));
+}
+
+#[test]
+fn who_has_no_identity_of_its_own_asks_for_no_roots() {
+    assert!(catalog().wanted(Secret).is_empty());
+    let mut offline = member();
+    offline.environment.ads = false;
+    assert!(offline.wanted(Secret).is_empty());
 }
