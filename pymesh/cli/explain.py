@@ -35,6 +35,7 @@ from pymesh.explain.walk import Walker
 @click.option("--port", type=click.IntRange(1, 65535), help="Of the service, or of the gateway.")
 @click.option("--source-ip", default="192.0.2.1", show_default=True, metavar="IP", help="Of a client outside.")
 @click.option("--sni", metavar="NAME", help="The client speaks TLS for this server name.")
+@click.option("--claims", metavar="JSON", help="The client brings a token with these claims, and it is believed.")
 @click.option("--trust-domain", default=DEFAULT_TRUST_DOMAIN, show_default=True, help="With --config.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def command(
@@ -48,6 +49,7 @@ def command(
     port: int | None,
     source_ip: str,
     sni: str | None,
+    claims: str | None,
     trust_domain: str,
     as_json: bool,
 ) -> None:
@@ -69,6 +71,7 @@ def command(
             port,
             question.parse_ip(source_ip),
             question.parse_server_name(sni) if sni is not None else None,
+            question.parse_claims(claims) if claims is not None else None,
         )
         source: Source = AdminSource(admin) if admin else FileSource(config, MeshOptions(trust_domain=trust_domain))
         walker = Walker(source)

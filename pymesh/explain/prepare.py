@@ -1,19 +1,22 @@
 """What a proxy is told, made fit for a network that is not there.
 
 Everything that decides about a request stays. What changes: every request and connection is logged, in a form to be
-read by machine; endpoints are taken to be healthy; names in DNS are taken to exist, each at an address of its own; and
-TLS with servers outside of the mesh, which cannot be asked, is taken to succeed.
+read by machine; endpoints are taken to be healthy; names in DNS are taken to exist, each at an address of its own; TLS
+with servers outside of the mesh, which cannot be asked, is taken to succeed; and tokens of this walk are believed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
 from pymesh.control.xds import pb
+from pymesh.explain import tokens
 from pymesh.explain.source import Messages
+from pymesh.explain.tokens import Signer
+from pymesh.explain.told import chains
 
 #: Of a request; of a TCP connection what there is of it.
 _FIELDS = {
@@ -61,7 +64,12 @@ class Names:
     def shown(self, address: str) -> str:
         """An address (``IP:PORT``) by the name that it stands for."""
         ip, _, port = address.rpartition(":")
-        return next((f"{name}:{port}" for name, known in self.known.items() if known == ip), address)
+        name = self.name(ip)
+        return address if name is None else f"{name}:{port}"
+
+    def name(self, ip: str) -> str | None:
+        """The name that an address stands for."""
+        return next((name for name, known in self.known.items() if known == ip), None)
 
 
 def access_log() -> dict[str, Any]:
@@ -73,32 +81,28 @@ def access_log() -> dict[str, Any]:
     return {"name": "envoy.access_loggers.stdout", "typed_config": pb.pack(log)}
 
 
-def prepared(messages: Messages, secrets: Mapping[str, Any], names: Names) -> dict[str, dict[str, Any]]:
+def prepared(messages: Messages, secrets: Mapping[str, Any], names: Names, signer: Signer) -> dict[str, dict[str, Any]]:
     """The messages as the simulated proxy is to hear them, with its own secrets."""
     found = {url: dict(named) for url, named in messages.items()}
-    found[pb.LISTENER] = {name: _listener(one) for name, one in found.get(pb.LISTENER, {}).items()}
+    found[pb.LISTENER] = {name: _listener(one, signer) for name, one in found.get(pb.LISTENER, {}).items()}
     found[pb.CLUSTER] = {name: _cluster(one, names) for name, one in found.get(pb.CLUSTER, {}).items()}
     found[pb.SECRET] = {**found.get(pb.SECRET, {}), **secrets}
     return found
 
 
-def _listener(listener: Any) -> Any:
+def _listener(listener: Any, signer: Signer) -> Any:
     made = deepcopy(listener)
     made.ClearField("access_log")
-    for one in _filters(made):
+    for one in (one for chain in chains(made) for one in chain.filters):
         if one.typed_config.type_url.rpartition("/")[2] in _LOGGING:
             config = pb.unpack(one.typed_config)
             config.ClearField("access_log")
             config.access_log.add(**access_log())
+            for http in getattr(config, "http_filters", ()):
+                if tokens.is_jwt(http):
+                    http.typed_config.CopyFrom(pb.pack(signer.believe(pb.unpack(http.typed_config))))
             one.typed_config.CopyFrom(pb.pack(config))
     return made
-
-
-def _filters(listener: Any) -> Iterator[Any]:
-    # Reading the default chain where there is none must not make an empty one.
-    default = [listener.default_filter_chain] if listener.HasField("default_filter_chain") else []
-    for chain in (*listener.filter_chains, *default):
-        yield from chain.filters
 
 
 def _cluster(cluster: Any, names: Names) -> Any:

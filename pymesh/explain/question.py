@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from pymesh.control.identity.spiffe import Identity
 from pymesh.control.resources.kubernetes import is_host_name
@@ -39,6 +41,16 @@ class Question:
     source_ip: str = "192.0.2.1"
     #: The name for which the client speaks TLS; None: it speaks plain text.
     server_name: str | None = None
+    #: Of a token that the client brings, and that is believed.
+    claims: Mapping[str, Any] | None = None
+
+    def with_header(self, name: str, value: str) -> Question:
+        """The same with another header."""
+        return replace(self, headers=(*self.headers, (name, value)))
+
+    def with_target(self, target: str) -> Question:
+        """The same for another target."""
+        return replace(self, target=target)
 
 
 def parse_request(text: str) -> tuple[str, str]:
@@ -63,6 +75,17 @@ def parse_header(text: str) -> tuple[str, str]:
         hint = "use --host" if name.lower() == "host" else "a request is explained without its body"
         raise QuestionError(f"header {name!r} cannot be set\nhint: {hint}")
     return name, value.strip()
+
+
+def parse_claims(text: str) -> Mapping[str, Any]:
+    """A JSON object. Raises :class:`QuestionError`."""
+    try:
+        claims = json.loads(text)
+    except ValueError as error:
+        raise QuestionError(f'--claims is not JSON: {error}\nhint: as in \'{{"sub": "ann"}}\'') from None
+    if not isinstance(claims, dict):
+        raise QuestionError('--claims is no JSON object\nhint: as in \'{"sub": "ann"}\'')
+    return claims
 
 
 def parse_host(text: str) -> str:

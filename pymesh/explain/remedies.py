@@ -23,8 +23,6 @@ class Facts:
     member: Member
     #: What that proxy logged.
     record: Mapping[str, Any]
-    #: Identity of the client at the first proxy.
-    first_peer: str | None
     location: str | None
 
     @property
@@ -111,6 +109,9 @@ def _for_condition(kind: str, facts: Facts) -> str:
             return "its condition connection.sni does not hold"
         case "destination_ip":
             return "its condition destination.ip does not hold"
+    if kind.startswith("claim["):
+        name = kind.removeprefix("claim[").removesuffix("]")
+        return f"the claim {name!r} of the client's token is not one that it asks for, or there is no valid token"
     if kind.startswith("header["):
         return f"its condition request.headers{kind.removeprefix('header')} does not hold"
     return f"its condition on {kind} does not hold"
@@ -176,6 +177,13 @@ _KNOWN: Sequence[tuple[str, str, Sequence[str]]] = (
         "{who} could not get an answer from {upstream}: {transport_failure}",
         ["make both sides agree about TLS: the DestinationRule's tls.mode and the workload's PeerAuthentication"],
     ),
+    (
+        "jwt_authn_access_denied",
+        "a RequestAuthentication of {who} refuses the request's token: {details}",
+        ["bring a token that its jwtRules take: issuer, audiences, time, key"],
+    ),
+    ("ext_authz_denied", "the external authorizer of {who} refuses", ["see what it says to this request"]),
+    ("ext_authz_error", "the external authorizer of {who} cannot be asked, so it refuses", ["see whether it runs"]),
     ("fault_filter_abort", "route {route!r} of {who} injects a failure", ["remove the fault of that route"]),
     ("local_rate_limited", "{who} takes no more requests now", ["raise the LocalRateLimit"]),
     ("cors_response", "{who} answers the CORS preflight itself", ()),

@@ -12,15 +12,17 @@ from typing import Any
 
 from pymesh.control.xds import pb
 from pymesh.explain import remedies
+from pymesh.explain.places import Places
 from pymesh.explain.prepare import Names
 from pymesh.explain.remedies import Facts
 from pymesh.explain.source import Member, Source
+from pymesh.explain.told import Told
 from pymesh.explain.walk import Passage, Record, Trace
 
-#: Istio's name of a rule, which the control plane gives to the policies of a filter.
-RULE = re.compile(r"ns\[(?P<namespace>[^\]]*)\]-policy\[(?P<name>[^\]]*)\]-rule\[(?P<rule>\d+)\]")
 _DENIED = "rbac_access_denied_matched_policy"
-_CLOSEST = re.compile(rf"{_DENIED}\[none\]\{{(?P<policy>.*):(?P<lacking>[^:]*)\}}")
+_CLOSEST = re.compile(rf"{_DENIED}\[none\]\{{(?P<policy>ns\[.*?\]-rule\[\d+\]|[^:]*):(?P<lacking>.*)\}}")
+#: Names of claims and headers in the list of what is lacking stand in brackets.
+_COMMA = re.compile(r",(?![^\[]*\])")
 _FILTER_STEPS = {"continues": "passes", "waits": "waits", "answers": "ANSWERS", "fails": "FAILS"}
 
 
@@ -88,7 +90,7 @@ class _Teller:
         self._trace = trace
         self._source = source
         self._names = names
-        self._written = {(one.kind, one.namespace, one.name): one for one in source.written()}
+        self._places = Places(source.written())
 
     def request(self) -> dict[str, Any]:
         """What was asked."""
@@ -101,6 +103,7 @@ class _Teller:
             "service": self._trace.host,
             "port": self._trace.port,
             "from": sender.title if sender else "outside",
+            "claims": dict(question.claims) if question.claims is not None else None,
             "identity": sender.identity if sender and sender.kind == "sidecar" else None,
         }
 
@@ -167,7 +170,11 @@ class _Teller:
                 case "access":
                     yield self._access(passage, one)
                 case "filter" if "rbac" not in one["filter"]:
-                    yield Step(_FILTER_STEPS[one["step"]], one["filter"])
+                    authorizer = Told.of(self._source, passage.member).authorizer(one["filter"])
+                    if authorizer is not None and one["step"] == "waits":
+                        yield Step("asks", f"{one['filter']}: {authorizer}, which lets it pass here")
+                    else:
+                        yield Step(_FILTER_STEPS[one["step"]], one["filter"])
 
     def _access(self, passage: Passage, one: dict[str, Any] | Any) -> Step:
         what = "passes" if one["allowed"] else "REFUSES"
@@ -175,18 +182,22 @@ class _Teller:
             what = "counts"
         if one["policy"]:
             verb = "matches" if one["allowed"] else "refuses"
-            return Step(what, f"{one['filter']}: {self._rule(one['policy'])} {verb}", self._place(one["policy"]))
+            return Step(
+                what, f"{one['filter']}: {self._places.rule(one['policy'])} {verb}", self._places.of_rule(one["policy"])
+            )
         closest = _CLOSEST.search(_said(_last(passage))) if not one["allowed"] and one["enforced"] else None
         if closest is None:
             return Step(what, f"{one['filter']}: no rule matches")
-        lacking = closest["lacking"].replace(",", ", ")
-        text = f"{one['filter']}: no rule matches; {self._rule(closest['policy'])} is closest and lacks: {lacking}"
-        return Step(what, text, self._place(closest["policy"]))
+        lacking = ", ".join(_COMMA.split(closest["lacking"]))
+        text = (
+            f"{one['filter']}: no rule matches; {self._places.rule(closest['policy'])} is closest and lacks: {lacking}"
+        )
+        return Step(what, text, self._places.of_rule(closest["policy"]))
 
     def _request(self, passage: Passage, record: Record) -> Iterator[Step]:
         is_entered = self._is_entered(passage)
         if record.get("route") and is_entered:
-            yield Step("route", record["route"], self._route_place(record["route"]))
+            yield Step("route", record["route"], self._places.of_route(record["route"]))
         if record.get("cluster") and (record.get("upstream") or _ROUTED.match(_said(record))):
             share = self._share(passage.member, record["route"], record["cluster"]) if is_entered else ""
             yield Step("cluster", record["cluster"] + share)
@@ -232,7 +243,7 @@ class _Teller:
         """Why it is answered so, and what would change that."""
         sender = self._trace.sender
         if self._trace.entrance is None and sender is not None:
-            at = self._named("Sidecar", sender.namespace, sender.name)
+            at = self._places.named("Sidecar", sender.namespace, sender.name)
             return remedies.no_way(sender, self._trace.host, self._trace.port, at)
         if decider is None and self._trace.reached:
             return f"{self._trace.entrance} has no proxy of the mesh: nothing stands before the application", ()
@@ -243,59 +254,28 @@ class _Teller:
             self._trace.port,
             decider.member,
             record or {},
-            _last(way[0]).get("peer") if way else None,
             self._trace.answer.header("location") if self._trace.answer else None,
         )
         failures = [one["reason"] for one in decider.decisions if one["kind"] == "failed"]
         if record is None:
-            peers = [self._named("PeerAuthentication", one.namespace, one.name) for one in self._peers(decider.member)]
-            return remedies.closed(decider.member, failures, peers)
+            return remedies.closed(decider.member, failures, self._places.peer_authentications(decider.member))
         said = _said(record)
         closest = _CLOSEST.search(said)
         if closest is not None:
-            lacking = closest["lacking"].split(",")
-            return remedies.closest(facts, self._rule(closest["policy"]), self._place(closest["policy"]), lacking)
+            lacking = _COMMA.split(closest["lacking"])
+            return remedies.closest(
+                facts, self._places.rule(closest["policy"]), self._places.of_rule(closest["policy"]), lacking
+            )
         if said.startswith(f"{_DENIED}[none]"):
             return remedies.nothing_allowed(decider.member)
         if said.startswith(_DENIED):
             policy = said.removeprefix(f"{_DENIED}[").removesuffix("]")
-            return remedies.denied(self._rule(policy), self._place(policy))
+            return remedies.denied(self._places.rule(policy), self._places.of_rule(policy))
         return remedies.of_details(facts, said)
-
-    # --- where it is written ----------------------------------------------------------------------------------------
-
-    def _rule(self, policy: str) -> str:
-        found = RULE.fullmatch(policy)
-        if found is None:
-            return policy
-        return f"AuthorizationPolicy {found['namespace']}/{found['name']} rule {found['rule']}"
-
-    def _place(self, policy: str) -> str:
-        found = RULE.fullmatch(policy)
-        if found is None:
-            return ""
-        one = self._written.get(("AuthorizationPolicy", found["namespace"], found["name"]))
-        return one.parts.get(found["rule"], one.at) if one else ""
-
-    def _route_place(self, route: str) -> str:
-        places = [one.parts[route] for one in self._written.values() if one.kind in _ROUTES and route in one.parts]
-        return ", ".join(places)
-
-    def _named(self, kind: str, namespace: str, name: str) -> str:
-        one = self._written.get((kind, namespace, name))
-        return f"{kind} {namespace}/{name} ({one.at})" if one else ""
-
-    def _peers(self, member: Member) -> list[Any]:
-        return [
-            one
-            for one in self._written.values()
-            if one.kind == "PeerAuthentication" and one.namespace in (member.namespace, "istio-system")
-        ]
 
 
 #: Details of requests that got as far as their cluster.
 _ROUTED = re.compile("cluster_not_found|no_healthy_upstream|upstream_|response_timeout")
-_ROUTES = ("VirtualService", "HTTPRoute", "GRPCRoute")
 
 
 def _kind(member: Member) -> str:

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from pymesh.control.xds import pb
-from pymesh.explain.source import Messages
+from pymesh.explain.source import Member, Messages, Source
 
 _OUTBOUND, _INBOUND = "virtualOutbound", "virtualInbound"
 #: Nobody's: a client that asks for a host is led by its name.
@@ -31,6 +31,21 @@ class Told:
     def __init__(self, messages: Messages, *, is_gateway: bool) -> None:
         self.messages = messages
         self.is_gateway = is_gateway
+
+    @classmethod
+    def of(cls, source: Source, member: Member) -> Told:
+        """What a member is told."""
+        return cls(source.messages(member), is_gateway=member.kind == "router")
+
+    def authorizer(self, filter_name: str) -> str | None:
+        """The cluster that an HTTP filter of this name asks who may pass; None if it is no such filter."""
+        for listener in self.messages.get(pb.LISTENER, {}).values():
+            for one in http_filters(listener):
+                if one.name == filter_name and one.typed_config.type_url.endswith("ext_authz.v3.ExtAuthz"):
+                    config = pb.unpack(one.typed_config)
+                    by_grpc = config.grpc_service.envoy_grpc.cluster_name
+                    return str(by_grpc or config.http_service.server_uri.cluster)
+        return None
 
     @cached_property
     def is_captured(self) -> bool:
@@ -76,7 +91,7 @@ class Told:
             is_bound = not one.HasField("bind_to_port") or one.bind_to_port.value
             if not is_bound and one.address.socket_address.port_value != port:
                 continue
-            for chain in _chains(one):
+            for chain in chains(one):
                 if self._leads_to(chain, host, port):
                     if is_bound:
                         return Entrance(name, _address(one), is_redirected=False)
@@ -103,10 +118,20 @@ def _outbound() -> int:
     return int(pb.enum("envoy.config.core.v3.TrafficDirection").Value("OUTBOUND"))
 
 
-def _chains(listener: Any) -> Iterator[Any]:
+def chains(listener: Any) -> Iterator[Any]:
+    """A listener's filter chains."""
     yield from listener.filter_chains
+    # Reading the default chain where there is none would make an empty one.
     if listener.HasField("default_filter_chain"):
         yield listener.default_filter_chain
+
+
+def http_filters(listener: Any) -> Iterator[Any]:
+    """The HTTP filters of all of its chains."""
+    for chain in chains(listener):
+        for one in chain.filters:
+            if one.typed_config.type_url.endswith(".HttpConnectionManager"):
+                yield from pb.unpack(one.typed_config).http_filters
 
 
 def _wanted(listener: Any, chain: Any) -> str:

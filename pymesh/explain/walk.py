@@ -17,12 +17,14 @@ from typing import Any
 from pymesh._bridge.simulated import SimulatedProxy
 from pymesh.control.identity.spiffe import Identity
 from pymesh.control.resources.diagnostics import did_you_mean
+from pymesh.control.resources.kubernetes import is_ip
 from pymesh.explain import question as asking
 from pymesh.explain.application import GRPC_ADDRESS, application, authorizer
 from pymesh.explain.credentials import Credentials
 from pymesh.explain.prepare import Names, prepared
 from pymesh.explain.question import OUTSIDE, Question, QuestionError
 from pymesh.explain.source import Member, Source, SourceError
+from pymesh.explain.tokens import Signer, providers, with_claims
 from pymesh.explain.told import Told, split
 from pymesh.simulated import answer as answers
 from pymesh.simulated.answer import Answer
@@ -85,7 +87,9 @@ class Walker:
         self._source = source
         self._seed = seed
         self._nanos = time.time_ns()
-        self._credentials = Credentials(source.trust_domain, datetime.fromtimestamp(self._nanos / 1e9, UTC))
+        now = datetime.fromtimestamp(self._nanos / 1e9, UTC)
+        self._credentials = Credentials(source.trust_domain, now)
+        self._signer = Signer(now)
         self._members = list(source.members())
         self._told: dict[Member, Told] = {}
         self._places: dict[Member, _Place] = {}
@@ -102,7 +106,7 @@ class Walker:
         landing, ip = self._entrance(question, sender, host, port)
         answer, begun = None, self._network.now
         if landing is not None:
-            answer = self._exchange(self._network.dial(landing, ip), question, host)
+            answer = self._exchange(self._network.dial(landing, ip), self._with_token(question), host)
         passages = []
         reached: list[Record] = []
         for node in self._network.touched:
@@ -115,6 +119,12 @@ class Walker:
         entrance = landing.local if landing is not None else None
         seconds = (self._network.now - begun) / NANOS
         return Trace(question, sender, host, port, entrance, passages, reached, answer, seconds)
+
+    def _with_token(self, question: Question) -> Question:
+        if question.claims is None:
+            return question
+        known = [one for member in self._members for one in providers(self._of(member).messages)]
+        return with_claims(question, known, self._signer)
 
     def _exchange(self, dialled: Dialled, question: Question, host: str) -> Answer | None:
         tls = TlsClient(dialled, question.server_name) if question.server_name is not None else None
@@ -225,23 +235,24 @@ class Walker:
     def _landing(self, sender: Member | None, address: str) -> Landing:
         """Where a connection comes out: at a member that listens there, else at an application or outside."""
         ip, port = split(address)
+        host = self.names.name(ip) or ip
         for member in self._members:
-            if ip not in (member.address, *_LOOPBACK):
+            if host not in (member.address, *_LOOPBACK):
                 continue
             told = self._of(member)
             wild = told.bound.get(f"0.0.0.0:{port}") or told.bound.get(f"[::]:{port}")
-            name = told.bound.get(address) or (wild if member is not sender and ip == member.address else None)
+            name = told.bound.get(address) or (wild if member is not sender and host == member.address else None)
             if name is not None:
                 node = self._place(member).node
                 return Landing(node, _listener(node, name), address)
-            if told.is_captured and member is not sender and ip == member.address:
+            if told.is_captured and member is not sender and host == member.address:
                 node = self._place(member).node
                 return Landing(node, _listener(node, "virtualInbound"), address, is_redirected=True)
         return Landing(self._world, self._world.proxy.listeners[0].key, address)
 
     def _of(self, member: Member) -> Told:
         if member not in self._told:
-            self._told[member] = Told(self._source.messages(member), is_gateway=member.kind == "router")
+            self._told[member] = Told.of(self._source, member)
         return self._told[member]
 
     def _place(self, member: Member) -> _Place:
@@ -250,12 +261,13 @@ class Walker:
             secrets = self._credentials.secrets(member.identity)
             node = {"id": member.node_id, "cluster": member.name, "metadata": {"NAMESPACE": member.namespace}}
             try:
-                messages = prepared(told.messages, secrets, self.names)
+                messages = prepared(told.messages, secrets, self.names, self._signer)
                 proxy = configured(node, messages, seed=self._seed, unix_nanos=self._nanos)
             except ConfigurationRefusedError as error:
                 problems = "\n".join(error.args)
                 raise SourceError(f"{member.title} refuses its configuration:\n{problems}") from None
-            made = _Place(member, Node(member.title, member.address, proxy), told)
+            ip = member.address if is_ip(member.address) else self.names.address(member.address)
+            made = _Place(member, Node(member.title, ip, proxy), told)
             self._places[member] = self._by_node[made.node] = made
         return self._places[member]
 

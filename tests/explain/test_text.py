@@ -124,6 +124,14 @@ MESH = "--config", "mesh"
             "--sni 'a b' is no host name\nhint: as in shop.example",
         ),
         (
+            [*MESH, "--from", "front-1", "--to", "orders", "--claims", "ann"],
+            '--claims is not JSON: Expecting value: line 1 column 1 (char 0)\nhint: as in \'{"sub": "ann"}\'',
+        ),
+        (
+            [*MESH, "--from", "front-1", "--to", "orders", "--claims", "[]"],
+            '--claims is no JSON object\nhint: as in \'{"sub": "ann"}\'',
+        ),
+        (
             ["--config", "nowhere", "--from", "none", "--to", "orders"],
             "nowhere: error: there is no such folder\n  hint: --config names a folder of YAML files",
         ),

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use pymesh_model::filter::rbac::{Permission, Policy, Principal, Rules};
 use pymesh_model::matcher::HeaderMatch;
+use pymesh_model::metadata::MetadataMatch;
 
 use super::{is, permits, Subject};
 
@@ -48,6 +49,7 @@ enum Shape<'a, C> {
     /// A condition of this kind.
     Single(&'static str),
     Header(&'a HeaderMatch),
+    Metadata(&'a MetadataMatch),
 }
 
 /// What is lacking where one of several is enough.
@@ -64,7 +66,7 @@ fn lacks<C: Condition>(condition: &C, subject: &Subject<'_>) -> Vec<String> {
         Shape::All(all) => all.iter().flat_map(|one| lacks(one, subject)).collect(),
         Shape::OneOf(some) => fewest(some, subject),
         Shape::Not(one) => vec![format!("not_{}", kind(one))],
-        Shape::Single(_) | Shape::Header(_) => vec![kind(condition)],
+        Shape::Single(_) | Shape::Header(_) | Shape::Metadata(_) => vec![kind(condition)],
     }
 }
 
@@ -79,6 +81,11 @@ fn kind<C: Condition>(condition: &C) -> String {
             ":authority" | "host" => "host".to_owned(),
             ":path" => "path".to_owned(),
             name => format!("header[{name}]"),
+        },
+        // Filters that check tokens put the claims below a key of their own.
+        Shape::Metadata(wanted) => match (&*wanted.filter, wanted.path.as_slice()) {
+            ("envoy.filters.http.jwt_authn", [_, claim @ ..]) => format!("claim[{}]", claim.join(".")),
+            (filter, _) => format!("metadata[{filter}]"),
         },
     }
 }
@@ -95,7 +102,7 @@ impl Condition for Permission {
             Permission::DestinationIp(_) => Shape::Single("destination_ip"),
             Permission::DestinationPort(_) | Permission::DestinationPorts(..) => Shape::Single("destination_port"),
             Permission::RequestedServerName(_) => Shape::Single("server_name"),
-            Permission::Metadata(_) => Shape::Single("metadata"),
+            Permission::Metadata(wanted) => Shape::Metadata(wanted),
         }
     }
 
@@ -116,7 +123,7 @@ impl Condition for Principal {
             Principal::RemoteIp(_) => Shape::Single("remote_ip"),
             Principal::Header(header) => Shape::Header(header),
             Principal::UrlPath(_) => Shape::Single("path"),
-            Principal::Metadata(_) => Shape::Single("metadata"),
+            Principal::Metadata(wanted) => Shape::Metadata(wanted),
         }
     }
 

@@ -199,6 +199,15 @@ fn what_is_lacking_is_told_by_kind() {
     assert_eq!(says(not(May::OneOf(vec![May::UrlPath(text("/a")), May::UrlPath(text("/b"))]))), "{p:not_path}");
     assert_eq!(says(not(May::Any)), "{p:not_any}");
     assert_eq!(says(May::OneOf(vec![])), "{p:nothing}");
+    let metadata = |filter: &str, path: &[&str]| {
+        let path = path.iter().map(|key| (*key).into()).collect();
+        May::Metadata(MetadataMatch { filter: filter.into(), path, value: ValueMatch::Null, invert: false })
+    };
+    assert_eq!(
+        says(metadata("envoy.filters.http.jwt_authn", &["payload", "realm", "group"])),
+        "{p:claim[realm.group]}"
+    );
+    assert_eq!(says(metadata("istio_authn", &["x"])), "{p:metadata[istio_authn]}");
 }
 
 #[test]
