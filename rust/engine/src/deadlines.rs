@@ -1,4 +1,4 @@
-//! The deadlines of connections, exchanges, clusters and health checks in one queue.
+//! The deadlines of connections, exchanges, clusters, health checks and fetchers of keys in one queue.
 
 use crate::base::time::Time;
 use crate::base::timers::{Armed, Timers};
@@ -6,6 +6,7 @@ use crate::check::CheckKey;
 use crate::cluster::ClusterKey;
 use crate::conn::ConnKey;
 use crate::exchange::ExchangeKey;
+use crate::jwks::FetcherKey;
 
 /// One entry per place in the slabs, whoever lives there: a stream of short
 /// requests leaves one entry behind it, not one each.
@@ -16,15 +17,17 @@ pub(crate) struct Deadlines {
     exchanges: Vec<Armed>,
     clusters: Vec<Armed>,
     checks: Vec<Armed>,
+    fetchers: Vec<Armed>,
 }
 
 /// An owner in the queue is its index with its kind in the lowest bits.
-const KIND_BITS: u32 = 2;
+const KIND_BITS: u32 = 3;
 const KIND: u64 = (1 << KIND_BITS) - 1;
 const CONN: u64 = 0;
 const EXCHANGE: u64 = 1;
 const CLUSTER: u64 = 2;
 const CHECK: u64 = 3;
+const FETCHER: u64 = 4;
 
 /// A place whose deadline may have passed.
 pub(crate) enum Expired {
@@ -32,6 +35,7 @@ pub(crate) enum Expired {
     Exchange(usize),
     Cluster(usize),
     Check(usize),
+    Fetcher(usize),
 }
 
 impl Deadlines {
@@ -55,6 +59,11 @@ impl Deadlines {
         self.queue.arm(armed, deadline, (key.index() as u64) << KIND_BITS | CHECK);
     }
 
+    pub fn arm_fetcher(&mut self, key: FetcherKey, deadline: Time) {
+        let armed = place(&mut self.fetchers, key.index());
+        self.queue.arm(armed, deadline, (key.index() as u64) << KIND_BITS | FETCHER);
+    }
+
     /// The next place to look at.
     pub fn pop(&mut self, now: Time) -> Option<Expired> {
         while let Some((due, owner)) = self.queue.pop(now) {
@@ -63,7 +72,8 @@ impl Deadlines {
                 CONN => (self.conns.get_mut(index), Expired::Conn(index)),
                 EXCHANGE => (self.exchanges.get_mut(index), Expired::Exchange(index)),
                 CLUSTER => (self.clusters.get_mut(index), Expired::Cluster(index)),
-                _ => (self.checks.get_mut(index), Expired::Check(index)),
+                CHECK => (self.checks.get_mut(index), Expired::Check(index)),
+                _ => (self.fetchers.get_mut(index), Expired::Fetcher(index)),
             };
             if armed.is_some_and(|armed| Timers::disarm(armed, due)) {
                 return Some(expired);

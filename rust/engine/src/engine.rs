@@ -40,6 +40,7 @@ use crate::exchange::{Due, Exchange, ExchangeKey, FIRST_BUFFER};
 use crate::filter::{FilterCall, Gates};
 use crate::health::health_of;
 use crate::http_filter::Limiters;
+use crate::jwks::Fetcher;
 use crate::listener::{ListenerKey, ListenerRuntime};
 use crate::overload::{Full, Overload, Slot};
 use crate::shared::Commons;
@@ -107,6 +108,7 @@ pub struct Engine {
     pub(crate) spare_exchanges: Vec<Box<Exchange>>,
     pub(crate) relays: Slab<Relay>,
     pub(crate) checks: Slab<Check>,
+    pub(crate) fetchers: Slab<Fetcher>,
     pub(crate) timers: Deadlines,
     pub(crate) ready: VecDeque<ExchangeKey>,
     pub(crate) rescans: Vec<ConnKey>,
@@ -158,6 +160,7 @@ impl Engine {
             spare_exchanges: Vec::new(),
             relays: Slab::default(),
             checks: Slab::default(),
+            fetchers: Slab::default(),
             timers: Deadlines::default(),
             ready: VecDeque::new(),
             rescans: Vec::new(),
@@ -195,6 +198,7 @@ impl Engine {
         self.telemetry.reconfigure(&snapshot.node);
         self.apply_clusters(&snapshot);
         let errors = self.apply_listeners(&snapshot);
+        self.apply_fetchers();
         self.limiters.apply(&snapshot, self.now, &self.options);
         self.keep_leaving_routes(&snapshot);
         self.snapshot = snapshot;
@@ -451,6 +455,7 @@ impl Engine {
                 crate::deadlines::Expired::Exchange(index) => self.check_exchange(index),
                 crate::deadlines::Expired::Cluster(index) => self.on_cluster_due(index),
                 crate::deadlines::Expired::Check(index) => self.on_check_due(index),
+                crate::deadlines::Expired::Fetcher(index) => self.on_fetcher_due(index),
             }
         }
         loop {

@@ -21,6 +21,7 @@ mod exchange;
 pub mod filter;
 pub mod health;
 mod http_filter;
+mod jwks;
 mod listener;
 pub mod overload;
 mod route;

@@ -17,10 +17,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use pymesh_model::cluster::{Cluster, RoutingPriority};
+use pymesh_model::filter::RemoteJwks;
 
 use crate::cluster::balance::{HashTable, Plan};
 use crate::health::{ClusterHealth, Version};
 use crate::http_filter::Buckets;
+use crate::jwks::RemoteKeys;
 
 /// One for a process; see the [module](self).
 #[derive(Debug, Default)]
@@ -35,6 +37,8 @@ pub struct Commons {
     pub(crate) health: Registry<ClusterHealth>,
     /// Of all of `health`.
     pub(crate) health_version: Arc<Version>,
+    /// Keys of tokens that are fetched, by where they are.
+    pub(crate) keys: Registry<RemoteKeys, Arc<RemoteJwks>>,
     /// Buckets of rate limits, by the identity of their configuration, which they hold.
     pub(crate) limits: Registry<Buckets, usize>,
 }

@@ -96,6 +96,7 @@ pub fn numbers(hub: &Hub) -> Vec<(String, Kind, u64)> {
     group("http", &groups.http, &mut all);
     group("cors", &groups.cors, &mut all);
     group("fault", &groups.fault, &mut all);
+    group("jwt_authn", &groups.jwt, &mut all);
     group("local_rate_limit", &groups.local_rate_limits, &mut all);
     group("tcp", &groups.tcp, &mut all);
     group("listener", &groups.listeners, &mut all);

@@ -94,6 +94,12 @@ pub(crate) fn alternative(message: &str, field: &str) -> Option<&'static str> {
         }
         "local_cluster_rate_limit" => "leave it out: each proxy has the whole limit",
         "response_rate_limit" => "leave it out: answers are not slowed down",
+        "filter_state_rules" if of(".JwtAuthentication") => {
+            "use `requirement_map`, and routes that name a requirement in `typed_per_filter_config`"
+        }
+        "retry_on" | "retry_host_predicate" | "host_selection_retry_max_attempts" if of(".core.v3.RetryPolicy") => {
+            "leave it out: another attempt follows each failure and each 5xx"
+        }
         "filter_state" if of(".HashPolicy") => "hash a header, a cookie, a query parameter or the source address",
         "pipe" | "envoy_internal_address" => "use `socket_address`",
         "named_port" => "use `port_value`",

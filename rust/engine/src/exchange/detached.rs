@@ -31,6 +31,7 @@ use super::{Exchange, ExchangeKey, Stage};
 use crate::check::CheckKey;
 use crate::cluster::{ClusterKey, HostKey};
 use crate::engine::Engine;
+use crate::jwks::FetcherKey;
 use crate::telemetry::{Details, Flags};
 
 /// Who has begun an exchange that has no client, and is told how it ends.
@@ -40,6 +41,8 @@ pub(crate) enum Owner {
     Mirror,
     /// A health check.
     Check(CheckKey),
+    /// Keys that requests wait for.
+    Keys(FetcherKey),
     /// A filter that makes this request wait for the answer.
     Request(Waiter),
     /// A test of this module.
@@ -176,6 +179,7 @@ impl Engine {
         match exchange.detached.as_ref().map(|detached| detached.owner) {
             Some(Owner::Mirror) | None => {}
             Some(Owner::Check(check)) => self.on_check_answer(check, key, &exchange),
+            Some(Owner::Keys(fetcher)) => self.on_keys_answer(fetcher, key, &mut exchange),
             Some(Owner::Request(waiter)) => self.hear(waiter, key, &mut exchange),
             #[cfg(test)]
             Some(Owner::Test) => tests::told(&exchange),

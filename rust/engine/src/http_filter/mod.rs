@@ -19,6 +19,7 @@ mod cors;
 mod descriptors;
 mod ext_authz;
 mod fault;
+mod jwt_authn;
 mod local_rate_limit;
 mod rbac;
 
@@ -33,7 +34,8 @@ use crate::decisions::{Decision, FilterStep};
 use crate::engine::{Engine, Options};
 use crate::exchange::{Collect, Exchange, ExchangeKey, Heard, LocalReply, Stage, Waiter};
 use crate::filter::{FilterCall, Phase};
-use crate::telemetry::stats::CorsStats;
+use crate::jwks::RemoteKeys;
+use crate::telemetry::stats::{CorsStats, JwtStats};
 pub(crate) use local_rate_limit::{Buckets, Limiter, Limiters};
 
 /// The filters of a connection manager.
@@ -59,6 +61,7 @@ enum Filter {
     Fault(fault::FaultFilter),
     Rbac(rbac::RbacFilter),
     ExtAuthz(ext_authz::ExtAuthzFilter),
+    Jwt(jwt_authn::JwtFilter),
     LocalRateLimit(Limiter),
 }
 
@@ -86,6 +89,7 @@ pub(crate) enum Memory {
     Fault(fault::Suffering),
     Limit(local_rate_limit::Limited),
     ExtAuthz(ext_authz::State),
+    Jwt(jwt_authn::Awaited),
     /// What has come of its question.
     Heard(Box<Heard>),
 }
@@ -111,6 +115,7 @@ impl Chain {
                 FilterKind::ExtAuthz(config) => {
                     Filter::ExtAuthz(ext_authz::ExtAuthzFilter::new(config, prefix, options))
                 }
+                FilterKind::JwtAuthn(config) => Filter::Jwt(jwt_authn::JwtFilter::new(config, prefix, options)),
                 FilterKind::LocalRateLimit(config) => Filter::LocalRateLimit(Limiter::new(config, now, options)),
             },
         };
@@ -118,6 +123,15 @@ impl Chain {
         let mut off = Skips::default();
         links.iter().enumerate().filter(|(_, link)| link.is_disabled).for_each(|(index, _)| off.add(index));
         Chain { links, off }
+    }
+
+    /// The key sets that are fetched for its filters.
+    pub fn remote_keys(&self) -> impl Iterator<Item = (Arc<RemoteKeys>, Arc<JwtStats>)> + '_ {
+        let filters = self.links.iter().filter_map(|link| match &link.filter {
+            Filter::Jwt(filter) => Some(filter),
+            _ => None,
+        });
+        filters.flat_map(jwt_authn::JwtFilter::remote_keys)
     }
 
     /// The first filter from `index` on that is passed.
@@ -204,6 +218,10 @@ impl Engine {
                 let waiter = Waiter { exchange: key, filter: index };
                 ext_authz::on_request(self, &mut exchange, waiter, link.id, authz)
             }
+            Filter::Jwt(jwt) => {
+                let waiter = Waiter { exchange: key, filter: index };
+                jwt_authn::on_request(self, &mut exchange, waiter, link.id, jwt)
+            }
             Filter::LocalRateLimit(limiter) => {
                 local_rate_limit::on_request(self, &mut exchange, (index, link.id), limiter)
             }
@@ -261,7 +279,7 @@ impl Engine {
                 }
             }
             Filter::Cors(_) => cors::on_response(exchange, at),
-            Filter::Fault(_) | Filter::Rbac(_) => {}
+            Filter::Fault(_) | Filter::Rbac(_) | Filter::Jwt(_) => {}
             Filter::ExtAuthz(_) => ext_authz::on_response(exchange, at),
             Filter::LocalRateLimit(_) => {
                 let Some(mut exchange) = self.exchanges.lend(key) else { return };

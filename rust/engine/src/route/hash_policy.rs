@@ -96,7 +96,7 @@ fn header(request: &RequestHead, name: &str, rewrite: Option<&(Regex, Box<str>)>
 }
 
 /// The first cookie of this name. Envoy's way: blanks in front of a name are none of it, quotes around a value neither.
-fn cookie_value<'a>(request: &'a RequestHead, name: &[u8]) -> Option<&'a [u8]> {
+pub(crate) fn cookie_value<'a>(request: &'a RequestHead, name: &[u8]) -> Option<&'a [u8]> {
     let fields = request.headers.get_all_known(Known::Cookie);
     let mut pairs = fields.flat_map(|field| field.split(|octet| *octet == b';'));
     pairs.find_map(|pair| {

@@ -2,7 +2,7 @@
 
 use pymesh_http::{Known, Method, RequestHead, ResponseHead};
 use pymesh_model::matcher::{HeaderMatch, HeaderTest, QueryMatch};
-use pymesh_model::route::{PathMatch, Route, RouteTable, VirtualHost, WeightedCluster};
+use pymesh_model::route::{PathMatch, Route, RouteMatch, RouteTable, VirtualHost, WeightedCluster};
 
 use super::path::split_port;
 
@@ -81,7 +81,11 @@ fn domain_score(domain: &[u8], host: &[u8]) -> Option<(u8, usize)> {
 }
 
 fn matches(route: &Route, request: &RequestHead, random: u64) -> bool {
-    let rule = &route.matches;
+    rule_matches(&route.matches, request, random)
+}
+
+/// Whether a request is one that a rule means.
+pub(crate) fn rule_matches(rule: &RouteMatch, request: &RequestHead, random: u64) -> bool {
     let target = request.path();
     let path = path_of(target);
     let path_fits = match &rule.path {

@@ -1,11 +1,11 @@
-//! JSON, as access logs write it.
+//! JSON, as access logs write it, and headers that tell claims.
 
 use std::io::Write as _;
 
 use pymesh_model::metadata::Value;
 
 /// Appends a value in the way of protobuf's JSON.
-pub(super) fn value(value: &Value, out: &mut Vec<u8>) {
+pub(crate) fn value(value: &Value, out: &mut Vec<u8>) {
     match value {
         Value::Null => out.extend(b"null"),
         Value::Bool(truth) => out.extend(if *truth { &b"true"[..] } else { b"false" }),
@@ -54,7 +54,7 @@ fn number(number: f64, out: &mut Vec<u8>) {
 }
 
 /// Appends text in quotes; what is no UTF-8 is replaced.
-pub(super) fn string(bytes: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn string(bytes: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
     for c in String::from_utf8_lossy(bytes).chars() {
         match c {

@@ -8,7 +8,7 @@ pub(crate) mod access_log;
 pub mod date;
 mod flags;
 pub mod istio;
-mod json;
+pub(crate) mod json;
 mod notices;
 mod record;
 pub mod stats;

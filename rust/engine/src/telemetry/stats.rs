@@ -286,6 +286,19 @@ stats! {
 }
 
 stats! {
+    /// `http.<stat_prefix>.jwt_authn.*`, names as Envoy's.
+    JwtStats {
+        allowed: Counter,
+        cors_preflight_bypassed: Counter,
+        denied: Counter,
+        jwks_fetch_failed: Counter,
+        jwks_fetch_success: Counter,
+        jwt_cache_hit: Counter,
+        jwt_cache_miss: Counter,
+    }
+}
+
+stats! {
     /// `<stat_prefix>.http_local_rate_limit.*`, names as Envoy's.
     LocalRateLimitStats {
         enabled: Counter,
@@ -460,6 +473,8 @@ pub struct Groups {
     pub ext_authz: Group<ExtAuthzStats>,
     /// Likewise.
     pub cluster_ext_authz: Group<ClusterExtAuthzStats>,
+    /// Likewise.
+    pub jwt: Group<JwtStats>,
     pub local_rate_limits: Group<LocalRateLimitStats>,
     pub tcp: Group<TcpStats>,
     pub listeners: Group<ListenerStats>,
@@ -530,6 +545,11 @@ impl Hub {
     /// Adds a worker's counters for external authorization of what is meant for a cluster.
     pub fn cluster_ext_authz(&self, worker: usize, name: &Arc<str>) -> Arc<ClusterExtAuthzStats> {
         join(&mut self.lock().cluster_ext_authz, worker, name)
+    }
+
+    /// Adds a worker's counters for tokens, by their name up to the counter's.
+    pub fn jwt(&self, worker: usize, name: &Arc<str>) -> Arc<JwtStats> {
+        join(&mut self.lock().jwt, worker, name)
     }
 
     /// Adds a worker's counters for local rate limits of a prefix.

@@ -7,6 +7,7 @@
 mod cors;
 mod ext_authz;
 mod fault;
+mod jwt_authn;
 mod local_rate_limit;
 pub mod rbac;
 
@@ -16,6 +17,9 @@ use std::time::Duration;
 pub use cors::CorsPolicy;
 pub use ext_authz::{AuthzBody, AuthzRoute, AuthzRouteBody, AuthzService, ExtAuthz, GrpcAuthz, HeaderNames, HttpAuthz};
 pub use fault::{AbortStatus, Fault, FaultAbort, FaultDelay, FaultDuration, Percentage};
+pub use jwt_authn::{
+    Audiences, JwtAuthn, JwtCache, JwtHeader, JwtKeys, JwtProvider, JwtRequirement, JwtRule, RemoteJwks, RouteJwt,
+};
 pub use local_rate_limit::{LimitAction, LimitDescriptor, LocalRateLimit, RateLimit, TokenBucket, VirtualHostLimits};
 pub use rbac::Rbac;
 
@@ -47,6 +51,8 @@ pub enum FilterKind {
     Rbac(Arc<Rbac>),
     /// `envoy.filters.http.ext_authz`: as a service says.
     ExtAuthz(Arc<ExtAuthz>),
+    /// `envoy.filters.http.jwt_authn`: who has which token.
+    JwtAuthn(Arc<JwtAuthn>),
     /// `envoy.filters.http.local_ratelimit`: as many requests as there are tokens.
     LocalRateLimit(Arc<LocalRateLimit>),
 }
@@ -91,6 +97,8 @@ pub enum RouteFilterConfig {
     Rbac(Arc<Rbac>),
     /// For [`FilterKind::ExtAuthz`].
     ExtAuthz(Arc<AuthzRoute>),
+    /// For [`FilterKind::JwtAuthn`].
+    JwtAuthn(Arc<RouteJwt>),
     /// For [`FilterKind::LocalRateLimit`].
     LocalRateLimit(Arc<LocalRateLimit>),
 }

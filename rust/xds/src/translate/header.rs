@@ -103,6 +103,20 @@ fn addition(option: &core::HeaderValueOption, request: bool, at: &At<'_>) -> Opt
     Some(HeaderAdd { name: name.into(), value, action, keep_empty: option.keep_empty_value })
 }
 
+/// The name, in lower case, of a header that the proxy sets on a request.
+pub(super) fn settable(name: &str, at: &At<'_>) -> Option<Box<str>> {
+    let lower = name.to_ascii_lowercase();
+    match lower.as_str() {
+        _ if !is_field_name(&lower) => at.refuse(format!("`{}` is not an HTTP header name", name.escape_debug())),
+        "host" => at.refuse("`host` cannot be set here"),
+        _ if is_connection_header(&lower) => {
+            at.refuse(format!("`{lower}` belongs to one connection, so it cannot be set for a message"));
+        }
+        _ => return Some(lower.into()),
+    }
+    None
+}
+
 /// RFC 9110, section 5.1.
 pub(super) fn is_field_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_|~`".contains(&b))

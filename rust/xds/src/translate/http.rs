@@ -58,7 +58,7 @@ pub(super) fn connection_manager(
         stat_prefix: config.stat_prefix.as_str().into(),
         codec,
         routes,
-        filters: filter::filters(&config.http_filters, &at.field("http_filters")),
+        filters: filter::filters(&config.http_filters, &at.field("http_filters"), cx),
         timeouts: timeouts(config, at),
         limits: limits(config, at),
         path: path_policy(config, at),

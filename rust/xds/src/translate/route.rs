@@ -327,7 +327,7 @@ fn domains(domains: &[String], at: &At<'_>) -> Vec<Box<str>> {
     lower
 }
 
-fn matches(config: &route::RouteMatch, at: &At<'_>) -> Option<RouteMatch> {
+pub(super) fn matches(config: &route::RouteMatch, at: &At<'_>) -> Option<RouteMatch> {
     use route::route_match::PathSpecifier;
     let path = match config.path_specifier.as_ref()? {
         PathSpecifier::Prefix(prefix) => Some(PathMatch::Prefix(prefix.as_str().into())),

@@ -3,6 +3,7 @@
 mod cors;
 mod ext_authz;
 mod fault;
+mod jwt_authn;
 mod local_rate_limit;
 pub(super) mod rbac;
 mod route;
@@ -15,12 +16,14 @@ use prost::Name as _;
 use pymesh_model::filter::{FailurePolicy, FilterId, FilterKind, HttpFilter, PythonFilter};
 
 use super::common::{duration_or, enumerator, open, Opened};
+use super::Context;
 use crate::diagnostic::At;
 use crate::proto;
 use crate::proto::envoy::extensions::filters::http::cors::v3::Cors;
 use crate::proto::envoy::extensions::filters::http::ext_authz::v3::ExtAuthz;
 use crate::proto::envoy::extensions::filters::http::fault::v3::HttpFault;
 use crate::proto::envoy::extensions::filters::http::grpc_web::v3::GrpcWeb;
+use crate::proto::envoy::extensions::filters::http::jwt_authn::v3::JwtAuthentication;
 use crate::proto::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
 use crate::proto::envoy::extensions::filters::http::rbac::v3::Rbac;
 use crate::proto::envoy::extensions::filters::http::router::v3::Router;
@@ -33,7 +36,7 @@ pub(super) use route::filters as route_filters;
 const MOST_FILTERS: usize = 64;
 
 /// The filters before the router, which must be the last one.
-pub(super) fn filters(filters: &[hcm::HttpFilter], at: &At<'_>) -> Vec<Arc<HttpFilter>> {
+pub(super) fn filters(filters: &[hcm::HttpFilter], at: &At<'_>, cx: &Context<'_>) -> Vec<Arc<HttpFilter>> {
     let mut translated = Vec::with_capacity(filters.len());
     let mut names = HashSet::new();
     let mut routers = 0usize;
@@ -58,7 +61,7 @@ pub(super) fn filters(filters: &[hcm::HttpFilter], at: &At<'_>) -> Vec<Arc<HttpF
             }
             continue;
         }
-        let kind = kind(&opened, &at);
+        let kind = kind(&opened, &at, cx);
         translated.extend(kind.map(|(name, kind)| {
             let name = if name.is_empty() { filter.name.as_str().into() } else { name };
             Arc::new(HttpFilter { name, id: FilterId::of(&filter.name), disabled: filter.disabled, kind })
@@ -78,7 +81,7 @@ pub(super) fn filters(filters: &[hcm::HttpFilter], at: &At<'_>) -> Vec<Arc<HttpF
 }
 
 /// What a filter is, and the name that its configuration gives it.
-fn kind(opened: &Opened<'_>, at: &At<'_>) -> Option<(Arc<str>, FilterKind)> {
+fn kind(opened: &Opened<'_>, at: &At<'_>, cx: &Context<'_>) -> Option<(Arc<str>, FilterKind)> {
     if opened.is::<GrpcWeb>() {
         Some(("".into(), FilterKind::GrpcWeb))
     } else if opened.is::<Cors>() {
@@ -89,6 +92,8 @@ fn kind(opened: &Opened<'_>, at: &At<'_>) -> Option<(Arc<str>, FilterKind)> {
         Some(("".into(), FilterKind::Rbac(Arc::new(rbac::filter(&opened.decode(at)?, at)))))
     } else if opened.is::<ExtAuthz>() {
         Some(("".into(), FilterKind::ExtAuthz(Arc::new(ext_authz::filter(&opened.decode(at)?, at)?))))
+    } else if opened.is::<JwtAuthentication>() {
+        Some(("".into(), FilterKind::JwtAuthn(Arc::new(jwt_authn::filter(&opened.decode(at)?, at, cx)))))
     } else if opened.is::<LocalRateLimit>() {
         let limit = local_rate_limit::general(&opened.decode(at)?, at);
         Some(("".into(), FilterKind::LocalRateLimit(limit)))
@@ -102,6 +107,7 @@ fn kind(opened: &Opened<'_>, at: &At<'_>) -> Option<(Arc<str>, FilterKind)> {
             HttpFault::full_name(),
             Rbac::full_name(),
             ExtAuthz::full_name(),
+            JwtAuthentication::full_name(),
             GrpcWeb::full_name(),
             LocalRateLimit::full_name(),
             python::PythonFilter::full_name(),

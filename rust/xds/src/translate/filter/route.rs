@@ -6,13 +6,14 @@ use std::sync::Arc;
 use prost::Name as _;
 use pymesh_model::filter::{FilterId, RouteFilter, RouteFilterConfig, RouteFilters};
 
-use super::{cors, ext_authz, fault, local_rate_limit, rbac};
+use super::{cors, ext_authz, fault, jwt_authn, local_rate_limit, rbac};
 use crate::diagnostic::At;
 use crate::proto;
 use crate::proto::envoy::config::route::v3::FilterConfig;
 use crate::proto::envoy::extensions::filters::http::cors::v3::CorsPolicy;
 use crate::proto::envoy::extensions::filters::http::ext_authz::v3::ExtAuthzPerRoute;
 use crate::proto::envoy::extensions::filters::http::fault::v3::HttpFault;
+use crate::proto::envoy::extensions::filters::http::jwt_authn::v3::PerRouteConfig;
 use crate::proto::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
 use crate::proto::envoy::extensions::filters::http::rbac::v3::RbacPerRoute;
 use crate::translate::common::{open, Opened};
@@ -75,6 +76,9 @@ fn config(opened: &Opened<'_>, at: &At<'_>) -> Option<RouteFilterConfig> {
     if opened.is::<RbacPerRoute>() {
         return Some(RouteFilterConfig::Rbac(Arc::new(rbac::of_route(&opened.decode(at)?, at))));
     }
+    if opened.is::<PerRouteConfig>() {
+        return Some(RouteFilterConfig::JwtAuthn(Arc::new(jwt_authn::of_route(&opened.decode(at)?, at)?)));
+    }
     if opened.is::<LocalRateLimit>() {
         let limit = local_rate_limit::limit(&opened.decode(at)?, true, at);
         return Some(RouteFilterConfig::LocalRateLimit(Arc::new(limit)));
@@ -85,6 +89,7 @@ fn config(opened: &Opened<'_>, at: &At<'_>) -> Option<RouteFilterConfig> {
         HttpFault::full_name(),
         RbacPerRoute::full_name(),
         ExtAuthzPerRoute::full_name(),
+        PerRouteConfig::full_name(),
         LocalRateLimit::full_name(),
     ];
     opened.refuse(&supported, at);

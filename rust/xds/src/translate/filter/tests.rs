@@ -1,5 +1,7 @@
 use pymesh_model::filter::rbac::Principal;
-use pymesh_model::filter::{AbortStatus, FaultDuration, FilterId, FilterKind, LimitAction, RouteFilterConfig};
+use pymesh_model::filter::{
+    AbortStatus, FaultDuration, FilterId, FilterKind, JwtKeys, JwtRequirement, LimitAction, RouteFilterConfig, RouteJwt,
+};
 use pymesh_model::http::{HttpConnectionManager, RouteSource};
 use pymesh_model::listener::NetworkFilter;
 use pymesh_model::metadata::ValueMatch;
@@ -280,4 +282,111 @@ fn limits_are_read_and_refused() {
     }
     let route = format!("{{l: {{'@type': {LIMIT}, stat_prefix: p}}}}");
     assert!(problems(&Said { route: &route, ..NOTHING }).contains("token_bucket: this must be set for a route"));
+}
+
+const JWT: &str = "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3";
+const KEYS: &str = r#"local_jwks: {inline_string: '{"keys":[{"kty":"oct","k":"c2VjcmV0"}]}'}"#;
+
+fn tokens(fields: &str) -> String {
+    format!("{{name: j, typed_config: {{'@type': {JWT}.JwtAuthentication, {fields}}}}},")
+}
+
+#[test]
+fn token_policies_are_read() {
+    let remote = "remote_jwks: {http_uri: {uri: 'https://idp.test/keys?x=1', cluster: a, timeout: 2s}, \
+         cache_duration: 90.5s, async_fetch: {failed_refetch_duration: 3s}, retry_policy: {num_retries: 2}}";
+    let whole = tokens(&format!(
+        "providers: {{p: {{issuer: i, audiences: ['https://shop/'], {KEYS}, claim_to_headers: [{{header_name: X-Sub, \
+         claim_name: sub}}]}}, q: {{{remote}, from_cookies: [c], jwt_cache_config: {{}}, clock_skew_seconds: 5}}}}, \
+         requirement_map: {{both: {{requires_all: {{requirements: [{{provider_name: q}}, {{provider_and_audiences: \
+         {{provider_name: p, audiences: [a]}}}}]}}}}}}, rules: [{{match: {{path: /x}}}}, {{match: {{prefix: /}}, \
+         requirement_name: both}}, {{match: {{prefix: /}}, requires: {{requires_any: {{requirements: \
+         [{{allow_missing: {{}}}}, {{provider_name: p}}]}}}}}}], bypass_cors_preflight: true"
+    ));
+    let route = format!("{{j: {{'@type': {JWT}.PerRouteConfig, requirement_name: both}}}}");
+    let manager = manager(&Said { filters: &whole, route: &route, ..NOTHING });
+    let FilterKind::JwtAuthn(read) = &manager.filters[0].kind else { panic!("{:?}", manager.filters) };
+    let [p, q] = read.providers.as_slice() else { panic!("{read:?}") };
+    assert!((&*p.issuer, &*p.from_headers[0].name, &*p.from_params[0]) == ("i", "authorization", "access_token"));
+    assert!(matches!(p.keys, JwtKeys::Local(_)) && &*p.claims_to_headers[0].0 == "x-sub" && p.clock_skew == 60);
+    let JwtKeys::Remote(keys) = &q.keys else { panic!("{q:?}") };
+    assert_eq!((&*keys.authority, &*keys.path, keys.retries), ("idp.test", "/keys?x=1", 2));
+    assert_eq!([keys.timeout.as_secs(), keys.cache_duration.as_secs(), keys.base_interval.as_secs()], [2, 90, 1]);
+    assert_eq!(keys.in_background.map(|wait| wait.as_secs()), Some(3));
+    assert!(q.from_headers.is_empty() && q.from_params.is_empty() && q.clock_skew == 5);
+    assert_eq!(q.cache.map(|cache| (cache.tokens, cache.longest)), Some((100, 4096)));
+    let JwtRequirement::All(both) = &read.requirements[0].1 else { panic!("{read:?}") };
+    assert!(matches!(&both[..], [JwtRequirement::Provider(1, _), JwtRequirement::Provider(0, audiences)]
+        if audiences.allow(["a"].into_iter())));
+    let [nothing, named, _] = read.rules.as_slice() else { panic!("{read:?}") };
+    assert!(nothing.requirement.is_none() && matches!(named.requirement, Some(JwtRequirement::All(_))));
+    let said = share_of(table(&manager)).get(FilterId::of("j")).and_then(|said| said.config.as_ref());
+    assert!(matches!(said, Some(RouteFilterConfig::JwtAuthn(said)) if matches!(&**said, RouteJwt::Requires(_))));
+}
+
+#[test]
+fn token_policies_are_refused() {
+    let provider = |fields: &str| format!("providers: {{p: {{{fields}}}}}");
+    let remote = |fields: &str| provider(&format!("remote_jwks: {{{fields}}}"));
+    let uri = |fields: &str| remote(&format!("http_uri: {{{fields}}}"));
+    let good = provider(KEYS);
+    for (fields, expected) in [
+        (provider(""), "providers[\"p\"]: one of `remote_jwks`, `local_jwks` must be set (hint: without keys"),
+        (
+            provider("local_jwks: {inline_string: '{\"keys\": []}'}"),
+            "providers[\"p\"].local_jwks: Jwks doesn't have any valid public key (hint: write a key set of RFC 7517",
+        ),
+        (provider("local_jwks: {inline_string: 'keys'}"), "local_jwks: Jwks is an invalid JSON"),
+        (provider("local_jwks: {inline_string: '{}'}"), "local_jwks: Jwks does not have [keys] field"),
+        (provider("local_jwks: {filename: /no/such/file}"), "local_jwks.filename: file `/no/such/file` cannot be read"),
+        (provider(&format!("{KEYS}, subjects: {{}}")), "subjects: one of `exact`, `prefix`"),
+        (provider(&format!("{KEYS}, max_lifetime: -1s")), "max_lifetime: a duration here must not be negative"),
+        (provider(&format!("{KEYS}, from_headers: [{{}}]")), "from_headers[0].name: this must be set, and not be empty"),
+        (
+            provider(&format!("{KEYS}, claim_to_headers: [{{header_name: 'a b', claim_name: c}}]")),
+            "claim_to_headers[0].header_name: `a b` is not an HTTP header name",
+        ),
+        (remote(""), "remote_jwks.http_uri: this must be set"),
+        (uri("uri: 'http://h/', timeout: 1s"), "http_uri: `cluster` must be set"),
+        (uri("uri: '/keys', cluster: a, timeout: 1s"), "http_uri.uri: `/keys` is not a URI with a host"),
+        (uri("uri: 'http://h/', cluster: a"), "http_uri.timeout: this must be set"),
+        (
+            uri("uri: 'http://h/', cluster: a, timeout: 0s"),
+            "http_uri.timeout: requests must not wait for keys without end (hint: say how long",
+        ),
+        (
+            remote("http_uri: {uri: 'http://h/', cluster: a, timeout: 1s}, retry_policy: {retry_on: reset}"),
+            "`retry_on` of envoy.config.core.v3.RetryPolicy is not supported",
+        ),
+        (
+            format!("{good}, rules: [{{match: {{prefix: /}}, requires: {{provider_name: q}}}}]"),
+            "rules[0].requires.provider_name: there is no provider `q` (hint: known: p)",
+        ),
+        (
+            format!("{good}, rules: [{{match: {{prefix: /}}, requirement_name: r}}]"),
+            "rules[0].requirement_name: there is no requirement `r` in `requirement_map`",
+        ),
+        (
+            format!("{good}, rules: [{{match: {{prefix: /, grpc: {{}}}}, requires: {{provider_name: p}}}}]"),
+            "rules[0].match.grpc: a rule does not look at what kind of request it is",
+        ),
+        (
+            format!("{good}, rules: [{{requires: {{requires_any: {{requirements: [{{provider_name: p}}]}}}}}}]"),
+            "rules[0].match: this must be set",
+        ),
+        (
+            format!("{good}, rules: [{{match: {{prefix: /}}, requires: {{requires_any: {{requirements: []}}}}}}]"),
+            "requires_any.requirements: at least 2 must be given",
+        ),
+        (
+            format!("{good}, filter_state_rules: {{name: f}}"),
+            "field `filter_state_rules` of envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication is not supported \
+             (hint: use `requirement_map`, and routes that name a requirement",
+        ),
+    ] {
+        let found = problems(&Said { filters: &tokens(&fields), ..NOTHING });
+        assert!(found.contains(expected), "{fields}: {found}");
+    }
+    let empty = format!("{{j: {{'@type': {JWT}.PerRouteConfig}}}}");
+    assert!(problems(&Said { route: &empty, ..NOTHING }).contains("one of `disabled`, `requirement_name` must be set"));
 }
