@@ -76,6 +76,8 @@ class Located:
 
     #: Keys that Istio or Kubernetes have and we refuse, with what to do instead.
     REFUSED: ClassVar[Mapping[str, str]] = {}
+    #: Whether what stands in it is no one's business: an error then tells the place, and never quotes.
+    CONFIDENTIAL: ClassVar[bool] = False
 
     at: Position = field(default=Position("<built in>"), compare=False, repr=False)
     #: YAML key -> position of its value.
@@ -109,6 +111,8 @@ class Decoder:
     def __init__(self, file: str, report: Report) -> None:
         self._file = file
         self._report = report
+        #: Whether what is wrong may be quoted: not where secrets stand.
+        self._quotes = True
 
     def position(self, node: yaml.Node) -> Position:
         """Where the node starts."""
@@ -152,7 +156,9 @@ class Decoder:
 
     def _wrong(self, node: yaml.Node, what: str, expected: str) -> Any:
         hint = "quote it" if expected == "a string" and isinstance(node, yaml.ScalarNode) else ""
-        self._report.error(self.position(node), f"{what}: expected {expected}, found {_shape(node)}", hint)
+        self._report.error(
+            self.position(node), f"{what}: expected {expected}, found {_shape(node, self._quotes)}", hint
+        )
         return BAD
 
     def _scalar(self, wanted: type, node: yaml.Node, what: str) -> Any:
@@ -219,6 +225,7 @@ class Decoder:
         values: dict[str, Any] = {}
         where: dict[str, Position] = {}
         bad = unknown = False
+        quotes, self._quotes = self._quotes, self._quotes and not wanted.CONFIDENTIAL
         for name, (key_node, value_node) in self.mapping(node).items():
             if name not in fields:
                 self._unknown(wanted, name, key_node, what)
@@ -226,6 +233,7 @@ class Decoder:
             elif not _null(value_node):
                 where[name] = self.position(value_node)
                 values[fields[name].attribute] = self.decode(fields[name].type, value_node, name)
+        self._quotes = quotes
         for name, known in fields.items():
             if known.required and known.attribute not in values:
                 self._report.error(self.position(node), f"{what}: {name!r} is missing")
@@ -320,11 +328,11 @@ def _null(node: yaml.Node) -> bool:
     return isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null"
 
 
-def _shape(node: yaml.Node) -> str:
+def _shape(node: yaml.Node, quoted: bool) -> str:
     if isinstance(node, yaml.MappingNode):
         return "a mapping"
     if isinstance(node, yaml.SequenceNode):
         return "a list"
     value = plain(node)
     kind = "null" if value is None else _NAMES[type(value)]
-    return f"{kind} ({str(node.value)[:40]})" if node.value else kind
+    return f"{kind} ({str(node.value)[:40]})" if node.value and quoted else kind

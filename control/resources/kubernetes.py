@@ -198,6 +198,8 @@ class EndpointSlice(Resource):
 class Secret(Resource):
     """``v1`` Secret: a certificate and key for a gateway."""
 
+    CONFIDENTIAL: ClassVar = True
+
     data: Mapping[str, str] = field(default_factory=dict, repr=False)
     string_data: Mapping[str, str] = field(default_factory=dict, repr=False)
     type: str = "Opaque"

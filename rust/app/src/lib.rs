@@ -64,7 +64,16 @@ const STREAM_BUFFER: usize = 256 * 1024;
 /// # Errors
 /// Everything that is wrong with it, one line each.
 pub fn validate(config: &std::path::Path) -> Result<(), Vec<String>> {
-    load(config).map(|_| ())
+    client(load(config)?, &secret_store()).map(|_| ())
+}
+
+fn secret_store() -> Arc<SecretStore> {
+    Arc::new(SecretStore::new(Arc::new(rustls::time_provider::DefaultTimeProvider)))
+}
+
+fn client(bootstrap: pymesh_xds::Bootstrap, secrets: &Arc<SecretStore>) -> Result<pymesh_xds::Client, Vec<String>> {
+    pymesh_xds::Client::new(bootstrap, secrets.clone())
+        .map_err(|found| found.iter().map(ToString::to_string).collect::<Vec<String>>())
 }
 
 fn load(config: &std::path::Path) -> Result<pymesh_xds::Bootstrap, Vec<String>> {
@@ -100,7 +109,7 @@ where
 {
     let one = |error: std::io::Error| vec![error.to_string()];
     let workers = options.concurrency.unwrap_or_else(cores).max(1);
-    let secrets = Arc::new(SecretStore::new(Arc::new(rustls::time_provider::DefaultTimeProvider)));
+    let secrets = secret_store();
     let hub = Arc::new(Hub::default());
     let shards: Vec<Arc<Shard>> = (0..workers).map(|_| Arc::default()).collect();
     let descriptors = pymesh_net::raise_descriptor_limit();
@@ -112,8 +121,7 @@ where
         Some(inherited) => Shared::succeeding(workers, inherited),
         None => Shared::new(workers),
     });
-    let client = pymesh_xds::Client::new(bootstrap, secrets.clone())
-        .map_err(|found| found.iter().map(ToString::to_string).collect::<Vec<String>>())?;
+    let client = client(bootstrap, &secrets)?;
     let dump = client.config_dump();
     let state = Arc::new(State::new(
         hub.clone(),

@@ -28,6 +28,13 @@ CASES = {
         SERVICE + "spec: {selector: {version: 1}, ports: [{port: 80}]}\n",
         ["f.yaml:4:28: error: version: expected a string, found an integer (1)\n  hint: quote it"],
     ),
+    "what a Secret holds is not quoted": (
+        "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\ndata: hunter2\nstringData: {pin: 4711}\n",
+        [
+            "f.yaml:4:7: error: data: expected a mapping, found a string",
+            "f.yaml:5:19: error: pin: expected a string, found an integer\n  hint: quote it",
+        ],
+    ),
     "out of range": (
         SERVICE + "spec: {ports: [{port: 70000}]}\n",
         ["f.yaml:4:23: error: port: 70000 is out of range\n  hint: 1 to 65535"],
