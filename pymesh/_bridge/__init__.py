@@ -5,9 +5,10 @@ Everything else in `pymesh` uses the functions here. No promise is made about th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -54,6 +55,15 @@ def version() -> str:
     """Version of the data plane."""
     text: str = _extension().version()
     return text
+
+
+def bench(plan: object, watch: Callable[[int, int], bool]) -> dict[str, Any]:
+    """Runs the load generator (`rust/load`); the texts of `ConnectionError` and `ValueError` are for people."""
+    try:
+        counts: dict[str, Any] = _extension().bench(plan, watch)
+    except RuntimeError as error:
+        raise ProxyError(str(error)) from None
+    return counts
 
 
 def _extension() -> ModuleType:

@@ -14,6 +14,7 @@ VERBS = {
     "agent": "Serve a workload's key and certificate to a real Envoy.",
     "capture": "Lead a workload's connections through its proxy.",
     "explain": "Explain what becomes of a request, and why.",
+    "bench": "Measure how fast and how late a server answers.",
     "up": "Run a mesh of plain processes on this machine.",
     "version": "Show the versions of both planes.",
 }

@@ -1,11 +1,12 @@
 //! The extension module `pymesh._proxy`.
 //!
-//! Only `pymesh._bridge` imports it. It holds four things: the functions that
+//! Only `pymesh._bridge` imports it. It holds five things: the functions that
 //! run the proxy, the views of a message that filters work on
-//! ([`views`]), the filter host of the `inline` lane ([`host`]), and a proxy
-//! without sockets and clock ([`simulated`]).
+//! ([`views`]), the filter host of the `inline` lane ([`host`]), a proxy
+//! without sockets and clock ([`simulated`]), and the load generator ([`load`]).
 
 mod host;
+mod load;
 mod simulated;
 mod views;
 
@@ -67,6 +68,7 @@ fn _proxy(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(run, module)?)?;
     module.add_function(wrap_pyfunction!(validate, module)?)?;
     module.add_function(wrap_pyfunction!(version, module)?)?;
+    module.add_function(wrap_pyfunction!(load::bench, module)?)?;
     module.add_class::<simulated::SimulatedProxy>()?;
     module.add_class::<views::Request>()?;
     module.add_class::<views::Response>()?;

@@ -1,0 +1,1 @@
+"""`pymesh bench`: load on an HTTP server, and what it answered. The generator itself is `rust/load`."""
