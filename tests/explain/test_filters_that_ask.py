@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pymesh.explain.files import FileSource
 from pymesh.explain.question import Question, QuestionError
 from pymesh.explain.source import Member, Messages
 from pymesh.explain.story import Story, tell
+from pymesh.explain.tokens import Signer
 from pymesh.explain.walk import Walker
 
 _MESH = Path(__file__).parent / "mesh"
@@ -74,6 +76,65 @@ def test_an_authorizer_that_is_not_there_refuses() -> None:
     story = ask([authorizer({"grpc_service": {"envoy_grpc": {"cluster_name": "nobody"}}})])
     assert (story.status, story.details) == (403, "ext_authz_error")
     assert story.why == "the external authorizer of orders-v1.back cannot be asked, so it refuses"
+
+
+# --- tokens -----------------------------------------------------------------------------------------------------------
+
+_ISSUER = "https://issuer.test"
+
+
+def checker(**provider: Any) -> dict[str, Any]:
+    """Every request needs a token of the provider, whose keys are nowhere to be had unless it holds them itself."""
+    remote = {"http_uri": {"uri": "https://issuer.test/keys", "cluster": "nobody", "timeout": {"seconds": 1}}}
+    keys = {} if "local_jwks" in provider else {"remote_jwks": remote}
+    config = pb.message("envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication")(
+        providers={"p": {"issuer": _ISSUER, **keys, **provider}},
+        rules=[{"match": {"prefix": "/"}, "requires": {"provider_name": "p"}}],
+    )
+    return {"name": "envoy.filters.http.jwt_authn", "typed_config": pb.pack(config)}
+
+
+@pytest.mark.parametrize(
+    ("claims", "details"),
+    [
+        (None, "jwt_authn_access_denied{Jwt_is_missing}"),
+        ({"sub": "ann"}, "via_upstream"),
+        ({"sub": "ann", "iss": _ISSUER}, "via_upstream"),
+        ({"iss": "https://other.test"}, "jwt_authn_access_denied{Jwt_issuer_is_not_configured}"),
+        ({"exp": 1}, "jwt_authn_access_denied{Jwt_is_expired}"),
+    ],
+)
+def test_claims_are_believed(claims: Mapping[str, Any] | None, details: str) -> None:
+    story = ask([checker()], claims=claims)
+    assert story.details == details
+    steps = [step.what for step in story.hops[1].steps if step.text == "envoy.filters.http.jwt_authn"]
+    assert steps == ["passes" if details == "via_upstream" else "ANSWERS"]
+    # What is brought is told by its claims, not as a token.
+    assert "eyJ" not in repr(story)
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        {"from_headers": [{"name": "x-token", "value_prefix": "T "}]},
+        {"from_params": ["token"]},
+        {"audiences": ["shop"]},
+    ],
+)
+def test_a_token_is_where_it_is_looked_for(places: Mapping[str, Any]) -> None:
+    story = ask([checker(**places)], claims={"sub": "ann", "aud": "shop"})
+    assert story.status == 200
+
+
+def test_keys_that_a_configuration_holds_still_count() -> None:
+    foreign = Signer(datetime.now(UTC))
+    config = foreign.believe(pb.unpack(checker(local_jwks={"inline_string": "{}"})["typed_config"]))
+    keys = config.providers["p"].local_jwks.inline_string
+    token = foreign.token({"iss": _ISSUER, "sub": "ann"})
+    bearer = (("authorization", f"Bearer {token}"),)
+    # Two keys of one id: the proxy tries both.
+    assert ask([checker(local_jwks={"inline_string": keys})], headers=bearer).status == 200
+    assert ask([checker()], headers=bearer).status == 401
 
 
 def test_claims_of_nobody() -> None:
