@@ -65,6 +65,7 @@ class FileSource:
         bare = [one for one in entries if not one.in_mesh]
         self._without_proxy = {name for one in bare for name in (one.name, f"{one.name}.{one.namespace}")}
         self._proxies: dict[Member, Proxy] = {}
+        self._messages: dict[Member, Messages] = {}
         for proxy in (*_gateways(self._store, local), *self._sidecars(entries)):
             self._add(proxy)
 
@@ -79,7 +80,9 @@ class FileSource:
 
     def messages(self, member: Member) -> Messages:
         """What a proxy is told."""
-        return translate(self._store, self._proxies[member]).messages
+        if member not in self._messages:
+            self._messages[member] = translate(self._store, self._proxies[member]).messages
+        return self._messages[member]
 
     def stranger(self, identity: Identity) -> Member | None:
         """A captured sidecar without labels in the identity's namespace."""

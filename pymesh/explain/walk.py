@@ -176,12 +176,14 @@ class Walker:
         return stranger
 
     def _service(self, question: Question, sender: Member | None) -> tuple[str, int]:
-        services: dict[str, set[int]] = {}
-        views = [sender] if sender is not None else []
-        for member in dict.fromkeys((*views, *self._members)):
-            for host, ports in self._of(member).services.items():
-                services.setdefault(host, set()).update(ports)
         namespace = sender.namespace if sender is not None else ""
+        services = self._of(sender).services if sender is not None else {}
+        if not _candidates(question.service, namespace, services):
+            # What the sender does not know, others may.
+            services = {}
+            for member in self._members:
+                for host, ports in self._of(member).services.items():
+                    services.setdefault(host, set()).update(ports)
         host = _meant(question.service, namespace, services)
         ports = services[host]
         if sender is not None and sender.kind == "router":
@@ -280,13 +282,17 @@ def _listener(node: Node, name: str) -> int:
     return next(one.key for one in node.proxy.listeners if one.name == name)
 
 
-def _meant(written: str, namespace: str, hosts: Mapping[str, Any]) -> str:
-    """The host that a service's name means: a whole one, NAME.NAMESPACE, or NAME."""
+def _candidates(written: str, namespace: str, hosts: Mapping[str, Any]) -> list[str]:
+    """The hosts that a service's name may mean: a whole one, NAME.NAMESPACE, or NAME, in its own namespace first."""
     if written in hosts:
-        return written
+        return [written]
     below = [host for host in sorted(hosts) if host.startswith(f"{written}.")]
-    own = [host for host in below if host.startswith(f"{written}.{namespace}.")]
-    found = own or below
+    return [host for host in below if host.startswith(f"{written}.{namespace}.")] or below
+
+
+def _meant(written: str, namespace: str, hosts: Mapping[str, Any]) -> str:
+    """The host that a service's name means."""
+    found = _candidates(written, namespace, hosts)
     if len(found) == 1:
         return found[0]
     if found:

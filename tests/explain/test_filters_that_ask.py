@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ class WithFilters(FileSource):
 
     def messages(self, member: Member) -> Messages:
         """What a proxy is told."""
-        messages = super().messages(member)
+        messages = deepcopy(super().messages(member))
         if member.name != "orders-v1":
             return messages
         listener = messages[pb.LISTENER]["virtualInbound"]
