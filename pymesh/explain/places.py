@@ -7,8 +7,12 @@ from collections.abc import Iterable
 
 from pymesh.explain.source import Member, Written
 
-#: Istio's name of a rule, which the control plane gives to the policies of a filter.
-_RULE = re.compile(r"ns\[(?P<namespace>[^\]]*)\]-policy\[(?P<name>[^\]]*)\]-rule\[(?P<rule>\d+)\]")
+#: Istio's name of a rule, which the control plane gives to the policies of a filter. Before a rule of action CUSTOM
+#: stands its provider, and behind it if that is not there to be asked.
+_RULE = re.compile(
+    r"(?P<custom>istio-ext-authz-.+-)?ns\[(?P<namespace>[^\]]*)\]-policy\[(?P<name>[^\]]*)\]-rule\[(?P<rule>\d+)\]"
+    r"(?P<unasked>-deny-due-to-bad-CUSTOM-action)?"
+)
 _ROUTES = ("VirtualService", "HTTPRoute", "GRPCRoute")
 _ROOT_NAMESPACE = "istio-system"
 
@@ -34,6 +38,16 @@ class Places:
         one = self._written.get(("AuthorizationPolicy", found["namespace"], found["name"]))
         return one.parts.get(found["rule"], one.at) if one else ""
 
+    def asks(self, policy: str) -> bool:
+        """Whether the rule's provider is asked about what it matches."""
+        found = _RULE.fullmatch(policy)
+        return found is not None and found["custom"] is not None and found["unasked"] is None
+
+    def lacks_provider(self, policy: str) -> bool:
+        """Whether the rule's provider is not there to be asked."""
+        found = _RULE.fullmatch(policy)
+        return found is not None and found["unasked"] is not None
+
     def of_route(self, route: str) -> str:
         """Where a route of this name stands; there may be several."""
         places = [one.parts[route] for one in self._written.values() if one.kind in _ROUTES and route in one.parts]
@@ -44,11 +58,10 @@ class Places:
         one = self._written.get((kind, namespace, name))
         return _shown(one) if one else ""
 
-    def peer_authentications(self, member: Member) -> list[str]:
-        """Those that may be for a workload."""
+    def around(self, kind: str, member: Member) -> list[str]:
+        """The resources of a kind that may be for a workload."""
         namespaces = (member.namespace, _ROOT_NAMESPACE)
-        found = (one for one in self._written.values() if one.kind == "PeerAuthentication")
-        return [_shown(one) for one in found if one.namespace in namespaces]
+        return [_shown(one) for one in self._written.values() if one.kind == kind and one.namespace in namespaces]
 
 
 def _shown(one: Written) -> str:

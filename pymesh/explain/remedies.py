@@ -84,6 +84,22 @@ def denied(rule: str, at: str) -> Remedy:
     ]
 
 
+def nobody_to_ask(rule: str, at: str) -> Remedy:
+    """A rule of action CUSTOM whose provider is not there."""
+    change = "define its provider in extensionProviders of the ConfigMap istio, or name another one"
+    return f"{rule} would ask a provider that cannot be asked, so it denies", [f"{change}{f' ({at})' if at else ''}"]
+
+
+def token_refused(facts: Facts, details: str, written: Sequence[str]) -> Remedy:
+    """A RequestAuthentication does not take the token of a request."""
+    reason = details.partition("{")[2].removesuffix("}").replace("_", " ")
+    where = f"; see {', '.join(written)}" if written else ""
+    return (
+        f"{facts.member.title} does not take the request's token: {reason or details}",
+        [f"bring a token that its jwtRules take (issuer, audiences, time, key){where}"],
+    )
+
+
 def _for_condition(kind: str, facts: Facts) -> str:
     if kind.startswith("not_"):
         return f"the request is among what it excludes ({kind})"
@@ -176,11 +192,6 @@ _KNOWN: Sequence[tuple[str, str, Sequence[str]]] = (
         "upstream_reset_before_response_started",
         "{who} could not get an answer from {upstream}: {transport_failure}",
         ["make both sides agree about TLS: the DestinationRule's tls.mode and the workload's PeerAuthentication"],
-    ),
-    (
-        "jwt_authn_access_denied",
-        "a RequestAuthentication of {who} refuses the request's token: {details}",
-        ["bring a token that its jwtRules take: issuer, audiences, time, key"],
     ),
     ("ext_authz_denied", "the external authorizer of {who} refuses", ["see what it says to this request"]),
     ("ext_authz_error", "the external authorizer of {who} cannot be asked, so it refuses", ["see whether it runs"]),

@@ -6,7 +6,7 @@ Every statement comes from what the proxies decided and logged; the resources ar
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -176,23 +176,20 @@ class _Teller:
                     else:
                         yield Step(_FILTER_STEPS[one["step"]], one["filter"])
 
-    def _access(self, passage: Passage, one: dict[str, Any] | Any) -> Step:
-        what = "passes" if one["allowed"] else "REFUSES"
-        if not one["enforced"]:
-            what = "counts"
-        if one["policy"]:
-            verb = "matches" if one["allowed"] else "refuses"
-            return Step(
-                what, f"{one['filter']}: {self._places.rule(one['policy'])} {verb}", self._places.of_rule(one["policy"])
-            )
+    def _access(self, passage: Passage, one: Mapping[str, Any]) -> Step:
+        name, policy = one["filter"], one["policy"]
+        what = "counts" if not one["enforced"] else "passes" if one["allowed"] else "REFUSES"
+        if policy:
+            rule, at = self._places.rule(policy), self._places.of_rule(policy)
+            if self._places.asks(policy):
+                return Step("matches", f"{name}: {rule}, whose provider is asked", at)
+            return Step(what, f"{name}: {rule} {'matches' if one['allowed'] else 'refuses'}", at)
         closest = _CLOSEST.search(_said(_last(passage))) if not one["allowed"] and one["enforced"] else None
         if closest is None:
-            return Step(what, f"{one['filter']}: no rule matches")
+            return Step(what, f"{name}: no rule matches")
         lacking = ", ".join(_COMMA.split(closest["lacking"]))
-        text = (
-            f"{one['filter']}: no rule matches; {self._places.rule(closest['policy'])} is closest and lacks: {lacking}"
-        )
-        return Step(what, text, self._places.of_rule(closest["policy"]))
+        rule, at = self._places.rule(closest["policy"]), self._places.of_rule(closest["policy"])
+        return Step(what, f"{name}: no rule matches; {rule} is closest and lacks: {lacking}", at)
 
     def _request(self, passage: Passage, record: Record) -> Iterator[Step]:
         is_entered = self._is_entered(passage)
@@ -258,7 +255,7 @@ class _Teller:
         )
         failures = [one["reason"] for one in decider.decisions if one["kind"] == "failed"]
         if record is None:
-            return remedies.closed(decider.member, failures, self._places.peer_authentications(decider.member))
+            return remedies.closed(decider.member, failures, self._places.around("PeerAuthentication", decider.member))
         said = _said(record)
         closest = _CLOSEST.search(said)
         if closest is not None:
@@ -270,7 +267,11 @@ class _Teller:
             return remedies.nothing_allowed(decider.member)
         if said.startswith(_DENIED):
             policy = said.removeprefix(f"{_DENIED}[").removesuffix("]")
+            if self._places.lacks_provider(policy):
+                return remedies.nobody_to_ask(self._places.rule(policy), self._places.of_rule(policy))
             return remedies.denied(self._places.rule(policy), self._places.of_rule(policy))
+        if said.startswith("jwt_authn_access_denied"):
+            return remedies.token_refused(facts, said, self._places.around("RequestAuthentication", decider.member))
         return remedies.of_details(facts, said)
 
 

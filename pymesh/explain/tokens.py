@@ -36,6 +36,7 @@ class Provider:
     #: Name and what stands before the token.
     headers: tuple[tuple[str, str], ...]
     parameters: tuple[str, ...]
+    cookies: tuple[str, ...]
 
 
 class Signer:
@@ -78,10 +79,12 @@ def with_claims(question: Question, providers: Sequence[Provider], signer: Signe
             raise QuestionError(f"--claims has no 'iss'\nhint: {known}")
         claims["iss"] = issuers[0]
     token = signer.token(claims)
-    place = next((one for one in providers if one.issuer == claims["iss"]), Provider("", (), ()))
+    place = next((one for one in providers if one.issuer == claims["iss"]), Provider("", (), (), ()))
     if place.parameters and not place.headers:
         mark = "&" if "?" in question.target else "?"
         return question.with_target(f"{question.target}{mark}{place.parameters[0]}={token}")
+    if place.cookies and not place.headers:
+        return question.with_header("cookie", f"{place.cookies[0]}={token}")
     name, prefix = place.headers[0] if place.headers else ("authorization", "Bearer ")
     return question.with_header(name, prefix + token)
 
@@ -92,7 +95,7 @@ def providers(messages: Messages) -> Iterator[Provider]:
         for config in (pb.unpack(one.typed_config) for one in http_filters(listener) if is_jwt(one)):
             for one in config.providers.values():
                 headers = tuple((header.name, header.value_prefix) for header in one.from_headers)
-                yield Provider(one.issuer, headers, tuple(one.from_params))
+                yield Provider(one.issuer, headers, tuple(one.from_params), tuple(one.from_cookies))
 
 
 def is_jwt(http_filter: Any) -> bool:

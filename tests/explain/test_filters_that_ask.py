@@ -119,6 +119,7 @@ def test_claims_are_believed(claims: Mapping[str, Any] | None, details: str) -> 
     [
         {"from_headers": [{"name": "x-token", "value_prefix": "T "}]},
         {"from_params": ["token"]},
+        {"from_cookies": ["session"]},
         {"audiences": ["shop"]},
     ],
 )
