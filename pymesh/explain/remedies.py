@@ -10,6 +10,8 @@ from typing import Any
 
 from pymesh.explain.source import Member
 
+_OWNER = frozenset({"claim[iss]", "claim[sub]"})
+_REQUEST_PRINCIPAL = "request principal"
 #: Why, and what to change.
 Remedy = tuple[str, Sequence[str]]
 
@@ -66,6 +68,9 @@ def closest(facts: Facts, rule: str, at: str, lacking: Sequence[str]) -> Remedy:
     """No rule allows, and one came closest."""
     why = f"no AuthorizationPolicy allows it; closest is {rule}, which lacks: {', '.join(lacking)}"
     where = f"{rule}{f' ({at})' if at else ''}"
+    if set(lacking) >= _OWNER:
+        # Together they are what resources call a request principal.
+        lacking = [_REQUEST_PRINCIPAL, *(one for one in lacking if one not in _OWNER)]
     return why, [f"in {where}: {_for_condition(one, facts)}" for one in lacking]
 
 
@@ -109,6 +114,8 @@ def _for_condition(kind: str, facts: Facts) -> str:
         case "principal":
             name = str(facts.peer).removeprefix("spiffe://")
             return f"add {name!r} to from[].source.principals (or its namespace to namespaces)"
+        case "request principal":
+            return "its requestPrincipals do not name the owner of the client's token, or there is no valid token"
         case "method":
             return f"add {str(facts.record.get('method'))!r} to to[].operation.methods"
         case "path":

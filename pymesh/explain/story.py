@@ -45,7 +45,7 @@ class Hop:
     steps: Sequence[Step]
     #: Its access log.
     records: Sequence[Record]
-    #: Whether it is on the way to the answer; others got copies, or tries that came to nothing.
+    #: Whether it is on the way to the answer; others were asked by a filter, got copies, or were tried in vain.
     is_on_the_way: bool
 
 

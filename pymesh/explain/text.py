@@ -33,7 +33,7 @@ def _lines(story: Story) -> Iterator[str]:
 
 
 def _hop(hop: Hop, number: str) -> Iterator[str]:
-    aside = "" if hop.is_on_the_way else " (a copy, or a try that came to nothing)"
+    aside = "" if hop.is_on_the_way else " (beside the way: asked by a filter, given a copy, or tried in vain)"
     yield f"{number} {hop.proxy}, {hop.kind}{aside}"
     for step in hop.steps:
         at = f"  {step.at}" if step.at else ""
