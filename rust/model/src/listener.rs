@@ -7,7 +7,7 @@ use std::time::Duration;
 pub use crate::chain_match::{Cidr, Connection, FilterChainMatch, SourceType, TransportProtocol, Unfit};
 
 use crate::chain_match::ChainTree;
-use crate::filter::Rbac;
+use crate::filter::{ConnectionAuthz, Rbac};
 use crate::format::AccessLog;
 use crate::http::HttpConnectionManager;
 use crate::route::WeightedCluster;
@@ -168,10 +168,19 @@ pub struct FilterChain {
     pub tls: Option<Arc<ServerTls>>,
     /// How long the TLS handshake may take (Envoy: no limit; ours: 15 s); zero means no limit.
     pub transport_connect_timeout: Duration,
-    /// Access policies before that, in order (`envoy.filters.network.rbac`).
-    pub policies: Vec<Arc<Rbac>>,
+    /// Who decides before that whether the connection may pass, in order.
+    pub policies: Vec<ConnectionPolicy>,
     /// What speaks on the connection.
     pub network: NetworkFilter,
+}
+
+/// A network filter that decides whether a connection may pass.
+#[derive(Clone, Debug)]
+pub enum ConnectionPolicy {
+    /// `envoy.filters.network.rbac`: access policies.
+    Rbac(Arc<Rbac>),
+    /// `envoy.filters.network.ext_authz`: a service.
+    ExtAuthz(Arc<ConnectionAuthz>),
 }
 
 /// The terminal network filter of a chain.

@@ -40,6 +40,8 @@ const EXT_AUTHZ: Family =
 const CLUSTER_EXT_AUTHZ: Family =
     Family { stat: "", infix: "", metric: "envoy_cluster_ext_authz", label: "envoy_ext_authz_prefix" };
 const JWT: Family = Family { stat: "", infix: "", metric: "envoy_jwt_authn", label: "envoy_jwt_authn_prefix" };
+const CONNECTION_EXT_AUTHZ: Family =
+    Family { stat: "ext_authz", infix: "", metric: "envoy_ext_authz", label: "envoy_ext_authz_prefix" };
 const LOCAL_RATE_LIMIT: Family = Family {
     stat: "",
     infix: "http_local_rate_limit",
@@ -161,6 +163,7 @@ fn each(groups: &Groups, mut f: impl FnMut(&Family, &str, &'static str, Kind, u6
     walk(&EXT_AUTHZ, &groups.ext_authz, &mut f);
     walk(&CLUSTER_EXT_AUTHZ, &groups.cluster_ext_authz, &mut f);
     walk(&JWT, &groups.jwt, &mut f);
+    walk(&CONNECTION_EXT_AUTHZ, &groups.connection_ext_authz, &mut f);
     walk(&LOCAL_RATE_LIMIT, &groups.local_rate_limits, &mut f);
     walk(&TCP, &groups.tcp, &mut f);
     walk(&LISTENER, &groups.listeners, &mut f);

@@ -3,6 +3,8 @@
 //! [`Message`] writes fields in the order of the calls. [`Fields`] reads them one by one and says what kind each is; it
 //! ends with an error at the first octet that cannot be right, so that a message is read whole or not at all.
 
+use std::borrow::Cow;
+
 /// A message that is being written.
 #[derive(Debug, Default)]
 pub struct Message(Vec<u8>);
@@ -20,12 +22,9 @@ impl Message {
         }
     }
 
-    /// Text of which it is not known that it is UTF-8: each octet that is not becomes `!`, as in Envoy.
+    /// Text of which it is not known that it is UTF-8 ([`sanitized`]).
     pub fn text(&mut self, field: u32, value: &[u8]) {
-        match std::str::from_utf8(value) {
-            Ok(text) => self.octets(field, text.as_bytes()),
-            Err(_) => self.octets(field, &sanitized(value)),
-        }
+        self.octets(field, &sanitized(value));
     }
 
     /// An integer or an enumerator; zero is left out.
@@ -92,13 +91,17 @@ const FIXED64: u8 = 1;
 const LENGTH: u8 = 2;
 const FIXED32: u8 = 5;
 
-fn sanitized(value: &[u8]) -> Vec<u8> {
+/// As UTF-8: each octet that is not becomes `!`, as in Envoy.
+pub fn sanitized(value: &[u8]) -> Cow<'_, [u8]> {
+    if std::str::from_utf8(value).is_ok() {
+        return Cow::Borrowed(value);
+    }
     let mut clean = Vec::with_capacity(value.len());
     for chunk in value.utf8_chunks() {
         clean.extend_from_slice(chunk.valid().as_bytes());
         clean.extend(chunk.invalid().iter().map(|_| b'!'));
     }
-    clean
+    Cow::Owned(clean)
 }
 
 /// What a field holds.

@@ -12,6 +12,9 @@ use super::{Conn, Protocol};
 use crate::base::time::Time;
 use crate::decisions::Decision;
 use crate::engine::Engine;
+use crate::listener::ChainRuntime;
+use crate::security::connection::{ConnectionFilter, Refusal};
+use crate::security::ext_authz;
 use crate::security::rbac::Subject;
 use crate::telemetry::{self, Facts, Flags};
 
@@ -70,18 +73,43 @@ impl Engine {
     /// The transport is ready: hand the connection to its network filter.
     pub(super) fn start_network_filter(&mut self, conn: &mut Conn) {
         let Some(chain) = conn.downstream().and_then(|down| down.chain.clone()) else { return };
-        let mut facts = self.facts_of(conn);
+        let facts = self.facts_of(conn);
+        self.pass_policies(conn, &chain, facts, 0);
+    }
+
+    /// The policies from the one at `from` on have their turn; behind the last one the connection is spoken on.
+    pub(super) fn pass_policies(&mut self, conn: &mut Conn, chain: &ChainRuntime, mut facts: Facts, from: usize) {
         let destination = conn.original_dst().unwrap_or(conn.local);
         let mut refusal = None;
-        for policy in &chain.policies {
-            if let Some(said) = policy.shadow(&Subject::connection(&facts, destination), &mut self.decisions) {
-                facts.metadata.add(&"envoy.filters.network.rbac".into(), &said);
+        for (index, filter) in chain.policies.iter().enumerate().skip(from) {
+            match filter {
+                ConnectionFilter::Policy(policy) => {
+                    if let Some(said) = policy.shadow(&Subject::connection(&facts, destination), &mut self.decisions) {
+                        facts.metadata.add(&"envoy.filters.network.rbac".into(), &said);
+                    }
+                    let said = policy.refusal(&Subject::connection(&facts, destination), &mut self.decisions);
+                    refusal = said.map(Refusal::Policy);
+                }
+                ConnectionFilter::Service(service) if !service.concerns(&facts) => {}
+                ConnectionFilter::Service(service) => match self.ask_about(conn, &facts, service) {
+                    Some(question) => return self.await_service(conn, facts, service, index, question),
+                    None => refusal = service.refusal(&ext_authz::Decision::failed()),
+                },
             }
-            refusal = policy.refusal(&Subject::connection(&facts, destination), &mut self.decisions);
             if refusal.is_some() {
                 break;
             }
         }
+        self.start_speaking(conn, chain, facts, refusal);
+    }
+
+    pub(super) fn start_speaking(
+        &mut self,
+        conn: &mut Conn,
+        chain: &ChainRuntime,
+        facts: Facts,
+        refusal: Option<Refusal>,
+    ) {
         if let Some(tcp) = &chain.tcp {
             return self.start_tcp(conn, tcp, facts, refusal);
         }
@@ -162,6 +190,7 @@ impl Engine {
             ended: self.now,
             downstream_failure: down.transport_failure.as_deref(),
             transport_failure: None,
+            details: "",
             termination: None,
         });
     }

@@ -84,6 +84,8 @@ impl Engine {
                 }
                 self.close_now(conn);
             }
+            // It may have said all that it wants to say, and wait for an answer.
+            Protocol::Judged(_) => {}
             Protocol::Detecting | Protocol::Opening => self.close_now(conn),
             Protocol::Closing { .. } => self.close_now(conn),
             Protocol::Lent => {}
@@ -201,6 +203,7 @@ impl Engine {
         if let (Protocol::Inspecting, Some(down)) = (&conn.protocol, conn.downstream()) {
             down.listener.stats.downstream_pre_cx_active.dec();
         }
+        self.stop_asking_about(conn);
         self.count_http2(conn);
         // Counted when its transport was ready, which is when it got its facts.
         let has_facts = conn.downstream().is_some_and(|down| down.facts.is_some());

@@ -83,6 +83,11 @@ impl Engine {
             Protocol::Tcp(_) => self.relay(conn, bytes),
             Protocol::Tunnel(_) => self.read_tunnel(conn, bytes),
             Protocol::Closing { .. } => bytes.len(),
+            Protocol::Judged(_) => {
+                // What it sends waits with it.
+                conn.paused = bytes.len() >= conn.buffer_limit;
+                0
+            }
             Protocol::Inspecting | Protocol::Detecting | Protocol::Opening | Protocol::Lent => 0,
         }
     }

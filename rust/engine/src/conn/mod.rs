@@ -147,6 +147,8 @@ pub(crate) enum Protocol {
     Inspecting,
     /// Downstream: an HTTP chain that must see which version comes.
     Detecting,
+    /// Downstream: a service is asked whether it may pass.
+    Judged(Box<ext_authz::Judged>),
     Http1Server(Http1Server),
     Http2Server(Box<h2::Connection>),
     /// Upstream: TCP or TLS is being set up.

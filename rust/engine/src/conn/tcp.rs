@@ -19,6 +19,7 @@ use crate::engine::Engine;
 use crate::exchange::Failure;
 use crate::listener::TcpRuntime;
 use crate::route::hash_policy::source_ip;
+use crate::security::connection::Refusal;
 use crate::shared::Resource;
 use crate::telemetry::stats::TcpStats;
 use crate::telemetry::{Connection, Facts, Flags};
@@ -48,8 +49,8 @@ pub(crate) struct Relay {
     pub attempts: u32,
     pub flags: Flags,
     pub failure: Option<String>,
-    /// Which policy has refused the connection.
-    pub refusal: Option<Arc<str>>,
+    /// Why it was refused.
+    pub refusal: Option<Refusal>,
     pub started: Time,
     pub last_progress: Time,
     pub received: u64,
@@ -73,13 +74,7 @@ impl TcpEnd {
 
 impl Engine {
     /// A TCP chain was chosen for a downstream connection.
-    pub(super) fn start_tcp(
-        &mut self,
-        conn: &mut Conn,
-        tcp: &Arc<TcpRuntime>,
-        facts: Facts,
-        refusal: Option<Arc<str>>,
-    ) {
+    pub(super) fn start_tcp(&mut self, conn: &mut Conn, tcp: &Arc<TcpRuntime>, facts: Facts, refusal: Option<Refusal>) {
         tcp.stats.downstream_cx_total.inc();
         tcp.stats.downstream_cx_active.inc();
         let facts = Arc::new(facts);
@@ -97,7 +92,10 @@ impl Engine {
             up_open: false,
             cluster: None,
             attempts: 0,
-            flags: Flags::NONE,
+            flags: match refusal {
+                Some(Refusal::Service(_)) => Flags::UNAUTHORIZED_EXTERNAL,
+                _ => Flags::NONE,
+            },
             failure: None,
             refusal,
             started: self.now,
@@ -330,7 +328,14 @@ impl Engine {
             ended: self.now,
             downstream_failure: None,
             transport_failure: relay.failure.as_deref(),
-            termination: relay.refusal.as_deref(),
+            details: match relay.refusal {
+                Some(Refusal::Service(details)) => details,
+                _ => "",
+            },
+            termination: match &relay.refusal {
+                Some(Refusal::Policy(policy)) => Some(policy),
+                _ => None,
+            },
         });
     }
 }

@@ -9,6 +9,7 @@
 //! * **One request's own** ([`Engine::ask_for`]): only this request waits, and the answer is of no use to another. The
 //!   request names it ([`Exchange::asking`]), what comes of it is put into the filter's memory as [`Memory::Heard`], and
 //!   the request is woken. A request that ends before that, however it does, takes its question with it.
+//! * **A connection's** ([`Owner::Connection`], `conn/ext_authz.rs`): likewise, for the connection that waits.
 //! * **Several requests'** ([`Engine::ask`]): the question belongs to something that outlives them (a cache of keys, say),
 //!   an [`Owner`] of its own, which keeps the [`Waiter`] of each request that it makes wait. [`Engine::conclude`] tells
 //!   the owner, which keeps what it wants of the answer and calls [`Engine::wake`] for each. A request that ends just
@@ -131,11 +132,7 @@ impl Engine {
             return;
         }
         exchange.asking = None;
-        let heard = match question.outcome() {
-            Err(unanswered) => Err(unanswered),
-            Ok(_) => Ok(question.take_answer()),
-        };
-        exchange.remember(waiter.filter, Memory::Heard(Box::new(heard)));
+        exchange.remember(waiter.filter, Memory::Heard(Box::new(question.take_outcome())));
         self.wake(waiter);
     }
 
@@ -158,10 +155,21 @@ impl Exchange {
         }
     }
 
+    /// What has come of a question that is over.
+    pub(crate) fn take_outcome(&mut self) -> Heard {
+        match self.outcome() {
+            Err(unanswered) => Err(unanswered),
+            Ok(_) => Ok(self.take_answer()),
+        }
+    }
+
     fn take_answer(&mut self) -> Told {
         let (body, is_cut) = self.detached.as_mut().map_or_else(Default::default, Detached::take_body);
         let trailers = std::mem::take(&mut self.response_body.trailers);
-        Told { head: std::mem::take(&mut self.response), body, is_cut, trailers }
+        let head = std::mem::take(&mut self.response);
+        // The cluster still counts it.
+        self.response.status = head.status;
+        Told { head, body, is_cut, trailers }
     }
 }
 

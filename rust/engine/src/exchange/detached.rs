@@ -30,6 +30,7 @@ use super::asking::Waiter;
 use super::{Exchange, ExchangeKey, Stage};
 use crate::check::CheckKey;
 use crate::cluster::{ClusterKey, HostKey};
+use crate::conn::ConnKey;
 use crate::engine::Engine;
 use crate::jwks::FetcherKey;
 use crate::telemetry::{Details, Flags};
@@ -45,6 +46,8 @@ pub(crate) enum Owner {
     Keys(FetcherKey),
     /// A filter that makes this request wait for the answer.
     Request(Waiter),
+    /// A filter that makes this connection wait for it.
+    Connection(ConnKey),
     /// A test of this module.
     #[cfg(test)]
     Test,
@@ -180,6 +183,7 @@ impl Engine {
             Some(Owner::Mirror) | None => {}
             Some(Owner::Check(check)) => self.on_check_answer(check, key, &exchange),
             Some(Owner::Keys(fetcher)) => self.on_keys_answer(fetcher, key, &mut exchange),
+            Some(Owner::Connection(conn)) => self.on_service_answer(conn, key, &mut exchange),
             Some(Owner::Request(waiter)) => self.hear(waiter, key, &mut exchange),
             #[cfg(test)]
             Some(Owner::Test) => tests::told(&exchange),

@@ -86,7 +86,10 @@ pub(super) fn on_request(
     let body = match said.body {
         AuthzRouteBody::AsFilter => config.body,
         AuthzRouteBody::No => None,
-        AuthzRouteBody::Own(own) => Some(AuthzBody { as_bytes: own.as_bytes || is_http(config), ..own }),
+        // In which form, only the filter says, as in Envoy.
+        AuthzRouteBody::Own(own) => {
+            Some(AuthzBody { as_bytes: is_http(config) || config.body.is_some_and(|body| body.as_bytes), ..own })
+        }
     };
     if !matches!(exchange.forget(waiter.filter), Some(Memory::ExtAuthz(State::Collecting))) {
         if !is_enabled(engine, exchange, config) {
@@ -146,7 +149,8 @@ fn ask(
         head: &request,
         id,
         started_nanos,
-        received: pipe.total,
+        // Of a body that is not waited for, what has come by chance is not counted.
+        received: body.map_or(0, |_| pipe.total),
         body: body.filter(|_| !waiting.is_empty()).map(|body| Body {
             octets: waiting.get(..body.most).unwrap_or(waiting),
             is_partial: waiting.len() > body.most,
@@ -317,6 +321,9 @@ fn denied(denial: Denial, status: u16, details: &'static str, config: &ExtAuthz)
         reply.body.truncate(config.most_denied_body);
     }
     reply.extra_headers = denial.headers;
+    if reply.body.is_empty() {
+        reply.extra_headers.retain(|(name, _)| name != b"content-type");
+    }
     reply
 }
 
@@ -332,10 +339,12 @@ fn apply(request: &mut RequestHead, changes: &Changes) {
             request.headers.append(name, value);
         }
     }
-    for (name, value) in &changes.join {
+    for (name, value) in changes.join.iter().filter(|(_, value)| !value.is_empty()) {
         let mut known: Vec<Vec<u8>> = request.headers.get_all(name).map(<[u8]>::to_vec).collect();
         let Some(first) = known.first_mut() else { continue };
-        first.push(b',');
+        if !first.is_empty() {
+            first.push(b',');
+        }
         first.extend_from_slice(value);
         request.headers.remove(name);
         known.iter().for_each(|value| request.headers.append(name, value));

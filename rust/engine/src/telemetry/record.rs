@@ -46,6 +46,7 @@ pub(crate) struct Connection<'a> {
     pub ended: Time,
     pub downstream_failure: Option<&'a str>,
     pub transport_failure: Option<&'a str>,
+    pub details: &'static str,
     pub termination: Option<&'a str>,
 }
 
@@ -162,7 +163,7 @@ impl Recorder {
                 response: None,
                 trailers: None,
                 flags: record.flags,
-                details: "",
+                details: record.details,
                 downstream_failure: record.downstream_failure,
                 transport_failure: record.transport_failure,
                 termination: record.termination,

@@ -299,6 +299,20 @@ stats! {
 }
 
 stats! {
+    /// `ext_authz.<stat_prefix>.*` of connections, names as Envoy's.
+    ConnectionExtAuthzStats {
+        total: Counter,
+        active: Gauge,
+        ok: Counter,
+        denied: Counter,
+        error: Counter,
+        disabled: Counter,
+        failure_mode_allowed: Counter,
+        cx_closed: Counter,
+    }
+}
+
+stats! {
     /// `<stat_prefix>.http_local_rate_limit.*`, names as Envoy's.
     LocalRateLimitStats {
         enabled: Counter,
@@ -475,6 +489,8 @@ pub struct Groups {
     pub cluster_ext_authz: Group<ClusterExtAuthzStats>,
     /// Likewise.
     pub jwt: Group<JwtStats>,
+    /// Of connections.
+    pub connection_ext_authz: Group<ConnectionExtAuthzStats>,
     pub local_rate_limits: Group<LocalRateLimitStats>,
     pub tcp: Group<TcpStats>,
     pub listeners: Group<ListenerStats>,
@@ -550,6 +566,11 @@ impl Hub {
     /// Adds a worker's counters for tokens, by their name up to the counter's.
     pub fn jwt(&self, worker: usize, name: &Arc<str>) -> Arc<JwtStats> {
         join(&mut self.lock().jwt, worker, name)
+    }
+
+    /// Adds a worker's counters for external authorization of connections.
+    pub fn connection_ext_authz(&self, worker: usize, prefix: &Arc<str>) -> Arc<ConnectionExtAuthzStats> {
+        join(&mut self.lock().connection_ext_authz, worker, prefix)
     }
 
     /// Adds a worker's counters for local rate limits of a prefix.

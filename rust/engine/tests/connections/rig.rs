@@ -40,6 +40,10 @@ pub struct Setup {
     pub requests_per_connection: u32,
     /// Of the route; they may name the cluster `shadow`.
     pub mirrors: Vec<Mirror>,
+    /// Of the chain.
+    pub policies: Vec<ConnectionPolicy>,
+    /// There is a cluster `asked`, for filters that ask.
+    pub asked: Option<UpstreamHttp>,
 }
 
 impl Default for Setup {
@@ -61,6 +65,8 @@ impl Default for Setup {
             buffer_limit: 1 << 20,
             requests_per_connection: 0,
             mirrors: vec![],
+            policies: vec![],
+            asked: None,
         }
     }
 }
@@ -266,10 +272,8 @@ pub fn snapshot(setup: &Setup) -> Arc<Snapshot> {
         true => NetworkFilter::Tcp(Arc::new(testing::tcp("in", "origin"))),
         false => NetworkFilter::Http(Arc::new(manager)),
     };
-    let listener = Listener {
-        buffer_limit: setup.buffer_limit,
-        ..testing::listener("in", address(1, 80), testing::filter_chain(network))
-    };
+    let chain = FilterChain { policies: setup.policies.clone(), ..testing::filter_chain(network) };
+    let listener = Listener { buffer_limit: setup.buffer_limit, ..testing::listener("in", address(1, 80), chain) };
     let cluster = Cluster {
         circuit_breakers: setup.thresholds.into(),
         http: setup.upstream.clone(),
@@ -278,5 +282,6 @@ pub fn snapshot(setup: &Setup) -> Arc<Snapshot> {
     };
     let shadow = Cluster { buffer_limit: setup.buffer_limit, ..testing::cluster("shadow", [address(4, 8080)]) };
     let shadow = (!setup.mirrors.is_empty()).then_some(shadow);
-    Arc::new(testing::snapshot([listener], [cluster].into_iter().chain(shadow)))
+    let asked = setup.asked.clone().map(|http| Cluster { http, ..testing::cluster("asked", [address(5, 8080)]) });
+    Arc::new(testing::snapshot([listener], [cluster].into_iter().chain(shadow).chain(asked)))
 }

@@ -1,4 +1,5 @@
-//! External authorization (`envoy.filters.http.ext_authz`): a service is asked whether a request may pass.
+//! External authorization (`envoy.filters.http.ext_authz`, `envoy.filters.network.ext_authz`): a service is asked whether
+//! a request, or a connection, may pass.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,6 +45,25 @@ pub struct ExtAuthz {
     pub hidden: HeaderNames,
     /// `max_denied_response_body_bytes`; zero means no limit.
     pub most_denied_body: usize,
+}
+
+/// The network filter.
+#[derive(Clone, Debug)]
+pub struct ConnectionAuthz {
+    /// Who is asked.
+    pub service: GrpcAuthz,
+    /// `failure_mode_allow`.
+    pub allows_on_failure: bool,
+    /// `include_peer_certificate`.
+    pub shows_certificate: bool,
+    /// `include_tls_session`.
+    pub shows_tls_session: bool,
+    /// `filter_enabled_metadata`.
+    pub enabled_metadata: Option<MetadataMatch>,
+    /// `metadata_context_namespaces`.
+    pub told: Vec<Arc<str>>,
+    /// `stat_prefix`.
+    pub stat_prefix: Arc<str>,
 }
 
 /// Who is asked, and how.
@@ -98,7 +118,7 @@ pub struct AuthzBody {
     pub most: usize,
     /// `allow_partial_message`: of a longer body the service is shown the beginning; else it is refused.
     pub partial: bool,
-    /// `pack_as_bytes`: as it is, else as text.
+    /// `pack_as_bytes`: as it is, else as text. A route has no say in it.
     pub as_bytes: bool,
 }
 

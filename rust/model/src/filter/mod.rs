@@ -15,7 +15,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use cors::CorsPolicy;
-pub use ext_authz::{AuthzBody, AuthzRoute, AuthzRouteBody, AuthzService, ExtAuthz, GrpcAuthz, HeaderNames, HttpAuthz};
+pub use ext_authz::{
+    AuthzBody, AuthzRoute, AuthzRouteBody, AuthzService, ConnectionAuthz, ExtAuthz, GrpcAuthz, HeaderNames, HttpAuthz,
+};
 pub use fault::{AbortStatus, Fault, FaultAbort, FaultDelay, FaultDuration, Percentage};
 pub use jwt_authn::{
     Audiences, JwtAuthn, JwtCache, JwtHeader, JwtKeys, JwtProvider, JwtRequirement, JwtRule, RemoteJwks, RouteJwt,

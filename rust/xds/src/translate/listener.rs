@@ -5,10 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Name as _;
-use pymesh_model::filter::Rbac;
 use pymesh_model::listener::{
-    Capture, Direction, FilterChain, FilterChainMatch, FilterChains, Listener, NetworkFilter, SourceType, TcpProxy,
-    TransportProtocol, Unfit,
+    Capture, ConnectionPolicy, Direction, FilterChain, FilterChainMatch, FilterChains, Listener, NetworkFilter,
+    SourceType, TcpProxy, TransportProtocol, Unfit,
 };
 use pymesh_model::route::WeightedCluster;
 use pymesh_model::tls::ServerTls;
@@ -17,12 +16,13 @@ use super::common::{duration, duration_or, enumerator, host_and_port, ip, open, 
 use super::{access_log, cluster, http, listener_filter, route, tls, Context};
 use crate::diagnostic::At;
 use crate::proto::envoy::config::{core::v3 as core, listener::v3 as listener};
+use crate::proto::envoy::extensions::filters::network::ext_authz::v3 as authz;
 use crate::proto::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use crate::proto::envoy::extensions::filters::network::rbac::v3 as rbac;
 use crate::proto::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
 use crate::proto::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
 use crate::proto::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
-use crate::translate::filter::rbac as policies;
+use crate::translate::filter::{ext_authz, rbac as policies};
 use listener::filter_chain_match::ConnectionSourceType;
 
 const LISTENER_FILTERS_TIMEOUT: Duration = Duration::from_secs(15);
@@ -221,7 +221,7 @@ fn transport_socket(
 
 /// What stands in a chain: policies, then what speaks.
 enum Network {
-    Policy(Arc<Rbac>),
+    Policy(ConnectionPolicy),
     Ends(NetworkFilter),
 }
 
@@ -236,9 +236,18 @@ fn network_filter(filter: &listener::Filter, at: &At<'_>, cx: &mut Context<'_>) 
         let config: tcp::TcpProxy = opened.decode(at)?;
         tcp_proxy(&config, at, cx).map(|proxy| Network::Ends(NetworkFilter::Tcp(Arc::new(proxy))))
     } else if opened.is::<rbac::Rbac>() {
-        Some(Network::Policy(Arc::new(policies::connections(&opened.decode(at)?, at))))
+        let policy = Arc::new(policies::connections(&opened.decode(at)?, at));
+        Some(Network::Policy(ConnectionPolicy::Rbac(policy)))
+    } else if opened.is::<authz::ExtAuthz>() {
+        let policy = Arc::new(ext_authz::connections(&opened.decode(at)?, at)?);
+        Some(Network::Policy(ConnectionPolicy::ExtAuthz(policy)))
     } else {
-        let known = [HttpConnectionManager::full_name(), tcp::TcpProxy::full_name(), rbac::Rbac::full_name()];
+        let known = [
+            HttpConnectionManager::full_name(),
+            tcp::TcpProxy::full_name(),
+            rbac::Rbac::full_name(),
+            authz::ExtAuthz::full_name(),
+        ];
         opened.refuse(&known, at);
         None
     }

@@ -10,7 +10,7 @@ use pymesh_http::{RequestHead, Scheme, Version};
 use pymesh_model::filter::HeaderNames;
 use pymesh_model::metadata::{Metadata, Struct, Value};
 
-use crate::base::protobuf::Message;
+use crate::base::protobuf::{sanitized, Message};
 
 /// Says whether the service sees all of the body. What a client says of that is not passed on.
 const PARTIAL_BODY: &[u8] = b"x-envoy-auth-partial-body";
@@ -70,7 +70,7 @@ pub(crate) struct Body<'a> {
 }
 
 impl Request<'_> {
-    /// The headers that the service is shown: each name once, several values joined.
+    /// The headers that the service is shown: each name once, several values joined, as text.
     pub fn headers(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
         let mut headers: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
         each_header(self.head, |name, value| {
@@ -78,11 +78,12 @@ impl Request<'_> {
             if name == PARTIAL_BODY || !is_shown {
                 return;
             }
+            let value = sanitized(value);
             match headers.iter_mut().find(|(known, _)| known == name) {
-                None => headers.push((name.to_vec(), value.to_vec())),
+                None => headers.push((name.to_vec(), value.into_owned())),
                 Some((_, values)) => {
                     values.push(b',');
-                    values.extend_from_slice(value);
+                    values.extend_from_slice(&value);
                 }
             }
         });

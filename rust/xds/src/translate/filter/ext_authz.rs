@@ -1,10 +1,10 @@
-//! `extensions.filters.http.ext_authz.v3.ExtAuthz`, and a route's part of it.
+//! `extensions.filters.http.ext_authz.v3.ExtAuthz`, a route's part of it, and the network filter of that name.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use pymesh_model::filter::{
-    AuthzBody, AuthzRoute, AuthzRouteBody, AuthzService, ExtAuthz, GrpcAuthz, HeaderNames, HttpAuthz,
+    AuthzBody, AuthzRoute, AuthzRouteBody, AuthzService, ConnectionAuthz, ExtAuthz, GrpcAuthz, HeaderNames, HttpAuthz,
 };
 use pymesh_model::metadata::MetadataMatch;
 use pymesh_model::route::HeaderEdit;
@@ -12,6 +12,7 @@ use pymesh_model::route::HeaderEdit;
 use crate::diagnostic::At;
 use crate::proto::envoy::config::core::v3 as core;
 use crate::proto::envoy::extensions::filters::http::ext_authz::v3 as authz;
+use crate::proto::envoy::extensions::filters::network::ext_authz::v3 as network;
 use crate::proto::envoy::r#type::matcher::v3::{ListStringMatcher, MetadataMatcher};
 use crate::translate::common::duration;
 use crate::translate::{header, matcher};
@@ -96,6 +97,34 @@ pub(super) fn of_route(config: &authz::ExtAuthzPerRoute, at: &At<'_>) -> Option<
         None => AuthzRouteBody::AsFilter,
     };
     Some(AuthzRoute { context, body })
+}
+
+pub(in crate::translate) fn connections(config: &network::ExtAuthz, at: &At<'_>) -> Option<ConnectionAuthz> {
+    only_version_3(config.transport_api_version, at);
+    let Some(service) = &config.grpc_service else {
+        at.field("grpc_service").refuse("this must be set");
+        return None;
+    };
+    let service_at = at.field("grpc_service");
+    let translated = grpc_service(service, &service_at)?;
+    let metadata_at = service_at.field("initial_metadata");
+    for (index, value) in service.initial_metadata.iter().enumerate() {
+        if value.value.replace("%%", "").contains('%') {
+            metadata_at.index(index).field("value").refuse_with_hint(
+                format!("`{}` asks for values of a request, and a connection has none", value.value.escape_debug()),
+                "write a text",
+            );
+        }
+    }
+    Some(ConnectionAuthz {
+        service: translated,
+        allows_on_failure: config.failure_mode_allow,
+        shows_certificate: config.include_peer_certificate,
+        shows_tls_session: config.include_tls_session,
+        enabled_metadata: enabled_metadata(config.filter_enabled_metadata.as_ref(), at),
+        told: namespaces(&config.metadata_context_namespaces),
+        stat_prefix: config.stat_prefix.as_str().into(),
+    })
 }
 
 fn only_version_3(version: i32, at: &At<'_>) {

@@ -1,7 +1,7 @@
 //! HTTP filters of a connection manager.
 
 mod cors;
-mod ext_authz;
+pub(super) mod ext_authz;
 mod fault;
 mod jwt_authn;
 mod local_rate_limit;

@@ -1,4 +1,5 @@
 use pymesh_model::filter::{FilterId, FilterKind, RouteFilterConfig};
+use pymesh_model::listener::ConnectionPolicy;
 
 use super::*;
 use crate::translate::filter::tests::{manager, problems, table, Said, NOTHING};
@@ -83,6 +84,60 @@ fn routes_have_a_switch_and_a_context() {
            config: {{'@type': {AUTHZ}.ExtAuthzPerRoute, disabled: true}}}}}}"
     );
     assert_eq!(entry("{}", &wrapped).enabled, Some(false));
+}
+
+/// What is said of a listener whose one chain has this filter in front of a TCP proxy.
+fn of_connections(fields: &str) -> Result<Arc<ConnectionAuthz>, String> {
+    let network = "type.googleapis.com/envoy.extensions.filters.network";
+    let yaml = format!(
+        "
+static_resources:
+  clusters: [{{name: a, load_assignment: {{cluster_name: a}}}}]
+  listeners:
+  - name: in
+    address: {{socket_address: {{address: 127.0.0.1, port_value: 8080}}}}
+    filter_chains:
+    - filters:
+      - {{name: z, typed_config: {{'@type': {network}.ext_authz.v3.ExtAuthz, {fields}}}}}
+      - {{name: t, typed_config: {{'@type': {network}.tcp_proxy.v3.TcpProxy, stat_prefix: t, cluster: a}}}}
+"
+    );
+    let bootstrap = crate::load_bootstrap("b.yaml", &yaml)
+        .map_err(|found| found.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?;
+    let listener = bootstrap.statics.listeners[0].value.clone();
+    let chain = listener.filter_chains.iter().next().unwrap().clone();
+    match &chain.policies[..] {
+        [ConnectionPolicy::ExtAuthz(config)] => Ok(config.clone()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn connections_are_asked_about() {
+    let metadata = "filter_enabled_metadata: {filter: f, path: [{key: k}], value: {present_match: true}}";
+    let config = of_connections(&format!(
+        "stat_prefix: p, transport_api_version: V3, {GRPC}, failure_mode_allow: true, include_tls_session: true, \
+         include_peer_certificate: true, metadata_context_namespaces: [one], {metadata}"
+    ))
+    .unwrap();
+    assert_eq!((&*config.stat_prefix, &*config.service.cluster), ("p", "a"));
+    assert!(config.allows_on_failure && config.shows_tls_session && config.shows_certificate);
+    assert!(config.enabled_metadata.is_some() && config.told == ["one".into()]);
+    let v3 = "stat_prefix: p, transport_api_version: V3";
+    for (fields, expected) in [
+        (v3.to_owned(), "grpc_service: this must be set"),
+        (format!("transport_api_version: V3, {GRPC}"), "stat_prefix: this must"),
+        (format!("stat_prefix: p, {GRPC}"), "transport_api_version: other versions"),
+        (format!("{v3}, {GRPC}, send_tls_alert_on_denial: true"), "a connection that is denied is closed"),
+        (format!("{v3}, {GRPC}, bootstrap_metadata_labels_key: a"), "the principal of the destination"),
+        (
+            format!("{v3}, {}", GRPC.replace("}}", "}, initial_metadata: [{key: a, value: '%REQ(b)%'}]}")),
+            "initial_metadata[0].value: `%REQ(b)%` asks for values of a request",
+        ),
+    ] {
+        let found = of_connections(&fields).unwrap_err();
+        assert!(found.contains(expected), "{fields}: {found}");
+    }
 }
 
 #[test]
