@@ -45,6 +45,8 @@ CERTIFICATE = "default"
 #: Over how long a mesh spreads its requests when another root signs.
 SPREAD_SECONDS = 10.0
 FIRST_RETRY_SECONDS = 0.5
+#: A proxy that is told of roots and does not take them.
+LONGEST_IN_USE_SECONDS = 5.0
 LONGEST_RETRY_SECONDS = 30.0
 
 
@@ -151,10 +153,22 @@ class Agent:
                         self._hears_roots = True
                         if roots != self._roots:
                             self._take_roots(roots)
+                        await self._roots_in_use()
             except (SigningError, OSError, ValueError, private_files.InsecureFileError) as error:
                 log.warning("no word of roots", extra={"reason": str(error), "retry_in": round(pause, 1)})
             await asyncio.sleep(random.uniform(0, pause))
             pause = min(pause * 2, LONGEST_RETRY_SECONDS)
+
+    async def _roots_in_use(self) -> None:
+        """Until the proxy has them, so that the control plane does not hear of it before."""
+        deadline = asyncio.get_running_loop().time() + LONGEST_IN_USE_SECONDS
+        version = self._cache.resource(pb.SECRET, ROOTS, self._secrets[ROOTS]).version
+        while asyncio.get_running_loop().time() < deadline:
+            sessions = [one.session for one in self._fleet.connections()]
+            if all(one.has_taken(pb.SECRET, ROOTS, version) for one in sessions if one.asks_for(pb.SECRET, ROOTS)):
+                return
+            await asyncio.sleep(0.02)
+        log.warning("the proxy has not taken the roots", extra={"seconds": LONGEST_IN_USE_SECONDS})
 
     def _client(self) -> CertificateClient:
         control = self._settings.control

@@ -34,7 +34,8 @@ class Holding(msgspec.Struct, frozen=True, rename="camel"):
     root: str
     #: Version of the trust bundle that went out with it.
     bundle: str
-    #: Unix time of its end.
+    #: Unix time at which it went out, and of its end.
+    since: float
     until: int
 
     @property

@@ -6,11 +6,15 @@ there.
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -20,6 +24,34 @@ from starlette.routing import Route
 from pymesh.control.identity.rotation import Rotation, RotationError
 
 SOCKET = "operator.sock"
+_PATIENCE_SECONDS = 30.0
+
+
+class RefusedError(Exception):
+    """The control plane does not do it now: why."""
+
+
+def ask(folder: Path, phase: str = "", *, force: bool = False, authority: str = "") -> dict[str, Any]:
+    """Begin a phase, or without one only look; the status as :meth:`Rotation.status` has it.
+
+    Raises :class:`RefusedError`, and ``OSError`` when no control plane answers in this state folder.
+    """
+    query = {"force": "true"} if force else {}
+    query |= {"authority": authority} if authority else {}
+    connection = http.client.HTTPConnection("control", timeout=_PATIENCE_SECONDS)
+    try:
+        connection.sock = connected(folder)
+        connection.request("POST" if phase else "GET", f"/ca/{phase}".rstrip("/") + f"?{urlencode(query)}")
+        answer = connection.getresponse()
+        content = json.loads(answer.read())
+    except (http.client.HTTPException, ValueError) as error:
+        raise OSError(f"its answer cannot be read: {error}") from error
+    finally:
+        connection.close()
+    if answer.status != 200:
+        raise RefusedError(str(content.get("error", answer.status)))
+    assert isinstance(content, dict)
+    return content
 
 
 def application(rotation: Rotation) -> Starlette:

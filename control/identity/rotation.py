@@ -6,6 +6,7 @@ or after it, both of which are good.
 
 * ``activate`` is refused while a proxy has not taken the trust bundle: it would refuse those who renew first.
 * ``revoke`` is refused while a proxy holds a certificate that no root would be left for: it would be refused by all.
+  One that went out a moment ago may not be in use yet.
 
 Both name the proxies. ``force`` does it all the same: for a root whose key is no longer its owner's alone, or for
 proxies that are gone for good. What a proxy has taken is known from its acknowledgement on an xDS stream, or from the
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from pymesh.control.identity.authority import CertificateAuthority, Issued, fingerprint
@@ -26,6 +27,8 @@ from pymesh.control.identity.trust import PhaseError, Trust
 
 log = logging.getLogger(__name__)
 
+#: How long a proxy may take from being sent a certificate to showing it to everybody.
+SETTLED = timedelta(seconds=2)
 #: Proxies that a refusal names.
 _NAMED = 10
 
@@ -84,9 +87,9 @@ class Rotation:
     def issued(self, issued: Issued, trust: Trust, identity: Identity, node: str) -> None:
         """A certificate of ``trust.signer`` is about to go to a proxy, with ``trust``'s bundle."""
         root = fingerprint(trust.signer.root)
-        end = int(issued.not_after.timestamp())
-        held = Holding(str(identity), node, f"{issued.serial:x}", root, trust.version, end)
-        self._ledger.record(held, self._clock())
+        end, now = int(issued.not_after.timestamp()), self._clock()
+        held = Holding(str(identity), node, f"{issued.serial:x}", root, trust.version, now.timestamp(), end)
+        self._ledger.record(held, now)
 
     def prepare(self) -> None:
         """Phase 1: a new authority of our own, trusted beside the one that signs."""
@@ -123,8 +126,15 @@ class Rotation:
 
     def stranded(self, left: Trust) -> list[str]:
         """Proxies whose certificate would lead to no root of ``left``."""
-        roots = left.root_ids
-        return sorted(str(held) for held in self._ledger.live(self._clock()) if held.root not in roots)
+        roots, now = left.root_ids, self._clock()
+        settled = (now - SETTLED).timestamp()
+        found = []
+        for held in self._ledger.live(now):
+            if held.root not in roots:
+                found.append(str(held))
+            elif held.since > settled:
+                found.append(f"{held}, renewed a moment ago")
+        return sorted(found)
 
     def certificates(self) -> dict[str, int]:
         """Root -> how many proxies hold a certificate that leads there."""

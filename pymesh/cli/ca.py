@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import sys
 import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import click
 
@@ -29,10 +27,6 @@ FORCE = click.option("--force", is_flag=True, help="Also if proxies are left beh
 _AGAIN_SECONDS = 0.5
 
 
-class RefusedError(Exception):
-    """The control plane does not do it now: why."""
-
-
 @click.group("ca")
 def command() -> None:
     """Show and rotate the certificate authority.
@@ -47,14 +41,14 @@ def command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 def show(state: Path, as_json: bool) -> None:
     """Show the phase, the roots, and who holds certificates of which."""
-    _print(_asked(state, "GET", "/ca"), as_json=as_json)
+    _print(_asked(state), as_json=as_json)
 
 
 @command.command("prepare")
 @STATE
 def prepare(state: Path) -> None:
     """Phase 1: make a new root that is trusted beside the old one."""
-    _print(_asked(state, "POST", "/ca/prepare"))
+    _print(_asked(state, "prepare"))
 
 
 @command.command("activate")
@@ -62,7 +56,7 @@ def prepare(state: Path) -> None:
 @FORCE
 def activate(state: Path, force: bool) -> None:
     """Phase 2: let the new root sign. Proxies renew their certificates within seconds."""
-    _print(_asked(state, "POST", "/ca/activate", force=force))
+    _print(_asked(state, "activate", force=force))
 
 
 @command.command("revoke")
@@ -71,7 +65,7 @@ def activate(state: Path, force: bool) -> None:
 @click.option("--authority", default="", metavar="ID", help="Which; needed for one that does not sign yet.")
 def revoke(state: Path, force: bool, authority: str) -> None:
     """Phase 3: trust the old root no longer. Within seconds nobody gets in with it."""
-    _print(_asked(state, "POST", "/ca/revoke", force=force, authority=authority))
+    _print(_asked(state, "revoke", force=force, authority=authority))
 
 
 @command.command("rotate")
@@ -82,9 +76,9 @@ def rotate(state: Path, timeout: str) -> None:
     patience = duration(timeout)
     if patience is None:
         give_up(f"--timeout {timeout!r} is not a duration; hint: write 5m or 30s")
-    phase = _asked(state, "GET", "/ca")["phase"]
+    phase = _asked(state)["phase"]
     if phase == "steady":
-        _asked(state, "POST", "/ca/prepare")
+        _asked(state, "prepare")
         click.echo("prepared: the new root is being given out")
     if phase in ("steady", "prepared"):
         _when_ready(state, "activate", patience)
@@ -97,38 +91,24 @@ def _when_ready(state: Path, phase: str, patience: timedelta) -> None:
     deadline = time.monotonic() + patience.total_seconds()
     while True:
         try:
-            _ask(state, "POST", f"/ca/{phase}")
+            operator.ask(state, phase)
             return
-        except RefusedError as refused:
+        except OSError as error:
+            if time.monotonic() > deadline:
+                give_up(f"{phase}: no control plane answers in {state}: {error}")
+        except operator.RefusedError as refused:
             if time.monotonic() > deadline:
                 give_up(f"{phase}: {refused}")
         time.sleep(_AGAIN_SECONDS)
 
 
-def _asked(state: Path, method: str, path: str, *, force: bool = False, authority: str = "") -> dict[str, Any]:
+def _asked(state: Path, phase: str = "", *, force: bool = False, authority: str = "") -> dict[str, Any]:
     try:
-        return _ask(state, method, path, force=force, authority=authority)
-    except RefusedError as refused:
+        return operator.ask(state, phase, force=force, authority=authority)
+    except operator.RefusedError as refused:
         give_up(str(refused))
-
-
-def _ask(state: Path, method: str, path: str, *, force: bool = False, authority: str = "") -> dict[str, Any]:
-    query = {"force": "true"} if force else {}
-    query |= {"authority": authority} if authority else {}
-    connection = http.client.HTTPConnection("control", timeout=30)
-    try:
-        connection.sock = operator.connected(state)
-        connection.request(method, f"{path}?{urlencode(query)}")
-        answer = connection.getresponse()
-        content = json.loads(answer.read())
-    except (OSError, http.client.HTTPException, ValueError) as error:
+    except OSError as error:
         give_up(f"no control plane answers in {state}: {error}; hint: --state is that of `pymesh control`")
-    finally:
-        connection.close()
-    if answer.status != 200:
-        raise RefusedError(str(content.get("error", answer.status)))
-    assert isinstance(content, dict)
-    return content
 
 
 def _print(status: dict[str, Any], *, as_json: bool = False) -> None:

@@ -87,6 +87,11 @@ class Runner:
         if control is not None:
             await control.stop()
 
+    @property
+    def state(self) -> Path:
+        """What the control plane keeps."""
+        return self.folder / "state"
+
     def process(self, name: str) -> Process:
         """A process by its name: `control`, a workload's name, or `<workload>.proxy`."""
         return self._processes[name]
@@ -103,7 +108,7 @@ class Runner:
         argv = [
             *(sys.executable, "-m", "pymesh", "control"),
             *(word for folder in folders for word in ("--config", str(folder))),
-            *("--state", str(self.folder / "state"), "--tokens", str(self.folder / "tokens.json")),
+            *("--state", str(self.state), "--tokens", str(self.folder / "tokens.json")),
             *("--listen", f"{ADDRESS}:{self._control_port}", "--admin", f"{ADDRESS}:{self.control_admin}"),
             *("--ports-file", str(ports)),
         ]
@@ -181,7 +186,7 @@ class Runner:
         await self._start(workload.name, argv, self.mesh.folder, **workload.environment())
 
     async def _start_proxy(self, workload: Workload) -> None:
-        control = ControlAddress(self._control_port, self.folder / "state" / "ca" / "root-cert.pem")
+        control = ControlAddress(self._control_port, self.state / "ca" / "root-cert.pem")
         token, token_file = self._tokens[workload.name], self.folder / "tokens" / workload.name
         file = self.folder / "proxies" / f"{workload.name}.json"
         if workload.name not in self.options.envoy:

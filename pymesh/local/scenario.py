@@ -175,6 +175,9 @@ class Step(Located):
     processes: Mapping[str, Literal["kill", "pause", "resume", "start"]] = field(default_factory=dict)
     #: App -> how its apps answer from now on, as the query of its page `/_behave`; empty: as always.
     behave: Mapping[str, str] = field(default_factory=dict)
+    #: A phase of a root rotation (`pymesh ca`), begun as soon as no proxy is left behind. Until then, and once more
+    #: after that, the step's requests are sent, and all of them count.
+    authority: Literal["prepare", "activate", "revoke"] | None = None
     send: Send | None = None
     expect: tuple[Expectation, ...] = ()
     #: What is expected must come true within this time: the step's requests are sent again until then.

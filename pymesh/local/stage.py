@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from urllib.parse import quote
 
+from pymesh.control.identity import operator
 from pymesh.local import certificates, http, judge, sending, stats
 from pymesh.local.errors import LocalMeshError
 from pymesh.local.judge import Received, Verdict
@@ -90,13 +91,31 @@ class Stage:
             await self._behave(app, query)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + step.within.total_seconds()
+        early = await self._begin_phase(step, deadline) if step.authority else []
         while True:
-            received = await self._send(step.send) if step.send is not None else []
+            received = [*early, *(await self._send(step.send) if step.send is not None else [])]
             verdicts = [await self._judge(one, received, before) for one in step.expect]
             if all(one.holds for one in verdicts) or loop.time() >= deadline:
                 return tuple(verdicts)
             await asyncio.sleep(_AGAIN_S)
-            before = await self._marks(step.expect)
+            if not step.authority:
+                before = await self._marks(step.expect)
+
+    async def _begin_phase(self, step: Step, deadline: float) -> Sequence[Received]:
+        """Begin a phase of a root rotation, and what was received until it had begun."""
+        phase, received = step.authority or "", list[Received]()
+        while True:
+            try:
+                await asyncio.to_thread(operator.ask, self.runner.state, phase)
+                return received
+            except operator.RefusedError as refused:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise LocalMeshError(f"{step.at}: {phase}: {refused}") from refused
+            except OSError as error:
+                raise LocalMeshError(f"{step.at}: {phase}: {error}") from error
+            if step.send is not None:
+                received += await self._send(step.send)
+            await asyncio.sleep(_AGAIN_S)
 
     async def _send(self, send: Send) -> Sequence[Received]:
         if send.to:

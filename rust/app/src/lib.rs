@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod gauge;
 mod lifecycle;
 mod pressure;
 pub mod simulated;

@@ -13,15 +13,8 @@ use pymesh_tls::SecretStore;
 use serde_json::json;
 use tokio::sync::Notify;
 
+use crate::gauge::{self, Gauge};
 use crate::pressure::{resident_octets, Pressure};
-
-/// One gauge of a circuit breaker.
-pub(crate) struct Breaker {
-    pub cluster: Arc<str>,
-    pub priority: &'static str,
-    pub gauge: &'static str,
-    pub value: u64,
-}
 
 /// Shared by the composition and the admin server.
 pub(crate) struct State {
@@ -107,16 +100,12 @@ impl State {
         (self.dump.lock().unwrap_or_else(PoisonError::into_inner))()
     }
 
-    /// Gauges of every cluster's circuit breakers.
-    pub fn breakers(&self) -> Vec<Breaker> {
+    /// Gauges that belong to clusters and listeners, beside what workers count.
+    pub fn gauges(&self) -> Vec<Gauge> {
         let snapshot = self.snapshot();
-        let mut gauges = Vec::new();
-        for (name, cluster) in &snapshot.clusters {
-            for (priority, gauge, value) in self.commons.circuit_breakers(cluster) {
-                gauges.push(Breaker { cluster: name.clone(), priority: priority.as_str(), gauge, value });
-            }
-        }
-        gauges
+        let mut found = gauge::circuit_breakers(&snapshot, &self.commons);
+        found.extend(gauge::certificates(&snapshot, &self.secrets));
+        found
     }
 
     /// Gauges of the process itself.
@@ -127,6 +116,7 @@ impl State {
             ("server.concurrency".to_owned(), self.workers as u64),
             ("server.uptime".to_owned(), self.started.elapsed().as_secs()),
             ("server.memory_physical_size".to_owned(), resident_octets()),
+            ("server.days_until_first_cert_expiring".to_owned(), gauge::days_until_first_expires(&self.secrets)),
         ]);
         gauges
     }

@@ -132,6 +132,7 @@ pub struct Engine {
     pub(crate) draining: bool,
     /// Of the secrets, as far as this worker has looked.
     pub(crate) removals: u64,
+    pub(crate) moves: u64,
     /// Of the commons, as far as this worker has looked.
     pub(crate) health_version: u64,
 }
@@ -180,6 +181,7 @@ impl Engine {
             last_transport_failure: None,
             draining: false,
             removals: 0,
+            moves: 0,
             health_version: 0,
             options,
         }

@@ -1,6 +1,5 @@
 //! The runtime side of listeners: counters and compiled TLS beside the configuration.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use pymesh_http::Limits;
@@ -17,8 +16,8 @@ use crate::http_filter::Chain;
 use crate::overload::ListenerLoad;
 use crate::security::connection::ConnectionFilter;
 use crate::telemetry::stats::{
-    HttpInspectorStats, HttpStats, Hub, ListenerStats, ProxyProtocolStats, ProxyProtocolVersionStats, TcpStats,
-    TlsInspectorStats, TlsStats,
+    listener_name, HttpInspectorStats, HttpStats, Hub, ListenerStats, ProxyProtocolStats, ProxyProtocolVersionStats,
+    TcpStats, TlsInspectorStats, TlsStats,
 };
 
 /// Names a listener for the driver.
@@ -92,11 +91,6 @@ pub(crate) struct TcpRuntime {
     pub stats: Arc<TcpStats>,
 }
 
-/// Envoy names a listener's numbers by its address: `127.0.0.1_8080`, `[__1]_8080`.
-fn stat_name(address: SocketAddr) -> Arc<str> {
-    address.to_string().replace(':', "_").into()
-}
-
 impl ListenerRuntime {
     /// A chain that the listener at this address has already, `old`, is taken over as it is.
     ///
@@ -113,7 +107,7 @@ impl ListenerRuntime {
                 old.into_iter().flat_map(ListenerRuntime::all_chains).find(|old| Arc::ptr_eq(&old.config, chain));
             kept.cloned().map_or_else(|| ChainRuntime::new(config, chain, options, now), Ok)
         };
-        let name = stat_name(config.address);
+        let name = listener_name(config.address);
         let has_tls = config.filter_chains.iter().chain(&config.default_filter_chain).any(|chain| chain.tls.is_some());
         Ok(ListenerRuntime {
             config: config.clone(),

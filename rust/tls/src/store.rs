@@ -38,6 +38,8 @@ pub struct SecretStore {
 struct Secrets {
     generation: u64,
     removals: u64,
+    moves: u64,
+    moved: Option<SecretName>,
     identities: BTreeMap<SecretName, Arc<Identity>>,
     trust: BTreeMap<SecretName, Arc<TrustBundle>>,
 }
@@ -138,6 +140,20 @@ impl SecretStore {
     /// Grows whenever a trust bundle loses a root.
     pub fn removals(&self) -> u64 {
         self.current.load().removals
+    }
+
+    /// Says that our own certificate is of another root of this bundle than before, since another one signs.
+    pub fn note_move(&self, trust: &SecretName) {
+        self.publish(|secrets| {
+            secrets.moves = secrets.moves.saturating_add(1);
+            secrets.moved = Some(trust.clone());
+        });
+    }
+
+    /// How often that has happened, and last to whom this bundle judges.
+    pub fn moves(&self) -> (u64, Option<SecretName>) {
+        let secrets = self.current.load();
+        (secrets.moves, secrets.moved.clone())
     }
 
     /// Tells one form of a trust bundle from another; `None` if there is none.

@@ -85,7 +85,7 @@ impl Client {
         live: impl FnOnce(),
     ) -> Result<(), String> {
         let started = Instant::now();
-        let (roots_sender, mut roots) = mpsc::channel(1);
+        let (certified_sender, mut certified) = mpsc::channel(1);
         let changed = Arc::new(Notify::new());
         let (event_sender, mut events) = mpsc::channel(16);
         let (answer_sender, mut answers) = mpsc::channel(16);
@@ -95,12 +95,13 @@ impl Client {
         if !errors.is_empty() {
             return Err(errors.join("\n"));
         }
-        self.start_identity(identity::Link { roots: roots_sender, changed: changed.clone() });
+        self.start_identity(identity::Link { certified: certified_sender, changed: changed.clone() });
         self.start_stream(event_sender)?;
         let mut feed = Feed::default();
         let mut live = Some(live);
         let mut published = self.catalog.snapshot().clone();
-        let (mut removals, mut bundle) = (self.store.removals(), None);
+        let roots = SecretName::from(identity::ROOTS);
+        let (mut heard, mut bundle) = ((self.store.removals(), self.store.moves()), None);
         loop {
             feed.resolve(&self.catalog, &answer_sender);
             self.dump.set(dump::json(&self.catalog));
@@ -115,20 +116,24 @@ impl Client {
             tokio::select! {
                 Some(event) = events.recv() => feed.on_event(event, &mut self.catalog, self.discovery.as_ref()).await,
                 Some((settings, endpoints)) = answers.recv() => self.catalog.resolved(&settings, endpoints),
-                Some(pem) = roots.recv() => self.catalog.roots_of_authority(&pem),
+                Some(found) = certified.recv() => {
+                    self.catalog.roots_of_authority(&found.roots);
+                    if found.has_moved {
+                        self.store.note_move(&roots);
+                    }
+                }
                 () = sleep_until(started, deadline) => {}
             }
             self.catalog.settle(started.elapsed());
             let snapshot = self.catalog.snapshot().clone();
-            let digest = self.store.trust_digest(&SecretName::from(identity::ROOTS));
+            let digest = self.store.trust_digest(&roots);
             if digest != bundle {
                 bundle = digest;
                 changed.notify_one();
             }
             // Workers look at the connections that stand whenever they are told of a snapshot, be it the same.
-            let is_root_gone = self.store.removals() != removals;
-            removals = self.store.removals();
-            if is_root_gone || !Arc::ptr_eq(&snapshot, &published) {
+            let before = std::mem::replace(&mut heard, (self.store.removals(), self.store.moves()));
+            if heard != before || !Arc::ptr_eq(&snapshot, &published) {
                 for error in publish(snapshot.clone()) {
                     eprintln!("configuration: {error}");
                 }

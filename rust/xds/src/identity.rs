@@ -6,7 +6,8 @@
 //! answer of the authority can be older than what a stream has said meanwhile.
 //! Roots whose first is not the one that our certificate leads to say that
 //! another authority signs now: the certificate is renewed soon, once for each
-//! such bundle.
+//! such bundle. What stands by the old one is then replaced by and by, so that
+//! nothing depends on its root when that is removed.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -37,10 +38,17 @@ const METHOD: &str = "/istio.v1.auth.IstioCertificateService/CreateCertificate";
 
 /// What the certificate client and the configuration feed say to each other.
 pub(crate) struct Link {
-    /// To the feed: roots that came with a certificate, which is in the store by then.
-    pub(crate) roots: mpsc::Sender<Vec<u8>>,
+    /// To the feed: a certificate is in the store.
+    pub(crate) certified: mpsc::Sender<Certified>,
     /// From the feed: the roots have changed.
     pub(crate) changed: Arc<Notify>,
+}
+
+/// What came with a certificate.
+pub(crate) struct Certified {
+    pub(crate) roots: Vec<u8>,
+    /// It is of another root than the one before, as it has to be by now.
+    pub(crate) has_moved: bool,
 }
 
 /// Who asks, and whom.
@@ -65,9 +73,14 @@ pub(crate) async fn run(asking: Asking, store: Arc<SecretStore>, mut chance: Cha
             },
             Action::Ask => {
                 asked_for = store.trust_digest(&roots);
+                let is_first = || store.is_of_first_root(&certificate, &roots);
+                let was_first = is_first();
                 match ask(&asking, &store, &mut rotation, &mut chance).await {
-                    // The feed lives as long as we do.
-                    Ok(bundle) => drop(link.roots.send(bundle).await),
+                    Ok(bundle) => {
+                        let has_moved = was_first == Some(false) && is_first() == Some(true);
+                        // The feed lives as long as we do.
+                        drop(link.certified.send(Certified { roots: bundle, has_moved }).await);
+                    }
                     Err(error) => {
                         eprintln!("certificate for {}: {error}", asking.identity.spiffe_id);
                         rotation.fail(now(), chance.next());

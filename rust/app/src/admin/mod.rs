@@ -66,7 +66,7 @@ fn answer(request: &Request<Incoming>, state: &State) -> Response<Full<Bytes>> {
             false => error(StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", state.phase())),
         },
         "/stats" if query.contains("format=prometheus") => page(PROMETHEUS, prometheus(state, &process)),
-        "/stats" => page(TEXT, pages::stats(&state.hub, &state.breakers(), &process)),
+        "/stats" => page(TEXT, pages::stats(&state.hub, &state.gauges(), &process)),
         "/stats/prometheus" => page(PROMETHEUS, prometheus(state, &process)),
         "/clusters" => page(TEXT, pages::clusters(&state.snapshot(), &state.commons)),
         "/listeners" if is_json => page(JSON, pages::listeners_json(&state.snapshot())),
@@ -91,7 +91,7 @@ fn answer(request: &Request<Incoming>, state: &State) -> Response<Full<Bytes>> {
 }
 
 fn prometheus(state: &State, process: &[(String, u64)]) -> String {
-    pages::prometheus(&state.hub, &state.breakers(), &state.shards, process)
+    pages::prometheus(&state.hub, &state.gauges(), &state.shards, process)
 }
 
 fn page(content_type: &'static str, body: String) -> Response<Full<Bytes>> {

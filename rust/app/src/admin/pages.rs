@@ -13,7 +13,7 @@ use pymesh_model::Snapshot;
 use pymesh_tls::SecretStore;
 use serde_json::json;
 
-use crate::state::Breaker;
+use crate::gauge::Gauge;
 
 /// One group of counters: prefix in `/stats`, prefix and label in Prometheus. Without a label
 /// there is one set of them, which has no name.
@@ -81,7 +81,7 @@ const HEALTH_CHECKS: Family = Family {
 const HTTP2: Family = Family { stat: "http2", infix: "", metric: "envoy_http2", label: "" };
 
 /// `/stats`: one `name: value` a line, sorted.
-pub(crate) fn stats(hub: &Hub, breakers: &[Breaker], process: &[(String, u64)]) -> String {
+pub(crate) fn stats(hub: &Hub, gauges: &[Gauge], process: &[(String, u64)]) -> String {
     let mut lines: Vec<String> = Vec::new();
     each(&hub.lock(), |family, name, stat, _, value| {
         if family.stat.is_empty() && family.infix.is_empty() {
@@ -91,9 +91,7 @@ pub(crate) fn stats(hub: &Hub, breakers: &[Breaker], process: &[(String, u64)]) 
         let path: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
         lines.push(format!("{}: {value}", path.join(".")));
     });
-    lines.extend(breakers.iter().map(|Breaker { cluster, priority, gauge, value }| {
-        format!("cluster.{cluster}.circuit_breakers.{priority}.{gauge}: {value}")
-    }));
+    lines.extend(gauges.iter().map(|gauge| format!("{}: {}", gauge.stat, gauge.value)));
     lines.extend(process.iter().map(|(name, value)| format!("{name}: {value}")));
     lines.sort_unstable();
     let mut text = lines.join("\n");
@@ -102,7 +100,7 @@ pub(crate) fn stats(hub: &Hub, breakers: &[Breaker], process: &[(String, u64)]) 
 }
 
 /// `/stats/prometheus`, in the text exposition format 0.0.4.
-pub(crate) fn prometheus(hub: &Hub, breakers: &[Breaker], shards: &[Arc<Shard>], process: &[(String, u64)]) -> String {
+pub(crate) fn prometheus(hub: &Hub, gauges: &[Gauge], shards: &[Arc<Shard>], process: &[(String, u64)]) -> String {
     let mut out = String::new();
     istio(&mut out, shards);
     let mut families: HashMap<String, (Kind, Vec<String>)> = HashMap::new();
@@ -114,10 +112,10 @@ pub(crate) fn prometheus(hub: &Hub, breakers: &[Breaker], shards: &[Arc<Shard>],
         };
         families.entry(metric).or_insert((kind, Vec::new())).1.push(line);
     });
-    for Breaker { cluster, priority, gauge, value } in breakers {
-        let metric = format!("envoy_cluster_circuit_breakers_{priority}_{gauge}");
-        let line = format!("{metric}{{envoy_cluster_name=\"{}\"}} {value}", escape(cluster));
-        families.entry(metric).or_insert((Kind::Gauge, Vec::new())).1.push(line);
+    for Gauge { metric, labels, value, .. } in gauges {
+        let labels: Vec<String> = labels.iter().map(|(name, value)| format!("{name}=\"{}\"", escape(value))).collect();
+        let line = format!("{metric}{{{}}} {value}", labels.join(","));
+        families.entry(metric.clone()).or_insert((Kind::Gauge, Vec::new())).1.push(line);
     }
     let mut names: Vec<&String> = families.keys().collect();
     names.sort_unstable();

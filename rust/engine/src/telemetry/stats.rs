@@ -1,6 +1,7 @@
 //! Counters and gauges with one writer each.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -630,6 +631,11 @@ fn join<T: Default>(group: &mut Group<T>, worker: usize, name: &Arc<str>) -> Arc
         workers.push(Arc::default());
     }
     workers.get(worker).cloned().unwrap_or_default()
+}
+
+/// Envoy names a listener's numbers by its address: `127.0.0.1_8080`, `[__1]_8080`.
+pub fn listener_name(address: SocketAddr) -> Arc<str> {
+    address.to_string().replace(':', "_").into()
 }
 
 /// Sums the numbers of one name over all workers, in order of declaration.

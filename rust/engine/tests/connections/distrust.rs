@@ -248,3 +248,57 @@ fn what_an_endpoint_was_asked_has_its_time() {
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     assert!(ends(&mut rig, origins[1].key));
 }
+
+#[test]
+fn what_stands_by_our_old_certificate_ends_in_its_own_time() {
+    let (roots, configured) = (Roots::new(), secured(true, true));
+    let mut rig = Rig::with(configured.clone());
+    roots.given_to(&rig);
+    let mut peer = Peer::client(&mut rig, &roots.member(&roots.old));
+    peer.say(&mut rig, GET);
+    let key = rig.open();
+    let mut origin = Peer::new(&mut rig, key, server(&plain_server(), &roots.member(&roots.old)));
+    assert!(origin.hear(&mut rig).starts_with("GET / "));
+
+    rig.secrets.note_move(&name("ROOTCA"));
+    assert_eq!(rig.engine.apply(configured.clone()), Vec::<String>::new());
+    // Much longer than a root that is removed would leave it.
+    rig.pass(Duration::from_secs(12));
+    origin.say(&mut rig, OK);
+    let answer = peer.hear(&mut rig);
+    assert!(answer.contains("connection: close") && answer.ends_with("hello"), "{answer}");
+    let actions = rig.take_actions();
+    for key in [peer.key, origin.key] {
+        let ends = |action: &Action| matches!(action, Action::ShutdownWrite(k) | Action::Close(k) if *k == key);
+        assert!(actions.iter().any(ends), "{actions:?}");
+    }
+
+    // Whoever comes now is none of them, and stays.
+    let mut peer = Peer::client(&mut rig, &roots.member(&roots.old));
+    for _ in 0..2 {
+        peer.say(&mut rig, GET);
+        if origin.key == key {
+            let key = rig.open();
+            origin = Peer::new(&mut rig, key, server(&plain_server(), &roots.member(&roots.new)));
+        }
+        origin.talk(&mut rig);
+        origin.say(&mut rig, OK);
+        let answer = peer.hear(&mut rig);
+        assert!(answer.ends_with("hello") && !answer.contains("connection: close"), "{answer}");
+        assert_eq!(rig.engine.apply(configured.clone()), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn other_bundles_are_not_moved() {
+    let (roots, configured) = (Roots::new(), secured(true, false));
+    let mut rig = Rig::with(configured.clone());
+    roots.given_to(&rig);
+    let mut peer = Peer::client(&mut rig, &roots.member(&roots.old));
+    rig.secrets.note_move(&name("another"));
+    assert_eq!(rig.engine.apply(configured.clone()), Vec::<String>::new());
+    peer.say(&mut rig, GET);
+    let origin = rig.open();
+    rig.receive(origin, OK);
+    assert!(!peer.hear(&mut rig).contains("connection: close"));
+}

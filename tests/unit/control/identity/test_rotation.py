@@ -22,7 +22,7 @@ from pymesh.control.identity.authority import (
     self_signed,
 )
 from pymesh.control.identity.ledger import FILE, Holding, Ledger
-from pymesh.control.identity.rotation import Rotation, RotationError
+from pymesh.control.identity.rotation import SETTLED, Rotation, RotationError
 from pymesh.control.identity.spiffe import Identity
 from pymesh.control.identity.supplied import SuppliedAuthority
 from pymesh.control.identity.trust import PhaseError, Trust
@@ -81,6 +81,7 @@ class World:
         )
         issued = trust.signer.sign(pem.decode(), identity, self.now)
         self.rotation.issued(issued, trust, identity, node)
+        self.now += SETTLED
 
     def stream(self, has_bundle: bool, node: str = NODE) -> Asking:
         asking = Asking((str(CART), node), has_bundle)
@@ -190,6 +191,17 @@ def test_one_stream_that_took_it_is_enough_for_a_proxy(world: World) -> None:
     assert world.rotation.without_bundle() == []
 
 
+def test_a_certificate_of_a_moment_ago_may_not_be_in_use(world: World) -> None:
+    world.rotation.prepare()
+    world.rotation.activate()
+    world.certify()
+    world.now -= SETTLED / 2
+    with pytest.raises(RotationError, match=rf"{NODE} \(certificate .*\), renewed a moment ago"):
+        world.rotation.revoke()
+    world.now += SETTLED
+    world.rotation.revoke()
+
+
 def test_force_leaves_proxies_behind(world: World, caplog: pytest.LogCaptureFixture) -> None:
     world.certify()
     world.rotation.prepare()
@@ -239,7 +251,7 @@ def test_the_ledger_is_private_and_keeps_no_more_than_it_needs(tmp_path: Path) -
     ledger = Ledger.open(tmp_path, START)
     end = int(START.timestamp()) + 3600
     for number in range(3000):
-        ledger.record(Holding("spiffe://td/ns/n/sa/s", f"node-{number % 5}", f"{number:x}", "r", "b", end), START)
+        ledger.record(Holding("spiffe://td/ns/n/sa/s", f"node-{number % 5}", f"{number:x}", "r", "b", 0.0, end), START)
     assert len(list(ledger.live(START))) == 5
     path = tmp_path / FILE
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
