@@ -82,14 +82,13 @@ def application(rotation: Rotation) -> Starlette:
 
 def listening(folder: Path) -> socket.socket:
     """The bound socket. Raises ``OSError``, also when another control plane serves there."""
+    try:
+        connected(folder).close()
+        raise OSError(f"another control plane uses the state folder {folder}")
+    except (FileNotFoundError, ConnectionRefusedError):
+        (folder / SOCKET).unlink(missing_ok=True)
     found = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     with _short(folder) as name:
-        try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
-                other.connect(name)
-            raise OSError(f"another control plane uses the state folder {folder}")
-        except (FileNotFoundError, ConnectionRefusedError):
-            (folder / SOCKET).unlink(missing_ok=True)
         mask = os.umask(0o177)
         try:
             found.bind(name)

@@ -30,8 +30,6 @@ from tests.tools.processes import Running, running
 
 Json = dict[str, Any]
 NAMESPACE = "load"
-#: Of certificates: the shortest that there is, so that they are renewed all the time.
-LIFETIME = "10s"
 #: Who has an identity beside the two sidecars.
 PROBER = "prober"
 
@@ -48,6 +46,8 @@ class Sidecars:
     behind: Origins
     stack: ExitStack
     envoy: Sequence[str] = ()
+    #: Of certificates.
+    lifetime: str = "24h"
     outbound: int = 0
     inbound: tuple[int, ...] = ()
     admins: dict[str, int] = field(default_factory=dict)
@@ -89,7 +89,7 @@ class Sidecars:
         """Start the control plane, or start it again."""
         words = [*pymesh(), "control", "--config", str(self.folder / "mesh"), "--state", str(self.state)]
         words += ["--listen", f"127.0.0.1:{self.control_port}", "--admin", f"127.0.0.1:{self.control_admin}"]
-        words += ["--tokens", str(self.folder / "tokens.json"), "--certificate-lifetime", LIFETIME]
+        words += ["--tokens", str(self.folder / "tokens.json"), "--certificate-lifetime", self.lifetime]
         words += ["--access-log", "OFF"]
         self.control = self.stack.enter_context(
             running(words, title="control", ports=[self.control_port], timeout=PATIENCE)
