@@ -176,7 +176,7 @@ impl Engine {
             None => Arc::new(self.facts_of(conn)),
         };
         let (received, sent) = conn.carried();
-        self.telemetry.connection(&telemetry::Connection {
+        let record = telemetry::Connection {
             logs: &down.listener.config.access_logs,
             facts: &facts,
             flags: Flags::NONE,
@@ -192,7 +192,8 @@ impl Engine {
             transport_failure: None,
             details: "",
             termination: None,
-        });
+        };
+        self.telemetry.connection(&record, &mut self.rng);
     }
 
     /// HTTP/2 with prior knowledge announces itself; anything else is HTTP/1.

@@ -314,7 +314,7 @@ impl Engine {
 
     fn record_connection(&mut self, relay: &Relay) {
         let cluster = relay.cluster.and_then(|key| self.clusters.get(key));
-        self.telemetry.connection(&Connection {
+        let record = Connection {
             logs: &relay.tcp.config.access_logs,
             facts: &relay.facts,
             flags: relay.flags,
@@ -336,6 +336,7 @@ impl Engine {
                 Some(Refusal::Policy(policy)) => Some(policy),
                 _ => None,
             },
-        });
+        };
+        self.telemetry.connection(&record, &mut self.rng);
     }
 }

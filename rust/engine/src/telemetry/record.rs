@@ -143,7 +143,7 @@ impl Recorder {
             self.count(exchange, http.direction, facts, now);
         }
         for log in &http.config.access_logs {
-            if log.sample >= 1_000_000 || rng.below(1_000_000) < u64::from(log.sample) {
+            if is_sampled(log, rng) {
                 let mut lines = std::mem::take(&mut self.lines);
                 lines.log(log, &self.view(exchange, facts, now));
                 self.lines = lines;
@@ -152,8 +152,8 @@ impl Recorder {
     }
 
     /// A connection is over.
-    pub fn connection(&mut self, record: &Connection<'_>) {
-        for log in record.logs {
+    pub fn connection(&mut self, record: &Connection<'_>, rng: &mut Rng) {
+        for log in record.logs.iter().filter(|log| is_sampled(log, rng)) {
             let view = View {
                 clock: self.clock,
                 hostname: &self.node.id,
@@ -202,6 +202,11 @@ impl Recorder {
             (labels(exchange, direction, facts, &node, &unknown), grpc.map_or("".into(), |s| s.to_string().into()))
         });
     }
+}
+
+/// `runtime_filter`: one in so many is logged.
+fn is_sampled(log: &AccessLog, rng: &mut Rng) -> bool {
+    log.sample >= 1_000_000 || rng.below(1_000_000) < u64::from(log.sample)
 }
 
 /// The gRPC status of a finished exchange, if it was gRPC.
