@@ -222,7 +222,10 @@ def mesh(tmp_path: Path) -> Iterator[Mesh]:
         ports = [control, control_admin]
         started = stack.enter_context(running(plane, title="control", ports=ports, timeout=PATIENCE))
         made = Mesh(tmp_path, known, started, {}, {"edge": edge_admin, "web": web_admin}, control_admin, plain, tls)
-        known.key("authority's key", _authority_key(tmp_path / "state"))
+        kept = _private_keys(tmp_path / "state")
+        assert kept, "the authority's, at least"
+        for name, pem in kept.items():
+            known.key(name, pem)
         for account, token, node, labels in (
             ("edge", EDGE, "router~127.0.0.1~edge-1.shop~shop.svc.cluster.local", {"istio": "ingressgateway"}),
             ("web", WEB, "sidecar~127.0.0.1~web-1.shop~shop.svc.cluster.local", {"app": "web"}),
@@ -239,10 +242,9 @@ def mesh(tmp_path: Path) -> Iterator[Mesh]:
                 )
             )
         request = _request("/web", [])
-        assert eventually(lambda: b" 200 " in made.ask("nothing special", request), PATIENCE), made.proxies[
-            "edge"
-        ].tail()
-        assert eventually(lambda: b" 200 " in _or_nothing(made, request), PATIENCE), made.proxies["edge"].tail()
+        for tls in (False, True):
+            answers = lambda tls=tls: b" 200 " in _or_nothing(made, request, tls=tls)  # noqa: E731
+            assert eventually(answers, PATIENCE), made.proxies["edge"].tail()
         yield made
 
 
@@ -430,9 +432,10 @@ def _request(path: str, fields: Iterable[str], body: str = "") -> bytes:
     return ("\r\n".join(lines) + "\r\n\r\n" + body).encode()
 
 
-def _or_nothing(mesh: Mesh, request: bytes) -> bytes:
+def _or_nothing(mesh: Mesh, request: bytes, *, tls: bool) -> bytes:
+    """What is answered, if anybody is there yet."""
     try:
-        return mesh.ask("nothing special", request, tls=True)
+        return mesh.ask("nothing special", request, tls=tls)
     except OSError:
         return b""
 
@@ -476,7 +479,11 @@ def _validated(file: Path, text: str) -> bytes:
 
 def _write_tokens(folder: Path, **tokens: tuple[str, str]) -> None:
     hashed = {
-        hashlib.sha256(token.encode()).hexdigest(): {"namespace": "shop", "serviceAccount": account}
+        hashlib.sha256(token.encode()).hexdigest(): {
+            "namespace": "shop",
+            "serviceAccount": account,
+            "gateway": account == "edge",
+        }
         for account, token in tokens.values()
     }
     private_files.write(folder / "tokens.json", json.dumps(hashed).encode())
@@ -509,17 +516,15 @@ def _bootstrap(
     return file
 
 
-def _authority_key(state: Path) -> bytes:
-    """The private key of the mesh's authority, wherever it is kept."""
-    (found,) = {
-        block
-        for file in sorted(state.rglob("*.pem"))
-        for block in re.findall(
-            rb"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*-----\n", file.read_bytes(), re.S
-        )
-        if "ca" in file.parts
-    }
-    return bytes(found)
+def _private_keys(state: Path) -> dict[str, bytes]:
+    """Every private key that the control plane keeps, by its file."""
+    block = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*-----\n", re.DOTALL)
+    found = {}
+    for file in sorted(one for one in state.rglob("*") if one.is_file()):
+        # In JSON as well.
+        for number, key in enumerate(block.findall(file.read_bytes().replace(rb"\n", b"\n"))):
+            found[f"{file.relative_to(state)} {number}"] = key
+    return found
 
 
 def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
