@@ -75,6 +75,7 @@ pub fn rewrite(data: &[u8]) {
         case_sensitive: true,
         headers: vec![],
         query: vec![],
+        metadata: vec![],
         grpc: false,
         fraction: None,
     };

@@ -9,6 +9,7 @@ use crate::circuit_breaker::RoutingPriority;
 use crate::filter::{RateLimit, RouteFilters};
 use crate::format::Template;
 use crate::matcher::{HeaderMatch, QueryMatch, StringMatch};
+use crate::metadata::MetadataMatch;
 pub use crate::retry::{RetryOn, RetryPolicy};
 use crate::route_index::TableIndex;
 
@@ -85,6 +86,8 @@ pub struct RouteMatch {
     pub headers: Vec<HeaderMatch>,
     /// All must match.
     pub query: Vec<QueryMatch>,
+    /// `dynamic_metadata`: what filters have found out; all must match. Before any filter nothing does.
+    pub metadata: Vec<MetadataMatch>,
     /// Only requests whose `content-type` is gRPC.
     pub grpc: bool,
     /// `runtime_fraction`: the share of requests, in millionths; `None` for all.

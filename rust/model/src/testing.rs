@@ -131,6 +131,7 @@ pub fn route(prefix: &str, action: Action) -> Route {
             case_sensitive: true,
             headers: vec![],
             query: vec![],
+            metadata: vec![],
             grpc: false,
             fraction: None,
         },

@@ -106,7 +106,7 @@ impl Engine {
         };
         exchange.unrouted = Unrouted::NoRoute;
         let routed = table.and_then(|table| {
-            let found = route::matcher::find(&table, &exchange.request, random);
+            let found = route::matcher::find(&table, &exchange.request, &exchange.metadata, random);
             let found = found.map_err(|reason| exchange.unrouted = reason).ok()?;
             let route = table.virtual_hosts.get(found.virtual_host)?.routes.get(found.route)?.clone();
             let forward = match &route.action {

@@ -1,7 +1,10 @@
 //! Which virtual host and which route a request takes.
 
+use std::sync::Arc;
+
 use pymesh_http::{Known, Method, RequestHead, ResponseHead};
 use pymesh_model::matcher::{HeaderMatch, HeaderTest, QueryMatch};
+use pymesh_model::metadata::Metadata;
 use pymesh_model::route::{PathMatch, Route, RouteMatch, RouteTable, VirtualHost, WeightedCluster};
 
 use super::path::split_port;
@@ -23,7 +26,12 @@ pub(crate) enum Unrouted {
 }
 
 /// The first matching route of the best matching virtual host.
-pub(crate) fn find(table: &RouteTable, request: &RequestHead, random: u64) -> Result<Found, Unrouted> {
+pub(crate) fn find(
+    table: &RouteTable,
+    request: &RequestHead,
+    metadata: &Metadata,
+    random: u64,
+) -> Result<Found, Unrouted> {
     let virtual_host = find_virtual_host(table, request.authority()).ok_or(Unrouted::NoRoute)?;
     let host = table.virtual_hosts.get(virtual_host).ok_or(Unrouted::NoRoute)?;
     // As whoever ended TLS says: us, or a proxy in front that is trusted.
@@ -31,10 +39,12 @@ pub(crate) fn find(table: &RouteTable, request: &RequestHead, random: u64) -> Re
         return Err(Unrouted::RequiresTls);
     }
     let routes = &host.routes;
+    let fits = |route: &Arc<Route>| {
+        matches(route, request, random) && route.matches.metadata.iter().all(|wanted| wanted.matches(metadata))
+    };
     let route = match table.index().routes.get(virtual_host) {
-        Some(Some(index)) => index
-            .first(path_of(request.path()), |at| routes.get(at).is_some_and(|route| matches(route, request, random))),
-        _ => routes.iter().position(|route| matches(route, request, random)),
+        Some(Some(index)) => index.first(path_of(request.path()), |at| routes.get(at).is_some_and(fits)),
+        _ => routes.iter().position(fits),
     };
     route.map(|route| Found { virtual_host, route }).ok_or(Unrouted::NoRoute)
 }

@@ -106,7 +106,15 @@ mod tests {
     use super::*;
 
     fn rule(path: PathMatch) -> RouteMatch {
-        RouteMatch { path, case_sensitive: true, headers: vec![], query: vec![], grpc: false, fraction: None }
+        RouteMatch {
+            path,
+            case_sensitive: true,
+            headers: vec![],
+            query: vec![],
+            metadata: vec![],
+            grpc: false,
+            fraction: None,
+        }
     }
 
     fn request(authority: &str, path: &str) -> RequestHead {

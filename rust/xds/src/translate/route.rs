@@ -346,6 +346,9 @@ pub(super) fn matches(config: &route::RouteMatch, at: &At<'_>) -> Option<RouteMa
     let query_at = at.field("query_parameters");
     let query = config.query_parameters.iter().enumerate().filter_map(|(i, q)| matcher::query(q, &query_at.index(i)));
     let query = query.collect();
+    let metadata_at = at.field("dynamic_metadata");
+    let metadata = config.dynamic_metadata.iter().enumerate();
+    let metadata = metadata.filter_map(|(i, m)| matcher::metadata(m, &metadata_at.index(i))).collect();
     let fraction_at = at.field("runtime_fraction");
     let fraction = config.runtime_fraction.as_ref().and_then(|fraction| fraction.default_value.as_ref());
     Some(RouteMatch {
@@ -353,6 +356,7 @@ pub(super) fn matches(config: &route::RouteMatch, at: &At<'_>) -> Option<RouteMa
         case_sensitive: config.case_sensitive.unwrap_or(true),
         headers,
         query,
+        metadata,
         grpc: config.grpc.is_some(),
         fraction: fraction.map(|fraction| matcher::millionths(fraction, &fraction_at.field("default_value"))),
     })

@@ -1,6 +1,5 @@
-use std::sync::Arc;
-
 use pymesh_model::matcher::{full_match, StringMatch, StringPattern};
+use pymesh_model::metadata::Metadata;
 use pymesh_model::route::{Action, DirectResponse, RouteMatch, VirtualHost};
 
 use super::*;
@@ -16,7 +15,15 @@ fn request(authority: &str, path: &str, headers: &[(&str, &str)]) -> RequestHead
 }
 
 fn rule(path: PathMatch) -> RouteMatch {
-    RouteMatch { path, case_sensitive: true, headers: vec![], query: vec![], grpc: false, fraction: None }
+    RouteMatch {
+        path,
+        case_sensitive: true,
+        headers: vec![],
+        query: vec![],
+        metadata: vec![],
+        grpc: false,
+        fraction: None,
+    }
 }
 
 fn route(matches: RouteMatch) -> Arc<Route> {
@@ -60,7 +67,7 @@ fn virtual_hosts_by_specificity() {
         ("c.example.com:80", 0),
         ("nothing", 0),
     ] {
-        let found = find(&table, &request(host, "/", &[]), 0).unwrap();
+        let found = find(&table, &request(host, "/", &[]), &Metadata::default(), 0).unwrap();
         assert_eq!(found.virtual_host, wanted, "{host}");
     }
 }
@@ -68,9 +75,9 @@ fn virtual_hosts_by_specificity() {
 #[test]
 fn ports_count_unless_ignored() {
     let mut table = table(&[&["a"]], vec![everything()]);
-    assert!(find(&table, &request("a:80", "/", &[]), 0).is_err());
+    assert!(find(&table, &request("a:80", "/", &[]), &Metadata::default(), 0).is_err());
     table.ignore_port = true;
-    assert!(find(&table, &request("a:80", "/", &[]), 0).is_ok());
+    assert!(find(&table, &request("a:80", "/", &[]), &Metadata::default(), 0).is_ok());
 }
 
 #[test]
@@ -100,7 +107,11 @@ fn paths() {
         ("/prefix", Some(4)),
         ("/", None),
     ] {
-        assert_eq!(find(&table, &request("h", path, &[]), 0).ok().map(|f| f.route), wanted, "{path}");
+        assert_eq!(
+            find(&table, &request("h", path, &[]), &Metadata::default(), 0).ok().map(|f| f.route),
+            wanted,
+            "{path}"
+        );
     }
 }
 
@@ -186,13 +197,13 @@ fn grpc_and_fraction() {
         ("text/x", false),
     ] {
         let request = request("h", "/", &[("content-type", content_type)]);
-        assert_eq!(find(&table_grpc, &request, 0).is_ok(), wanted, "{content_type}");
+        assert_eq!(find(&table_grpc, &request, &Metadata::default(), 0).is_ok(), wanted, "{content_type}");
     }
     let mut half = everything();
     half.fraction = Some(500_000);
     let table = table(&[&["*"]], vec![half]);
-    assert!(find(&table, &request("h", "/", &[]), 499_999).is_ok());
-    assert!(find(&table, &request("h", "/", &[]), 500_000).is_err());
+    assert!(find(&table, &request("h", "/", &[]), &Metadata::default(), 499_999).is_ok());
+    assert!(find(&table, &request("h", "/", &[]), &Metadata::default(), 500_000).is_err());
 }
 
 #[test]
@@ -258,10 +269,34 @@ fn an_index_changes_nothing() {
             let path = format!("/{}", text(&["a", "b", "/", "Ab/", "?a"], 5));
             let request = request(&host, &path, &[]);
             let random = round * 7919 % 1_000_000;
-            let wanted = find(&plain, &request, random);
-            assert_eq!(find(&indexed, &request, random), wanted, "{host} {path}");
+            let wanted = find(&plain, &request, &Metadata::default(), random);
+            assert_eq!(find(&indexed, &request, &Metadata::default(), random), wanted, "{host} {path}");
             found += usize::from(wanted.is_ok());
         }
     }
     assert!(found > 3000, "{found}");
+}
+
+#[test]
+fn what_filters_have_found_out_chooses() {
+    use pymesh_model::metadata::{MetadataMatch, Struct, Value, ValueMatch};
+    let is = |team: &str, invert| RouteMatch {
+        metadata: vec![MetadataMatch {
+            filter: "jwt".into(),
+            path: vec!["payload".into(), "team".into()],
+            value: ValueMatch::String(StringMatch::exact(team)),
+            invert,
+        }],
+        ..everything()
+    };
+    let table = table(&[&["*"]], vec![is("red", false), is("blue", true), everything()]);
+    let found = |team: Option<&str>| {
+        let mut metadata = Metadata::default();
+        if let Some(team) = team {
+            let payload: Struct = [("team".into(), Value::from(team))].into_iter().collect();
+            metadata.add(&"jwt".into(), &[("payload".into(), Value::Struct(payload))].into_iter().collect());
+        }
+        find(&table, &request("h", "/", &[]), &metadata, 0).unwrap().route
+    };
+    assert_eq!([found(Some("red")), found(Some("green")), found(Some("blue")), found(None)], [0, 1, 2, 1]);
 }

@@ -90,6 +90,9 @@ impl Reader<'_> {
                 "match the header `content-type`",
             );
         }
+        if !written.dynamic_metadata.is_empty() {
+            match_at.field("dynamic_metadata").refuse_with_hint("a rule looks at requests alone", "leave it out");
+        }
         let matches = route::matches(written, &match_at)?;
         let requirement = match &rule.requirement_type {
             None => None,
