@@ -29,6 +29,7 @@ from typing import (
 import yaml
 
 from pymesh.control.resources.diagnostics import Position, Report, did_you_mean
+from pymesh.control.resources.embedded import Text
 
 T = TypeVar("T")
 
@@ -55,7 +56,12 @@ def key(name: str, *, default: Any = dataclasses.MISSING) -> Any:
     return field(default=default, metadata={"key": name})
 
 
-@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field, key))
+def derived(default: Any) -> Any:
+    """A field that no YAML key sets: what is read afterwards."""
+    return field(default=default, metadata={"derived": True}, repr=False)
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field, key, derived))
 def model(cls: type[T]) -> type[T]:
     """A frozen, keyword-only dataclass that YAML decodes into."""
     return dataclass(frozen=True, kw_only=True)(cls)
@@ -68,6 +74,8 @@ class Problem:
     field: str
     message: str
     hint: str = ""
+    #: Where, if that is further inside.
+    at: Position | None = None
 
 
 @model
@@ -106,17 +114,24 @@ def exactly_one(value: Located, *names: str) -> Iterator[Problem]:
 
 
 class Decoder:
-    """Decodes the nodes of one file."""
+    """Decodes the nodes of one file, or of a document within one."""
 
-    def __init__(self, file: str, report: Report) -> None:
+    def __init__(self, file: str, report: Report, within: Text | None = None) -> None:
         self._file = file
         self._report = report
+        self._within = within
         #: Whether what is wrong may be quoted: not where secrets stand.
         self._quotes = True
 
     def position(self, node: yaml.Node) -> Position:
         """Where the node starts."""
-        return Position(self._file, node.start_mark.line + 1, node.start_mark.column + 1)
+        return self.placed(node.start_mark)
+
+    def placed(self, mark: yaml.Mark) -> Position:
+        """Where a mark of the parser is in the file."""
+        if self._within is not None:
+            return self._within.position(mark.line, mark.column)
+        return Position(self._file, mark.line + 1, mark.column + 1)
 
     def mapping(self, node: yaml.MappingNode) -> dict[str, tuple[yaml.Node, yaml.Node]]:
         """Keys of a mapping, each with its key node and value node. Keys are strings and occur once."""
@@ -150,6 +165,9 @@ class Decoder:
             return self._map(arguments[1], node, what)
         if wanted is timedelta:
             return self._duration(node, what)
+        if wanted is Text:
+            text = self._scalar(str, node, what)
+            return BAD if text is BAD else Text(text, self.position(node), getattr(node, "style", None) == "|")
         if isinstance(wanted, type) and issubclass(wanted, Located):
             return self._struct(wanted, node, what)
         return self._scalar(wanted, node, what)
@@ -244,7 +262,8 @@ class Decoder:
         problems = list(made.problems())
         # What only follows from a misspelt name is not told; a whole one goes on, so that its references are checked.
         for problem in () if unknown else problems:
-            self._report.error(made.place(problem.field), f"{what}: {problem.message}", problem.hint)
+            at = problem.at or made.place(problem.field)
+            self._report.error(at, f"{what}: {problem.message}", problem.hint)
         return BAD if problems else made
 
     def _unknown(self, wanted: type[Located], name: str, node: yaml.Node, what: str) -> None:
@@ -271,7 +290,7 @@ def schema(cls: type[Located]) -> dict[str, SchemaField]:
     hints = typing.get_type_hints(cls, include_extras=True)
     found = {}
     for known in dataclasses.fields(cls):
-        if known.name in ("at", "where"):
+        if known.name in ("at", "where") or known.metadata.get("derived"):
             continue
         required = known.default is dataclasses.MISSING and known.default_factory is dataclasses.MISSING
         name = known.metadata.get("key") or camel(known.name)

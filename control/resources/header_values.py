@@ -9,6 +9,7 @@ from typing import Final
 from pymesh.control.resources.decode import Problem
 from pymesh.control.resources.diagnostics import did_you_mean
 
+HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 #: What may stand between percent signs, without an argument.
 COMMANDS: Final = frozenset(
     {

@@ -19,8 +19,10 @@ from pymesh.control.resources import (
     gateway_routes,
     health_check,
     kubernetes,
+    mesh_config,
     python_filter,
     rate_limit,
+    request_authentication,
     security,
     traffic,
     workloads,
@@ -40,6 +42,7 @@ _MOST_NODES = 500_000
 KINDS: Mapping[tuple[str, str], tuple[tuple[str, ...], type[Resource]]] = {
     ("", "Service"): (("v1",), kubernetes.Service),
     ("", "Secret"): (("v1",), kubernetes.Secret),
+    ("", "ConfigMap"): (("v1",), mesh_config.ConfigMap),
     ("discovery.k8s.io", "EndpointSlice"): (("v1",), kubernetes.EndpointSlice),
     **{
         ("networking.istio.io", cls.__name__): (("v1", "v1beta1", "v1alpha3"), cls)
@@ -54,6 +57,10 @@ KINDS: Mapping[tuple[str, str], tuple[tuple[str, ...], type[Resource]]] = {
     },
     ("security.istio.io", "PeerAuthentication"): (("v1", "v1beta1"), security.PeerAuthentication),
     ("security.istio.io", "AuthorizationPolicy"): (("v1", "v1beta1"), security.AuthorizationPolicy),
+    ("security.istio.io", "RequestAuthentication"): (
+        ("v1", "v1beta1"),
+        request_authentication.RequestAuthentication,
+    ),
     (gateway_api.GROUP, "Gateway"): (("v1", "v1beta1"), gateway_api.KubeGateway),
     (gateway_api.GROUP, "HTTPRoute"): (("v1", "v1beta1"), gateway_api.HTTPRoute),
     (gateway_api.GROUP, "GRPCRoute"): (("v1", "v1alpha2"), gateway_routes.GRPCRoute),
@@ -67,7 +74,6 @@ KINDS: Mapping[tuple[str, str], tuple[tuple[str, ...], type[Resource]]] = {
 
 #: Kinds of the field's APIs that we do not have, with what there is.
 _REFUSED_KINDS: Mapping[str, str] = {
-    "RequestAuthentication": "check tokens in a PythonFilter",
     "Telemetry": "set the access log with the control plane's options",
     "EnvoyFilter": "write a PythonFilter",
     "WasmPlugin": "write a PythonFilter",
@@ -91,10 +97,12 @@ def load_text(file: str, text: str, report: Report, read: Callable[[str], str] |
         return []
     decoder = decoding.Decoder(file, report)
     found = []
-    for node in _documents(file, text, report):
+    for node in _documents(decoder, file, text, report):
         made = _resource(decoder, node, report)
         if isinstance(made, python_filter.PythonFilter):
             made = _with_source(made, read, report)
+        elif isinstance(made, mesh_config.ConfigMap):
+            made = _with_mesh(made, text, report)
         if made is not None:
             found.append(made)
     return found
@@ -113,7 +121,7 @@ def refuse_duplicates(resources: Sequence[Resource], report: Report) -> None:
             )
 
 
-def _documents(file: str, text: str, report: Report) -> Iterator[yaml.Node]:
+def _documents(decoder: decoding.Decoder, file: str, text: str, report: Report) -> Iterator[yaml.Node]:
     try:
         loader = Loader(text)
     except yaml.YAMLError as error:
@@ -126,7 +134,7 @@ def _documents(file: str, text: str, report: Report) -> Iterator[yaml.Node]:
                 continue  # an empty document, as between two separators
             if _too_big(node):
                 report.error(
-                    Position(file, node.start_mark.line + 1, node.start_mark.column + 1),
+                    decoder.position(node),
                     "the document is too deep, too large, or contains itself",
                     "write aliases out, and split it",
                 )
@@ -136,7 +144,7 @@ def _documents(file: str, text: str, report: Report) -> Iterator[yaml.Node]:
         report.error(Position(file), "the file is nested too deeply")
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        at = Position(file, mark.line + 1, mark.column + 1) if mark else Position(file)
+        at = decoder.placed(mark) if mark else Position(file)
         report.error(at, f"not YAML: {error.problem or error.context}", "check indentation and quotes")
     except yaml.YAMLError as error:
         report.error(Position(file), f"not YAML: {str(error).splitlines()[0]}")
@@ -226,3 +234,16 @@ def _with_source(
         report.error(at, f"{one.spec.file!r} is too large", "install it as a package")
         return None
     return replace(one, spec=replace(one.spec, source=source, file=""))
+
+
+def _with_mesh(one: mesh_config.ConfigMap, file: str, report: Report) -> mesh_config.ConfigMap | None:
+    """The mesh's configuration with the document in it read; ``file`` is the text around it."""
+    text = one.data[mesh_config.KEY].within(file)
+    decoder = decoding.Decoder(text.at.file, report, text)
+    nodes = list(_documents(decoder, text.at.file, text.value, report))
+    for second in nodes[1:]:
+        report.error(decoder.position(second), "the mesh's configuration is one document", "remove this one")
+    if not nodes:
+        return one
+    mesh = decoder.decode(mesh_config.MeshConfig, nodes[0], mesh_config.KEY)
+    return replace(one, mesh=mesh) if isinstance(mesh, mesh_config.MeshConfig) else None

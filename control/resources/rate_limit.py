@@ -14,10 +14,9 @@ from typing import Annotated, Any, Literal
 from pymesh.control.resources.decode import Located, Problem, Range, exactly_one, model
 from pymesh.control.resources.metadata import Resource
 from pymesh.control.resources.python_filter import FilterTarget, LabelSelector
+from pymesh.control.resources.statuses import REFUSALS
 from pymesh.control.resources.traffic import HeaderMatch
 
-#: Statuses that Envoy knows, from 400 on.
-_STATUSES = (*range(400, 418), 421, 422, 423, 424, 426, 428, 429, 431, *range(500, 509), 510, 511)
 _LEAST = timedelta(milliseconds=50)
 _Count = Annotated[int, Range(1, 4_294_967_295)]
 
@@ -76,7 +75,7 @@ class LocalRateLimitSpec(Located):
         yield from exactly_one(self, "selector", "targetRefs")
         if self.total is None and not self.rules:
             yield Problem("", "a rate limit needs 'total' or 'rules'")
-        if self.status not in _STATUSES:
+        if self.status not in REFUSALS:
             yield Problem("status", f"{self.status} is no status of a refusal", "429 is the usual one")
 
 

@@ -69,12 +69,13 @@ class PeerAuthentication(Resource):
     status: Any = None
 
 
-_NO_TOKENS = "JSON Web Tokens are not checked yet; remove it"
 #: What a condition may ask for.
 CONDITIONS = (
     *("source.ip", "remote.ip", "source.namespace", "source.principal", "source.serviceAccount"),
     *("destination.ip", "destination.port", "connection.sni", "request.headers[NAME]"),
+    *("request.auth.principal", "request.auth.audiences", "request.auth.presenter", "request.auth.claims[NAME]"),
 )
+_CLAIMS_CONDITION = re.compile(r"request\.auth\.claims((?:\[[^\[\]]+\])+)")
 _HEADER_CONDITION = re.compile(r"request\.headers\[([!#$%&'*+.^_`|~0-9A-Za-z-]+)\]")
 
 
@@ -82,10 +83,11 @@ _HEADER_CONDITION = re.compile(r"request\.headers\[([!#$%&'*+.^_`|~0-9A-Za-z-]+)
 class Source(Located):
     """Who asks: all of what is given must hold, of each list one."""
 
-    REFUSED: ClassVar = {"requestPrincipals": _NO_TOKENS, "notRequestPrincipals": _NO_TOKENS}
-
     principals: tuple[str, ...] = ()
     not_principals: tuple[str, ...] = ()
+    #: ISSUER/SUBJECT of a token that a RequestAuthentication has found good.
+    request_principals: tuple[str, ...] = ()
+    not_request_principals: tuple[str, ...] = ()
     namespaces: tuple[str, ...] = ()
     not_namespaces: tuple[str, ...] = ()
     #: SERVICEACCOUNT, in the policy's namespace, or NAMESPACE/SERVICEACCOUNT.
@@ -107,6 +109,8 @@ class Source(Located):
             yield from _network_problems(camel(name), getattr(self, name))
         for name in ("principals", "not_principals", "namespaces", "not_namespaces", "trust_domains"):
             yield from _pattern_problems(camel(name), getattr(self, name))
+        for name in ("request_principals", "not_request_principals"):
+            yield from _request_principal_problems(camel(name), getattr(self, name))
         for name in ("service_accounts", "not_service_accounts"):
             for value in getattr(self, name):
                 if not re.fullmatch(r"(?:[a-z0-9.-]+/)?[a-z0-9.-]+", value):
@@ -166,8 +170,10 @@ class Condition(Located):
     def problems(self) -> Iterator[Problem]:
         if not self.values and not self.not_values:
             yield Problem("", "a condition needs 'values' or 'notValues'")
-        if self.key.startswith("request.auth."):
-            yield Problem("key", f"{self.key!r}: {_NO_TOKENS}")
+        if self.key.startswith("request.auth.claims"):
+            if not _CLAIMS_CONDITION.fullmatch(self.key):
+                hint = "write it as in request.auth.claims[groups] or request.auth.claims[user][name]"
+                yield Problem("key", f"{self.key!r} names no claim", hint)
         elif self.key.startswith("request.headers"):
             if not _HEADER_CONDITION.fullmatch(self.key):
                 yield Problem("key", f"{self.key!r} names no header", "write it as in request.headers[x-user]")
@@ -181,6 +187,8 @@ class Condition(Located):
                 for value in values:
                     if not value.isdecimal() or not 0 < int(value) < 65536:
                         yield Problem(name, f"{value!r} is not a port", "write its number as text")
+            elif self.key == "request.auth.principal":
+                yield from _request_principal_problems(name, values)
             else:
                 yield from _pattern_problems(name, values)
 
@@ -189,6 +197,16 @@ class Condition(Located):
         """The header that it looks at."""
         found = _HEADER_CONDITION.fullmatch(self.key)
         return found[1] if found else None
+
+    @property
+    def claims(self) -> tuple[str, ...]:
+        """The claim of a token that it looks at, behind those in which it lies."""
+        if self.key == "request.auth.audiences":
+            return ("aud",)
+        if self.key == "request.auth.presenter":
+            return ("azp",)
+        found = _CLAIMS_CONDITION.fullmatch(self.key)
+        return tuple(found[1][1:-1].split("][")) if found else ()
 
 
 @model
@@ -220,22 +238,37 @@ class TargetRef(Located):
 
 
 @model
+class ProviderRef(Located):
+    """An extension provider of the mesh's configuration."""
+
+    name: str
+
+
+@model
 class AuthorizationPolicySpec(Located):
     """Rules for the workloads of a namespace, or for those that are selected."""
 
-    REFUSED: ClassVar = {"provider": "external authorizers are not asked yet; use ALLOW or DENY"}
+    REFUSED: ClassVar = {"targetRef": "write it as an entry of 'targetRefs'"}
 
     selector: Selector | None = None
     target_refs: tuple[TargetRef, ...] = ()
-    action: Literal["ALLOW", "DENY", "AUDIT"] = "ALLOW"
+    action: Literal["ALLOW", "DENY", "AUDIT", "CUSTOM"] = "ALLOW"
+    #: Who is asked about what the rules name, with action CUSTOM.
+    provider: ProviderRef | None = None
     rules: tuple[Rule, ...] = ()
 
     def problems(self) -> Iterator[Problem]:
-        if len(self.present("selector", "targetRefs")) > 1:
-            yield Problem("targetRefs", "'selector' and 'targetRefs' exclude each other", "keep one of them")
+        yield from two_ways_to_select(self)
         if self.action != "ALLOW" and not self.rules:
             hint = "for everything: rules: [{}]"
             yield Problem("rules", f"a policy with action {self.action} and without rules does nothing", hint)
+        if self.action == "CUSTOM":
+            if self.provider is None:
+                hint = "provider: {name: NAME}, of an extension provider of the mesh's configuration"
+                yield Problem("", "action CUSTOM needs a 'provider'", hint)
+            yield from _early_problems(self.rules)
+        elif self.provider is not None:
+            yield Problem("provider", f"action {self.action} asks no provider", "use action: CUSTOM")
 
 
 @model
@@ -245,10 +278,43 @@ class AuthorizationPolicy(Resource):
     spec: AuthorizationPolicySpec = AuthorizationPolicySpec()
     status: Any = None
 
+    def problems(self) -> Iterator[Problem]:
+        if self.is_dry_run and self.spec.action == "CUSTOM":
+            hint = "whoever is asked can let everything through; remove the annotation"
+            at = self.metadata.place("annotations")
+            yield Problem("", "istio.io/dry-run: an external authorizer cannot be asked only to count", hint, at)
+
     @property
     def is_dry_run(self) -> bool:
         """Whether it is only counted."""
         return self.metadata.annotations.get("istio.io/dry-run") == "true"
+
+
+def two_ways_to_select(spec: Located) -> Iterator[Problem]:
+    """A policy is for workloads by their labels, or for what it names."""
+    if len(spec.present("selector", "targetRefs")) > 1:
+        yield Problem("targetRefs", "'selector' and 'targetRefs' exclude each other", "keep one of them")
+
+
+def _early_problems(rules: tuple[Rule, ...]) -> Iterator[Problem]:
+    """As with Istio an external authorizer is asked before tokens are looked at: it may be who issues them."""
+    hint = "an authorizer is asked before tokens are checked: let it look at the token, or say this with DENY or ALLOW"
+    for rule in rules:
+        for one in rule.from_:
+            for name in one.source.present("requestPrincipals", "notRequestPrincipals"):
+                yield Problem("", f"action CUSTOM knows no {name!r}", hint, one.source.place(name))
+        for condition in rule.when:
+            if condition.key.startswith("request.auth."):
+                yield Problem("", f"action CUSTOM knows no {condition.key!r}", hint, condition.place("key"))
+
+
+def _request_principal_problems(name: str, values: tuple[str, ...]) -> Iterator[Problem]:
+    for value in values:
+        if "/" not in value and "*" not in value:
+            hint = "write it as in https://issuer.example/alice, ISSUER/* or '*'"
+            yield Problem(name, f"{value!r} is not ISSUER/SUBJECT", hint)
+            continue
+        yield from _pattern_problems(name, (value,))
 
 
 def _network_problems(name: str, values: tuple[str, ...]) -> Iterator[Problem]:

@@ -20,8 +20,9 @@ from pymesh.control.resources.percent import Percent
 
 #: A redirect's uri that begins with it replaces what a prefix match matched, and nothing else.
 PREFIX_MARK: Final = "%PREFIX()%"
-#: A header match that begins with it asks for a claim of the request's token.
-_CLAIMS: Final = "@request.auth.claims"
+#: A header match that begins with it asks for a claim of the request's token: ``.a.b`` or ``[a][b]``.
+CLAIMS: Final = "@request.auth.claims"
+_CLAIM: Final = re.compile(r"@request\.auth\.claims(?:\.(?P<dotted>[^.]+(?:\.[^.]+)*)|(?P<boxed>(?:\[[^\[\]]+\])+))")
 #: The proxy's limit for one pattern.
 _LONGEST_PATTERN: Final = 1024
 #: Istio's limit for the body of a direct response.
@@ -137,6 +138,14 @@ def is_authority(name: str) -> bool:
     return name.lower() in ("host", ":authority")
 
 
+def claim_of(name: str) -> tuple[str, ...] | None:
+    """The claim that a header match is about, behind those in which it lies; None for a header."""
+    found = _CLAIM.fullmatch(name)
+    if found is None:
+        return None
+    return tuple(found["dotted"].split(".") if found["dotted"] else found["boxed"][1:-1].split("]["))
+
+
 @model
 class HttpMatch(Located):
     """Conditions on a request, all of which must hold."""
@@ -163,12 +172,10 @@ class HttpMatch(Located):
     def problems(self) -> Iterator[Problem]:
         for field_name, names in (("headers", self.headers), ("withoutHeaders", self.without_headers)):
             for name in names:
-                if name.startswith(_CLAIMS):
-                    yield Problem(
-                        field_name,
-                        f"{name!r}: claims of tokens are not supported yet",
-                        "check tokens in a PythonFilter, and route by a header that it sets",
-                    )
+                if name.startswith(CLAIMS):
+                    if claim_of(name) is None:
+                        hint = f"write it as in {CLAIMS}.groups or {CLAIMS}[user][name]"
+                        yield Problem(field_name, f"{name!r} names no claim", hint)
                 elif name in ("uri", "scheme", "method", "authority"):
                     yield Problem(field_name, f"{name!r} is no header here", f"write {name!r} beside {field_name!r}")
                 elif not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):

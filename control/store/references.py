@@ -13,9 +13,11 @@ from pymesh.control.resources.gateway_api import GROUP, KubeGateway
 from pymesh.control.resources.hosts import is_within
 from pymesh.control.resources.python_filter import PythonFilter
 from pymesh.control.resources.rate_limit import LocalRateLimit
-from pymesh.control.resources.traffic import Destination, TcpRoute, TlsRoute, VirtualService
+from pymesh.control.resources.request_authentication import RequestAuthentication
+from pymesh.control.resources.security import AuthorizationPolicy
+from pymesh.control.resources.traffic import CLAIMS, Destination, TcpRoute, TlsRoute, VirtualService
 from pymesh.control.resources.workloads import Sidecar
-from pymesh.control.store import credentials, lookup, route_references
+from pymesh.control.store import credentials, jwks, lookup, route_references
 from pymesh.control.store.services import Service
 
 if TYPE_CHECKING:
@@ -40,8 +42,10 @@ def check(store: Store, report: Report) -> None:
         _kube_gateway(store, kube, report)
     for sidecar in store.sidecars:
         _sidecar(store, sidecar, report)
-    for one in store.filters:
+    for one in (*store.filters, *store.policies, *store.request_authentications):
         _selected(store, one, report)
+    for tokens in store.request_authentications:
+        jwks.check(store, tokens, report)
     for host, known in store.services.items():
         _one_kind_of_route(store, host, known, report)
 
@@ -74,6 +78,12 @@ def _virtual_service(store: Store, virtual: VirtualService, report: Report) -> N
                     f"there is no Gateway {name!r}",
                     did_you_mean(name, [*names_here, MESH]),
                 )
+    for rule in spec.http:
+        for match in rule.match:
+            asked = [name for name in (*match.headers, *match.without_headers) if name.startswith(CLAIMS)]
+            if asked and MESH in (match.gateways or spec.gateways):
+                hint = "name the gateways under 'gateways', without 'mesh'"
+                report.error(match.at, f"{asked[0]!r}: sidecars of clients know no claims of tokens", hint)
     if MESH in spec.gateways:
         for host in spec.hosts:
             if not host.startswith("*"):
@@ -171,7 +181,9 @@ def _sidecar(store: Store, sidecar: Sidecar, report: Report) -> None:
                 report.error(listener.place("hosts"), f"there is no service {written!r}", did_you_mean(written, known))
 
 
-def _selected(store: Store, one: PythonFilter | LocalRateLimit, report: Report) -> None:
+def _selected(
+    store: Store, one: PythonFilter | LocalRateLimit | AuthorizationPolicy | RequestAuthentication, report: Report
+) -> None:
     for target in one.spec.target_refs:
         if target.kind == "Service":
             lookup.service(store, target, "name", target.name, one.namespace, report)

@@ -20,15 +20,18 @@ from pymesh.control.resources.health_check import HealthCheckPolicy
 from pymesh.control.resources.hosts import is_within
 from pymesh.control.resources.kubernetes import Secret
 from pymesh.control.resources.load import refuse_duplicates
+from pymesh.control.resources.mesh_config import ConfigMap
 from pymesh.control.resources.metadata import Resource
 from pymesh.control.resources.python_filter import PythonFilter
 from pymesh.control.resources.rate_limit import LocalRateLimit
+from pymesh.control.resources.request_authentication import RequestAuthentication
 from pymesh.control.resources.security import AuthorizationPolicy, PeerAuthentication
 from pymesh.control.resources.traffic import VirtualService
 from pymesh.control.resources.workloads import OutboundMode, Sidecar
-from pymesh.control.store import delegates, discovery, health_checks, lookup, parents, peers, references
+from pymesh.control.store import delegates, discovery, health_checks, lookup, parents, peers, providers, references
 from pymesh.control.store.health_checks import HealthChecks
 from pymesh.control.store.peers import Peers
+from pymesh.control.store.providers import Provider
 from pymesh.control.store.references import MESH
 from pymesh.control.store.services import Service
 
@@ -71,6 +74,9 @@ class Store:
     secrets: Mapping[tuple[str, str], Secret] = field(default_factory=dict)
     peers: Peers = field(default_factory=Peers)
     policies: Sequence[AuthorizationPolicy] = ()
+    request_authentications: Sequence[RequestAuthentication] = ()
+    #: External authorizers by name, those that can be used.
+    providers: Mapping[str, Provider] = field(default_factory=dict)
     health_checks: HealthChecks = field(default_factory=dict)
     #: Hosts of the services whose clients are to stay at one endpoint because a route says so.
     sticky: frozenset[str] = frozenset()
@@ -168,10 +174,13 @@ def assemble(resources: Iterable[Resource], options: MeshOptions, report: Report
         {(one.namespace, one.name): one for one in of(Secret)},
         peers.gather(of(PeerAuthentication), options.root_namespace, report),
         of(AuthorizationPolicy),
+        of(RequestAuthentication),
+        providers.gather(bare, of(ConfigMap), report),
         health_checks.gather(bare, of(HealthCheckPolicy), report),
         frozenset(_sticky(bare, of(HTTPRoute))),
     )
     references.check(store, report)
+    providers.check(store.policies, of(ConfigMap), report)
     return store
 
 

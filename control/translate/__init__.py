@@ -56,6 +56,7 @@ def translate(store: Store, proxy: Proxy) -> Translation:
             listener, table = sidecar.outbound(scope, egress)
             listeners += [listener] if listener is not None else []
             tables += [table] if table is not None else []
+    own += scope.key_servers.values()
     endpoints: list[Any] = []
     for service, port in scope.needed.values():
         made, assignments = clusters.outbound(store, proxy, service, port)

@@ -12,15 +12,17 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Final, TypeVar
 
-from pymesh.control.resources.security import AuthorizationPolicy, Condition, Operation, Rule, Source, TargetRef
+from pymesh.control.resources.security import AuthorizationPolicy, Condition, Operation, Rule, Source
+from pymesh.control.translate import claims, selection
 from pymesh.control.translate.scope import Scope
 from pymesh.control.translate.wire import extension
 from pymesh.control.xds import pb
 
-_HTTP = "envoy.extensions.filters.http.rbac.v3.RBAC"
-_NETWORK = "envoy.extensions.filters.network.rbac.v3.RBAC"
+#: The filters, and where in dynamic metadata they leave which rule matched.
+HTTP: Final = "envoy.filters.http.rbac"
+NETWORK: Final = "envoy.filters.network.rbac"
 #: Of Istio's actions, Envoy's, in the order of the filters.
 _ACTIONS = (("AUDIT", "LOG"), ("DENY", "DENY"), ("ALLOW", "ALLOW"))
 
@@ -28,7 +30,7 @@ _ACTIONS = (("AUDIT", "LOG"), ("DENY", "DENY"), ("ALLOW", "ALLOW"))
 _WITH_PORT = re.compile(r"\*?(?P<name>[^*]+)(?P<port>:[0-9]+)")
 
 Json = dict[str, Any]
-Targeted = Callable[[TargetRef], bool]
+T = TypeVar("T")
 
 
 class _NeedsHttp(Exception):  # noqa: N818 - not a failure
@@ -37,48 +39,44 @@ class _NeedsHttp(Exception):  # noqa: N818 - not a failure
 
 def inbound_http(scope: Scope) -> list[Json]:
     """The filters for requests to the workload."""
-    return _http(_selected(scope, lambda target: _is_served(scope, target)))
+    return _http(selection.for_workload(scope, scope.store.policies))
 
 
 def inbound_tcp(scope: Scope, stat_prefix: str) -> list[Json]:
     """The filters for connections to the workload."""
-    made = []
-    for name, fields in _filters(_selected(scope, lambda target: _is_served(scope, target)), http=False):
-        message = pb.message(_NETWORK)(**fields, stat_prefix=f"{stat_prefix}.")
-        made.append(extension(f"envoy.filters.network.rbac{name}", message))
-    return made
+    selected = selection.for_workload(scope, scope.store.policies)
+    return [tcp_filter(name, fields, stat_prefix) for name, fields in _filters(selected, http=False)]
 
 
 def gateway(scope: Scope, name: str) -> list[Json]:
     """The filters for requests to a gateway's listeners, those of the Gateway ``name``."""
-    return _http(_selected(scope, lambda target: target.kind == "Gateway" and target.name == name))
+    return _http(selection.for_gateway(scope, scope.store.policies, name))
+
+
+def http_filter(name: str, fields: Json) -> Json:
+    """RBAC for requests, told apart from others of its kind by ``name``."""
+    return extension(f"{HTTP}.{name}", pb.message("envoy.extensions.filters.http.rbac.v3.RBAC")(**fields))
+
+
+def tcp_filter(name: str, fields: Json, stat_prefix: str) -> Json:
+    """RBAC for connections."""
+    message = pb.message("envoy.extensions.filters.network.rbac.v3.RBAC")(**fields, stat_prefix=f"{stat_prefix}.")
+    return extension(f"{NETWORK}.{name}", message)
+
+
+def named_rules(policies: Sequence[AuthorizationPolicy], *, http: bool) -> Json:
+    """Each rule by its name; one that nothing can match is left out."""
+    made: dict[str, Json] = {}
+    for one in policies:
+        for number, rule in enumerate(one.spec.rules):
+            policy = _policy(one, rule, http=http)
+            if policy is not None:
+                made[f"ns[{one.namespace}]-policy[{one.name}]-rule[{number}]"] = policy
+    return made
 
 
 def _http(policies: Sequence[AuthorizationPolicy]) -> list[Json]:
-    return [
-        extension(f"envoy.filters.http.rbac{name}", pb.message(_HTTP)(**fields))
-        for name, fields in _filters(policies, http=True)
-    ]
-
-
-def _selected(scope: Scope, targeted: Targeted) -> list[AuthorizationPolicy]:
-    """The policies for the proxy's workload. Those of the root namespace are for the whole mesh."""
-    proxy, root = scope.proxy, scope.store.options.root_namespace
-    found = []
-    for one in scope.store.policies:
-        if one.namespace not in (proxy.namespace, root):
-            continue
-        selector = one.spec.selector
-        if one.spec.target_refs:
-            if one.namespace == proxy.namespace and any(map(targeted, one.spec.target_refs)):
-                found.append(one)
-        elif selector is None or selector.selects(proxy.labels):
-            found.append(one)
-    return found
-
-
-def _is_served(scope: Scope, target: TargetRef) -> bool:
-    return target.kind == "Service" and scope.serves(target.name)
+    return [http_filter(name, fields) for name, fields in _filters(policies, http=True)]
 
 
 def _filters(policies: Sequence[AuthorizationPolicy], *, http: bool) -> Iterable[tuple[str, Json]]:
@@ -94,17 +92,11 @@ def _filters(policies: Sequence[AuthorizationPolicy], *, http: bool) -> Iterable
             fields["shadow_rules"] = _rules(tried, theirs, http=http)
             fields["shadow_rules_stat_prefix"] = f"istio_dry_run_{action.lower()}_"
         if fields:
-            yield f".{action.lower()}", fields
+            yield action.lower(), fields
 
 
 def _rules(policies: Sequence[AuthorizationPolicy], action: str, *, http: bool) -> Json:
-    made: dict[str, Json] = {}
-    for one in policies:
-        for number, rule in enumerate(one.spec.rules):
-            policy = _policy(one, rule, http=http)
-            if policy is not None:
-                made[f"ns[{one.namespace}]-policy[{one.name}]-rule[{number}]"] = policy
-    return {"action": action, "policies": made}
+    return {"action": action, "policies": named_rules(policies, http=http)}
 
 
 def _policy(one: AuthorizationPolicy, rule: Rule, *, http: bool) -> Json | None:
@@ -149,6 +141,7 @@ class _Rule:
     def _source(self, one: Source) -> list[Json]:
         return [
             *self._is(one.principals, one.not_principals, _principal),
+            *self._is(one.request_principals, one.not_request_principals, _request_principal, of_http=True),
             *self._is(one.namespaces, one.not_namespaces, _namespace),
             *self._is(one.service_accounts, one.not_service_accounts, self._account),
             *self._is(one.trust_domains, one.not_trust_domains, _trust_domain),
@@ -158,9 +151,15 @@ class _Rule:
 
     def _condition(self, one: Condition, of: Sequence[str]) -> list[Json]:
         """The parts of a condition, if it is one of these."""
-        kind = "request.headers" if one.header else one.key
+        kind = "request.headers" if one.header else "request.auth.claims" if one.claims else one.key
         if kind not in of:
             return []
+        if one.claims:
+            # One of several values is asked for at once, as Istio does.
+            values, none = ((found,) if found else () for found in (one.values, one.not_values))
+            return self._is(values, none, lambda value: _claim(one.claims, value), of_http=True)
+        if kind == "request.auth.principal":
+            return self._is(one.values, one.not_values, _request_principal, of_http=True)
         if one.header:
             name = one.header
             return self._is(one.values, one.not_values, lambda value: _header(name, value), of_http=True)
@@ -177,20 +176,20 @@ class _Rule:
         return _identity(f"spiffe://[^/]+/ns/{re.escape(namespace)}/sa/{re.escape(account)}")
 
     def _may(
-        self, some: Sequence[str], none: Sequence[str], make: Callable[[str], Json], *, of_http: bool = False
+        self, some: Sequence[T], none: Sequence[T], make: Callable[[T], Json], *, of_http: bool = False
     ) -> list[Json]:
         return self._parts(some, none, make, ("or_rules", "rules", "not_rule"), of_http=of_http)
 
     def _is(
-        self, some: Sequence[str], none: Sequence[str], make: Callable[[str], Json], *, of_http: bool = False
+        self, some: Sequence[T], none: Sequence[T], make: Callable[[T], Json], *, of_http: bool = False
     ) -> list[Json]:
         return self._parts(some, none, make, ("or_ids", "ids", "not_id"), of_http=of_http)
 
     def _parts(
         self,
-        some: Sequence[str],
-        none: Sequence[str],
-        make: Callable[[str], Json],
+        some: Sequence[T],
+        none: Sequence[T],
+        make: Callable[[T], Json],
         words: tuple[str, str, str],
         *,
         of_http: bool,
@@ -265,6 +264,23 @@ def _principal(value: str) -> Json:
     return {"authenticated": {"principal_name": _text(value, "spiffe://")}}
 
 
+def _request_principal(value: str) -> Json:
+    """ISSUER/SUBJECT of a good token. The issuer may have slashes; what has none is about the issuer, or with a star in
+    front about the subject.
+    """
+    issuer, slash, subject = value.rpartition("/")
+    if not slash:
+        issuer, subject = ("*", value) if value.startswith("*") else (value, "*")
+    return {"and_ids": {"ids": [_claim(("iss",), (issuer,)), _claim(("sub",), (subject,))]}}
+
+
+def _claim(path: Sequence[str], values: Sequence[str]) -> Json:
+    """A claim of a good token that is one of these, or a list with one of them in it."""
+    matches: list[Json] = [{"string_match": _text(value)} for value in values]
+    match = matches[0] if len(matches) == 1 else {"or_match": {"value_matchers": matches}}
+    return {"metadata": claims.matcher(path, match)}
+
+
 def _identity(pattern: str) -> Json:
     return {"authenticated": {"principal_name": {"safe_regex": {"regex": pattern}}}}
 
@@ -293,5 +309,8 @@ _WHAT: dict[str, Callable[[str], Json]] = {
     "destination.port": _port,
     "connection.sni": lambda value: {"requested_server_name": _text(value)},
 }
-_PRINCIPALS = (*_WHO, "source.serviceAccount", "request.headers")
+_PRINCIPALS = (
+    *(*_WHO, "source.serviceAccount", "request.headers"),
+    *("request.auth.principal", "request.auth.claims"),
+)
 _PERMISSIONS = tuple(_WHAT)

@@ -124,6 +124,32 @@ def black_hole(name: str) -> Any:
     return pb.Cluster(name=name, type="STATIC", connect_timeout={"seconds": 10})
 
 
+def key_server(name: str, proxy: Proxy, found: Any, secured: dict[str, Any]) -> Any:
+    """A server of keys at these endpoints, over TLS."""
+    cluster = pb.Cluster(
+        name=name,
+        type="STRICT_DNS",
+        dns_lookup_family=_dns_family(proxy),
+        connect_timeout={"seconds": 10},
+        load_assignment=found,
+        transport_socket=secured,
+        circuit_breakers=_breakers(ConnectionPool()),
+    )
+    _set_http(cluster, ConnectionPool(), False)
+    return cluster
+
+
+def client_tls(store: Store, proxy: Proxy, service: Service, port: Port) -> ClientTls | None:
+    """What a DestinationRule says of TLS to a port of a service."""
+    rule = store.destination_rule(service, proxy.namespace)
+    return _effective([rule.spec.traffic_policy if rule else None], port.number)[2]
+
+
+def _dns_family(proxy: Proxy) -> Any:
+    """AUTO: IPv6 if there is any."""
+    return pb.Cluster.AUTO if proxy.is_ipv6 else pb.Cluster.V4_PREFERRED
+
+
 def _discovery(service: Service, proxy: Proxy, found: Any) -> str:
     """How a proxy finds the endpoints, of which these are known here."""
     if proxy.is_captured and (service.resolution == "NONE" or service.headless):
@@ -163,8 +189,7 @@ def _cluster(
         cluster.eds_cluster_config.eds_config.CopyFrom(pb.message("envoy.config.core.v3.ConfigSource")(**ADS))
         cluster.eds_cluster_config.service_name = name
     elif discovery != "ORIGINAL_DST":
-        # AUTO: IPv6 if there is any.
-        cluster.dns_lookup_family = pb.Cluster.AUTO if proxy.is_ipv6 else pb.Cluster.V4_PREFERRED
+        cluster.dns_lookup_family = _dns_family(proxy)
     in_mesh = any(map(store.peers.accepts_mutual_tls, service.backends[port.number]))
     http2 = port.is_http2 or (port.is_http and pool.http.h2_upgrade_policy == "UPGRADE")
     # The server must choose by ALPN what is spoken here anyway.
@@ -238,9 +263,8 @@ def _set_tls(
     if mode == "DISABLE":
         return
     if wanted is not None and mode in ("SIMPLE", "MUTUAL"):
-        cluster.transport_socket.CopyFrom(
-            pb.message("envoy.config.core.v3.TransportSocket")(**tls.client(wanted, service, alpn, proxy.namespace))
-        )
+        secured = tls.client(wanted, service.host, alpn, proxy.namespace, service.subject_alt_names)
+        cluster.transport_socket.CopyFrom(pb.message("envoy.config.core.v3.TransportSocket")(**secured))
         return
     identities = [
         names.spiffe_id(store.options.trust_domain, one.workload.namespace, one.workload.service_account or "default")

@@ -16,7 +16,7 @@ from pymesh.control.resources.gateway import Gateway, Server
 from pymesh.control.resources.hosts import intersection
 from pymesh.control.resources.traffic import VirtualService
 from pymesh.control.store import credentials
-from pymesh.control.translate import authorization, kube_gateway, l4, listeners, names, routes, selected_filters, tls
+from pymesh.control.translate import access, kube_gateway, l4, listeners, names, routes, selected_filters, tls
 from pymesh.control.translate.scope import Scope
 from pymesh.control.translate.site import ANY_ADDRESS, Site
 from pymesh.control.xds import pb
@@ -103,7 +103,7 @@ class _Claimed:
 
 def _http_chain(scope: Scope, site: Site, table: str) -> dict[str, Any]:
     stat_prefix = f"outbound_{site.bind}_{site.port}"
-    filters = [*authorization.gateway(scope, site.gateway), *selected_filters.gateway(scope, site.gateway)]
+    filters = [*access.gateway(scope, site.gateway), *selected_filters.gateway(scope, site.gateway)]
     manager = listeners.http(scope.store.options, stat_prefix, "gateway", table, filters)
     return {"filters": [manager]}
 

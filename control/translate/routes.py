@@ -18,10 +18,11 @@ from pymesh.control.resources.traffic import (
     Rewrite,
     StringMatch,
     VirtualService,
+    claim_of,
     is_authority,
 )
 from pymesh.control.store.references import gateway_key
-from pymesh.control.translate import http_filters, sticky
+from pymesh.control.translate import claims, http_filters, sticky
 from pymesh.control.translate.retries import RetryRule, by_method
 from pymesh.control.translate.scope import Scope
 from pymesh.control.translate.wire import seconds, wrapped
@@ -119,7 +120,7 @@ def allow_bodies(table: Any) -> Any:
 
 def _takes_everything(route: Any) -> bool:
     match = route.match
-    return bool(match.prefix == "/" and not match.headers and not match.query_parameters)
+    return bool(match.prefix == "/" and not match.headers and not match.query_parameters and not match.dynamic_metadata)
 
 
 def _route(scope: Scope, rule: HttpRoute, match: HttpMatch, name: str, namespace: str, place: Place) -> Any:
@@ -237,9 +238,17 @@ def _match(match: HttpMatch) -> dict[str, Any]:
         )
         if wanted is not None
     ]
-    headers += [header_match(name, wanted, False) for name, wanted in match.headers.items()]
-    headers += [header_match(name, wanted, True) for name, wanted in match.without_headers.items()]
+    metadata = []
+    for conditions, invert in ((match.headers, False), (match.without_headers, True)):
+        for name, wanted in conditions.items():
+            claim = claim_of(name)
+            if claim is None:
+                headers.append(header_match(name, wanted, invert))
+            else:
+                value = {"string_match": _string(wanted)} if wanted.where else {"present_match": True}
+                metadata.append(claims.matcher(claim, value, invert=invert))
     made["headers"] = headers
+    made["dynamic_metadata"] = metadata
     made["query_parameters"] = [_query(name, wanted) for name, wanted in match.query_params.items()]
     return made
 

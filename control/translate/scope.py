@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from pymesh.control.resources.diagnostics import Position, Report
 from pymesh.control.store.services import Port, Service
@@ -19,6 +20,8 @@ class Scope:
     proxy: Proxy
     report: Report = field(default_factory=Report)
     needed: dict[tuple[str, int], tuple[Service, Port]] = field(default_factory=dict)
+    #: Clusters by name that are of no service's port: servers of keys.
+    key_servers: dict[str, Any] = field(default_factory=dict)
 
     def cluster(
         self, host: str, namespace: str, subset: str, port: int | None, default: int | None, at: Position

@@ -9,7 +9,7 @@ from pymesh.control.resources.workloads import HTTP_PROTOCOLS, EgressListener, I
 from pymesh.control.resources.workloads import Port as ListenerPort
 from pymesh.control.store.services import Port, Service
 from pymesh.control.translate import (
-    authorization,
+    access,
     clusters,
     grpc_route,
     http_route,
@@ -51,10 +51,10 @@ def inbound_chains(scope: Scope, number: int, is_http: bool, stat_prefix: str) -
     """
     options, name = scope.store.options, names.inbound(number)
     if is_http:
-        filters = [*authorization.inbound_http(scope), *selected_filters.inbound(scope)]
+        filters = [*access.inbound_http(scope), *selected_filters.inbound(scope)]
         network = [listeners.http(options, stat_prefix, "inbound", _inbound_routes(name, number), filters)]
     else:
-        network = [*authorization.inbound_tcp(scope, "tcp"), listeners.tcp(options, name, [(name, 1)])]
+        network = [*access.inbound_tcp(scope, "tcp"), listeners.tcp(options, name, [(name, 1)])]
     chain = {"filters": network}
     mode = scope.store.peers.mode(scope.proxy.namespace, scope.proxy.labels, number)
     if mode == "DISABLE":

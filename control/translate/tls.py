@@ -14,7 +14,6 @@ from pymesh.control.resources.destination import ClientTls
 from pymesh.control.resources.gateway import ServerTls
 from pymesh.control.resources.kubernetes import is_ip
 from pymesh.control.store.credentials import Credential
-from pymesh.control.store.services import Service
 from pymesh.control.translate.proxy import Proxy
 from pymesh.control.translate.wire import ADS, extension, wrapped
 from pymesh.control.xds import pb
@@ -60,9 +59,14 @@ def raw_buffer() -> dict[str, Any]:
     )
 
 
-def client(tls: ClientTls, service: Service, alpn: list[str], namespace: str) -> dict[str, Any]:
-    """TLS with a service outside of the mesh, as a DestinationRule says; Secrets are those of this namespace."""
-    names = tls.subject_alt_names or service.subject_alt_names
+def client(
+    tls: ClientTls, host: str, alpn: list[str], namespace: str, subject_alt_names: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """TLS with a server outside of the mesh, as a DestinationRule says; Secrets are those of this namespace.
+
+    The certificate is for the host, if neither the rule nor ``subject_alt_names`` says for whom else.
+    """
+    names = tls.subject_alt_names or subject_alt_names
     common: dict[str, Any] = {"alpn_protocols": alpn}
     secret = secret_name(namespace, tls.credential_name)
     if tls.mode == "MUTUAL" and tls.credential_name:
@@ -74,7 +78,7 @@ def client(tls: ClientTls, service: Service, alpn: list[str], namespace: str) ->
         common |= _validation(judged, secret if tls.credential_name else "", tls.ca_certificates or _PUBLIC_AUTHORITIES)
     context = pb.message(_PACKAGE + "UpstreamTlsContext")(
         common_tls_context=common,
-        sni=tls.sni or service.host,
+        sni=tls.sni or host,
         # Names of its own replace the check against the server name.
         auto_sni_san_validation=not names and not tls.insecure_skip_verify,
     )

@@ -64,12 +64,13 @@ def secret(name: str, namespace: str = "shop", **entries: Path) -> str:
 
 @dataclass
 class Counted:
-    """An HTTP/1.1 server that says who it is, and counts connections and requests."""
+    """An HTTP/1.1 server that says who it is, or what it is given to say, and counts connections and requests."""
 
     name: str
     host: str = "127.0.0.1"
     port: int = 0
     context: ssl.SSLContext | None = None
+    body: str = ""
     connections: int = 0
     requests: int = 0
     open: list[socket.socket] = field(default_factory=list)
@@ -108,7 +109,7 @@ class Counted:
                 while head := self._head(lines):  # type: ignore[arg-type]
                     self.requests += 1
                     host = next((one[5:].strip() for one in head if one.lower().startswith("host:")), "")
-                    body = f"{self.name} {host}\n".encode()
+                    body = (self.body or f"{self.name} {host}\n").encode()
                     lines.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
                     lines.flush()
 

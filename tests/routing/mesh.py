@@ -87,6 +87,7 @@ def running(
     ports: dict[str, int],
     *also: int,
     protocol: Literal["http", "tcp"] = "http",
+    gateways: Sequence[str] = GATEWAYS,
 ) -> Iterator[Rig]:
     """Both proxies with these resources, all acknowledged; for TCP the origins say their name and nothing else."""
     with ExitStack() as stack:
@@ -101,7 +102,7 @@ def running(
         plane = stack.enter_context(control_plane(folder, FileMesh([config]), config=(config,), insecure_xds=True))
         server = bootstrap.cluster("xds", [plane.xds_address.port], http2=True)
         proxies = {}
-        for kind in GATEWAYS:
+        for kind in gateways:
             made = bootstrap.dynamic("DELTA_GRPC", server, free_port())
             made["node"] = {
                 "id": f"router~127.0.0.1~{kind}.{NAMESPACE}~{NAMESPACE}.svc.cluster.local",
@@ -112,7 +113,7 @@ def running(
         rig = Rig(proxies, ports)
         for port in (*ports.values(), *also):
             assert eventually(lambda port=port: _listens(port), 60), proxies["envoy"].process.tail()  # type: ignore[misc]
-        refused = eventually(lambda: _settled(str(plane.admin_address)), 60)
+        refused = eventually(lambda: _settled(str(plane.admin_address), len(proxies)), 60)
         assert refused, _synced(str(plane.admin_address))
         yield rig
 
@@ -130,12 +131,12 @@ def _synced(address: str) -> Any:
         return json.loads(answered.read())
 
 
-def _settled(address: str) -> bool:
-    """Whether both have acknowledged everything; nothing may have been refused."""
+def _settled(address: str, count: int) -> bool:
+    """Whether so many proxies have acknowledged everything; nothing may have been refused."""
     proxies = _synced(address)
     kinds = [kind for one in proxies for kind in one["types"].values()]
     assert not [one for one in kinds if "rejected" in one], proxies
-    return len(proxies) == len(GATEWAYS) and all(one["synced"] for one in kinds)
+    return len(proxies) == count and all(one["synced"] for one in kinds)
 
 
 def two_ports() -> dict[str, int]:

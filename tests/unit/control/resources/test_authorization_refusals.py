@@ -29,15 +29,50 @@ def when(text: str) -> str:
 
 PATTERN = "  hint: write a whole text, 'text*', '*text', or '*'"
 
+CLAIM = "  hint: write it as in request.auth.claims[groups] or request.auth.claims[user][name]"
+EARLY = (
+    "  hint: an authorizer is asked before tokens are checked: let it look at the token, or say this with DENY or ALLOW"
+)
+
 CASES = {
     "an action that there is not": (
         document("action: PERMIT"),
-        "f:4:16: error: action: 'PERMIT' is not supported\n  hint: known: ALLOW, AUDIT, DENY",
+        "f:4:16: error: action: 'PERMIT' is not supported\n  hint: known: ALLOW, AUDIT, CUSTOM, DENY",
     ),
-    "an external authorizer": (
+    "an authorizer that is not asked": (
         document("action: ALLOW, provider: {name: opa}"),
-        "f:4:23: error: spec: 'provider' is not supported yet\n"
-        "  hint: external authorizers are not asked yet; use ALLOW or DENY",
+        "f:4:33: error: spec: action ALLOW asks no provider\n  hint: use action: CUSTOM",
+    ),
+    "nobody to ask": (
+        document("action: CUSTOM, rules: [{}]"),
+        "f:4:7: error: spec: action CUSTOM needs a 'provider'\n"
+        "  hint: provider: {name: NAME}, of an extension provider of the mesh's configuration",
+    ),
+    "asking about nothing": (
+        document("action: CUSTOM, provider: {name: opa}"),
+        "f:4:7: error: spec: a policy with action CUSTOM and without rules does nothing\n"
+        "  hint: for everything: rules: [{}]",
+    ),
+    "asking about a token's owner": (
+        document("action: CUSTOM, provider: {name: a}, rules: [{from: [{source: {requestPrincipals: ['*']}}]}]"),
+        f"f:4:90: error: spec: action CUSTOM knows no 'requestPrincipals'\n{EARLY}",
+    ),
+    "asking about a claim": (
+        document(
+            "action: CUSTOM, provider: {name: a}, rules: [{when: [{key: 'request.auth.claims[a]', values: [b]}]}]"
+        ),
+        f"f:4:67: error: spec: action CUSTOM knows no 'request.auth.claims[a]'\n{EARLY}",
+    ),
+    "asking only to count": (
+        document("action: CUSTOM, provider: {name: a}, rules: [{}]").replace(
+            "namespace: shop", "namespace: shop, annotations: {istio.io/dry-run: 'true'}"
+        ),
+        "f:3:51: error: AuthorizationPolicy: istio.io/dry-run: an external authorizer cannot be asked only to count\n"
+        "  hint: whoever is asked can let everything through; remove the annotation",
+    ),
+    "the older way to name a target": (
+        document("targetRef: {kind: Service, name: a}"),
+        "f:4:8: error: spec: 'targetRef' is not supported yet\n  hint: write it as an entry of 'targetRefs'",
     ),
     "denying nothing": (
         document("action: DENY"),
@@ -60,10 +95,14 @@ CASES = {
         document("rules: [{from: []}]"),
         "f:4:23: error: rules[0]: 'from' is empty: nothing would ever match\n  hint: remove it",
     ),
-    "tokens": (
-        source("requestPrincipals: ['*']"),
-        "f:4:34: error: source: 'requestPrincipals' is not supported yet\n"
-        "  hint: JSON Web Tokens are not checked yet; remove it",
+    "a token's owner without an issuer": (
+        source("requestPrincipals: [alice]"),
+        "f:4:53: error: source: 'alice' is not ISSUER/SUBJECT\n"
+        "  hint: write it as in https://issuer.example/alice, ISSUER/* or '*'",
+    ),
+    "a token's owner with a star in the middle": (
+        source("notRequestPrincipals: ['https://*.example/alice']"),
+        f"f:4:56: error: source: 'https://*.example/alice' is no pattern\n{PATTERN}",
     ),
     "a pattern with a star in the middle": (
         source("principals: ['a*b']"),
@@ -107,15 +146,29 @@ CASES = {
         when("key: source.color, values: [red]"),
         "f:4:30: error: when[0]: 'source.color' is no condition\n"
         "  hint: known: source.ip, remote.ip, source.namespace, source.principal, source.serviceAccount,"
-        " destination.ip, destination.port, connection.sni, request.headers[NAME]",
+        " destination.ip, destination.port, connection.sni, request.headers[NAME], request.auth.principal,"
+        " request.auth.audiences, request.auth.presenter, request.auth.claims[NAME]",
     ),
     "a header without a name": (
         when("key: request.headers, values: [a]"),
         "f:4:30: error: when[0]: 'request.headers' names no header\n  hint: write it as in request.headers[x-user]",
     ),
-    "claims": (
-        when("key: 'request.auth.claims[a]', values: [a]"),
-        "f:4:30: error: when[0]: 'request.auth.claims[a]': JSON Web Tokens are not checked yet; remove it",
+    "a claim without a name": (
+        when("key: request.auth.claims, values: [a]"),
+        f"f:4:30: error: when[0]: 'request.auth.claims' names no claim\n{CLAIM}",
+    ),
+    "a claim that is not closed": (
+        when("key: 'request.auth.claims[a][b', values: [a]"),
+        f"f:4:30: error: when[0]: 'request.auth.claims[a][b' names no claim\n{CLAIM}",
+    ),
+    "a claim's value that is no pattern": (
+        when("key: 'request.auth.claims[a]', values: ['a*b']"),
+        f"f:4:64: error: when[0]: 'a*b' is no pattern\n{PATTERN}",
+    ),
+    "a condition on a token's owner without an issuer": (
+        when("key: request.auth.principal, values: [alice]"),
+        "f:4:62: error: when[0]: 'alice' is not ISSUER/SUBJECT\n"
+        "  hint: write it as in https://issuer.example/alice, ISSUER/* or '*'",
     ),
 }
 

@@ -57,8 +57,8 @@ CASES = {
         ["f.yaml:2:7: error: unknown kind 'Servise'\n  hint: did you mean 'Service'?"],
     ),
     "unsupported kind": (
-        "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\n",
-        ["f.yaml:2:7: error: kind RequestAuthentication is not supported yet\n  hint: check tokens in a PythonFilter"],
+        "apiVersion: networking.istio.io/v1alpha3\nkind: EnvoyFilter\n",
+        ["f.yaml:2:7: error: kind EnvoyFilter is not supported yet\n  hint: write a PythonFilter"],
     ),
     "no kind": (
         "a: 1\n",

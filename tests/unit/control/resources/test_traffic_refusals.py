@@ -28,10 +28,17 @@ CASES = {
         ["6:25: error: uri: one of 'exact', 'prefix', 'regex' is needed"],
     ),
     "claims of a token": (
-        match('headers: {"@request.auth.claims.group": {exact: a}}'),
+        match('headers: {"@request.auth.claims[group": {exact: a}}'),
         [
-            "6:29: error: match[0]: '@request.auth.claims.group': claims of tokens are not supported yet\n"
-            "  hint: check tokens in a PythonFilter, and route by a header that it sets"
+            "6:29: error: match[0]: '@request.auth.claims[group' names no claim\n"
+            "  hint: write it as in @request.auth.claims.groups or @request.auth.claims[user][name]"
+        ],
+    ),
+    "claims without a name": (
+        match('withoutHeaders: {"@request.auth.claims": {exact: a}}'),
+        [
+            "6:36: error: match[0]: '@request.auth.claims' names no claim\n"
+            "  hint: write it as in @request.auth.claims.groups or @request.auth.claims[user][name]"
         ],
     ),
     "prefix of nothing": (
