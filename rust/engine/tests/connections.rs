@@ -13,6 +13,7 @@ mod connections {
     mod mirrors;
     mod retries;
     pub mod rig;
+    mod tokens;
     mod tunnels;
 }
 
