@@ -26,6 +26,7 @@ mod input;
 mod path;
 mod strict;
 mod tls;
+mod token;
 mod xds;
 
 /// A target's body.
@@ -47,6 +48,8 @@ pub const TARGETS: &[(&str, Run)] = &[
     ("http2_frames", http2::frames),
     ("http2_server", http2::server),
     ("huffman", hpack::huffman),
+    ("jwks", token::jwks),
+    ("jwt", token::jwt),
     ("path", path::run),
     ("rewrite", format::rewrite),
     ("secret", tls::secret),

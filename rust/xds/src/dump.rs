@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use base64::engine::general_purpose::STANDARD;
+use base64::Engine as _;
 use prost_reflect::{DynamicMessage, SerializeOptions};
 use serde_json::{json, Value};
 
@@ -106,15 +108,39 @@ fn redact(value: &mut Value) {
     match value {
         Value::Object(fields) => {
             for (name, value) in fields {
-                match SECRET_FIELDS.contains(&name.as_str()) {
-                    true => *value = Value::String("[redacted]".to_owned()),
-                    false => redact(value),
+                match name.as_str() {
+                    name if SECRET_FIELDS.contains(&name) => *value = redacted(),
+                    "local_jwks" => redact_key_set(value),
+                    _ => redact(value),
                 }
             }
         }
         Value::Array(items) => items.iter_mut().for_each(redact),
         _ => {}
     }
+}
+
+/// A key set is public, unless one of its keys is shared or private (RFC 7517, RFC 7518 section 6).
+fn redact_key_set(source: &mut Value) {
+    for inline in ["inline_string", "inline_bytes"] {
+        let Some(Value::String(text)) = source.get(inline) else { continue };
+        let octets = match inline {
+            "inline_bytes" => STANDARD.decode(text).unwrap_or_default(),
+            _ => text.as_bytes().to_vec(),
+        };
+        let set: Value = serde_json::from_slice(&octets).unwrap_or_default();
+        let keys = set.get("keys").and_then(Value::as_array);
+        let is_public = |key: &Value| ["k", "d"].iter().all(|secret| key.get(secret).is_none());
+        if !keys.is_some_and(|keys| keys.iter().all(is_public)) {
+            if let Some(value) = source.get_mut(inline) {
+                *value = redacted();
+            }
+        }
+    }
+}
+
+fn redacted() -> Value {
+    Value::String("[redacted]".to_owned())
 }
 
 #[cfg(test)]
@@ -126,5 +152,23 @@ mod tests {
         let mut value = json!({"a": [{"private_key": {"inline_string": "KEY"}, "name": "x"}]});
         redact(&mut value);
         assert_eq!(value, json!({"a": [{"private_key": "[redacted]", "name": "x"}]}));
+    }
+
+    #[test]
+    fn key_sets_are_shown_if_they_are_public() {
+        let public = r#"{"keys":[{"kty":"RSA","n":"AQ","e":"AQAB"}]}"#;
+        let shared = r#"{"keys":[{"kty":"RSA","n":"AQ","e":"AQAB"},{"kty":"oct","k":"c2VjcmV0"}]}"#;
+        for (field, text, is_shown) in [
+            ("inline_string", public.to_owned(), true),
+            ("inline_string", shared.to_owned(), false),
+            ("inline_string", "no key set: c2VjcmV0".to_owned(), false),
+            ("inline_bytes", STANDARD.encode(public), true),
+            ("inline_bytes", STANDARD.encode(shared), false),
+        ] {
+            let mut value = json!({"local_jwks": {field: text}});
+            redact(&mut value);
+            let expected = if is_shown { text.clone() } else { "[redacted]".to_owned() };
+            assert_eq!(value, json!({"local_jwks": {field: expected}}), "{text}");
+        }
     }
 }

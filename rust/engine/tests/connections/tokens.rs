@@ -102,7 +102,7 @@ fn keys() -> Vec<u8> {
 
 fn count(rig: &Rig, name: &str) -> u64 {
     let groups = rig.hub.lock();
-    let mut known = groups.jwt.iter().flat_map(|(_, workers)| sum(workers));
+    let mut known = groups.jwt.values().flat_map(|workers| sum(workers));
     known.find(|(known, ..)| *known == name).unwrap().2
 }
 
