@@ -44,6 +44,14 @@ _TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Downstream
 ALLOWED: Json = {"status": {"code": 0}}
 DENIED: Json = {"status": {"code": 7}, "dynamic_metadata": {"who": "nobody"}}
 NEVER: Json = {"filter_enabled_metadata": {"filter": "x", "path": [{"key": "k"}], "value": {"present_match": True}}}
+#: As Istio's CUSTOM: of connections that a policy in front has picked out.
+PICKED: Json = {
+    "filter_enabled_metadata": {
+        "filter": "envoy.filters.network.rbac",
+        "path": [{"key": "custom_shadow_effective_policy_id"}],
+        "value": {"string_match": {"prefix": "picked"}},
+    }
+}
 
 
 @pytest.mark.parametrize(
@@ -58,6 +66,7 @@ NEVER: Json = {"filter_enabled_metadata": {"filter": "x", "path": [{"key": "k"}]
         pytest.param(Raw(b"\xff"), {}, id="rubbish"),
         pytest.param({"status": {"code": 13}, "error_response": {}}, {}, id="own-error"),
         pytest.param(DENIED, NEVER, id="disabled"),
+        pytest.param(DENIED, PICKED, id="picked"),
         pytest.param(None, {}, id="dead"),
         pytest.param(None, {"failure_mode_allow": True}, id="dead-open"),
     ],
@@ -145,9 +154,21 @@ def _bootstrap(
     else:
         listener = tcp_listener(free_port(), "o", tls=tls, access_log=[access_log(log, LINE)])
         filter_ = {"name": "authz", "typed_config": {"@type": _FILTER, "stat_prefix": "gate", **config}}
-        listener["filter_chains"][0]["filters"].insert(0, filter_)
+        listener["filter_chains"][0]["filters"][:0] = [_picks(), filter_]
     clusters = [cluster("o", [endpoint]), cluster("authz", [service], http2=True)]
     return bootstrap([listener], clusters, free_port())
+
+
+def _picks() -> Json:
+    """A policy that refuses nobody, and tells the filter behind whom it would."""
+    everybody = {"permissions": [{"any": True}], "principals": [{"any": True}]}
+    config = {
+        "@type": "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC",
+        "stat_prefix": "picks.",
+        "shadow_rules": {"action": "DENY", "policies": {"picked": everybody}},
+        "shadow_rules_stat_prefix": "custom_",
+    }
+    return {"name": "rbac", "typed_config": config}
 
 
 async def _talk(port: int, tls: ssl.SSLContext | None = None) -> bytes:

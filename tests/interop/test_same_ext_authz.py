@@ -81,6 +81,12 @@ class Chance(random.Random):
     def filter(self, *, http: bool) -> Json:
         """`ExtAuthz`."""
         service = {"http_service": self.http_service()} if http else {"grpc_service": self.grpc_service()}
+        picked = {
+            "filter": "envoy.filters.http.rbac",
+            "path": [{"key": "custom_shadow_effective_policy_id"}],
+            "value": {"string_match": {"prefix": "p"}},
+            **self.maybe({"invert": True}, 0.2),
+        }
         share = {"default_value": {"numerator": self.choice([0, 100, 100])}}
         return {
             "@type": AUTHZ,
@@ -94,7 +100,9 @@ class Chance(random.Random):
             **self.maybe({"status_on_error": {"code": self.choice([502, 404])}}, 0.4),
             **self.maybe({"stat_prefix": "waf"}, 0.3),
             **self.maybe({"filter_enabled": share}, 0.3),
-            **self.maybe({"deny_at_disable": {"default_value": True, "runtime_key": "authz.deny"}}, 0.0),
+            # As Istio's CUSTOM: only of requests that a policy in front has picked out.
+            **self.maybe({"filter_enabled_metadata": picked}, 0.3),
+            **self.maybe({"deny_at_disable": {"default_value": True, "runtime_key": "authz.deny"}}, 0.3),
             # A service of HTTP is told by its headers what to answer, so that one is always shown.
             **self.maybe({"allowed_headers": self.patterns()}, 1 if http else 0.4),
             **self.maybe({"disallowed_headers": {"patterns": [{"exact": self.choice(["x-user", "a-tag"])}]}}, 0.3),
@@ -281,7 +289,8 @@ class Case:
 
     def bootstrap(self, origins: dict[str, int], service: int, log: Path) -> Json:
         """The bootstrap for one proxy."""
-        rbac = {"name": "rbac", "typed_config": {"@type": f"{_FILTERS}.rbac.v3.RBAC", "shadow_rules": _shadow()}}
+        shadow = {"shadow_rules": _shadow(), "shadow_rules_stat_prefix": "custom_"}
+        rbac = {"name": "rbac", "typed_config": {"@type": f"{_FILTERS}.rbac.v3.RBAC", **shadow}}
         listener = http_listener(
             free_port(),
             self.hosts,
@@ -335,7 +344,7 @@ def test_same_with_random_answers(seed: int, origins: dict[str, int], tmp_path: 
     assert not wrong, f"{len(wrong)} of {REQUESTS} differ with seed {seed}:\n{case.filter}\n" + "\n".join(wrong[:4])
     assert counted["pymesh"] == counted["envoy"]
     details = {answer["log"].split(" ")[3] for answer in seen["pymesh"]}
-    if "filter_enabled" not in case.filter:
+    if not {"filter_enabled", "filter_enabled_metadata"} & set(case.filter):
         assert {"via_upstream", "ext_authz_denied"} <= details, "the seed tries what it is to try"
 
 

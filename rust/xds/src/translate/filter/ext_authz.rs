@@ -57,6 +57,7 @@ pub(super) fn filter(config: &authz::ExtAuthz, at: &At<'_>) -> Option<ExtAuthz> 
             .unwrap_or(FORBIDDEN),
         enabled: matcher::share(config.filter_enabled.as_ref(), 1_000_000, &at.field("filter_enabled")),
         enabled_metadata: enabled_metadata(config.filter_enabled_metadata.as_ref(), at),
+        // Without a runtime the default is what counts.
         denies_if_disabled: config.deny_at_disable.as_ref().and_then(|flag| flag.default_value).unwrap_or(false),
         shows_certificate: config.include_peer_certificate,
         shows_tls_session: config.include_tls_session,

@@ -32,7 +32,7 @@ fn a_service_of_grpc_with_envoys_defaults() {
            initial_metadata: [{key: X-By, value: '%REQ(x-user)%'}]}, \
          failure_mode_allow: true, status_on_error: {code: 503}, stat_prefix: p, clear_route_cache: true, \
          with_request_body: {max_request_bytes: 9, allow_partial_message: true}, \
-         filter_enabled: {default_value: {numerator: 50}}, deny_at_disable: {default_value: true}, \
+         filter_enabled: {default_value: {numerator: 50}}, deny_at_disable: {default_value: true, runtime_key: k}, \
          allowed_headers: {patterns: [{exact: x-user}]}, disallowed_headers: {patterns: [{prefix: x-}]}, \
          metadata_context_namespaces: [one], enable_dynamic_metadata_ingestion: false, \
          filter_enabled_metadata: {filter: f, path: [{key: k}], value: {present_match: true}}",
