@@ -5,8 +5,9 @@ gives; the same requests are sent through both proxies. Compared are the answer,
 told, the access log (flags, details, dynamic metadata) and counters.
 
 Where the service's answer cannot be carried out, ours always refuses the request; Envoy does so with
-`validate_mutations`, which is therefore set. Headers that Envoy keeps in one field (`content-type` and the like) are
-not among those that are added twice.
+`validate_mutations`, which is therefore set. An answer that says nothing, or contradicts itself, lets nobody pass with
+ours; Envoy lets them pass (`test_what_says_nothing_lets_nobody_pass`). Headers that Envoy keeps in one field
+(`content-type` and the like) are not among those that are added twice.
 """
 
 from __future__ import annotations
@@ -199,7 +200,6 @@ class Chance(random.Random):
         broken = [
             {"status": {"code": 13}, "error_response": {"status": {"code": 503}, "body": "down"}},
             {"status": {"code": 13}, "error_response": {"body": "down"}},
-            {"status": {"code": 0}, "denied_response": {"status": {"code": 401}}},
             {"status": {"code": 7}, "ok_response": {"headers": [option("x-user", "1")]}},
             {"status": {"code": 0}, "ok_response": {"headers": [option("x bad", "1")]}},
             {"status": {"code": 0}, "ok_response": {"headers": [option("x-bad", "a\nb")]}},
@@ -210,7 +210,6 @@ class Chance(random.Random):
             "UNAVAILABLE",
             "PERMISSION_DENIED",
             Raw(b"\xff\xff"),
-            Raw(b""),
         ]
         return copy.deepcopy(self.choice(broken))
 
@@ -346,6 +345,28 @@ def test_same_with_random_answers(seed: int, origins: dict[str, int], tmp_path: 
     details = {answer["log"].split(" ")[3] for answer in seen["pymesh"]}
     if not {"filter_enabled", "filter_enabled_metadata"} & set(case.filter):
         assert {"via_upstream", "ext_authz_denied"} <= details, "the seed tries what it is to try"
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        pytest.param(Raw(b""), 403, id="nothing"),
+        pytest.param({"status": {"code": 0}, "denied_response": {"status": {"code": 401}}}, 401, id="denied-ok"),
+        pytest.param({"denied_response": {"status": {"code": 401}}}, 401, id="denied-without-status"),
+        pytest.param({"error_response": {"status": {"code": 500}}}, 500, id="error-without-status"),
+    ],
+)
+def test_what_says_nothing_lets_nobody_pass(answer: Any, status: int, origins: dict[str, int], tmp_path: Path) -> None:
+    case = Case(0)
+    config: Json = {"@type": AUTHZ, "transport_api_version": "V3"}
+    case.filter = {**config, "grpc_service": {"envoy_grpc": {"cluster_name": "authz"}, "timeout": "20s"}}
+    seen = {}
+    for kind in KINDS:
+        with grpc_authorizer() as service:
+            service.script[PLAIN] = answer
+            with proxy(kind, case.bootstrap(origins, service.port, tmp_path / kind)) as started:
+                seen[kind] = fetch(started.port, Request("GET", "/a", HOSTS[0])).status
+    assert seen == {"pymesh": status, "envoy": 200}
 
 
 def _ask(started: Proxy, service: Authorizer, request: Request, body: bytes, use_http2: bool) -> dict[str, Any]:

@@ -376,7 +376,9 @@ impl Service {
     }
 }
 
-/// `CheckResponse` with the code 7.
+/// `CheckResponse` with the code 0, which has no octets of its own.
+const PASS: &[u8] = &[0x0a, 0];
+/// With the code 7.
 const DENY: &[u8] = &[0x0a, 2, 8, 7];
 
 #[test]
@@ -384,19 +386,19 @@ fn one_connection_to_a_service_of_grpc_serves_many_requests() {
     let mut rig = Rig::new(&setup(ExtAuthz { shown: None, ..config(AuthzService::Grpc(over_grpc())) }));
     let (client, conn) = asking(&mut rig, GET);
     let mut service = Service::new(conn);
-    let asked = service.answers(&mut rig, b"", b"0");
+    let asked = service.answers(&mut rig, PASS, b"0");
     assert!(asked.windows(6).any(|part| part == b"x-user") && asked.windows(3).any(|part| part == b"ann"));
     let origin = rig.open();
     rig.receive(origin, OK);
     assert!(rig.text(client).ends_with("hello"));
-    for (message, status) in [(DENY, b"0".as_slice()), (b"", b"14"), (b"\xff", b"0")] {
+    for (message, status) in [(DENY, b"0".as_slice()), (PASS, b"14"), (b"\xff", b"0"), (b"", b"0")] {
         rig.receive(client, GET);
         service.answers(&mut rig, message, status);
         let answer = rig.text(client);
         assert!(answer.starts_with("HTTP/1.1 403"), "{message:?} {answer}");
     }
     assert!(rig.take_actions().is_empty(), "no other connection is opened");
-    assert_eq!((count(&rig, "ok"), count(&rig, "denied"), count(&rig, "error")), (1, 1, 2));
+    assert_eq!((count(&rig, "ok"), count(&rig, "denied"), count(&rig, "error")), (1, 1, 3));
 }
 
 fn connections(allows_on_failure: bool) -> Setup {
@@ -431,7 +433,7 @@ fn a_connection_waits_with_what_it_sends_and_nobody_is_connected_to() {
     rig.receive(client, b" words");
     assert!(rig.take_actions().is_empty());
     assert_eq!(connection_count(&rig, "active"), 1);
-    service.answers(&mut rig, b"", b"0");
+    service.answers(&mut rig, PASS, b"0");
     let origin = rig.open();
     assert_eq!(rig.text(origin), "first words");
     rig.receive(origin, b"welcome");
@@ -446,7 +448,7 @@ fn a_half_that_is_closed_meanwhile_stays_closed() {
     let mut service = Service::new(rig.open());
     rig.receive(client, b"last words");
     rig.end(client);
-    service.answers(&mut rig, b"", b"0");
+    service.answers(&mut rig, PASS, b"0");
     let origin = rig.open();
     assert_eq!(rig.text(origin), "last words");
     assert!(rig.take_actions().contains(&Action::ShutdownWrite(origin)));
@@ -462,7 +464,7 @@ fn a_connection_that_may_not_pass_is_closed() {
         }),
         ("error", |rig, conn| {
             opened(rig, conn);
-            Service::new(conn).answers(rig, b"", b"14");
+            Service::new(conn).answers(rig, PASS, b"14");
         }),
         ("slow", |rig, conn| {
             opened(rig, conn);

@@ -3,6 +3,9 @@
 //! What Envoy 1.40 makes of `HeaderValueOption` is not the same everywhere, and is kept: of a request's headers only the
 //! old `append` counts, of a denial's those that are not to be appended; `append_action` counts for the response of a
 //! request that may pass.
+//!
+//! Stricter than Envoy, which lets all of these pass: an answer without a status and without an `ok_response` is none, and
+//! one with a `denied_response` or an `error_response` is what that says, also where its status is OK or left out.
 
 use std::time::Duration;
 
@@ -42,12 +45,12 @@ pub(crate) fn decision(told: &Told) -> Decision {
 
 /// A `CheckResponse`.
 fn read(message: &[u8]) -> Result<Decision, Malformed> {
-    let mut code = 0;
+    let mut code = None;
     let mut metadata = None;
     let mut part = None;
     for field in Fields(message) {
         match field? {
-            (1, status) => code = read_code(octets(status)?)?,
+            (1, status) => code = Some(read_code(octets(status)?)?),
             (4, fields) => metadata = Some(read_struct(octets(fields)?, DEEPEST)?),
             (number @ (2 | 3 | 5), said) => part = Some((number, octets(said)?)),
             _ => {}
@@ -55,11 +58,13 @@ fn read(message: &[u8]) -> Result<Decision, Malformed> {
     }
     let mut sound = true;
     let (verdict, own) = match (code, part) {
-        (0, Some((3, ok))) => {
+        (None | Some(0), Some((3, ok))) => {
             let (changes, own) = read_ok(ok, &mut sound)?;
             (Verdict::Allowed(changes), own)
         }
-        (0, _) => (Verdict::Allowed(Changes::default()), None),
+        (Some(0), None) => (Verdict::Allowed(Changes::default()), None),
+        // It says nothing at all.
+        (None, None) => (Verdict::Failed(Denial::default()), None),
         (_, Some((5, error))) => (Verdict::Failed(read_denial(error, &mut sound)?), None),
         (_, Some((2, denied))) => {
             let mut denial = read_denial(denied, &mut sound)?;

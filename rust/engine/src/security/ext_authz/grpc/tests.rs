@@ -62,11 +62,14 @@ fn denial(decision: Decision) -> Denial {
 
 #[test]
 fn only_a_whole_answer_that_says_so_allows() {
-    assert_eq!(decided(|_| {}).verdict, Verdict::Allowed(Changes::default()), "code 0 is the default");
+    let passes = Verdict::Allowed(Changes::default());
+    assert_eq!(decided(|message| status(message, 0)).verdict, passes);
+    assert_eq!(decided(|message| message.message(3, |_| {})).verdict, passes, "a status may be left out");
+    assert_eq!(decided(|_| {}), Decision::failed(), "it says nothing");
     let mut cut = told(&frame(b""));
     cut.is_cut = true;
     assert_eq!(decision(&cut), Decision::failed());
-    for garbage in [&b""[..], b"\0\0\0\0\x01", &frame(b"\xff\xff\xff"), &frame(b"\x0a\x05\x08")] {
+    for garbage in [&b""[..], &frame(b""), b"\0\0\0\0\x01", &frame(b"\xff\xff\xff"), &frame(b"\x0a\x05\x08")] {
         assert_eq!(decision(&told(garbage)), Decision::failed(), "{garbage:?}");
     }
     let mut unwell = told(&frame(b""));
@@ -106,6 +109,22 @@ fn a_code_denies_and_what_is_denied_says_how() {
             message.message(2, |denied| denied.message(1, |status| status.number(1, code)));
         }));
         assert_eq!(said.status, Some(expected), "{code}");
+    }
+}
+
+#[test]
+fn what_contradicts_itself_does_not_allow() {
+    for code in [None, Some(0)] {
+        let said = |part: u32| {
+            decided(|message| {
+                if let Some(code) = code {
+                    status(message, code);
+                }
+                message.message(part, |_| {});
+            })
+        };
+        assert_eq!(denial(said(2)).status, Some(403));
+        assert_eq!(said(5), Decision::failed());
     }
 }
 
@@ -230,6 +249,7 @@ fn values_are_not_nested_without_end() {
     }
     let nested = |depth: usize| {
         decided(|message| {
+            status(message, 0);
             message.message(4, |fields| {
                 fields.message(1, |entry| {
                     entry.octets(1, b"k");
