@@ -1,7 +1,8 @@
 """The Envoy v3 bootstrap of each proxy: who it is, where its configuration comes from, and how it gets its identity.
 
 One shape for both proxies. Ours makes its key itself (`pymesh.identity.v1.WorkloadIdentity`); Envoy cannot, and asks a
-companion, `pymesh agent`, for secrets over a Unix socket. The file holds the join token and is private.
+companion, `pymesh agent`, for secrets over a Unix socket. Ours reads its join token from a file whenever it needs it;
+Envoy's bootstrap holds it, and is private.
 
 The control plane is trusted by the secret `ROOTCA`, as everybody in the mesh: when roots change, a proxy that has run
 for long still reaches it. Ours begins with the roots of a file under that name; Envoy's companion does.
@@ -35,7 +36,7 @@ class ControlAddress:
     root: Path
 
 
-def for_pymesh(workload: Workload, control: ControlAddress, token: str, token_file: Path) -> Json:
+def for_pymesh(workload: Workload, control: ControlAddress, token_file: Path) -> Json:
     """The bootstrap of our proxy."""
     identity = {
         "@type": f"{_TYPE}pymesh.identity.v1.WorkloadIdentity",
@@ -44,7 +45,7 @@ def for_pymesh(workload: Workload, control: ControlAddress, token: str, token_fi
         "token_path": str(token_file),
     }
     return {
-        **_shared(workload, token),
+        **_shared(workload, _grpc(XDS_CLUSTER)),
         "static_resources": {
             "clusters": [_xds_cluster(control, {"name": ROOTS})],
             "secrets": [{"name": ROOTS, "validation_context": {"trusted_ca": {"filename": str(control.root)}}}],
@@ -58,24 +59,19 @@ def for_envoy(workload: Workload, control: ControlAddress, token: str, secrets: 
     sds = _cluster(SDS_CLUSTER, {"pipe": {"path": str(secrets)}})
     source = {"api_type": "GRPC", "transport_api_version": "V3", "grpc_services": [_grpc(SDS_CLUSTER)]}
     roots = {"name": ROOTS, "sds_config": {"api_config_source": source, "resource_api_version": "V3"}}
-    return {**_shared(workload, token), "static_resources": {"clusters": [_xds_cluster(control, roots), sds]}}
+    service = {
+        **_grpc(XDS_CLUSTER),
+        "initial_metadata": [{"key": "authorization", "value": f"Bearer {token}"}],
+    }
+    return {**_shared(workload, service), "static_resources": {"clusters": [_xds_cluster(control, roots), sds]}}
 
 
 def _grpc(cluster: str) -> Json:
     return {"envoy_grpc": {"cluster_name": cluster}}
 
 
-def _shared(workload: Workload, token: str) -> Json:
-    source = {
-        "api_type": "DELTA_GRPC",
-        "transport_api_version": "V3",
-        "grpc_services": [
-            {
-                **_grpc(XDS_CLUSTER),
-                "initial_metadata": [{"key": "authorization", "value": f"Bearer {token}"}],
-            }
-        ],
-    }
+def _shared(workload: Workload, service: Json) -> Json:
+    source = {"api_type": "DELTA_GRPC", "transport_api_version": "V3", "grpc_services": [service]}
     return {
         "node": {
             "id": workload.node_id,

@@ -190,7 +190,7 @@ class Runner:
         token, token_file = self._tokens[workload.name], self.folder / "tokens" / workload.name
         file = self.folder / "proxies" / f"{workload.name}.json"
         if workload.name not in self.options.envoy:
-            written = bootstrap.for_pymesh(workload, control, token, token_file)
+            written = bootstrap.for_pymesh(workload, control, token_file)
             argv = [sys.executable, "-m", "pymesh", "proxy", "-c", str(file)]
             argv += ["--concurrency", "1", "--drain-time-s", "2"]
         else:

@@ -12,12 +12,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from pymesh.control.identity import private_files
 from pymesh.control.identity.authority import private_pem, self_signed
+from pymesh.control.xds import server
 from tests.proxy.running import Proxy, command, eventually, ours
 from tests.tools.control import control_plane, tokens
 from tests.tools.identity import IDENTITY, TOKEN, config, mesh, secured, shown
@@ -82,6 +84,28 @@ def test_certificates_rotate_while_traffic_runs(tmp_path: Path) -> None:
             # The same ADS stream all the while, though the server's certificate was renewed as well.
             assert plane.fleet.connections() == [stream]
     assert stat.S_IMODE((tmp_path / "state" / "ca" / "authority.json").stat().st_mode) == 0o600
+
+
+def test_a_token_is_exchanged_while_the_proxy_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stream ends with its token; the next one begins with what is in the proxy's file by then."""
+    monkeypatch.setattr(server, "REAUTHENTICATE_SECONDS", 0.1)
+    outbound, inbound, admin = free_ports(3)
+    settings = {"tokens": tokens(tmp_path, TOKEN)}
+    with origin() as app, control_plane(tmp_path, mesh(outbound, inbound, app.port), **settings) as plane:
+        made = config(secured(plane, tmp_path), tmp_path, admin)
+        (service,) = made["dynamic_resources"]["ads_config"]["grpc_services"]
+        del service["initial_metadata"]
+        with ours(made) as proxy, traffic(outbound) as seen:
+            (stream,) = plane.fleet.connections()
+            private_files.write(tmp_path / "token", b"another")
+            tokens(tmp_path, "another")
+
+            def again() -> bool:
+                return bool(plane.fleet.connections()) and plane.fleet.connections() != [stream]
+
+            assert eventually(again, PATIENCE), proxy.process.tail()
+            assert "the token is not known" in proxy.process.output() and TOKEN not in proxy.process.output()
+        assert {status for status, _ in seen} == {200}
 
 
 def test_an_operators_authority_signs(tmp_path: Path) -> None:

@@ -272,7 +272,7 @@ def started(folder: Path, mesh: Mesh) -> Iterator[Started]:
         for name, port in zip(("server", "relay", "edge"), admins, strict=True)
     ]
     (folder / "tokens").mkdir()
-    issued = tokens.issue(workloads, folder / "tokens.json", folder / "tokens")
+    tokens.issue(workloads, folder / "tokens.json", folder / "tokens")
     words = [*pymesh(), "control", "--config", str(mesh.folder), "--state", str(folder / "state")]
     words += ["--tokens", str(folder / "tokens.json"), "--listen", f"127.0.0.1:{control}"]
     words += ["--admin", f"127.0.0.1:{admin}"]
@@ -282,9 +282,7 @@ def started(folder: Path, mesh: Mesh) -> Iterator[Started]:
         address = ControlAddress(control, folder / "state" / "ca" / "root-cert.pem")
         for one in workloads:
             file = folder / f"{one.name}.json"
-            file.write_text(
-                json.dumps(bootstrap.for_pymesh(one, address, issued[one.name], folder / "tokens" / one.name))
-            )
+            file.write_text(json.dumps(bootstrap.for_pymesh(one, address, folder / "tokens" / one.name)))
             argv = [*pymesh(), "proxy", "-c", str(file), "--concurrency", "2"]
             proxies[one.name] = stack.enter_context(
                 running(argv, title=one.name, ports=ready[one.name], timeout=PATIENCE)

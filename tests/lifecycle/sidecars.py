@@ -134,7 +134,7 @@ class Sidecars:
             assert eventually(lambda: "agent ready" in agent.output(), PATIENCE), agent.tail()
             made, kind = bootstrap.for_envoy(workload, control, self.tokens[name], socket), "envoy"
         else:
-            made, kind = bootstrap.for_pymesh(workload, control, self.tokens[name], token), "pymesh"
+            made, kind = bootstrap.for_pymesh(workload, control, token), "pymesh"
         file.write_text(json.dumps(made))
         self.stack.enter_context(running(command(kind, file, 2), title=name, ports=ready, timeout=PATIENCE))
 

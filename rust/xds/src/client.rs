@@ -156,7 +156,12 @@ impl Client {
         let cluster = self
             .static_cluster(&discovery.cluster)
             .ok_or_else(|| format!("the ADS cluster {} is not a static cluster", discovery.cluster))?;
-        let server = Server { cluster, variant: discovery.variant, metadata: discovery.metadata.clone() };
+        let metadata = discovery.metadata.clone();
+        // The workload's token is for its control plane, and for nobody else that a bootstrap may name.
+        let is_told = metadata.iter().any(|(key, _)| key == identity::AUTHORIZATION);
+        let own = self.identity.as_ref().filter(|own| own.ca_cluster == discovery.cluster && !is_told);
+        let token_path = own.map(|own| own.token_path.clone());
+        let server = Server { cluster, variant: discovery.variant, metadata, token_path };
         tokio::task::spawn_local(stream::run(server, self.store.clone(), Chance::from_system(), events));
         Ok(())
     }

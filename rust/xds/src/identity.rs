@@ -31,6 +31,8 @@ pub(crate) const CERTIFICATE: &str = "default";
 /// The secret that holds the mesh's roots.
 pub(crate) const ROOTS: &str = "ROOTCA";
 
+/// The metadata key of tokens.
+pub(crate) const AUTHORIZATION: &str = "authorization";
 /// In a request's metadata: which proxy of the identity asks.
 const NODE_ID: &str = "NODE_ID";
 
@@ -102,8 +104,7 @@ async fn ask(
     chance: &mut Chance,
 ) -> Result<Vec<u8>, String> {
     let Asking { identity, cluster, node } = asking;
-    let token = std::fs::read_to_string(&identity.token_path)
-        .map_err(|error| format!("token file {}: {error}", identity.token_path))?;
+    let token = bearer(&identity.token_path)?;
     let request = signing_request(&identity.spiffe_id).map_err(|error| error.to_string())?;
     rotation.begin(now(), request.key);
     let message = IstioCertificateRequest {
@@ -113,7 +114,7 @@ async fn ask(
         metadata: Some(named(NODE_ID, node)),
     };
     let turn = usize::try_from(now().as_secs()).unwrap_or(0);
-    let exchange = create_certificate(cluster, store, turn, message, token.trim());
+    let exchange = create_certificate(cluster, store, turn, message, &token);
     let response = tokio::time::timeout(ANSWER_TIMEOUT, exchange)
         .await
         .map_err(|_| format!("no answer within {ANSWER_TIMEOUT:?}"))??;
@@ -132,6 +133,12 @@ fn named(name: &str, value: &str) -> prost_types::Struct {
     prost_types::Struct { fields: [(name.to_owned(), value)].into() }
 }
 
+/// What a call proves itself with: the token in this file, as it is now.
+pub(crate) fn bearer(token_path: &str) -> Result<String, String> {
+    let token = std::fs::read_to_string(token_path).map_err(|error| format!("token file {token_path}: {error}"))?;
+    Ok(format!("Bearer {}", token.trim()))
+}
+
 async fn create_certificate(
     cluster: &Cluster,
     store: &Arc<SecretStore>,
@@ -143,8 +150,8 @@ async fn create_certificate(
     let mut grpc = tonic::client::Grpc::new(channel);
     grpc.ready().await.map_err(|error| error.to_string())?;
     let mut request = tonic::Request::new(message);
-    let bearer = format!("Bearer {token}").parse().map_err(|_| "the token is not ASCII text".to_owned())?;
-    request.metadata_mut().insert("authorization", bearer);
+    let token = token.parse().map_err(|_| "the token is not ASCII text".to_owned())?;
+    request.metadata_mut().insert(AUTHORIZATION, token);
     let codec: ProstCodec<IstioCertificateRequest, IstioCertificateResponse> = ProstCodec::default();
     let response = grpc
         .unary(request, PathAndQuery::from_static(METHOD), codec)

@@ -13,6 +13,7 @@ use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue};
 use tonic_prost::ProstCodec;
 
 use crate::chance::Chance;
+use crate::identity::{self, AUTHORIZATION};
 use crate::proto::envoy::service::discovery::v3 as discovery;
 use crate::session::{Request, Variant};
 use crate::transport;
@@ -33,6 +34,16 @@ pub(crate) struct Server {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) variant: Variant,
     pub(crate) metadata: Vec<(String, String)>,
+    /// File with the token that every stream begins with, read anew for each.
+    pub(crate) token_path: Option<String>,
+}
+
+impl Server {
+    fn metadata(&self) -> Result<Vec<(String, String)>, String> {
+        let token = self.token_path.as_deref().map(identity::bearer).transpose()?;
+        let named = token.map(|token| (AUTHORIZATION.to_owned(), token));
+        Ok(self.metadata.iter().cloned().chain(named).collect())
+    }
 }
 
 /// What happens on the stream.
@@ -70,6 +81,7 @@ async fn one_stream(
         let channel = transport::connect(&server.cluster, store, turn).await?;
         let mut grpc = tonic::client::Grpc::new(channel).max_decoding_message_size(LARGEST_MESSAGE);
         grpc.ready().await.map_err(|error| error.to_string())?;
+        let metadata = server.metadata()?;
         let (sender, receiver) = mpsc::channel(QUEUE);
         events.send(Event::Open(sender)).await.map_err(|_| "nobody listens".to_owned())?;
         let requests = ReceiverStream::new(receiver);
@@ -82,7 +94,7 @@ async fn one_stream(
                 let codec: ProstCodec<discovery::DeltaDiscoveryRequest, discovery::DeltaDiscoveryResponse> =
                     ProstCodec::default();
                 let path = path("DeltaAggregatedResources")?;
-                let request = with_metadata(requests, &server.metadata)?;
+                let request = with_metadata(requests, &metadata)?;
                 let mut answers = grpc.streaming(request, path, codec).await.map_err(text)?.into_inner();
                 while let Some(answer) = answers.message().await.map_err(text)? {
                     had_answer = true;
@@ -97,7 +109,7 @@ async fn one_stream(
                 let codec: ProstCodec<discovery::DiscoveryRequest, discovery::DiscoveryResponse> =
                     ProstCodec::default();
                 let path = path("StreamAggregatedResources")?;
-                let request = with_metadata(requests, &server.metadata)?;
+                let request = with_metadata(requests, &metadata)?;
                 let mut answers = grpc.streaming(request, path, codec).await.map_err(text)?.into_inner();
                 while let Some(answer) = answers.message().await.map_err(text)? {
                     had_answer = true;
@@ -142,7 +154,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_finds_nobody_asks_less_and_less_often() {
         let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let server = Server { cluster: testing::server(nobody), variant: Variant::Delta, metadata: Vec::new() };
+        let server = Server {
+            cluster: testing::server(nobody),
+            variant: Variant::Delta,
+            metadata: Vec::new(),
+            token_path: None,
+        };
         let store = Arc::new(SecretStore::new(Arc::new(DefaultTimeProvider)));
         let (events, mut heard) = mpsc::channel(QUEUE);
         let asking = tokio::spawn(run(server, store, Chance::from_system(), events));
