@@ -38,10 +38,8 @@ _ENDING = (signal.SIGINT, signal.SIGTERM)
 @click.option("-w", "--workers", "-t", "--threads", type=click.IntRange(1, 1024), default=1, show_default=True,
               metavar="N", help="Threads; one sends some 100,000 requests per second.")  # fmt: skip
 @click.option("-d", "--duration", metavar="TIME", help="How long requests begin.  [default: 10s]")
-@click.option(
-    "-n", "--requests", "count", type=click.IntRange(min=1), metavar="N", help="How many, in place of a time."
-)
-@click.option("-r", "--rate", type=click.FloatRange(min=0, min_open=True), metavar="PER_SECOND",
+@click.option("-n", "--requests", "count", type=click.IntRange(min=1), metavar="N", help="So many, in place of a time.")
+@click.option("-r", "--rate", type=click.FloatRange(0, 5_000_000, min_open=True), metavar="PER_SECOND",
               help="Open loop: so many requests begin per second, whatever becomes of those before them.")  # fmt: skip
 @click.option("--arrivals", type=click.Choice(["constant", "poisson"]), default="constant", show_default=True,
               help="How an open loop spreads them.")  # fmt: skip

@@ -60,11 +60,11 @@ impl std::fmt::Display for RunError {
 
 impl std::error::Error for RunError {}
 
-/// Carries a plan out. `watch` is called about ten times a second, from when requests begin; when it says false the run
-/// is cut short and what was counted so far is the result. The second part of the result says whether that happened.
+/// Carries a plan out. `watch` is called about ten times a second; when it says false the run is cut short and what was
+/// counted so far is the result. The second part of the result says whether that happened.
 ///
 /// # Errors
-/// No connection could be made, or no worker.
+/// No connection could be made, or no worker; or the run was cut short while they were made.
 pub fn run(plan: &Plan, mut watch: impl FnMut(&Progress) -> bool) -> Result<(Tally, bool), RunError> {
     let origin = Instant::now();
     let of = plan.workers.max(1);
