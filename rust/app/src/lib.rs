@@ -31,6 +31,7 @@ use pymesh_engine::overload::Overload;
 use pymesh_engine::shared::Commons;
 use pymesh_engine::telemetry::istio::Shard;
 use pymesh_engine::telemetry::stats::Hub;
+use pymesh_model::cluster::Cluster;
 use pymesh_net::{FilterHost, LogWriter, Shared, Worker, WorkerOptions};
 use pymesh_tls::SecretStore;
 
@@ -65,15 +66,21 @@ const STREAM_BUFFER: usize = 256 * 1024;
 /// # Errors
 /// Everything that is wrong with it, one line each.
 pub fn validate(config: &std::path::Path) -> Result<(), Vec<String>> {
-    client(load(config)?, &secret_store()).map(|_| ())
+    client(load(config)?, &secret_store(), &Arc::default()).map(|_| ())
 }
 
 fn secret_store() -> Arc<SecretStore> {
     Arc::new(SecretStore::new(Arc::new(rustls::time_provider::DefaultTimeProvider)))
 }
 
-fn client(bootstrap: pymesh_xds::Bootstrap, secrets: &Arc<SecretStore>) -> Result<pymesh_xds::Client, Vec<String>> {
-    pymesh_xds::Client::new(bootstrap, secrets.clone())
+fn client(
+    bootstrap: pymesh_xds::Bootstrap,
+    secrets: &Arc<SecretStore>,
+    commons: &Arc<Commons>,
+) -> Result<pymesh_xds::Client, Vec<String>> {
+    let commons = commons.clone();
+    let is_warm = Box::new(move |cluster: &Arc<Cluster>| commons.is_warm(cluster));
+    pymesh_xds::Client::new(bootstrap, secrets.clone(), is_warm)
         .map_err(|found| found.iter().map(ToString::to_string).collect::<Vec<String>>())
 }
 
@@ -122,7 +129,8 @@ where
         Some(inherited) => Shared::succeeding(workers, inherited),
         None => Shared::new(workers),
     });
-    let client = client(bootstrap, &secrets)?;
+    let commons = Arc::new(Commons::default());
+    let client = client(bootstrap, &secrets, &commons)?;
     let dump = client.config_dump();
     let state = Arc::new(State::new(
         hub.clone(),
@@ -130,7 +138,7 @@ where
         secrets.clone(),
         shared.clone(),
         pressure,
-        Arc::new(Commons::default()),
+        commons,
         Box::new(move || dump.json()),
     ));
 

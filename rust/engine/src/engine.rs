@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pymesh_http::h2;
-use pymesh_model::cluster::UpstreamBind;
+use pymesh_model::cluster::{Cluster, UpstreamBind};
 use pymesh_model::filter::FilterKind;
 use pymesh_model::format::LogSink;
 use pymesh_model::listener::Listener;
@@ -32,6 +32,7 @@ use crate::base::slab::Slab;
 use crate::base::time::{Time, WallClock};
 use crate::capture::ListenerAddresses;
 use crate::check::Check;
+use crate::check::ASKING_WORKER;
 use crate::cluster::{ClusterKey, ClusterRuntime, Counters};
 use crate::conn::{Conn, ConnKey, Protocol, Relay};
 use crate::deadlines::Deadlines;
@@ -101,6 +102,8 @@ pub struct Engine {
     pub(crate) listener_addresses: ListenerAddresses,
     pub(crate) clusters: Slab<ClusterRuntime>,
     pub(crate) cluster_names: HashMap<Arc<str>, ClusterKey>,
+    /// Clusters that are asked before they are given their names ([`crate::check`]).
+    pub(crate) warming: HashMap<Arc<str>, ClusterKey>,
     pub(crate) conns: Slab<Box<Conn>>,
     pub(crate) exchanges: Slab<Box<Exchange>>,
     // Boxed as in the slab: recycling moves a pointer.
@@ -156,6 +159,7 @@ impl Engine {
             listener_addresses: ListenerAddresses::default(),
             clusters: Slab::default(),
             cluster_names: HashMap::new(),
+            warming: HashMap::new(),
             conns: Slab::default(),
             exchanges: Slab::default(),
             spare_exchanges: Vec::new(),
@@ -230,14 +234,38 @@ impl Engine {
     }
 
     fn apply_clusters(&mut self, snapshot: &Snapshot) {
+        let (mut named, mut warming) = (std::mem::take(&mut self.cluster_names), std::mem::take(&mut self.warming));
+        // One that has warmed up is given its name, if it takes the place of none.
+        for name in snapshot.clusters.keys() {
+            if !named.contains_key(name) {
+                named.extend(warming.remove_entry(name));
+            }
+        }
+        let mut changed = self.align_clusters(&mut named, &snapshot.clusters);
+        let nobody = HashMap::new();
+        let asks = self.options.worker == ASKING_WORKER;
+        changed.extend(self.align_clusters(&mut warming, if asks { &snapshot.warming } else { &nobody }));
+        (self.cluster_names, self.warming) = (named, warming);
+        for key in changed {
+            self.arm_sweep(key);
+            self.apply_checks(key);
+        }
+    }
+
+    /// Makes clusters by name what they are to be. Returns those that are new or have changed.
+    fn align_clusters(
+        &mut self,
+        known: &mut HashMap<Arc<str>, ClusterKey>,
+        wanted: &HashMap<Arc<str>, Arc<Cluster>>,
+    ) -> Vec<ClusterKey> {
         let mut to_close: Vec<ConnKey> = Vec::new();
         let mut changed: Vec<ClusterKey> = Vec::new();
         // By name: each new cluster draws on the generator, so the order in
         // which a map happens to hold them must not count.
-        let mut named: Vec<_> = snapshot.clusters.iter().collect();
+        let mut named: Vec<_> = wanted.iter().collect();
         named.sort_unstable_by_key(|(name, _)| *name);
         for (name, config) in named {
-            let current = self.cluster_names.get(name).copied();
+            let current = known.get(name).copied();
             if let Some(cluster) = current.and_then(|key| self.clusters.get_mut(key)) {
                 if Arc::ptr_eq(&cluster.config, config) {
                     continue;
@@ -258,21 +286,17 @@ impl Engine {
             let runtime = ClusterRuntime::new(config.clone(), counters, commons, health, self.now, &mut self.rng);
             let key = self.clusters.insert_with(|_| runtime);
             changed.push(key);
-            self.cluster_names.insert(name.clone(), key);
+            known.insert(name.clone(), key);
         }
-        let mut gone: Vec<Arc<str>> =
-            self.cluster_names.keys().filter(|name| !snapshot.clusters.contains_key(*name)).cloned().collect();
+        let mut gone: Vec<Arc<str>> = known.keys().filter(|name| !wanted.contains_key(*name)).cloned().collect();
         gone.sort_unstable();
         for name in gone {
-            if let Some(key) = self.cluster_names.remove(&name) {
+            if let Some(key) = known.remove(&name) {
                 to_close.extend(self.retire_cluster(key));
             }
         }
         self.retire_upstreams(to_close);
-        for key in changed {
-            self.arm_sweep(key);
-            self.apply_checks(key);
-        }
+        changed
     }
 
     /// The cluster of this name in the snapshot in force.

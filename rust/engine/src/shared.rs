@@ -48,6 +48,11 @@ impl Commons {
     pub fn health(&self, cluster: &str) -> Option<Arc<ClusterHealth>> {
         self.health.find(cluster)
     }
+
+    /// Whether each host of a cluster that warms up has been asked how it is, whatever it has said.
+    pub fn is_warm(&self, cluster: &Arc<Cluster>) -> bool {
+        self.health(&cluster.name).is_some_and(|health| health.is_warm(cluster))
+    }
 }
 
 /// Values by name, for as long as somebody holds them.

@@ -14,7 +14,8 @@ use crate::route::RouteTable;
 /// * every `RouteSource::Named` of a listener is in `routes` (the listener is
 ///   held back until it is: warming);
 /// * a cluster with discovered endpoints is here only once it has an answer
-///   for them, even if that answer is "none".
+///   for them, even if that answer is "none";
+/// * a cluster that moves from `warming` to `clusters` stays the same `Arc`.
 ///
 /// A route may name a cluster that is not here; such a request is answered
 /// with 503 and flag `NC`, as Envoy does.
@@ -30,6 +31,8 @@ pub struct Snapshot {
     pub routes: HashMap<Arc<str>, Arc<RouteTable>>,
     /// Clusters by name.
     pub clusters: HashMap<Arc<str>, Arc<Cluster>>,
+    /// Clusters that are new, and whose hosts are asked how they are before anybody is led there: no route finds them.
+    pub warming: HashMap<Arc<str>, Arc<Cluster>>,
 }
 
 /// Identity of the proxy, from the bootstrap's `node`.

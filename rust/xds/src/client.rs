@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, Notify};
 use tokio::task::JoinHandle;
 
 use crate::bootstrap::{Bootstrap, Discovery, WorkloadIdentity};
-use crate::catalog::{check_material, Catalog};
+use crate::catalog::{check_material, Catalog, IsWarm};
 use crate::chance::Chance;
 use crate::dump;
 use crate::identity;
@@ -51,11 +51,11 @@ impl ConfigDump {
 }
 
 impl Client {
-    /// A feed for this bootstrap. Keys go into `store`.
+    /// A feed for this bootstrap. Keys go into `store`; `is_warm` says how clusters stand that were published as warming.
     ///
     /// # Errors
     /// Keys and certificates of the bootstrap that cannot be used.
-    pub fn new(bootstrap: Bootstrap, store: Arc<SecretStore>) -> Result<Client, Vec<Diagnostic>> {
+    pub fn new(bootstrap: Bootstrap, store: Arc<SecretStore>, is_warm: IsWarm) -> Result<Client, Vec<Diagnostic>> {
         let Bootstrap { node, environment, statics, discovery, identity, .. } = bootstrap;
         let of_clusters = statics.clusters.iter().flat_map(|one| &one.needs.materials);
         let of_listeners = statics.listeners.iter().flat_map(|one| &one.needs.materials);
@@ -65,7 +65,7 @@ impl Client {
         if !problems.is_empty() {
             return Err(problems);
         }
-        let catalog = Catalog::new(environment, node, statics, store.clone());
+        let catalog = Catalog::new(environment, node, statics, store.clone(), is_warm);
         Ok(Client { catalog, discovery, identity, store, dump: ConfigDump::default() })
     }
 
@@ -124,6 +124,7 @@ impl Client {
                 }
                 () = sleep_until(started, deadline) => {}
             }
+            let is_start = !self.catalog.is_open();
             self.catalog.settle(started.elapsed());
             let snapshot = self.catalog.snapshot().clone();
             let digest = self.store.trust_digest(&roots);
@@ -134,7 +135,11 @@ impl Client {
             // Workers look at the connections that stand whenever they are told of a snapshot, be it the same.
             let before = std::mem::replace(&mut heard, (self.store.removals(), self.store.moves()));
             if heard != before || !Arc::ptr_eq(&snapshot, &published) {
-                for error in publish(snapshot.clone()) {
+                let errors = publish(snapshot.clone());
+                if is_start && !errors.is_empty() {
+                    return Err(errors.join("\n"));
+                }
+                for error in errors {
                     eprintln!("configuration: {error}");
                 }
                 published = snapshot;

@@ -55,13 +55,17 @@ impl Offline {
             workload: Default::default(),
             sources: Box::new(Nothing),
         };
-        let catalog = Catalog::new(environment, Arc::new(Node::default()), Statics::default(), store);
+        let catalog =
+            Catalog::new(environment, Arc::new(Node::default()), Statics::default(), store, Box::new(|_| true));
         Offline::of(catalog, delta)
     }
 
     /// With the static resources of a bootstrap.
     pub fn with_statics(bootstrap: Bootstrap, store: Arc<SecretStore>) -> Offline {
-        Offline::of(Catalog::new(bootstrap.environment, bootstrap.node, bootstrap.statics, store), true)
+        Offline::of(
+            Catalog::new(bootstrap.environment, bootstrap.node, bootstrap.statics, store, Box::new(|_| true)),
+            true,
+        )
     }
 
     fn of(catalog: Catalog, delta: bool) -> Offline {

@@ -8,7 +8,7 @@ use pymesh_model::Node;
 use pymesh_tls::SecretStore;
 use tokio_rustls::rustls::time_provider::DefaultTimeProvider;
 
-use crate::catalog::{Catalog, Statics};
+use crate::catalog::{Catalog, IsWarm, Statics};
 use crate::check;
 use crate::diagnostic::{At, Problems};
 use crate::document;
@@ -29,8 +29,13 @@ pub(crate) fn catalog() -> Catalog {
 
 /// The same with resources of a bootstrap file.
 pub(crate) fn catalog_of(statics: Statics) -> Catalog {
+    catalog_that_asks(statics, Box::new(|_| true))
+}
+
+/// The same with something to say of clusters whose hosts are asked.
+pub(crate) fn catalog_that_asks(statics: Statics, is_warm: IsWarm) -> Catalog {
     let store = Arc::new(SecretStore::new(Arc::new(DefaultTimeProvider)));
-    Catalog::new(environment(), Arc::new(Node::default()), statics, store)
+    Catalog::new(environment(), Arc::new(Node::default()), statics, store, is_warm)
 }
 
 /// A static cluster on loopback, as a bootstrap names its servers.

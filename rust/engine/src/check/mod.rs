@@ -6,6 +6,10 @@
 //! So a cluster whose hosts are checked has a second [`ClusterRuntime`] that no name leads to, with the same transport
 //! and the addresses to be checked, and pools, limits and counters of its own.
 //!
+//! A cluster that is new warms up: whoever publishes snapshots lists it under `warming`, where no name leads to it, until
+//! each of its hosts has had a result ([`crate::shared::Commons::is_warm`]). When it is given its name, what is known of
+//! the hosts and the checks under way stay.
+//!
 //! # States of a check
 //! waiting until it is `due` → asking, with the time that it may take → waiting. A TCP check may keep its connection,
 //! an exchange that has no end, while it waits; that it breaks is a result too.
@@ -38,7 +42,7 @@ use crate::health::{ClusterHealth, HostHealth, Verdict};
 pub(crate) type CheckKey = Key<Check>;
 
 /// The worker that asks.
-const ASKING_WORKER: usize = 0;
+pub(crate) const ASKING_WORKER: usize = 0;
 
 /// Octets of a TCP endpoint's answer that are searched.
 const TCP_ANSWER: usize = 64 * 1024;

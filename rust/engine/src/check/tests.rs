@@ -227,6 +227,57 @@ fn hosts_are_asked_at_once_and_then_at_their_pace() {
 }
 
 #[test]
+fn a_cluster_is_asked_before_it_has_a_name() {
+    let (commons, hub) = (Arc::<Commons>::default(), Arc::default());
+    let mut cluster = testing::cluster("origin", [address(A, 80), address(B, 80)]);
+    cluster.health_check = Some(Arc::new(check(Probe::Http(http()))));
+    let (config, nobody) = (Arc::new(cluster), pymesh_model::Snapshot::default());
+    let warms = pymesh_model::Snapshot { warming: [("origin".into(), config.clone())].into(), ..nobody.clone() };
+    let mut rig = Rig::of_worker(0, commons.clone(), hub);
+    rig.apply(&Arc::new(warms.clone()));
+    assert!(rig.engine.cluster_named("origin").is_none() && !commons.is_warm(&config));
+    let a = rig.connect(A);
+    rig.answers(a, 200, "");
+    assert!(!commons.is_warm(&config), "one has not been asked");
+    let b = rig.connect(B);
+    rig.answers(b, 500, "");
+    assert!(commons.is_warm(&config), "a bad answer is one");
+    let serves = pymesh_model::Snapshot { clusters: warms.warming.clone(), ..nobody.clone() };
+    rig.apply(&Arc::new(serves));
+    assert_eq!(rig.flags(), ["healthy", "/failed_active_hc"]);
+    assert_eq!(rig.counts(), "attempt 2, success 1, failure 1, healthy 1");
+    // The checks go on where they were, over the same connections.
+    rig.wait(seconds(60));
+    assert_eq!((rig.connecting.len(), rig.closed.len()), (0, 0));
+    assert_eq!(rig.written(a), "GET /healthz HTTP/1.1\r\nhost: origin\r\nuser-agent: Envoy/HC\r\n\r\n");
+    rig.apply(&Arc::new(nobody));
+    assert_eq!(rig.engine.checks.iter().count(), 0);
+}
+
+#[test]
+fn a_cluster_that_takes_the_place_of_another_keeps_its_connections_and_knows_its_hosts() {
+    let (commons, hub) = (Arc::<Commons>::default(), Arc::default());
+    let plain = Arc::new(testing::cluster("origin", [address(A, 80), address(B, 80)]));
+    let health_check = Some(Arc::new(check(Probe::Http(http()))));
+    let checked = Arc::new(Cluster { health_check, ..(*plain).clone() });
+    let mut rig = Rig::of_worker(0, commons.clone(), hub);
+    let before = testing::snapshot([], [(*plain).clone()]);
+    rig.apply(&Arc::new(before.clone()));
+    let named = rig.cluster();
+    let warming = [("origin".into(), checked.clone())].into();
+    rig.apply(&Arc::new(pymesh_model::Snapshot { warming, ..before.clone() }));
+    assert_eq!(rig.cluster(), named);
+    let (a, b) = (rig.connect(A), rig.connect(B));
+    rig.answers(a, 200, "");
+    rig.answers(b, 500, "");
+    assert!(commons.is_warm(&checked));
+    let clusters = [("origin".into(), checked)].into();
+    rig.apply(&Arc::new(pymesh_model::Snapshot { clusters, ..before }));
+    assert_eq!((rig.cluster(), rig.flags()), (named, vec!["healthy".to_owned(), "/failed_active_hc".to_owned()]));
+    assert_eq!(rig.engine.census().retired_clusters, 0, "that it was asked under is gone");
+}
+
+#[test]
 fn what_may_pass_has_to_happen_again() {
     let mut rig = Rig::new(check(Probe::Http(http())));
     let (a, b) = (rig.connect(A), rig.connect(B));

@@ -2,8 +2,8 @@
 //!
 //! A host begins as failed and its first result counts at once. Then `healthy_threshold` successes in a row make it
 //! healthy; one bad answer makes it unhealthy, or `unhealthy_threshold` of those that may pass: that there is no answer,
-//! or one of the `retriable_statuses`. The hosts of a cluster that is new serve until their first result: Envoy lets the
-//! cluster wait for it, and with it a proxy that starts.
+//! or one of the `retriable_statuses`. A cluster that is new waits until all of its hosts have had their first result, and with
+//! it a proxy that starts ([`crate::check`]).
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
@@ -56,6 +56,13 @@ pub(super) struct Checks {
 impl Default for Checks {
     fn default() -> Self {
         Checks { is_first: true, successes: 0, failures: 0 }
+    }
+}
+
+impl Checks {
+    /// There was a result.
+    pub fn is_known(&self) -> bool {
+        !self.is_first
     }
 }
 

@@ -178,7 +178,6 @@ impl ClusterHealth {
         for member in state.members.drain(..) {
             before.entry(member.endpoint.address).or_default().push(member);
         }
-        let was_checked = had.as_ref().is_some_and(|had| had.health_check.is_some());
         let mut listed: HashSet<Identity<'_>> = HashSet::new();
         for (_, endpoint) in config.endpoints.iter() {
             // One that is listed twice is one host.
@@ -193,8 +192,8 @@ impl ClusterHealth {
             };
             if !state.is_checked(&member) {
                 member.forget_checks();
-            } else if was_checked && known.is_none() {
-                // It is not used before it is known to be well.
+            } else if had.is_some() && known.is_none() {
+                // It is not used before it is known to be well. Those of a cluster that is new all are: it warms up.
                 member.host.flags.set(Flags::FAILED_ACTIVE_HC);
                 if config.balance.ignore_unchecked_hosts {
                     member.host.flags.set(Flags::PENDING_ACTIVE_HC);
@@ -213,6 +212,13 @@ impl ClusterHealth {
             state.sweep_at = interval(config).map(|interval| now + interval);
         }
         self.changed();
+    }
+
+    /// Each of the hosts of this configuration that is asked has been.
+    pub(crate) fn is_warm(&self, config: &Arc<Cluster>) -> bool {
+        let state = self.state();
+        state.config.as_ref().is_some_and(|known| Arc::ptr_eq(known, config))
+            && state.members.iter().all(|member| !state.is_checked(member) || member.checks.is_known())
     }
 
     /// When [`ClusterHealth::sweep`] has something to do.

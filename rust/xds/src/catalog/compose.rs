@@ -9,24 +9,29 @@ use pymesh_model::listener::Listener;
 use pymesh_model::route::RouteTable;
 use pymesh_model::Snapshot;
 
+use super::warm::is_asked_first;
 use super::{Catalog, Resource};
 use crate::translate::{ClusterParts, EndpointSource};
 
+type ByName<T> = HashMap<Arc<str>, Arc<T>>;
+
 /// A cluster of the current snapshot, and what it was made of.
 pub(super) struct LiveCluster {
-    parts: Arc<Resource<ClusterParts>>,
+    pub parts: Arc<Resource<ClusterParts>>,
     endpoints: Arc<Endpoints>,
-    cluster: Arc<Cluster>,
+    pub cluster: Arc<Cluster>,
 }
 
 impl Catalog {
     /// Makes the snapshot anew. False if nothing in it changed.
     pub(super) fn compose(&mut self) -> bool {
-        let clusters = self.compose_clusters();
+        let (clusters, warming) = self.compose_clusters();
+        self.is_open |= !self.bootstrap_is_asked();
         let listeners = self.compose_listeners();
         let routes = self.compose_routes();
         let old = &self.snapshot;
         let same = same_map(&old.clusters, &clusters)
+            && same_map(&old.warming, &warming)
             && same_map(&old.routes, &routes)
             && old.listeners.len() == listeners.len()
             && old.listeners.iter().zip(&listeners).all(|(a, b)| Arc::ptr_eq(a, b));
@@ -34,27 +39,49 @@ impl Catalog {
             return false;
         }
         let version = old.version.saturating_add(1);
-        self.snapshot = Arc::new(Snapshot { version, node: self.node.clone(), listeners, routes, clusters });
+        let node = self.node.clone();
+        self.snapshot = Arc::new(Snapshot { version, node, listeners, routes, clusters, warming });
         true
     }
 
-    fn compose_clusters(&mut self) -> HashMap<Arc<str>, Arc<Cluster>> {
-        let mut live = BTreeMap::new();
+    /// Those that serve, and those whose hosts are asked first.
+    fn compose_clusters(&mut self) -> (ByName<Cluster>, ByName<Cluster>) {
+        let (mut live, mut asked) = (BTreeMap::new(), BTreeMap::new());
         for (name, slot) in &self.clusters {
-            let Some(parts) = &slot.active else { continue };
-            let endpoints = self.endpoints_of(&parts.value);
-            let known = self
-                .live
-                .remove(name)
-                .filter(|known| Arc::ptr_eq(&known.parts, parts) && Arc::ptr_eq(&known.endpoints, &endpoints));
-            let entry = known.unwrap_or_else(|| {
-                let cluster = Cluster { endpoints: endpoints.clone(), ..parts.value.cluster.clone() };
-                LiveCluster { parts: parts.clone(), endpoints, cluster: Arc::new(cluster) }
-            });
-            live.insert(name.clone(), entry);
+            let mut known: Vec<LiveCluster> =
+                self.live.remove(name).into_iter().chain(self.asked.remove(name)).collect();
+            if let Some(parts) = &slot.active {
+                live.insert(name.clone(), self.compose_cluster(parts, &mut known));
+            }
+            if let Some(parts) = &slot.warming {
+                if is_asked_first(slot, parts) && self.cluster_is_complete(parts) {
+                    asked.insert(name.clone(), self.compose_cluster(parts, &mut known));
+                }
+            }
         }
-        self.live = live;
-        self.live.iter().map(|(name, entry)| (name.clone(), entry.cluster.clone())).collect()
+        (self.live, self.asked) = (live, asked);
+        let by_name = |from: &BTreeMap<Arc<str>, LiveCluster>| {
+            from.iter().map(|(name, entry)| (name.clone(), entry.cluster.clone())).collect()
+        };
+        (by_name(&self.live), by_name(&self.asked))
+    }
+
+    /// The cluster of these parts: the one that there was, if that is still what they amount to.
+    fn compose_cluster(&self, parts: &Arc<Resource<ClusterParts>>, known: &mut Vec<LiveCluster>) -> LiveCluster {
+        let endpoints = self.endpoints_of(&parts.value);
+        let is_same =
+            |known: &LiveCluster| Arc::ptr_eq(&known.parts, parts) && Arc::ptr_eq(&known.endpoints, &endpoints);
+        if let Some(at) = known.iter().position(is_same) {
+            return known.swap_remove(at);
+        }
+        let cluster = Cluster { endpoints: endpoints.clone(), ..parts.value.cluster.clone() };
+        LiveCluster { parts: parts.clone(), endpoints, cluster: Arc::new(cluster) }
+    }
+
+    /// A cluster of the bootstrap is not warm yet.
+    fn bootstrap_is_asked(&self) -> bool {
+        let mut fixed = self.clusters.values().filter(|slot| slot.is_static && slot.active.is_none());
+        fixed.any(|slot| slot.warming.as_ref().is_some_and(|parts| is_asked_first(slot, parts)))
     }
 
     fn endpoints_of(&self, parts: &ClusterParts) -> Arc<Endpoints> {
@@ -68,8 +95,11 @@ impl Catalog {
         found.unwrap_or(&self.no_endpoints).clone()
     }
 
-    /// Static ones as their file has them, then the others by name.
+    /// Static ones as their file has them, then the others by name; none before the bootstrap's clusters are warm.
     fn compose_listeners(&self) -> Vec<Arc<Listener>> {
+        if !self.is_open {
+            return Vec::new();
+        }
         let fixed = self.static_listeners.iter().filter_map(|name| self.listeners.get(name));
         let dynamic = self.listeners.values().filter(|slot| !slot.is_static);
         fixed.chain(dynamic).filter_map(|slot| slot.active.as_ref()).map(|resource| resource.value.clone()).collect()

@@ -4,6 +4,8 @@
 //! * what is rejected changes nothing: the last good resource of its name stays;
 //! * a cluster or listener goes live only when all that it needs is here, or
 //!   has been waited for long enough; until then the one it replaces serves;
+//! * a cluster with health checks that takes the place of none goes live when
+//!   each of its hosts has been asked once, and so do listeners at the start;
 //! * what nobody refers to any more is forgotten, keys included;
 //! * parts of a snapshot that did not change are the same `Arc` in the next.
 //!
@@ -19,6 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use pymesh_model::cluster::Cluster;
 use pymesh_model::endpoint::Endpoints;
 use pymesh_model::listener::Listener;
 use pymesh_model::route::RouteTable;
@@ -35,6 +38,9 @@ use compose::LiveCluster;
 use warm::Wait;
 
 pub(crate) use accept::{refuse_keepalive, Incoming, Removal};
+
+/// How often is looked whether clusters have become warm.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// See the module.
 pub(crate) struct Catalog {
@@ -60,9 +66,19 @@ pub(crate) struct Catalog {
     /// Static listeners stay in the order of their file.
     static_listeners: Vec<Arc<str>>,
     live: BTreeMap<Arc<str>, LiveCluster>,
+    /// Those whose hosts are asked before they go live.
+    asked: BTreeMap<Arc<str>, LiveCluster>,
+    is_warm: IsWarm,
+    /// The bootstrap's clusters are warm, and were waited for.
+    is_open: bool,
+    /// When [`Catalog::settle`] was called last.
+    settled: Duration,
     no_endpoints: Arc<Endpoints>,
     snapshot: Arc<Snapshot>,
 }
+
+/// Says whether each host of a cluster that was published as warming has been asked.
+pub type IsWarm = Box<dyn Fn(&Arc<Cluster>) -> bool>;
 
 /// Cluster or listener: the one that serves and the one that will replace it.
 pub(crate) struct Slot<T> {
@@ -110,7 +126,13 @@ pub(crate) struct Statics {
 impl Catalog {
     /// A catalog of static resources, which have been checked already. Their
     /// keys are put into the store.
-    pub(crate) fn new(environment: Environment, node: Arc<Node>, statics: Statics, store: Arc<SecretStore>) -> Self {
+    pub(crate) fn new(
+        environment: Environment,
+        node: Arc<Node>,
+        statics: Statics,
+        store: Arc<SecretStore>,
+        is_warm: IsWarm,
+    ) -> Self {
         let snapshot = Arc::new(Snapshot { node: node.clone(), ..Snapshot::default() });
         let mut catalog = Catalog {
             environment,
@@ -130,6 +152,10 @@ impl Catalog {
             had_clusters: false,
             static_listeners: Vec::new(),
             live: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            is_warm,
+            is_open: false,
+            settled: Duration::ZERO,
             no_endpoints: Arc::default(),
             snapshot,
         };
@@ -200,6 +226,11 @@ impl Catalog {
             || self.listeners.values().any(|slot| slot.warming.is_some())
     }
 
+    /// True once listeners may be opened; stays true.
+    pub(crate) fn is_open(&self) -> bool {
+        self.is_open
+    }
+
     /// True once every cluster that the server named first can serve; stays true.
     pub(crate) fn has_had_clusters(&self) -> bool {
         self.had_clusters
@@ -236,7 +267,9 @@ impl Catalog {
 
     /// When [`Catalog::settle`] has to be called even if nothing happens.
     pub(crate) fn next_deadline(&self) -> Option<Duration> {
-        self.waits.values().filter_map(Wait::deadline).min()
+        // Nobody tells that a host has answered.
+        let look = (!self.asked.is_empty()).then(|| self.settled.saturating_add(LOOK));
+        self.waits.values().filter_map(Wait::deadline).chain(look).min()
     }
 }
 

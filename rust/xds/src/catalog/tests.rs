@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::testing::{
-    catalog, cluster, endpoints, identity, listener, packed, relaying_listener, root_pem, roots, routes,
-    secured_cluster, secured_listener,
+    catalog, catalog_that_asks, cluster, endpoints, identity, listener, packed, relaying_listener, root_pem, roots,
+    routes, secured_cluster, secured_listener,
 };
 use ResourceKind::{Cluster, Endpoints, Listener, Routes, Secret};
 
@@ -82,6 +82,101 @@ fn a_cluster_that_changes_serves_as_it_was_until_the_new_one_is_ready() {
     assert_eq!(catalog.port_of("cart"), Some(2));
     assert_eq!(catalog.wanted(Endpoints), BTreeSet::from(["other".to_owned()]));
     assert!(!catalog.endpoints().contains_key("cart"), "nobody needs them any more");
+}
+
+/// A cluster whose hosts are asked how they are.
+fn checked(name: &str, connect_timeout: &str) -> prost_types::Any {
+    let mut any = cluster(name, connect_timeout);
+    let check = "{timeout: 1s, interval: 1s, unhealthy_threshold: 1, healthy_threshold: 1, tcp_health_check: {}}";
+    // Merging what follows is what protobuf says of concatenated messages.
+    any.value.extend(packed(Cluster, &format!("{{health_checks: [{check}]}}")).value);
+    any
+}
+
+/// A catalog, and the clusters that are warm by now, by name and port of their first endpoint.
+type Warm = std::rc::Rc<std::cell::RefCell<BTreeSet<(String, u16)>>>;
+
+fn asking(statics: Statics) -> (Catalog, Warm) {
+    let warm = Warm::default();
+    let said = warm.clone();
+    let is_warm = Box::new(move |cluster: &Arc<pymesh_model::cluster::Cluster>| {
+        let ports = cluster.endpoints.iter().map(|(_, endpoint)| endpoint.address.port());
+        said.borrow().contains(&(cluster.name.to_string(), ports.min().unwrap_or_default()))
+    });
+    (catalog_that_asks(statics, is_warm), warm)
+}
+
+#[test]
+fn a_cluster_waits_until_its_hosts_have_been_asked() {
+    let (mut catalog, warm) = asking(Statics::default());
+    catalog.hears(Cluster, [checked("cart", "1s")]);
+    assert!(catalog.snapshot().warming.is_empty(), "whom to ask is not known yet");
+    catalog.hears(Endpoints, [endpoints("cart", 1)]);
+    assert_eq!((catalog.shows().as_str(), catalog.port_of("cart")), ("cart?", None));
+    let asked = catalog.snapshot().warming.get("cart").unwrap().clone();
+    assert_eq!(catalog.next_deadline(), Some(LOOK), "nobody tells that they have answered");
+    // Others come meanwhile.
+    catalog.hears(Endpoints, [endpoints("cart", 2)]);
+    let again = catalog.snapshot().warming.get("cart").unwrap().clone();
+    assert!(!Arc::ptr_eq(&asked, &again));
+    assert!(!catalog.settle(LOOK));
+    warm.borrow_mut().insert(("cart".to_owned(), 2));
+    assert!(catalog.settle(LOOK * 2));
+    assert_eq!((catalog.shows().as_str(), catalog.port_of("cart")), ("cart", Some(2)));
+    let snapshot = catalog.snapshot();
+    assert!(snapshot.warming.is_empty() && Arc::ptr_eq(&again, snapshot.clusters.get("cart").unwrap()));
+    assert_eq!(catalog.next_deadline(), None);
+    // Who takes its place knows its hosts.
+    catalog.hears(Cluster, [checked("cart", "2s")]);
+    assert_eq!(catalog.shows(), "cart");
+}
+
+#[test]
+fn nobody_is_let_in_before_the_bootstraps_clusters_are_warm() {
+    let text = |name: &str| {
+        let address = "{address: 127.0.0.1, port_value: 7}";
+        let check = "{timeout: 1s, interval: 1s, unhealthy_threshold: 1, healthy_threshold: 1, tcp_health_check: {}}";
+        let endpoints = format!("[{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {address}}}}}}}]}}]");
+        format!(
+            "static_resources:\n  clusters: [{{name: {name}, load_assignment: {{cluster_name: {name}, \
+             endpoints: {endpoints}}}, health_checks: [{check}]}}]\n  listeners: [{{name: in, address: \
+             {{socket_address: {address}}}, filter_chains: [{{filters: [{{name: tcp, typed_config: {{'@type': \
+             type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: in, \
+             cluster: {name}}}}}]}}]}}]\n"
+        )
+    };
+    let bootstrap = crate::load_bootstrap("bootstrap.yaml", &text("cart")).unwrap();
+    let (mut catalog, warm) = asking(bootstrap.statics);
+    catalog.settle(NOW);
+    assert_eq!((catalog.snapshot().listeners.len(), catalog.snapshot().warming.len()), (0, 1));
+    warm.borrow_mut().insert(("cart".to_owned(), 7));
+    catalog.settle(LOOK);
+    assert_eq!((catalog.snapshot().listeners.len(), catalog.snapshot().clusters.len()), (1, 1));
+    // Later ones keep nobody out.
+    catalog.hears(Cluster, [checked("other", "1s")]);
+    catalog.hears(Endpoints, [endpoints("other", 1)]);
+    assert_eq!((catalog.snapshot().listeners.len(), catalog.snapshot().warming.len()), (1, 1));
+}
+
+#[test]
+fn one_that_nobody_looked_after_serves_until_the_hosts_of_the_new_one_have_been_asked() {
+    let (mut catalog, warm) = asking(Statics::default());
+    catalog.hears(Cluster, [cluster("cart", "1s")]);
+    catalog.hears(Endpoints, [endpoints("cart", 1)]);
+    catalog.hears(Cluster, [checked("cart", "1s")]);
+    assert_eq!(catalog.shows(), "cart cart?");
+    let snapshot = catalog.snapshot();
+    assert!(snapshot.clusters.get("cart").unwrap().health_check.is_none());
+    assert!(snapshot.warming.get("cart").unwrap().health_check.is_some());
+    warm.borrow_mut().insert(("cart".to_owned(), 1));
+    catalog.settle(LOOK);
+    assert_eq!(catalog.shows(), "cart");
+    assert!(catalog.snapshot().clusters.get("cart").unwrap().health_check.is_some());
+    catalog.hears(Cluster, [checked("other", "1s")]);
+    catalog.hears(Endpoints, [endpoints("other", 3)]);
+    assert_eq!(catalog.shows(), "cart other?");
+    catalog.loses(Cluster, "other");
+    assert!(catalog.snapshot().warming.is_empty());
 }
 
 #[test]

@@ -35,9 +35,12 @@ impl Catalog {
     /// Lets everything that is ready go live and forgets what nobody needs.
     /// True if the snapshot is a new one.
     pub(crate) fn settle(&mut self, now: Duration) -> bool {
+        self.settled = now;
         self.update_waits(now);
-        let clusters = ready_names(&self.clusters, |resource| self.cluster_is_ready(resource));
-        let listeners = ready_names(&self.listeners, |resource| self.has_needs(&resource.needs));
+        let clusters = ready_names(&self.clusters, |slot, parts| {
+            self.cluster_is_complete(parts) && (!is_asked_first(slot, parts) || self.has_answered(parts))
+        });
+        let listeners = ready_names(&self.listeners, |_, resource| self.has_needs(&resource.needs));
         promote(&mut self.clusters, &clusters);
         promote(&mut self.listeners, &listeners);
         self.had_clusters |= self.heard_of_clusters && self.clusters.values().all(|slot| slot.active.is_some());
@@ -117,7 +120,13 @@ impl Catalog {
             && needs.secrets.keys().all(|name| self.is_settled(ResourceKind::Secret, name.as_str()))
     }
 
-    fn cluster_is_ready(&self, resource: &Resource<ClusterParts>) -> bool {
+    /// Each host of a cluster that was published to be asked has been.
+    fn has_answered(&self, parts: &Arc<Resource<ClusterParts>>) -> bool {
+        let asked = self.asked.get(&parts.value.cluster.name).filter(|asked| Arc::ptr_eq(&asked.parts, parts));
+        asked.is_some_and(|asked| (self.is_warm)(&asked.cluster))
+    }
+
+    pub(super) fn cluster_is_complete(&self, resource: &Resource<ClusterParts>) -> bool {
         let endpoints = match &resource.value.source {
             EndpointSource::Given => true,
             EndpointSource::Eds(name, _) => self.is_settled(ResourceKind::Endpoints, name),
@@ -169,8 +178,20 @@ fn add(wanted: &mut Wanted, needs: &Needs) {
     }
 }
 
-fn ready_names<T>(slots: &BTreeMap<Arc<str>, Slot<T>>, ready: impl Fn(&Resource<T>) -> bool) -> Vec<Arc<str>> {
-    let is_ready = |slot: &Slot<T>| slot.warming.as_ref().is_some_and(|resource| ready(resource));
+/// Its hosts are asked before it goes live. One that takes the place of another whose hosts are looked after knows them.
+pub(super) fn is_asked_first(slot: &Slot<ClusterParts>, parts: &Resource<ClusterParts>) -> bool {
+    let looks_after = |active: &Arc<Resource<ClusterParts>>| {
+        let cluster = &active.value.cluster;
+        cluster.health_check.is_some() || cluster.outlier_detection.is_some()
+    };
+    parts.value.cluster.health_check.is_some() && !slot.active.as_ref().is_some_and(looks_after)
+}
+
+fn ready_names<T>(
+    slots: &BTreeMap<Arc<str>, Slot<T>>,
+    ready: impl Fn(&Slot<T>, &Arc<Resource<T>>) -> bool,
+) -> Vec<Arc<str>> {
+    let is_ready = |slot: &Slot<T>| slot.warming.as_ref().is_some_and(|resource| ready(slot, resource));
     slots.iter().filter(|(_, slot)| is_ready(slot)).map(|(name, _)| name.clone()).collect()
 }
 
