@@ -16,7 +16,6 @@ from pymesh.explain.places import Places
 from pymesh.explain.prepare import Names
 from pymesh.explain.remedies import Facts
 from pymesh.explain.source import Member, Source
-from pymesh.explain.told import Told
 from pymesh.explain.walk import Passage, Record, Trace
 
 _DENIED = "rbac_access_denied_matched_policy"
@@ -159,6 +158,7 @@ class _Teller:
             yield Step("client", "plain text")
 
     def _decisions(self, passage: Passage) -> Iterator[Step]:
+        asked = ""
         for one in passage.decisions:
             match one["kind"]:
                 case "chain" if one["tls"] is None:
@@ -169,12 +169,13 @@ class _Teller:
                     yield Step("CLOSES", one["reason"])
                 case "access":
                     yield self._access(passage, one)
+                case "asks":
+                    asked = one["cluster"]
+                case "filter" if one["step"] == "waits" and asked:
+                    yield Step("asks", f"{one['filter']}: {asked}, which lets it pass here")
+                    asked = ""
                 case "filter" if "rbac" not in one["filter"]:
-                    authorizer = Told.of(self._source, passage.member).authorizer(one["filter"])
-                    if authorizer is not None and one["step"] == "waits":
-                        yield Step("asks", f"{one['filter']}: {authorizer}, which lets it pass here")
-                    else:
-                        yield Step(_FILTER_STEPS[one["step"]], one["filter"])
+                    yield Step(_FILTER_STEPS[one["step"]], one["filter"])
 
     def _access(self, passage: Passage, one: Mapping[str, Any]) -> Step:
         name, policy = one["filter"], one["policy"]

@@ -37,16 +37,6 @@ class Told:
         """What a member is told."""
         return cls(source.messages(member), is_gateway=member.kind == "router")
 
-    def authorizer(self, filter_name: str) -> str | None:
-        """The cluster that an HTTP filter of this name asks who may pass; None if it is no such filter."""
-        for listener in self.messages.get(pb.LISTENER, {}).values():
-            for one in http_filters(listener):
-                if one.name == filter_name and one.typed_config.type_url.endswith("ext_authz.v3.ExtAuthz"):
-                    config = pb.unpack(one.typed_config)
-                    by_grpc = config.grpc_service.envoy_grpc.cluster_name
-                    return str(by_grpc or config.http_service.server_uri.cluster)
-        return None
-
     @cached_property
     def is_captured(self) -> bool:
         """Whether the kernel leads its workload's connections to it."""

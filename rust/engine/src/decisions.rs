@@ -36,7 +36,12 @@ pub enum Decision {
         /// The first policy that matches.
         policy: Option<Arc<str>>,
     },
-    /// What an HTTP filter makes of a request's head.
+    /// A filter asks somebody about a request or a connection.
+    Asks {
+        /// Who is asked.
+        cluster: Arc<str>,
+    },
+    /// What a filter makes of a request's head, or of a connection.
     Filter {
         /// The filter.
         filter: Arc<str>,

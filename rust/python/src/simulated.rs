@@ -119,6 +119,10 @@ fn told(py: Python<'_>, decision: Decision) -> PyResult<Bound<'_, PyDict>> {
             dict.set_item("allowed", allowed)?;
             dict.set_item("policy", policy.as_deref())?;
         }
+        Decision::Asks { cluster } => {
+            dict.set_item("kind", "asks")?;
+            dict.set_item("cluster", &*cluster)?;
+        }
         Decision::Filter { filter, step } => {
             dict.set_item("kind", "filter")?;
             dict.set_item("filter", &*filter)?;

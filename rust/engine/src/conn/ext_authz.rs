@@ -16,6 +16,7 @@ use pymesh_model::metadata::Value;
 use super::{Conn, ConnKey, Protocol};
 use crate::base::grpc::frame;
 use crate::base::time::Time;
+use crate::decisions::{self as told, FilterStep};
 use crate::engine::Engine;
 use crate::exchange::{Exchange, ExchangeKey, Owner, Question};
 use crate::security::connection::ServiceFilter;
@@ -92,6 +93,7 @@ impl Engine {
         index: usize,
         question: ExchangeKey,
     ) {
+        self.decisions.tell(|| told::Decision::Filter { filter: NAMESPACE.into(), step: FilterStep::Waits });
         let (service, since, active) = (service.clone(), self.now, Active::count(&service.stats));
         conn.protocol = Protocol::Judged(Box::new(Judged { facts, service, index, question, since, _active: active }));
         // The question has a deadline.
@@ -122,7 +124,10 @@ impl Engine {
             facts.metadata.add(&NAMESPACE.into(), &decision.metadata);
         }
         let Some(chain) = conn.downstream().and_then(|down| down.chain.clone()) else { return };
-        match service.refusal(&decision) {
+        let refusal = service.refusal(&decision);
+        let step = if refusal.is_some() { FilterStep::Answers } else { FilterStep::Continues };
+        self.decisions.tell(|| told::Decision::Filter { filter: NAMESPACE.into(), step });
+        match refusal {
             Some(refusal) => self.start_speaking(conn, &chain, facts, Some(refusal)),
             None => self.pass_policies(conn, &chain, facts, index + 1),
         }

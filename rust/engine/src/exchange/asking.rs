@@ -37,6 +37,7 @@ use pymesh_http::{Headers, Known, RequestHead, ResponseHead};
 use super::detached::{Detached, Owner, Unanswered};
 use super::forward::decimal;
 use super::{Exchange, ExchangeKey, Stage};
+use crate::decisions::Decision;
 use crate::engine::Engine;
 use crate::http_filter::Memory;
 use crate::telemetry::{details, Flags};
@@ -85,6 +86,9 @@ impl Engine {
         write_head: impl FnOnce(&mut RequestHead),
     ) -> Option<ExchangeKey> {
         let cluster = self.cluster_named(question.cluster)?;
+        if matches!(owner, Owner::Request(_) | Owner::Connection(_)) {
+            self.decisions.tell(|| Decision::Asks { cluster: question.cluster.into() });
+        }
         let (keep, tells_the_way) = (question.keep, question.tells_the_way);
         let detached = Detached { keep, tells_the_way, ..Detached::of(owner) };
         let key = self.begin_detached(detached, cluster, question.timeout, |head| {

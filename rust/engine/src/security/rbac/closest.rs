@@ -1,6 +1,7 @@
 //! Which policy came closest to allowing what none of them allowed, and what it lacked.
 //!
-//! The closest is the one that fewest conditions kept from matching; of several the first by name. A condition is told
+//! The closest is the one that fewest conditions kept from matching; of several one whose permissions match, since that is
+//! about what is asked for, and of those the first by name. A condition is told
 //! by its kind, never by a value: of what a client has sent, and of what would let it in, nothing goes into a log.
 //!
 //! Only for a refusal: who is let in does not pay for this.
@@ -20,20 +21,31 @@ const NOTHING: &str = "nothing";
 /// The detail where no policy of `rules` allows: the closest one and the conditions that it lacked,
 /// `rbac_access_denied_matched_policy[none]{ns[shop]-policy[web]-rule[0]:principal,path}`.
 pub(super) fn refusal(rules: &Rules, subject: &Subject<'_>) -> Arc<str> {
-    let misses = rules.policies.iter().map(|policy| (policy, lacking(policy, subject)));
-    match misses.min_by_key(|(_, lacking)| lacking.len()) {
+    let misses = rules.policies.iter().map(|policy| (policy, Miss::of(policy, subject)));
+    match misses.min_by_key(|(_, miss)| (miss.lacking.len(), miss.of_permissions)) {
         None => Policy::refusal_by("none"),
-        Some((policy, lacking)) => Policy::refusal_by_none(&policy.name, &lacking.join(",")),
+        Some((policy, miss)) => Policy::refusal_by_none(&policy.name, &miss.lacking.join(",")),
     }
 }
 
 /// What keeps a policy from matching.
-fn lacking(policy: &Policy, subject: &Subject<'_>) -> Vec<String> {
-    let mut lacking = fewest(&policy.principals, subject);
-    lacking.extend(fewest(&policy.permissions, subject));
-    let mut seen = BTreeSet::new();
-    lacking.retain(|kind| seen.insert(kind.clone()));
-    lacking
+struct Miss {
+    /// Kinds of conditions, each once.
+    lacking: Vec<String>,
+    /// How many of its permissions' conditions do not hold.
+    of_permissions: usize,
+}
+
+impl Miss {
+    fn of(policy: &Policy, subject: &Subject<'_>) -> Miss {
+        let permissions = fewest(&policy.permissions, subject);
+        let of_permissions = permissions.len();
+        let mut lacking = fewest(&policy.principals, subject);
+        lacking.extend(permissions);
+        let mut seen = BTreeSet::new();
+        lacking.retain(|kind| seen.insert(kind.clone()));
+        Miss { lacking, of_permissions }
+    }
 }
 
 /// A tree of conditions.

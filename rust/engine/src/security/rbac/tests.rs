@@ -176,6 +176,11 @@ fn the_closest_miss_is_the_policy_with_the_fewest_failed_conditions() {
     assert_eq!(closest(two(), None, Some(&get("/other"))), "{ns[a]_policy:principal}");
     // Of two that miss as much, the first.
     assert_eq!(closest(two(), Some("spiffe://mesh/ns/shop/sa/web"), Some(&get("/"))), "{ns[a]_policy:path}");
+    // One of what is asked for comes before one of who asks.
+    let mut others = two();
+    others.push(policy("c", vec![path("/reviews")], vec![Who::All(vec![Who::Not(Box::new(web()))])]));
+    others[1].permissions = vec![path("/other")];
+    assert_eq!(closest(others, Some("spiffe://mesh/ns/shop/sa/web"), Some(&request)), "{c:not_principal}");
     // A connection has neither method nor path.
     assert_eq!(closest(two(), None, None), "{ns[a]_policy:principal,method,path}");
     assert_eq!(closest(vec![], None, None), "");
