@@ -10,7 +10,7 @@ use pymesh_jwt::Algorithm;
 use pymesh_model::filter::*;
 use pymesh_model::route::PathMatch;
 
-use super::rig::{snapshot, Rig, Setup};
+use super::rig::{snapshot, upgrade, Rig, Setup};
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
 const CLAIMS: &str = r#"{"iss":"i","sub":"ann"}"#;
@@ -397,4 +397,23 @@ fn several_tokens_must_all_be_good() {
     rig.receive(client, &get("/", &twice));
     assert!(rig.text(client).contains("not in the form"), "two credentials are none");
     assert!(rig.take_actions().is_empty(), "nobody is connected to");
+}
+
+#[test]
+fn a_tunnel_needs_a_token_too() {
+    let keys = signer().jwks("").into_bytes();
+    let setup = requiring(provider(JwtKeys::Local(keys.into())));
+    let mut rig = Rig::new(&Setup { path: PathMatch::Connect, upgrades: vec![upgrade("CONNECT")], ..setup });
+    let client = rig.accept();
+    rig.receive(client, b"CONNECT a:80 HTTP/1.1\r\nhost: a:80\r\n\r\n");
+    assert!(rig.text(client).starts_with("HTTP/1.1 401 "));
+    assert!(rig.take_actions().iter().all(|action| !matches!(action, Action::Connect(..))));
+    let client = rig.accept();
+    let token = signer().token("", CLAIMS);
+    rig.receive(
+        client,
+        format!("CONNECT a:80 HTTP/1.1\r\nhost: a:80\r\nauthorization: Bearer {token}\r\n\r\n").as_bytes(),
+    );
+    let upstream = rig.open();
+    assert!(rig.text(upstream).starts_with("CONNECT a:80 HTTP/1.1\r\n"));
 }

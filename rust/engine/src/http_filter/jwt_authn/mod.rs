@@ -27,6 +27,7 @@ use pymesh_http::{Method, RequestHead};
 use pymesh_jwt::Failure;
 use pymesh_model::filter::{FilterId, JwtAuthn, JwtRequirement, RouteFilterConfig, RouteJwt};
 use pymesh_model::metadata::{Struct, Value};
+use pymesh_model::route::{PathMatch, RouteMatch};
 
 use super::{Memory, Step};
 use crate::engine::{Engine, Options};
@@ -87,8 +88,7 @@ impl JwtFilter {
                 found.map(|(_, requirement)| Some(requirement)).ok_or(name)
             }
             None => {
-                let rule =
-                    self.config.rules.iter().find(|rule| route::matcher::rule_matches(&rule.matches, request, 0));
+                let rule = self.config.rules.iter().find(|rule| means(&rule.matches, request));
                 Ok(rule.and_then(|rule| rule.requirement.as_ref()))
             }
         }
@@ -181,6 +181,17 @@ fn wait(
     }
     exchange.remember(waiter.filter, Memory::Jwt(awaited));
     Step::Wait(until)
+}
+
+/// Whether a rule is about a request. One about everything is about CONNECT too, which has no path: in Envoy that would
+/// need no token.
+fn means(rule: &RouteMatch, request: &RequestHead) -> bool {
+    let is_about_all = || matches!(&rule.path, PathMatch::Prefix(prefix) if matches!(&**prefix, "" | "/"));
+    let matches = |rule: &RouteMatch| route::matcher::rule_matches(rule, request, 0);
+    matches(rule)
+        || request.path().is_empty()
+            && is_about_all()
+            && matches(&RouteMatch { path: PathMatch::Connect, ..rule.clone() })
 }
 
 /// The Fetch standard, section 3.2.2.

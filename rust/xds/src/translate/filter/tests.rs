@@ -371,6 +371,13 @@ fn token_policies_are_refused() {
             "rules[0].match.grpc: a rule does not look at what kind of request it is",
         ),
         (
+            format!(
+                "{good}, rules: [{{match: {{prefix: /, dynamic_metadata: [{{filter: f, path: [{{key: a}}], value: \
+                 {{present_match: true}}}}]}}}}]"
+            ),
+            "rules[0].match.dynamic_metadata: a rule does not look at what other filters have found out",
+        ),
+        (
             format!("{good}, rules: [{{requires: {{requires_any: {{requirements: [{{provider_name: p}}]}}}}}}]"),
             "rules[0].match: this must be set",
         ),
