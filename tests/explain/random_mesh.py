@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from pymesh.explain.question import Question
+from tests.tools.signing import Issuer
 
 Document = dict[str, Any]
 NAMESPACE = "shop"
@@ -19,6 +20,8 @@ CALLED = ("reviews", "ratings")
 #: A service of connections, whose requests the proxies do not see.
 RAW = "raw"
 DOOR, DOOR_HOST = "door", "shop.example"
+#: Who is asked about some requests, and lets all of them pass.
+USHER = "usher"
 SUBSETS = {"reviews": ("v1", "v2"), "ratings": ("v1", "v3")}  # no workload is ratings v3
 
 _APP = """
@@ -49,6 +52,7 @@ _PATHS = ("/", "/a", "/a/b", "/a/b/c", "/admin", "/admin/x", "/Admin", "/items/4
 _WRITTEN = ("/a//b", "/x/../admin", "/./admin/x", "/%61dmin", "/a%2fb", "/a/b?q=/admin", "/admin?x", "/a;b", "/%zz")
 _HEADERS = ("x-a", "x-b")
 _VALUES = ("a", "b", "ab", "canary")
+_OWNERS = ("*", "https://issuer.test/*", "https://issuer.test/ann", "*/bob")
 _ACCOUNTS = ("web", "job", "reviews", "ratings", "other")
 
 
@@ -76,6 +80,7 @@ def write_mesh(folder: Path) -> None:
         app("reviews-v2", "reviews", "v2", ["ratings"]),
         app("ratings", "ratings", "v1", ()),
         app(RAW, RAW, "v1", (), "tcp"),
+        app(USHER, USHER, "v1", ()),
     ]
     mesh = {
         "apiVersion": "local.pymesh.dev/v1alpha1",
@@ -92,15 +97,20 @@ class Maker:
     def __init__(self, seed: int, door_port: int) -> None:
         self._rng = random.Random(seed)
         self._door_port = door_port
+        self._issuer, self._stranger = Issuer("https://issuer.test"), Issuer("https://issuer.test", "2")
+        self._other = Issuer("https://other.test")
 
     def documents(self, number: int) -> list[Document]:
         """Everything for one round. A route, and a policy that only looks, tell in each proxy which round it has."""
-        found = [self._service(name) for name in ("web", "job", *CALLED)]
+        found = [_PROVIDERS, *(self._service(name) for name in ("web", "job", USHER, *CALLED))]
         found += [self._service(RAW, "tcp"), self._gateway(), self._virtual_of_gateway(number)]
         for name in CALLED:
             found += [self._destination(name), self._virtual(name, number)]
             versions = SUBSETS[name]
             found += [self._authorization(name, one, versions) for one in range(self._rng.choice((0, 1, 1, 2, 3)))]
+        for name in (*CALLED, DOOR):
+            found += [self._request_authentication(name)] if self._chance(0.5) else []
+            found += [self._custom(name)] if self._chance(0.4) else []
         found += [self._authorization(RAW, one) for one in range(self._rng.choice((0, 1, 2)))]
         found += [self._authorization(DOOR, 0)] if self._chance(0.4) else []
         look = {"action": "AUDIT", "rules": [{}]}
@@ -124,6 +134,8 @@ class Maker:
         service = "ratings" if sender == "reviews-v2" else rng.choice((*CALLED, *CALLED, *CALLED, RAW))
         target = rng.choice(_PATHS) if self._chance(0.75) else rng.choice(_WRITTEN)
         headers = tuple((rng.choice(_HEADERS), rng.choice(_VALUES)) for _ in range(rng.choice((0, 0, 1, 2))))
+        if self._chance(0.4):
+            headers = (*headers, ("authorization", f"Bearer {self._token()}"))
         at_door = {}
         if sender == DOOR:
             service = rng.choice(CALLED)
@@ -143,6 +155,29 @@ class Maker:
         pool = {"http": {"maxRequestsPerConnection": 1}}
         spec = {"host": name, "subsets": subsets, "trafficPolicy": {"connectionPool": pool}}
         return _document("networking.istio.io/v1", "DestinationRule", name, spec)
+
+    def _request_authentication(self, name: str) -> Document:
+        issuers = self._rng.choice(([self._issuer], [self._issuer], [self._other], [self._issuer, self._other]))
+        rules: list[Document] = [{"issuer": one.name, "jwks": one.jwks} for one in issuers]
+        for rule in rules:
+            if self._chance(0.3):
+                rule["audiences"] = ["shop"]
+        labels = {"istio": DOOR} if name == DOOR else {"app": name}
+        spec = {"selector": {"matchLabels": labels}, "jwtRules": rules}
+        return _document("security.istio.io/v1", "RequestAuthentication", name, spec)
+
+    def _token(self) -> str:
+        rng = self._rng
+        claims: Document = {"aud": "shop"} if self._chance(0.5) else {}
+        if self._chance(0.5):
+            claims["groups"] = rng.choice((["staff"], ["guests", "staff"], "guests"))
+        kind = rng.choice(("good", "good", "good", "other", "expired", "stranger", "nonsense"))
+        if kind == "nonsense":
+            return rng.choice(("x", "a.b.c", ""))
+        if kind == "expired":
+            claims["exp"] = 1_000_000_000
+        issuer = {"other": self._other, "stranger": self._stranger}.get(kind, self._issuer)
+        return issuer.token(rng.choice(("ann", "bob")), **claims)
 
     def _virtual(self, name: str, number: int) -> Document:
         rules = [self._route(name, f"r{number}-{index}") for index in range(self._rng.randint(1, 4))]
@@ -205,11 +240,9 @@ class Maker:
         labels = {"istio": DOOR} if name == DOOR else {"app": name}
         if versions and self._chance(0.3):
             labels["version"] = rng.choice(versions)
-        spec: Document = {
-            "selector": {"matchLabels": labels},
-            "action": rng.choice(("ALLOW", "ALLOW", "ALLOW", "DENY", "DENY", "AUDIT")),
-            "rules": [self._rule() for _ in range(rng.randint(1, 3))],
-        }
+        action = rng.choice(("ALLOW", "ALLOW", "ALLOW", "DENY", "DENY", "AUDIT"))
+        rules = [self._rule(with_tokens=True) for _ in range(rng.randint(1, 3))]
+        spec: Document = {"selector": {"matchLabels": labels}, "action": action, "rules": rules}
         if spec["action"] == "ALLOW" and self._chance(0.05):
             del spec["rules"]
         made = _document("security.istio.io/v1", "AuthorizationPolicy", f"{name}-{number}", spec)
@@ -217,24 +250,36 @@ class Maker:
             made["metadata"]["annotations"] = {"istio.io/dry-run": "true"}
         return made
 
-    def _rule(self) -> Document:
+    def _custom(self, name: str) -> Document:
+        """Requests about which somebody is asked, before tokens are looked at."""
+        labels = {"istio": DOOR} if name == DOOR else {"app": name}
+        rules = [self._rule(with_tokens=False) for _ in range(self._rng.randint(1, 2))]
+        spec = {"selector": {"matchLabels": labels}, "action": "CUSTOM", "provider": {"name": USHER}, "rules": rules}
+        return _document("security.istio.io/v1", "AuthorizationPolicy", f"{name}-custom", spec)
+
+    def _rule(self, *, with_tokens: bool) -> Document:
         rng = self._rng
         rule: Document = {}
         if self._chance(0.7):
-            rule["from"] = [{"source": self._some(self._source)} for _ in range(rng.choice((1, 1, 2)))]
+            sources = [self._some(lambda: self._source(with_tokens=with_tokens)) for _ in range(rng.choice((1, 1, 2)))]
+            rule["from"] = [{"source": one} for one in sources]
         if self._chance(0.7):
             rule["to"] = [{"operation": self._some(self._operation)} for _ in range(rng.choice((1, 1, 2)))]
         if self._chance(0.25) or not rule:
             values = {rng.choice(("values", "notValues")): [rng.choice((*_VALUES, "a*", "*"))]}
             rule["when"] = [{"key": f"request.headers[{rng.choice(_HEADERS)}]", **values}]
+        elif with_tokens and self._chance(0.2):
+            rule["when"] = [{"key": "request.auth.claims[groups]", "values": [rng.choice(("staff", "guests", "*"))]}]
         return rule
 
     def _some(self, one: Callable[[], tuple[str, list[str]]]) -> Document:
         return dict(one() for _ in range(self._rng.choice((1, 1, 2))))
 
-    def _source(self) -> tuple[str, list[str]]:
+    def _source(self, *, with_tokens: bool) -> tuple[str, list[str]]:
         rng = self._rng
         account = rng.choice(_ACCOUNTS)
+        if with_tokens and self._chance(0.2):
+            return rng.choice(("requestPrincipals", "notRequestPrincipals")), [rng.choice(_OWNERS)]
         return rng.choice(
             (
                 ("principals", [f"cluster.local/ns/{NAMESPACE}/sa/{account}"]),
@@ -267,6 +312,16 @@ class Maker:
 
     def _chance(self, share: float) -> bool:
         return self._rng.random() < share
+
+
+_USHER_HOST = f"{USHER}.{NAMESPACE}.svc.cluster.local"
+_CHECK = {"service": _USHER_HOST, "port": 80, "includeRequestHeadersInCheck": ["user-agent"]}
+_PROVIDERS: Document = {
+    "apiVersion": "v1",
+    "kind": "ConfigMap",
+    "metadata": {"name": "istio", "namespace": "istio-system"},
+    "data": {"mesh": yaml.safe_dump({"extensionProviders": [{"name": USHER, "envoyExtAuthzHttp": _CHECK}]})},
+}
 
 
 def _document(version: str, kind: str, name: str, spec: Document) -> Document:

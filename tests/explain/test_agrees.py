@@ -26,7 +26,7 @@ from pymesh.local import http, meshfile
 from pymesh.local.plan import Workload
 from pymesh.local.runner import Options, Runner
 from pymesh.simulated import answer as answers
-from tests.explain.random_mesh import CALLERS, DOOR, RAW, Maker, write_mesh
+from tests.explain.random_mesh import CALLERS, DOOR, RAW, USHER, Maker, write_mesh
 from tests.tools.ports import free_port
 
 ROUNDS = 10
@@ -79,7 +79,8 @@ def test_it_does_what_explain_says(request: pytest.FixtureRequest, tmp_path: Pat
     shown = "\n".join(wrong[:10])
     assert not wrong, f"seed {seed}: {len(wrong)} of {REQUESTS}:\n{shown}"
     assert sum(kinds.values()) == REQUESTS
-    wanted = ("passed", "denied", "local", "closed", "by gateway", "connection passed", "connection closed")
+    wanted = ("passed", "denied", "local", "closed", "by gateway", "token refused", "asked")
+    wanted += ("connection passed", "connection closed")
     assert min(kinds[one] for one in wanted) > REQUESTS / 100, kinds
 
 
@@ -88,6 +89,10 @@ def _kind(question: Question, outcome: Outcome) -> str:
     if question.service == RAW:
         return "connection passed" if status else "connection closed"
     details = " ".join(part for hop in hops for part in hop)
+    if "jwt_authn_access_denied" in details:
+        return "token refused"
+    if any(name == USHER for name, *_ in hops):
+        return "asked"
     if status is None:
         return "closed"
     if "rbac_access_denied" in details:
