@@ -261,3 +261,62 @@ fn values_are_not_nested_without_end() {
     assert!(matches!(nested(20).verdict, Verdict::Allowed(_)));
     assert_eq!(nested(40), Decision::failed());
 }
+
+/// Answers that do not allow, as octets: with the status in front, behind, and left out.
+fn refusals() -> Vec<Vec<u8>> {
+    let denied = |message: &mut Message| {
+        message.message(2, |denied| {
+            denied.message(1, |status| status.number(1, 401));
+            option(denied, 2, "x-why", "because", |_| {});
+            denied.octets(3, b"go away");
+        });
+    };
+    let written = |parts: &[&dyn Fn(&mut Message)]| {
+        let mut message = Message::default();
+        parts.iter().for_each(|part| part(&mut message));
+        message.into_octets()
+    };
+    let seven = |message: &mut Message| status(message, 7);
+    vec![written(&[&seven, &denied]), written(&[&denied, &seven]), written(&[&denied]), written(&[&seven])]
+}
+
+#[test]
+fn a_refusal_that_was_cut_short_does_not_allow() {
+    for whole in refusals() {
+        for length in 0..=whole.len() {
+            let said = decision(&told(&frame(&whole[..length])));
+            // Of `status: {code: 7}` what is left without its code is no message.
+            assert!(!matches!(said.verdict, Verdict::Allowed(_)), "{length} of {whole:?}");
+        }
+    }
+}
+
+#[test]
+fn whatever_octets_come_there_is_a_decision() {
+    let mut state = 1_u64;
+    let mut random = || {
+        // Numbers of Knuth's MMIX.
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize
+    };
+    let seeds = refusals();
+    let mut verdicts = [0; 3];
+    for _ in 0..20_000 {
+        let mut octets = seeds[random() % seeds.len()].clone();
+        for _ in 0..=random() % 4 {
+            let at = random() % octets.len();
+            match random() % 3 {
+                0 => octets[at] = random() as u8,
+                1 => octets.insert(at, random() as u8),
+                _ => octets.truncate(at.max(1)),
+            }
+        }
+        match decision(&told(&frame(&octets))).verdict {
+            Verdict::Allowed(_) => verdicts[0] += 1,
+            Verdict::Denied(_) => verdicts[1] += 1,
+            Verdict::Failed(_) => verdicts[2] += 1,
+        }
+    }
+    assert!(verdicts[1] > 100 && verdicts[2] > 100, "{verdicts:?}");
+    assert!(verdicts[0] < 2_000, "few of them happen to say OK: {verdicts:?}");
+}
