@@ -164,7 +164,9 @@ class ControlPlane:
         while True:
             wait = max((certificate.renew_at - self._clock()).total_seconds(), 1.0)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(changed.wait(), wait)
+                # Not `wait_for`: until Python 3.12 it may forget a cancellation when what it waits for comes true.
+                async with asyncio.timeout(wait):
+                    await changed.wait()
                 changed.clear()
                 if not certificate.is_due:
                     continue

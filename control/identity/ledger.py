@@ -20,7 +20,11 @@ import msgspec
 from pymesh.control.identity import private_files
 
 FILE = "issued.jsonl"
-_MOST_BYTES = 256 << 20
+#: Proxies of one identity that are told apart. Whoever has a token can make up node ids: he pushes out his own alone.
+MOST_NODES = 10_000
+_MOST_BYTES = 1 << 30
+#: A journal that is not worth writing anew.
+_FEW_LINES = 1000
 
 
 class Holding(msgspec.Struct, frozen=True, rename="camel"):
@@ -53,34 +57,31 @@ class Ledger:
     """See the module. `open` makes one."""
 
     _path: Path
-    _held: dict[tuple[str, str], Holding]
+    #: Identity -> node -> its last certificate; those that were renewed longest ago first.
+    _held: dict[str, dict[str, Holding]]
     _lines: int
 
     @classmethod
     def open(cls, folder: Path, now: datetime) -> Ledger:
         """The ledger in ``folder``, empty on first use."""
         path = folder / FILE
-        held: dict[tuple[str, str], Holding] = {}
+        ledger = cls(path, {}, 0)
         try:
             content = private_files.read(path, limit=_MOST_BYTES)
         except FileNotFoundError:
             content = b""
         for line in content.splitlines():
             try:
-                found = msgspec.json.decode(line, type=Holding)
+                ledger._take(msgspec.json.decode(line, type=Holding))
             except msgspec.DecodeError:
                 continue  # torn by a crash
-            held.pop(found.key, None)
-            held[found.key] = found
-        ledger = cls(path, held, 0)
         ledger._rewrite(now)
         return ledger
 
     def record(self, holding: Holding, now: datetime) -> None:
         """A certificate is about to go out."""
-        self._held.pop(holding.key, None)
-        self._held[holding.key] = holding
-        if self._lines > 1000 and self._lines > 4 * len(self._held):
+        self._take(holding)
+        if self._lines > _FEW_LINES and self._lines > 4 * sum(map(len, self._held.values())):
             self._rewrite(now)
             return
         with self._path.open("ab") as file:
@@ -90,10 +91,20 @@ class Ledger:
     def live(self, now: datetime) -> Iterator[Holding]:
         """Those whose certificate has not expired."""
         seconds = now.timestamp()
-        return (one for one in self._held.values() if one.until > seconds)
+        return (one for held in self._held.values() for one in held.values() if one.until > seconds)
+
+    def _take(self, holding: Holding) -> None:
+        held = self._held.setdefault(holding.identity, {})
+        _, node = holding.key
+        held.pop(node, None)
+        held[node] = holding
+        if len(held) > MOST_NODES:
+            del held[next(iter(held))]
 
     def _rewrite(self, now: datetime) -> None:
-        self._held = {one.key: one for one in self.live(now)}
-        lines = [msgspec.json.encode(one) + b"\n" for one in self._held.values()]
-        private_files.write(self._path, b"".join(lines))
-        self._lines = len(lines)
+        live = list(self.live(now))
+        self._held = {}
+        for one in live:
+            self._take(one)
+        private_files.write(self._path, b"".join(msgspec.json.encode(one) + b"\n" for one in live))
+        self._lines = len(live)

@@ -24,7 +24,7 @@ import pytest
 
 from pymesh.control.app import ControlPlane
 from pymesh.control.config import Address, Settings
-from pymesh.control.identity import private_files
+from pymesh.control.identity import operator, private_files
 from pymesh.control.identity.agent import Agent, AgentSettings
 from pymesh.control.xds import pb
 from pymesh.control.xds.node import Node
@@ -330,3 +330,42 @@ def test_envoy_takes_everything_and_traffic_flows(tmp_path: Path, kind: str) -> 
                 eventually("the change was acknowledged", lambda: synced(plane))
                 clusters = page(f"127.0.0.1:{admin}", "/clusters?format=json")["cluster_statuses"]
                 assert "retired" not in {c["name"] for c in clusters}
+
+
+def test_envoy_follows_a_rotation_of_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its companion: it trusts both roots, shows a certificate of the new one, and trusts that alone in the end."""
+    monkeypatch.setattr("pymesh.control.identity.agent.SPREAD_SECONDS", 0.5)
+    outbound, inbound, admin = free_ports(3)
+    state = tmp_path / "state"
+
+    def trusted() -> list[set[str]]:
+        """The serial numbers of the roots that each of Envoy's TLS contexts trusts."""
+        entries = page(f"127.0.0.1:{admin}", "/certs")["certificates"]
+        return [{one["serial_number"] for one in entry["ca_cert"]} for entry in entries if entry["cert_chain"]]
+
+    def begun(phase: str) -> bool:
+        try:
+            operator.ask(state, phase)
+        except operator.RefusedError:
+            return False
+        return True
+
+    with app(b"one") as only:
+        mesh = HandMade(outbound, inbound, only)
+        with control_and_agent(tmp_path, mesh) as (plane, agent):
+            config = tmp_path / "envoy.json"
+            root = state / "ca" / "root-cert.pem"
+            config.write_text(json.dumps(bootstrap("DELTA_GRPC", plane.xds_address, agent, root, admin)))
+            argv = [peer("envoy"), "-c", str(config), "--concurrency", "1", "--log-level", "warning"]
+            with running([*argv, "--use-dynamic-base-id"], title="envoy", ports=[admin, outbound, inbound]) as envoy:
+                eventually("Envoy acknowledged everything", lambda: synced(plane))
+                (old,) = trusted()[0]
+                seen = []
+                for phase in ("prepare", "activate", "revoke"):
+                    eventually(phase, lambda phase=phase: begun(phase))
+                    seen += [get(outbound)[0] for _ in range(20)]
+                (new,) = {f"{one.root.serial_number:040x}" for one in plane.rotation.trust.authorities}
+                eventually("Envoy trusts the new root alone", lambda: all(one == {new} for one in trusted()))
+                seen += [get(outbound)[0] for _ in range(20)]
+                assert set(seen) == {200}, envoy.tail()
+                assert old != new and trusted()

@@ -262,6 +262,18 @@ def test_the_ledger_is_private_and_keeps_no_more_than_it_needs(tmp_path: Path) -
     assert list(Ledger.open(tmp_path, START + timedelta(hours=2)).live(START)) == []
 
 
+def test_made_up_nodes_push_out_their_own_kind_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pymesh.control.identity.ledger.MOST_NODES", 10)
+    ledger = Ledger.open(tmp_path, START)
+    end = int(START.timestamp()) + 3600
+    ledger.record(Holding("spiffe://td/ns/n/sa/honest", "node", "0", "r", "b", 0.0, end), START)
+    for number in range(100):
+        ledger.record(Holding("spiffe://td/ns/n/sa/thief", f"{number}", f"{number:x}", "r", "b", 0.0, end), START)
+    for found in (ledger, Ledger.open(tmp_path, START)):
+        nodes = [held.node for held in found.live(START)]
+        assert nodes == ["node", *map(str, range(90, 100))]
+
+
 def write(folder: Path, authority: CertificateAuthority, *more: x509.Certificate) -> None:
     """An operator's files."""
     folder.mkdir(exist_ok=True)
