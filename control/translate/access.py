@@ -26,6 +26,14 @@ def inbound_tcp(scope: Scope, stat_prefix: str) -> list[dict[str, Any]]:
     return [*external_authorization.inbound_tcp(scope, stat_prefix), *authorization.inbound_tcp(scope, stat_prefix)]
 
 
+def gateway_tcp(scope: Scope, name: str, stat_prefix: str) -> list[dict[str, Any]]:
+    """The filters for connections to a gateway's listeners that are no HTTP there."""
+    return [
+        *external_authorization.gateway_tcp(scope, name, stat_prefix),
+        *authorization.gateway_tcp(scope, name, stat_prefix),
+    ]
+
+
 def gateway(scope: Scope, name: str) -> list[dict[str, Any]]:
     """The filters for requests to a gateway's listeners, those of the Gateway ``name``."""
     return [

@@ -44,13 +44,17 @@ def inbound_http(scope: Scope) -> list[Json]:
 
 def inbound_tcp(scope: Scope, stat_prefix: str) -> list[Json]:
     """The filters for connections to the workload."""
-    selected = selection.for_workload(scope, scope.store.policies)
-    return [tcp_filter(name, fields, stat_prefix) for name, fields in _filters(selected, http=False)]
+    return _tcp(selection.for_workload(scope, scope.store.policies), stat_prefix)
 
 
 def gateway(scope: Scope, name: str) -> list[Json]:
     """The filters for requests to a gateway's listeners, those of the Gateway ``name``."""
     return _http(selection.for_gateway(scope, scope.store.policies, name))
+
+
+def gateway_tcp(scope: Scope, name: str, stat_prefix: str) -> list[Json]:
+    """The filters for connections to a gateway's listeners."""
+    return _tcp(selection.for_gateway(scope, scope.store.policies, name), stat_prefix)
 
 
 def http_filter(name: str, fields: Json) -> Json:
@@ -77,6 +81,10 @@ def named_rules(policies: Sequence[AuthorizationPolicy], *, http: bool) -> Json:
 
 def _http(policies: Sequence[AuthorizationPolicy]) -> list[Json]:
     return [http_filter(name, fields) for name, fields in _filters(policies, http=True)]
+
+
+def _tcp(policies: Sequence[AuthorizationPolicy], stat_prefix: str) -> list[Json]:
+    return [tcp_filter(name, fields, stat_prefix) for name, fields in _filters(policies, http=False)]
 
 
 def _filters(policies: Sequence[AuthorizationPolicy], *, http: bool) -> Iterable[tuple[str, Json]]:

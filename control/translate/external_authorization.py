@@ -37,9 +37,19 @@ def gateway(scope: Scope, name: str) -> list[Json]:
 
 
 def inbound_tcp(scope: Scope, stat_prefix: str) -> list[Json]:
-    """The filters for connections to the workload. Only over gRPC can be asked about them."""
+    """The filters for connections to the workload."""
+    return _tcp(scope, selection.for_workload(scope, scope.store.policies), stat_prefix)
+
+
+def gateway_tcp(scope: Scope, name: str, stat_prefix: str) -> list[Json]:
+    """The filters for connections to a gateway's listeners."""
+    return _tcp(scope, selection.for_gateway(scope, scope.store.policies, name), stat_prefix)
+
+
+def _tcp(scope: Scope, selected: Sequence[AuthorizationPolicy], stat_prefix: str) -> list[Json]:
+    """Only over gRPC can be asked about connections."""
     made = []
-    for name, policies in _by_provider(selection.for_workload(scope, scope.store.policies)):
+    for name, policies in _by_provider(selected):
         provider = scope.store.providers.get(name)
         if provider is not None and not isinstance(provider.written.authorizer, ExtAuthzGrpc):
             scope.report.warning(
@@ -52,7 +62,7 @@ def inbound_tcp(scope: Scope, stat_prefix: str) -> list[Json]:
         made.append(rbac)
         if provider is not None:
             message = pb.message("envoy.extensions.filters.network.ext_authz.v3.ExtAuthz")(
-                stat_prefix=f"{stat_prefix}.",
+                stat_prefix=stat_prefix,
                 grpc_service=_grpc(scope, provider),
                 failure_mode_allow=provider.written.authorizer.fail_open,
                 transport_api_version="V3",

@@ -47,14 +47,15 @@ def build(scope: Scope) -> tuple[list[Any], list[Any], dict[str, Any]]:
                     tables.append(_table(name, [site]))
                     chains.append({**_http_chain(scope, site, name), **free[0]})
             elif not site.passes_on:
-                found = listeners.l4(scope, site.rules)
+                found = _guarded(scope, site, listeners.l4(scope, site.rules))
                 chains += claimed.chains([_with_tls(scope, chain, site) for chain in found], site)
             for namespace, credential in site.secrets:
                 told = credentials.find(scope.store.secrets, namespace, credential)
                 secrets |= tls.secrets(namespace, credential, told) if told is not None else {}
         for site in sites:
             for rule in site.rules if site.passes_on else ():
-                chains += claimed.chains(listeners.l4(scope, [rule], tls=True), site)
+                found = _guarded(scope, site, listeners.l4(scope, [rule], tls=True))
+                chains += claimed.chains(found, site)
         if chains:
             made.append(listeners.listener(names.listener(bind, port), bind, port, "OUTBOUND", chains))
     return made, tables, secrets
@@ -106,6 +107,12 @@ def _http_chain(scope: Scope, site: Site, table: str) -> dict[str, Any]:
     filters = [*access.gateway(scope, site.gateway), *selected_filters.gateway(scope, site.gateway)]
     manager = listeners.http(scope.store.options, stat_prefix, "gateway", table, filters)
     return {"filters": [manager]}
+
+
+def _guarded(scope: Scope, site: Site, chains: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Chains for connections, behind the filters that decide who may connect."""
+    guards = access.gateway_tcp(scope, site.gateway, "tcp")
+    return [{**chain, "filters": [*guards, *chain["filters"]]} for chain in chains]
 
 
 def _with_tls(scope: Scope, chain: dict[str, Any], site: Site) -> dict[str, Any]:
