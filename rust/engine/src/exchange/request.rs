@@ -1,11 +1,13 @@
 //! The request on its way in: canonical form, route, filters, body.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use pymesh_http::{h1, Headers, Known, Method, RequestHead, Version};
 use pymesh_model::http::{RouteSource, Underscores};
 use pymesh_model::overload::OverloadAction;
 use pymesh_model::route::{Action, ClusterChoice, RouteTable, Upgrade};
+use pymesh_model::Snapshot;
 
 use super::{sticky, Collect, Exchange, ExchangeKey, GrpcWeb, LocalReply, Routed, Stage};
 use crate::cluster::ClusterKey;
@@ -94,32 +96,15 @@ impl Engine {
     /// Finds the route of a request; filters may make it run again.
     pub(crate) fn choose_route(&mut self, key: ExchangeKey) {
         let random = self.rng.bits();
-        let text = &mut self.text;
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
-        let Some(http) = exchange.http.as_ref() else { return };
-        exchange.set_cookies.clear();
-        let table: Option<Arc<RouteTable>> = match &http.config.routes {
-            RouteSource::Inline(table) => Some(table.clone()),
-            RouteSource::Named(name) => {
-                self.snapshot.routes.get(name).or_else(|| self.leaving_routes.get(name)).cloned()
-            }
-        };
-        exchange.unrouted = Unrouted::NoRoute;
-        let routed = table.and_then(|table| {
-            let found = route::matcher::find(&table, &exchange.request, &exchange.metadata, random);
-            let found = found.map_err(|reason| exchange.unrouted = reason).ok()?;
-            let route = table.virtual_hosts.get(found.virtual_host)?.routes.get(found.route)?.clone();
-            let forward = match &route.action {
-                Action::Forward(forward) => Some(forward.clone()),
-                _ => None,
-            };
-            let weighted = forward.as_deref().and_then(|forward| match &forward.cluster {
-                ClusterChoice::Weighted(split) => sticky::share(exchange, forward, split, random.rotate_left(32), text),
-                _ => None,
-            });
-            Some(Routed { virtual_host: found.virtual_host, table, route, weighted, forward })
-        });
-        exchange.routed = routed;
+        let tables = (&*self.snapshot, &self.leaving_routes);
+        route_request(exchange, tables, random, &mut self.text);
+    }
+
+    /// Likewise, for a request that is lent.
+    pub(crate) fn choose_route_of(&mut self, exchange: &mut Exchange) {
+        let random = self.rng.bits();
+        route_request(exchange, (&*self.snapshot, &self.leaving_routes), random, &mut self.text);
     }
 
     /// All filters have let the request pass.
@@ -373,4 +358,35 @@ fn may_ask(request: &RequestHead, routed: &Routed, general: &[Upgrade]) -> bool 
     let rule = |upgrade: &&Upgrade| wanted.eq_ignore_ascii_case(upgrade.protocol.as_bytes());
     let own = routed.forward.iter().flat_map(|forward| &forward.upgrades).find(rule);
     own.or_else(|| general.iter().find(rule)).is_some_and(|upgrade| upgrade.enabled)
+}
+
+/// Finds the route of a request.
+fn route_request(
+    exchange: &mut Exchange,
+    (snapshot, leaving): (&Snapshot, &HashMap<Arc<str>, Arc<RouteTable>>),
+    random: u64,
+    text: &mut Vec<u8>,
+) {
+    let Some(http) = exchange.http.as_ref() else { return };
+    exchange.set_cookies.clear();
+    let table: Option<Arc<RouteTable>> = match &http.config.routes {
+        RouteSource::Inline(table) => Some(table.clone()),
+        RouteSource::Named(name) => snapshot.routes.get(name).or_else(|| leaving.get(name)).cloned(),
+    };
+    exchange.unrouted = Unrouted::NoRoute;
+    let routed = table.and_then(|table| {
+        let found = route::matcher::find(&table, &exchange.request, &exchange.metadata, random);
+        let found = found.map_err(|reason| exchange.unrouted = reason).ok()?;
+        let route = table.virtual_hosts.get(found.virtual_host)?.routes.get(found.route)?.clone();
+        let forward = match &route.action {
+            Action::Forward(forward) => Some(forward.clone()),
+            _ => None,
+        };
+        let weighted = forward.as_deref().and_then(|forward| match &forward.cluster {
+            ClusterChoice::Weighted(split) => sticky::share(exchange, forward, split, random.rotate_left(32), text),
+            _ => None,
+        });
+        Some(Routed { virtual_host: found.virtual_host, table, route, weighted, forward })
+    });
+    exchange.routed = routed;
 }

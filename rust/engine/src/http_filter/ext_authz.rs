@@ -25,7 +25,9 @@ use crate::base::time::Time;
 use crate::engine::{Engine, Options};
 use crate::exchange::{Collect, Exchange, Heard, LocalReply, Question, Waiter};
 use crate::security::ext_authz::check::{self, Body, Request};
-use crate::security::ext_authz::{grpc, http, Changes, Decision, Denial, Field, Verdict, LARGEST_ANSWER};
+use crate::security::ext_authz::{
+    grpc, http, is_of_connection, Changes, Decision, Denial, Field, Verdict, LARGEST_ANSWER,
+};
 use crate::telemetry::stats::{ClusterExtAuthzStats, ExtAuthzStats};
 use crate::telemetry::{details, Flags};
 
@@ -40,6 +42,8 @@ pub(super) struct ExtAuthzFilter {
     infix: String,
     /// Where others read what the service has said.
     namespace: Arc<str>,
+    /// Filters behind it may choose another route: a request without one is asked about, too. (Envoy lets it pass.)
+    may_get_route: bool,
 }
 
 /// What is remembered of a request.
@@ -53,7 +57,7 @@ pub(crate) enum State {
 }
 
 impl ExtAuthzFilter {
-    pub fn new(config: &Arc<ExtAuthz>, prefix: &Arc<str>, options: &Options) -> ExtAuthzFilter {
+    pub fn new(config: &Arc<ExtAuthz>, prefix: &Arc<str>, options: &Options, may_get_route: bool) -> ExtAuthzFilter {
         let infix = match &*config.stat_prefix {
             "" => "ext_authz.".to_owned(),
             own => format!("ext_authz.{own}."),
@@ -63,6 +67,7 @@ impl ExtAuthzFilter {
             stats: options.hub.ext_authz(options.worker, &format!("http.{prefix}.{infix}").into()),
             infix,
             namespace: "envoy.filters.http.ext_authz".into(),
+            may_get_route,
         }
     }
 }
@@ -77,8 +82,12 @@ pub(super) fn on_request(
     if let Some(heard) = exchange.heard(waiter.filter) {
         return answered(engine, exchange, waiter, filter, heard);
     }
-    let Some(routed) = &exchange.routed else { return Step::Continue };
-    let said = match routed.filters().get(id).and_then(|entry| entry.config.as_ref()) {
+    // It leads to nobody, as long as no filter behind finds it a route.
+    if exchange.routed.is_none() && !filter.may_get_route {
+        return Step::Continue;
+    }
+    let said = exchange.routed.as_ref().and_then(|routed| routed.filters().get(id)?.config.as_ref());
+    let said = match said {
         Some(RouteFilterConfig::ExtAuthz(own)) => own.clone(),
         _ => Arc::default(),
     };
@@ -349,7 +358,8 @@ fn apply(request: &mut RequestHead, changes: &Changes) {
         request.headers.remove(name);
         known.iter().for_each(|value| request.headers.append(name, value));
     }
-    for name in changes.remove.iter().filter(|name| !name.starts_with(b":") && **name != b"host") {
+    let may_go = |name: &&Vec<u8>| !name.starts_with(b":") && **name != b"host" && !is_of_connection(name);
+    for name in changes.remove.iter().filter(may_go) {
         request.headers.remove(name);
     }
     if !changes.set_query.is_empty() || !changes.remove_query.is_empty() {

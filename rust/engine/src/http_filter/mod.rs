@@ -6,7 +6,8 @@
 //!
 //! Invariants:
 //! * which filters a request passes is decided once, by the route that it had when it arrived ([`Skips`]), so that a
-//!   filter sees both sides of an exchange or none,
+//!   filter sees both sides of an exchange or none; where that route was chosen by headers that were forged
+//!   (`jwt_authn`), those that have not had their turn are decided anew,
 //! * a filter's configuration is its route's, if that says something, else the chain's; levels were resolved when the
 //!   snapshot was made,
 //! * what a filter has to know later is its [`Memory`] in the exchange, and goes with the exchange,
@@ -98,7 +99,15 @@ impl Chain {
     /// With a worker's counters.
     pub fn new(filters: &[Arc<HttpFilter>], prefix: &Arc<str>, options: &Options, now: Time) -> Chain {
         let Options { worker, hub, commons, .. } = options;
-        let link = |filter: &Arc<HttpFilter>| Link {
+        let may_reroute = |filter: &Arc<HttpFilter>| match &filter.kind {
+            FilterKind::Python(_) => true,
+            FilterKind::ExtAuthz(config) => config.reroutes,
+            // It does also where somebody has forged what it promises.
+            FilterKind::JwtAuthn(_) => true,
+            _ => false,
+        };
+        let last_rerouting = filters.iter().rposition(may_reroute);
+        let link = |(index, filter): (usize, &Arc<HttpFilter>)| Link {
             id: filter.id,
             name: filter.name.clone(),
             is_disabled: filter.disabled,
@@ -112,14 +121,17 @@ impl Chain {
                     active: commons.faults.get(prefix, Default::default),
                 }),
                 FilterKind::Rbac(config) => Filter::Rbac(rbac::RbacFilter::new(config, prefix, options)),
-                FilterKind::ExtAuthz(config) => {
-                    Filter::ExtAuthz(ext_authz::ExtAuthzFilter::new(config, prefix, options))
-                }
+                FilterKind::ExtAuthz(config) => Filter::ExtAuthz(ext_authz::ExtAuthzFilter::new(
+                    config,
+                    prefix,
+                    options,
+                    last_rerouting > Some(index),
+                )),
                 FilterKind::JwtAuthn(config) => Filter::Jwt(jwt_authn::JwtFilter::new(config, prefix, options)),
                 FilterKind::LocalRateLimit(config) => Filter::LocalRateLimit(Limiter::new(config, now, options)),
             },
         };
-        let links: Vec<Link> = filters.iter().map(link).collect();
+        let links: Vec<Link> = filters.iter().enumerate().map(link).collect();
         let mut off = Skips::default();
         links.iter().enumerate().filter(|(_, link)| link.is_disabled).for_each(|(index, _)| off.add(index));
         Chain { links, off }
@@ -168,6 +180,12 @@ impl Skips {
         self.0 |= 1 << (index % 64);
     }
 
+    /// The same up to `index`, another's behind it.
+    fn up_to(self, index: usize, behind: Skips) -> Skips {
+        let kept = u64::MAX >> (63 - index % 64);
+        Skips(self.0 & kept | behind.0 & !kept)
+    }
+
     fn contains(self, index: usize) -> bool {
         u32::try_from(index).is_ok_and(|index| self.0.checked_shr(index).unwrap_or(0) & 1 == 1)
     }
@@ -177,17 +195,7 @@ impl Engine {
     /// Decides which filters the request passes. The translation allows 64 in a chain.
     pub(crate) fn choose_filters(&mut self, key: ExchangeKey) {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
-        let Some(http) = &exchange.http else { return };
-        exchange.skips = http.filters.off;
-        let said = exchange.routed.as_ref().map(|routed| routed.filters()).filter(|said| !said.is_empty());
-        let Some(said) = said else { return };
-        exchange.skips = Skips::default();
-        for (index, link) in http.filters.links.iter().enumerate() {
-            let own = said.get(link.id).and_then(|entry| entry.enabled);
-            if !own.unwrap_or(!link.is_disabled) {
-                exchange.skips.add(index);
-            }
-        }
+        exchange.skips = exchange.skips_of_route();
     }
 
     /// The request filter at `index` has its turn; after the last, the route decides.
@@ -315,6 +323,26 @@ impl Engine {
 impl Exchange {
     pub(crate) fn remember(&mut self, index: usize, memory: Memory) {
         self.memories.push((index, memory));
+    }
+
+    /// The filters that its route wants it to pass by.
+    fn skips_of_route(&self) -> Skips {
+        let Some(http) = &self.http else { return Skips::default() };
+        let said = self.routed.as_ref().map(|routed| routed.filters()).filter(|said| !said.is_empty());
+        let Some(said) = said else { return http.filters.off };
+        let mut skips = Skips::default();
+        for (index, link) in http.filters.links.iter().enumerate() {
+            let own = said.get(link.id).and_then(|entry| entry.enabled);
+            if !own.unwrap_or(!link.is_disabled) {
+                skips.add(index);
+            }
+        }
+        skips
+    }
+
+    /// The route that it had when it arrived was none that counts: those behind `index` are chosen by the one it has now.
+    fn choose_filters_behind(&mut self, index: usize) {
+        self.skips = self.skips.up_to(index, self.skips_of_route());
     }
 
     fn forget(&mut self, index: usize) -> Option<Memory> {

@@ -108,7 +108,7 @@ fn is_query(text: &[u8]) -> bool {
 }
 
 /// What frames a message or belongs to one connection.
-fn is_of_connection(name: &[u8]) -> bool {
+pub(crate) fn is_of_connection(name: &[u8]) -> bool {
     matches!(
         name,
         b"connection"

@@ -11,7 +11,7 @@ use pymesh_http::{Headers, RequestHead, ResponseHead};
 use pymesh_model::cluster::{UpstreamHttp, UpstreamProtocol};
 use pymesh_model::filter::*;
 use pymesh_model::listener::ConnectionPolicy;
-use pymesh_model::route::HeaderEdit;
+use pymesh_model::route::{HeaderEdit, PathMatch};
 
 use super::rig::{Rig, Setup};
 
@@ -111,6 +111,50 @@ fn a_request_waits_for_the_answer_and_goes_on_with_it() {
     assert!(rig.text(client).ends_with("hello"));
     assert_eq!((count(&rig, "ok"), rig.engine.census().pooled), (1, 2));
     settled(&rig);
+}
+
+#[test]
+fn the_service_sees_all_credentials() {
+    let mut rig = Rig::new(&setup(config(over_http())));
+    let (_, service) =
+        asking(&mut rig, b"GET /a HTTP/1.1\r\nhost: shop\r\nauthorization: good\r\nauthorization: bad\r\n\r\n");
+    let asked = rig.text(service);
+    assert!(asked.contains("authorization: good,bad\r\n"), "the upstream may take any of them: {asked}");
+}
+
+#[test]
+fn what_frames_a_request_is_not_the_services_to_remove() {
+    let mut rig = Rig::new(&setup(config(over_http())));
+    let (_, service) =
+        asking(&mut rig, b"POST /a HTTP/1.1\r\nhost: shop\r\ncontent-length: 5\r\nx-user: ann\r\n\r\nhello");
+    rig.receive(
+        service,
+        b"HTTP/1.1 200 OK\r\nx-envoy-auth-headers-to-remove: x-user, Content-Length\r\ncontent-length: 0\r\n\r\n",
+    );
+    let origin = rig.open();
+    let sent = rig.text(origin);
+    assert!(sent.contains("content-length: 5\r\n") && !sent.contains("x-user"), "{sent}");
+}
+
+#[test]
+fn who_has_no_route_yet_is_asked_about_if_one_may_be_found() {
+    let named =
+        |name: &str, kind| Arc::new(HttpFilter { name: name.into(), id: FilterId::of(name), disabled: false, kind });
+    let behind = named("jwt", FilterKind::JwtAuthn(Arc::default()));
+    for (behind, is_asked) in [(None, false), (Some(behind), true)] {
+        let mut setup = setup(config(over_http()));
+        setup.filters.extend(behind);
+        setup.path = PathMatch::Prefix("/other".into());
+        let mut rig = Rig::new(&setup);
+        let client = rig.accept();
+        rig.receive(client, GET);
+        assert_eq!(rig.text(client).starts_with("HTTP/1.1 404 "), !is_asked);
+        if is_asked {
+            let service = rig.open();
+            rig.receive(service, DENIED);
+            assert!(rig.text(client).starts_with("HTTP/1.1 401 "));
+        }
+    }
 }
 
 #[test]

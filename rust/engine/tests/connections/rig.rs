@@ -12,6 +12,7 @@ use pymesh_model::cluster::*;
 use pymesh_model::filter::{HttpFilter, RouteFilters};
 use pymesh_model::http::*;
 use pymesh_model::listener::*;
+use pymesh_model::matcher::HeaderMatch;
 use pymesh_model::route::*;
 use pymesh_model::testing;
 pub use pymesh_model::testing::address;
@@ -30,6 +31,7 @@ pub struct Setup {
     /// Of the route.
     pub route_upgrades: Vec<Upgrade>,
     pub path: PathMatch,
+    pub route_headers: Vec<HeaderMatch>,
     pub stream: StreamDuration,
     pub filters: Vec<Arc<HttpFilter>>,
     /// What the route says of them.
@@ -57,6 +59,7 @@ impl Default for Setup {
             upgrades: vec![],
             route_upgrades: vec![],
             path: PathMatch::Prefix("/".into()),
+            route_headers: vec![],
             stream: StreamDuration::default(),
             filters: vec![],
             said: RouteFilters::default(),
@@ -257,6 +260,7 @@ pub fn snapshot(setup: &Setup) -> Arc<Snapshot> {
     };
     let mut route = testing::route("/", pymesh_model::route::Action::Forward(Arc::new(forward)));
     route.matches.path = setup.path.clone();
+    route.matches.headers = setup.route_headers.clone();
     route.headers = setup.headers.clone();
     route.filters = setup.said.clone();
     let manager = HttpConnectionManager {

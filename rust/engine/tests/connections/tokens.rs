@@ -8,6 +8,7 @@ use pymesh_engine::{Action, ConnKey};
 use pymesh_jwt::testing::Signer;
 use pymesh_jwt::Algorithm;
 use pymesh_model::filter::*;
+use pymesh_model::matcher::{HeaderMatch, HeaderTest, StringMatch};
 use pymesh_model::route::PathMatch;
 
 use super::rig::{snapshot, upgrade, Rig, Setup};
@@ -377,6 +378,28 @@ fn what_a_provider_promises_nobody_can_forge() {
     assert!(sent.starts_with("GET /?a=1&b=%2F HTTP/1.1\r\n"), "{sent}");
     assert_eq!(sent.matches("x-sub").count(), 1, "{sent}");
     assert!(sent.contains("x-sub: ann\r\n"), "{sent}");
+}
+
+#[test]
+fn a_forged_claim_chooses_no_route() {
+    let keys = signer().jwks("").into_bytes();
+    let mut made = provider(JwtKeys::Local(keys.into()));
+    made.clear_route_cache = true;
+    let mut setup = requiring(made);
+    let is_root = HeaderMatch {
+        name: "x-sub".into(),
+        test: HeaderTest::Value(StringMatch::exact("ann")),
+        invert: false,
+        missing_as_empty: false,
+    };
+    setup.route_headers = vec![is_root];
+    let mut rig = Rig::new(&setup);
+    let client = rig.accept();
+    rig.receive(client, &get("/open", "x-sub: ann\r\n"));
+    assert!(rig.text(client).starts_with("HTTP/1.1 404 "), "the route is for those who bring a token");
+    rig.receive(client, &with_token());
+    let upstream = rig.open();
+    assert!(rig.text(upstream).contains("x-sub: ann\r\n"));
 }
 
 #[test]

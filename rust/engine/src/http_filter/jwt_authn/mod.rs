@@ -10,7 +10,9 @@
 //! # Invariants
 //! * A request is changed once, when it is let pass: until then changes are kept beside it ([`changes::Changes`]).
 //! * Headers that any provider may set are taken from every request first, even from those of which nothing is required:
-//!   whoever reads them can believe them. (Envoy takes them only from requests that a provider judges.)
+//!   whoever reads them can believe them. (Envoy takes them only from requests that a provider judges.) If there were
+//!   any, the route is chosen anew before that says what is required: else a forged header would lead where only a good
+//!   token may. (In Envoy it does.)
 //! * A token is good only if its form, issuer, time, audience, subject, lifetime and signature are. Of several tokens for
 //!   one requirement each must be good, so that nobody can take a bad one for the one that was judged.
 //! * Who has waited for a fetch in vain is refused: it asks for no other.
@@ -106,8 +108,9 @@ pub(super) fn on_request(
         Some(Memory::Jwt(awaited)) => awaited,
         _ => Awaited(Vec::new()),
     };
-    for name in filter.anywhere.promised() {
-        exchange.request.headers.remove(name.as_bytes());
+    if take_promised(&mut exchange.request, filter) {
+        engine.choose_route_of(exchange);
+        exchange.choose_filters_behind(waiter.filter);
     }
     if filter.config.bypass_cors_preflight && is_preflight(&exchange.request) {
         filter.stats.cors_preflight_bypassed.inc();
@@ -159,6 +162,18 @@ pub(super) fn on_request(
             }
         }
     }
+}
+
+/// Takes the headers that only providers may set. True if there were any: they may have chosen its route.
+fn take_promised(request: &mut RequestHead, filter: &JwtFilter) -> bool {
+    let mut is_forged = false;
+    for name in filter.anywhere.promised().map(str::as_bytes) {
+        if request.headers.get(name).is_some() {
+            request.headers.remove(name);
+            is_forged = true;
+        }
+    }
+    is_forged
 }
 
 /// It is judged again when the keys are there, or known not to come.

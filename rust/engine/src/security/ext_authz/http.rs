@@ -32,8 +32,10 @@ pub(crate) fn write_head(head: &mut RequestHead, service: &HttpAuthz, request: &
             head.headers.append(&name, &value);
         }
     }
-    if let Some(credentials) = request.head.headers.get(ALWAYS).filter(|_| !request.hidden.matches(ALWAYS)) {
-        head.headers.set(ALWAYS, credentials);
+    // All of them: whoever is asked must not judge another one than the upstream takes.
+    let credentials: Vec<&[u8]> = request.head.headers.get_all(ALWAYS).collect();
+    if !credentials.is_empty() && !request.hidden.matches(ALWAYS) {
+        head.headers.set(ALWAYS, &credentials.join(&b","[..]));
     }
 }
 

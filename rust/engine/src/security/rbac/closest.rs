@@ -64,10 +64,24 @@ enum Shape<'a, C> {
     Metadata(&'a MetadataMatch),
 }
 
-/// What is lacking where one of several is enough.
+/// What is lacking where one of several is enough. Long lists are not told to their end: whoever is refused must not be
+/// able to make that dear.
 fn fewest<C: Condition>(some: &[C], subject: &Subject<'_>) -> Vec<String> {
-    let lacking = some.iter().map(|one| lacks(one, subject)).min_by_key(Vec::len);
-    lacking.unwrap_or_else(|| vec![NOTHING.to_owned()])
+    if some.iter().any(|one| one.holds(subject)) {
+        return Vec::new();
+    }
+    let mut fewest: Option<Vec<String>> = None;
+    for one in some {
+        let lacking = lacks(one, subject);
+        let is_least = lacking.len() <= 1;
+        if fewest.as_ref().is_none_or(|known| lacking.len() < known.len()) {
+            fewest = Some(lacking);
+        }
+        if is_least {
+            break;
+        }
+    }
+    fewest.unwrap_or_else(|| vec![NOTHING.to_owned()])
 }
 
 fn lacks<C: Condition>(condition: &C, subject: &Subject<'_>) -> Vec<String> {

@@ -91,9 +91,6 @@ impl Reader<'_> {
             );
         }
         if !written.dynamic_metadata.is_empty() {
-            match_at.field("dynamic_metadata").refuse_with_hint("a rule looks at requests alone", "leave it out");
-        }
-        if !written.dynamic_metadata.is_empty() {
             match_at.field("dynamic_metadata").refuse_with_hint(
                 "a rule does not look at what other filters have found out",
                 "give the route a requirement of its own (`typed_per_filter_config`)",
