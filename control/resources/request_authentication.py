@@ -6,6 +6,7 @@ AuthorizationPolicy.
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from dataclasses import field
 from datetime import timedelta
 from typing import Any, ClassVar, Final
 from urllib.parse import SplitResult, urlsplit
+
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from pymesh.control.resources.decode import Located, Problem, model
 from pymesh.control.resources.header_values import HEADER_NAME
@@ -23,6 +26,15 @@ from pymesh.control.resources.traffic import OF_ONE_CONNECTION
 
 #: Kinds of keys that can check a signature without being able to make one.
 _PUBLIC_KINDS: Final = ("RSA", "EC", "OKP")
+#: What the proxy can use.
+_USABLE: Final = "RSA of 2048 to 8192 bits, EC on P-256, P-384 or P-521, OKP with Ed25519"
+_CURVES: Final[dict[str, type[ec.EllipticCurve]]] = {
+    "P-256": ec.SECP256R1,
+    "P-384": ec.SECP384R1,
+    "P-521": ec.SECP521R1,
+}
+#: Of a key that does not say its curve.
+_CURVE_OF: Final = {"ES384": "P-384", "ES512": "P-521"}
 #: Members of a JSON Web Key that are secret (RFC 7518, section 6).
 _SECRET_MEMBERS: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 
@@ -161,7 +173,10 @@ def _key_problems(written: str) -> Iterator[Problem]:
     """What keeps a JSON Web Key Set (RFC 7517) from being used."""
     hint = 'write it as in {"keys": [{"kty": "EC", "crv": "P-256", "x": "...", "y": "..."}]}'
     try:
-        found = json.loads(written)
+        found = json.loads(written, object_pairs_hook=_once)
+    except RecursionError:
+        yield Problem("jwks", "the keys are nested too deeply", hint)
+        return
     except ValueError as error:
         yield Problem("jwks", f"the keys are not JSON: {error}", hint)
         return
@@ -179,3 +194,43 @@ def _key_problems(written: str) -> Iterator[Problem]:
         elif _SECRET_MEMBERS & key.keys():
             member = min(_SECRET_MEMBERS & key.keys())
             yield Problem("jwks", f"keys[{number}] is a private key: it has {member!r}", "publish the public part only")
+    # A proxy would refuse the whole listener, with whatever else is changed there.
+    if not any(map(_is_usable, keys)):
+        yield Problem("jwks", "no proxy can use any of the keys", f"known: {_USABLE}")
+
+
+def _once(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object. Of two members of one name readers believe one or the other."""
+    found = dict(members)
+    if len(found) != len(members):
+        twice = next(name for number, (name, _) in enumerate(members) if name in dict(members[:number]))
+        raise ValueError(f"{twice!r} is here twice")
+    return found
+
+
+def _is_usable(key: dict[str, Any]) -> bool:
+    """Whether the proxy can check signatures with it."""
+    try:
+        match key.get("kty"):
+            case "RSA":
+                n, e = _number(key["n"]), _number(key["e"])
+                return 2048 <= n.bit_length() <= 8192 and e in (3, 65537)
+            case "EC":
+                curve = _CURVES[key.get("crv") or _CURVE_OF.get(key.get("alg", ""), "P-256")]
+                ec.EllipticCurvePublicNumbers(_number(key["x"]), _number(key["y"]), curve()).public_key()
+                return True
+            case "OKP":
+                return key["crv"] == "Ed25519" and len(_octets(key["x"])) == 32
+    except (KeyError, TypeError, AttributeError, ValueError):
+        pass
+    return False
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(_octets(text), "big")
+
+
+def _octets(text: str) -> bytes:
+    """Base64url, padded or not."""
+    bare = text.rstrip("=")
+    return base64.b64decode(bare + "=" * (-len(bare) % 4), altchars=b"-_", validate=True)

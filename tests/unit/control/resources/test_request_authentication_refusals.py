@@ -9,7 +9,12 @@ import pytest
 from pymesh.control.resources.diagnostics import Report
 from pymesh.control.resources.load import load_text
 
-KEY = {"kty": "EC", "crv": "P-256", "x": "MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4", "y": "4Et"}
+KEY = {
+    "kty": "EC",
+    "crv": "P-256",
+    "x": "MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4",
+    "y": "4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM",
+}
 JWKS = json.dumps({"keys": [KEY]})
 
 
@@ -38,6 +43,7 @@ def good(text: str) -> str:
 
 URI = "  hint: write it as in https://issuer.example/keys.json"
 SHAPE = '  hint: write it as in {"keys": [{"kty": "EC", "crv": "P-256", "x": "...", "y": "..."}]}'
+USABLE = "  hint: known: RSA of 2048 to 8192 bits, EC on P-256, P-384 or P-521, OKP with Ed25519"
 
 CASES = {
     "no rules": (
@@ -115,6 +121,26 @@ CASES = {
         keys(json.dumps({"keys": [{**KEY, "d": "AAAA"}]})),
         "f:4:37: error: jwtRules[0]: keys[0] is a private key: it has 'd'\n  hint: publish the public part only",
     ),
+    "a key that is no point of its curve": (
+        keys(json.dumps({"keys": [{**KEY, "y": "4Et"}]})),
+        f"f:4:37: error: jwtRules[0]: no proxy can use any of the keys\n{USABLE}",
+    ),
+    "keys of strange forms": (
+        keys('{"keys": [{"kty": "RSA", "n": [], "e": "AQAB"}, {"kty": "OKP", "crv": {}, "x": 1}, {"kty": "EC"}]}'),
+        f"f:4:37: error: jwtRules[0]: no proxy can use any of the keys\n{USABLE}",
+    ),
+    "a short key": (
+        keys(json.dumps({"keys": [{"kty": "RSA", "n": "wA" * 85, "e": "AQAB"}]})),
+        f"f:4:37: error: jwtRules[0]: no proxy can use any of the keys\n{USABLE}",
+    ),
+    "a member twice": (
+        keys('{"keys": [{"kty": "EC", "kty": "RSA"}]}'),
+        f"f:4:37: error: jwtRules[0]: the keys are not JSON: 'kty' is here twice\n{SHAPE}",
+    ),
+    "keys nested without end": (
+        keys("[" * 100_000),
+        f"f:4:37: error: jwtRules[0]: the keys are nested too deeply\n{SHAPE}",
+    ),
     "a header that is none": (
         good("fromHeaders: [{name: 'x y'}]"),
         "f:4:87: error: fromHeaders[0]: 'x y' is not a header name",
@@ -151,7 +177,7 @@ CASES = {
     ),
     "time for what is here": (
         rule(f"jwks: '{JWKS}', timeout: 3s"),
-        "f:4:155: error: jwtRules[0]: 'timeout' is about fetching keys, which are here\n  hint: remove it",
+        "f:4:195: error: jwtRules[0]: 'timeout' is about fetching keys, which are here\n  hint: remove it",
     ),
 }
 
