@@ -67,6 +67,9 @@ class _Entry:
     is_gateway: bool
     expires: datetime | None
 
+    def is_good(self, now: datetime) -> bool:
+        return self.expires is None or now < self.expires
+
 
 class TokenFile:
     """An :class:`Authenticator` over a file of token hashes."""
@@ -88,12 +91,11 @@ class TokenFile:
         for entry in self._entries:
             if hmac.compare_digest(entry.hashed, presented):
                 found = entry
-        if found is None or (found.expires is not None and found.expires <= self._clock()):
-            return None
-        return found.identity
+        return found.identity if found is not None and found.is_good(self._clock()) else None
 
     def is_gateway(self, identity: Identity) -> bool:
-        return any(entry.is_gateway and entry.identity == identity for entry in self._entries)
+        now = self._clock()
+        return any(one.is_gateway and one.identity == identity and one.is_good(now) for one in self._entries)
 
     def _reload_if_changed(self) -> None:
         stamp = self._stamp_of_file()

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,23 @@ def test_known_tokens_prove_identities_and_others_nothing(tmp_path: Path) -> Non
     assert tokens.authenticate("b") == Identity("cluster.local", "shop", "pay")
     for unknown in ("", "c", "a" * 100_000, hashlib.sha256(b"a").hexdigest(), "\udcff"):
         assert tokens.authenticate(unknown) is None
+
+
+def test_a_gateways_right_ends_with_its_token(tmp_path: Path) -> None:
+    of_gateway = next(iter(entry("a", "edge")))
+    content = {
+        of_gateway: {"namespace": "shop", "serviceAccount": "edge", "gateway": True, "expires": "2026-01-02T00:00:00Z"},
+        **entry("b", "edge"),
+    }
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    tokens = TokenFile(written(tmp_path / "t", content), "cluster.local", lambda: now)
+    edge = tokens.authenticate("b")
+    assert edge is not None and tokens.is_gateway(edge)
+    now = datetime(2026, 1, 2, tzinfo=UTC)
+    assert tokens.authenticate("a") is None
+    assert tokens.authenticate("b") == edge and not tokens.is_gateway(edge), (
+        "another token of it says nothing of gateways"
+    )
 
 
 def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
