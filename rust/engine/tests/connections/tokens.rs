@@ -380,26 +380,58 @@ fn what_a_provider_promises_nobody_can_forge() {
     assert!(sent.contains("x-sub: ann\r\n"), "{sent}");
 }
 
-#[test]
-fn a_forged_claim_chooses_no_route() {
+/// The route is for those whose token says who they are, in a header.
+fn routed_by_claim() -> Setup {
     let keys = signer().jwks("").into_bytes();
     let mut made = provider(JwtKeys::Local(keys.into()));
     made.clear_route_cache = true;
     let mut setup = requiring(made);
-    let is_root = HeaderMatch {
+    let is_ann = HeaderMatch {
         name: "x-sub".into(),
         test: HeaderTest::Value(StringMatch::exact("ann")),
         invert: false,
         missing_as_empty: false,
     };
-    setup.route_headers = vec![is_root];
-    let mut rig = Rig::new(&setup);
+    setup.route_headers = vec![is_ann];
+    setup
+}
+
+#[test]
+fn a_forged_claim_chooses_no_route() {
+    let mut rig = Rig::new(&routed_by_claim());
     let client = rig.accept();
     rig.receive(client, &get("/open", "x-sub: ann\r\n"));
     assert!(rig.text(client).starts_with("HTTP/1.1 404 "), "the route is for those who bring a token");
     rig.receive(client, &with_token());
     let upstream = rig.open();
     assert!(rig.text(upstream).contains("x-sub: ann\r\n"));
+}
+
+#[test]
+fn a_forged_claim_switches_off_no_filter_behind() {
+    let mut setup = routed_by_claim();
+    let wall = provider(JwtKeys::Local(signer().jwks("").into_bytes().into()));
+    let filter = JwtAuthn {
+        rules: vec![JwtRule {
+            matches: pymesh_model::testing::route(
+                "/",
+                pymesh_model::route::Action::Forward(Arc::new(pymesh_model::testing::forward("origin"))),
+            )
+            .matches,
+            requirement: Some(JwtRequirement::Provider(0, Audiences::default())),
+        }],
+        providers: vec![Arc::new(wall)],
+        ..JwtAuthn::default()
+    };
+    let id = FilterId::of("wall");
+    let kind = FilterKind::JwtAuthn(Arc::new(filter));
+    setup.filters.push(Arc::new(HttpFilter { name: "wall".into(), id, disabled: false, kind }));
+    let off = RouteFilter { filter: id, enabled: Some(false), config: None };
+    setup.said = RouteFilters::within(vec![off], &RouteFilters::default());
+    let mut rig = Rig::new(&setup);
+    let client = rig.accept();
+    rig.receive(client, &get("/open", "x-sub: ann\r\n"));
+    assert!(rig.text(client).starts_with("HTTP/1.1 401 "));
 }
 
 #[test]
