@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pymesh_model::filter::rbac::{Rbac, RulesAction};
+use pymesh_model::filter::rbac::{Policy, Rbac, RulesAction};
 use pymesh_model::filter::{FilterId, RouteFilterConfig};
 use pymesh_model::metadata::Value;
 
@@ -45,7 +45,10 @@ pub(super) fn on_request(
         Some(RouteFilterConfig::Rbac(own)) => own,
         _ => &filter.config,
     };
-    let (Some(facts), Some(http)) = (&exchange.facts, &exchange.http) else { return Step::Continue };
+    let (Some(facts), Some(http)) = (&exchange.facts, &exchange.http) else {
+        // Every client's request has them. Of whom nothing is known is not let in.
+        return Step::Reply(denied(Policy::refusal_by("none")));
+    };
     let wanted = exchange.down.and_then(|down| engine.conns.get(down)).and_then(|conn| conn.original_dst());
     let subject = Subject {
         facts,
@@ -82,5 +85,9 @@ pub(super) fn on_request(
         return Step::Continue;
     };
     filter.stats.denied.inc();
-    Step::Reply(LocalReply::new(403, Details::Made(refusal)).with_body(b"RBAC: access denied"))
+    Step::Reply(denied(refusal))
+}
+
+fn denied(refusal: Arc<str>) -> LocalReply {
+    LocalReply::new(403, Details::Made(refusal)).with_body(b"RBAC: access denied")
 }
