@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -52,6 +52,8 @@ class Run:
                 cwd="/",
                 env=self.mark.environment(TMPDIR=str(temporary), COLUMNS="400"),
                 start_new_session=True,
+                # A shell in the background ignores Ctrl-C, and so would all that it starts.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
 
     def says(self, text: str) -> bool:
@@ -79,7 +81,8 @@ def running(*words: str, temporary: Path) -> Iterator[Run]:
         yield run
     finally:
         for pid in run.mark.processes():
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         run.child.wait()
 
 

@@ -148,6 +148,9 @@ def pair() -> Iterator[list[Run]]:
 def _start(stack: ExitStack, kind: str) -> Run:
     origins = {name: stack.enter_context(origin(name, http2=name == "http2")) for name in ("main", "shadow", "http2")}
     silent = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+    # It listens to nobody, and nobody else may have its port.
+    down = stack.enter_context(socket.socket())
+    down.bind(("127.0.0.1", 0))
     hosts = [
         virtual_host(
             name,
@@ -168,7 +171,11 @@ def _start(stack: ExitStack, kind: str) -> Run:
     table = {"name": "in", "virtual_hosts": hosts, "validate_clusters": False, "request_mirror_policies": [shadow()]}
     listener = http_listener(free_port(), [], name="in", route_config=table)
     clusters = [cluster(name, [one.port], http2=name == "http2") for name, one in origins.items()]
-    clusters += [cluster("down", [free_port()]), cluster("empty", []), cluster("silent", [silent.getsockname()[1]])]
+    clusters += [
+        cluster("down", [down.getsockname()[1]]),
+        cluster("empty", []),
+        cluster("silent", [silent.getsockname()[1]]),
+    ]
     return Run(stack.enter_context(proxy(kind, bootstrap([listener], clusters, free_port()))), origins)
 
 

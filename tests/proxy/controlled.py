@@ -35,7 +35,7 @@ def controlled(
     config = dynamic("DELTA_GRPC", cluster("control", [control], http2=True), admin)
     namespace = node.split("~")[2].rpartition(".")[2]
     config["node"] = {"id": node, "cluster": "test", "metadata": {"NAMESPACE": namespace, "LABELS": dict(labels)}}
-    plane = [*pymesh(), "control", "--config", str(folder / "mesh"), "--state", str(folder / "state")]
+    plane = [*pymesh(), "control", "--config", str(folder / "mesh"), "--state", str(folder / f"state-{control}")]
     plane += ["--insecure-xds", "--listen", f"127.0.0.1:{control}", "--admin", "127.0.0.1:0", "--access-log", "OFF"]
     with (
         running(plane, title="control", ports=[control], timeout=120),

@@ -4,6 +4,7 @@
 //! `pymesh._bridge.simulated` gives them types.
 
 use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use pymesh_app::simulated::Effect;
@@ -15,72 +16,81 @@ use pyo3::types::{PyBytes, PyDict};
 
 use crate::host::PythonHost;
 
-/// One proxy, without sockets, threads and clock.
-#[pyclass(unsendable)]
-pub(crate) struct SimulatedProxy(pymesh_app::simulated::SimulatedProxy<PythonHost>);
+type Proxy = pymesh_app::simulated::SimulatedProxy<PythonHost>;
+
+/// One proxy, without sockets, threads and clock. Any thread may use it, or let go of it (Python's collector runs on
+/// whichever it likes), one at a time: every method wants it whole, so nobody ever waits for the lock.
+#[pyclass]
+pub(crate) struct SimulatedProxy(Mutex<Proxy>);
+
+impl SimulatedProxy {
+    fn whole(&mut self) -> &mut Proxy {
+        self.0.get_mut().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 #[pymethods]
 impl SimulatedProxy {
     /// Raises RuntimeError with one problem of the bootstrap a line.
     #[new]
     fn new(bootstrap: &str, seed: u64, unix_nanos: u64) -> PyResult<Self> {
-        pymesh_app::simulated::SimulatedProxy::new(bootstrap, seed, unix_nanos, PythonHost::new())
-            .map(SimulatedProxy)
+        Proxy::new(bootstrap, seed, unix_nanos, PythonHost::new())
+            .map(|proxy| SimulatedProxy(Mutex::new(proxy)))
             .map_err(|problems| PyRuntimeError::new_err(problems.join("\n")))
     }
 
     fn hear(&mut self, response: &[u8]) -> Vec<String> {
-        self.0.hear(response)
+        self.whole().hear(response)
     }
 
     fn wait(&mut self, seconds: f64) -> PyResult<Vec<String>> {
         let time = Duration::try_from_secs_f64(seconds).map_err(|error| PyValueError::new_err(error.to_string()))?;
-        Ok(self.0.pass(time))
+        Ok(self.whole().pass(time))
     }
 
-    fn listeners(&self) -> Vec<(u64, String, String)> {
-        let listeners = self.0.listeners();
+    fn listeners(&mut self) -> Vec<(u64, String, String)> {
+        let listeners = self.whole().listeners();
         listeners.iter().map(|(key, one)| (key.to_bits(), one.name.to_string(), one.address.to_string())).collect()
     }
 
     fn accept(&mut self, listener: u64, remote: &str, local: &str, is_redirected: bool) -> PyResult<Option<u64>> {
         let (remote, local) = (address(remote)?, address(local)?);
-        let accepted = self.0.accept(ListenerKey::from_bits(listener), remote, local, is_redirected);
+        let accepted = self.whole().accept(ListenerKey::from_bits(listener), remote, local, is_redirected);
         Ok(accepted.map(ConnKey::to_bits))
     }
 
     fn connected(&mut self, connection: u64, local: &str) -> PyResult<()> {
-        self.0.connected(ConnKey::from_bits(connection), address(local)?);
+        self.whole().connected(ConnKey::from_bits(connection), address(local)?);
         Ok(())
     }
 
     fn receive(&mut self, connection: u64, octets: &[u8]) {
-        self.0.receive(ConnKey::from_bits(connection), octets);
+        self.whole().receive(ConnKey::from_bits(connection), octets);
     }
 
     fn end_of_input(&mut self, connection: u64) {
-        self.0.end_of_input(ConnKey::from_bits(connection));
+        self.whole().end_of_input(ConnKey::from_bits(connection));
     }
 
     fn failed(&mut self, connection: u64, reason: &str) {
-        self.0.failed(ConnKey::from_bits(connection), reason);
+        self.whole().failed(ConnKey::from_bits(connection), reason);
     }
 
     fn turn<'py>(&mut self, py: Python<'py>, now: u64) -> PyResult<Vec<Bound<'py, PyAny>>> {
-        let effects = self.0.turn(Time::from_nanos(now));
+        let effects = self.whole().turn(Time::from_nanos(now));
         effects.into_iter().map(|effect| shown(py, effect)).collect()
     }
 
-    fn next_timeout(&self) -> Option<u64> {
-        self.0.next_timeout().map(Time::as_nanos)
+    fn next_timeout(&mut self) -> Option<u64> {
+        self.whole().next_timeout().map(Time::as_nanos)
     }
 
     fn take_log<'py>(&mut self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        PyBytes::new(py, &self.0.take_log())
+        PyBytes::new(py, &self.whole().take_log())
     }
 
     fn take_decisions<'py>(&mut self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
-        self.0.take_decisions().into_iter().map(|decision| told(py, decision)).collect()
+        self.whole().take_decisions().into_iter().map(|decision| told(py, decision)).collect()
     }
 }
 

@@ -78,7 +78,7 @@ pub(crate) struct Catalog {
 }
 
 /// Says whether each host of a cluster that was published as warming has been asked.
-pub type IsWarm = Box<dyn Fn(&Arc<Cluster>) -> bool>;
+pub type IsWarm = Box<dyn Fn(&Arc<Cluster>) -> bool + Send>;
 
 /// Cluster or listener: the one that serves and the one that will replace it.
 pub(crate) struct Slot<T> {
