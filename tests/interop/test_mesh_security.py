@@ -1,7 +1,7 @@
 """Tokens and external authorizers as the mesh's resources describe them: our proxy and Envoy, as gateways of one
 control plane, let the same requests in and send them on alike.
 
-The authorizers and the server of keys are those of the shop.
+The authorizers and the server of keys are those of the shop, and a real Open Policy Agent.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.interop.test_opa import POLICY, agent
 from tests.proxy.controlled import Counted, controlled, write
 from tests.proxy.running import eventually
 from tests.routing.mesh import Document, Rig, document, running
@@ -148,6 +149,15 @@ CASES = {
     "gRPC: no ticket": Case(get("grpc.test"), 401, answer={"x-reason": "no ticket"}, body="a ticket, please\n"),
     "gRPC: a ticket": Case(get("grpc.test", x_ticket="silver"), 200, {"x-guest": "bob"}),
     "gRPC: not for everybody": Case(get("grpc.test", "/admin", x_ticket="silver"), 403, answer={"x-reason": "not you"}),
+    # CUSTOM, decided by a policy in Rego; it takes the credentials away before they are looked at as a token.
+    "OPA: nobody": Case(get("opa.test"), 401, answer={"www-authenticate": "Bearer"}, body="who are you?"),
+    "OPA: somebody": Case(
+        get("opa.test", authorization="Bearer one"),
+        200,
+        {"x-user": "ann", "authorization": None},
+        {"x-decided-by": "opa"},
+    ),
+    "OPA: a stranger": Case(get("opa.test", authorization="Bearer three"), 401, body="who are you?"),
     # Nobody to ask.
     "an authorizer that does not listen": Case(get("dead.test", x_ticket="gold"), 503),
     "one that does not listen, and may be done without": Case(get("dead-open.test"), 200),
@@ -202,6 +212,7 @@ def providers() -> Document:
         "extensionProviders": [
             {"name": "http", "envoyExtAuthzHttp": over_http},
             {"name": "grpc", "envoyExtAuthzGrpc": at("grpc-authorizer")},
+            {"name": "opa", "envoyExtAuthzGrpc": at("opa")},
             {"name": "dead", "envoyExtAuthzGrpc": at("dead", statusOnError="503")},
             {"name": "dead-open", "envoyExtAuthzGrpc": at("dead", failOpen=True)},
             {"name": "gone", "envoyExtAuthzGrpc": at("gone")},
@@ -269,6 +280,7 @@ def policies() -> list[Document]:
         ),
         ask("http", "/a*"),
         ask("grpc"),
+        ask("opa"),
         ask("dead"),
         ask("dead-open"),
         ask("gone"),
@@ -305,6 +317,9 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
         for name, env in apps.items():
             argv = ["env", f"PORT={listening[name]}", *(f"{key}={value}" for key, value in env.items())]
             stack.enter_context(process([*argv, sys.executable, str(APPS / name)], title=name, ports=[listening[name]]))
+        (folder / "policy.rego").write_text(POLICY)
+        listening["opa"] = free_port()
+        stack.enter_context(agent(listening["opa"], folder / "policy.rego"))
         servers = []
         for host, shown in (("keys.test", "keys.test"), ("impostor.test", "somebody.test")):
             pair = authority.issue(shown, dns=[shown])
@@ -316,6 +331,7 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
         written = [
             *service("http-authorizer", "http", listening["authorizer.py"]),
             *service("grpc-authorizer", "grpc", listening["grpc_authorizer.py"]),
+            *service("opa", "grpc", listening["opa"]),
             *service("keys", "http", listening["keys.py"]),
             *service("dead", "grpc", free_port()),
             *servers,
