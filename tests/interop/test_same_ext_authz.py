@@ -409,13 +409,17 @@ def _settled(asked: Any) -> Any:
 
 
 def _lines(log: Path, count: int) -> dict[str, str]:
-    def read() -> list[str]:
-        text = log.read_text() if log.exists() else ""
-        return text[: text.rfind("\n") + 1].splitlines()
+    """Each request's line, by its number."""
 
-    assert eventually(lambda: len(read()) >= count)
-    # How long the service took is no two times the same.
-    return {line.split(" ")[0]: re.sub(r'"ext_authz_duration":\d+', '"ext_authz_duration":0', line) for line in read()}
+    def read() -> dict[str, str]:
+        text = log.read_text() if log.exists() else ""
+        # How long the service took is no two times the same.
+        text = re.sub(r'"ext_authz_duration":\d+', '"ext_authz_duration":0', text)
+        return {line.split(" ")[0]: line for line in text[: text.rfind("\n") + 1].splitlines()}
+
+    wanted = set(map(str, range(count)))
+    assert eventually(lambda: wanted <= read().keys()), wanted - read().keys()
+    return read()
 
 
 def _counters(started: Proxy) -> dict[str, int]:
