@@ -94,14 +94,14 @@ fn checked(name: &str, connect_timeout: &str) -> prost_types::Any {
 }
 
 /// A catalog, and the clusters that are warm by now, by name and port of their first endpoint.
-type Warm = std::rc::Rc<std::cell::RefCell<BTreeSet<(String, u16)>>>;
+type Warm = Arc<std::sync::Mutex<BTreeSet<(String, u16)>>>;
 
 fn asking(statics: Statics) -> (Catalog, Warm) {
     let warm = Warm::default();
     let said = warm.clone();
     let is_warm = Box::new(move |cluster: &Arc<pymesh_model::cluster::Cluster>| {
         let ports = cluster.endpoints.iter().map(|(_, endpoint)| endpoint.address.port());
-        said.borrow().contains(&(cluster.name.to_string(), ports.min().unwrap_or_default()))
+        said.lock().unwrap().contains(&(cluster.name.to_string(), ports.min().unwrap_or_default()))
     });
     (catalog_that_asks(statics, is_warm), warm)
 }
@@ -120,7 +120,7 @@ fn a_cluster_waits_until_its_hosts_have_been_asked() {
     let again = catalog.snapshot().warming.get("cart").unwrap().clone();
     assert!(!Arc::ptr_eq(&asked, &again));
     assert!(!catalog.settle(LOOK));
-    warm.borrow_mut().insert(("cart".to_owned(), 2));
+    warm.lock().unwrap().insert(("cart".to_owned(), 2));
     assert!(catalog.settle(LOOK * 2));
     assert_eq!((catalog.shows().as_str(), catalog.port_of("cart")), ("cart", Some(2)));
     let snapshot = catalog.snapshot();
@@ -149,7 +149,7 @@ fn nobody_is_let_in_before_the_bootstraps_clusters_are_warm() {
     let (mut catalog, warm) = asking(bootstrap.statics);
     catalog.settle(NOW);
     assert_eq!((catalog.snapshot().listeners.len(), catalog.snapshot().warming.len()), (0, 1));
-    warm.borrow_mut().insert(("cart".to_owned(), 7));
+    warm.lock().unwrap().insert(("cart".to_owned(), 7));
     catalog.settle(LOOK);
     assert_eq!((catalog.snapshot().listeners.len(), catalog.snapshot().clusters.len()), (1, 1));
     // Later ones keep nobody out.
@@ -168,7 +168,7 @@ fn one_that_nobody_looked_after_serves_until_the_hosts_of_the_new_one_have_been_
     let snapshot = catalog.snapshot();
     assert!(snapshot.clusters.get("cart").unwrap().health_check.is_none());
     assert!(snapshot.warming.get("cart").unwrap().health_check.is_some());
-    warm.borrow_mut().insert(("cart".to_owned(), 1));
+    warm.lock().unwrap().insert(("cart".to_owned(), 1));
     catalog.settle(LOOK);
     assert_eq!(catalog.shows(), "cart");
     assert!(catalog.snapshot().clusters.get("cart").unwrap().health_check.is_some());
