@@ -1,7 +1,8 @@
 """Free loopback ports, for processes that are told where to listen.
 
 Ports come from below the range that the kernel gives to outgoing connections: between the choice here and the
-process's own bind, no connection of somebody else can take one.
+process's own bind, no connection of somebody else can take one. Nor can another mesh: each takes its ports from blocks
+that are its own, which it says by a name that the kernel keeps for it, per network namespace, as long as it runs.
 """
 
 from __future__ import annotations
@@ -14,25 +15,47 @@ from pathlib import Path
 from pymesh.local.errors import LocalMeshError
 
 _FIRST = 20000
+_BLOCK = 64
 _EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 class Ports:
-    """Gives out ports, none of them twice."""
+    """Gives out ports, none of them twice. To be closed when nothing listens on them any more."""
 
-    def __init__(self, randomness: random.Random | None = None) -> None:
-        self._random = randomness or random.Random()
-        self._given: set[int] = set()
-        self._last = _lowest_ephemeral()
+    def __init__(self) -> None:
+        self._left: list[int] = []
+        self._claims: list[socket.socket] = []
 
     def take(self) -> int:
         """A port that nobody listens on."""
-        for _ in range(10_000):
-            port = self._random.randrange(_FIRST, self._last)
-            if port not in self._given and is_free(port):
-                self._given.add(port)
-                return port
-        raise LocalMeshError(f"no free port between {_FIRST} and {self._last}")
+        while True:
+            while self._left:
+                port = self._left.pop()
+                if is_free(port):
+                    return port
+            self._left = self._claim()
+
+    def close(self) -> None:
+        """Let others have the ports."""
+        for claim in self._claims:
+            claim.close()
+
+    def _claim(self) -> list[int]:
+        """The ports of a block that no other mesh has."""
+        last = _lowest_ephemeral()
+        blocks = list(range(_FIRST, last - _BLOCK + 1, _BLOCK))
+        # Meshes that come and go do not ask for the same ones again and again.
+        random.shuffle(blocks)
+        for first in blocks:
+            claim = socket.socket(socket.AF_UNIX)
+            try:
+                claim.bind(f"\0pymesh-ports-{first}")
+            except OSError:
+                claim.close()
+                continue
+            self._claims.append(claim)
+            return list(range(first, first + _BLOCK))
+        raise LocalMeshError(f"no free port between {_FIRST} and {last}")
 
 
 def is_free(port: int, address: str = "127.0.0.1") -> bool:

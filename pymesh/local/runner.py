@@ -86,6 +86,7 @@ class Runner:
         control = self._processes.get("control")
         if control is not None:
             await control.stop()
+        self._ports.close()
 
     @property
     def state(self) -> Path:
