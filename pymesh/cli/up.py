@@ -17,8 +17,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from pymesh.cli.problem import give_up
-from pymesh.local import check, meshfile, scenario, stats, traffic
+from pymesh.local import check, http, meshfile, scenario, stats, traffic
 from pymesh.local.errors import LocalMeshError
+from pymesh.local.findings import findings
 from pymesh.local.meshfile import LocalMesh
 from pymesh.local.runner import Options, Runner
 from pymesh.local.scenario import Scenario
@@ -166,7 +167,9 @@ async def _live(runner: Runner, wanted: meshfile.Traffic) -> None:
     sender = asyncio.create_task(traffic.steady(port, wanted.path, wanted.per_second, tally))
     try:
         with Live(console=console, refresh_per_second=4) as live:
+            found: list[str] = []
             while True:
+                found = await _tell_findings(runner, found)
                 failed = runner.failed()
                 live.update(
                     _table(stats.edges(await stats.scrape(runner.plan)), tally, failed.name if failed else None)
@@ -176,6 +179,21 @@ async def _live(runner: Runner, wanted: meshfile.Traffic) -> None:
         sender.cancel()
         with suppress(asyncio.CancelledError):
             await sender
+
+
+async def _tell_findings(runner: Runner, told: list[str]) -> list[str]:
+    """Print what is wrong with the configuration, above the table, if it is not what was `told` last."""
+    try:
+        found = await findings(runner.control_admin)
+    except (OSError, http.HttpError):
+        # A control plane that is away tells nothing new.
+        return told
+    if found != told:
+        for one in found:
+            console.print(f"[red]configuration:[/] {escape(one)}", soft_wrap=True)
+        if not found:
+            console.print("[green]configuration:[/] nothing is wrong with it any more")
+    return found
 
 
 def _table(edges: stats.Edges, tally: traffic.Tally, ended: str | None) -> Table:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from pymesh.local import check
+from tests.proxy.running import eventually
 from tests.tools import peers
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,6 +47,32 @@ def test_a_real_envoy_is_one_of_the_sidecars(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     done = run("up", str(SHOP), "--check", "--port", "0", "--envoy", "reviews-v2", "--keep", str(folder), PATH=path)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert check.leftovers(folder) == []
+
+
+def test_a_file_that_is_broken_while_the_mesh_runs_is_told(tmp_path: Path) -> None:
+    folder, output = tmp_path / "run", tmp_path / "output"
+    words = [*PYMESH, "up", str(SHOP), "--port", "0", "--keep", str(folder)]
+
+    def says(text: str) -> bool:
+        return eventually(lambda: text in output.read_text(), 60)
+
+    with output.open("wb") as sink:
+        process = subprocess.Popen(
+            words, stdout=sink, stderr=subprocess.STDOUT, cwd="/", env={**os.environ, "COLUMNS": "400"}
+        )
+    try:
+        assert says("logs: "), output.read_text()
+        (config,) = (path.parent for path in (folder / "config").rglob("gateway.yaml"))
+        broken = config / "broken.yaml"
+        broken.write_text("apiVersion: v1\nkind: Service\nmetadata: {name: broken}\nspec:\n  portz: []\n")
+        assert says(f"configuration: {broken}:5:3: error: "), output.read_text()
+        assert "hint: did you mean 'ports'?" in output.read_text()
+        broken.unlink()
+        assert says("configuration: nothing is wrong with it any more"), output.read_text()
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
     assert check.leftovers(folder) == []
 
 
