@@ -8,9 +8,8 @@ from __future__ import annotations
 import json
 import socket
 import ssl
-import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import pytest
 from tests.routing.mesh import GATEWAYS, Document, Rig, document, running, two_ports
 from tests.routing.outcome import Asked
 from tests.tools.certificates import Authority, KeyPair
+from tests.tools.serving import accepting
 
 Tls = dict[str, Any]
 DISABLE: Tls = {"mode": "DISABLE"}
@@ -89,39 +89,24 @@ def server(pair: KeyPair | None, clients: Path) -> Iterator[int]:
         context.sni_callback = lambda one, name, _: names.update({one: name or ""})  # type: ignore[misc]
 
     def serve(raw: socket.socket) -> None:
-        with suppress(OSError, ssl.SSLError), raw:
-            raw.settimeout(20)
-            end = context.wrap_socket(raw, server_side=True) if context else raw
-            told: Tls = {"tls": context is not None}
-            if isinstance(end, ssl.SSLSocket):
-                certificate: Any = end.getpeercert() or {}
-                told["sni"] = names.get(end, "")
-                told["peer"] = next((name for _, name in certificate.get("subjectAltName", ())), "")
-            head = b""
-            while b"\r\n\r\n" not in head:
-                head += end.recv(4096) or b"\r\n\r\n"
-                if head[0] == 22:  # TLS, of which a server of plain text knows nothing
-                    return
-            body = json.dumps(told).encode()
-            end.sendall(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
-            end.close()
-
-    def accept(listening: socket.socket) -> None:
-        while True:
-            try:
-                raw, _ = listening.accept()
-            except OSError:
+        raw.settimeout(20)
+        end = context.wrap_socket(raw, server_side=True) if context else raw
+        told: Tls = {"tls": context is not None}
+        if isinstance(end, ssl.SSLSocket):
+            certificate: Any = end.getpeercert() or {}
+            told["sni"] = names.get(end, "")
+            told["peer"] = next((name for _, name in certificate.get("subjectAltName", ())), "")
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += end.recv(4096) or b"\r\n\r\n"
+            if head[0] == 22:  # TLS, of which a server of plain text knows nothing
                 return
-            threading.Thread(target=serve, args=(raw,), daemon=True).start()
+        body = json.dumps(told).encode()
+        end.sendall(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+        end.close()
 
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        thread = threading.Thread(target=accept, args=(listening,))
-        thread.start()
-        try:
-            yield listening.getsockname()[1]
-        finally:
-            listening.shutdown(socket.SHUT_RDWR)
-            thread.join()
+    with accepting(serve) as port:
+        yield port
 
 
 def resources(name: str, port: int, files: dict[str, str], gateways: list[str]) -> list[Document]:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from tests.differential.running import KINDS, lines
 from tests.proxy.bootstrap import Json, access_log, bootstrap, cluster, tcp_listener
 from tests.proxy.running import eventually, proxy
 from tests.tools.ports import free_port, free_ports
+from tests.tools.serving import accepting
 
 _RBAC = "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC"
 _NAME = "envoy.filters.network.rbac"
@@ -25,24 +25,13 @@ _ANYBODY = {"policies": {"p": {"permissions": [{"any": True}], "principals": [{"
 @pytest.fixture
 def greeter() -> Iterator[int]:
     """A server that says one word to whoever connects."""
-    server = socket.create_server(("127.0.0.1", 0))
 
-    def serve() -> None:
-        while True:
-            try:
-                connection, _ = server.accept()
-            except OSError:
-                return
-            connection.recv(1)
-            connection.sendall(b"hi")
-            connection.close()
+    def greet(connection: socket.socket) -> None:
+        connection.recv(1)
+        connection.sendall(b"hi")
 
-    thread = threading.Thread(target=serve)
-    thread.start()
-    yield server.getsockname()[1]
-    server.shutdown(socket.SHUT_RDWR)
-    server.close()
-    thread.join(10)
+    with accepting(greet) as port:
+        yield port
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -11,7 +11,6 @@ import http.client
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Iterator
 from concurrent import futures
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from tests.tools.certificates import Authority
 from tests.tools.commanded import Behaviour, origins
 from tests.tools.ports import free_port
 from tests.tools.processes import Running, running
+from tests.tools.serving import accepting
 
 KINDS = ["envoy", "pymesh"]
 QUICK: Json = {
@@ -332,28 +332,15 @@ class _Lines:
     def __init__(self) -> None:
         self.answer, self.questions, self.connections = b"+PONG\r\n", 0, 0
 
-    def serve(self, listening: socket.socket) -> None:
-        while True:
-            try:
-                connection, _ = listening.accept()
-            except OSError:
-                return
-            self.connections += 1
-            threading.Thread(target=self._talk, args=(connection,), daemon=True).start()
-
-    def _talk(self, connection: socket.socket) -> None:
-        with connection:
-            while connection.recv(100):
-                self.questions += 1
-                connection.sendall(self.answer)
+    def talk(self, connection: socket.socket) -> None:
+        self.connections += 1
+        while connection.recv(100):
+            self.questions += 1
+            connection.sendall(self.answer)
 
 
 @contextmanager
 def _line_server() -> Iterator[tuple[int, _Lines]]:
     lines = _Lines()
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        thread = threading.Thread(target=lines.serve, args=(listening,), daemon=True)
-        thread.start()
-        yield listening.getsockname()[1], lines
-        listening.shutdown(socket.SHUT_RDWR)
-    thread.join(10)
+    with accepting(lines.talk) as port:
+        yield port, lines

@@ -10,7 +10,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from tests.proxy.running import Proxy, command, eventually, proxy
 from tests.tools import ads, resources
 from tests.tools.ports import free_ports
 from tests.tools.processes import accepts, running
+from tests.tools.serving import accepting
 
 KINDS = ["envoy", "pymesh"]
 #: Whoever is not asked waits for a minute; a check may take as long.
@@ -48,17 +49,9 @@ class Reluctant:
     asked: threading.Event = field(default_factory=threading.Event)
     may_say: threading.Event = field(default_factory=threading.Event)
 
-    def serve(self, listening: socket.socket) -> None:
-        """Until the socket is closed."""
-        while True:
-            try:
-                connection, _ = listening.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._talk, args=(connection,), daemon=True).start()
-
-    def _talk(self, connection: socket.socket) -> None:
-        with suppress(OSError), connection, connection.makefile("rb") as lines:
+    def talk(self, connection: socket.socket) -> None:
+        """On one connection."""
+        with connection.makefile("rb") as lines:
             while first := lines.readline():
                 while lines.readline().strip():
                     pass
@@ -75,21 +68,11 @@ class Reluctant:
 def reluctant(*names: str) -> Iterator[list[Reluctant]]:
     """Hosts that nothing was heard of yet."""
     hosts = [Reluctant(name) for name in names]
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in hosts]
-    threads = []
-    for host, listening in zip(hosts, sockets, strict=True):
-        host.port = listening.getsockname()[1]
-        threads.append(threading.Thread(target=host.serve, args=(listening,)))
-        threads[-1].start()
-    try:
+    with ExitStack() as stack:
+        for host in hosts:
+            host.port = stack.enter_context(accepting(host.talk))
+            stack.callback(host.may_say.set)
         yield hosts
-    finally:
-        for host, listening in zip(hosts, sockets, strict=True):
-            host.may_say.set()
-            listening.shutdown(socket.SHUT_RDWR)
-            listening.close()
-        for thread in threads:
-            thread.join(10)
 
 
 def ask(port: int) -> tuple[int, str]:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import socket
 import ssl
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.proxy.bootstrap import cluster, dynamic
 from tests.proxy.running import Proxy, proxy, pymesh
 from tests.tools.ports import free_ports
 from tests.tools.processes import running
+from tests.tools.serving import accepting
 
 
 @contextmanager
@@ -73,45 +72,24 @@ class Counted:
     body: str = ""
     connections: int = 0
     requests: int = 0
-    open: list[socket.socket] = field(default_factory=list)
 
     @contextmanager
     def serving(self) -> Iterator[Counted]:
         """Serve on `port`, or on any if that is 0."""
-        with socket.create_server((self.host, self.port)) as server:
-            self.port = server.getsockname()[1]
-            taker = threading.Thread(target=self._take, args=(server,))
-            taker.start()
-            try:
-                yield self
-            finally:
-                server.shutdown(socket.SHUT_RDWR)
-                for one in list(self.open):
-                    with contextlib.suppress(OSError):
-                        one.shutdown(socket.SHUT_RDWR)
-                taker.join()
-
-    def _take(self, server: socket.socket) -> None:
-        while True:
-            try:
-                raw, _ = server.accept()
-            except OSError:
-                return
-            self.connections += 1
-            self.open.append(raw)
-            threading.Thread(target=self._serve, args=(raw,), daemon=True).start()
+        with accepting(self._serve, self.host, self.port) as self.port:
+            yield self
 
     def _serve(self, raw: socket.socket) -> None:
-        with contextlib.suppress(OSError), raw:
-            # A socket that is wrapped takes the descriptor along, so that there are two to close.
-            end = self.context.wrap_socket(raw, server_side=True) if self.context else raw
-            with end, end.makefile("rwb") as lines:
-                while head := self._head(lines):  # type: ignore[arg-type]
-                    self.requests += 1
-                    host = next((one[5:].strip() for one in head if one.lower().startswith("host:")), "")
-                    body = (self.body or f"{self.name} {host}\n").encode()
-                    lines.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
-                    lines.flush()
+        self.connections += 1
+        # A socket that is wrapped takes the descriptor along, so that there are two to close.
+        end = self.context.wrap_socket(raw, server_side=True) if self.context else raw
+        with end, end.makefile("rwb") as lines:
+            while head := self._head(lines):  # type: ignore[arg-type]
+                self.requests += 1
+                host = next((one[5:].strip() for one in head if one.lower().startswith("host:")), "")
+                body = (self.body or f"{self.name} {host}\n").encode()
+                lines.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+                lines.flush()
 
     @staticmethod
     def _head(lines: Iterator[bytes]) -> list[str]:

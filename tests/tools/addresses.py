@@ -6,9 +6,10 @@ Consistent hashing needs dozens of endpoints that differ in their addresses only
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from tests.tools.serving import looping
 
 #: The header of the answer that names the address.
 HERE = "x-here"
@@ -22,35 +23,15 @@ def address(number: int) -> str:
 @contextmanager
 def addresses(count: int) -> Iterator[int]:
     """Serve at the first `count` addresses for the length of the block; gives the port."""
-    loop = asyncio.new_event_loop()
-    started = threading.Event()
-    servers: list[asyncio.Server] = []
 
-    async def start() -> None:
+    async def start() -> list[asyncio.Server]:
         first = await asyncio.start_server(_connected, address(1), 0)
-        servers.append(first)
         port = first.sockets[0].getsockname()[1]
-        for number in range(2, count + 1):
-            servers.append(await asyncio.start_server(_connected, address(number), port))
-        started.set()
+        numbers = range(2, count + 1)
+        return [first, *[await asyncio.start_server(_connected, address(number), port) for number in numbers]]
 
-    def run() -> None:
-        loop.run_until_complete(start())
-        loop.run_forever()
-
-    thread = threading.Thread(target=run, name="addresses", daemon=True)
-    thread.start()
-    if not started.wait(10):
-        raise RuntimeError("the origin did not start")
-    try:
-        yield servers[0].sockets[0].getsockname()[1]
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
-        for server in servers:
-            server.close()
-        loop.run_until_complete(_end_tasks())
-        loop.close()
+    with looping(start) as ports:
+        yield ports[0]
 
 
 async def _connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -64,10 +45,3 @@ async def _connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter)
         pass
     finally:
         writer.close()
-
-
-async def _end_tasks() -> None:
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

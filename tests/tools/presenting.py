@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import queue
 import socket
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 from cryptography.hazmat.primitives import serialization
 
 from tests.tools.bad_certificates import Made
+from tests.tools.serving import accepting
 
 with warnings.catch_warnings():
     # It still brings a mixin for asyncore along, which nobody asks for here.
@@ -78,28 +78,11 @@ class Servers:
     @contextmanager
     def serving(self) -> Iterator[Servers]:
         """Serve for the length of the block."""
-        with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
-            self.port = listener.getsockname()[1]
-            taker = threading.Thread(target=self._take, args=(listener,))
-            taker.start()
-            try:
-                yield self
-            finally:
-                listener.shutdown(socket.SHUT_RDWR)
-                taker.join()
-
-    def _take(self, listener: socket.socket) -> None:
-        while True:
-            try:
-                raw, _ = listener.accept()
-            except OSError:
-                return
-            # One after the other: each is over before the next is wanted.
-            with raw:
-                raw.settimeout(_SECONDS)
-                self._serve(raw)
+        with accepting(self._serve) as self.port:
+            yield self
 
     def _serve(self, raw: socket.socket) -> None:
+        raw.settimeout(_SECONDS)
         hello = raw.recv(65536, socket.MSG_PEEK)
         name = next((name for name in self.by_name if name.encode() in hello), "")
         shown = self.by_name.get(name, Shown(None))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+
+from tests.tools.serving import looping
 
 _HEAD_END = b"\r\n\r\n"
 
@@ -32,33 +34,13 @@ class _Origin(asyncio.Protocol):
 @contextmanager
 def numbered_origins(count: int) -> Iterator[list[int]]:
     """The ports of this many origins, in a thread of their own; each answers with its number as `x-served-by`."""
-    loop = asyncio.new_event_loop()
-    servers: list[asyncio.Server] = []
-    started = threading.Event()
 
-    async def start() -> None:
-        for number in range(count):
-            server = await loop.create_server(lambda number=number: _Origin(number), "127.0.0.1", 0)  # type: ignore[misc]
-            servers.append(server)
-        started.set()
+    async def start() -> list[asyncio.Server]:
+        loop = asyncio.get_running_loop()
+        return [await loop.create_server(partial(_Origin, number), "127.0.0.1", 0) for number in range(count)]
 
-    def run() -> None:
-        loop.run_until_complete(start())
-        loop.run_forever()
-
-    thread = threading.Thread(target=run, name="origins", daemon=True)
-    thread.start()
-    if not started.wait(10):
-        raise RuntimeError("the origins did not start")
-    try:
-        yield [server.sockets[0].getsockname()[1] for server in servers]
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
-        for server in servers:
-            server.close()
-        loop.run_until_complete(asyncio.sleep(0))
-        loop.close()
+    with looping(start) as ports:
+        yield ports
 
 
 def shares(port: int, host: str, requests: int, batch: int = 50) -> Counter[str]:

@@ -21,11 +21,11 @@ import asyncio
 import hashlib
 import json
 import ssl
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tests.tools.certificates import KeyPair
+from tests.tools.serving import looping
 from tests.tools.wire import http1, http2
 from tests.tools.wire.message import Aborted, Exchange, Request
 
@@ -145,15 +145,11 @@ def origin(name: str = "a", *, http2: bool = False, tls: KeyPair | None = None, 
     """Run an origin in a thread of its own for the length of the block."""
     running = Origin(name)
     context = server_context(tls, ["h2"] if http2 else ["http/1.1"]) if tls else None
-    loop = asyncio.new_event_loop()
-    started = threading.Event()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await running.connected(reader, writer, http2)
 
-    servers: list[asyncio.Server] = []
-
-    async def start() -> None:
+    async def start() -> list[asyncio.Server]:
         # A client that leaves is not waited for: what it did not take is lost in any case.
         patience = 1.0 if context else None
         # A thousand connections may come at once, to a test's origin that is slow to accept them.
@@ -166,26 +162,11 @@ def origin(name: str = "a", *, http2: bool = False, tls: KeyPair | None = None, 
             ssl_shutdown_timeout=patience,
             backlog=4096,
         )
-        running.port = server.sockets[0].getsockname()[1]
-        servers.append(server)
-        started.set()
+        return [server]
 
-    def run() -> None:
-        loop.run_until_complete(start())
-        loop.run_forever()
-
-    thread = threading.Thread(target=run, name=f"origin-{name}", daemon=True)
-    thread.start()
-    if not started.wait(10):
-        raise RuntimeError(f"origin {name} did not start")
-    try:
+    with looping(start) as ports:
+        running.port = ports[0]
         yield running
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
-        servers[0].close()
-        loop.run_until_complete(_end_tasks())
-        loop.close()
 
 
 def server_context(pair: KeyPair, alpn: list[str]) -> ssl.SSLContext:
@@ -194,13 +175,6 @@ def server_context(pair: KeyPair, alpn: list[str]) -> ssl.SSLContext:
     context.load_cert_chain(pair.chain, pair.key)
     context.set_alpn_protocols(alpn)
     return context
-
-
-async def _end_tasks() -> None:
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _of_attempt(value: str, attempt: int) -> str:
