@@ -25,7 +25,7 @@ from pymesh.local.runner import Runner
 from pymesh.local.scenario import Expectation, Scenario, Send, Step
 
 #: How soon a step whose expectation does not hold is looked at again.
-_AGAIN_S = 0.4
+_AGAIN_S = 0.2
 #: Longer than a configuration needs to reach every proxy, where nothing that follows would show it.
 _SETTLED_S = 10.0
 
@@ -94,9 +94,9 @@ class Stage:
         early = await self._begin_phase(step, deadline) if step.authority else []
         while True:
             received = [*early, *(await self._send(step.send) if step.send is not None else [])]
-            verdicts = [await self._judge(one, received, before) for one in step.expect]
+            verdicts = await self._judge(step.expect, received, before)
             if all(one.holds for one in verdicts) or loop.time() >= deadline:
-                return tuple(verdicts)
+                return verdicts
             await asyncio.sleep(_AGAIN_S)
             if not step.authority:
                 before = await self._marks(step.expect)
@@ -135,21 +135,27 @@ class Stage:
         return await sending.send(send, sending.Target(port, f"127.0.0.1:{port}", self._authority.file))
 
     async def _judge(
-        self, wanted: Expectation, received: Sequence[Received], before: Mapping[Expectation, int]
-    ) -> Verdict:
-        if not wanted.of:
-            failures = [one.failure for one in received if one.failure]
-            verdict = judge.of_answers(wanted, received)
-            if verdict.holds or not failures:
-                return verdict
-            return Verdict(False, f"{verdict.seen}; {len(failures)} without an answer: {failures[0]}")
-        # What a proxy logs and counts of a request it may write a moment after the answer.
+        self, expected: Sequence[Expectation], received: Sequence[Received], before: Mapping[Expectation, int]
+    ) -> tuple[Verdict, ...]:
+        # What a proxy logs and counts of a request it may write a moment after the answer; an answer does not change.
         for _ in range(10):
-            verdict = judge.of_count(wanted, await self._count(wanted) - before[wanted])
-            if verdict.holds:
+            verdicts = tuple([await self._verdict(one, received, before) for one in expected])
+            broken = [wanted for wanted, one in zip(expected, verdicts, strict=True) if not one.holds]
+            if not broken or not all(wanted.of for wanted in broken):
                 break
             await asyncio.sleep(0.1)
-        return verdict
+        return verdicts
+
+    async def _verdict(
+        self, wanted: Expectation, received: Sequence[Received], before: Mapping[Expectation, int]
+    ) -> Verdict:
+        if wanted.of:
+            return judge.of_count(wanted, await self._count(wanted) - before[wanted])
+        failures = [one.failure for one in received if one.failure]
+        verdict = judge.of_answers(wanted, received)
+        if verdict.holds or not failures:
+            return verdict
+        return Verdict(False, f"{verdict.seen}; {len(failures)} without an answer: {failures[0]}")
 
     async def _marks(self, expectations: Sequence[Expectation]) -> dict[Expectation, int]:
         """Where what proxies count stands now. Gauges are judged by what they are, not by what was added."""
