@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tests.conformance.corpus.frames import PREFACE, frame
 from tests.tools.wire.http1 import close
 
 # Separated by spaces; what is meant to be seen more often stands more often.
@@ -78,7 +79,7 @@ async def over_http1(port: int, numbers: Sequence[int], targets: Sequence[Target
 async def over_http2(port: int, numbers: Sequence[int], targets: Sequence[Target]) -> None:
     """All on one connection, each on a stream of its own."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(_SETTINGS, 0, 0, b""))
+    writer.write(PREFACE + frame(_SETTINGS, 0, 0, b""))
     open_ = set()
     for stream, number in enumerate(numbers):
         one = targets[number]
@@ -86,7 +87,7 @@ async def over_http2(port: int, numbers: Sequence[int], targets: Sequence[Target
             map(_literal, [":path", ":authority", "x-n"], [one.path, one.host, f"2-{number}"])
         )
         open_.add(2 * stream + 1)
-        writer.write(_frame(_HEADERS, _END_STREAM | _END_HEADERS, 2 * stream + 1, block))
+        writer.write(frame(_HEADERS, _END_STREAM | _END_HEADERS, 2 * stream + 1, block))
     while open_:
         head = await reader.readexactly(9)
         kind, flags, stream_id = head[3], head[4], int.from_bytes(head[5:], "big")
@@ -99,10 +100,6 @@ async def over_http2(port: int, numbers: Sequence[int], targets: Sequence[Target
 
 _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _GOAWAY = 0, 1, 3, 4, 7
 _END_STREAM, _END_HEADERS = 1, 4
-
-
-def _frame(kind: int, flags: int, stream: int, content: bytes) -> bytes:
-    return len(content).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + content
 
 
 def _literal(name: str, value: str) -> bytes:

@@ -10,20 +10,16 @@ import asyncio
 import json
 import random
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import hpack
 import pytest
 
-from tests.conformance.corpus import frames
-from tests.conformance.corpus.answers import FrameReader
 from tests.conformance.corpus.run import HARDENED, file_log
+from tests.conformance.targets import Target, over_http1, over_http2
 from tests.proxy.bootstrap import Json, bootstrap, cluster, http_listener, virtual_host
 from tests.proxy.running import eventually, ours
 from tests.tools.ports import free_ports
-from tests.tools.wire.http1 import close
 
 SEED, PAIRS = 20_240, 5_000
 _TOGETHER = 50
@@ -89,24 +85,24 @@ class _Origin(asyncio.Protocol):
 
 @dataclass
 class Played:
-    """All requests by their number, `http1-7` and `http2-7`; refused ones are in the log only."""
+    """All requests by their number, `1-7` over HTTP/1.1 and `2-7` over HTTP/2; refused ones are in the log only."""
 
-    pairs: list[tuple[str, str]]
+    targets: list[Target]
     arrived: dict[str, Arrived] = field(default_factory=dict)
     logged: dict[str, Json] = field(default_factory=dict)
 
 
-def generated() -> list[tuple[str, str]]:
+def generated() -> list[Target]:
     """Paths and authorities, the same in every run."""
     rng = random.Random(SEED)
     pieces, joints, hosts = _PIECES.split(), [*_JOINTS.split(), ""], _HOSTS.split()
-    pairs = [("/admin", host) for host in hosts]
-    while len(pairs) < PAIRS:
+    targets = [Target("/admin", host, absolute=False) for host in hosts]
+    while len(targets) < PAIRS:
         path = "/" if rng.random() < 0.97 else ""
         for _ in range(rng.randrange(6)):
             path += rng.choice(pieces) + rng.choice(joints)
-        pairs.append((path + rng.choice(_QUERIES), rng.choice(hosts)))
-    return pairs
+        targets.append(Target(path + rng.choice(_QUERIES), rng.choice(hosts), absolute=False))
+    return targets
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +118,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
         async with await loop.create_server(lambda: _Origin(played.arrived, open_), "127.0.0.1", origin):
             for start in range(0, PAIRS, _TOGETHER):
                 group = range(start, start + _TOGETHER)
-                await asyncio.gather(_over_http1(port, group, played.pairs), _over_http2(port, group, played.pairs))
+                await asyncio.gather(over_http1(port, group, played.targets), over_http2(port, group, played.targets))
             for transport in open_:
                 transport.abort()
 
@@ -162,36 +158,6 @@ def _routes(virtual_host: str) -> list[Json]:
     ]
 
 
-async def _over_http1(port: int, group: Sequence[int], pairs: Sequence[tuple[str, str]]) -> None:
-    """Many at once; what stands behind a refused one has not been read, and is sent again."""
-    while group:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        for number in group:
-            path, host = pairs[number]
-            last = "Connection: close\r\n" if number == group[-1] else ""
-            writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nX-N: http1-{number}\r\n{last}\r\n".encode())
-        received = await reader.read(-1)
-        await close(writer)
-        answered = len(re.findall(rb"HTTP/1\.1 \d\d\d ", received))
-        assert answered, received
-        group = group[answered:]
-
-
-async def _over_http2(port: int, group: Sequence[int], pairs: Sequence[tuple[str, str]]) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    encoder = hpack.Encoder()
-    writer.write(frames.PREFACE + frames.frame(4, 0, 0, b""))
-    streams = range(1, 2 * len(group), 2)
-    for number, stream in zip(group, streams, strict=True):
-        path, host = pairs[number]
-        fields = [f":path: {path}", f":authority: {host}", f"x-n: http2-{number}"]
-        writer.write(frames.one({"get": fields, "stream": stream}, encoder))
-    client = FrameReader(reader)
-    await client.until_over(*streams)
-    await close(writer)
-    assert not client.closed, client.goaway
-
-
 def test_all_see_what_was_sent(played: Played) -> None:
     assert len(played.arrived) > PAIRS
     wrong = []
@@ -227,9 +193,9 @@ def test_what_was_sent_needs_no_more_normalizing(played: Played) -> None:
 
 
 def test_both_versions_are_taken_alike(played: Played) -> None:
-    for number, pair in enumerate(played.pairs):
-        one, two = (played.arrived.get(f"{version}-{number}") for version in ("http1", "http2"))
-        assert (one and (one.target, one.host)) == (two and (two.target, two.host)), pair
+    for number, target in enumerate(played.targets):
+        one, two = (played.arrived.get(f"{version}-{number}") for version in (1, 2))
+        assert (one and (one.target, one.host)) == (two and (two.target, two.host)), target
 
 
 def test_what_was_refused_did_not_arrive(played: Played) -> None:
