@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pymesh.control.resources.diagnostics import Report
-from pymesh.control.resources.load import load_text
-from pymesh.control.store.store import MeshOptions, Store, assemble
+from tests.tools.told import assembled
 
 SERVICES = """\
 apiVersion: v1
@@ -40,12 +38,6 @@ spec:
 ---
 """
 BEFORE = SERVICES.count("\n")
-
-
-def assembled(text: str) -> tuple[Store, list[str]]:
-    report = Report()
-    store = assemble(load_text("f", SERVICES + text, report), MeshOptions(), report)
-    return store, [str(one) for one in report.diagnostics]
 
 
 def at(line: int, column: int, rest: str) -> str:
@@ -106,7 +98,7 @@ PROVIDERS = {
 @pytest.mark.parametrize("name", PROVIDERS)
 def test_a_provider_that_cannot_be_asked_is_told_and_left_out(name: str) -> None:
     text, message = PROVIDERS[name]
-    store, told = assembled(text)
+    store, told = assembled(SERVICES + text)
     assert told == [message]
     assert store.providers == {}
 
@@ -115,14 +107,14 @@ def test_a_provider_that_cannot_be_asked_is_told_and_left_out(name: str) -> None
     "service", ["opa.authz.svc.cluster.local", "authz/opa.authz.svc.cluster.local", "authz/opa", "opa.authz"]
 )
 def test_a_provider_is_found_by_each_of_its_names(service: str) -> None:
-    store, told = assembled(grpc(service, 9191))
+    store, told = assembled(SERVICES + grpc(service, 9191))
     assert told == []
     found = store.providers["opa"]
     assert (found.service.host, found.port.number) == ("opa.authz.svc.cluster.local", 9191)
 
 
 def test_the_configuration_of_the_mesh_is_in_the_root_namespace() -> None:
-    _, told = assembled(config_map("envoyExtAuthzGrpc: {service: opa.authz, port: 9191}", "shop"))
+    _, told = assembled(SERVICES + config_map("envoyExtAuthzGrpc: {service: opa.authz, port: 9191}", "shop"))
     assert told == [
         at(
             3,
@@ -137,7 +129,7 @@ def test_a_policy_that_asks_nobody_is_told() -> None:
         "---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: ask, namespace: shop}\n"
         "spec: {action: CUSTOM, provider: {name: oopa}, rules: [{}]}\n"
     )
-    _, told = assembled(grpc("opa.authz", 9191) + policy)
+    _, told = assembled(SERVICES + grpc("opa.authz", 9191) + policy)
     assert told == [
         at(
             11,
@@ -224,7 +216,7 @@ KEYS = {
 @pytest.mark.parametrize("name", KEYS)
 def test_where_keys_may_come_from(name: str) -> None:
     uri, wanted = KEYS[name]
-    assert assembled(tokens(uri))[1] == wanted
+    assert assembled(SERVICES + tokens(uri))[1] == wanted
 
 
 def test_sidecars_of_clients_know_no_claims() -> None:
@@ -233,7 +225,7 @@ def test_sidecars_of_clients_know_no_claims() -> None:
         "spec: {hosts: [opa], http: [{match: [{headers: {'@request.auth.claims.sub': {exact: a}}}], "
         "route: [{destination: {host: opa, port: {number: 80}}}]}]}\n"
     )
-    assert assembled(text)[1] == [
+    assert assembled(SERVICES + text)[1] == [
         at(
             4,
             38,
@@ -260,4 +252,4 @@ def test_a_target_that_there_is_not(kind: str, target: str, message: str) -> Non
         f"apiVersion: security.istio.io/v1\nkind: {kind}\nmetadata: {{name: a, namespace: authz}}\n"
         f"spec: {{targetRefs: [{target}], {rules}}}\n"
     )
-    assert assembled(text)[1] == [at(4, 43, f"error: {message}")]
+    assert assembled(SERVICES + text)[1] == [at(4, 43, f"error: {message}")]
