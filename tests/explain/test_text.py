@@ -49,6 +49,7 @@ def test_for_machines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 MESH = "--config", "mesh"
+ASKED = *MESH, "--from", "front-1", "--to", "orders"
 
 
 @pytest.mark.parametrize(
@@ -67,7 +68,7 @@ MESH = "--config", "mesh"
             "there is no service 'ordesr'\nhint: did you mean 'orders'?",
         ),
         (
-            [*MESH, "--from", "front-1", "--to", "orders", "--port", "81"],
+            [*ASKED, "--port", "81"],
             "orders.back.svc.cluster.local has no port 81\nhint: known: 80, 9000",
         ),
         (
@@ -93,27 +94,27 @@ MESH = "--config", "mesh"
             "gateway door.shop has no port 81\nhint: --port; known: 8080",
         ),
         (
-            [*MESH, "--from", "front-1", "--to", "orders", "GET"],
+            [*ASKED, "GET"],
             "'GET' is no request\nhint: write it as in \"GET /path\"",
         ),
         (
-            [*MESH, "--from", "front-1", "--to", "orders", "GET /ä"],
+            [*ASKED, "GET /ä"],
             "'/ä' has characters that no request has\nhint: write them as %XX",
         ),
         (
-            [*MESH, "--from", "front-1", "--to", "orders", "--header", "x-next"],
+            [*ASKED, "--header", "x-next"],
             "'x-next' is no header\nhint: write it as in \"x-user: ann\"",
         ),
         (
-            [*MESH, "--from", "front-1", "--to", "orders", "--header", "Host: x"],
+            [*ASKED, "--header", "Host: x"],
             "header 'Host' cannot be set\nhint: use --host",
         ),
         (
-            [*MESH, "--from", "front-1", "--to", "orders", "--header", "content-length: 3"],
+            [*ASKED, "--header", "content-length: 3"],
             "header 'content-length' cannot be set\nhint: a request is explained without its body",
         ),
         (
-            [*MESH, "--from", "front-1", "--to", "orders", "--host", "a b"],
+            [*ASKED, "--host", "a b"],
             "--host 'a b' is no host\nhint: as in shop.example or shop.example:8080",
         ),
         (
@@ -121,15 +122,15 @@ MESH = "--config", "mesh"
             "--source-ip '10.0.0' is no IP address\nhint: as in 203.0.113.7",
         ),
         (
-            [*MESH, "--from", "front-1", "--to", "orders", "--sni", "a b"],
+            [*ASKED, "--sni", "a b"],
             "--sni 'a b' is no host name\nhint: as in shop.example",
         ),
         (
-            [*MESH, "--from", "front-1", "--to", "orders", "--claims", "ann"],
+            [*ASKED, "--claims", "ann"],
             '--claims is not JSON: Expecting value: line 1 column 1 (char 0)\nhint: as in \'{"sub": "ann"}\'',
         ),
         (
-            [*MESH, "--from", "front-1", "--to", "orders", "--claims", "[]"],
+            [*ASKED, "--claims", "[]"],
             '--claims is no JSON object\nhint: as in \'{"sub": "ann"}\'',
         ),
         (
