@@ -13,6 +13,7 @@ import pytest
 
 from tests.differential.origin import Origin
 from tests.differential.tables import CLUSTERS, HASHED, HASHING
+from tests.proxy.running import lines_of
 from tests.tools.ports import free_ports
 
 KINDS = ("pymesh", "envoy")
@@ -53,6 +54,10 @@ def rounds(request: pytest.FixtureRequest) -> list[tuple[int, int]]:
     return [(seed + number, min(ROUND, count - number * ROUND)) for number in range(-(-count // ROUND))]
 
 
-def lines(log: Path) -> list[str]:
-    text = log.read_text() if log.exists() else ""
-    return text[: text.rfind("\n") + 1].splitlines()
+async def all_logged(log: Path, count: int) -> list[str]:
+    """The access log, once so many requests have each their line."""
+    for _ in range(100):
+        if len(lines_of(log)) >= count:
+            return lines_of(log)
+        await asyncio.sleep(0.1)
+    raise AssertionError(f"{log} has lines of {len(lines_of(log))} of {count} requests")

@@ -14,7 +14,7 @@ from tests.differential.asking import Ask
 from tests.differential.client import ask_all
 from tests.differential.judging import without_closest
 from tests.differential.policies import IDENTITIES, Policies, by_client
-from tests.differential.running import KINDS, behind, lines, rounds
+from tests.differential.running import KINDS, all_logged, behind, rounds
 from tests.proxy.running import proxy
 from tests.tools.certificates import Authority, KeyPair
 from tests.tools.ports import free_port, free_ports
@@ -69,8 +69,5 @@ async def _ask(
                     tls.load_cert_chain(pairs[who].chain, pairs[who].key)
                 answers = await ask_all(ports[bool(who)], {number: asked[number][1] for number in numbers}, tls)
                 assert len(answers) == len(numbers)
-            for _ in range(100):
-                if len(lines(log)) >= len(asked):
-                    break
-                await asyncio.sleep(0.1)
-    return {int(line.split(" ")[0]): line.split(" ", 1)[1] for line in lines(log)}
+            logged = await all_logged(log, len(asked))
+    return {int(line.split(" ")[0]): line.split(" ", 1)[1] for line in logged}

@@ -14,10 +14,10 @@ import pytest
 from tests.differential.asking import Ask, Asker
 from tests.differential.client import ask_all
 from tests.differential.judging import differences, settled
-from tests.differential.running import KINDS, Ports, behind, endpoints, lines, rounds
+from tests.differential.running import KINDS, Ports, all_logged, behind, endpoints, rounds
 from tests.differential.tables import Tables
 from tests.proxy.bootstrap import Json
-from tests.proxy.running import proxy
+from tests.proxy.running import lines_of, proxy
 from tests.tools.ports import free_port
 
 HOSTS = 80
@@ -49,7 +49,7 @@ def _round(seed: int, count: int, folder: Path) -> list[str]:
         log = folder / f"{kind}-{seed}.log"
         config = tables.bootstrap(free_port(), free_port(), log, ports, nobody)
         seen[kind] = asyncio.run(_ask(kind, config, asked, ports, attempts[kind], log))
-        logged[kind] = dict(line.split(" ", 1) for line in lines(log))
+        logged[kind] = dict(line.split(" ", 1) for line in lines_of(log))
     return list(_compare(seed, asked, seen, logged, attempts))
 
 
@@ -60,11 +60,8 @@ async def _ask(
     async with behind(ports, arrived):
         with proxy(kind, config) as started:
             answers = await ask_all(started.port, dict(enumerate(asked)))
-            for _ in range(100):
-                if len(lines(log)) >= len(asked):
-                    return answers
-                await asyncio.sleep(0.1)
-    raise AssertionError(f"{kind} has logged {len(lines(log))} of {len(asked)} requests")
+            await all_logged(log, len(asked))
+    return answers
 
 
 def _compare(

@@ -14,7 +14,7 @@ import pytest
 from tests.differential.asking import Ask
 from tests.differential.client import ask_all
 from tests.differential.judging import differences, settled, without_closest
-from tests.differential.running import KINDS, behind, lines, rounds
+from tests.differential.running import KINDS, all_logged, behind, rounds
 from tests.differential.tokens import FORGED, Tokens
 from tests.proxy.running import proxy
 from tests.tools.ports import free_port, free_ports
@@ -54,13 +54,10 @@ async def _ask(kind: str, tokens: Tokens, asked: dict[int, Ask], log: Path) -> S
         with proxy(kind, tokens.bootstrap(port, free_port(), log, origins["a"])) as started:
             answers = await ask_all(port, asked)
             assert len(answers) == len(asked)
-            for _ in range(100):
-                if len(lines(log)) >= len(asked):
-                    break
-                await asyncio.sleep(0.1)
+            lines = await all_logged(log, len(asked))
             stats = await asyncio.to_thread(started.stats)
     logged = {}
-    for line in lines(log):
+    for line in lines:
         number, status, details, flags, metadata = line.split(" ", 4)
         logged[int(number)] = (f"{status} {without_closest(details)} {flags} -", metadata)
     seen = {}

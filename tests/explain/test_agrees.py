@@ -27,6 +27,7 @@ from pymesh.local.plan import Workload
 from pymesh.local.runner import Options, Runner
 from pymesh.simulated import answer as answers
 from tests.explain.random_mesh import CALLERS, DOOR, RAW, USHER, Maker, write_mesh
+from tests.proxy.running import lines_of
 from tests.tools.ports import free_port
 
 ROUNDS = 10
@@ -169,7 +170,7 @@ def _send(runner: Runner, questions: Sequence[Question], first_case: int) -> tup
     """Sends each, one after the other, and reads the proxies' logs."""
     by_name = {workload.name: workload for workload in runner.plan}
     logs = {one.name: runner.folder / "logs" / f"{one.proxy_name}.log" for one in runner.plan}
-    before = {name: len(log.read_text().splitlines()) for name, log in logs.items()}
+    before = {name: len(lines_of(log)) for name, log in logs.items()}
     statuses: dict[int, int | None] = {}
     for case, question in enumerate(questions, first_case):
         statuses[case] = _exchange(_port(by_name, question), _marked(question, case))
@@ -179,7 +180,7 @@ def _send(runner: Runner, questions: Sequence[Question], first_case: int) -> tup
         hops: dict[int, list[tuple[str, ...]]] = {case: [] for case in statuses}
         connections: Connections = {}
         for name, log in logs.items():
-            for match in filter(None, map(_LINE.match, log.read_text().splitlines()[before[name] :])):
+            for match in filter(None, map(_LINE.match, lines_of(log)[before[name] :])):
                 logged = tuple(match[part] for part in _COMPARED)
                 if match["case"] is None:
                     connections.setdefault(name, []).append(logged)

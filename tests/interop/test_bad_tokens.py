@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from tests.differential.asking import Ask
 from tests.differential.client import ask_all
-from tests.differential.running import KINDS, behind, lines
+from tests.differential.running import KINDS, all_logged, behind
 from tests.differential.tokens import encode, signers
 from tests.proxy.bootstrap import Json, access_log, bootstrap, cluster, http_listener, to_cluster, virtual_host
 from tests.proxy.running import proxy
@@ -235,11 +235,8 @@ async def _ask(kind: str, asked: dict[int, Ask], log: Path) -> tuple[dict[int, s
     async with behind(origins, arrived):
         with proxy(kind, _bootstrap(port, free_port(), log, list(origins["a"]))) as started:
             await ask_all(port, asked)
-            for _ in range(100):
-                if len(lines(log)) >= len(asked):
-                    break
-                await asyncio.sleep(0.1)
+            logged = await all_logged(log, len(asked))
             dumped = await asyncio.to_thread(started.admin, "/config_dump")
             said = log.read_text() + started.process.tail()
-    seen = {int(line.split(" ")[0]): " ".join(line.split(" ")[1:3]) for line in lines(log)}
+    seen = {int(line.split(" ")[0]): " ".join(line.split(" ")[1:3]) for line in logged}
     return seen, sum(arrived.values()), said, dumped

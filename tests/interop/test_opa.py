@@ -19,10 +19,11 @@ from pathlib import Path
 import pytest
 
 from tests.proxy.bootstrap import Json, access_log, bootstrap, cluster, http_listener, to_cluster, virtual_host
-from tests.proxy.running import Proxy, eventually, proxy
+from tests.proxy.running import Proxy, eventually, lines_of, proxy
 from tests.tools.peers import peer
 from tests.tools.ports import free_port
 from tests.tools.processes import Running, running
+from tests.tools.serving import accepting
 from tests.tools.wire.client import Answer, fetch
 from tests.tools.wire.message import Request
 from tests.tools.wire.origin import Origin, origin
@@ -94,16 +95,12 @@ class Shop:
 
     def last_line(self) -> str:
         """What the access log says of the last request. Each worker writes when it likes, so it has to be whole."""
-        assert eventually(lambda: len(self._lines()) == self.sent)
-        return self._lines()[-1]
-
-    def _lines(self) -> list[str]:
-        text = self.log.read_text() if self.log.exists() else ""
-        return text[: text.rfind("\n") + 1].splitlines()
+        assert eventually(lambda: len(lines_of(self.log)) == self.sent)
+        return lines_of(self.log)[-1]
 
     def nobody_passes(self) -> float:
         """Asks, and is refused. How long that took."""
-        assert eventually(lambda: len(self._lines()) == self.sent)
+        assert eventually(lambda: len(lines_of(self.log)) == self.sent)
         reached, began = len(self.origin.requests), time.monotonic()
         answer = self.get()
         took = time.monotonic() - began
@@ -230,24 +227,12 @@ def _states(pid: int) -> set[str]:
 @contextmanager
 def _saying(port: int, octets: bytes) -> Iterator[None]:
     """A server in place of the agent that says the same to everybody and then nothing more."""
-    taken: list[socket.socket] = []
+    over = threading.Event()
 
-    def serve() -> None:
-        while True:
-            try:
-                connection, _ = server.accept()
-                taken.append(connection)
-                connection.sendall(octets)
-            except OSError:
-                return
+    def say(connection: socket.socket) -> None:
+        connection.sendall(octets)
+        over.wait()
 
-    with socket.create_server(("127.0.0.1", port)) as server:
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            server.shutdown(socket.SHUT_RDWR)
-            thread.join()
-            for connection in taken:
-                connection.close()
+    with accepting(say, port=port):
+        yield
+    over.set()

@@ -29,7 +29,7 @@ from tests.proxy.bootstrap import (
     upstream_tls,
     virtual_host,
 )
-from tests.proxy.running import Proxy, eventually, proxy
+from tests.proxy.running import Proxy, eventually, lines_of, proxy
 from tests.tools.certificates import Authority
 from tests.tools.haproxy import haproxy
 from tests.tools.nginx import nginx
@@ -152,7 +152,7 @@ def test_senders_are_believed_by_http(sender: str, receiver: tuple[Proxy, dict[s
     headers = dict(json.loads(report)["headers"])
     assert headers["x-forwarded-for"] == CLIENT
     line = f"{CLIENT}:{client_port} 127.0.0.1:{port} 127.0.0.1"
-    assert eventually(lambda: log.exists() and line in log.read_text().splitlines()), log
+    assert eventually(lambda: line in lines_of(log)), log
 
 
 @pytest.mark.parametrize("sender", SENDERS)

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.interop.differential_bootstrap import differential_bootstrap
-from tests.proxy.running import Proxy, eventually, proxy
+from tests.proxy.running import Proxy, eventually, lines_of, proxy
 from tests.tools.ports import free_port
 from tests.tools.wire.client import Answer, fetch
 from tests.tools.wire.message import Aborted, Headers, Request
@@ -330,12 +330,8 @@ class Pair:
     def lines(self, kind: str) -> list[str]:
         """The access log: a line for every request so far."""
 
-        def read() -> list[str]:
-            text = self.logs[kind].read_text() if self.logs[kind].exists() else ""
-            return text[: text.rfind("\n") + 1].splitlines()  # the last may be half written
-
-        assert eventually(lambda: len(read()) >= self.asked[kind])
-        return read()
+        assert eventually(lambda: len(lines_of(self.logs[kind])) >= self.asked[kind])
+        return lines_of(self.logs[kind])
 
     def observe(self, kind: str, case: Case, version: str) -> dict[str, Any]:
         """Everything that has to be the same."""

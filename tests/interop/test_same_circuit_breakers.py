@@ -27,7 +27,7 @@ from tests.proxy.bootstrap import (
     to_cluster,
     virtual_host,
 )
-from tests.proxy.running import Proxy, eventually, proxy
+from tests.proxy.running import Proxy, eventually, lines_of, proxy
 from tests.tools.ports import free_port
 from tests.tools.wire.origin import Origin, origin
 
@@ -89,8 +89,7 @@ class Stage:
 
     def lines(self) -> list[str]:
         """The access log so far."""
-        text = self.log.read_text() if self.log.exists() else ""
-        return text[: text.rfind("\n") + 1].splitlines()
+        return lines_of(self.log)
 
     def stats(self) -> dict[str, int]:
         """Everything that tells of circuit breakers."""

@@ -26,7 +26,7 @@ from tests.proxy.bootstrap import (
     to_cluster,
     virtual_host,
 )
-from tests.proxy.running import Proxy, eventually, proxy
+from tests.proxy.running import Proxy, eventually, lines_of, proxy
 from tests.tools.authorizer import PLAIN, Raw, grpc_authorizer
 from tests.tools.certificates import Authority
 from tests.tools.ports import free_port
@@ -83,14 +83,14 @@ def _seen(kind: str, answer: Any, fields: Json, log: Path) -> tuple[bool, str, l
         port = service.port if answer is not None else free_port()
         with proxy(kind, _bootstrap(behind.port, port, fields, log)) as started:
             # The one that looked whether it listens has been asked about, too.
-            assert eventually(lambda: len(_lines(log)) == 1)
+            assert eventually(lambda: len(lines_of(log)) == 1)
             service.clear()
             answered = asyncio.run(_talk(started.port))
-            assert eventually(lambda: len(_lines(log)) == 2)
+            assert eventually(lambda: len(lines_of(log)) == 2)
             counted = _counters(started)
         if kind == "pymesh" and not answered:
             assert behind.connections == 0
-        return bool(answered), _without_duration(_lines(log)[1]), [_settled(one) for one in service.asked], counted
+        return bool(answered), _without_duration(lines_of(log)[1]), [_settled(one) for one in service.asked], counted
 
 
 @pytest.mark.parametrize("is_http", [False, True], ids=["connection", "request"])
@@ -199,11 +199,6 @@ def _settled(asked: Json) -> Json:
     if "request" in asked["attributes"]:
         del asked["attributes"]["request"]
     return asked
-
-
-def _lines(log: Path) -> list[str]:
-    text = log.read_text() if log.exists() else ""
-    return text[: text.rfind("\n") + 1].splitlines()
 
 
 def _without_duration(line: str) -> str:

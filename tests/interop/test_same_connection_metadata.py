@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.differential.running import KINDS, lines
+from tests.differential.running import KINDS
 from tests.proxy.bootstrap import Json, access_log, bootstrap, cluster, tcp_listener
-from tests.proxy.running import eventually, proxy
+from tests.proxy.running import eventually, lines_of, proxy
 from tests.tools.ports import free_port, free_ports
 from tests.tools.serving import accepting
 
@@ -55,7 +55,7 @@ def test_shadow_results(kind: str, greeter: int, tmp_path: Path) -> None:
         assert [_heard(port) for port in started.ports] == [b"hi", b"hi", b""]
         for name, found in (("itself", "p"), ("behind", "p"), ("nothing", "-")):
             # One line or two: to see that the proxy listens is a connection too.
-            assert eventually(lambda name=name, found=found: set(lines(tmp_path / name)) == {found})  # type: ignore[misc]
+            assert eventually(lambda name=name, found=found: set(lines_of(tmp_path / name)) == {found})  # type: ignore[misc]
 
 
 def _heard(port: int) -> bytes:

@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 
 from tests.proxy.bootstrap import Json, access_log, bootstrap, cluster, http_listener, to_cluster, virtual_host
-from tests.proxy.running import Proxy, eventually, proxy
+from tests.proxy.running import Proxy, eventually, lines_of, proxy
 from tests.tools.authorizer import PLAIN, Authorizer, Plain, Raw, grpc_authorizer, http_authorizer
 from tests.tools.ports import free_port
 from tests.tools.wire.client import fetch
@@ -412,10 +412,9 @@ def _lines(log: Path, count: int) -> dict[str, str]:
     """Each request's line, by its number."""
 
     def read() -> dict[str, str]:
-        text = log.read_text() if log.exists() else ""
         # How long the service took is no two times the same.
-        text = re.sub(r'"ext_authz_duration":\d+', '"ext_authz_duration":0', text)
-        return {line.split(" ")[0]: line for line in text[: text.rfind("\n") + 1].splitlines()}
+        lines = (re.sub(r'"ext_authz_duration":\d+', '"ext_authz_duration":0', line) for line in lines_of(log))
+        return {line.split(" ")[0]: line for line in lines}
 
     wanted = set(map(str, range(count)))
     assert eventually(lambda: wanted <= read().keys()), wanted - read().keys()

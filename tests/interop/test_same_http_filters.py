@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.proxy.bootstrap import Json, access_log, bootstrap, cluster, http_listener, to_cluster, virtual_host
-from tests.proxy.running import Proxy, eventually, proxy
+from tests.proxy.running import Proxy, eventually, lines_of, proxy
 from tests.tools.ports import free_port
 from tests.tools.wire.client import fetch
 from tests.tools.wire.message import Headers, Request
@@ -326,12 +326,8 @@ def _settled(headers: Headers, method: str) -> list[tuple[str, str]]:
 
 
 def _lines(log: Path, count: int) -> dict[str, str]:
-    def read() -> list[str]:
-        text = log.read_text() if log.exists() else ""
-        return text[: text.rfind("\n") + 1].splitlines()
-
-    assert eventually(lambda: len(read()) >= count)
-    return dict(line.split(" ", 1) for line in read())  # type: ignore[misc]
+    assert eventually(lambda: len(lines_of(log)) >= count)
+    return dict(line.split(" ", 1) for line in lines_of(log))  # type: ignore[misc]
 
 
 def _active(started: Proxy) -> int:

@@ -18,7 +18,7 @@ import pytest
 
 from tests.interop.test_same_filter_chain import connected, everything, inspector
 from tests.proxy.bootstrap import Json, access_log, bootstrap, cluster, socket_address, tcp_chain
-from tests.proxy.running import Proxy, eventually, proxy
+from tests.proxy.running import Proxy, eventually, lines_of, proxy
 from tests.tools.banner import banners
 from tests.tools.hello import HTTP1, HTTP2, HTTP10, RAW, client_hello, in_records, padded
 from tests.tools.ports import free_port, free_ports
@@ -230,7 +230,7 @@ def _listener(name: str, port: int, log: Path) -> Json:
 
 def _told(proxy: Proxy, log: Path, pieces: list[bytes]) -> tuple[dict[str, str], list[str], dict[str, int]]:
     """Who answered at each listener, what the log says of it, and what has been counted."""
-    before, logged = _counters(proxy), _lines(log)
+    before, logged = _counters(proxy), lines_of(log)
     with ExitStack() as stack:
         clients = {}
         for name, port in zip(SITES, proxy.ports, strict=True):
@@ -242,11 +242,11 @@ def _told(proxy: Proxy, log: Path, pieces: list[bytes]) -> tuple[dict[str, str],
                 time.sleep(0.002)  # so that they arrive apart
         answers = {name: everything(client).decode() for name, client in clients.items()}
     served = sum(1 for answer in answers.values() if answer)
-    assert eventually(lambda: len(_lines(log)) >= len(logged) + served)
+    assert eventually(lambda: len(lines_of(log)) >= len(logged) + served)
     assert eventually(lambda: not proxy.active())
     after = _counters(proxy)
     changed = {name: value - before.get(name, 0) for name, value in after.items() if value != before.get(name, 0)}
-    return answers, sorted(_lines(log)[len(logged) :]), changed
+    return answers, sorted(lines_of(log)[len(logged) :]), changed
 
 
 def _send(client: socket.socket, piece: bytes) -> None:
@@ -271,7 +271,3 @@ def _counters(proxy: Proxy) -> dict[str, int]:
     late = [f"listener.127.0.0.1 {name} downstream_pre_cx_timeout" for name in REQUIRED]
     counters["no header"] = sum(counters.pop(name, 0) for name in [*late, "proxy_proto.not_found_disallowed"])
     return counters
-
-
-def _lines(log: Path) -> list[str]:
-    return log.read_text().splitlines() if log.exists() else []

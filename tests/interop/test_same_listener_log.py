@@ -18,7 +18,7 @@ from tests.proxy.bootstrap import (
     to_cluster,
     virtual_host,
 )
-from tests.proxy.running import eventually, proxy
+from tests.proxy.running import eventually, lines_of, proxy
 from tests.tools.ports import free_ports
 from tests.tools.wire.origin import origin
 
@@ -69,7 +69,7 @@ def _told(log: Path, many: int) -> list[list[str]]:
     """The lines of connections that carried something."""
 
     def lines() -> list[list[str]]:
-        return [line.split(" ") for line in log.read_text().splitlines() if not line.startswith("0 ")]
+        return [line.split(" ") for line in lines_of(log) if not line.startswith("0 ")]
 
     assert eventually(lambda: len(lines()) == many, 30), log.read_text()
     return lines()

@@ -29,7 +29,7 @@ from tests.proxy.bootstrap import (
     tcp_listener,
     upstream_tls,
 )
-from tests.proxy.running import Proxy, eventually, proxy
+from tests.proxy.running import Proxy, eventually, lines_of, proxy
 from tests.tools.banner import banners
 from tests.tools.certificates import Authority, KeyPair
 from tests.tools.ports import free_port
@@ -284,18 +284,15 @@ def _server_context(pair: KeyPair) -> ssl.SSLContext:
 
 
 def _lines(log: Path, count: int) -> list[str]:
-    def read() -> list[str]:
-        return log.read_text().splitlines() if log.exists() else []
-
-    assert eventually(lambda: len(read()) >= count), read()
-    return read()
+    assert eventually(lambda: len(lines_of(log)) >= count), lines_of(log)
+    return lines_of(log)
 
 
 def _line(log: Path, part: str) -> str:
     """The line that has this in it."""
 
     def read() -> list[str]:
-        return [line for line in log.read_text().splitlines() if part in line] if log.exists() else []
+        return [line for line in lines_of(log) if part in line]
 
     assert eventually(lambda: bool(read())), log.read_text()
     return read()[0]

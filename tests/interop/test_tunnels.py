@@ -26,9 +26,10 @@ import wsproto.connection
 import wsproto.events
 
 from tests.proxy.bootstrap import Json, bootstrap, cluster, http_listener, to_cluster, virtual_host
-from tests.proxy.running import Proxy, eventually, proxy
+from tests.proxy.running import Proxy, eventually, lines_of, proxy
 from tests.tools.peers import peer
 from tests.tools.ports import free_ports
+from tests.tools.serving import accepting
 from tests.tools.wire.tunnel import http2_tunnel
 
 KINDS = ("pymesh", "envoy")
@@ -56,7 +57,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     with ExitStack() as stack:
         chat = stack.enter_context(_Served(websockets.sync.server.serve(_echo, "127.0.0.1", 0, max_size=None)))
         site = stack.enter_context(_Served(http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Site)))
-        origin = stack.enter_context(_RawOrigin())
+        origin = stack.enter_context(accepting(_raw))
         ports = {kind: free_ports(len(WAYS) + 1) for kind in KINDS}
         clusters = [cluster("chat", [chat]), cluster("site", [site]), cluster("origin", [origin])]
         clusters += [_http2(kind, ports[kind][0]) for kind in KINDS]
@@ -295,7 +296,7 @@ def _compared(ask: Callable[[str], tuple[object, ...]], way: str, mesh: Mesh) ->
     # method of a request that it could not read.
     said, logged = {}, {}
     for kind in KINDS:
-        before = len(_lines(mesh, kind))
+        before = len(lines_of(mesh.logs[kind]))
         said[kind] = status, *_ = ask(kind)
         if status not in (101, 200, 400, 501):
             # Whichever way it came: the next to ask must not find it in the log.
@@ -307,11 +308,7 @@ def _compared(ask: Callable[[str], tuple[object, ...]], way: str, mesh: Mesh) ->
 
 def _about(mesh: Mesh, kind: str, status: object, before: int) -> list[str]:
     """What was logged about requests with this status: the tunnels of other tests may be logged late."""
-    return sorted({line for line in _lines(mesh, kind)[before:] if f" {status} " in line})
-
-
-def _lines(mesh: Mesh, kind: str) -> list[str]:
-    return mesh.logs[kind].read_text().splitlines() if mesh.logs[kind].exists() else []
+    return sorted({line for line in lines_of(mesh.logs[kind])[before:] if f" {status} " in line})
 
 
 def test_a_200_is_no_agreement(mesh: Mesh) -> None:
@@ -363,51 +360,25 @@ def _has_no_upgrades(kind: Proxy) -> bool:
 FLOOD = 64 << 20
 
 
-class _RawOrigin:
+def _raw(connection: socket.socket) -> None:
     """Answers by what is asked for, and echoes what comes behind it; agrees without a look at the key."""
-
-    def __enter__(self) -> int:
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self._thread = threading.Thread(target=self._accept)
-        self._thread.start()
-        port: int = self._listening.getsockname()[1]
-        return port
-
-    def __exit__(self, *_: object) -> None:
-        self._listening.shutdown(socket.SHUT_RDWR)
-        self._listening.close()
-        self._thread.join()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listening.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        with connection:
-            try:
-                head = b""
-                while b"\r\n\r\n" not in head:
-                    if not (piece := connection.recv(65536)):
-                        return
-                    head += piece
-                line = head.split(b"\r\n")[0]
-                if b"/101" in line or b"/flood" in line:
-                    connection.sendall(b"HTTP/1.1 101 Go\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n")
-                elif b"/403" in line or b"forbid" in line:
-                    connection.sendall(b"HTTP/1.1 403 No\r\ncontent-length: 5\r\n\r\nhello")
-                elif line.startswith(b"CONNECT"):
-                    connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
-                elif b"/200" in line:
-                    connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello")
-                if b"/flood" in line:
-                    for _ in range(FLOOD >> 20):
-                        connection.sendall(bytes(1 << 20))
-                    return
-                while piece := connection.recv(65536):
-                    connection.sendall(piece)
-            except OSError:
-                return
+    head = b""
+    while b"\r\n\r\n" not in head:
+        if not (piece := connection.recv(65536)):
+            return
+        head += piece
+    line = head.split(b"\r\n")[0]
+    if b"/101" in line or b"/flood" in line:
+        connection.sendall(b"HTTP/1.1 101 Go\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n")
+    elif b"/403" in line or b"forbid" in line:
+        connection.sendall(b"HTTP/1.1 403 No\r\ncontent-length: 5\r\n\r\nhello")
+    elif line.startswith(b"CONNECT"):
+        connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+    elif b"/200" in line:
+        connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello")
+    if b"/flood" in line:
+        for _ in range(FLOOD >> 20):
+            connection.sendall(bytes(1 << 20))
+        return
+    while piece := connection.recv(65536):
+        connection.sendall(piece)

@@ -120,6 +120,12 @@ def eventually(condition: Callable[[], bool], timeout: float = 10.0) -> bool:
     return True
 
 
+def lines_of(log: Path) -> list[str]:
+    """The lines of a log so far; the last one may be half written, and does not count then."""
+    text = log.read_text() if log.exists() else ""
+    return text[: text.rfind("\n") + 1].splitlines()
+
+
 def _wait_until_ready(started: Proxy) -> None:
     def ready() -> bool:
         try:
