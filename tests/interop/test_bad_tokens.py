@@ -23,10 +23,10 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from tests.differential.asking import Ask
 from tests.differential.client import ask_all
 from tests.differential.running import KINDS, all_logged, behind
-from tests.differential.tokens import encode, signers
 from tests.proxy.bootstrap import Json, access_log, bootstrap, cluster, http_listener, to_cluster, virtual_host
 from tests.proxy.running import proxy
 from tests.tools.ports import free_port, free_ports
+from tests.tools.signing import encode, signers
 
 _TYPE = "type.googleapis.com/envoy.extensions.filters.http"
 _ISSUER = "https://issuer.test"

@@ -14,10 +14,10 @@ import pytest
 from tests.differential.asking import Ask
 from tests.differential.client import ask_all
 from tests.differential.running import KINDS, behind
-from tests.differential.tokens import signers
 from tests.proxy.bootstrap import Json, bootstrap, cluster, http_listener, to_cluster, virtual_host
 from tests.proxy.running import proxy
 from tests.tools.ports import free_port, free_ports
+from tests.tools.signing import signers
 
 _TYPE = "type.googleapis.com/envoy.extensions.filters.http"
 _GOOD = json.dumps({"keys": [{**signers()["rsa"].jwk, "kid": "rsa"}]})
