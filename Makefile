@@ -38,7 +38,7 @@ test: $(VENV)/installed $(VENV)/tools .tools/installed lint
 	@echo "== cargo test"
 	cargo test --locked --workspace
 	@echo "== pytest"
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -n $(JOBS) --dist loadgroup
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/installed $(VENV)/tools
 	@echo "== rustfmt, ruff, mypy, import-linter"

@@ -32,13 +32,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--requests", type=int, default=20_000, help="requests of tests/differential")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Which tests share a worker: those of a file; and all that run local meshes, which choose ports by themselves."""
-    for item in items:
-        local = item.path.parent.name in ("e2e", "explain", "packaging")
-        item.add_marker(pytest.mark.xdist_group("local-meshes" if local else str(item.path)))
-
-
 @pytest.fixture(scope="session")
 def run_proxy() -> Callable[[Json], AbstractContextManager[Proxy]]:
     """Start the proxy under test on a bootstrap."""
