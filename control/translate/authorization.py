@@ -15,8 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
 from pymesh.control.resources.security import AuthorizationPolicy, Condition, Operation, Rule, Source
-from pymesh.control.translate import claims, selection
-from pymesh.control.translate.scope import Scope
+from pymesh.control.translate import claims
 from pymesh.control.translate.wire import extension
 from pymesh.control.xds import pb
 
@@ -37,24 +36,14 @@ class _NeedsHttp(Exception):  # noqa: N818 - not a failure
     """Something that a connection does not have."""
 
 
-def inbound_http(scope: Scope) -> list[Json]:
-    """The filters for requests to the workload."""
-    return _http(selection.for_workload(scope, scope.store.policies))
+def http(policies: Sequence[AuthorizationPolicy]) -> list[Json]:
+    """The filters for requests."""
+    return [http_filter(name, fields) for name, fields in _filters(policies, http=True)]
 
 
-def inbound_tcp(scope: Scope, stat_prefix: str) -> list[Json]:
-    """The filters for connections to the workload."""
-    return _tcp(selection.for_workload(scope, scope.store.policies), stat_prefix)
-
-
-def gateway(scope: Scope, name: str) -> list[Json]:
-    """The filters for requests to a gateway's listeners, those of the Gateway ``name``."""
-    return _http(selection.for_gateway(scope, scope.store.policies, name))
-
-
-def gateway_tcp(scope: Scope, name: str, stat_prefix: str) -> list[Json]:
-    """The filters for connections to a gateway's listeners."""
-    return _tcp(selection.for_gateway(scope, scope.store.policies, name), stat_prefix)
+def tcp(policies: Sequence[AuthorizationPolicy]) -> list[Json]:
+    """The filters for connections."""
+    return [tcp_filter(name, fields) for name, fields in _filters(policies, http=False)]
 
 
 def http_filter(name: str, fields: Json) -> Json:
@@ -62,9 +51,9 @@ def http_filter(name: str, fields: Json) -> Json:
     return extension(f"{HTTP}.{name}", pb.message("envoy.extensions.filters.http.rbac.v3.RBAC")(**fields))
 
 
-def tcp_filter(name: str, fields: Json, stat_prefix: str) -> Json:
+def tcp_filter(name: str, fields: Json) -> Json:
     """RBAC for connections."""
-    message = pb.message("envoy.extensions.filters.network.rbac.v3.RBAC")(**fields, stat_prefix=f"{stat_prefix}.")
+    message = pb.message("envoy.extensions.filters.network.rbac.v3.RBAC")(**fields, stat_prefix="tcp.")
     return extension(f"{NETWORK}.{name}", message)
 
 
@@ -77,14 +66,6 @@ def named_rules(policies: Sequence[AuthorizationPolicy], *, http: bool) -> Json:
             if policy is not None:
                 made[f"ns[{one.namespace}]-policy[{one.name}]-rule[{number}]"] = policy
     return made
-
-
-def _http(policies: Sequence[AuthorizationPolicy]) -> list[Json]:
-    return [http_filter(name, fields) for name, fields in _filters(policies, http=True)]
-
-
-def _tcp(policies: Sequence[AuthorizationPolicy], stat_prefix: str) -> list[Json]:
-    return [tcp_filter(name, fields, stat_prefix) for name, fields in _filters(policies, http=False)]
 
 
 def _filters(policies: Sequence[AuthorizationPolicy], *, http: bool) -> Iterable[tuple[str, Json]]:

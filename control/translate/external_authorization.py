@@ -13,7 +13,7 @@ from typing import Any, Final
 from pymesh.control.resources.mesh_config import ExtAuthzGrpc, ExtAuthzHttp, RequestBody
 from pymesh.control.resources.security import AuthorizationPolicy
 from pymesh.control.store.providers import Provider
-from pymesh.control.translate import authorization, selection
+from pymesh.control.translate import authorization
 from pymesh.control.translate.scope import Scope
 from pymesh.control.translate.wire import extension, seconds
 from pymesh.control.xds import pb
@@ -26,28 +26,19 @@ _NOBODY_TO_ASK: Final = "-deny-due-to-bad-CUSTOM-action"
 Json = dict[str, Any]
 
 
-def inbound_http(scope: Scope) -> list[Json]:
-    """The filters for requests to the workload."""
-    return _http(scope, selection.for_workload(scope, scope.store.policies))
+def http(scope: Scope, selected: Sequence[AuthorizationPolicy]) -> list[Json]:
+    """The filters for requests."""
+    made = []
+    for name, policies in _by_provider(selected):
+        provider = scope.store.providers.get(name)
+        made.append(authorization.http_filter(f"custom.{name}", _rules(name, policies, provider, http=True)))
+        if provider is not None:
+            made.append(extension(f"envoy.filters.http.ext_authz.{name}", _filter(scope, name, provider)))
+    return made
 
 
-def gateway(scope: Scope, name: str) -> list[Json]:
-    """The filters for requests to a gateway's listeners, those of the Gateway ``name``."""
-    return _http(scope, selection.for_gateway(scope, scope.store.policies, name))
-
-
-def inbound_tcp(scope: Scope, stat_prefix: str) -> list[Json]:
-    """The filters for connections to the workload."""
-    return _tcp(scope, selection.for_workload(scope, scope.store.policies), stat_prefix)
-
-
-def gateway_tcp(scope: Scope, name: str, stat_prefix: str) -> list[Json]:
-    """The filters for connections to a gateway's listeners."""
-    return _tcp(scope, selection.for_gateway(scope, scope.store.policies, name), stat_prefix)
-
-
-def _tcp(scope: Scope, selected: Sequence[AuthorizationPolicy], stat_prefix: str) -> list[Json]:
-    """Only over gRPC can be asked about connections."""
+def tcp(scope: Scope, selected: Sequence[AuthorizationPolicy]) -> list[Json]:
+    """The filters for connections, about which only gRPC can ask."""
     made = []
     for name, policies in _by_provider(selected):
         provider = scope.store.providers.get(name)
@@ -58,27 +49,17 @@ def _tcp(scope: Scope, selected: Sequence[AuthorizationPolicy], stat_prefix: str
                 "use envoyExtAuthzGrpc, or narrow the policy with ports of HTTP",
             )
             provider = None
-        rbac = authorization.tcp_filter(f"custom.{name}", _rules(name, policies, provider, http=False), stat_prefix)
+        rbac = authorization.tcp_filter(f"custom.{name}", _rules(name, policies, provider, http=False))
         made.append(rbac)
         if provider is not None:
             message = pb.message("envoy.extensions.filters.network.ext_authz.v3.ExtAuthz")(
-                stat_prefix=stat_prefix,
+                stat_prefix="tcp",
                 grpc_service=_grpc(scope, provider),
                 failure_mode_allow=provider.written.authorizer.fail_open,
                 transport_api_version="V3",
                 filter_enabled_metadata=_asks(authorization.NETWORK, name),
             )
             made.append(extension(f"envoy.filters.network.ext_authz.{name}", message))
-    return made
-
-
-def _http(scope: Scope, selected: Sequence[AuthorizationPolicy]) -> list[Json]:
-    made = []
-    for name, policies in _by_provider(selected):
-        provider = scope.store.providers.get(name)
-        made.append(authorization.http_filter(f"custom.{name}", _rules(name, policies, provider, http=True)))
-        if provider is not None:
-            made.append(extension(f"envoy.filters.http.ext_authz.{name}", _filter(scope, name, provider)))
     return made
 
 

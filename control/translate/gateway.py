@@ -104,14 +104,14 @@ class _Claimed:
 
 def _http_chain(scope: Scope, site: Site, table: str) -> dict[str, Any]:
     stat_prefix = f"outbound_{site.bind}_{site.port}"
-    filters = [*access.gateway(scope, site.gateway), *selected_filters.gateway(scope, site.gateway)]
+    filters = [*access.gateway_http(scope, site.gateway), *selected_filters.gateway(scope, site.gateway)]
     manager = listeners.http(scope.store.options, stat_prefix, "gateway", table, filters)
     return {"filters": [manager]}
 
 
 def _guarded(scope: Scope, site: Site, chains: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Chains for connections, behind the filters that decide who may connect."""
-    guards = access.gateway_tcp(scope, site.gateway, "tcp")
+    guards = access.gateway_tcp(scope, site.gateway)
     return [{**chain, "filters": [*guards, *chain["filters"]]} for chain in chains]
 
 

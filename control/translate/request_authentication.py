@@ -14,7 +14,7 @@ from pymesh.control.resources.destination import ClientTls
 from pymesh.control.resources.locality import LocalityLbSetting
 from pymesh.control.resources.request_authentication import JwtRule, RequestAuthentication
 from pymesh.control.store import jwks
-from pymesh.control.translate import claims, clusters, endpoints, origination, selection, tls
+from pymesh.control.translate import claims, clusters, endpoints, origination, tls
 from pymesh.control.translate.scope import Scope
 from pymesh.control.translate.wire import extension, seconds
 from pymesh.control.xds import pb
@@ -24,20 +24,8 @@ _SPACE_DELIMITED = ("permission", "scope")
 Json = dict[str, Any]
 
 
-def inbound(scope: Scope) -> list[Json]:
-    """The filter for requests to the workload, if there are rules."""
-    return _filter(scope, selection.for_workload(scope, scope.store.request_authentications), reroutes=False)
-
-
-def gateway(scope: Scope, name: str) -> list[Json]:
-    """The filter for requests to a gateway's listeners, those of the Gateway ``name``.
-
-    Routes there may ask for a header that a good token has filled.
-    """
-    return _filter(scope, selection.for_gateway(scope, scope.store.request_authentications, name), reroutes=True)
-
-
-def _filter(scope: Scope, written: Sequence[RequestAuthentication], *, reroutes: bool) -> list[Json]:
+def http(scope: Scope, written: Sequence[RequestAuthentication]) -> list[Json]:
+    """The filter for requests, if there are rules."""
     # Istio's order, and its names.
     rules = sorted(
         ((one.namespace, rule) for one in written for rule in one.spec.jwt_rules), key=lambda pair: pair[1].issuer
@@ -45,8 +33,6 @@ def _filter(scope: Scope, written: Sequence[RequestAuthentication], *, reroutes:
     if not rules:
         return []
     providers = {f"origins-{n}": _provider(scope, rule, namespace) for n, (namespace, rule) in enumerate(rules)}
-    for provider in providers.values():
-        provider.clear_route_cache = reroutes
     each: list[Json] = [{"provider_name": name} for name in providers]
     lenient = [_any([one, {"allow_missing": {}}]) for one in each]
     requires = lenient[0] if len(each) == 1 else _any([*each, {"requires_all": {"requirements": lenient}}])
@@ -73,6 +59,8 @@ def _provider(scope: Scope, rule: JwtRule, namespace: str) -> Any:
         from_cookies=rule.from_cookies,
         forward_payload_header=rule.output_payload_to_header,
         claim_to_headers=[{"header_name": one.header, "claim_name": one.claim} for one in rule.output_claim_to_headers],
+        # Routes of a gateway may ask for a header that a good token has filled.
+        clear_route_cache=scope.proxy.kind == "router",
         payload_in_metadata=claims.PAYLOAD,
         normalize_payload_in_metadata={
             "space_delimited_claims": sorted({*_SPACE_DELIMITED, *rule.space_delimited_claims})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from pymesh.control.resources.request_authentication import RequestAuthentication
 from pymesh.control.resources.security import AuthorizationPolicy, TargetRef
@@ -12,26 +12,37 @@ from pymesh.control.translate.scope import Scope
 Policy = TypeVar("Policy", AuthorizationPolicy, RequestAuthentication)
 
 
-def for_workload(scope: Scope, written: Sequence[Policy]) -> list[Policy]:
+class Select(Protocol):
+    """Picks those that are meant."""
+
+    def __call__(self, written: Sequence[Policy], /) -> list[Policy]:
+        """Of one kind of policies."""
+
+
+def for_workload(scope: Scope) -> Select:
     """Those for requests and connections to the workload."""
-    return _selected(scope, written, lambda target: target.kind == "Service" and scope.serves(target.name))
+    return _selecting(scope, lambda target: target.kind == "Service" and scope.serves(target.name))
 
 
-def for_gateway(scope: Scope, written: Sequence[Policy], name: str) -> list[Policy]:
+def for_gateway(scope: Scope, name: str) -> Select:
     """Those for the listeners of the Gateway ``name``."""
-    return _selected(scope, written, lambda target: target.kind == "Gateway" and target.name == name)
+    return _selecting(scope, lambda target: target.kind == "Gateway" and target.name == name)
 
 
-def _selected(scope: Scope, written: Sequence[Policy], targeted: Callable[[TargetRef], bool]) -> list[Policy]:
+def _selecting(scope: Scope, targeted: Callable[[TargetRef], bool]) -> Select:
     proxy, root = scope.proxy, scope.store.options.root_namespace
-    found = []
-    for one in written:
-        if one.namespace not in (proxy.namespace, root):
-            continue
-        selector = one.spec.selector
-        if one.spec.target_refs:
-            if one.namespace == proxy.namespace and any(map(targeted, one.spec.target_refs)):
+
+    def select(written: Sequence[Policy], /) -> list[Policy]:
+        found = []
+        for one in written:
+            if one.namespace not in (proxy.namespace, root):
+                continue
+            selector = one.spec.selector
+            if one.spec.target_refs:
+                if one.namespace == proxy.namespace and any(map(targeted, one.spec.target_refs)):
+                    found.append(one)
+            elif selector is None or selector.selects(proxy.labels):
                 found.append(one)
-        elif selector is None or selector.selects(proxy.labels):
-            found.append(one)
-    return found
+        return found
+
+    return select

@@ -54,7 +54,7 @@ def inbound_chains(scope: Scope, number: int, is_http: bool, stat_prefix: str) -
         filters = [*access.inbound_http(scope), *selected_filters.inbound(scope)]
         network = [listeners.http(options, stat_prefix, "inbound", _inbound_routes(name, number), filters)]
     else:
-        network = [*access.inbound_tcp(scope, "tcp"), listeners.tcp(options, name, [(name, 1)])]
+        network = [*access.inbound_tcp(scope), listeners.tcp(options, name, [(name, 1)])]
     chain = {"filters": network}
     mode = scope.store.peers.mode(scope.proxy.namespace, scope.proxy.labels, number)
     if mode == "DISABLE":
