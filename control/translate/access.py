@@ -2,38 +2,51 @@
 
 Whoever is asked outside of the proxy comes first, since a token may be of its making; then tokens are checked; then
 the policies that may ask for what a token says.
+
+The listeners of a workload, or of one Gateway, may be many: they share one list.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from pymesh.control.translate import authorization, external_authorization, request_authentication, selection
 from pymesh.control.translate.scope import Scope
 from pymesh.control.translate.selection import Select
 
+Filters = list[dict[str, Any]]
 
-def inbound_http(scope: Scope) -> list[dict[str, Any]]:
+
+def inbound_http(scope: Scope) -> Filters:
     """The filters for requests to the workload."""
-    return _http(scope, selection.for_workload(scope))
+    return _once(scope, _http, None)
 
 
-def inbound_tcp(scope: Scope) -> list[dict[str, Any]]:
+def inbound_tcp(scope: Scope) -> Filters:
     """The filters for connections to the workload."""
-    return _tcp(scope, selection.for_workload(scope))
+    return _once(scope, _tcp, None)
 
 
-def gateway_http(scope: Scope, name: str) -> list[dict[str, Any]]:
+def gateway_http(scope: Scope, name: str) -> Filters:
     """The filters for requests to a gateway's listeners, those of the Gateway ``name``."""
-    return _http(scope, selection.for_gateway(scope, name))
+    return _once(scope, _http, name)
 
 
-def gateway_tcp(scope: Scope, name: str) -> list[dict[str, Any]]:
+def gateway_tcp(scope: Scope, name: str) -> Filters:
     """The filters for connections to a gateway's listeners that are no HTTP there."""
-    return _tcp(scope, selection.for_gateway(scope, name))
+    return _once(scope, _tcp, name)
 
 
-def _http(scope: Scope, select: Select) -> list[dict[str, Any]]:
+def _once(scope: Scope, make: Callable[[Scope, Select], Filters], gateway: str | None) -> Filters:
+    key = (make, gateway)
+    if key not in scope.guards:
+        select = selection.for_workload(scope) if gateway is None else selection.for_gateway(scope, gateway)
+        scope.guards[key] = make(scope, select)
+    return scope.guards[key]
+
+
+def _http(scope: Scope, select: Select) -> Filters:
     policies = select(scope.store.policies)
     return [
         *external_authorization.http(scope, policies),
@@ -42,7 +55,7 @@ def _http(scope: Scope, select: Select) -> list[dict[str, Any]]:
     ]
 
 
-def _tcp(scope: Scope, select: Select) -> list[dict[str, Any]]:
+def _tcp(scope: Scope, select: Select) -> Filters:
     """Connections have no tokens."""
     policies = select(scope.store.policies)
     return [*external_authorization.tcp(scope, policies), *authorization.tcp(policies)]

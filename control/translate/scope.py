@@ -22,6 +22,8 @@ class Scope:
     needed: dict[tuple[str, int], tuple[Service, Port]] = field(default_factory=dict)
     #: Clusters by name that are of no service's port: servers of keys.
     key_servers: dict[str, Any] = field(default_factory=dict)
+    #: What :mod:`pymesh.control.translate.access` has made so far.
+    guards: dict[Any, list[dict[str, Any]]] = field(default_factory=dict)
 
     def cluster(
         self, host: str, namespace: str, subset: str, port: int | None, default: int | None, at: Position
