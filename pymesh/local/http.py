@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import ClassVar
 
 from pymesh.local.plan import ADDRESS
 
 MAX_HEAD = 64 << 10
 MAX_BODY = 16 << 20
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class HttpError(Exception):
@@ -41,18 +45,35 @@ class Tls:
     server_name: str | None = None
 
 
-class Connection:
-    """A connection to a port on loopback, opened at its first request and reopened when it was closed."""
+async def connect(port: int, tls: Tls | None = None) -> Streams:
+    """A connection to a port on loopback."""
+    return await asyncio.open_connection(
+        ADDRESS, port, limit=MAX_HEAD, ssl=tls and tls.context, server_hostname=tls and (tls.server_name or "")
+    )
+
+
+def presented(writer: asyncio.StreamWriter) -> bytes | None:
+    """The certificate that the server has shown, in DER."""
+    session = writer.get_extra_info("ssl_object")
+    return None if session is None else session.getpeercert(binary_form=True)
+
+
+class Client(ABC):
+    """Who asks a port on loopback: its connection is opened at the first request, and anew when it was closed."""
+
+    #: What a request fails by.
+    _FAILURES: ClassVar[tuple[type[Exception], ...]] = (
+        *(OSError, TimeoutError, ValueError),
+        *(asyncio.IncompleteReadError, asyncio.LimitOverrunError),
+    )
 
     def __init__(self, port: int, timeout: float = 15.0, tls: Tls | None = None) -> None:
         self._port = port
         self._timeout = timeout
         self._tls = tls
-        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-
-    async def get(self, path: str, headers: Mapping[str, str] | None = None) -> Answer:
-        """One GET request, as :meth:`request`."""
-        return await self.request("GET", path, headers)
+        self._streams: Streams | None = None
+        #: What the server has shown, in DER, when the connection was opened.
+        self.certificate: bytes | None = None
 
     async def request(
         self, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes = b""
@@ -61,18 +82,12 @@ class Connection:
         try:
             async with asyncio.timeout(self._timeout):
                 return await self._exchange(method, path, headers or {}, body)
-        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError) as error:
+        except self._FAILURES as error:
             await self.close()
             raise HttpError(f"{method} {ADDRESS}:{self._port}{path}: {str(error) or type(error).__name__}") from error
         except BaseException:
             await self.close()
             raise
-
-    @property
-    def certificate(self) -> bytes | None:
-        """What the server has shown, in DER, while the connection is open."""
-        session = self._streams[1].get_extra_info("ssl_object") if self._streams else None
-        return None if session is None else session.getpeercert(binary_form=True)
 
     async def close(self) -> None:
         """Close it; the next request opens it anew."""
@@ -83,22 +98,30 @@ class Connection:
             with suppress(OSError):
                 await writer.wait_closed()
 
-    async def _exchange(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
+    async def _open(self) -> Streams:
         if self._streams is None:
-            tls = self._tls
-            self._streams = await asyncio.open_connection(
-                ADDRESS,
-                self._port,
-                limit=MAX_HEAD,
-                ssl=tls and tls.context,
-                server_hostname=tls and (tls.server_name or ""),
-            )
-        reader, writer = self._streams
+            self._streams = await connect(self._port, self._tls)
+            self.certificate = presented(self._streams[1])
+        return self._streams
+
+    @abstractmethod
+    async def _exchange(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        """Send it, and read the answer."""
+
+
+class Connection(Client):
+    """HTTP/1.1."""
+
+    async def get(self, path: str, headers: Mapping[str, str] | None = None) -> Answer:
+        """One GET request, as :meth:`request`."""
+        return await self.request("GET", path, headers)
+
+    async def _exchange(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        reader, writer = await self._open()
         fields = {"host": f"{ADDRESS}:{self._port}"} | {name.lower(): value for name, value in headers.items()}
         if body or method not in ("GET", "HEAD"):
             fields["content-length"] = str(len(body))
-        lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
-        writer.write("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
+        writer.write(head(method, path, fields) + body)
         await writer.drain()
         answer = await read_answer(reader, method)
         if answer.headers.get("connection", "").lower() == "close":
@@ -115,10 +138,15 @@ async def get(port: int, path: str, headers: Mapping[str, str] | None = None, pa
         await connection.close()
 
 
+def head(method: str, path: str, fields: Mapping[str, str]) -> bytes:
+    """A request's head."""
+    lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
 async def read_answer(reader: asyncio.StreamReader, method: str) -> Answer:
     """The response to a request of that method, whole. What follows 101 (Switching Protocols) is left unread."""
-    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-    first, *lines = head[:-4].split("\r\n")
+    first, *lines = (await reader.readuntil(b"\r\n\r\n"))[:-4].decode("latin-1").split("\r\n")
     version, _, rest = first.partition(" ")
     if not version.startswith("HTTP/1."):
         raise ValueError(f"not HTTP/1: {first[:40]!r}")

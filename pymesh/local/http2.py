@@ -5,80 +5,38 @@ One request at a time per connection. A connection that was told to go away is o
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
-from contextlib import suppress
 
 import h2.connection
 import h2.errors
 import h2.events
 import h2.exceptions
 
-from pymesh.local.http import MAX_BODY, Answer, HttpError, Tls
+from pymesh.local.http import MAX_BODY, Answer, Client, Streams, Tls
 from pymesh.local.plan import ADDRESS
 
 _PREFIX = 5
 
 
-class Connection:
-    """A connection to a port on loopback, opened at its first request and reopened when it was closed."""
+class Connection(Client):
+    """HTTP/2. Trailers are among an answer's headers."""
+
+    _FAILURES = (*Client._FAILURES, h2.exceptions.ProtocolError)
 
     def __init__(self, port: int, timeout: float = 15.0, tls: Tls | None = None) -> None:
-        self._port = port
-        self._timeout = timeout
-        self._tls = tls
-        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        super().__init__(port, timeout, tls)
+        if tls is not None:
+            tls.context.set_alpn_protocols(["h2"])
         self._h2 = h2.connection.H2Connection()
         self._leaving = False
 
-    async def request(
-        self, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes = b""
-    ) -> Answer:
-        """One request; `host` among the headers is the authority. Trailers are among the answer's headers.
-
-        Raises :class:`HttpError`; the connection is closed then.
-        """
-        try:
-            async with asyncio.timeout(self._timeout):
-                answer = await self._exchange(method, path, headers or {}, body)
-        except (OSError, TimeoutError, h2.exceptions.ProtocolError, ValueError) as error:
-            await self.close()
-            raise HttpError(f"{method} {ADDRESS}:{self._port}{path}: {str(error) or type(error).__name__}") from error
-        except BaseException:
-            await self.close()
-            raise
-        if self._leaving:
-            await self.close()
-        return answer
-
-    @property
-    def certificate(self) -> bytes | None:
-        """What the server has shown, in DER, while the connection is open."""
-        session = self._streams[1].get_extra_info("ssl_object") if self._streams else None
-        return None if session is None else session.getpeercert(binary_form=True)
-
-    async def close(self) -> None:
-        """Close it; the next request opens it anew."""
-        if self._streams is not None:
-            _, writer = self._streams
-            self._streams = None
-            writer.close()
-            with suppress(OSError):
-                await writer.wait_closed()
-
-    async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _open(self) -> Streams:
         if self._streams is None:
-            tls = self._tls
-            if tls is not None:
-                tls.context.set_alpn_protocols(["h2"])
-            self._streams = await asyncio.open_connection(
-                ADDRESS, self._port, ssl=tls and tls.context, server_hostname=tls and (tls.server_name or "")
-            )
             self._leaving = False
             self._h2 = h2.connection.H2Connection()
             self._h2.initiate_connection()
             self._h2.increment_flow_control_window(MAX_BODY)
-        return self._streams
+        return await super()._open()
 
     async def _exchange(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
         reader, writer = await self._open()
@@ -117,6 +75,8 @@ class Connection:
                     case h2.events.StreamEnded():
                         status = int(answer.pop(":status", "0"))
                         writer.write(self._h2.data_to_send())
+                        if self._leaving:
+                            await self.close()
                         return Answer(status, answer, bytes(said), tuple(cookies))
                     case h2.events.StreamReset():
                         raise ConnectionError(f"the stream was reset: {_code(event.error_code)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +14,12 @@ from cryptography import x509
 
 from pymesh.local import http, http2, websocket
 from pymesh.local.judge import Received
-from pymesh.local.plan import ADDRESS
 from pymesh.local.scenario import Send
 
 #: No answer by then is no answer.
 TIMEOUT_S = 20.0
-#: What a client of each protocol asks on.
-Connection = http.Connection | http2.Connection | http2.Calls | websocket.Connection
-_CONNECTIONS: Mapping[str, Callable[[int, float, http.Tls | None], Connection]] = {
+#: Who asks in each protocol.
+_CLIENTS: Mapping[str, type[http.Client]] = {
     "HTTP": http.Connection,
     "HTTP2": http2.Connection,
     "GRPC": http2.Calls,
@@ -52,7 +50,7 @@ async def send(step: Send, target: Target) -> list[Received]:
             for _ in left:
                 received.append(await _exchange(step, target))
             return
-        connection = _CONNECTIONS[step.protocol](target.port, TIMEOUT_S, _tls(step, target))
+        connection = _CLIENTS[step.protocol](target.port, TIMEOUT_S, _tls(step, target))
         cookies: dict[str, str] = {}
         try:
             for _ in left:
@@ -64,7 +62,7 @@ async def send(step: Send, target: Target) -> list[Received]:
     return received
 
 
-async def _request(step: Send, target: Target, connection: Connection, cookies: dict[str, str]) -> Received:
+async def _request(step: Send, target: Target, connection: http.Client, cookies: dict[str, str]) -> Received:
     headers: Mapping[str, str] = {"host": target.host, **{name.lower(): v for name, v in step.headers.items()}}
     if cookies:
         kept = "; ".join(f"{name}={value}" for name, value in cookies.items())
@@ -87,12 +85,8 @@ async def _exchange(step: Send, target: Target) -> Received:
     said = bytearray()
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            tls = _tls(step, target)
-            reader, writer = await asyncio.open_connection(
-                ADDRESS, target.port, ssl=tls and tls.context, server_hostname=tls and (tls.server_name or "")
-            )
-            session = writer.get_extra_info("ssl_object")
-            certificate = _names(None if session is None else session.getpeercert(binary_form=True))
+            reader, writer = await http.connect(target.port, _tls(step, target))
+            certificate = _names(http.presented(writer))
             writer.write(step.body.encode())
             await writer.drain()
             with suppress(TimeoutError):

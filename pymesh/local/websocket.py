@@ -7,9 +7,8 @@ import base64
 import hashlib
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 
-from pymesh.local.http import MAX_BODY, MAX_HEAD, Answer, HttpError, Tls, read_answer
+from pymesh.local.http import MAX_BODY, Answer, Client, head, read_answer
 from pymesh.local.plan import ADDRESS
 
 _GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -18,48 +17,23 @@ _FINAL = 0x80
 _MASKED = 0x80
 
 
-class Connection:
+class Connection(Client):
     """What opens a WebSocket for each message: their answers are told by status 101, the message by the body."""
-
-    certificate: bytes | None = None
-
-    def __init__(self, port: int, timeout: float = 15.0, tls: Tls | None = None) -> None:
-        self._port = port
-        self._timeout = timeout
-        self._tls = tls
 
     async def request(
         self, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes = b""
     ) -> Answer:
-        """Open it at `path`, send `body` as text, and give what comes back. Raises :class:`HttpError`."""
-        try:
-            async with asyncio.timeout(self._timeout):
-                return await self._exchange(path, headers or {}, body)
-        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError) as error:
-            where = f"WebSocket {ADDRESS}:{self._port}{path}"
-            raise HttpError(f"{where}: {str(error) or type(error).__name__}") from error
+        """Open it at `path`, send `body` as text, and give what comes back."""
+        return await super().request("WebSocket", path, headers, body)
 
-    async def close(self) -> None:
-        """Nothing is kept."""
-
-    async def _exchange(self, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
-        tls = self._tls
-        reader, writer = await asyncio.open_connection(
-            ADDRESS,
-            self._port,
-            limit=MAX_HEAD,
-            ssl=tls and tls.context,
-            server_hostname=tls and (tls.server_name or ""),
-        )
+    async def _exchange(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        reader, writer = await self._open()
         try:
-            session = writer.get_extra_info("ssl_object")
-            self.certificate = None if session is None else session.getpeercert(binary_form=True)
             key = base64.b64encode(os.urandom(16)).decode()
             fields = {"host": f"{ADDRESS}:{self._port}"} | {name.lower(): value for name, value in headers.items()}
             fields |= {"connection": "Upgrade", "upgrade": "websocket"}
             fields |= {"sec-websocket-version": "13", "sec-websocket-key": key}
-            lines = [f"GET {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
-            writer.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
+            writer.write(head("GET", path, fields))
             answer = await read_answer(reader, "GET")
             if answer.status != 101:
                 return answer
@@ -71,9 +45,7 @@ class Connection:
             await writer.drain()
             return Answer(answer.status, answer.headers, said)
         finally:
-            writer.close()
-            with suppress(OSError):
-                await writer.wait_closed()
+            await self.close()
 
 
 def accept(key: str) -> str:
