@@ -16,7 +16,7 @@ bundle that went out with its certificate where it does not ask for the bundle b
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
@@ -95,22 +95,23 @@ class Rotation:
         """Phase 1: a new authority of our own, trusted beside the one that signs."""
         if self._make is None:
             raise RotationError("the authority is an operator's; hint: replace its files, they are followed")
-        self._change(lambda trust: trust.prepared(self._make_one()))
+        self.prepare_supplied(self._make())
 
     def prepare_supplied(self, new: CertificateAuthority) -> None:
         """Phase 1, with an authority from an operator's files."""
-        self._change(lambda trust: trust.prepared(new))
+        self._use(_asked(lambda: self._trust.prepared(new)))
 
     def activate(self, *, force: bool = False) -> None:
         """Phase 2: the new authority signs."""
-        self._judge(self._trust.activated, self.without_bundle, "has not taken the new root yet", force)
-        self._change(Trust.activated)
+        fresh = _asked(self._trust.activated)
+        _judge(self.without_bundle(), "has not taken the new root yet", force)
+        self._use(fresh)
 
     def revoke(self, which: str = "", *, force: bool = False) -> None:
         """Phase 3: the old authority is not trusted any more. Or the one that is to come is given up."""
-        left = self._ask(lambda: self._trust.revoked(which))
-        self._judge(lambda: left, lambda: self.stranded(left), "holds a certificate of the old root", force)
-        self._change(lambda trust: trust.revoked(which))
+        fresh = _asked(lambda: self._trust.revoked(which))
+        _judge(self.stranded(fresh), "holds a certificate of the old root", force)
+        self._use(fresh)
 
     def without_bundle(self) -> list[str]:
         """Proxies that have not taken the bundle as it is now."""
@@ -176,32 +177,7 @@ class Rotation:
             found["next"] = {"command": "revoke", "waitsFor": self.stranded(trust.revoked())}
         return found
 
-    def _make_one(self) -> CertificateAuthority:
-        assert self._make is not None
-        return self._make()
-
-    def _judge(self, after: Callable[[], Trust], left_behind: Callable[[], list[str]], what: str, force: bool) -> None:
-        self._ask(after)
-        found = left_behind()
-        if not found:
-            return
-        if force:
-            log.warning("proxies are left behind", extra={"count": len(found), "proxies": found[:_NAMED], "why": what})
-            return
-        shown = "".join(f"\n  {one}" for one in found[:_NAMED])
-        more = f"\n  and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
-        lines = f"{len(found)} of the proxies would be left behind; each of them {what}:{shown}{more}"
-        raise RotationError(f"{lines}\nhint: wait until they have renewed, or --force if they are gone for good")
-
-    @staticmethod
-    def _ask(change: Callable[[], Trust]) -> Trust:
-        try:
-            return change()
-        except PhaseError as error:
-            raise RotationError(str(error)) from error
-
-    def _change(self, change: Callable[[Trust], Trust]) -> None:
-        fresh = self._ask(lambda: change(self._trust))
+    def _use(self, fresh: Trust) -> None:
         try:
             self._keep(fresh)
         except OSError as error:
@@ -213,6 +189,26 @@ class Rotation:
         )
         for told in self._told:
             told()
+
+
+def _asked(change: Callable[[], Trust]) -> Trust:
+    try:
+        return change()
+    except PhaseError as error:
+        raise RotationError(str(error)) from error
+
+
+def _judge(left_behind: Sequence[str], what: str, force: bool) -> None:
+    if not left_behind:
+        return
+    count, named = len(left_behind), left_behind[:_NAMED]
+    if force:
+        log.warning("proxies are left behind", extra={"count": count, "proxies": named, "why": what})
+        return
+    shown = "".join(f"\n  {one}" for one in named)
+    more = f"\n  and {count - _NAMED} more" if count > _NAMED else ""
+    lines = f"{count} of the proxies would be left behind; each of them {what}:{shown}{more}"
+    raise RotationError(f"{lines}\nhint: wait until they have renewed, or --force if they are gone for good")
 
 
 def _name(key: tuple[str, str]) -> str:
