@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import random
 import signal
 import socket
@@ -94,12 +93,8 @@ class Agent:
             return
         self._replace(credentials)
         try:
-            # The socket guards the key: nobody else may open it, from the moment it exists.
-            mask = os.umask(0o177)
-            try:
+            with private_files.owner_only():  # the socket guards the key
                 await self._server.start_unix(str(self._settings.socket))
-            finally:
-                os.umask(mask)
             async with asyncio.TaskGroup() as group:
                 tasks = [
                     group.create_task(self._fleet.run()),

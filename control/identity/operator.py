@@ -21,6 +21,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from pymesh.control.identity import private_files
 from pymesh.control.identity.rotation import Rotation, RotationError
 
 SOCKET = "operator.sock"
@@ -88,12 +89,8 @@ def listening(folder: Path) -> socket.socket:
     except (FileNotFoundError, ConnectionRefusedError):
         (folder / SOCKET).unlink(missing_ok=True)
     found = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    with _short(folder) as name:
-        mask = os.umask(0o177)
-        try:
-            found.bind(name)
-        finally:
-            os.umask(mask)
+    with _short(folder) as name, private_files.owner_only():
+        found.bind(name)
     found.listen(16)
     return found
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import secrets
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 PRIVATE_MODE = 0o600
@@ -51,6 +53,25 @@ def read(path: Path, *, limit: int = 1 << 20) -> bytes:
     if len(content) > limit:
         raise InsecureFileError(f"{path}: larger than {limit} bytes")
     return content
+
+
+def stamp(path: Path) -> tuple[int, int, int] | None:
+    """What is another when ``path`` was replaced or written to; None when it is not there."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+@contextmanager
+def owner_only() -> Iterator[None]:
+    """Whatever this process creates meanwhile, as a socket, nobody else can open from the moment it exists."""
+    mask = os.umask(0o777 & ~PRIVATE_MODE)
+    try:
+        yield
+    finally:
+        os.umask(mask)
 
 
 def _stage(path: Path, content: bytes, mode: int) -> Path:

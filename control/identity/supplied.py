@@ -14,7 +14,7 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-from pymesh.control.identity import storage
+from pymesh.control.identity import private_files, storage
 from pymesh.control.identity.authority import AuthorityError, CertificateAuthority, LifetimePolicy
 from pymesh.control.identity.rotation import Rotation, RotationError
 
@@ -55,7 +55,7 @@ class SuppliedAuthority:
             self._told = ""
 
     def _read(self) -> None:
-        stamp = tuple(_stamp(self._folder / name) for name in storage.SUPPLIED_FILES)
+        stamp = tuple(private_files.stamp(self._folder / name) for name in storage.SUPPLIED_FILES)
         if stamp == self._stamp:
             return
         # Written one after the other: what does not fit together now may fit at the next look.
@@ -74,11 +74,3 @@ class SuppliedAuthority:
             self._rotation.activate()
         elif not wanted.is_like(trust.signer):
             self._rotation.prepare_supplied(wanted)
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns, found.st_size

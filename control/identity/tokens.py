@@ -78,7 +78,7 @@ class TokenFile:
         self._path = path
         self._clock = clock
         self._trust_domain = trust_domain
-        self._stamp = self._stamp_of_file()
+        self._stamp = private_files.stamp(self._path)
         self._entries = self._load()
 
     def authenticate(self, token: str) -> Identity | None:
@@ -98,7 +98,7 @@ class TokenFile:
         return any(one.is_gateway and one.identity == identity and one.is_good(now) for one in self._entries)
 
     def _reload_if_changed(self) -> None:
-        stamp = self._stamp_of_file()
+        stamp = private_files.stamp(self._path)
         if stamp == self._stamp:
             return
         self._stamp = stamp
@@ -108,13 +108,6 @@ class TokenFile:
             log.error("token file not reloaded, the old tokens stay valid", extra={"reason": str(error)})
         else:
             log.info("token file reloaded", extra={"tokens": len(self._entries)})
-
-    def _stamp_of_file(self) -> tuple[int, int, int] | None:
-        try:
-            found = self._path.stat()
-        except OSError:
-            return None
-        return found.st_ino, found.st_mtime_ns, found.st_size
 
     def _load(self) -> list[_Entry]:
         try:
