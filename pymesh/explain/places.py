@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from pymesh.explain.source import Member, Written
 
@@ -17,36 +18,42 @@ _ROUTES = ("VirtualService", "HTTPRoute", "GRPCRoute")
 _ROOT_NAMESPACE = "istio-system"
 
 
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A filter's policy as the rule that it is."""
+
+    title: str
+    #: Where it stands; empty if that is not known.
+    at: str = ""
+    #: Whether its provider is asked about what it matches.
+    asks: bool = False
+    #: Whether its provider is not there to be asked.
+    lacks_provider: bool = False
+
+    @property
+    def place(self) -> str:
+        """Its place, to be put behind something."""
+        return f" ({self.at})" if self.at else ""
+
+
 class Places:
     """The resources of a mesh, by their names."""
 
     def __init__(self, written: Iterable[Written]) -> None:
         self._written = {(one.kind, one.namespace, one.name): one for one in written}
 
-    def rule(self, policy: str) -> str:
-        """A filter's policy as the rule that it is."""
+    def rule(self, policy: str) -> Rule:
+        """The rule that a filter's policy is."""
         found = _RULE.fullmatch(policy)
         if found is None:
-            return policy
-        return f"AuthorizationPolicy {found['namespace']}/{found['name']} rule {found['rule']}"
-
-    def of_rule(self, policy: str) -> str:
-        """Where the rule stands; empty if that is not known."""
-        found = _RULE.fullmatch(policy)
-        if found is None:
-            return ""
+            return Rule(policy)
         one = self._written.get(("AuthorizationPolicy", found["namespace"], found["name"]))
-        return one.parts.get(found["rule"], one.at) if one else ""
-
-    def asks(self, policy: str) -> bool:
-        """Whether the rule's provider is asked about what it matches."""
-        found = _RULE.fullmatch(policy)
-        return found is not None and found["custom"] is not None and found["unasked"] is None
-
-    def lacks_provider(self, policy: str) -> bool:
-        """Whether the rule's provider is not there to be asked."""
-        found = _RULE.fullmatch(policy)
-        return found is not None and found["unasked"] is not None
+        return Rule(
+            f"AuthorizationPolicy {found['namespace']}/{found['name']} rule {found['rule']}",
+            one.parts.get(found["rule"], one.at) if one else "",
+            asks=found["custom"] is not None and found["unasked"] is None,
+            lacks_provider=found["unasked"] is not None,
+        )
 
     def of_route(self, route: str) -> str:
         """Where a route of this name stands; there may be several."""

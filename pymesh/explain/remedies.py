@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pymesh.explain.places import Rule
 from pymesh.explain.source import Member
 
 _OWNER = frozenset({"claim[iss]", "claim[sub]"})
@@ -64,14 +65,13 @@ def closed(member: Member, failures: Sequence[str], peers: Sequence[str]) -> Rem
     return f"{member.title} closed the connection: it has no filter chain for it", ()
 
 
-def closest(facts: Facts, rule: str, at: str, lacking: Sequence[str]) -> Remedy:
+def closest(facts: Facts, rule: Rule, lacking: Sequence[str]) -> Remedy:
     """No rule allows, and one came closest."""
-    why = f"no AuthorizationPolicy allows it; closest is {rule}, which lacks: {', '.join(lacking)}"
-    where = f"{rule}{f' ({at})' if at else ''}"
+    why = f"no AuthorizationPolicy allows it; closest is {rule.title}, which lacks: {', '.join(lacking)}"
     if set(lacking) >= _OWNER:
         # Together they are what resources call a request principal.
         lacking = [_REQUEST_PRINCIPAL, *(one for one in lacking if one not in _OWNER)]
-    return why, [f"in {where}: {_for_condition(one, facts)}" for one in lacking]
+    return why, [f"in {rule.title}{rule.place}: {_for_condition(one, facts)}" for one in lacking]
 
 
 def nothing_allowed(member: Member) -> Remedy:
@@ -82,17 +82,15 @@ def nothing_allowed(member: Member) -> Remedy:
     )
 
 
-def denied(rule: str, at: str) -> Remedy:
+def denied(rule: Rule) -> Remedy:
     """A rule denies."""
-    return f"{rule} denies it", [
-        f"narrow that rule{f' ({at})' if at else ''}, or remove it: what is denied cannot be allowed"
-    ]
+    return f"{rule.title} denies it", [f"narrow that rule{rule.place}, or remove it: what is denied cannot be allowed"]
 
 
-def nobody_to_ask(rule: str, at: str) -> Remedy:
+def nobody_to_ask(rule: Rule) -> Remedy:
     """A rule of action CUSTOM whose provider is not there."""
     change = "define its provider in extensionProviders of the ConfigMap istio, or name another one"
-    return f"{rule} would ask a provider that cannot be asked, so it denies", [f"{change}{f' ({at})' if at else ''}"]
+    return f"{rule.title} would ask a provider that cannot be asked, so it denies", [f"{change}{rule.place}"]
 
 
 def token_refused(facts: Facts, details: str, written: Sequence[str]) -> Remedy:

@@ -181,16 +181,16 @@ class _Teller:
         name, policy = one["filter"], one["policy"]
         what = "counts" if not one["enforced"] else "passes" if one["allowed"] else "REFUSES"
         if policy:
-            rule, at = self._places.rule(policy), self._places.of_rule(policy)
-            if self._places.asks(policy):
-                return Step("matches", f"{name}: {rule}, whose provider is asked", at)
-            return Step(what, f"{name}: {rule} {'matches' if one['allowed'] else 'refuses'}", at)
+            rule = self._places.rule(policy)
+            if rule.asks:
+                return Step("matches", f"{name}: {rule.title}, whose provider is asked", rule.at)
+            return Step(what, f"{name}: {rule.title} {'matches' if one['allowed'] else 'refuses'}", rule.at)
         closest = _CLOSEST.search(_said(_last(passage))) if not one["allowed"] and one["enforced"] else None
         if closest is None:
             return Step(what, f"{name}: no rule matches")
         lacking = ", ".join(_COMMA.split(closest["lacking"]))
-        rule, at = self._places.rule(closest["policy"]), self._places.of_rule(closest["policy"])
-        return Step(what, f"{name}: no rule matches; {rule} is closest and lacks: {lacking}", at)
+        rule = self._places.rule(closest["policy"])
+        return Step(what, f"{name}: no rule matches; {rule.title} is closest and lacks: {lacking}", rule.at)
 
     def _request(self, passage: Passage, record: Record) -> Iterator[Step]:
         is_entered = self._is_entered(passage)
@@ -261,16 +261,12 @@ class _Teller:
         closest = _CLOSEST.search(said)
         if closest is not None:
             lacking = _COMMA.split(closest["lacking"])
-            return remedies.closest(
-                facts, self._places.rule(closest["policy"]), self._places.of_rule(closest["policy"]), lacking
-            )
+            return remedies.closest(facts, self._places.rule(closest["policy"]), lacking)
         if said.startswith(f"{_DENIED}[none]"):
             return remedies.nothing_allowed(decider.member)
         if said.startswith(_DENIED):
-            policy = said.removeprefix(f"{_DENIED}[").removesuffix("]")
-            if self._places.lacks_provider(policy):
-                return remedies.nobody_to_ask(self._places.rule(policy), self._places.of_rule(policy))
-            return remedies.denied(self._places.rule(policy), self._places.of_rule(policy))
+            rule = self._places.rule(said.removeprefix(f"{_DENIED}[").removesuffix("]"))
+            return remedies.nobody_to_ask(rule) if rule.lacks_provider else remedies.denied(rule)
         if said.startswith("jwt_authn_access_denied"):
             return remedies.token_refused(facts, said, self._places.around("RequestAuthentication", decider.member))
         return remedies.of_details(facts, said)
