@@ -8,12 +8,12 @@ from datetime import timedelta
 from typing import Annotated
 
 from pymesh.control.resources.decode import Located, Problem, Range, exactly_one, model
+from pymesh.control.resources.header_values import HEADER_NAME
 
 #: Envoy's limits.
 RingSize = Annotated[int, Range(0, 8 * 1024 * 1024)]
 TableSize = Annotated[int, Range(0, 5_000_011)]
 
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f;]")
 
 
@@ -25,7 +25,7 @@ class CookieAttribute(Located):
     value: str = ""
 
     def problems(self) -> Iterator[Problem]:
-        if not _TOKEN.fullmatch(self.name):
+        if not HEADER_NAME.fullmatch(self.name):
             yield Problem("name", f"{self.name!r} is not an attribute of a cookie")
         yield from cookie_problems("value", self.value)
 
@@ -82,7 +82,7 @@ class ConsistentHash(Located):
             yield Problem(tables[1], f"{' and '.join(map(repr, tables))} exclude each other", "keep one of them")
         if self.use_source_ip is False:
             yield Problem("useSourceIp", "it hashes nothing if it is false", "write true, or hash something else")
-        if self.http_header_name is not None and not re.fullmatch(rf":?{_TOKEN.pattern}", self.http_header_name):
+        if self.http_header_name is not None and not re.fullmatch(rf":?{HEADER_NAME.pattern}", self.http_header_name):
             yield Problem("httpHeaderName", f"{self.http_header_name!r} is not a header name")
         if self.http_query_parameter_name == "":
             yield Problem("httpQueryParameterName", "a parameter has a name")
@@ -90,7 +90,7 @@ class ConsistentHash(Located):
 
 def cookie_name_problems(field: str, name: str) -> Iterator[Problem]:
     """What is wrong with the name of a cookie (RFC 6265, section 4.1.1)."""
-    if not _TOKEN.fullmatch(name):
+    if not HEADER_NAME.fullmatch(name):
         yield Problem(field, f"{name!r} is not the name of a cookie", "letters, digits, '-' and '_'")
 
 

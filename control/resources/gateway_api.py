@@ -10,12 +10,11 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pymesh.control.resources.consistent_hash import cookie_name_problems
 from pymesh.control.resources.decode import Located, PortNumber, Problem, Range, Weight, key, model
-from pymesh.control.resources.header_values import value_problems
+from pymesh.control.resources.header_values import HEADER_NAME, value_problems
 from pymesh.control.resources.kubernetes import is_ip
 from pymesh.control.resources.metadata import Resource
 from pymesh.control.resources.traffic import OF_ONE_CONNECTION, back_off_problems, is_authority, regex_problems
 
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HOST_NAME = re.compile(r"(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 GROUP: Final = "gateway.networking.k8s.io"
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\*|(\*\.)?[a-z0-9]([-a-z0-9.]*[a-z0-9])?)(:\d{1,5})?")
@@ -294,7 +293,7 @@ class RouteMatch(Located):
 
     def problems(self) -> Iterator[Problem]:
         for one in self.headers:
-            if not _HEADER_NAME.fullmatch(one.name):
+            if not HEADER_NAME.fullmatch(one.name):
                 yield Problem("headers", f"{one.name!r} is not a header name")
 
 
@@ -325,7 +324,7 @@ class HeaderModifier(Located):
         ):
             folded = [name.lower() for name in names]
             for name in names:
-                if not _HEADER_NAME.fullmatch(name):
+                if not HEADER_NAME.fullmatch(name):
                     yield Problem(field_name, f"{name!r} is not a header name")
                 elif is_authority(name):
                     yield Problem(field_name, "the host is no header here", "use a URLRewrite filter with hostname")
@@ -408,7 +407,7 @@ class Cors(Located):
             if "*" in words and len(words) > 1:
                 yield Problem(name, "'*' means all; nothing else can stand beside it", "keep one of them")
             for word in words:
-                if not _HEADER_NAME.fullmatch(word):
+                if not HEADER_NAME.fullmatch(word):
                     what = "a method" if name == "allowMethods" else "a header name"
                     yield Problem(name, f"{word!r} is not {what}")
 

@@ -9,6 +9,7 @@ from typing import Final
 from pymesh.control.resources.decode import Problem
 from pymesh.control.resources.diagnostics import did_you_mean
 
+#: A token (RFC 9110, section 5.6.2), as are methods and names of cookies.
 HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 #: What may stand between percent signs, without an argument.
 COMMANDS: Final = frozenset(
@@ -27,13 +28,14 @@ COMMANDS: Final = frozenset(
 )  # fmt: skip
 _OF_A_HEADER = re.compile(r"(REQ|RESP|TRAILER)\(:?[!#$&'*+.^_`|~0-9A-Za-z-]+(\?:?[!#$&'*+.^_`|~0-9A-Za-z-]+)?\)(:\d+)?")
 _PART = re.compile(r"%%|%(?P<command>(?:\([^)]*\)|[^%(])*)%|(?P<open>%)")
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+#: What no line of text holds.
+CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 def value_problems(field: str, values: Mapping[str, str], *, commands: bool = True) -> Iterator[Problem]:
     """What keeps the proxies from taking the values."""
     for name, value in values.items():
-        if _CONTROL.search(value):
+        if CONTROL.search(value):
             yield Problem(field, f"{name}: a header's value is one line of text", "remove control characters")
         for found in _PART.finditer(value) if commands else ():
             command = found["command"]

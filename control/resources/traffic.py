@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 from pymesh.control.resources import visibility
 from pymesh.control.resources.decode import Located, PortNumber, Problem, Range, Weight, exactly_one, key, model
 from pymesh.control.resources.fault import Fault
-from pymesh.control.resources.header_values import value_problems
+from pymesh.control.resources.header_values import HEADER_NAME, value_problems
 from pymesh.control.resources.metadata import Resource
 from pymesh.control.resources.percent import Percent
 
@@ -107,7 +107,7 @@ class HeaderOperations(Located):
     def problems(self) -> Iterator[Problem]:
         for field_name, names in (("set", self.set), ("add", self.add), ("remove", self.remove)):
             for name in names:
-                if not re.fullmatch(r":?[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
+                if not re.fullmatch(rf":?{HEADER_NAME.pattern}", name):
                     yield Problem(field_name, f"{name!r} is not a header name")
                 elif is_authority(name) and field_name == "remove":
                     yield Problem("remove", "a request without a host is none", "set another with set.host")
@@ -178,7 +178,7 @@ class HttpMatch(Located):
                         yield Problem(field_name, f"{name!r} names no claim", hint)
                 elif name in ("uri", "scheme", "method", "authority"):
                     yield Problem(field_name, f"{name!r} is no header here", f"write {name!r} beside {field_name!r}")
-                elif not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
+                elif not HEADER_NAME.fullmatch(name):
                     yield Problem(field_name, f"{name!r} is not a header name")
         if self.ignore_uri_case and self.uri is not None and self.uri.regex is not None:
             yield Problem("ignoreUriCase", "it has no effect on a regex", "begin the pattern with (?i)")
@@ -350,7 +350,7 @@ class CorsPolicy(Located):
             ("exposeHeaders", self.expose_headers),
         ):
             for name in names:
-                if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
+                if not HEADER_NAME.fullmatch(name):
                     yield Problem(
                         key_of, f"{name!r} is not a {'method' if key_of == 'allowMethods' else 'header name'}"
                     )

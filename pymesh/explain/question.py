@@ -10,14 +10,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pymesh.control.identity.spiffe import Identity
+from pymesh.control.resources.header_values import CONTROL, HEADER_NAME
 from pymesh.control.resources.kubernetes import is_host_name
 
 #: Somebody outside of the mesh, without an identity and without a proxy.
 OUTSIDE = "none"
 _SPIFFE = re.compile(r"spiffe://([^/]+)/ns/([^/]+)/sa/([^/]+)")
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-#: What no request line and no header value holds: controls, and in a target spaces.
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class QuestionError(Exception):
@@ -57,9 +55,9 @@ def parse_request(text: str) -> tuple[str, str]:
     """``GET /path``, or a path alone. Raises :class:`QuestionError`."""
     words = text.split()
     method, target = words if len(words) == 2 else ("GET", text.strip())
-    if len(words) > 2 or not _TOKEN.fullmatch(method) or not (target.startswith("/") or target == "*"):
+    if len(words) > 2 or not HEADER_NAME.fullmatch(method) or not (target.startswith("/") or target == "*"):
         raise QuestionError(f'{text!r} is no request\nhint: write it as in "GET /path"')
-    if _CONTROL.search(target) or not target.isascii():
+    if CONTROL.search(target) or not target.isascii():
         raise QuestionError(f"{target!r} has characters that no request has\nhint: write them as %XX")
     return method, target
 
@@ -67,9 +65,9 @@ def parse_request(text: str) -> tuple[str, str]:
 def parse_header(text: str) -> tuple[str, str]:
     """``NAME: VALUE``. Raises :class:`QuestionError`."""
     name, colon, value = text.partition(":")
-    if not colon or not _TOKEN.fullmatch(name):
+    if not colon or not HEADER_NAME.fullmatch(name):
         raise QuestionError(f'{text!r} is no header\nhint: write it as in "x-user: ann"')
-    if _CONTROL.search(value):
+    if CONTROL.search(value):
         raise QuestionError(f"the value of header {name!r} has control characters")
     if name.lower() in ("content-length", "transfer-encoding", "connection", "host"):
         hint = "use --host" if name.lower() == "host" else "a request is explained without its body"
