@@ -329,7 +329,6 @@ class Pair:
 
     def lines(self, kind: str) -> list[str]:
         """The access log: a line for every request so far."""
-
         assert eventually(lambda: len(lines_of(self.logs[kind])) >= self.asked[kind])
         return lines_of(self.logs[kind])
 
