@@ -11,7 +11,7 @@ from typing import Any
 from pymesh._bridge.simulated import SimulatedProxy
 from pymesh.control.xds import pb
 from pymesh.explain.credentials import Credentials
-from pymesh.explain.prepare import access_log
+from pymesh.explain.prepare import ACCESS_LOG, ACCESS_LOG_FIELDS
 from pymesh.explain.told import split
 from pymesh.simulated.grpc import GrpcServer
 from pymesh.simulated.network import End, Node
@@ -72,15 +72,14 @@ def _grpc_cluster() -> dict[str, Any]:
 
 
 def _manager() -> dict[str, Any]:
-    log = access_log()
-    logged = {"@type": log["typed_config"].type_url, **pb.to_json(pb.unpack(log["typed_config"]))}
+    log = {"@type": f"{pb.TYPE_PREFIX}{ACCESS_LOG}", "log_format": {"json_format": ACCESS_LOG_FIELDS}}
     check = {"match": {"path": CHECK}, "route": {"cluster": "grpc"}}
     answer = {"match": {"prefix": "/"}, "direct_response": {"status": 200}}
     router = {"@type": f"{_TYPE}.filters.http.router.v3.Router"}
     config = {
         "@type": f"{_TYPE}.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "application",
-        "access_log": [{"name": log["name"], "typed_config": logged}],
+        "access_log": [{"name": "envoy.access_loggers.stdout", "typed_config": log}],
         "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [check, answer]}]},
         "http_filters": [{"name": "envoy.filters.http.router", "typed_config": router}],
     }

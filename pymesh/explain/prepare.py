@@ -12,14 +12,16 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
+from pymesh.control.translate.wire import extension, struct
 from pymesh.control.xds import pb
 from pymesh.explain import tokens
 from pymesh.explain.source import Messages
 from pymesh.explain.tokens import Signer
 from pymesh.explain.told import chains
 
+ACCESS_LOG = "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog"
 #: Of a request; of a TCP connection what there is of it.
-_FIELDS = {
+ACCESS_LOG_FIELDS = {
     "status": "%RESPONSE_CODE%",
     "details": "%RESPONSE_CODE_DETAILS%",
     "flags": "%RESPONSE_FLAGS%",
@@ -74,11 +76,9 @@ class Names:
 
 def access_log() -> dict[str, Any]:
     """One JSON line for each request."""
-    struct = pb.message("google.protobuf.Struct")()
-    struct.update(_FIELDS)
-    log = pb.message("envoy.extensions.access_loggers.stream.v3.StdoutAccessLog")()
-    log.log_format.json_format.CopyFrom(struct)
-    return {"name": "envoy.access_loggers.stdout", "typed_config": pb.pack(log)}
+    log = pb.message(ACCESS_LOG)()
+    log.log_format.json_format.CopyFrom(struct(ACCESS_LOG_FIELDS))
+    return extension("envoy.access_loggers.stdout", log)
 
 
 def prepared(messages: Messages, secrets: Mapping[str, Any], names: Names, signer: Signer) -> dict[str, dict[str, Any]]:
