@@ -18,7 +18,7 @@ class SettingsError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to listen. Port 0 lets the system choose."""
+    """A host or an IP address, and a port; to listen on port 0 lets the system choose one."""
 
     host: str
     port: int

@@ -12,6 +12,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from pymesh.bench.errors import BenchError
 from pymesh.bench.run import Request, Tls
+from pymesh.control.config import Address
 
 _PORTS = {"http": 80, "https": 443}
 
@@ -72,7 +73,7 @@ def address(target: Target, resolve: Sequence[str] = ()) -> str:
         except ValueError:
             raise BenchError(f"--resolve {entry!r} is not HOST:PORT:ADDRESS") from None
         if matches:
-            return _joined(str(found), target.port)
+            return str(Address(str(found), target.port))
     try:
         found_all = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
     except OSError as error:
@@ -85,12 +86,8 @@ def address(target: Target, resolve: Sequence[str] = ()) -> str:
                 socket.create_connection((one, target.port), timeout=2).close()
             except OSError:
                 continue
-            return _joined(one, target.port)
-    return _joined(addresses[0], target.port)
-
-
-def _joined(ip: str, port: int) -> str:
-    return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
+            return str(Address(one, target.port))
+    return str(Address(addresses[0], target.port))
 
 
 def tls(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from pymesh.control.config import Address
 from pymesh.control.xds import pb
 from pymesh.explain.source import Member, Messages, Source
 
@@ -71,7 +72,7 @@ class Told:
             return []
         assigned = self.messages.get(pb.ENDPOINTS, {}).get(name, cluster.load_assignment)
         found = [one.endpoint.address.socket_address for group in assigned.endpoints for one in group.lb_endpoints]
-        return [_join(one.address, one.port_value) for one in found]
+        return [str(Address(one.address, one.port_value)) for one in found]
 
     def entrance(self, host: str, port: int) -> Entrance | None:
         """How the application reaches a port of a service; None if no listener leads there."""
@@ -85,9 +86,9 @@ class Told:
                 if self._leads_to(chain, host, port):
                     if is_bound:
                         return Entrance(name, _address(one), is_redirected=False)
-                    return Entrance(_OUTBOUND, _join(_wanted(one, chain), port), is_redirected=True)
+                    return Entrance(_OUTBOUND, str(Address(_wanted(one, chain), port)), is_redirected=True)
         if self.is_captured:
-            return Entrance(_OUTBOUND, _join(_SOMEWHERE, port), is_redirected=True)
+            return Entrance(_OUTBOUND, str(Address(_SOMEWHERE, port)), is_redirected=True)
         return None
 
     def _leads_to(self, chain: Any, host: str, port: int) -> bool:
@@ -135,11 +136,7 @@ def _wanted(listener: Any, chain: Any) -> str:
 
 def _address(listener: Any) -> str:
     socket = listener.address.socket_address
-    return _join(socket.address, socket.port_value)
-
-
-def _join(ip: str, port: int) -> str:
-    return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
+    return str(Address(socket.address, socket.port_value))
 
 
 def split(address: str) -> tuple[str, int]:

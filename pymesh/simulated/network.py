@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from pymesh._bridge.simulated import Close, Connect, Effect, Send, ShutdownWrite, SimulatedProxy
+from pymesh.control.config import Address
 
 NANOS = 1_000_000_000
 #: Turns without any time passing after which a run counts as endless.
@@ -192,4 +193,4 @@ class Network:
 
     def _source(self, ip: str) -> str:
         self._next_port += 1
-        return f"[{ip}]:{self._next_port}" if ":" in ip else f"{ip}:{self._next_port}"
+        return str(Address(ip, self._next_port))
