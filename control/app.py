@@ -17,6 +17,8 @@ import socket
 import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 import uvloop
@@ -27,7 +29,7 @@ from pymesh.control.admin.pages import ConfigView, application
 from pymesh.control.admin.serving import AdminServer
 from pymesh.control.config import Address, Settings
 from pymesh.control.identity import operator, private_files, storage
-from pymesh.control.identity.authority import AuthorityError, LifetimePolicy, self_signed
+from pymesh.control.identity.authority import AuthorityError, CertificateAuthority, LifetimePolicy, self_signed
 from pymesh.control.identity.bundle import TrustBundle
 from pymesh.control.identity.ledger import Ledger
 from pymesh.control.identity.metrics import IdentityMetrics, RotationMetrics
@@ -37,7 +39,6 @@ from pymesh.control.identity.serving import ServerCertificate
 from pymesh.control.identity.spiffe import Identity
 from pymesh.control.identity.supplied import SuppliedAuthority
 from pymesh.control.identity.tokens import TokenFile, TokenFileError
-from pymesh.control.identity.trust import Trust
 from pymesh.control.translate.proxy import ProxyError
 from pymesh.control.xds import pb
 from pymesh.control.xds.cache import ResourceCache, Snapshot
@@ -112,11 +113,11 @@ class ControlPlane:
         self._admin_socket = None
         try:
             self._admin_socket = _bound(settings.admin, "--admin") if settings.admin else None
-            self._operator_socket = operator.listening(settings.state)
-        except (StartError, OSError) as error:
+            self._operator_socket = _door(settings.state)
+        except StartError:
             for one in filter(None, (self._xds_socket, self._admin_socket)):
                 one.close()
-            raise StartError(*error.args) if isinstance(error, StartError) else StartError(str(error)) from error
+            raise
         self.xds_address = _address(self._xds_socket)
         self.admin_address = _address(self._admin_socket) if self._admin_socket else None
 
@@ -215,18 +216,16 @@ def _authority(settings: Settings, clock: Callable[[], datetime]) -> tuple[Rotat
         supplied = None if settings.authority is None else storage.open_supplied(settings.authority, now, policy)
         trust = storage.open_or_create(folder, settings.trust_domain, now, policy, supplied)
         ledger = Ledger.open(folder, now)
-    except (AuthorityError, ValueError) as error:
-        raise StartError(f"certificate authority: {error}") from error
-    except private_files.InsecureFileError as error:
+    except (AuthorityError, ValueError, private_files.InsecureFileError) as error:
         raise StartError(f"certificate authority: {error}") from error
     except OSError as error:
         raise StartError(f"state folder {settings.state}: {error.strerror}") from error
 
-    def keep(changed: Trust) -> None:
-        storage.keep(folder, changed)
+    def make() -> CertificateAuthority:
+        return self_signed(settings.trust_domain, clock(), policy)
 
+    keep = partial(storage.keep, folder)
     if settings.authority is None:
-        make = lambda: self_signed(settings.trust_domain, clock(), policy)  # noqa: E731 - it is handed on
         return Rotation(trust, ledger, keep, clock, make), None
     rotation = Rotation(trust, ledger, keep, clock, None)
     return rotation, SuppliedAuthority(rotation, settings.authority, policy, clock)
@@ -248,6 +247,13 @@ def _bound(address: Address, option: str) -> socket.socket:
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise StartError(f"cannot listen on {address}: {reason}; hint: choose another {option} HOST:PORT") from error
+
+
+def _door(state: Path) -> socket.socket:
+    try:
+        return operator.listening(state)
+    except OSError as error:
+        raise StartError(str(error)) from error
 
 
 def _address(sock: socket.socket) -> Address:
