@@ -28,7 +28,7 @@ from pymesh.control.admin import logs
 from pymesh.control.admin.pages import ConfigView, application
 from pymesh.control.admin.serving import AdminServer
 from pymesh.control.config import Address, Settings
-from pymesh.control.identity import operator, private_files, storage
+from pymesh.control.identity import door, operator, private_files, storage
 from pymesh.control.identity.authority import AuthorityError, CertificateAuthority, LifetimePolicy, self_signed
 from pymesh.control.identity.bundle import TrustBundle
 from pymesh.control.identity.ledger import Ledger
@@ -113,7 +113,7 @@ class ControlPlane:
         self._admin_socket = None
         try:
             self._admin_socket = _bound(settings.admin, "--admin") if settings.admin else None
-            self._operator_socket = _door(settings.state)
+            self._operator_socket = _operators_door(settings.state)
         except StartError:
             for one in filter(None, (self._xds_socket, self._admin_socket)):
                 one.close()
@@ -124,9 +124,9 @@ class ControlPlane:
     async def run(self, stop: asyncio.Event, started: Callable[[], None]) -> None:
         """Serve until ``stop`` is set; ``started`` is called once everything serves."""
         admin: AdminServer | None = None
-        door = AdminServer(operator.application(self.rotation), self._operator_socket)
+        of_operator = AdminServer(door.application(self.rotation), self._operator_socket)
         try:
-            await door.start()
+            await of_operator.start()
             if self._admin_socket is not None:
                 pages = application(self.fleet, self.registry, self._mesh, lambda: self._ready)
                 admin = AdminServer(pages, self._admin_socket)
@@ -149,7 +149,7 @@ class ControlPlane:
         finally:
             self._ready = False
             await self._xds.stop()
-            await door.stop()
+            await of_operator.stop()
             (self._settings.state / operator.SOCKET).unlink(missing_ok=True)
             if admin is not None:
                 await admin.stop()
@@ -249,7 +249,7 @@ def _bound(address: Address, option: str) -> socket.socket:
         raise StartError(f"cannot listen on {address}: {reason}; hint: choose another {option} HOST:PORT") from error
 
 
-def _door(state: Path) -> socket.socket:
+def _operators_door(state: Path) -> socket.socket:
     try:
         return operator.listening(state)
     except OSError as error:

@@ -1,7 +1,7 @@
 """The operator's door: a Unix socket in the state folder, which only the control plane's own user can open.
 
-`pymesh ca` speaks HTTP on it. The admin address on loopback is everybody's on the machine, so nothing can be changed
-there.
+`pymesh ca` speaks HTTP on it, with what :mod:`pymesh.control.identity.door` serves. The admin address on loopback is
+everybody's on the machine, so nothing can be changed there.
 """
 
 from __future__ import annotations
@@ -16,13 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse
-from starlette.routing import Route
-
 from pymesh.control.identity import private_files
-from pymesh.control.identity.rotation import Rotation, RotationError
 
 SOCKET = "operator.sock"
 _PATIENCE_SECONDS = 30.0
@@ -53,32 +47,6 @@ def ask(folder: Path, phase: str = "", *, force: bool = False, authority: str = 
         raise RefusedError(str(content.get("error", answer.status)))
     assert isinstance(content, dict)
     return content
-
-
-def application(rotation: Rotation) -> Starlette:
-    """``GET /ca``, and ``POST`` of a phase's name below it."""
-
-    async def show(_: Request) -> JSONResponse:
-        return JSONResponse(rotation.status())
-
-    async def change(request: Request) -> JSONResponse:
-        asked = request.query_params
-        is_forced = asked.get("force") == "true"
-        try:
-            match request.path_params["phase"]:
-                case "prepare":
-                    rotation.prepare()
-                case "activate":
-                    rotation.activate(force=is_forced)
-                case "revoke":
-                    rotation.revoke(asked.get("authority", ""), force=is_forced)
-                case other:
-                    return JSONResponse({"error": f"there is no phase {other!r}"}, 404)
-        except RotationError as error:
-            return JSONResponse({"error": str(error)}, 409)
-        return JSONResponse(rotation.status())
-
-    return Starlette(routes=[Route("/ca", show), Route("/ca/{phase}", change, methods=["POST"])])
 
 
 def listening(folder: Path) -> socket.socket:
