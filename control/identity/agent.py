@@ -28,8 +28,8 @@ from prometheus_client import CollectorRegistry
 from pymesh.control.admin import logs
 from pymesh.control.config import Address
 from pymesh.control.identity import private_files
-from pymesh.control.identity.bundle import ROOTS
 from pymesh.control.identity.client import CertificateClient, Credentials, SigningError, tls_context
+from pymesh.control.identity.names import CERTIFICATE, ROOTS
 from pymesh.control.xds import pb
 from pymesh.control.xds.cache import ResourceCache, Snapshot
 from pymesh.control.xds.fleet import Fleet
@@ -40,7 +40,6 @@ from pymesh.control.xds.server import DiscoveryService
 
 log = logging.getLogger(__name__)
 
-CERTIFICATE = "default"
 #: Over how long a mesh spreads its requests when another root signs.
 SPREAD_SECONDS = 10.0
 FIRST_RETRY_SECONDS = 0.5

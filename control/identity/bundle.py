@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from pymesh.control.identity.names import ROOTS
 from pymesh.control.identity.rotation import Rotation
 from pymesh.control.xds import pb
 from pymesh.control.xds.cache import Resource, ResourceCache
 from pymesh.control.xds.fleet import Fleet
-
-#: Istio's name for it.
-ROOTS = "ROOTCA"
 
 
 @dataclass(frozen=True, slots=True)

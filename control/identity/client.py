@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from grpclib.client import Channel, StreamStreamMethod, UnaryUnaryMethod
 
 from pymesh.control.identity.authority import private_pem
-from pymesh.control.identity.bundle import ROOTS
+from pymesh.control.identity.names import ROOTS
 from pymesh.control.identity.service import NODE_ID, PATH
 from pymesh.control.xds import pb
 from pymesh.control.xds.grpc import Bytes

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from pymesh.control.identity.names import CERTIFICATE, ROOTS
 from pymesh.control.resources.destination import ClientTls
 from pymesh.control.resources.gateway import ServerTls
 from pymesh.control.resources.kubernetes import is_ip
@@ -170,12 +171,12 @@ def _mesh(proxy: Proxy, names: list[dict[str, str]], alpn: list[str]) -> dict[st
     source = _companion() if proxy.is_envoy else ADS
     return {
         "tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
-        "tls_certificate_sds_secret_configs": [{"name": "default", "sds_config": source}],
+        "tls_certificate_sds_secret_configs": [{"name": CERTIFICATE, "sds_config": source}],
         "combined_validation_context": {
             "default_validation_context": {
                 "match_typed_subject_alt_names": [{"san_type": "URI", "matcher": name} for name in names]
             },
-            "validation_context_sds_secret_config": {"name": "ROOTCA", "sds_config": source},
+            "validation_context_sds_secret_config": {"name": ROOTS, "sds_config": source},
         },
         "alpn_protocols": alpn,
     }

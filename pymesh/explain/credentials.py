@@ -10,9 +10,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from pymesh.control.identity.authority import private_pem, self_signed
+from pymesh.control.identity.names import CERTIFICATE, ROOTS
 from pymesh.control.identity.spiffe import Identity
 from pymesh.control.xds import pb
-from pymesh.explain.prepare import MESH_IDENTITY, MESH_ROOTS
 
 _SECRET = "envoy.extensions.transport_sockets.tls.v3.Secret"
 
@@ -33,7 +33,7 @@ class Credentials:
         """The secrets of a member: its certificate, and the roots that it trusts."""
         message = pb.message(_SECRET)
         roots = {"trusted_ca": {"inline_bytes": self._authority.root_pem.encode()}}
-        found = {MESH_ROOTS: message(name=MESH_ROOTS, validation_context=roots)}
+        found = {ROOTS: message(name=ROOTS, validation_context=roots)}
         if identity is not None:
             _, _, trust_domain, _, namespace, _, account = identity.split("/")
             key = ec.generate_private_key(ec.SECP256R1())
@@ -44,5 +44,5 @@ class Credentials:
                 "certificate_chain": {"inline_bytes": issued.chain[0].encode()},
                 "private_key": {"inline_bytes": private_pem(key)},
             }
-            found[MESH_IDENTITY] = message(name=MESH_IDENTITY, tls_certificate=certificate)
+            found[CERTIFICATE] = message(name=CERTIFICATE, tls_certificate=certificate)
         return found

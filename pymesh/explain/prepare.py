@@ -12,6 +12,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
+from pymesh.control.identity.names import ROOTS
 from pymesh.control.translate.wire import extension, struct
 from pymesh.control.xds import pb
 from pymesh.explain import tokens
@@ -46,9 +47,6 @@ _LOGGING = (
     "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
     "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
 )
-#: The authority of the mesh, by which its own TLS is known.
-MESH_ROOTS = "ROOTCA"
-MESH_IDENTITY = "default"
 
 
 @dataclass(slots=True)
@@ -124,4 +122,4 @@ def _is_of_the_mesh(socket: Any) -> bool:
     if not socket.HasField("typed_config") or not socket.typed_config.type_url.endswith(".UpstreamTlsContext"):
         return False
     common = pb.unpack(socket.typed_config).common_tls_context
-    return bool(common.combined_validation_context.validation_context_sds_secret_config.name == MESH_ROOTS)
+    return bool(common.combined_validation_context.validation_context_sds_secret_config.name == ROOTS)

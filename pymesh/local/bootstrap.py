@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pymesh.control.identity.names import ROOTS
 from pymesh.local.plan import ADDRESS, CLUSTER_ID, Workload
 
 Json = dict[str, Any]
 
 XDS_CLUSTER = "xds-grpc"
-#: The secret with the roots of the mesh.
-ROOTS = "ROOTCA"
 #: What Istio calls the cluster that serves secrets beside a proxy.
 SDS_CLUSTER = "sds-grpc"
 
