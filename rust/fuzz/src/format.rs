@@ -6,7 +6,8 @@ use pymesh_engine::testing::{location, log_line, rewritten};
 use pymesh_http::{RequestHead, ResponseHead};
 use pymesh_model::format::{AccessLog, LogFormat, LogSink, Part, Template};
 use pymesh_model::matcher::full_match;
-use pymesh_model::route::{PathMatch, PathRewrite, Redirect, RedirectPath, RouteMatch};
+use pymesh_model::route::{PathMatch, PathRewrite, Redirect, RedirectPath};
+use pymesh_model::testing::rule;
 use regex::bytes::Regex;
 
 use crate::input::Input;
@@ -70,15 +71,7 @@ pub fn rewrite(data: &[u8]) {
         assert!(!spans || whole.is_match(&target), "{pattern:?} does not match {}", show(&target));
     }
     let Ok(regex) = alone else { return };
-    let rule = RouteMatch {
-        path: PathMatch::Prefix("/".into()),
-        case_sensitive: true,
-        headers: vec![],
-        query: vec![],
-        metadata: vec![],
-        grpc: false,
-        fraction: None,
-    };
+    let rule = rule(PathMatch::Prefix("/".into()));
     for rewrite in [PathRewrite::Regex(regex.clone(), with.into()), PathRewrite::Prefix(with.into())] {
         let new = rewritten(&rewrite, &rule, &target);
         let query = |target: &[u8]| target.iter().position(|octet| *octet == b'?').map(|at| target[at..].to_vec());

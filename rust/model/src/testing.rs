@@ -122,19 +122,24 @@ pub fn routes(routes: impl IntoIterator<Item = Route>) -> RouteTable {
     RouteTable { virtual_hosts: vec![host], ..RouteTable::default() }
 }
 
+/// Every request with such a path.
+pub fn rule(path: PathMatch) -> RouteMatch {
+    RouteMatch {
+        path,
+        case_sensitive: true,
+        headers: vec![],
+        query: vec![],
+        metadata: vec![],
+        grpc: false,
+        fraction: None,
+    }
+}
+
 /// A route for every path below `prefix`.
 pub fn route(prefix: &str, action: Action) -> Route {
     Route {
         name: prefix.into(),
-        matches: RouteMatch {
-            path: PathMatch::Prefix(prefix.into()),
-            case_sensitive: true,
-            headers: vec![],
-            query: vec![],
-            metadata: vec![],
-            grpc: false,
-            fraction: None,
-        },
+        matches: rule(PathMatch::Prefix(prefix.into())),
         action,
         headers: HeaderOps::default(),
         filters: RouteFilters::default(),

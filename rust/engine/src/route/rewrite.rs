@@ -103,19 +103,9 @@ pub(crate) fn https_location(request: &RequestHead) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use pymesh_model::testing::rule;
 
-    fn rule(path: PathMatch) -> RouteMatch {
-        RouteMatch {
-            path,
-            case_sensitive: true,
-            headers: vec![],
-            query: vec![],
-            metadata: vec![],
-            grpc: false,
-            fraction: None,
-        }
-    }
+    use super::*;
 
     fn request(authority: &str, path: &str) -> RequestHead {
         let mut request = RequestHead::default();

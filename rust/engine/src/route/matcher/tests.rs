@@ -1,6 +1,7 @@
 use pymesh_model::matcher::{full_match, StringMatch, StringPattern};
 use pymesh_model::metadata::Metadata;
 use pymesh_model::route::{Action, DirectResponse, RouteMatch, VirtualHost};
+use pymesh_model::testing::rule;
 
 use super::*;
 
@@ -12,18 +13,6 @@ fn request(authority: &str, path: &str, headers: &[(&str, &str)]) -> RequestHead
         request.headers.append(name.as_bytes(), value.as_bytes());
     }
     request
-}
-
-fn rule(path: PathMatch) -> RouteMatch {
-    RouteMatch {
-        path,
-        case_sensitive: true,
-        headers: vec![],
-        query: vec![],
-        metadata: vec![],
-        grpc: false,
-        fraction: None,
-    }
 }
 
 fn route(matches: RouteMatch) -> Arc<Route> {
