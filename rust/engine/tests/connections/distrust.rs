@@ -25,20 +25,23 @@ struct Roots {
 }
 
 impl Roots {
-    fn new() -> Roots {
-        Roots { old: Authority::new("root"), new: Authority::new("root"), clock: Clock::new() }
+    /// With an engine of this configuration.
+    fn in_rig(configured: &Arc<Snapshot>) -> (Roots, Rig) {
+        let roots = Roots { old: Authority::new("root"), new: Authority::new("root"), clock: Clock::new() };
+        let rig = Rig::with(configured.clone());
+        put(&rig.secrets, "default", &roots.new.issue(&svid("spiffe://cluster.local/ns/shop/sa/reviews")));
+        rig.secrets.put_trust(&name("ROOTCA"), roots.both().as_bytes()).unwrap();
+        (roots, rig)
     }
 
-    fn given_to(&self, rig: &Rig) {
-        put(&rig.secrets, "default", &self.new.issue(&svid("spiffe://cluster.local/ns/shop/sa/reviews")));
-        let both = format!("{}{}", self.new.pem, self.old.pem);
-        rig.secrets.put_trust(&name("ROOTCA"), both.as_bytes()).unwrap();
+    fn both(&self) -> String {
+        format!("{}{}", self.new.pem, self.old.pem)
     }
 
     /// What somebody outside has, with a certificate of this root.
     fn member(&self, of: &Authority) -> Arc<SecretStore> {
         let store = mesh_store(&self.clock, of, "ui");
-        store.put_trust(&name("ROOTCA"), format!("{}{}", self.new.pem, self.old.pem).as_bytes()).unwrap();
+        store.put_trust(&name("ROOTCA"), self.both().as_bytes()).unwrap();
         store
     }
 
@@ -129,9 +132,8 @@ fn ends(rig: &mut Rig, key: ConnKey) -> bool {
 
 #[test]
 fn a_client_between_requests() {
-    let (roots, configured) = (Roots::new(), secured(true, false));
-    let mut rig = Rig::with(configured.clone());
-    roots.given_to(&rig);
+    let configured = secured(true, false);
+    let (roots, mut rig) = Roots::in_rig(&configured);
     let mut stays = Peer::client(&mut rig, &roots.member(&roots.new));
     let mut goes = Peer::client(&mut rig, &roots.member(&roots.old));
     for peer in [&mut stays, &mut goes] {
@@ -153,9 +155,8 @@ fn a_client_between_requests() {
 
 #[test]
 fn a_client_that_asks_in_time_is_answered_once_more() {
-    let (roots, configured) = (Roots::new(), secured(true, false));
-    let mut rig = Rig::with(configured.clone());
-    roots.given_to(&rig);
+    let configured = secured(true, false);
+    let (roots, mut rig) = Roots::in_rig(&configured);
     let mut peer = Peer::client(&mut rig, &roots.member(&roots.old));
     peer.say(&mut rig, GET);
     let origin = rig.open();
@@ -169,9 +170,8 @@ fn a_client_that_asks_in_time_is_answered_once_more() {
 
 #[test]
 fn a_request_that_takes_longer_is_cut_off() {
-    let (roots, configured) = (Roots::new(), secured(true, false));
-    let mut rig = Rig::with(configured.clone());
-    roots.given_to(&rig);
+    let configured = secured(true, false);
+    let (roots, mut rig) = Roots::in_rig(&configured);
     let mut peer = Peer::client(&mut rig, &roots.member(&roots.old));
     peer.say(&mut rig, GET);
     let origin = rig.open();
@@ -186,9 +186,8 @@ fn a_request_that_takes_longer_is_cut_off() {
 
 #[test]
 fn a_client_amid_its_handshake_does_not_slip_in() {
-    let (roots, configured) = (Roots::new(), secured(true, false));
-    let mut rig = Rig::with(configured.clone());
-    roots.given_to(&rig);
+    let configured = secured(true, false);
+    let (roots, mut rig) = Roots::in_rig(&configured);
     let key = rig.accept();
     let mut session = client(&plain_client(), &roots.member(&roots.old));
     let hello = session.output().to_vec();
@@ -205,9 +204,8 @@ fn a_client_amid_its_handshake_does_not_slip_in() {
 
 #[test]
 fn an_endpoint_is_asked_over_another_connection() {
-    let (roots, configured) = (Roots::new(), secured(false, true));
-    let mut rig = Rig::with(configured.clone());
-    roots.given_to(&rig);
+    let configured = secured(false, true);
+    let (roots, mut rig) = Roots::in_rig(&configured);
     let client = rig.accept();
     rig.receive(client, GET);
     let key = rig.open();
@@ -227,9 +225,8 @@ fn an_endpoint_is_asked_over_another_connection() {
 
 #[test]
 fn what_an_endpoint_was_asked_has_its_time() {
-    let (roots, configured) = (Roots::new(), secured(false, true));
-    let mut rig = Rig::with(configured.clone());
-    roots.given_to(&rig);
+    let configured = secured(false, true);
+    let (roots, mut rig) = Roots::in_rig(&configured);
     let clients = [rig.accept(), rig.accept()];
     let mut origins = vec![];
     for client in clients {
@@ -251,9 +248,8 @@ fn what_an_endpoint_was_asked_has_its_time() {
 
 #[test]
 fn what_stands_by_our_old_certificate_ends_in_its_own_time() {
-    let (roots, configured) = (Roots::new(), secured(true, true));
-    let mut rig = Rig::with(configured.clone());
-    roots.given_to(&rig);
+    let configured = secured(true, true);
+    let (roots, mut rig) = Roots::in_rig(&configured);
     let mut peer = Peer::client(&mut rig, &roots.member(&roots.old));
     peer.say(&mut rig, GET);
     let key = rig.open();
@@ -291,9 +287,8 @@ fn what_stands_by_our_old_certificate_ends_in_its_own_time() {
 
 #[test]
 fn other_bundles_are_not_moved() {
-    let (roots, configured) = (Roots::new(), secured(true, false));
-    let mut rig = Rig::with(configured.clone());
-    roots.given_to(&rig);
+    let configured = secured(true, false);
+    let (roots, mut rig) = Roots::in_rig(&configured);
     let mut peer = Peer::client(&mut rig, &roots.member(&roots.old));
     rig.secrets.note_move(&name("another"));
     assert_eq!(rig.engine.apply(configured.clone()), Vec::<String>::new());
