@@ -32,7 +32,7 @@ mod tcp;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use pymesh_http::{h1, h2, Method};
+use pymesh_http::{h1, h2, Headers, Method};
 use pymesh_tls::Session;
 
 use crate::base::buffer::Buffer;
@@ -306,6 +306,30 @@ impl Conn {
         let waiting = if is_full { &mut self.waiting_for_room } else { &mut self.waiting_for_window };
         if !waiting.contains(&exchange) {
             waiting.push(exchange);
+        }
+    }
+
+    /// Says that the message of this stream is complete.
+    pub(crate) fn end_message(&mut self, stream: Option<h2::StreamId>, trailers: &Headers) {
+        let (encoder, keep_alive) = match &mut self.protocol {
+            Protocol::Http1Server(server) => (&mut server.encoder, &mut server.keep_alive),
+            Protocol::Http1Client(client) => (&mut client.encoder, &mut client.keep_alive),
+            Protocol::Http2Server(h2) | Protocol::Http2Client(h2) => {
+                if let Some(stream) = stream {
+                    let _gone = match trailers.is_empty() {
+                        true => h2.send_data(stream, &[], true).map(|_| ()),
+                        false => h2.send_trailers(stream, trailers),
+                    };
+                }
+                return;
+            }
+            Protocol::Tunnel(end) => return end.write_ended = true,
+            _ => return,
+        };
+        let Some(mut encoder) = encoder.take() else { return };
+        if encoder.finish(self.output.tail(), (!trailers.is_empty()).then_some(trailers)).is_err() {
+            // Shorter than its content-length: only a close can say so.
+            *keep_alive = false;
         }
     }
 

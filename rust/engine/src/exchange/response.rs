@@ -298,29 +298,7 @@ impl Engine {
             return self.tell_progress(key);
         };
         let Some(conn) = self.conns.get_mut(down) else { return };
-        let trailers = &exchange.response_body.trailers;
-        let Conn { protocol, output, .. } = &mut **conn;
-        match protocol {
-            Protocol::Http1Server(server) => {
-                if let Some(mut encoder) = server.encoder.take() {
-                    let trailers = (!trailers.is_empty()).then_some(trailers);
-                    if encoder.finish(output.tail(), trailers).is_err() {
-                        // Shorter than its content-length: only a close can say so.
-                        server.keep_alive = false;
-                    }
-                }
-            }
-            Protocol::Http2Server(h2) => {
-                if let Some(stream) = exchange.down_stream {
-                    let _gone = match trailers.is_empty() {
-                        true => h2.send_data(stream, &[], true).map(|_| ()),
-                        false => h2.send_trailers(stream, trailers),
-                    };
-                }
-            }
-            Protocol::Tunnel(end) => end.write_ended = true,
-            _ => {}
-        }
+        conn.end_message(exchange.down_stream, &exchange.response_body.trailers);
         exchange.response_body.finished = true;
         if !conn.is_dirty {
             conn.is_dirty = true;

@@ -170,28 +170,7 @@ impl Engine {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         let Some(up) = exchange.up else { return };
         let Some(conn) = self.conns.get_mut(up) else { return };
-        let trailers = &exchange.request_body.trailers;
-        let Conn { protocol, output, .. } = &mut **conn;
-        match protocol {
-            Protocol::Http1Client(client) => {
-                if let Some(mut encoder) = client.encoder.take() {
-                    let trailers = (!trailers.is_empty()).then_some(trailers);
-                    if encoder.finish(output.tail(), trailers).is_err() {
-                        client.keep_alive = false;
-                    }
-                }
-            }
-            Protocol::Http2Client(h2) => {
-                if let Some(stream) = exchange.up_stream {
-                    let _gone = match trailers.is_empty() {
-                        true => h2.send_data(stream, &[], true).map(|_| ()),
-                        false => h2.send_trailers(stream, trailers),
-                    };
-                }
-            }
-            Protocol::Tunnel(end) => end.write_ended = true,
-            _ => {}
-        }
+        conn.end_message(exchange.up_stream, &exchange.request_body.trailers);
         exchange.request_body.finished = true;
         if !conn.is_dirty {
             conn.is_dirty = true;
