@@ -5,10 +5,10 @@ use std::ops::Range;
 
 use pymesh_http::{RequestHead, Scheme};
 use pymesh_model::health_check::{HealthCheck, HttpProbe, Probe};
-use pymesh_model::route::{AppendAction, HeaderEdit};
+use pymesh_model::route::HeaderEdit;
 
 use super::grpc;
-use crate::exchange::{Answer, Unanswered};
+use crate::exchange::{add_field, Answer, Unanswered};
 use crate::health::Verdict;
 use crate::route;
 use crate::telemetry::details;
@@ -55,18 +55,7 @@ fn edit(head: &mut RequestHead, edit: &HeaderEdit) {
             ":authority" => head.set_authority(value),
             ":path" => head.set_path(value),
             _ if value.is_empty() && !add.keep_empty => {}
-            name => {
-                let (headers, name) = (&mut head.headers, name.as_bytes());
-                match (add.action, headers.get(name).is_some()) {
-                    (AppendAction::AppendIfExistsOrAdd, _) | (AppendAction::AddIfAbsent, false) => {
-                        headers.append(name, value);
-                    }
-                    (AppendAction::OverwriteIfExistsOrAdd, _) | (AppendAction::OverwriteIfExists, true) => {
-                        headers.set(name, value);
-                    }
-                    (AppendAction::AddIfAbsent, true) | (AppendAction::OverwriteIfExists, false) => {}
-                }
-            }
+            name => add_field(&mut head.headers, add.action, name.as_bytes(), value),
         }
     }
 }

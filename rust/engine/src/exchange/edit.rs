@@ -150,6 +150,15 @@ pub(crate) struct Due {
     end: usize,
 }
 
+/// Carries out one addition.
+pub(crate) fn add_field(headers: &mut Headers, action: AppendAction, name: &[u8], value: &[u8]) {
+    match overwrites(action) {
+        _ if is_void(action, headers.get(name).is_some()) => {}
+        true => headers.set(name, value),
+        false => headers.append(name, value),
+    }
+}
+
 fn overwrites(action: AppendAction) -> bool {
     matches!(action, AppendAction::OverwriteIfExistsOrAdd | AppendAction::OverwriteIfExists)
 }

@@ -52,7 +52,7 @@ use crate::telemetry::{details, Details, Facts, Flags};
 pub(crate) use asking::{Heard, Question, Told, Waiter};
 pub(crate) use collect::Collect;
 pub(crate) use detached::{Answer, Detached, Owner, Unanswered};
-pub(crate) use edit::Due;
+pub(crate) use edit::{add_field, Due};
 pub(crate) use failure::Failure;
 pub(crate) use grpc_web::GrpcWeb;
 pub(crate) use pipe::Pipe;

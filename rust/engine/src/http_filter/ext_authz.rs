@@ -23,7 +23,7 @@ use pymesh_model::route::AppendAction;
 use super::{falls_within, Memory, Step};
 use crate::base::time::Time;
 use crate::engine::{Engine, Options};
-use crate::exchange::{Collect, Exchange, Heard, LocalReply, Question, Waiter};
+use crate::exchange::{add_field, Collect, Exchange, Heard, LocalReply, Question, Waiter};
 use crate::security::ext_authz::check::{self, Body, Request};
 use crate::security::ext_authz::{
     grpc, http, is_of_connection, Changes, Decision, Denial, Field, Verdict, LARGEST_ANSWER,
@@ -421,17 +421,8 @@ fn exceeds_limits(exchange: &Exchange) -> bool {
 
 pub(super) fn on_response(exchange: &mut Exchange, index: usize) {
     let Some(Memory::ExtAuthz(State::Allowed(changes))) = exchange.forget(index) else { return };
-    let headers = &mut exchange.response.headers;
-    for (action, (name, value)) in &changes {
-        let exists = headers.get(name).is_some();
-        match action {
-            _ if name.starts_with(b":") => {}
-            AppendAction::AppendIfExistsOrAdd => headers.append(name, value),
-            AppendAction::OverwriteIfExistsOrAdd => headers.set(name, value),
-            AppendAction::AddIfAbsent if !exists => headers.append(name, value),
-            AppendAction::OverwriteIfExists if exists => headers.set(name, value),
-            AppendAction::AddIfAbsent | AppendAction::OverwriteIfExists => {}
-        }
+    for (action, (name, value)) in changes.iter().filter(|(_, (name, _))| !name.starts_with(b":")) {
+        add_field(&mut exchange.response.headers, *action, name, value);
     }
 }
 
