@@ -163,13 +163,7 @@ impl Engine {
                 cluster.load.take(exchange.priority, Resource::Retries);
             }
             if exchange.response_started && !exchange.is_local {
-                match exchange.response.status / 100 {
-                    2 => cluster.stats.upstream_rq_2xx.inc(),
-                    3 => cluster.stats.upstream_rq_3xx.inc(),
-                    4 => cluster.stats.upstream_rq_4xx.inc(),
-                    5 => cluster.stats.upstream_rq_5xx.inc(),
-                    _ => {}
-                }
+                cluster.stats.count_status(exchange.response.status);
             }
         }
         if let (Some(cluster), true) = (exchange.cluster, exchange.holds_retry) {

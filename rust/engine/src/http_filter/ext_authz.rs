@@ -22,13 +22,14 @@ use pymesh_model::route::AppendAction;
 
 use super::{falls_within, Memory, Step};
 use crate::base::time::Time;
+use crate::cluster::ClusterKey;
 use crate::engine::{Engine, Options};
 use crate::exchange::{add_field, Collect, Exchange, Heard, LocalReply, Question, Waiter};
 use crate::security::ext_authz::check::{self, Body, Request};
 use crate::security::ext_authz::{
     grpc, http, is_of_connection, Changes, Decision, Denial, Field, Verdict, LARGEST_ANSWER,
 };
-use crate::telemetry::stats::{ClusterExtAuthzStats, ExtAuthzStats};
+use crate::telemetry::stats::{ClusterExtAuthzStats, Counter, ExtAuthzStats};
 use crate::telemetry::{details, Flags};
 
 const FAILURE_ALLOWED: &[u8] = b"x-envoy-auth-failure-mode-allowed";
@@ -246,12 +247,9 @@ fn act(
     decision: Decision,
 ) -> Step {
     let config = &filter.config;
-    let cluster = engine.ext_authz_stats(exchange, &filter.infix);
-    let count = |pick: fn(&ClusterExtAuthzStats) -> &crate::telemetry::stats::Counter| {
-        if let Some(cluster) = &cluster {
-            pick(cluster).inc();
-        }
-    };
+    let cluster = engine.cluster_of(exchange);
+    let of_cluster = cluster.and_then(|cluster| engine.ext_authz_stats(cluster, &filter.infix));
+    let count = |pick: fn(&ClusterExtAuthzStats) -> &Counter| of_cluster.iter().for_each(|stats| pick(stats).inc());
     tell(exchange, filter, &decision.metadata);
     let invalid = || {
         filter.stats.invalid.inc();
@@ -282,7 +280,7 @@ fn act(
             filter.stats.denied.inc();
             count(|stats| &stats.denied);
             let status = denial.status.unwrap_or(config.status_on_error);
-            engine.charge_denial(exchange, status);
+            engine.charge_denial(cluster, status);
             match decision.is_sound {
                 true => Step::Reply(denied(denial, status, details::EXT_AUTHZ_DENIED, config)),
                 false => invalid(),
@@ -439,11 +437,15 @@ impl Engine {
         check::message(&connection, Some(request))
     }
 
-    /// The counters of external authorization of the cluster that a request is for.
-    fn ext_authz_stats(&mut self, exchange: &Exchange, infix: &str) -> Option<Arc<ClusterExtAuthzStats>> {
+    /// The cluster that a request is for.
+    fn cluster_of(&self, exchange: &Exchange) -> Option<ClusterKey> {
         let name = exchange.routed.as_ref()?.cluster_name(&exchange.request)?;
-        let key = self.cluster_named(std::str::from_utf8(name).ok()?)?;
-        let cluster = self.clusters.get_mut(key)?;
+        self.cluster_named(std::str::from_utf8(name).ok()?)
+    }
+
+    /// A cluster's counters of external authorization.
+    fn ext_authz_stats(&mut self, cluster: ClusterKey, infix: &str) -> Option<Arc<ClusterExtAuthzStats>> {
+        let cluster = self.clusters.get_mut(cluster)?;
         if let Some((_, known)) = cluster.ext_authz.iter().find(|(known, _)| **known == *infix) {
             return Some(known.clone());
         }
@@ -454,17 +456,10 @@ impl Engine {
     }
 
     /// The cluster that a denied request was for counts its status, though it was never asked, as in Envoy.
-    fn charge_denial(&mut self, exchange: &Exchange, status: u16) {
-        let name = exchange.routed.as_ref().and_then(|routed| routed.cluster_name(&exchange.request));
-        let key = name.and_then(|name| std::str::from_utf8(name).ok()).and_then(|name| self.cluster_named(name));
-        let Some(cluster) = key.and_then(|key| self.clusters.get(key)) else { return };
+    fn charge_denial(&self, cluster: Option<ClusterKey>, status: u16) {
+        let Some(cluster) = cluster.and_then(|key| self.clusters.get(key)) else { return };
         cluster.stats.upstream_rq_completed.inc();
-        match status / 100 {
-            2 => cluster.stats.upstream_rq_2xx.inc(),
-            3 => cluster.stats.upstream_rq_3xx.inc(),
-            4 => cluster.stats.upstream_rq_4xx.inc(),
-            _ => cluster.stats.upstream_rq_5xx.inc(),
-        }
+        cluster.stats.count_status(status);
     }
 }
 

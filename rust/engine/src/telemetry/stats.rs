@@ -387,6 +387,19 @@ stats! {
     }
 }
 
+impl ClusterStats {
+    /// Counts the class of an answer's status.
+    pub(crate) fn count_status(&self, status: u16) {
+        match status / 100 {
+            2 => self.upstream_rq_2xx.inc(),
+            3 => self.upstream_rq_3xx.inc(),
+            4 => self.upstream_rq_4xx.inc(),
+            5 => self.upstream_rq_5xx.inc(),
+            _ => {}
+        }
+    }
+}
+
 impl TlsStats {
     /// A handshake ended well.
     pub(crate) fn succeeded(&self, session: &Session) {
