@@ -23,7 +23,7 @@ use crate::security::connection::ServiceFilter;
 use crate::security::ext_authz::check::{self, Connection, Peer};
 use crate::security::ext_authz::{grpc, Decision, Verdict, LARGEST_ANSWER};
 use crate::telemetry::stats::ConnectionExtAuthzStats;
-use crate::telemetry::{details, Facts, Flags};
+use crate::telemetry::Facts;
 
 const NAMESPACE: &str = "envoy.filters.network.ext_authz";
 
@@ -140,7 +140,7 @@ impl Engine {
     /// A connection ends: nobody wants to know any more.
     pub(super) fn stop_asking_about(&mut self, conn: &Conn) {
         if let Protocol::Judged(judged) = &conn.protocol {
-            self.abandon(judged.question, Flags::NONE, details::ASKED_NO_MORE);
+            self.withdraw(judged.question);
         }
     }
 

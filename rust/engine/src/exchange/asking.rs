@@ -142,9 +142,12 @@ impl Engine {
 
     /// A request wants no answer any more.
     pub(super) fn stop_asking(&mut self, exchange: &mut Exchange) {
-        if let Some(question) = exchange.asking.take() {
-            self.abandon(question, Flags::NONE, details::ASKED_NO_MORE);
-        }
+        exchange.asking.take().into_iter().for_each(|question| self.withdraw(question));
+    }
+
+    /// Nobody wants the answer to a question any more.
+    pub(crate) fn withdraw(&mut self, question: ExchangeKey) {
+        self.abandon(question, Flags::NONE, details::ASKED_NO_MORE);
     }
 }
 

@@ -65,12 +65,9 @@ impl Engine {
     /// trailers-only (gRPC over HTTP/2, "Responses"), so that clients see it.
     pub(crate) fn reply_locally(&mut self, key: ExchangeKey, reply: LocalReply) {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
-        if exchange.asking.is_some() {
+        if let Some(question) = exchange.asking.take() {
             // It is answered without.
-            if let Some(mut exchange) = self.exchanges.lend(key) {
-                self.stop_asking(&mut exchange);
-                self.exchanges.give_back(key, exchange);
-            }
+            self.withdraw(question);
         }
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         exchange.collects = None;
