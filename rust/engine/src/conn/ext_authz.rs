@@ -11,8 +11,6 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use pymesh_model::metadata::Value;
-
 use super::{Conn, ConnKey, Protocol};
 use crate::base::grpc::frame;
 use crate::base::time::Time;
@@ -115,10 +113,7 @@ impl Engine {
     fn on_decision(&mut self, conn: &mut Conn, judged: Judged, mut decision: Decision) {
         let Judged { mut facts, service, index, since, .. } = judged;
         if matches!(decision.verdict, Verdict::Allowed(_)) {
-            #[allow(clippy::cast_precision_loss)]
-            let millis = self.now.since(since).as_millis() as f64;
-            let said = decision.metadata.iter().map(|(key, value)| (key.into(), value.clone()));
-            decision.metadata = said.chain([("ext_authz_duration".into(), Value::Number(millis))]).collect();
+            decision.tell_duration(self.now.since(since));
         }
         if !decision.metadata.is_empty() {
             facts.metadata.add(&NAMESPACE.into(), &decision.metadata);

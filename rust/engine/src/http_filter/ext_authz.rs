@@ -17,7 +17,7 @@ use pymesh_http::{RequestHead, Scheme};
 use pymesh_model::filter::{
     AuthzBody, AuthzRoute, AuthzRouteBody, AuthzService, ExtAuthz, FilterId, RouteFilterConfig,
 };
-use pymesh_model::metadata::{Struct, Value};
+use pymesh_model::metadata::Struct;
 use pymesh_model::route::AppendAction;
 
 use super::{falls_within, Memory, Step};
@@ -229,10 +229,7 @@ fn answered(
     };
     if let (Some(Memory::ExtAuthz(State::Asked(since))), Verdict::Allowed(_)) = (asked, &decision.verdict) {
         if !decision.metadata.is_empty() {
-            #[allow(clippy::cast_precision_loss)]
-            let millis = engine.now.since(since).as_millis() as f64;
-            let own = decision.metadata.iter().map(|(key, value)| (key.into(), value.clone()));
-            decision.metadata = own.chain([("ext_authz_duration".into(), Value::Number(millis))]).collect();
+            decision.tell_duration(engine.now.since(since));
         }
     }
     act(engine, exchange, waiter, filter, decision)

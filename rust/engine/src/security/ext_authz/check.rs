@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use base64::engine::general_purpose::STANDARD;
 use base64::Engine as _;
-use pymesh_http::{RequestHead, Scheme, Version};
+use pymesh_http::{RequestHead, Version};
 use pymesh_model::filter::HeaderNames;
 use pymesh_model::metadata::{Metadata, Struct, Value};
 
@@ -107,7 +107,7 @@ impl Request<'_> {
             }
             http.text(4, self.head.path());
             http.text(5, self.head.authority());
-            http.octets(6, scheme(self.head));
+            http.octets(6, self.head.scheme.as_str().as_bytes());
             http.number(9, self.received);
             http.octets(10, protocol(self.head));
             match &self.body {
@@ -206,16 +206,9 @@ fn each_header(head: &RequestHead, mut f: impl FnMut(&[u8], &[u8])) {
         f(b":path", head.path());
     }
     f(b":authority", head.authority());
-    f(b":scheme", scheme(head));
+    f(b":scheme", head.scheme.as_str().as_bytes());
     for field in head.headers.iter() {
         f(field.name, field.value);
-    }
-}
-
-fn scheme(head: &RequestHead) -> &'static [u8] {
-    match head.scheme {
-        Scheme::Http => b"http",
-        Scheme::Https => b"https",
     }
 }
 
