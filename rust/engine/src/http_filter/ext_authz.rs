@@ -25,6 +25,7 @@ use crate::base::time::Time;
 use crate::cluster::ClusterKey;
 use crate::engine::{Engine, Options};
 use crate::exchange::{add_field, Collect, Exchange, Heard, LocalReply, Question, Waiter};
+use crate::route::matcher::{name_and_value, path_of, query_parameters};
 use crate::security::ext_authz::check::{self, Body, Request};
 use crate::security::ext_authz::{
     grpc, http, is_of_connection, Changes, Decision, Denial, Field, Verdict, LARGEST_ANSWER,
@@ -378,17 +379,10 @@ fn set_part(request: &mut RequestHead, name: &[u8], value: &[u8]) -> bool {
 
 /// The target with other parameters: in order of their names, as Envoy writes them then.
 fn with_query(target: &[u8], set: &[(Vec<u8>, Vec<u8>)], remove: &[Vec<u8>]) -> Vec<u8> {
-    let at = target.iter().position(|octet| *octet == b'?').unwrap_or(target.len());
-    let (path, query) = target.split_at_checked(at).unwrap_or((target, &[]));
-    let query = query.get(1..).unwrap_or_default();
-    let mut parameters: Vec<(&[u8], &[u8])> = Vec::new();
-    if !query.is_empty() {
-        for part in query.split(|octet| *octet == b'&') {
-            let at = part.iter().position(|octet| *octet == b'=').unwrap_or(part.len());
-            let (name, value) = part.split_at_checked(at).unwrap_or((part, &[]));
-            parameters.push((name, value.get(1..).unwrap_or_default()));
-        }
-    }
+    let path = path_of(target);
+    let has_query = target.len() > path.len() + 1;
+    let mut parameters: Vec<(&[u8], &[u8])> =
+        query_parameters(target).filter(|_| has_query).map(name_and_value).collect();
     for (name, value) in set {
         parameters.retain(|(known, _)| known != name);
         parameters.push((name, value));

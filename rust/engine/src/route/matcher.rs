@@ -206,12 +206,19 @@ pub(crate) fn query_matches(rule: &QueryMatch, target: &[u8]) -> bool {
 
 /// The first value of a query parameter, as it stands there.
 pub(crate) fn query_value<'a>(target: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
-    let query = target.iter().position(|b| *b == b'?').and_then(|at| target.get(at + 1..)).unwrap_or_default();
-    query.split(|b| *b == b'&').find_map(|pair| {
-        let at = pair.iter().position(|b| *b == b'=').unwrap_or(pair.len());
-        let (found, value) = pair.split_at(at);
-        (found == name).then(|| value.get(1..).unwrap_or_default())
-    })
+    query_parameters(target).map(name_and_value).find(|(found, _)| *found == name).map(|(_, value)| value)
+}
+
+/// What stands between the `&` of a query; nothing where there is no query.
+pub(crate) fn query_parameters(target: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let query = target.iter().position(|b| *b == b'?').and_then(|at| target.get(at + 1..));
+    query.into_iter().flat_map(|query| query.split(|b| *b == b'&'))
+}
+
+/// Of a query parameter, as they stand there; one without `=` is a name.
+pub(crate) fn name_and_value(parameter: &[u8]) -> (&[u8], &[u8]) {
+    let at = parameter.iter().position(|b| *b == b'=').unwrap_or(parameter.len());
+    (parameter.get(..at).unwrap_or_default(), parameter.get(at + 1..).unwrap_or_default())
 }
 
 /// The entry on whose share a number falls.

@@ -9,6 +9,7 @@ use pymesh_model::filter::JwtProvider;
 
 use super::changes::Changes;
 use crate::route::hash_policy::cookie_value;
+use crate::route::matcher::{name_and_value, path_of, query_parameters};
 
 /// The locations of some providers.
 pub(super) struct Locations {
@@ -137,28 +138,19 @@ fn behind<'v>(value: &'v [u8], prefix: &[u8]) -> Option<&'v [u8]> {
     Some(begins.and_then(|begins| rest.get(begins..)).unwrap_or(value))
 }
 
-fn pairs(path: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let query = path.iter().position(|octet| *octet == b'?').and_then(|at| path.get(at + 1..));
-    query.into_iter().flat_map(|query| query.split(|octet| *octet == b'&'))
-}
-
-fn name_and_value(pair: &[u8]) -> (&[u8], &[u8]) {
-    let at = pair.iter().position(|octet| *octet == b'=').unwrap_or(pair.len());
-    (pair.get(..at).unwrap_or_default(), pair.get(at + 1..).unwrap_or_default())
-}
-
 /// The first value of a query parameter, decoded.
 fn param(path: &[u8], name: &[u8]) -> Option<Vec<u8>> {
-    pairs(path).map(name_and_value).find(|(found, _)| decoded(found) == name).map(|(_, value)| decoded(value))
+    let mut parameters = query_parameters(path).map(name_and_value);
+    parameters.find(|(found, _)| decoded(found) == name).map(|(_, value)| decoded(value))
 }
 
 /// The rest stays as it is.
 fn without_param(path: &[u8], name: &[u8]) -> Vec<u8> {
-    let mut kept = crate::route::matcher::path_of(path).to_vec();
+    let mut kept = path_of(path).to_vec();
     let mut separator = b'?';
-    for pair in pairs(path).filter(|pair| decoded(name_and_value(pair).0) != name) {
+    for parameter in query_parameters(path).filter(|parameter| decoded(name_and_value(parameter).0) != name) {
         kept.push(separator);
-        kept.extend_from_slice(pair);
+        kept.extend_from_slice(parameter);
         separator = b'&';
     }
     kept
