@@ -3,7 +3,8 @@
 //! A handshake is judged by the trust bundle of its moment. When a bundle loses a root, each connection that stands is judged
 //! again by that alone: does the peer's chain still lead to a root? Where it does not, no new request goes over the
 //! connection, those that are on their way have [`GRACE`] to end, and then it is cut off. Envoy lets such connections live;
-//! a root is removed because its key may be somebody else's, so here they do not (`docs/decisions/010-...`).
+//! a root is removed because its key may be somebody else's, so here they do not
+//! (`docs/decisions/010-a-root-that-is-removed-takes-connections-with-it.md`).
 //!
 //! The same peer stands behind many connections: it is judged once for all of them.
 //!

@@ -1,11 +1,11 @@
 //! Exchanges that no client has begun: the engine asks an upstream something on its own behalf.
 //!
-//! A mirrored request is one, a health probe another, a filter's question ([`super::asking`]) a third. Such an exchange differs from a client's at its downstream end
-//! only: its request is not read from a connection but given ([`Engine::begin_detached`], then
-//! [`Engine::request_data`] and [`Engine::request_ended`] as for any other), and its answer is not written to one but
-//! told to its [`Owner`]. Everything between is the same path: an endpoint from the balancer or the one that is
-//! named, a connection from the pool, HTTP/1 or HTTP/2, circuit breakers, counters, deadlines, local replies in place
-//! of an answer that does not come.
+//! A mirrored request is one, a health probe another, a filter's question ([`super::asking`]) a third. Such an exchange
+//! differs from a client's at its downstream end only: its request is not read from a connection but given
+//! ([`Engine::begin_detached`], then [`Engine::request_data`] and [`Engine::request_ended`] as for any other), and its
+//! answer is not written to one but told to its [`Owner`]. Everything between is the same path: an endpoint from the
+//! balancer or the one that is named, a connection from the pool, HTTP/1 or HTTP/2, circuit breakers, counters,
+//! deadlines, local replies in place of an answer that does not come.
 //!
 //! # States
 //! It begins in `Stage::Picking`: what comes before belongs to a client (canonical form, filters, route). Then

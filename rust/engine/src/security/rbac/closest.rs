@@ -1,8 +1,8 @@
 //! Which policy came closest to allowing what none of them allowed, and what it lacked.
 //!
-//! The closest is the one that fewest conditions kept from matching; of several one whose permissions match, since that is
-//! about what is asked for, and of those the first by name. A condition is told
-//! by its kind, never by a value: of what a client has sent, and of what would let it in, nothing goes into a log.
+//! The closest is the one that fewest conditions kept from matching; of several that one whose permissions lack least,
+//! since they are about what is asked for, and of those the first by name. A condition is told by its kind, never by
+//! a value: of what a client has sent, and of what would let it in, nothing goes into a log.
 //!
 //! Only for a refusal: who is let in does not pay for this.
 
