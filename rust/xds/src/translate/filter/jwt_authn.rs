@@ -272,8 +272,10 @@ fn remote_keys(config: &jwt::RemoteJwks, at: &At<'_>) -> Option<RemoteJwks> {
             return None;
         }
     };
-    if duration(uri.timeout.as_ref(), &uri_at.field("timeout")).is_none_or(|timeout| timeout.is_zero()) {
-        uri_at.field("timeout").refuse_with_hint(
+    let timeout_at = uri_at.field("timeout");
+    let timeout = duration_or(uri.timeout.as_ref(), Duration::ZERO, &timeout_at);
+    if timeout.is_zero() {
+        timeout_at.refuse_with_hint(
             "requests must not wait for keys without end",
             "say how long they may wait, as in `timeout: 5s`",
         );
@@ -298,7 +300,7 @@ fn remote_keys(config: &jwt::RemoteJwks, at: &At<'_>) -> Option<RemoteJwks> {
         cluster: cluster.as_str().into(),
         authority: parsed.authority().map_or("", |authority| authority.as_str()).into(),
         path: parsed.path_and_query().map_or("/", |path| path.as_str()).into(),
-        timeout: duration_or(uri.timeout.as_ref(), Duration::ZERO, &uri_at.field("timeout")),
+        timeout,
         // Envoy counts whole seconds.
         cache_duration: Duration::from_secs(
             duration_or(config.cache_duration.as_ref(), CACHE_DURATION, &at.field("cache_duration")).as_secs(),
