@@ -22,7 +22,9 @@ mod headers;
 pub mod hpack;
 mod limits;
 pub mod proxy_protocol;
+mod syntax;
 
 pub use head::{Method, RequestHead, ResponseHead, Scheme, Version};
 pub use headers::{Case, Headers, Known, Span};
 pub use limits::Limits;
+pub use syntax::{has_control_octets, is_token, is_token_octet};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use pymesh_http::h1::{write_request, Framing};
-use pymesh_http::{Known, Method, RequestHead, Scheme};
+use pymesh_http::{has_control_octets, is_token, Known, Method, RequestHead, Scheme};
 
 use crate::plan::Protocol;
 
@@ -40,7 +40,7 @@ impl Request {
                 "a tunnel is no request that could be answered again and again: CONNECT is not supported".into()
             );
         }
-        if !is_token(method) {
+        if !is_token(method.as_bytes()) {
             return Err(format!("`{method}` is not a method"));
         }
         if !head.is_well_formed() {
@@ -48,10 +48,10 @@ impl Request {
         }
         for (name, value) in fields {
             let known = Known::from_name(name.as_bytes());
-            if !is_token(name) || name.bytes().any(|octet| octet.is_ascii_uppercase()) {
+            if !is_token(name.as_bytes()) || name.bytes().any(|octet| octet.is_ascii_uppercase()) {
                 return Err(format!("`{name}` is not the name of a header field"));
             }
-            if value.bytes().any(|octet| (octet < b' ' && octet != b'\t') || octet == 127) {
+            if has_control_octets(value.as_bytes()) {
                 return Err(format!("the value of `{name}` has control characters"));
             }
             if let Some(instead) = known.and_then(says_framing) {
@@ -87,10 +87,6 @@ fn says_framing(known: Known) -> Option<&'static str> {
         Known::Trailer => "hint: trailers are not sent",
         _ => return None,
     })
-}
-
-fn is_token(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|octet| octet.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&octet))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use pymesh_http::{Headers as HeaderBlock, RequestHead, ResponseHead};
+use pymesh_http::{has_control_octets, is_token, Headers as HeaderBlock, RequestHead, ResponseHead};
 use pyo3::exceptions::{PyKeyError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pyclass::boolean_struct::True;
@@ -126,7 +126,7 @@ fn octets(value: &str) -> PyResult<Vec<u8>> {
 /// A field value: no control characters but tab (RFC 9110 section 5.5).
 pub(crate) fn field_value(value: &str) -> PyResult<Vec<u8>> {
     let bytes = octets(value)?;
-    if bytes.iter().any(|byte| matches!(byte, 0..=8 | 10..=31 | 127)) {
+    if has_control_octets(&bytes) {
         return Err(PyValueError::new_err("a header value must not contain control characters"));
     }
     Ok(bytes)
@@ -134,8 +134,7 @@ pub(crate) fn field_value(value: &str) -> PyResult<Vec<u8>> {
 
 /// A field name: a token, in lower case (RFC 9110 section 5.1).
 pub(crate) fn field_name(name: &str) -> PyResult<Vec<u8>> {
-    let is_tchar = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    if name.is_empty() || !name.bytes().all(is_tchar) {
+    if !is_token(name.as_bytes()) {
         return Err(PyValueError::new_err(format!("`{name}` is not a header name")));
     }
     Ok(name.to_ascii_lowercase().into_bytes())

@@ -8,8 +8,8 @@
 //! server that speaks first has to be disabled for its port, or has to have
 //! `continue_on_listener_filters_timeout`.
 
-use pymesh_http::h2;
 use pymesh_http::proxy_protocol::{self, Parsed, Version};
+use pymesh_http::{h2, is_token_octet};
 use pymesh_model::listener::{ListenerFilterKind, ProxyProtocol, TransportProtocol};
 use pymesh_tls::client_hello::{self, Inspect};
 
@@ -194,8 +194,7 @@ fn find_http(octets: &[u8]) -> Sniff {
     }
     let end = octets.iter().position(|octet| *octet == b'\n');
     let line = octets.get(..end.unwrap_or(octets.len())).unwrap_or_default();
-    let is_token = |octet: &u8| octet.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(octet);
-    let method = line.iter().take_while(|octet| is_token(octet)).count();
+    let method = line.iter().take_while(|octet| is_token_octet(**octet)).count();
     let is_method = method > 0 && line.get(method).is_none_or(|octet| *octet == b' ');
     if !is_method {
         return Sniff::NotHttp;

@@ -18,6 +18,7 @@ pub(crate) mod http;
 
 use std::time::Duration;
 
+use pymesh_http::is_token;
 use pymesh_model::metadata::{Struct, Value};
 use pymesh_model::route::AppendAction;
 
@@ -103,13 +104,7 @@ fn final_status(code: u64) -> Option<u16> {
 
 /// RFC 9110, section 5.1; or a pseudo-header, which stands for a part of the request line.
 fn is_name(name: &[u8]) -> bool {
-    let token = name.strip_prefix(b":").unwrap_or(name);
-    !token.is_empty() && token.iter().all(|octet| octet.is_ascii_alphanumeric() || b"!#$%&'*+-.^_|~`".contains(octet))
-}
-
-/// RFC 9110, section 5.5.
-fn is_value(value: &[u8]) -> bool {
-    value.iter().all(|octet| *octet == b'\t' || *octet >= 0x20 && *octet != 0x7f)
+    is_token(name.strip_prefix(b":").unwrap_or(name))
 }
 
 /// What may stand in a query as it is.

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use super::{has_control_octets, is_token, trim, Framing, Refusal};
-use crate::{Headers, Known, Limits};
+use super::{trim, Framing, Refusal};
+use crate::{has_control_octets, is_token, Headers, Known, Limits};
 
 /// What one call of [`BodyDecoder::decode`] found.
 #[derive(Clone, Debug, PartialEq, Eq)]

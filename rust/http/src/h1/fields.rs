@@ -1,7 +1,7 @@
 //! Fields of a head: copied, checked, and acted on where they concern this connection.
 
-use super::{has_control_octets, list, trim, Framing, Refusal};
-use crate::{Headers, Known, Limits, Span, Version};
+use super::{list, trim, Framing, Refusal};
+use crate::{has_control_octets, Headers, Known, Limits, Span, Version};
 
 /// What the fields of a head say about its connection and body.
 #[derive(Default)]

@@ -67,17 +67,6 @@ pub fn keep_spelling(head: &[u8], headers: &mut crate::Headers) {
     }
 }
 
-/// `token` of RFC 9110 section 5.6.2.
-fn is_token(bytes: &[u8]) -> bool {
-    !bytes.is_empty() && bytes.iter().all(|&octet| crate::hpack::is_token_octet(octet))
-}
-
-/// Octets that no field value may have (RFC 9110 section 5.5): among them those
-/// that end a line, and with them obsolete line folding.
-fn has_control_octets(value: &[u8]) -> bool {
-    value.iter().fold(false, |found, octet| found | matches!(octet, 0..=8 | 10..=31 | 127))
-}
-
 /// Without optional white space at either end (RFC 9110 section 5.6.3).
 fn trim(mut value: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] = value {

@@ -1,8 +1,8 @@
 //! Request heads.
 
-use super::{check_line_ends, check_unfinished, fields, is_token, Framing, Refusal, MAX_FIELDS};
+use super::{check_line_ends, check_unfinished, fields, Framing, Refusal, MAX_FIELDS};
 use crate::authority::is_authority;
-use crate::{Headers, Known, Limits, Method, RequestHead, Scheme, Span, Version};
+use crate::{is_token, Headers, Known, Limits, Method, RequestHead, Scheme, Span, Version};
 
 /// What a request head says beside its fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use crate::authority::is_authority;
 use crate::head::is_target;
 use crate::hpack::{self, Decoder, Field, Pseudo, Token};
-use crate::{Headers, Known, Limits, Method, RequestHead, ResponseHead, Scheme, Span, Version};
+use crate::{is_token, Headers, Known, Limits, Method, RequestHead, ResponseHead, Scheme, Span, Version};
 
 /// What came of a block that HPACK could decode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -277,10 +277,6 @@ pub(super) fn read_trailers(
 /// Decodes a block that nobody wants, to keep the table in step.
 pub(super) fn discard(decoder: &mut Decoder, block: &[u8]) -> Result<(), hpack::Error> {
     decoder.decode(block, |_| {})
-}
-
-fn is_token(value: &[u8]) -> bool {
-    !value.is_empty() && value.iter().all(|&octet| hpack::is_token_octet(octet))
 }
 
 fn parse_length(value: &[u8]) -> Option<u64> {

@@ -20,7 +20,6 @@ mod table;
 
 pub use decoder::{Decoder, Field};
 pub use encoder::Encoder;
-pub(crate) use static_table::is_token_octet;
 pub use static_table::{Pseudo, Token};
 
 /// Size that both tables start with (RFC 9113 section 6.5.2).

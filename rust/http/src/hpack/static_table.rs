@@ -1,6 +1,7 @@
 //! The static table (RFC 7541 appendix A), and what kind of field a name is.
 
 use crate::headers::Known;
+use crate::is_token_octet;
 
 /// The pseudo-headers of RFC 9113 section 8.3 and RFC 8441.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,11 +77,6 @@ impl Token {
 
 fn is_lower_token(name: &[u8]) -> bool {
     !name.is_empty() && name.iter().all(|&octet| is_token_octet(octet) && !octet.is_ascii_uppercase())
-}
-
-/// `tchar` of RFC 9110 section 5.6.2.
-pub(crate) fn is_token_octet(octet: u8) -> bool {
-    octet.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&octet)
 }
 
 /// No control characters but inner tabs, no white space at either end.

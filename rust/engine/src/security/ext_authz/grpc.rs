@@ -9,12 +9,12 @@
 
 use std::time::Duration;
 
-use pymesh_http::{RequestHead, Version};
+use pymesh_http::{has_control_octets, RequestHead, Version};
 use pymesh_model::filter::GrpcAuthz;
 use pymesh_model::metadata::{Struct, Value};
 use pymesh_model::route::AppendAction;
 
-use super::{final_status, is_name, is_of_connection, is_query, is_value, Changes, Decision, Denial, Field, Verdict};
+use super::{final_status, is_name, is_of_connection, is_query, Changes, Decision, Denial, Field, Verdict};
 use crate::base::protobuf::{Fields, Malformed, Value as Wire};
 use crate::exchange::Told;
 use crate::route::grpc::timeout_value;
@@ -185,7 +185,7 @@ fn read_option(message: &[u8], sound: &mut bool) -> Result<HeaderOption, Malform
             AppendAction::OverwriteIfExistsOrAdd
         }
     };
-    *sound &= is_name(&field.0) && is_value(&field.1);
+    *sound &= is_name(&field.0) && !has_control_octets(&field.1);
     Ok(HeaderOption { field: Some(field).filter(|(name, _)| !is_of_connection(name)), append, action })
 }
 
