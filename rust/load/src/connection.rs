@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use pymesh_engine::base::time::Time;
-use pymesh_tls::Session;
+use pymesh_tls::{Session, TlsError};
 
 use crate::h1::H1;
 use crate::h2::H2;
@@ -142,10 +142,12 @@ impl Connection {
             }
         }
         self.codec.receive(&self.plaintext, outcomes)?;
-        result.map_err(|error| match (was_handshaking, error.to_string()) {
-            (true, text) if text.contains("NoApplicationProtocol") => Failure::new(Kind::Tls, NO_AGREEMENT),
-            (true, text) => Failure::new(Kind::Tls, text),
-            (false, text) => Failure::protocol(text),
+        result.map_err(|error| match error {
+            TlsError::Alert(alert) if was_handshaking && alert == "NoApplicationProtocol" => {
+                Failure::new(Kind::Tls, NO_AGREEMENT)
+            }
+            error if was_handshaking => Failure::new(Kind::Tls, error.to_string()),
+            error => Failure::protocol(error.to_string()),
         })?;
         match is_closed {
             true => self.codec.end_of_input(true, outcomes),

@@ -8,7 +8,7 @@ use pymesh_engine::base::time::Time;
 
 use crate::plan::{Plan, Share};
 use crate::tally::Tally;
-use crate::worker::Worker;
+use crate::worker::{time, Worker};
 
 /// How often the watcher is asked.
 const WATCH: Duration = Duration::from_millis(100);
@@ -139,8 +139,7 @@ impl Together {
             let place = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
             return Err(RunError::NoConnection(place.clone().unwrap_or_default()));
         }
-        let now = || Time::from_nanos(u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX));
-        let start = *self.start.get_or_init(now);
+        let start = *self.start.get_or_init(|| time(self.origin));
         worker.run(start, progress).map_err(|error| RunError::System(error.to_string()))
     }
 }

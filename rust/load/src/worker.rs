@@ -209,7 +209,7 @@ impl Worker {
                     self.client.receive(at, self.buffer.get(..n).unwrap_or_default(), now);
                     // It may be over, and is to be closed before anything else is read from it.
                     self.act();
-                    now = time(self.origin);
+                    now = self.now();
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     socket.readable = false;
@@ -295,7 +295,8 @@ impl Worker {
     }
 }
 
-fn time(origin: Instant) -> Time {
+/// The time now; zero is `origin`.
+pub(crate) fn time(origin: Instant) -> Time {
     Time::from_nanos(u64::try_from(origin.elapsed().as_nanos()).unwrap_or(u64::MAX))
 }
 
