@@ -16,7 +16,6 @@ pub struct Token {
     payload_at: usize,
     header: Struct,
     payload: Struct,
-    audiences: Vec<Box<str>>,
     not_before: Option<u64>,
     expires: Option<u64>,
 }
@@ -60,11 +59,13 @@ impl Token {
         let not_before = seconds(&payload, "nbf", Failure::NotBeforeNotInteger, Failure::NotBeforeOutOfRange)?;
         let expires = seconds(&payload, "exp", Failure::ExpiresNotInteger, Failure::ExpiresOutOfRange)?;
         text(&payload, "jti", Failure::IdNotString)?;
-        let audiences = audiences(&payload)?;
+        if audiences(&payload).iter().any(|one| !matches!(one, Value::String(_))) {
+            return Err(Failure::AudienceNotString);
+        }
         let signature = base64url(signature_text).ok_or(Failure::SignatureBadBase64)?;
         let signed = [header_text, payload_text].join(".").into();
         let payload_at = header_text.len() + 1;
-        Ok(Token { algorithm, key_id, signed, signature, payload_at, header, payload, audiences, not_before, expires })
+        Ok(Token { algorithm, key_id, signed, signature, payload_at, header, payload, not_before, expires })
     }
 
     /// The header (RFC 7515 section 4).
@@ -94,7 +95,10 @@ impl Token {
 
     /// `aud`.
     pub fn audiences(&self) -> impl Iterator<Item = &str> {
-        self.audiences.iter().map(|audience| &**audience)
+        audiences(&self.payload).iter().filter_map(|audience| match audience {
+            Value::String(text) => Some(&**text),
+            _ => None,
+        })
     }
 
     /// `nbf`, in seconds since 1970.
@@ -150,14 +154,10 @@ fn seconds(claims: &Struct, name: &str, no_number: Failure, out_of_range: Failur
 }
 
 /// One, or a list.
-fn audiences(claims: &Struct) -> Result<Vec<Box<str>>, Failure> {
-    let one = |value: &Value| match value {
-        Value::String(text) => Ok((&**text).into()),
-        _ => Err(Failure::AudienceNotString),
-    };
+fn audiences(claims: &Struct) -> &[Value] {
     match claims.get("aud") {
-        None => Ok(Vec::new()),
-        Some(Value::List(list)) => list.iter().map(one).collect(),
-        Some(value) => Ok(vec![one(value)?]),
+        None => &[],
+        Some(Value::List(list)) => list,
+        Some(one) => std::slice::from_ref(one),
     }
 }
