@@ -93,12 +93,9 @@ impl Session {
     /// The session has failed for good. An alert for the peer may stand in the output.
     pub fn receive(&mut self, mut wire: &[u8], plaintext: &mut Vec<u8>) -> Result<(), TlsError> {
         let was_handshaking = self.connection.is_handshaking();
-        let mut before = plaintext.len();
         while !wire.is_empty() && !self.peer_closed {
             let result = self.receive_some(&mut wire, plaintext);
             self.flush();
-            self.carried.0 = self.carried.0.wrapping_add(plaintext.len().saturating_sub(before) as u64);
-            before = plaintext.len();
             result?;
         }
         if was_handshaking && !self.connection.is_handshaking() {
@@ -120,6 +117,7 @@ impl Session {
                 break;
             }
             plaintext.extend_from_slice(chunk);
+            self.carried.0 = self.carried.0.wrapping_add(length as u64);
             reader.consume(length);
             left = left.saturating_sub(length);
         }
