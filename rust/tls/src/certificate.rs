@@ -5,7 +5,9 @@
 //! NUL once made `good.example\0.evil` pass for `good.example` (CVE-2025-66220).
 
 use std::net::IpAddr;
+use std::time::Duration;
 
+use rustls::pki_types::UnixTime;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::der_parser::asn1_rs::Oid;
 use x509_parser::extensions::GeneralName;
@@ -161,6 +163,11 @@ fn address(octets: &[u8]) -> Result<IpAddr, String> {
     } else {
         Err(format!("an IP address of {} octets", octets.len()))
     }
+}
+
+/// What certificates and the store's clock count in, as webpki takes it; what lies before the epoch is the epoch.
+pub(crate) fn unix_time(seconds: i64) -> UnixTime {
+    UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
 }
 
 pub(crate) fn sha256(octets: &[u8]) -> [u8; 32] {

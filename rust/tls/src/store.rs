@@ -11,16 +11,15 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use pymesh_model::tls::SecretName;
 use rustls::crypto::aws_lc_rs::Ticketer;
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::UnixTime;
 use rustls::server::ProducesTickets;
 use webpki::KeyUsage;
 
+use crate::certificate::unix_time;
 use crate::secret::{CertificateDescription, Identity, PrivateKey, SecretError, SecretProblem, TrustBundle, Validity};
 use crate::verify::leads_to;
 use crate::TimeProvider;
@@ -166,7 +165,7 @@ impl SecretStore {
     pub fn is_of_first_root(&self, identity: &SecretName, trust: &SecretName) -> Option<bool> {
         let (identity, trust) = (self.identity(identity)?, self.trust(trust)?);
         let first = trust.anchors.get(..1).unwrap_or_default();
-        let now = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(self.now()).unwrap_or(0)));
+        let now = unix_time(self.now());
         Some(leads_to(&self.provider, first, &identity.certified.cert, KeyUsage::client_auth(), now))
     }
 

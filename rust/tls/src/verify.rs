@@ -18,7 +18,7 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, ExtendedKeyPurpose, SignatureScheme};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
-use crate::certificate::{dns_covers, public_key, sha256, Facts};
+use crate::certificate::{dns_covers, public_key, sha256, unix_time, Facts};
 use crate::error::{Reason, Refusal};
 use crate::secret::TrustBundle;
 use crate::spiffe::SpiffeId;
@@ -119,13 +119,12 @@ pub(crate) fn leads_to(
 fn root_is_valid(trust: &TrustBundle, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), webpki::Error> {
     let at = trust.anchors.iter().position(|anchor| anchor == path.anchor());
     let root = at.and_then(|at| trust.roots.get(at)).ok_or(webpki::Error::UnknownIssuer)?;
-    let time =
-        |seconds: i64| UnixTime::since_unix_epoch(std::time::Duration::from_secs(u64::try_from(seconds).unwrap_or(0)));
-    if now > time(root.not_after) {
-        return Err(webpki::Error::CertExpired { time: now, not_after: time(root.not_after) });
+    let (not_before, not_after) = (unix_time(root.not_before), unix_time(root.not_after));
+    if now > not_after {
+        return Err(webpki::Error::CertExpired { time: now, not_after });
     }
-    if now < time(root.not_before) {
-        return Err(webpki::Error::CertNotValidYet { time: now, not_before: time(root.not_before) });
+    if now < not_before {
+        return Err(webpki::Error::CertNotValidYet { time: now, not_before });
     }
     Ok(())
 }
