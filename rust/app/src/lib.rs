@@ -80,14 +80,17 @@ fn client(
 ) -> Result<pymesh_xds::Client, Vec<String>> {
     let commons = commons.clone();
     let is_warm = Box::new(move |cluster: &Arc<Cluster>| commons.is_warm(cluster));
-    pymesh_xds::Client::new(bootstrap, secrets.clone(), is_warm)
-        .map_err(|found| found.iter().map(ToString::to_string).collect::<Vec<String>>())
+    pymesh_xds::Client::new(bootstrap, secrets.clone(), is_warm).map_err(|found| lines(&found))
 }
 
 fn load(config: &std::path::Path) -> Result<pymesh_xds::Bootstrap, Vec<String>> {
     let name = config.display().to_string();
     let text = std::fs::read_to_string(config).map_err(|error| vec![format!("{name}: {error}")])?;
-    pymesh_xds::load_bootstrap(&name, &text).map_err(|found| found.iter().map(ToString::to_string).collect())
+    pymesh_xds::load_bootstrap(&name, &text).map_err(|found| lines(&found))
+}
+
+fn lines(found: &[pymesh_xds::Diagnostic]) -> Vec<String> {
+    found.iter().map(ToString::to_string).collect()
 }
 
 /// Runs the proxy until it is told to stop. `make_host` makes the filter host

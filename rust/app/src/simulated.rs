@@ -71,8 +71,7 @@ impl<H: FilterHost> SimulatedProxy<H> {
     /// # Errors
     /// Everything that is wrong with the bootstrap.
     pub fn new(bootstrap: &str, seed: u64, unix_nanos: u64, host: H) -> Result<Self, Vec<String>> {
-        let bootstrap = pymesh_xds::load_bootstrap("bootstrap", bootstrap)
-            .map_err(|found| found.iter().map(ToString::to_string).collect::<Vec<String>>())?;
+        let bootstrap = pymesh_xds::load_bootstrap("bootstrap", bootstrap).map_err(|found| crate::lines(&found))?;
         let wall = WallClock { origin_unix_nanos: unix_nanos };
         let clock = Arc::new(Clock { wall, now: AtomicU64::default() });
         let secrets = Arc::new(SecretStore::new(clock.clone()));
