@@ -7,7 +7,7 @@ use pymesh_engine::shared::Commons;
 use pymesh_engine::telemetry::stats::listener_name;
 use pymesh_model::tls::{SecretName, Validation};
 use pymesh_model::Snapshot;
-use pymesh_tls::SecretStore;
+use pymesh_tls::{CertificateDescription, SecretDescription, SecretStore};
 
 /// One of them, under Envoy's names.
 pub(crate) struct Gauge {
@@ -41,7 +41,9 @@ pub(crate) fn circuit_breakers(snapshot: &Snapshot, commons: &Commons) -> Vec<Ga
 
 /// When the certificates that listeners and clusters use end. Of a trust bundle it is the root that ends first.
 pub(crate) fn certificates(snapshot: &Snapshot, secrets: &SecretStore) -> Vec<Gauge> {
-    let ends = ends(secrets);
+    let described = secrets.describe();
+    let ends: BTreeMap<&SecretName, i64> =
+        described.iter().filter_map(|secret| Some((&secret.name, first_to_end(secret)?.not_after))).collect();
     let mut users: BTreeSet<(&str, &str, Arc<str>, &SecretName)> = BTreeSet::new();
     for listener in &snapshot.listeners {
         let name = listener_name(listener.address);
@@ -73,9 +75,9 @@ pub(crate) fn certificates(snapshot: &Snapshot, secrets: &SecretStore) -> Vec<Ga
 
 /// Whole days until the first certificate or root ends.
 pub(crate) fn days_until_first_expires(secrets: &SecretStore) -> u64 {
-    let first = ends(secrets).into_values().min();
-    let left = |end: i64| u64::try_from(end.saturating_sub(secrets.now())).unwrap_or(0) / 86_400;
-    first.map_or(NO_CERTIFICATE, left)
+    let (described, now) = (secrets.describe(), secrets.now());
+    let days = described.iter().filter_map(first_to_end).map(|certificate| certificate.days_until_expiration(now));
+    days.min().unwrap_or(NO_CERTIFICATE)
 }
 
 fn trust(validation: Option<&Validation>) -> Option<&SecretName> {
@@ -91,12 +93,12 @@ fn shown(secret: &SecretName) -> Arc<str> {
     }
 }
 
-/// Of each secret, in seconds since the Unix epoch: the leaf's end, or that of the root that ends first.
-fn ends(secrets: &SecretStore) -> BTreeMap<SecretName, i64> {
-    let end = |one: pymesh_tls::SecretDescription| {
-        let mut each = one.certificates.iter().map(|certificate| certificate.not_after);
-        let end = if one.is_trust { each.min() } else { each.next() };
-        Some((one.name, end?))
-    };
-    secrets.describe().into_iter().filter_map(end).collect()
+/// The leaf, or the root that ends first.
+fn first_to_end(secret: &SecretDescription) -> Option<&CertificateDescription> {
+    let mut each = secret.certificates.iter();
+    if secret.is_trust {
+        each.min_by_key(|certificate| certificate.not_after)
+    } else {
+        each.next()
+    }
 }
