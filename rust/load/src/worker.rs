@@ -147,8 +147,12 @@ impl Worker {
             self.work();
             self.flush(at);
         }
-        for at in std::mem::take(&mut self.again) {
+        let mut again = std::mem::take(&mut self.again);
+        for at in again.drain(..) {
             self.read(at, now);
+        }
+        if self.again.is_empty() {
+            self.again = again;
         }
         self.work();
         Ok(())
@@ -231,9 +235,11 @@ impl Worker {
             if self.dirty.is_empty() && !acted {
                 return;
             }
-            for at in std::mem::take(&mut self.dirty) {
+            let mut dirty = std::mem::take(&mut self.dirty);
+            for at in dirty.drain(..) {
                 self.flush(at);
             }
+            self.dirty = dirty;
         }
     }
 
