@@ -275,6 +275,41 @@ fn a_pool_without_any_connection_may_have_one_beyond_the_threshold() {
     rig.open();
 }
 
+/// Found by a scenario on a slow machine: those that were opened before the limit came served all requests after it.
+#[test]
+fn a_lower_limit_of_connections_counts_those_that_are_there() {
+    let setup = Setup::default();
+    let mut rig = Rig::new(&setup);
+    let clients = [rig.accept(), rig.accept(), rig.accept()];
+    let upstreams = clients.map(|client| {
+        rig.receive(client, GET);
+        rig.open()
+    });
+    // One idles when the limit comes, two are busy.
+    rig.receive(upstreams[0], OK);
+    let thresholds = Thresholds { connections: 1, pending_requests: 1, ..Thresholds::default() };
+    let mut next = (*snapshot(&Setup { thresholds, ..setup })).clone();
+    next.listeners = vec![rig.engine.listeners().next().unwrap().1];
+    rig.engine.apply(std::sync::Arc::new(next));
+    rig.work();
+    assert_eq!(rig.take_actions(), [Action::Close(upstreams[0])]);
+    for (client, upstream) in clients.into_iter().zip(upstreams).skip(1) {
+        rig.receive(upstream, OK);
+        assert!(rig.text(client).ends_with("hello"));
+        assert_eq!(rig.take_actions(), [Action::Close(upstream)]);
+    }
+    // From now on one is served, one waits, and one is refused; the connection stays.
+    rig.receive(clients[0], GET);
+    let upstream = rig.open();
+    rig.receive(clients[1], GET);
+    rig.receive(clients[2], GET);
+    assert!(rig.text(clients[2]).starts_with("HTTP/1.1 503 "));
+    rig.receive(upstream, OK);
+    rig.receive(upstream, OK);
+    assert!(rig.text(clients[1]).ends_with("hello"));
+    assert_eq!(rig.take_actions(), []);
+}
+
 #[test]
 fn a_retired_cluster_goes_with_its_last_request() {
     let setup = Setup::default();

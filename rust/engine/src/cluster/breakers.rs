@@ -1,6 +1,6 @@
 //! Circuit breakers: whether one more of something may be opened towards a cluster.
 
-use pymesh_model::cluster::RoutingPriority;
+use pymesh_model::cluster::{CircuitBreakers, RoutingPriority};
 
 use super::host::Host;
 use super::ClusterRuntime;
@@ -27,5 +27,16 @@ impl ClusterRuntime {
     pub fn has_room_at(&self, host: &Host, priority: RoutingPriority) -> bool {
         let of_host = self.config.circuit_breakers.of(priority).connections_per_host;
         self.has_room(priority, Resource::Connections) && (of_host == u32::MAX || host.connections_of_all() < of_host)
+    }
+
+    /// Whether limits of connections are lower than the `old` ones were, and lower than what is open. A connection
+    /// that idles in a pool is asked for no room, so a limit would never be felt while such connections are left.
+    pub(super) fn has_outgrown(&self, old: &CircuitBreakers) -> bool {
+        RoutingPriority::ALL.into_iter().any(|priority| {
+            let (was, is) = (old.of(priority), self.config.circuit_breakers.of(priority));
+            let of_hosts = || self.hosts.iter().map(Host::connections_of_all).max().unwrap_or_default();
+            (is.connections < was.connections && self.load.all(priority, Resource::Connections) > is.connections)
+                || (is.connections_per_host < was.connections_per_host && of_hosts() > is.connections_per_host)
+        })
     }
 }

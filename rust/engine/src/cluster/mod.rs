@@ -81,6 +81,8 @@ pub(crate) struct ClusterRuntime {
     commons: Arc<Commons>,
     /// Requests that filters hold back, and that were to go here.
     pub awaited: usize,
+    /// How often an update has ended all its connections. Those from before go with the request that they have.
+    pub generation: u32,
     /// No snapshot names it any more; it goes when its last connection does.
     pub removed: bool,
 }
@@ -112,6 +114,7 @@ impl ClusterRuntime {
             checks: None,
             commons: commons.clone(),
             awaited: 0,
+            generation: 0,
             removed: false,
         };
         if cluster.rebuild_hosts(now, rng) {
@@ -129,7 +132,7 @@ impl ClusterRuntime {
         now: Time,
         rng: &mut Rng,
     ) -> Vec<ConnKey> {
-        self.config = config;
+        let old = std::mem::replace(&mut self.config, config);
         self.health = health;
         // Equal contexts may stand at new addresses.
         self.compiled.clear();
@@ -140,7 +143,8 @@ impl ClusterRuntime {
         if is_changed {
             self.stats.membership_change.inc();
         }
-        let ends_all = self.config.balance.close_on_change && is_changed;
+        let ends_all = (self.config.balance.close_on_change && is_changed) || self.has_outgrown(&old.circuit_breakers);
+        self.generation = self.generation.wrapping_add(ends_all.into());
         let ending = self.hosts.iter().filter(|host| ends_all || !host.listed).flat_map(Host::pooled).collect();
         for key in gone {
             self.drop_host_if_unused(key);

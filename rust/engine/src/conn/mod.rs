@@ -130,6 +130,8 @@ pub(crate) struct Upstream {
     pub cluster: ClusterKey,
     pub host: HostKey,
     pub pool: PoolKey,
+    /// Its cluster's when it was opened.
+    pub generation: u32,
     /// It carries a TCP relay and is in no pool.
     pub relay: Option<RelayKey>,
     pub requests: u32,

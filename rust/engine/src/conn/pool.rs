@@ -58,6 +58,7 @@ impl Engine {
             cluster: cluster_key,
             host: host_key,
             pool: pool_key,
+            generation: cluster.generation,
             relay,
             requests: 0,
             draining: false,
@@ -142,7 +143,7 @@ impl Engine {
     /// Gives a connection with room to whoever has waited longest, or to the pool.
     pub(crate) fn serve_pool(&mut self, conn: &mut Conn) {
         let Some(up) = conn.upstream() else { return };
-        let (cluster_key, host_key, pool_key) = (up.cluster, up.host, up.pool);
+        let (cluster_key, host_key, pool_key, generation) = (up.cluster, up.host, up.pool, up.generation);
         loop {
             let draining = conn.upstream().is_some_and(|up| up.draining);
             let has_room = match &conn.protocol {
@@ -181,7 +182,7 @@ impl Engine {
         match &conn.protocol {
             Protocol::Http1Client(_) => {
                 let Some(host) = cluster.hosts.get_mut(host_key) else { return };
-                if !host.listed || cluster.removed {
+                if !host.listed || cluster.removed || generation != cluster.generation {
                     return self.close_now(conn);
                 }
                 host.pool(pool_key).idle.push(conn.key);
