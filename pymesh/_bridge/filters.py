@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -10,6 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pymesh.filters import loader
+
+SERVED = ("on_request_headers", "on_response_headers")
+"""The hooks that the proxy calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,22 +25,31 @@ class Loaded:
 
 
 def load(class_path: str, source: str, config: Mapping[str, Any]) -> Loaded:
-    """Loads a filter; `FilterError` says why it cannot be used."""
+    """Loads a filter and sets it up; `FilterError` says why it cannot be used."""
     instance = loader.load(class_path, source, config)
+    traits = loader.describe(type(instance), class_path)
+    if traits.lane != "inline":
+        raise loader.FilterError(f"`{class_path}` runs in lane `{traits.lane}`, which this proxy does not serve yet")
+    if traits.wants:
+        raise loader.FilterError(f"`{class_path}.wants`: this proxy does not look at that yet\nhint: write `when`")
+    for unserved in [hook for hook in traits.hooks if hook not in SERVED]:
+        hint = f"it calls {', '.join(SERVED)}"
+        raise loader.FilterError(f"`{class_path}.{unserved}`: this proxy does not call that hook yet\nhint: {hint}")
+    try:
+        instance.setup()
+    except Exception as error:
+        raise loader.FilterError(f"`{class_path}.setup` fails: {type(error).__name__}: {error}") from error
 
     def hook(name: str) -> Callable[..., Any] | None:
-        if not loader.overrides(instance, name):
-            return None
-        bound: Callable[..., Any] = getattr(instance, name)
-        if inspect.iscoroutinefunction(bound):
-            raise loader.FilterError(
-                f"`{class_path}.{name}` is a coroutine function\n"
-                "hint: the inline lane calls plain functions; write `def`"
-            )
-        return bound
+        return getattr(instance, name) if name in traits.hooks else None
 
     def report(error: BaseException) -> None:
         text = "".join(traceback.format_exception(error))
         print(f"filter {class_path} has failed:\n{text}", file=sys.stderr, end="", flush=True)  # noqa: T201
 
-    return Loaded(hook("on_request_headers"), hook("on_response_headers"), loader.conditions(type(instance)), report)
+    return Loaded(
+        on_request_headers=hook("on_request_headers"),
+        on_response_headers=hook("on_response_headers"),
+        when=[(condition.name, condition.test, condition.value) for condition in traits.when],
+        report=report,
+    )

@@ -4,6 +4,30 @@ This package imports the standard library only, so that a filter can be written,
 proxy is installed.
 """
 
-from pymesh.filters.api import CONTRACT_VERSION, Context, Headers, HttpFilter, Reply, Request, Response, When
+from pymesh.filters.api import (
+    CONTRACT_VERSION,
+    Answer,
+    CallError,
+    Context,
+    Headers,
+    HttpFilter,
+    LogRecord,
+    Reply,
+    Request,
+    Response,
+    When,
+)
 
-__all__ = ["CONTRACT_VERSION", "Context", "Headers", "HttpFilter", "Reply", "Request", "Response", "When"]
+__all__ = [
+    "CONTRACT_VERSION",
+    "Answer",
+    "CallError",
+    "Context",
+    "Headers",
+    "HttpFilter",
+    "LogRecord",
+    "Reply",
+    "Request",
+    "Response",
+    "When",
+]
