@@ -25,7 +25,8 @@ import uvloop
 from prometheus_client import CollectorRegistry
 
 from pymesh.control.admin import logs
-from pymesh.control.admin.pages import ConfigView, application
+from pymesh.control.admin.api import ConfigView
+from pymesh.control.admin.pages import application
 from pymesh.control.admin.serving import AdminServer
 from pymesh.control.config import Address, Settings
 from pymesh.control.identity import door, operator, private_files, storage
@@ -39,6 +40,7 @@ from pymesh.control.identity.serving import ServerCertificate
 from pymesh.control.identity.spiffe import Identity
 from pymesh.control.identity.supplied import SuppliedAuthority
 from pymesh.control.identity.tokens import TokenFile, TokenFileError
+from pymesh.control.live.collector import Collector, Configured
 from pymesh.control.translate.proxy import ProxyError
 from pymesh.control.xds import pb
 from pymesh.control.xds.cache import ResourceCache, Snapshot
@@ -55,7 +57,7 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-class Mesh(ConfigView, Protocol):
+class Mesh(ConfigView, Configured, Protocol):
     """The users' configuration, kept current, and what it means for one proxy."""
 
     def load(self) -> list[str]:
@@ -100,6 +102,7 @@ class ControlPlane:
                 raise NodeRefusedError(str(error)) from error
 
         self.fleet = Fleet(snapshot, metrics)
+        self.collector = Collector(self.fleet, mesh)
         self.rotation.subscribers = lambda: bundle.asking(self.fleet)
         self.rotation.on_change(self.fleet.changed)
         RotationMetrics(self.registry, self.rotation)
@@ -128,7 +131,7 @@ class ControlPlane:
         try:
             await of_operator.start()
             if self._admin_socket is not None:
-                pages = application(self.fleet, self.registry, self._mesh, lambda: self._ready)
+                pages = application(self.fleet, self.registry, self._mesh, self.collector, lambda: self._ready)
                 admin = AdminServer(pages, self._admin_socket)
                 await admin.start()
             await self._xds.start(self._xds_socket, self._certificate.context if self._certificate else None)
@@ -148,6 +151,7 @@ class ControlPlane:
                     task.cancel()
         finally:
             self._ready = False
+            await self.collector.stop()
             await self._xds.stop()
             await of_operator.stop()
             (self._settings.state / operator.SOCKET).unlink(missing_ok=True)

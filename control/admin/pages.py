@@ -1,4 +1,4 @@
-"""The admin pages as an ASGI application: Istio's paths, read only.
+"""The admin pages as an ASGI application: Istio's paths, the API of the web UI, and the UI; read only.
 
 Keys never reach the control plane, but whole secrets may one day travel through it: the dump shows
 resources of the secret type by name and version only.
@@ -6,32 +6,30 @@ resources of the secret type by name and version only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import orjson
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from pymesh.control import ui
+from pymesh.control.admin import api
+from pymesh.control.admin.api import ConfigView
+from pymesh.control.admin.guard import LoopbackHosts
+from pymesh.control.live.collector import Collector
 from pymesh.control.xds import pb
 from pymesh.control.xds.cache import Resource
 from pymesh.control.xds.fleet import Connection, Fleet
 
 
-class ConfigView(Protocol):
-    """The configuration as people see it."""
-
-    def resources(self) -> Sequence[dict[str, Any]]:
-        """Each resource in use: kind, namespace, name, place."""
-
-    def diagnostics(self) -> Sequence[dict[str, Any]]:
-        """Everything wrong with the newest files: what, where, hint."""
-
-
-def application(fleet: Fleet, registry: CollectorRegistry, config: ConfigView, ready: Callable[[], bool]) -> Starlette:
+def application(
+    fleet: Fleet, registry: CollectorRegistry, config: ConfigView, collector: Collector, ready: Callable[[], bool]
+) -> Starlette:
     """The admin application over a running control plane."""
 
     async def is_ready(_: Request) -> Response:
@@ -64,7 +62,10 @@ def application(fleet: Fleet, registry: CollectorRegistry, config: ConfigView, r
             Route("/debug/syncz", syncz),
             Route("/debug/configz", configz),
             Route("/debug/config_dump", config_dump),
-        ]
+            *api.routes(fleet, config, collector),
+            *ui.routes(),
+        ],
+        middleware=[Middleware(LoopbackHosts)],
     )
 
 

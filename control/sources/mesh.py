@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from pymesh.control.live import inventory
+from pymesh.control.live.inventory import Known, KnownService
 from pymesh.control.resources.diagnostics import Diagnostic, Report
 from pymesh.control.resources.metadata import Resource
 from pymesh.control.resources.workloads import WorkloadEntry
@@ -55,6 +58,9 @@ class FileMesh:
         #: Namespace and name of a workload -> its service account.
         self._accounts: dict[tuple[str, str], str] = {}
         self._warned: set[tuple[str, Diagnostic]] = set()
+        self._in_force_since: datetime | None = None
+        self._refused_since: datetime | None = None
+        self._known: tuple[Sequence[Known], Sequence[KnownService]] = ((), ())
         self.store = Store(self._options)
 
     def load(self) -> list[str]:
@@ -63,9 +69,13 @@ class FileMesh:
         resources = files.read(self._folders, report)
         store = assemble(resources, self._options, report)
         self._found = report.diagnostics
+        now = datetime.now(UTC)
         if report.failed:
+            self._refused_since = self._refused_since or now
             return [str(one) for one in report.diagnostics if one.severity == "error"]
         self.store, self._resources = store, resources
+        self._in_force_since, self._refused_since = now, None
+        self._known = inventory.configured(store, (one for one in resources if isinstance(one, WorkloadEntry)))
         self._accounts = {
             (one.namespace, one.name): one.spec.service_account
             for one in resources
@@ -118,6 +128,15 @@ class FileMesh:
             }
             for one in self._resources
         ]
+
+    def standing(self) -> dict[str, Any]:
+        """Since when the configuration is in force, and since when newer files are refused (None: they are not)."""
+        times = {"inForceSince": self._in_force_since, "refusedSince": self._refused_since}
+        return {key: time and time.isoformat() for key, time in times.items()}
+
+    def known(self) -> tuple[Sequence[Known], Sequence[KnownService]]:
+        """The workloads and services that the configuration in use tells of."""
+        return self._known
 
     def diagnostics(self) -> Sequence[dict[str, Any]]:
         """Everything wrong with the newest files: what, where, hint."""

@@ -83,6 +83,8 @@ def _shared(workload: Workload, service: Json) -> Json:
                 "SERVICE_ACCOUNT": workload.service_account,
                 "CLUSTER_ID": CLUSTER_ID,
                 "INTERCEPTION_MODE": "NONE",
+                # As Istio's agent: where the metrics are. The control plane reads them for its web UI.
+                "ENVOY_PROMETHEUS_PORT": workload.admin_port,
                 "LABELS": dict(workload.labels),
             },
         },

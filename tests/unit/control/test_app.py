@@ -53,6 +53,12 @@ class OneCluster:
     def diagnostics(self) -> Sequence[dict[str, Any]]:
         return []
 
+    def standing(self) -> dict[str, Any]:
+        return {"inForceSince": None, "refusedSince": None}
+
+    def known(self) -> tuple[Sequence[Any], Sequence[Any]]:
+        return (), ()
+
     def exchange(self, name: str) -> None:
         assert self.changed.wait(10)
         self.name = name

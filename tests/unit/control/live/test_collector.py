@@ -1,0 +1,136 @@
+"""The collector: it asks while somebody looks, and remembers nothing afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from pymesh.control.live import collector as module
+from pymesh.control.live.collector import Collector, TooManyError
+from pymesh.control.live.inventory import Known, KnownService
+from pymesh.control.live.scrape import ScrapeError, Target, fetch
+from pymesh.control.xds.delta import DeltaSession
+from pymesh.control.xds.fleet import Fleet
+from pymesh.control.xds.metrics import XdsMetrics
+from pymesh.control.xds.node import Node
+
+LINE = (
+    'istio_requests_total{{reporter="source",source_canonical_service="web",source_workload_namespace="shop",'
+    'destination_canonical_service="cart",destination_workload_namespace="shop",response_code="200"}} {}\n'
+)
+
+
+class Nothing:
+    def known(self) -> tuple[Sequence[Known], Sequence[KnownService]]:
+        return (), ()
+
+
+def fleet(**metadata: Any) -> Fleet:
+    made = Fleet(lambda *_: {}, XdsMetrics(CollectorRegistry()))
+    node = Node("sidecar~10.0.0.1~web.shop~x", "web", metadata, ("", "", ""), "pymesh", None)
+    made.connect(node, DeltaSession(), "127.0.0.1:5000", "delta")
+    return made
+
+
+def test_it_asks_while_somebody_looks_and_forgets() -> None:
+    asked: list[Target] = []
+
+    async def page(where: Target) -> str:
+        asked.append(where)
+        return LINE.format(10 * len(asked))
+
+    async def main() -> None:
+        collector = Collector(fleet(ENVOY_PROMETHEUS_PORT=15090.0), Nothing(), fetch=page, interval=0.01, linger=0.02)
+        await asyncio.sleep(0.05)
+        assert asked == []
+        async with collector.watching():
+            await collector.after(3)
+            assert collector.is_running
+            assert set(collector.state["edges"]) == {"shop/web>shop/cart"}
+            assert collector.state["edges"]["shop/web>shop/cart"]["rate"] > 0
+            history = collector.history("shop/cart")
+            assert len(history["at"]) == len(history["rate"]) == collector.sequence
+            assert history["rate"][0] is None
+        async with asyncio.timeout(20):
+            while collector.is_running:  # noqa: ASYNC110 - nothing tells of its end
+                await asyncio.sleep(0.01)
+        count = len(asked)
+        await asyncio.sleep(0.05)
+        assert len(asked) == count
+        assert (collector.sequence, collector.state, collector.history("shop/cart")["at"]) == (0, {}, [])
+        # Counting begins again: what happened meanwhile is no rate.
+        assert (await collector.latest())["edges"]["shop/web>shop/cart"]["rate"] is None
+        await collector.stop()
+        assert set(asked) == {Target("127.0.0.1", 15090)}
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("port", [None, "x", -1, 0, 65536, float("inf"), [1], "15090 "])
+def test_a_proxy_that_does_not_tell_where_its_metrics_are_is_told_of(port: object) -> None:
+    async def page(where: Target) -> str:
+        assert where == Target("127.0.0.1", 15090)
+        raise ScrapeError("nobody there")
+
+    async def main() -> None:
+        collector = Collector(fleet(ENVOY_PROMETHEUS_PORT=port), Nothing(), fetch=page)
+        state = await collector.latest()
+        assert list(collector.problems) == ["sidecar~10.0.0.1~web.shop~x"]
+        assert state["mesh"]["mesh"]["silent"] == 1
+        assert set(state["nodes"]) == {"shop/web"}
+        await collector.stop()
+
+    asyncio.run(main())
+
+
+def test_so_many_may_look_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_WATCHERS", 1)
+
+    async def main() -> None:
+        collector = Collector(fleet(), Nothing())
+        async with collector.watching():
+            with pytest.raises(TooManyError):
+                async with collector.watching():
+                    pass
+        async with collector.watching():
+            pass
+        await collector.stop()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nabc", "abc"),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n2\r\nbc\r\n0\r\n\r\n", "abc"),
+        (b"HTTP/1.0 200 OK\r\n\r\nabc", "abc"),
+        (b"HTTP/1.1 503 No\r\ncontent-length: 3\r\n\r\nabc", "metrics: status 503"),
+        (b"HTTP/1.1 302 Go\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n", "metrics: status 302"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc", "metrics: "),
+        (b"hello\r\n\r\n", "metrics: "),
+        (b"", "metrics: "),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 300000000\r\n\r\n" + b"x" * 40_000_000, "metrics: more than 32 MiB"),
+    ],
+)
+def test_what_a_page_may_be(answer: bytes, expected: str) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+
+    async def main() -> None:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        where = Target("127.0.0.1", server.sockets[0].getsockname()[1])
+        async with server:
+            if expected.startswith("metrics"):
+                with pytest.raises(ScrapeError, match=expected):
+                    await fetch(where)
+            else:
+                assert await fetch(where) == expected
+
+    asyncio.run(main())
