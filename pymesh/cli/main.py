@@ -15,6 +15,7 @@ VERBS = {
     "capture": "Lead a workload's connections through its proxy.",
     "explain": "Explain what becomes of a request, and why.",
     "bench": "Measure how fast and how late a server answers.",
+    "run": "Run a command with a sidecar.",
     "up": "Run a mesh of plain processes on this machine.",
     "version": "Show the versions of both planes.",
 }

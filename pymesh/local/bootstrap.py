@@ -33,6 +33,7 @@ class ControlAddress:
 
     port: int
     root: Path
+    host: str = ADDRESS
 
 
 def for_pymesh(workload: Workload, control: ControlAddress, token_file: Path) -> Json:
@@ -103,7 +104,7 @@ def _locality(workload: Workload) -> Json:
 
 
 def _xds_cluster(control: ControlAddress, roots: Json) -> Json:
-    address = {"socket_address": {"address": ADDRESS, "port_value": control.port}}
+    address = {"socket_address": {"address": control.host, "port_value": control.port}}
     context = {
         "@type": f"{_TYPE}envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
         "sni": "localhost",

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 
@@ -26,6 +26,8 @@ MAX_BYTES = 1 << 20
 
 #: Among the calls of an app: whatever the mesh knows.
 EVERYTHING = "*"
+
+T = TypeVar("T")
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -185,7 +187,7 @@ def read(target: Path) -> LocalMesh:
     """Read `target`, a mesh file or the folder that holds one. Raises :class:`MeshFileError`."""
     file = target / FILE_NAME if target.is_dir() else target
     report = Report()
-    document = _document(file, report)
+    document = document_of(Document, file, "LocalMesh", report)
     folder = file.parent.resolve()
     config = _config(document, folder, report) if document is not None else ()
     if document is None or report.failed:
@@ -196,12 +198,14 @@ def read(target: Path) -> LocalMesh:
     )
 
 
-def _document(file: Path, report: Report) -> Document | None:
+def document_of(kind: type[T], file: Path, title: str, report: Report) -> T | None:
+    """The one document of a file; None if it has errors, which are in the report then."""
     whole = Position(str(file))
     try:
         content = file.read_bytes()
     except OSError as error:
-        report.error(whole, f"cannot be read: {error.strerror}", f"a local mesh is a folder with a {FILE_NAME}")
+        hint = f"a local mesh is a folder with a {FILE_NAME}" if title == "LocalMesh" else ""
+        report.error(whole, f"cannot be read: {error.strerror}", hint)
         return None
     if len(content) > MAX_BYTES:
         report.error(whole, f"is larger than {MAX_BYTES} bytes")
@@ -219,7 +223,7 @@ def _document(file: Path, report: Report) -> Document | None:
     if root is None:
         report.error(whole, "is empty")
         return None
-    decoded = Decoder(str(file), report).decode(Document, root, "LocalMesh")
+    decoded = Decoder(str(file), report).decode(kind, root, title)
     return None if decoded is BAD else decoded
 
 

@@ -44,6 +44,8 @@ class Workload:
     outbound: Mapping[str, int] = field(default_factory=dict)
     #: Called service -> what is spoken with it.
     protocols: Mapping[str, str] = field(default_factory=dict)
+    #: Where others reach it.
+    address: str = ADDRESS
 
     @property
     def gateway(self) -> bool:
@@ -55,7 +57,7 @@ class Workload:
         """How its proxy introduces itself."""
         role = "router" if self.gateway else "sidecar"
         domain = f"{self.namespace}.svc.cluster.local"
-        return f"{role}~{ADDRESS}~{self.name}.{self.namespace}~{domain}"
+        return f"{role}~{self.address}~{self.name}.{self.namespace}~{domain}"
 
     @property
     def spiffe_id(self) -> str:
@@ -72,6 +74,11 @@ class Workload:
         assert self.app is not None
         found = {"REPLICA": self.name, "VERSION": self.app.version, **self.app.env}
         found |= {port.variable: str(port.app) for port in self.inbound}
+        return {**found, **self.whereabouts()}
+
+    def whereabouts(self) -> dict[str, str]:
+        """Where it finds the services that it calls."""
+        found = {}
         for service, port in self.outbound.items():
             if service == EVERYTHING:
                 found["http_proxy"] = f"http://{ADDRESS}:{port}"

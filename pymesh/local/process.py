@@ -13,6 +13,7 @@ import signal
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from pymesh.local.errors import LocalMeshError
@@ -65,6 +66,10 @@ class Process:
         """End the whole group at once, as a crash would."""
         self._signal(signal.SIGKILL)
 
+    def send(self, number: signal.Signals) -> None:
+        """A signal to the whole group."""
+        self._signal(number)
+
     def pause(self) -> None:
         """Freeze the whole group, as a machine that hangs."""
         self._signal(signal.SIGSTOP)
@@ -106,14 +111,16 @@ class Process:
             os.killpg(self.pid, number)
 
 
+def die_with(parent: int) -> None:
+    """In a child, between fork and exec: its end is that of its parent's thread that has forked it."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the line above
+        os._exit(1)
+
+
 async def start(command: Command) -> Process:
     """Start it. Raises :class:`LocalMeshError` when there is no such program."""
     parent = os.getpid()
-
-    def in_child() -> None:
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # we died before the line above
-            os._exit(1)
 
     with command.log.open("ab") as sink:
         try:
@@ -125,7 +132,7 @@ async def start(command: Command) -> Process:
                 cwd=command.cwd,
                 env={**os.environ, **command.env},
                 start_new_session=True,
-                preexec_fn=in_child,
+                preexec_fn=partial(die_with, parent),
             )
         except FileNotFoundError:
             raise LocalMeshError(

@@ -37,7 +37,7 @@ def _entry(workload: Workload) -> Resource:
         "kind": "WorkloadEntry",
         "metadata": {"name": workload.name, "namespace": workload.namespace},
         "spec": {
-            "address": ADDRESS,
+            "address": workload.address,
             "ports": {port.name: port.sidecar for port in workload.inbound},
             # The label with which Istio marks who accepts mutual TLS.
             "labels": {**workload.labels, "security.istio.io/tlsMode": "istio"},
@@ -51,7 +51,7 @@ def _sidecar(workload: Workload) -> Resource:
     ingress = [
         {
             "port": {"number": port.sidecar, "protocol": protocol(port.name), "name": port.name},
-            "bind": ADDRESS,
+            "bind": workload.address,
             "defaultEndpoint": f"{ADDRESS}:{port.app}",
         }
         for port in workload.inbound
