@@ -115,6 +115,12 @@ class SimulatedProxy:
         lines: bytes = self._native.take_log()
         return lines
 
+    @property
+    def stats(self) -> dict[str, int]:
+        """Counters and gauges by their names in `/stats`."""
+        lines = (line.rpartition(": ") for line in self._native.stats().splitlines())
+        return {name: int(value) for name, _, value in lines}
+
     def take_decisions(self) -> Sequence[dict[str, Any]]:
         """What was decided since the last time (``rust/engine/src/decisions.rs``), by ``kind``."""
         decisions: list[dict[str, Any]] = self._native.take_decisions()

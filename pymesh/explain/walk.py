@@ -27,8 +27,8 @@ from pymesh.explain.source import Member, Source, SourceError
 from pymesh.explain.tokens import Signer, providers, with_claims
 from pymesh.explain.told import Told, split
 from pymesh.simulated import answer as answers
-from pymesh.simulated.answer import Answer
-from pymesh.simulated.network import NANOS, Dialled, Landing, Network, Node, Server
+from pymesh.simulated.messages import Answered
+from pymesh.simulated.network import NANOS, Dialled, Landing, Network, Node, Serving
 from pymesh.simulated.proxy import ConfigurationRefusedError, configured
 from pymesh.simulated.tls import TlsClient
 
@@ -66,7 +66,7 @@ class Trace:
     #: What applications, and servers outside of the mesh, were asked: their access log.
     reached: Sequence[Record]
     #: None: the connection was closed without one.
-    answer: Answer | None
+    answer: Answered | None
     #: How long it took.
     seconds: float
 
@@ -126,12 +126,12 @@ class Walker:
         known = [one for member in self._members for one in providers(self._of(member).messages)]
         return with_claims(question, known, self._signer)
 
-    def _exchange(self, dialled: Dialled, question: Question, host: str) -> Answer | None:
+    def _exchange(self, dialled: Dialled, question: Question, host: str) -> Answered | None:
         tls = TlsClient(dialled, question.server_name) if question.server_name is not None else None
         client = tls or dialled
         client.send(asking.request_octets(question, question.host or question.server_name or host))
 
-        def read() -> Answer | None:
+        def read() -> Answered | None:
             if tls is not None:
                 tls.pump()
             return answers.read(bytes(client.received), question.method, is_over=client.is_over)
@@ -228,9 +228,9 @@ class Walker:
 
     # --- the network ------------------------------------------------------------------------------------------------
 
-    def _lands(self, node: Node, address: str) -> Landing | Server:
+    def _lands(self, node: Node, address: str) -> Landing | Serving:
         if address == GRPC_ADDRESS:
-            return authorizer
+            return Serving("authorizer", authorizer)
         place = self._by_node.get(node)
         return self._landing(place.member if place else None, address)
 

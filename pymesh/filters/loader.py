@@ -83,11 +83,20 @@ def load(class_path: str, source: str, config: Mapping[str, Any]) -> HttpFilter[
         # Annotations are resolved in the module, which they may name as text.
         with _standing(module_name, module):
             settled = _configure(class_path, cls.Config, config)
+    return _instance(class_path, cls, settled)
+
+
+def make(cls: type[HttpFilter[Any]], config: Mapping[str, Any]) -> HttpFilter[Any]:
+    """Makes an instance of a class that is at hand, as in its tests; its `setup` has not been called."""
+    describe(cls)
+    return _instance(cls.__name__, cls, _configure(cls.__name__, cls.Config, config))
+
+
+def _instance(name: str, cls: type[HttpFilter[Any]], settled: Any) -> HttpFilter[Any]:
     try:
-        instance: HttpFilter[Any] = cls(settled)
+        return cls(settled)
     except Exception as error:
-        raise FilterError(f"`{class_path}` cannot be made: {type(error).__name__}: {error}") from error
-    return instance
+        raise FilterError(f"`{name}` cannot be made: {type(error).__name__}: {error}") from error
 
 
 def describe(cls: type[HttpFilter[Any]], class_path: str = "") -> Traits:

@@ -49,6 +49,9 @@ class GrpcServer:
         """The client has closed."""
         self._peer.end_of_input()
 
+    def reset(self) -> None:
+        """The connection is lost."""
+
     def _respond(self, stream: int, path: str, framed: bytearray) -> None:
         message = self._answer(path, bytes(framed[_PREFIX:]))
         self._http2.send_headers(stream, [(":status", "200"), ("content-type", "application/grpc")])

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pymesh_engine::base::time::{Time, WallClock};
+use pymesh_engine::telemetry::stats::Hub;
 use pymesh_engine::{Action, ConnKey, Decision, Engine, ListenerKey};
 use pymesh_model::format::LogSink;
 use pymesh_model::listener::Listener;
@@ -39,6 +40,7 @@ pub struct SimulatedProxy<H> {
     engine: Engine,
     host: H,
     clock: Arc<Clock>,
+    hub: Arc<Hub>,
     version: u64,
     /// What has arrived and was not read: the buffers of the sockets.
     unread: HashMap<ConnKey, Unread>,
@@ -75,13 +77,14 @@ impl<H: FilterHost> SimulatedProxy<H> {
         let wall = WallClock { origin_unix_nanos: unix_nanos };
         let clock = Arc::new(Clock { wall, now: AtomicU64::default() });
         let secrets = Arc::new(SecretStore::new(clock.clone()));
+        let hub: Arc<Hub> = Arc::default();
         let mut engine = Engine::new(pymesh_engine::Options {
             worker: 0,
             seed,
             clock: wall,
             stream_buffer: crate::STREAM_BUFFER,
             drain_time: Duration::from_secs(600),
-            hub: Arc::default(),
+            hub: hub.clone(),
             shard: Arc::default(),
             secrets: secrets.clone(),
             overload: Arc::default(),
@@ -89,7 +92,7 @@ impl<H: FilterHost> SimulatedProxy<H> {
         });
         engine.explain();
         let configuration = Offline::with_statics(bootstrap, secrets);
-        let mut proxy = SimulatedProxy { configuration, engine, host, clock, version: 0, unread: HashMap::new() };
+        let mut proxy = SimulatedProxy { configuration, engine, host, clock, hub, version: 0, unread: HashMap::new() };
         let problems = proxy.apply();
         if problems.is_empty() {
             Ok(proxy)
@@ -265,5 +268,10 @@ impl<H: FilterHost> SimulatedProxy<H> {
     /// What was decided since the last time.
     pub fn take_decisions(&mut self) -> Vec<Decision> {
         self.engine.take_decisions()
+    }
+
+    /// The page `/stats`: one `name: value` a line.
+    pub fn stats(&self) -> String {
+        crate::admin::pages::stats(&self.hub, &[], &[])
     }
 }

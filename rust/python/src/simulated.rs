@@ -89,6 +89,10 @@ impl SimulatedProxy {
         PyBytes::new(py, &self.whole().take_log())
     }
 
+    fn stats(&mut self) -> String {
+        self.whole().stats()
+    }
+
     fn take_decisions<'py>(&mut self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
         self.whole().take_decisions().into_iter().map(|decision| told(py, decision)).collect()
     }

@@ -11,9 +11,10 @@ import pytest
 
 from pymesh._bridge import ProxyError
 from pymesh._bridge.simulated import SimulatedProxy
-from pymesh.simulated.answer import Answer, read
+from pymesh.simulated.answer import read
 from pymesh.simulated.grpc import GrpcServer
-from pymesh.simulated.network import NANOS, Landing, Network, Node
+from pymesh.simulated.messages import Answered
+from pymesh.simulated.network import NANOS, Landing, Network, Node, Serving
 
 _HTTP = "type.googleapis.com/envoy.extensions.filters"
 _NOW = 1_772_323_200 * NANOS
@@ -59,11 +60,11 @@ def landing(node: Node) -> Landing:
     return Landing(node, node.proxy.listeners[0].key, "10.0.0.1:80")
 
 
-def ask(network: Network, node: Node, seconds: float = 3600) -> Answer | None:
+def ask(network: Network, node: Node, seconds: float = 3600) -> Answered | None:
     dialled = network.dial(landing(node), "192.0.2.1")
     dialled.send(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
 
-    def answer() -> Answer | None:
+    def answer() -> Answered | None:
         return read(bytes(dialled.received), "GET", is_over=dialled.is_over)
 
     network.run(lambda: answer() is not None, seconds)
@@ -135,7 +136,7 @@ def test_a_server_in_python() -> None:
     filters = [{"name": "authz", "typed_config": authz}]
     to = {**cluster("10.0.0.9"), "typed_extension_protocol_options": {options: http2}}
     front = Node("front", "10.0.0.1", proxy({"direct_response": {"status": 200}}, to, filters=filters))
-    network = Network(lambda _, __: lambda peer: GrpcServer(peer, answer))
+    network = Network(lambda _, __: Serving("authorizer", lambda peer: GrpcServer(peer, answer)))
     answers = [ask(network, front), ask(network, front)]
     assert [one and one.status for one in answers] == [200, 403]
     assert [path for path, _ in asked] == ["/envoy.service.auth.v3.Authorization/Check"] * 2

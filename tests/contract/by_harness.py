@@ -1,0 +1,43 @@
+"""A case in the harness."""
+
+from __future__ import annotations
+
+from pymesh.simulated.messages import Answered, Asked
+from pymesh.testing import FilterHarness
+from tests.contract.case import Case, Outcome
+
+
+def run(case: Case) -> Outcome:
+    """What comes of it."""
+
+    def upstream(_: Asked) -> Answered:
+        return case.answer
+
+    harness = FilterHarness.from_source(
+        "probe:Probe",
+        case.source,
+        case.config,
+        upstream=upstream,
+        timeout=case.timeout,
+        failure_policy=case.policy,
+    )
+    with harness:
+        asked = case.request
+        done = harness.request(
+            asked.method,
+            asked.path,
+            headers=asked.headers,
+            body=asked.body,
+            trailers=asked.trailers,
+            split=case.split or None,
+            authority=asked.authority,
+        )
+    return Outcome(
+        upstream=done.upstream,
+        client=done.response,
+        flags=done.flags,
+        details=done.details,
+        route=None,
+        failures=len(done.failures),
+        entered=done.entered,
+    )
