@@ -4,7 +4,8 @@
 # make attacks     30 s of each kind of attack, and a table
 # make routing     random routes under twenty seeds, judged by second readings of the standards and by Envoy
 # make fuzz        look for inputs that break a promise, ten minutes for each target
-# Each target does its own set-up in .venv, dist and .tools; only Python 3.11, Rust (and Go for `test`) are expected.
+# Each target does its own set-up in .venv, dist and .tools; only Python 3.11, Rust, Node.js (and Go for `test`) are
+# expected.
 
 PYTHON ?= python3.11
 # Test files at a time; most of their time they wait for processes.
@@ -15,6 +16,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 SOURCES := $(shell find rust pymesh control -type f \( -name '*.rs' -o -name '*.toml' -o -name '*.py' -o -name '*.pyi' \
 	-o -name '*.proto' -o -name '*.binpb' -o -name '*.md' -o -name '*.html' -o -name '*.js' -o -name '*.css' \) -not -path '*/__pycache__/*' -not -path 'rust/fuzz/*')
+
+UI := control/ui/static/index.html
+UI_SOURCES := $(shell find ui -type f -not -path 'ui/node_modules/*')
 
 .DEFAULT_GOAL := help
 .PHONY: help demo check test bench lifecycle attacks routing fuzz wheel lint lock clean
@@ -41,12 +45,13 @@ test: $(VENV)/installed $(VENV)/tools .tools/installed lint
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/installed $(VENV)/tools
-	@echo "== rustfmt, ruff, mypy, import-linter"
+	@echo "== rustfmt, ruff, mypy, import-linter, tsc"
 	cargo fmt --all --check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	cd $(VENV) && bin/lint-imports ../pyproject.toml
+	npm run --silent --prefix ui check
 
 # `make fuzz TARGET=engine` runs one; FUZZ_SECONDS is the time for each (600). See docs/fuzzing.md.
 fuzz:
@@ -65,10 +70,18 @@ attacks: $(VENV)/installed $(VENV)/tools .tools/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.attacks --seconds 30
 
 # One release build makes the wheel; cargo itself knows what of it is up to date.
-dist/built: $(SOURCES) Cargo.toml Cargo.lock pyproject.toml README.md | $(VENV)/maturin
+dist/built: $(SOURCES) $(UI) Cargo.toml Cargo.lock pyproject.toml README.md | $(VENV)/maturin
 	@echo "== wheel (the first release build takes a few minutes)"
 	rm -f dist/*.whl
 	$(BIN)/maturin build --release --locked --out dist
+	@touch $@
+
+# The web UI: bundled here, so that who installs the wheel needs no Node.js. Scripts of packages are not run.
+$(UI): $(UI_SOURCES)
+	@command -v node >/dev/null && command -v npm >/dev/null || { echo "error: node and npm are not installed, which bundle the web UI; hint: install Node.js 18 or later, with npm (https://nodejs.org)" >&2; exit 1; }
+	@echo "== web UI"
+	npm ci --prefix ui --ignore-scripts --no-audit --no-fund --loglevel error
+	npm run --silent --prefix ui build
 	@touch $@
 
 $(VENV)/installed: dist/built requirements.lock
@@ -105,4 +118,4 @@ lock: | $(VENV)/python
 	@sed -i '1i # Pinned versions of everything that pyproject.toml names, and of what those need. Made by `make lock`.' requirements.lock
 
 clean:
-	rm -rf $(VENV) dist target .tools
+	rm -rf $(VENV) dist target .tools ui/node_modules control/ui/static

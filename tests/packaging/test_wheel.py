@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import gzip
 import inspect
 import zipfile
 from importlib import metadata
 from pathlib import Path
 
 from pymesh import _proxy  # noqa: TID251 - the stub is compared with it
+from pymesh.control import ui
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -44,6 +46,16 @@ def test_every_file_of_the_control_plane_is_in_the_wheel() -> None:
     sources = [path.relative_to(ROOT) for path in (ROOT / "control").rglob("*.py") if "__pycache__" not in path.parts]
     assert sources
     assert [path for path in sources if f"pymesh/{path.as_posix()}" not in names] == []
+
+
+def test_the_web_ui_is_in_the_wheel_and_small() -> None:
+    files = wheel()
+    ours = {f"pymesh/control/ui/static/{name}" for name in ui.FILES}
+    assert {name for name in files.namelist() if name.startswith("pymesh/control/ui/static/")} == ours
+    assert sum(len(gzip.compress(files.read(name), 9)) for name in ours) < 300_000
+    for package in ("cytoscape", "uplot", "preact"):
+        assert package in files.read("pymesh/control/ui/static/LICENSES.txt").decode()
+    assert not [name for name in files.namelist() if "node_modules" in name]
 
 
 def test_the_command_is_installed() -> None:

@@ -59,6 +59,7 @@ PEERS: dict[str, Source] = {
     "nginx": Debian("nginx"),
     "apache2": Debian("apache2-bin"),
     "node": Debian("nodejs"),
+    "chromium": Debian("chromium"),
     "haproxy": Debian("haproxy"),
     "nghttp": Debian("nghttp2-client"),
     "h2load": Debian("nghttp2-client"),
