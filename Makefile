@@ -3,6 +3,7 @@
 # make lifecycle   50 drains, upgrades, changes of a mesh under load; 20 rotations of leaves and 3 of roots
 # make attacks     30 s of each kind of attack, and a table
 # make routing     random routes under twenty seeds, judged by second readings of the standards and by Envoy
+# make seeds       a simulated mesh of three services with faults, under a thousand seeds
 # make fuzz        look for inputs that break a promise, ten minutes for each target
 # Each target does its own set-up in .venv, dist and .tools; only Python 3.11, Rust, Node.js (and Go for `test`) are
 # expected.
@@ -21,11 +22,11 @@ UI := control/ui/static/index.html
 UI_SOURCES := $(shell find ui -type f -not -path 'ui/node_modules/*')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test bench lifecycle attacks routing fuzz wheel lint lock clean
+.PHONY: help demo check test bench lifecycle attacks routing seeds fuzz wheel lint lock clean
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '1,5s/^# //p' Makefile
+	@sed -n '1,7s/^# //p' Makefile
 
 demo: $(VENV)/installed
 	$(BIN)/pymesh up examples/shop
@@ -65,6 +66,9 @@ lifecycle: $(VENV)/installed $(VENV)/tools .tools/installed
 
 routing: $(VENV)/installed $(VENV)/tools .tools/installed
 	for seed in $$(seq 20); do PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -q tests/routing --seed $$seed || exit 1; done
+
+seeds: $(VENV)/installed $(VENV)/tools
+	PYMESH_SEEDS=1000 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest tests/unit/testing/test_seeds.py -q -s
 
 attacks: $(VENV)/installed $(VENV)/tools .tools/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.attacks --seconds 30

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from pymesh.control.identity.spiffe import Identity
@@ -33,8 +33,17 @@ _FIRST_PORT = 20_001
 class FileSource:
     """The mesh that files describe. A workload is taken to run with the sidecar that its resources say."""
 
-    def __init__(self, folders: Sequence[Path], options: MeshOptions | None = None) -> None:
-        """Read everything. Raises :class:`SourceError`."""
+    def __init__(
+        self,
+        folders: Sequence[Path],
+        options: MeshOptions | None = None,
+        *,
+        texts: Sequence[tuple[str, str]] = (),
+        without: Collection[str] = (),
+    ) -> None:
+        """Read everything. ``texts`` are resources that have no file, each with its title: they take the place of those
+        of the same kind and name before them; ``without`` leaves resources out by kind and name, as in
+        ``VirtualService shop/reviews``. Raises :class:`SourceError`."""
         self._options = options or MeshOptions()
         report = Report()
         local: list[plan.Workload] = []
@@ -55,6 +64,11 @@ class FileSource:
             else:
                 paths.append(folder)
         resources += files.read(paths, report)
+        for title, text in texts:
+            newer = load_text(title, text, report)
+            known = {one.title for one in newer}
+            resources = [one for one in resources if one.title not in known] + newer
+        resources = [one for one in resources if one.title not in without]
         self._store = assemble(resources, self._options, report)
         if report.failed:
             raise SourceError("\n".join(str(one) for one in report.diagnostics if one.severity == "error"))
@@ -68,6 +82,11 @@ class FileSource:
         self._messages: dict[Member, Messages] = {}
         for proxy in (*_gateways(self._store, local), *self._sidecars(entries)):
             self._add(proxy)
+
+    @property
+    def store(self) -> Store:
+        """The resources, as the control plane reads them."""
+        return self._store
 
     @property
     def trust_domain(self) -> str:

@@ -79,11 +79,14 @@ def access_log() -> dict[str, Any]:
     return extension("envoy.access_loggers.stdout", log)
 
 
-def prepared(messages: Messages, secrets: Mapping[str, Any], names: Names, signer: Signer) -> dict[str, dict[str, Any]]:
-    """The messages as the simulated proxy is to hear them, with its own secrets."""
+def prepared(
+    messages: Messages, secrets: Mapping[str, Any], names: Names, signer: Signer, *, at_rest: bool = True
+) -> dict[str, dict[str, Any]]:
+    """The messages as the simulated proxy is to hear them, with its own secrets. A mesh that is not ``at_rest`` finds
+    out itself who is healthy."""
     found = {url: dict(named) for url, named in messages.items()}
     found[pb.LISTENER] = {name: _listener(one, signer) for name, one in found.get(pb.LISTENER, {}).items()}
-    found[pb.CLUSTER] = {name: _cluster(one, names) for name, one in found.get(pb.CLUSTER, {}).items()}
+    found[pb.CLUSTER] = {name: _cluster(one, names, at_rest) for name, one in found.get(pb.CLUSTER, {}).items()}
     found[pb.SECRET] = {**found.get(pb.SECRET, {}), **secrets}
     return found
 
@@ -103,10 +106,11 @@ def _listener(listener: Any, signer: Signer) -> Any:
     return made
 
 
-def _cluster(cluster: Any, names: Names) -> Any:
+def _cluster(cluster: Any, names: Names, at_rest: bool) -> Any:
     made = deepcopy(cluster)
-    made.ClearField("health_checks")
-    made.ClearField("outlier_detection")
+    if at_rest:
+        made.ClearField("health_checks")
+        made.ClearField("outlier_detection")
     if made.HasField("transport_socket") and not _is_of_the_mesh(made.transport_socket):
         made.ClearField("transport_socket")
     if made.type in (pb.Cluster.STRICT_DNS, pb.Cluster.LOGICAL_DNS):

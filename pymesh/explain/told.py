@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -143,3 +143,11 @@ def split(address: str) -> tuple[str, int]:
     """``IP:PORT`` in its parts."""
     ip, _, port = address.rpartition(":")
     return ip.strip("[]"), int(port)
+
+
+def candidates(written: str, namespace: str, hosts: Mapping[str, Any]) -> list[str]:
+    """The hosts that a service's name may mean: a whole one, NAME.NAMESPACE, or NAME, in its own namespace first."""
+    if written in hosts:
+        return [written]
+    below = [host for host in sorted(hosts) if host.startswith(f"{written}.")]
+    return [host for host in below if host.startswith(f"{written}.{namespace}.")] or below

@@ -25,7 +25,7 @@ from pymesh.explain.prepare import Names, prepared
 from pymesh.explain.question import OUTSIDE, Question, QuestionError
 from pymesh.explain.source import Member, Source, SourceError
 from pymesh.explain.tokens import Signer, providers, with_claims
-from pymesh.explain.told import Told, split
+from pymesh.explain.told import Told, candidates, split
 from pymesh.simulated import answer as answers
 from pymesh.simulated.messages import Answered
 from pymesh.simulated.network import NANOS, Dialled, Landing, Network, Node, Serving
@@ -178,7 +178,7 @@ class Walker:
     def _service(self, question: Question, sender: Member | None) -> tuple[str, int]:
         namespace = sender.namespace if sender is not None else ""
         services = self._of(sender).services if sender is not None else {}
-        if not _candidates(question.service, namespace, services):
+        if not candidates(question.service, namespace, services):
             # What the sender does not know, others may.
             services = {}
             for member in self._members:
@@ -282,17 +282,9 @@ def _listener(node: Node, name: str) -> int:
     return next(one.key for one in node.proxy.listeners if one.name == name)
 
 
-def _candidates(written: str, namespace: str, hosts: Mapping[str, Any]) -> list[str]:
-    """The hosts that a service's name may mean: a whole one, NAME.NAMESPACE, or NAME, in its own namespace first."""
-    if written in hosts:
-        return [written]
-    below = [host for host in sorted(hosts) if host.startswith(f"{written}.")]
-    return [host for host in below if host.startswith(f"{written}.{namespace}.")] or below
-
-
 def _meant(written: str, namespace: str, hosts: Mapping[str, Any]) -> str:
     """The host that a service's name means."""
-    found = _candidates(written, namespace, hosts)
+    found = candidates(written, namespace, hosts)
     if len(found) == 1:
         return found[0]
     if found:

@@ -45,6 +45,12 @@ class Http1Server:
             self._is_over = True
             self._peer.close()
 
+    def lose(self) -> None:
+        """The server is no more: the client learns that the connection is lost."""
+        if not self._is_over:
+            self._is_over = True
+            self._peer.reset()
+
     def _go_on(self) -> None:
         while not self._is_busy and not self._is_over:
             whole = read_request(self._unread)

@@ -65,6 +65,8 @@ class Node:
     is_down: bool = False
     #: When it has something to do even if nothing arrives.
     due: int | None = None
+    #: The time that it knows.
+    knows: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +206,8 @@ class _ProxyEnd:
             self.network.wake(self.node)
 
     def reset(self) -> None:
+        if self.connection in self.node.links:
+            self.network.tell_time(self.node)
         if self.node.links.pop(self.connection, None) is not None:
             self.proxy.failed(self.connection, "connection reset by peer")
             self.network.wake(self.node)
@@ -272,6 +276,20 @@ class Network:
         """Let a node have a turn."""
         self._nodes[node] = self._awake[node] = self.touched[node] = None
 
+    def act(self, node: Node) -> None:
+        """Let a node do, now, everything that it can."""
+        self._awake.pop(node, None)
+        self._nodes[node] = self.touched[node] = None
+        node.knows = self.now
+        self._carry_out(node, node.proxy.turn(self.now))
+        node.due = node.proxy.next_timeout
+        self.turned(node)
+
+    def tell_time(self, node: Node) -> None:
+        """What is reported to a node happens at the time that it knows, so it has to know the right one."""
+        if node.knows < self.now:
+            self.act(node)
+
     def drop(self, node: Node) -> None:
         """A node is no more: it has no turns, and its connections are lost."""
         node.is_down = True
@@ -321,11 +339,7 @@ class Network:
             if not self._awake and not self._sleep(deadline):
                 return False
             while self._awake:
-                node = next(iter(self._awake))
-                del self._awake[node]
-                self._carry_out(node, node.proxy.turn(self.now))
-                node.due = node.proxy.next_timeout
-                self.turned(node)
+                self.act(next(iter(self._awake)))
                 if until():
                     return True
             turns, since = (turns + 1, since) if self.now == since else (0, self.now)
@@ -392,6 +406,9 @@ class Network:
                 self._arrives(landing, source, there, back)
 
         def connected() -> None:
+            if node.is_down:
+                return
+            self.tell_time(node)
             if connection in node.links:
                 node.proxy.connected(connection, source)
                 self.wake(node)
@@ -404,6 +421,7 @@ class Network:
         if node.is_down:
             back.reset()
             return
+        self.tell_time(node)
         connection = node.proxy.accept(landing.listener, source, landing.local, is_redirected=landing.is_redirected)
         if connection is None:
             back.end_of_input()
