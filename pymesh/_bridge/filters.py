@@ -22,10 +22,16 @@ class Loaded:
     on_response_headers: Callable[..., Any] | None
     when: list[tuple[str, str, str]]
     report: Callable[[BaseException], None]
+    capsule: object | None = None
+    """Hooks in C, which take the place of those above (`rust/python/src/compiled.rs`)."""
+    instance: object | None = None
 
 
 def load(class_path: str, source: str, config: Mapping[str, Any]) -> Loaded:
     """Loads a filter and sets it up; `FilterError` says why it cannot be used."""
+    alone = None if source else loader.capsule(class_path)
+    if alone is not None:
+        return Loaded(None, None, [], _report(class_path), alone)
     instance = loader.load(class_path, source, config)
     traits = loader.describe(type(instance), class_path)
     if traits.lane != "inline":
@@ -43,13 +49,20 @@ def load(class_path: str, source: str, config: Mapping[str, Any]) -> Loaded:
     def hook(name: str) -> Callable[..., Any] | None:
         return getattr(instance, name) if name in traits.hooks else None
 
-    def report(error: BaseException) -> None:
-        text = "".join(traceback.format_exception(error))
-        print(f"filter {class_path} has failed:\n{text}", file=sys.stderr, end="", flush=True)  # noqa: T201
-
     return Loaded(
         on_request_headers=hook("on_request_headers"),
         on_response_headers=hook("on_response_headers"),
         when=[(condition.name, condition.test, condition.value) for condition in traits.when],
-        report=report,
+        report=_report(class_path),
+        # Not an inherited one: a class in Python has its own hooks.
+        capsule=vars(type(instance)).get(loader.CAPSULE),
+        instance=instance,
     )
+
+
+def _report(class_path: str) -> Callable[[BaseException], None]:
+    def report(error: BaseException) -> None:
+        text = "".join(traceback.format_exception(error))
+        print(f"filter {class_path} has failed:\n{text}", file=sys.stderr, end="", flush=True)  # noqa: T201
+
+    return report

@@ -61,6 +61,18 @@ class Traits:
     max_body: int
 
 
+CAPSULE = "__pymesh_filter__"
+"""Where a compiled class has its hooks in C (`pymesh_filter.h`)."""
+
+
+def capsule(class_path: str) -> object | None:
+    """What `module:Name` names, if that is a compiled filter without a class: written in C."""
+    module_name, _, name = class_path.partition(":")
+    with _loading:
+        found = getattr(_import(module_name), name, None) if module_name and name else None
+    return found if type(found).__name__ == "PyCapsule" else None
+
+
 def load(class_path: str, source: str, config: Mapping[str, Any]) -> HttpFilter[Any]:
     """Makes an instance of `module:Class`; its `setup` has not been called.
 

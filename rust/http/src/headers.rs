@@ -264,6 +264,17 @@ impl Headers {
         Span { at, len }
     }
 
+    /// Makes room for so many octets. If what stands in the arena had to move for that, the memory that it has left is
+    /// returned: pointers into it are good as long as that is kept.
+    pub fn make_room(&mut self, octets: usize) -> Option<Vec<u8>> {
+        if self.arena.capacity() - self.arena.len() >= octets {
+            return None;
+        }
+        let mut larger = Vec::with_capacity((self.arena.len() + octets).next_power_of_two());
+        larger.extend_from_slice(&self.arena);
+        Some(std::mem::replace(&mut self.arena, larger))
+    }
+
     /// The octets of a span of this arena; empty for a span that is not.
     pub fn bytes(&self, span: Span) -> &[u8] {
         let at = span.at as usize;
@@ -489,6 +500,20 @@ mod tests {
         for &known in Known::ALL {
             assert_eq!(Known::from_name(known.name().as_bytes()), Some(known));
         }
+    }
+
+    #[test]
+    fn what_stands_in_the_arena_moves_only_for_want_of_room() {
+        let mut headers = Headers::new();
+        headers.append(b"x-a", b"before");
+        let at = headers.get(b"x-a").unwrap().as_ptr();
+        let left = headers.make_room(1000).unwrap();
+        assert!(left.as_ptr_range().contains(&at));
+        let at = headers.get(b"x-a").unwrap().as_ptr();
+        assert!(headers.make_room(1000).is_none());
+        headers.append(b"x-b", &[b'v'; 997]);
+        assert_eq!(headers.get(b"x-a").unwrap().as_ptr(), at);
+        assert_eq!(headers.get(b"x-a"), Some(&b"before"[..]));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The `inline` lane: hooks are called by the worker itself, all calls of one
-//! loop turn under one attach to the interpreter.
+//! loop turn under one attach to the interpreter. Compiled hooks are called
+//! without it ([`crate::compiled`]).
 //!
 //! A filter is loaded by `pymesh._bridge.filters.load(class, source, config)`,
 //! once per worker and configuration; its answer says which hooks it has and
@@ -17,7 +18,9 @@ use pymesh_net::FilterHost;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use crate::views::{field_name, field_value, Context, Head, Request, Response, Reusable};
+use crate::compiled::Compiled;
+use crate::rules;
+use crate::views::{field_value, Context, Head, Request, Response, Reusable};
 
 /// The Python filters of one worker.
 pub(crate) struct PythonHost {
@@ -31,6 +34,7 @@ struct Loaded {
 
 struct Hooks {
     gate: Gate,
+    compiled: Option<Compiled>,
     request: Option<Py<PyAny>>,
     request_view: Reusable<Request>,
     response: Option<Py<PyAny>>,
@@ -77,21 +81,52 @@ impl FilterHost for PythonHost {
     }
 
     fn run(&mut self, engine: &mut Engine, calls: &[FilterCall]) {
+        let in_python: Vec<&FilterCall> = calls.iter().filter(|call| !self.run_compiled(engine, call)).collect();
+        if in_python.is_empty() {
+            return;
+        }
         Python::attach(|py| {
-            for call in calls {
+            for call in in_python {
                 let Some(heads) = engine.lend_heads(call) else { continue };
-                let hooks = self
-                    .loaded
-                    .iter_mut()
-                    .find(|loaded| Arc::ptr_eq(&loaded.filter, &call.filter))
-                    .and_then(|loaded| loaded.result.as_mut().ok());
-                let (heads, outcome) = match hooks {
+                let (heads, outcome) = match self.hooks(call) {
                     Some(hooks) => hooks.call(py, call, heads),
                     None => (heads, Outcome::Failed("the filter is not loaded".to_owned())),
                 };
                 engine.finish_filter(call, heads, outcome);
             }
         });
+    }
+}
+
+impl PythonHost {
+    fn hooks(&mut self, call: &FilterCall) -> Option<&mut Hooks> {
+        let loaded = self.loaded.iter_mut().find(|loaded| Arc::ptr_eq(&loaded.filter, &call.filter))?;
+        loaded.result.as_mut().ok()
+    }
+
+    /// Calls the hook if it is compiled; false if it is not.
+    fn run_compiled(&mut self, engine: &mut Engine, call: &FilterCall) -> bool {
+        let hooks = self.hooks(call).and_then(|hooks| hooks.compiled.as_ref());
+        let Some(compiled) = hooks.filter(|compiled| compiled.has(call.phase)) else { return false };
+        if let Some(heads) = engine.lend_heads(call) {
+            let (heads, outcome) = in_time(call, || compiled.call(call, heads));
+            engine.finish_filter(call, heads, outcome);
+        }
+        true
+    }
+}
+
+/// A hook cannot be stopped from outside; one that has taken too long is found out afterwards.
+fn in_time(call: &FilterCall, run: impl FnOnce() -> (Heads, Outcome)) -> (Heads, Outcome) {
+    let limit = call.filter.timeout;
+    if limit.is_zero() {
+        return run();
+    }
+    let started = Instant::now();
+    let (heads, outcome) = run();
+    match started.elapsed() > limit {
+        true => (heads, Outcome::Failed(format!("the hook took longer than {limit:?}"))),
+        false => (heads, outcome),
     }
 }
 
@@ -104,10 +139,22 @@ fn load(py: Python<'_>, filter: &PythonFilter) -> PyResult<Hooks> {
         Ok(if hook.is_none() { None } else { Some(hook.unbind()) })
     };
     let (request, response) = (hook("on_request_headers")?, hook("on_response_headers")?);
-    let conditions: Vec<(String, String, String)> = loaded.getattr("when")?.extract()?;
+    let (capsule, instance) = (loaded.getattr("capsule")?, loaded.getattr("instance")?);
+    let compiled = match capsule.is_none() {
+        true => None,
+        false => Some(Compiled::load(&capsule, Some(&instance).filter(|one| !one.is_none()), &filter.config_json)?),
+    };
+    let is_compiled = |phase| compiled.as_ref().is_some_and(|compiled| compiled.has(phase));
+    let (on_request, on_response) =
+        (request.is_some() || is_compiled(Phase::Request), response.is_some() || is_compiled(Phase::Response));
+    let conditions: Vec<(String, String, String)> = match &compiled {
+        Some(compiled) if instance.is_none() => compiled.when(),
+        _ => loaded.getattr("when")?.extract()?,
+    };
     let when = conditions.iter().map(|(name, test, value)| condition(name, test, value)).collect::<PyResult<_>>()?;
     Ok(Hooks {
-        gate: Gate { on_request: request.is_some(), on_response: response.is_some(), when },
+        gate: Gate { on_request, on_response, when },
+        compiled,
         request,
         request_view: Reusable::new(),
         response,
@@ -133,26 +180,19 @@ fn condition(name: &str, test: &str, value: &str) -> PyResult<HeaderMatch> {
 impl Hooks {
     /// Calls one hook; gives the heads back as it left them.
     fn call(&mut self, py: Python<'_>, call: &FilterCall, heads: Heads) -> (Heads, Outcome) {
-        let started = Instant::now();
-        let (heads, result) = match call.phase {
-            Phase::Request => self.call_request(py, heads),
-            Phase::Response => self.call_response(py, heads),
-        };
-        let outcome = match result {
-            Ok(outcome) => outcome,
-            Err(error) => {
+        in_time(call, || {
+            let (heads, result) = match call.phase {
+                Phase::Request => self.call_request(py, heads),
+                Phase::Response => self.call_response(py, heads),
+            };
+            let outcome = result.unwrap_or_else(|error| {
                 let text = error.to_string();
                 // The author wants the traceback; the client must not see it.
                 let _reported = self.report.call1(py, (error.into_value(py),));
                 Outcome::Failed(text)
-            }
-        };
-        let limit = call.filter.timeout;
-        if !limit.is_zero() && started.elapsed() > limit {
-            // A hook cannot be stopped from outside; it is found out afterwards.
-            return (heads, Outcome::Failed(format!("the hook took longer than {limit:?}")));
-        }
-        (heads, outcome)
+            });
+            (heads, outcome)
+        })
     }
 
     fn call_request(&mut self, py: Python<'_>, mut heads: Heads) -> (Heads, PyResult<Outcome>) {
@@ -199,18 +239,17 @@ fn outcome(reply: &Bound<'_, PyAny>, changed: bool) -> PyResult<Outcome> {
     if reply.is_none() {
         return Ok(Outcome::Continue { changed });
     }
-    let status: u16 = reply.getattr("status")?.extract()?;
-    if !(200..=599).contains(&status) {
-        return Err(PyValueError::new_err(format!("a reply's status is 200 to 599, not {status}")));
-    }
+    let status = rules::status(reply.getattr("status")?.extract()?)?;
     let pairs: Vec<(String, String)> = reply
         .getattr("headers")?
         .call_method0("items")?
         .try_iter()?
         .map(|pair| pair?.extract())
         .collect::<PyResult<_>>()?;
-    let headers =
-        pairs.iter().map(|(name, value)| Ok((field_name(name)?, field_value(value)?))).collect::<PyResult<_>>()?;
+    let headers = pairs
+        .iter()
+        .map(|(name, value)| Ok((rules::field_name(name.as_bytes())?.into_owned(), field_value(value)?.into_owned())))
+        .collect::<PyResult<_>>()?;
     let body: Vec<u8> = reply.getattr("body")?.extract()?;
     Ok(Outcome::Reply { status, headers, body })
 }

@@ -2,11 +2,13 @@
 //!
 //! Only `pymesh._bridge` imports it. It holds five things: the functions that
 //! run the proxy, the views of a message that filters work on
-//! ([`views`]), the filter host of the `inline` lane ([`host`]), a proxy
+//! ([`views`]), the filter host of the `inline` lane ([`host`], and [`compiled`] for filters that are no Python), a proxy
 //! without sockets and clock ([`simulated`]), and the load generator ([`load`]).
 
+mod compiled;
 mod host;
 mod load;
+mod rules;
 mod simulated;
 mod views;
 

@@ -10,12 +10,14 @@
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use pymesh_http::{has_control_octets, is_token, Headers as HeaderBlock, RequestHead, ResponseHead};
-use pyo3::exceptions::{PyKeyError, PyRuntimeError, PyValueError};
+use pymesh_http::{Headers as HeaderBlock, RequestHead, ResponseHead};
+use pyo3::exceptions::{PyKeyError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::pyclass::boolean_struct::True;
 use pyo3::types::{PyDict, PyString};
 use pyo3::{PyClass, PyClassInitializer};
+
+use crate::rules::{self, Refusal};
 
 /// A head on loan to Python.
 pub(crate) enum Head {
@@ -109,49 +111,20 @@ fn string<'py>(py: Python<'py>, bytes: &[u8]) -> Bound<'py, PyString> {
     PyString::new(py, &text(bytes))
 }
 
-/// A name to look up, in lower case.
-fn lower(name: &str) -> Cow<'_, str> {
-    match name.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        true => Cow::Owned(name.to_ascii_lowercase()),
-        false => Cow::Borrowed(name),
-    }
-}
-
 /// Latin-1 text as octets.
-fn octets(value: &str) -> PyResult<Vec<u8>> {
+fn octets(value: &str) -> Result<Cow<'_, [u8]>, Refusal> {
+    if value.is_ascii() {
+        return Ok(Cow::Borrowed(value.as_bytes()));
+    }
     let bytes: Result<Vec<u8>, _> = value.chars().map(|c| u8::try_from(u32::from(c))).collect();
-    bytes.map_err(|_| PyValueError::new_err("header text must be Latin-1: encode other text first"))
+    bytes.map(Cow::Owned).map_err(|_| Refusal::NotLatin1)
 }
 
-/// A field value: no control characters but tab (RFC 9110 section 5.5).
-pub(crate) fn field_value(value: &str) -> PyResult<Vec<u8>> {
-    let bytes = octets(value)?;
-    if has_control_octets(&bytes) {
-        return Err(PyValueError::new_err("a header value must not contain control characters"));
-    }
-    Ok(bytes)
-}
-
-/// A field name: a token, in lower case (RFC 9110 section 5.1).
-pub(crate) fn field_name(name: &str) -> PyResult<Vec<u8>> {
-    if !is_token(name.as_bytes()) {
-        return Err(PyValueError::new_err(format!("`{name}` is not a header name")));
-    }
-    Ok(name.to_ascii_lowercase().into_bytes())
-}
-
-/// Fields that frame the message or belong to one connection are not a
-/// filter's to set: the proxy writes them.
-const PROTECTED: [&[u8]; 6] =
-    [b"connection", b"content-length", b"host", b"keep-alive", b"transfer-encoding", b"upgrade"];
-
-fn settable(name: &str) -> PyResult<Vec<u8>> {
-    let name = field_name(name)?;
-    if PROTECTED.contains(&name.as_slice()) {
-        let name = text(&name);
-        return Err(PyValueError::new_err(format!("`{name}` is written by the proxy and cannot be set by a filter")));
-    }
-    Ok(name)
+/// Text as a field's value.
+pub(crate) fn field_value(value: &str) -> Result<Cow<'_, [u8]>, Refusal> {
+    let value = octets(value)?;
+    rules::field_value(&value)?;
+    Ok(value)
 }
 
 /// Header fields of a message: a mapping from lower-case names to first values.
@@ -168,19 +141,19 @@ impl Headers {
         name: &str,
         default: Option<Bound<'py, PyString>>,
     ) -> PyResult<Option<Bound<'py, PyString>>> {
-        let name = lower(name);
-        self.0.read(|head| Ok(head.headers().get(name.as_bytes()).map(|value| string(py, value)).or(default)))
+        let name = rules::lower(name.as_bytes());
+        self.0.read(|head| Ok(head.headers().get(&name).map(|value| string(py, value)).or(default)))
     }
 
     /// Every value, in order.
     fn getall<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Vec<Bound<'py, PyString>>> {
-        let name = lower(name);
-        self.0.read(|head| Ok(head.headers().get_all(name.as_bytes()).map(|value| string(py, value)).collect()))
+        let name = rules::lower(name.as_bytes());
+        self.0.read(|head| Ok(head.headers().get_all(&name).map(|value| string(py, value)).collect()))
     }
 
     /// Adds a field and keeps those of the same name.
     fn add(&self, name: &str, value: &str) -> PyResult<()> {
-        let (name, value) = (settable(name)?, field_value(value)?);
+        let (name, value) = (rules::settable(name.as_bytes())?, field_value(value)?);
         self.0.change(|head| {
             head.headers_mut().append(&name, &value);
             Ok(())
@@ -199,7 +172,7 @@ impl Headers {
     }
 
     fn __setitem__(&self, name: &str, value: &str) -> PyResult<()> {
-        let (name, value) = (settable(name)?, field_value(value)?);
+        let (name, value) = (rules::settable(name.as_bytes())?, field_value(value)?);
         self.0.change(|head| {
             head.headers_mut().set(&name, &value);
             Ok(())
@@ -207,7 +180,7 @@ impl Headers {
     }
 
     fn __delitem__(&self, name: &str) -> PyResult<()> {
-        let bytes = settable(name)?;
+        let bytes = rules::settable(name.as_bytes())?;
         let removed = self.0.change(|head| Ok(head.headers_mut().remove(&bytes)))?;
         if removed {
             Ok(())
@@ -217,8 +190,8 @@ impl Headers {
     }
 
     fn __contains__(&self, name: &str) -> PyResult<bool> {
-        let name = lower(name);
-        self.0.read(|head| Ok(head.headers().get(name.as_bytes()).is_some()))
+        let name = rules::lower(name.as_bytes());
+        self.0.read(|head| Ok(head.headers().get(&name).is_some()))
     }
 
     fn __len__(&self) -> PyResult<usize> {
@@ -260,9 +233,7 @@ impl Request {
     #[setter]
     fn set_path(&self, path: &str) -> PyResult<()> {
         let bytes = octets(path)?;
-        if bytes.first() != Some(&b'/') || bytes.iter().any(|b| *b <= b' ' || *b >= 0x7f || *b == b'#') {
-            return Err(PyValueError::new_err("a path starts with `/` and is percent-encoded ASCII without `#`"));
-        }
+        rules::path(&bytes)?;
         self.lent.change_request(|head| head.set_path(&bytes))
     }
 
@@ -274,10 +245,7 @@ impl Request {
 
     #[setter]
     fn set_authority(&self, authority: &str) -> PyResult<()> {
-        let is_host = |b: u8| b.is_ascii_alphanumeric() || b"-._~%:[]".contains(&b);
-        if authority.is_empty() || !authority.bytes().all(is_host) {
-            return Err(PyValueError::new_err(format!("`{authority}` is not a host and port")));
-        }
+        rules::authority(authority.as_bytes())?;
         self.lent.change_request(|head| head.set_authority(authority.as_bytes()))
     }
 
