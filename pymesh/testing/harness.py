@@ -57,6 +57,8 @@ class Exchange:
     flags: str = "-"
     details: str = "via_upstream"
     failures: tuple[Failure, ...] = ()
+    #: Whether the response was broken off, after its head had gone.
+    is_reset: bool = False
 
     @property
     def status(self) -> int:
@@ -72,8 +74,9 @@ class Exchange:
 class _OverError(Exception):
     """The exchange ends here, with an answer of the proxy's or a filter's own."""
 
-    def __init__(self, response: Answered, flags: str, details: str) -> None:
+    def __init__(self, response: Answered, flags: str, details: str, *, is_reset: bool = False) -> None:
         super().__init__(details)
+        self.is_reset = is_reset
         self.response = response
         self.flags = flags
         self.details = details
@@ -201,7 +204,7 @@ class FilterHarness:
             )
             return Exchange(True, asked, self._response(running, self._ask(asked)))
         except _OverError as over:
-            return Exchange(True, asked, over.response, over.flags, over.details)
+            return Exchange(True, asked, over.response, over.flags, over.details, is_reset=over.is_reset)
 
     def _request(self, running: _Running, split: Split) -> None:
         def lent(loan: Loan) -> Request:
@@ -215,7 +218,9 @@ class FilterHarness:
             _measure(running.request.pairs, running.body)
         elif "on_request_chunk" in self._traits.hooks:
             running.request.pairs[:] = [one for one in running.request.pairs if one[0] != "content-length"]
-            running.body = self._chunks(running, "on_request_chunk", running.body, split)
+            passed: list[bytes] = []
+            self._chunks(running, "on_request_chunk", running.body, split, passed)
+            running.body = b"".join(passed)
         if running.trailers:
             self._hook(running, "on_request_trailers", lambda loan: Headers(loan, running.trailers))
 
@@ -229,6 +234,9 @@ class FilterHarness:
 
         self._reply(self._hook(running, "on_response_headers", lent))
         body = answered.body
+        if running.request.method == "HEAD" or answered.status in (204, 304):
+            # What cannot have a body is a head.
+            return Answered(answered.status, Fields(pairs))
         if "on_response_body" in self._traits.hooks:
             if len(body) > self._traits.max_body:
                 raise _OverError(Answered(500), "-", "response_payload_too_large")
@@ -236,18 +244,25 @@ class FilterHarness:
             _measure(pairs, body)
         elif "on_response_chunk" in self._traits.hooks:
             pairs[:] = [one for one in pairs if one[0] != "content-length"]
-            body = self._chunks(running, "on_response_chunk", body, self._answer_split)
+            passed: list[bytes] = []
+            try:
+                self._chunks(running, "on_response_chunk", body, self._answer_split, passed)
+            except _OverError:
+                if not passed:
+                    raise
+                # The head has gone with the first piece, so the client sees the end of the connection.
+                response = Answered(answered.status, Fields(pairs), b"".join(passed))
+                raise _OverError(response, "-", "filter_failed", is_reset=True) from None
+            body = b"".join(passed)
         if trailers:
             self._hook(running, "on_response_trailers", lambda loan: Headers(loan, trailers))
         return Answered(answered.status, Fields(pairs), body, Fields(trailers))
 
-    def _chunks(self, running: _Running, hook: str, body: bytes, split: Split) -> bytes:
-        passed = b""
+    def _chunks(self, running: _Running, hook: str, body: bytes, split: Split, passed: list[bytes]) -> None:
         cut = pieces(body, split)
         for number, piece in enumerate(cut, 1):
             given = self._hook(running, hook, None, piece, number == len(cut))
-            passed += piece if given is None else given
-        return passed
+            passed.append(piece if given is None else given)
 
     def _body(self, given: Any, body: bytes) -> bytes:
         if isinstance(given, bytes):

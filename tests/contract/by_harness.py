@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+
 from pymesh.simulated.messages import Answered, Asked
 from pymesh.testing import FilterHarness
 from tests.contract.case import Case, Outcome
@@ -21,7 +24,8 @@ def run(case: Case) -> Outcome:
         timeout=case.timeout,
         failure_policy=case.policy,
     )
-    with harness:
+    output = io.StringIO()
+    with harness, contextlib.redirect_stderr(output):
         asked = case.request
         done = harness.request(
             asked.method,
@@ -40,4 +44,5 @@ def run(case: Case) -> Outcome:
         route=None,
         failures=len(done.failures),
         entered=done.entered,
+        output=output.getvalue(),
     )

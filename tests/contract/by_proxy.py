@@ -38,9 +38,11 @@ class Running:
         client = self._exchange(case, self._proxy.ports[number])
         log = self._folder / name(number)
         assert eventually(lambda: bool(lines_of(log))), "nothing was logged"
-        stats = self._proxy.stats()
-        reached = self._reached[number]
-        return outcome(number, lines_of(log)[0], stats, upstream=reached[0] if reached else None, client=client)
+        process = self._proxy.process
+        assert eventually(lambda: set(case.printed) <= set(process.output().splitlines())), process.tail()
+        asked = next(iter(self._reached[number]), None)
+        line, stats = lines_of(log)[0], self._proxy.stats()
+        return outcome(number, line, stats, upstream=asked, client=client, output=process.output())
 
     def _exchange(self, case: Case, port: int) -> Answered:
         received = b""

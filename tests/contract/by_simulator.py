@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 
 from pymesh._bridge.simulated import SimulatedProxy
 from pymesh.simulated import answer as answers
 from pymesh.simulated.http1 import Http1Server, Respond, request_octets
-from pymesh.simulated.messages import Asked
-from pymesh.simulated.network import Landing, Network, Node, Serving
+from pymesh.simulated.messages import Answered, Asked
+from pymesh.simulated.network import Dialled, Landing, Network, Node, Serving
 from pymesh.testing.pieces import pieces
 from tests.contract.case import Case, Outcome
 from tests.contract.proxies import LOG_LINE, listener, name, outcome
@@ -37,6 +39,15 @@ def run(case: Case) -> Outcome:
 
     network = Network(lambda _, __: Serving("upstream", lambda peer: Http1Server(peer, handle)))
     dialled = network.dial(Landing(node, node.proxy.listeners[0].key, f"127.0.0.1:{_PORT}"), "192.0.2.1")
+    output = io.StringIO()
+    with contextlib.redirect_stderr(output):
+        answer = _exchange(case, network, dialled)
+    line = node.proxy.take_log().decode().strip()
+    asked = reached[0] if reached else None
+    return outcome(0, line, node.proxy.stats, upstream=asked, client=answer, output=output.getvalue())
+
+
+def _exchange(case: Case, network: Network, dialled: Dialled) -> Answered:
     for octets in request_octets(case.request, pieces(case.request.body, case.split or None)):
         dialled.send(octets)
         network.run(lambda: False, 0)
@@ -48,5 +59,5 @@ def run(case: Case) -> Outcome:
     answer = answers.read(bytes(dialled.received), case.request.method, is_over=dialled.is_over)
     dialled.close()
     network.run(lambda: False, _SECONDS)
-    line = node.proxy.take_log().decode().strip()
-    return outcome(0, line, node.proxy.stats, upstream=reached[0] if reached else None, client=answer)
+    assert answer is not None
+    return answer

@@ -20,11 +20,14 @@ ALL: tuple[Runner, ...] = ("harness", "simulator", "proxy")
 #: Of what the proxy does not do yet.
 HARNESS: tuple[Runner, ...] = ("harness",)
 
+#: Whatever a filter prints goes where a proxy's tracebacks go.
 _MODULE = """\
 from __future__ import annotations
-import asyncio, time
+import asyncio, sys, time
 from dataclasses import dataclass
 from pymesh.filters import *
+
+def say(text): print(text, file=sys.stderr, flush=True)
 
 {module}
 
@@ -66,6 +69,8 @@ class Case:
     route: str | None = None
     #: How many calls of hooks fail.
     failures: int = 0
+    #: What the filter prints, line by line: its `on_log` has no other way to be seen.
+    printed: Sequence[str] = ()
     #: Whether the request enters the filter.
     entered: bool = True
     #: Who runs it; a case that leaves one out says why.
@@ -89,6 +94,8 @@ class Outcome:
     route: str | None
     failures: int | None
     entered: bool | None
+    #: What the whole run has printed.
+    output: str = ""
 
 
 def judge(case: Case, outcome: Outcome) -> list[str]:
@@ -121,6 +128,8 @@ def judge(case: Case, outcome: Outcome) -> list[str]:
     compare("details", case.details, outcome.details)
     if outcome.route is not None and case.route is not None:
         compare("route", case.route, outcome.route)
+    for line in case.printed:
+        compare(f"prints {line!r}", True, line in outcome.output.splitlines())
     compare("failures", case.failures, outcome.failures)
     compare("entered", case.entered, outcome.entered)
     return wrong
