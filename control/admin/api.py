@@ -9,7 +9,7 @@ again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import orjson
@@ -40,6 +40,9 @@ class ConfigView(Protocol):
 
     def diagnostics(self) -> Sequence[dict[str, Any]]:
         """Everything wrong with the newest files: what, where, hint."""
+
+    def names(self) -> Mapping[str, Any]:
+        """Host -> its addresses: Istio's name table."""
 
     def standing(self) -> dict[str, Any]:
         """Since when the configuration is in force, and since when newer files are refused (None: they are not)."""

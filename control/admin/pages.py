@@ -44,6 +44,9 @@ def application(
     async def configz(_: Request) -> Response:
         return _json({"resources": list(config.resources()), "diagnostics": list(config.diagnostics())})
 
+    async def ndsz(_: Request) -> Response:
+        return _json({"table": dict(config.names())})
+
     async def config_dump(request: Request) -> Response:
         wanted = request.query_params.get("proxyID")
         connections = fleet.connections()
@@ -61,6 +64,7 @@ def application(
             Route("/metrics", metrics),
             Route("/debug/syncz", syncz),
             Route("/debug/configz", configz),
+            Route("/debug/ndsz", ndsz),
             Route("/debug/config_dump", config_dump),
             *api.routes(fleet, config, collector),
             *ui.routes(),

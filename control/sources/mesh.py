@@ -15,6 +15,7 @@ from pymesh.control.resources.diagnostics import Diagnostic, Report
 from pymesh.control.resources.metadata import Resource
 from pymesh.control.resources.workloads import WorkloadEntry
 from pymesh.control.sources import files
+from pymesh.control.store import addresses
 from pymesh.control.store.store import MeshOptions, Store, assemble
 from pymesh.control.store.workloads import Locality
 from pymesh.control.translate import translate
@@ -137,6 +138,10 @@ class FileMesh:
     def known(self) -> tuple[Sequence[Known], Sequence[KnownService]]:
         """The workloads and services that the configuration in use tells of."""
         return self._known
+
+    def names(self) -> Mapping[str, Any]:
+        """Host -> its addresses: Istio's name table."""
+        return addresses.names(self.store.services)
 
     def diagnostics(self) -> Sequence[dict[str, Any]]:
         """Everything wrong with the newest files: what, where, hint."""

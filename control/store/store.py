@@ -6,6 +6,7 @@ or reports what does not. Translation only reads it.
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
@@ -28,7 +29,17 @@ from pymesh.control.resources.request_authentication import RequestAuthenticatio
 from pymesh.control.resources.security import AuthorizationPolicy, PeerAuthentication
 from pymesh.control.resources.traffic import VirtualService
 from pymesh.control.resources.workloads import OutboundMode, Sidecar
-from pymesh.control.store import delegates, discovery, health_checks, lookup, parents, peers, providers, references
+from pymesh.control.store import (
+    addresses,
+    delegates,
+    discovery,
+    health_checks,
+    lookup,
+    parents,
+    peers,
+    providers,
+    references,
+)
 from pymesh.control.store.health_checks import HealthChecks
 from pymesh.control.store.peers import Peers
 from pymesh.control.store.providers import Provider
@@ -49,6 +60,8 @@ class MeshOptions:
     outbound_traffic_policy: OutboundMode = "ALLOW_ANY"
     #: Policies there hold for the whole mesh.
     root_namespace: str = "istio-system"
+    #: Where services that have no virtual address get one from; None: they get none.
+    virtual_network: ipaddress.IPv4Network | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -152,7 +165,10 @@ def assemble(resources: Iterable[Resource], options: MeshOptions, report: Report
     """The store of these resources, with what is wrong in ``report``; usable only if that has no error."""
     everything = sorted(resources, key=lambda one: (one.metadata.age, f"{one.namespace}/{one.name}", one.title))
     refuse_duplicates(everything, report)
-    bare = Store(options, discovery.derive(everything, options.domain, report))
+    services = discovery.derive(everything, options.domain, report)
+    if options.virtual_network is not None:
+        services = addresses.allocate(services, options.virtual_network)
+    bare = Store(options, services)
 
     def of(kind: type[R]) -> list[R]:
         return [one for one in everything if isinstance(one, kind)]

@@ -63,6 +63,9 @@ def translate(store: Store, proxy: Proxy) -> Translation:
         own += made
         endpoints += assignments
         secrets |= origination.secrets(scope, service, port)
+    if proxy.mark is not None:
+        for cluster in own:
+            clusters.mark(cluster, proxy.mark)
     messages = {
         pb.LISTENER: {one.name: one for one in listeners},
         pb.ROUTES: {one.name: one for one in tables},

@@ -27,6 +27,8 @@ from pymesh.control.translate.wire import ADS, metadata, seconds, struct, wrappe
 from pymesh.control.xds import pb
 
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+#: `SOL_SOCKET` and `SO_MARK` of Linux.
+_SO_MARK = (1, 36)
 #: Istio's: limits are for the application's operator to set.
 _NO_LIMIT = 2**32 - 1
 
@@ -122,6 +124,14 @@ def tcp_limits(scope: Scope, name: str) -> TcpPool | None:
 def black_hole(name: str) -> Any:
     """Nowhere."""
     return pb.Cluster(name=name, type="STATIC", connect_timeout={"seconds": 10})
+
+
+def mark(cluster: Any, value: int) -> None:
+    """Mark its connections, for the kernel's rules."""
+    option = cluster.upstream_bind_config.socket_options.add()
+    option.description = "SO_MARK"
+    option.level, option.name = _SO_MARK
+    option.int_value = value
 
 
 def key_server(name: str, proxy: Proxy, found: Any, secured: dict[str, Any]) -> Any:

@@ -32,6 +32,8 @@ class Proxy:
     interception: Interception = "NONE"
     #: Where it runs.
     locality: Locality = SOMEWHERE
+    #: What its connections are marked with, for rules that know it by that (`SO_MARK`); None: they know it otherwise.
+    mark: int | None = None
 
     @property
     def is_captured(self) -> bool:
@@ -69,6 +71,7 @@ class Proxy:
             user_agent == "envoy",
             _interception(metadata.get("INTERCEPTION_MODE") or "NONE"),
             locality,
+            _mark(metadata.get("UPSTREAM_MARK")),
         )
 
 
@@ -76,6 +79,15 @@ def _of_node(metadata: Mapping[str, Any]) -> dict[str, str]:
     """The label that tells where a workload runs."""
     name = metadata.get("NODE_NAME")
     return {NODE_LABEL: str(name)} if name else {}
+
+
+def _mark(written: object) -> int | None:
+    if written is None:
+        return None
+    text = str(int(written)) if isinstance(written, float) else str(written)
+    if not text.isascii() or not text.isdecimal() or not 0 < int(text) < 2**32:
+        raise ProxyError(f"node metadata UPSTREAM_MARK {written!r}; hint: a number from 1 to 4294967295")
+    return int(text)
 
 
 def _interception(written: object) -> Interception:

@@ -55,11 +55,13 @@ class Options:
     exclude_outbound_ports: Sequence[int] = ()
     proxy_uids: Sequence[int] = (1337,)
     proxy_gids: Sequence[int] = (1337,)
+    #: `SO_MARK` of the proxy's connections, where it has no user of its own.
+    proxy_marks: Sequence[int] = ()
     ipv6: bool = True
 
     def __post_init__(self) -> None:
-        if not self.proxy_uids and not self.proxy_gids:
-            raise OptionsError("without a user or group of the proxy its own connections would come back to it")
+        if not self.proxy_uids and not self.proxy_gids and not self.proxy_marks:
+            raise OptionsError("without a user, group or mark of the proxy its own connections would come back to it")
         if self.outbound_port == self.inbound_port:
             raise OptionsError(f"the outbound and the inbound port cannot both be {self.inbound_port}")
 
@@ -168,7 +170,8 @@ def _included(options: Options, verdict: str) -> list[str]:
 
 def _owners(options: Options, verdict: str) -> list[str]:
     kinds = (("skuid", options.proxy_uids), ("skgid", options.proxy_gids))
-    return [f"meta {kind} {_set(numbers)} {verdict}" for kind, numbers in kinds if numbers]
+    found = [f"meta {kind} {_set(numbers)} {verdict}" for kind, numbers in kinds if numbers]
+    return [*found, *([f"meta mark {_set(options.proxy_marks)} {verdict}"] if options.proxy_marks else [])]
 
 
 def _ports(numbers: Iterable[int], verdict: str) -> list[str]:

@@ -20,7 +20,7 @@ class CaptureError(RuntimeError):
 
 #: Where administrators' programs are; a user's PATH often does not look there.
 _SYSTEM_PATH = "/usr/sbin:/sbin:/usr/bin:/bin:/usr/local/sbin"
-_PACKAGES = {"nft": "nftables", "ip": "iproute2"}
+_PACKAGES = {"nft": "nftables", "ip": "iproute2", "unshare": "util-linux", "mount": "mount"}
 _RULE = ["fwmark", f"{MARK:#x}", "lookup", str(ROUTING_TABLE)]
 _ROUTE = ["local", "default", "dev", "lo", "table", str(ROUTING_TABLE)]
 _ADDRESS = [f"{PASSTHROUGH_V6}/128", "dev", "lo"]
@@ -28,32 +28,32 @@ _ADDRESS = [f"{PASSTHROUGH_V6}/128", "dev", "lo"]
 
 def turn_on(options: Options) -> None:
     """Captures from now on. What was captured otherwise before is replaced at one moment."""
-    _run("nft", "list", "tables")  # says what is missing, before anything is changed
+    run_program("nft", "list", "tables")  # says what is missing, before anything is changed
     if options.ipv6 and _has_ipv6() and not _has_address():
-        _run("ip", "-6", "address", "add", *_ADDRESS)
+        run_program("ip", "-6", "address", "add", *_ADDRESS)
     if options.mode == "TPROXY":
         for family in _families(options.ipv6):
-            _run("ip", family, "route", "replace", *_ROUTE)
+            run_program("ip", family, "route", "replace", *_ROUTE)
             if not _routing_rules(family):
-                _run("ip", family, "rule", "add", *_RULE)
-    _run("nft", "-f", "-", text=ruleset(options))
+                run_program("ip", family, "rule", "add", *_RULE)
+    run_program("nft", "-f", "-", text=ruleset(options))
     if options.mode == "REDIRECT":
         _remove_routing()
 
 
 def turn_off() -> None:
     """Captures nothing any more, and leaves nothing behind."""
-    _run("nft", "-f", "-", text=removal())
+    run_program("nft", "-f", "-", text=removal())
     _remove_routing()
     if _has_ipv6() and _has_address():
-        _run("ip", "-6", "address", "del", *_ADDRESS)
+        run_program("ip", "-6", "address", "del", *_ADDRESS)
 
 
 def what_is_there() -> str:
     """The table and the routing that are in the kernel now; empty if there are none."""
     parts = []
-    if f"table {TABLE}" in _run("nft", "list", "tables").splitlines():
-        parts.append(_run("nft", "list", "table", *TABLE.split()))
+    if f"table {TABLE}" in run_program("nft", "list", "tables").splitlines():
+        parts.append(run_program("nft", "list", "table", *TABLE.split()))
     for family in _families(True):
         parts += [f"ip {family} rule {rule}\n" for rule in _routing_rules(family)]
     return "".join(parts)
@@ -63,17 +63,17 @@ def _remove_routing() -> None:
     for family in _families(True):
         # It was added last: where it is not, there is no route either.
         if _routing_rules(family):
-            _run("ip", family, "rule", "del", *_RULE)
-            _run("ip", family, "route", "del", *_ROUTE)
+            run_program("ip", family, "rule", "del", *_RULE)
+            run_program("ip", family, "route", "del", *_ROUTE)
 
 
 def _routing_rules(family: str) -> list[str]:
-    rules = _run("ip", family, "rule", "show")
+    rules = run_program("ip", family, "rule", "show")
     return [line for line in rules.splitlines() if " ".join(_RULE) in line]
 
 
 def _has_address() -> bool:
-    return f" {_ADDRESS[0]} " in _run("ip", "-6", "address", "show", "dev", "lo")
+    return f" {_ADDRESS[0]} " in run_program("ip", "-6", "address", "show", "dev", "lo")
 
 
 def _families(ipv6: bool) -> list[str]:
@@ -84,14 +84,20 @@ def _has_ipv6() -> bool:
     return Path("/proc/net/if_inet6").exists()
 
 
-def _run(name: str, *arguments: str, text: str | None = None) -> str:
-    """What the program says."""
+def program(name: str) -> str:
+    """Where an administrator's program is. Raises :class:`CaptureError`."""
     path = shutil.which(name) or shutil.which(name, path=_SYSTEM_PATH)
     if path is None:
         raise CaptureError(
             f"{name} is not installed\nhint: apt-get install {_PACKAGES[name]}, or your system's package"
         )
-    done = subprocess.run([path, *arguments], input=text, capture_output=True, text=True, check=False)
+    return path
+
+
+def run_program(name: str, *arguments: str, text: str | None = None) -> str:
+    """What it says. Raises :class:`CaptureError`."""
+    argv = [program(name), *arguments]
+    done = subprocess.run(argv, input=text, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return done.stdout
     problem = f"{' '.join([name, *arguments])}: {done.stderr.strip()}"

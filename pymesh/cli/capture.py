@@ -95,15 +95,22 @@ def command() -> None:
 @click.option(
     "--proxy-gid", "gids", metavar="IDS", callback=_IDS, default="1337", show_default=True, help="The same by group."
 )
+@click.option(
+    "--proxy-mark", "marks", metavar="IDS", callback=_IDS, default="", help="The same by the mark of its connections."
+)
 @click.option("--ipv6/--no-ipv6", default=True, show_default=True, help="Take IPv6 as well.")
 @click.option("--dry-run", is_flag=True, help="Print the ruleset and change nothing.")
-def on(uids: tuple[int, ...], gids: tuple[int, ...], dry_run: bool, **chosen: Any) -> None:
+def on(uids: tuple[int, ...], gids: tuple[int, ...], marks: tuple[int, ...], dry_run: bool, **chosen: Any) -> None:
     """Take connections from now on; what was taken otherwise before is replaced at once."""
-    everything = {name for name, value in {**chosen, "proxy_uid": uids, "proxy_gid": gids}.items() if value is None}
+    everything = {
+        name
+        for name, value in {**chosen, "proxy_uid": uids, "proxy_gid": gids, "proxy_mark": marks}.items()
+        if value is None
+    }
     for name in sorted(everything - {"include_inbound_ports", "include_outbound_cidrs"}):
         give_up(f"--{name.replace('_', '-')} cannot be *\nhint: name each, or leave the option out")
     try:
-        options = Options(proxy_uids=uids, proxy_gids=gids, **chosen)
+        options = Options(proxy_uids=uids, proxy_gids=gids, proxy_marks=marks, **chosen)
         if dry_run:
             click.echo(rules.ruleset(options), nl=False)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ from pymesh.control import app
 from pymesh.control.config import DEFAULT_TRUST_DOMAIN, Address, Settings, SettingsError
 from pymesh.control.resources.decode import duration
 from pymesh.control.sources.mesh import FileMesh
+from pymesh.control.store.addresses import VIRTUAL_NETWORK
 from pymesh.control.store.store import MeshOptions
 
 PATH = click.Path(path_type=Path)
@@ -64,6 +66,13 @@ PATH = click.Path(path_type=Path)
     show_default=True,
     help="What captured traffic to unknown destinations may do.",
 )
+@click.option(
+    "--auto-allocate",
+    metavar="CIDR",
+    is_flag=False,
+    flag_value=str(VIRTUAL_NETWORK),
+    help=f"Give services without a virtual address one of this network, {VIRTUAL_NETWORK} if it is left out.",
+)
 @click.option("--insecure-xds", is_flag=True, help="Cleartext, no authentication; loopback only, for tests.")
 @click.option("--ports-file", type=PATH, metavar="FILE", help="Write the addresses there as JSON when ready.")
 @click.option("--log-level", default="info", show_default=True)
@@ -78,6 +87,7 @@ def command(
     certificate_lifetime: str,
     access_log: Literal["TEXT", "JSON", "OFF"],
     outbound_traffic_policy: Literal["ALLOW_ANY", "REGISTRY_ONLY"],
+    auto_allocate: str | None,
     insecure_xds: bool,
     ports_file: Path | None,
     log_level: str,
@@ -99,10 +109,23 @@ def command(
     except SettingsError as error:
         give_up(str(error))
     options = MeshOptions(
-        trust_domain=trust_domain, access_log=access_log, outbound_traffic_policy=outbound_traffic_policy
+        trust_domain=trust_domain,
+        access_log=access_log,
+        outbound_traffic_policy=outbound_traffic_policy,
+        virtual_network=_network(auto_allocate),
     )
     mesh = FileMesh(config, options)
     sys.exit(app.run(settings, mesh, log_level=log_level))
+
+
+def _network(text: str | None) -> ipaddress.IPv4Network | None:
+    try:
+        found = None if text is None else ipaddress.IPv4Network(text)
+    except ValueError as error:
+        give_up(f"--auto-allocate: {error}; hint: {VIRTUAL_NETWORK}")
+    if found is not None and found.prefixlen > 30:
+        give_up(f"--auto-allocate: {found} has no room; hint: {VIRTUAL_NETWORK}")
+    return found
 
 
 def _lifetime(text: str) -> timedelta:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import socket
 import sys
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from contextlib import aclosing, suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import click
@@ -17,7 +22,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from pymesh.cli.problem import give_up
-from pymesh.local import check, http, meshfile, scenario, stats, traffic
+from pymesh.local import check, ground, http, meshfile, scenario, stats, traffic
+from pymesh.local.door import Inside
 from pymesh.local.errors import LocalMeshError
 from pymesh.local.findings import findings
 from pymesh.local.meshfile import LocalMesh
@@ -27,6 +33,8 @@ from pymesh.local.stage import Stage
 
 console = Console(highlight=False)
 
+#: How long a mesh whose outside is gone may take to end.
+_LONGEST_END_S = 60.0
 #: SIGHUP comes when the terminal goes.
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -43,10 +51,22 @@ _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 )
 @click.option("--port", type=click.IntRange(0, 65535), help="The gateway's port; 0 takes a free one.")
 @click.option("--envoy", multiple=True, metavar="WORKLOAD", help="Run a real Envoy as this workload's proxy.")
+@click.option("--capture", is_flag=True,
+              help="Each workload in a network of its own; apps call each other by name.")  # fmt: skip
+@click.option("--inside", hidden=True, metavar="USER:GROUP", help="For --capture itself.")
+@click.option("--door", hidden=True, type=int, metavar="FD", help="For --capture itself.")
 @click.option("--keep", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
               help="Keep configuration and logs of the run there.")  # fmt: skip
 def command(
-    target: Path, checked: bool, scenarios: tuple[str, ...], port: int | None, envoy: tuple[str, ...], keep: Path | None
+    target: Path,
+    checked: bool,
+    scenarios: tuple[str, ...],
+    port: int | None,
+    envoy: tuple[str, ...],
+    capture: bool,
+    inside: str | None,
+    door: int | None,
+    keep: Path | None,
 ) -> None:
     """Run a mesh of plain processes on this machine.
 
@@ -59,11 +79,42 @@ def command(
         give_up(str(error))
     if checked and mesh.traffic is None:
         give_up(f"{target}: --check needs `traffic` in the mesh file")
+    if capture and plays:
+        give_up("--scenario cannot be played with --capture\nhint: scenarios speak of explicit ports")
+    if capture:
+        _on_own_ground(checked)
     with tempfile.TemporaryDirectory(prefix="pymesh-") as temporary:
         folder = keep.resolve() if keep else Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        runner = Runner(mesh, folder, Options(port, copied=checked or bool(plays), envoy=envoy))
+        options = Options(port, copied=checked or bool(plays), envoy=envoy)
+        if door is not None:
+            options = replace(options, door=Inside(socket.socket(fileno=door)), user=_ids(inside))
+        runner = Runner(mesh, folder, options)
         sys.exit(asyncio.run(_main(runner, mesh, plays, checked)))
+
+
+def _on_own_ground(checked: bool) -> None:
+    """Run the same command in namespaces, and end as it does; returns if there is nothing but explicit ports."""
+    try:
+        found = ground.choose()
+    except LocalMeshError as error:
+        give_up(str(error))
+    console.print(found.told, soft_wrap=True)
+    if found.kind == "ports":
+        return
+    words = [word for word in sys.argv[1:] if word != "--capture"]
+    ids = [] if found.kind == "root" else ["--inside", f"{os.getuid()}:{os.getgid()}"]
+    code, received = ground.run(found, [sys.executable, "-m", "pymesh", *words, *ids, "--door"])
+    if received is not None:
+        code = 128 + received if checked else 0
+    sys.exit(code)
+
+
+def _ids(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    user, _, group = text.partition(":")
+    return int(user), int(group)
 
 
 async def _main(runner: Runner, mesh: LocalMesh, plays: Sequence[Scenario], checked: bool) -> int:
@@ -79,6 +130,8 @@ async def _main(runner: Runner, mesh: LocalMesh, plays: Sequence[Scenario], chec
 
     for number in _ENDING:
         loop.add_signal_handler(number, end, number)
+    if runner.options.door is not None:
+        runner.options.door.watch(partial(_outside_is_gone, end))
     try:
         return await task
     except asyncio.CancelledError:
@@ -97,6 +150,14 @@ async def _main(runner: Runner, mesh: LocalMesh, plays: Sequence[Scenario], chec
         left = check.leftovers(runner.folder)
         if left:
             console.print("[red]still running:[/]", *left, sep="\n")
+
+
+def _outside_is_gone(end: Callable[[signal.Signals], None]) -> None:
+    """The process outside wants us to end, or was killed. Nobody else could make us."""
+    limit = threading.Timer(_LONGEST_END_S, os._exit, [1])
+    limit.daemon = True
+    limit.start()
+    end(signal.SIGTERM)
 
 
 async def _run(runner: Runner, mesh: LocalMesh, plays: Sequence[Scenario], checked: bool) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pymesh.control.identity.names import ROOTS
-from pymesh.local.plan import ADDRESS, CLUSTER_ID, Workload
+from pymesh.local.plan import ADDRESS, CLUSTER_ID, PROXY_MARK, Workload
 
 Json = dict[str, Any]
 
@@ -72,6 +72,8 @@ def _grpc(cluster: str) -> Json:
 
 def _shared(workload: Workload, service: Json) -> Json:
     source = {"api_type": "DELTA_GRPC", "transport_api_version": "V3", "grpc_services": [service]}
+    # In a network of its own the control plane asks for metrics where the proxy's stream comes from.
+    admin = "0.0.0.0" if workload.is_captured else ADDRESS
     return {
         "node": {
             "id": workload.node_id,
@@ -83,19 +85,25 @@ def _shared(workload: Workload, service: Json) -> Json:
                 "WORKLOAD_NAME": workload.app.name if workload.app else workload.name,
                 "SERVICE_ACCOUNT": workload.service_account,
                 "CLUSTER_ID": CLUSTER_ID,
-                "INTERCEPTION_MODE": "NONE",
+                **_interception(workload),
                 # As Istio's agent: where the metrics are. The control plane reads them for its web UI.
                 "ENVOY_PROMETHEUS_PORT": workload.admin_port,
                 "LABELS": dict(workload.labels),
             },
         },
-        "admin": {"address": {"socket_address": {"address": ADDRESS, "port_value": workload.admin_port}}},
+        "admin": {"address": {"socket_address": {"address": admin, "port_value": workload.admin_port}}},
         "dynamic_resources": {
             "ads_config": source,
             "lds_config": {"ads": {}, "resource_api_version": "V3"},
             "cds_config": {"ads": {}, "resource_api_version": "V3"},
         },
     }
+
+
+def _interception(workload: Workload) -> Json:
+    if workload.network is None:
+        return {"INTERCEPTION_MODE": "NONE"}
+    return {"INTERCEPTION_MODE": "REDIRECT", "UPSTREAM_MARK": str(PROXY_MARK)}
 
 
 def _locality(workload: Workload) -> Json:

@@ -42,6 +42,19 @@ def servers(folders: Iterable[Path], gateway: Gateway) -> list[Server]:
     return found
 
 
+def service_port(folders: Iterable[Path], name: str, namespace: str) -> int:
+    """The first port of a Service; 80 if there is none of that name."""
+    for _, document in _documents(folders):
+        metadata, spec = document.get("metadata"), document.get("spec")
+        if document.get("kind") != "Service" or not isinstance(metadata, dict) or not isinstance(spec, dict):
+            continue
+        if (metadata.get("name"), metadata.get("namespace", "default")) == (name, namespace):
+            for port in spec.get("ports") or []:
+                if isinstance(port, dict) and isinstance(port.get("port"), int):
+                    return int(port["port"])
+    return 80
+
+
 def copied(home: Path, folders: Iterable[Path], target: Path) -> tuple[Path, ...]:
     """A copy of the mesh's folder under `target`, free to be changed; where `folders` are in it.
 

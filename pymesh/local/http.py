@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import ClassVar
 
+from pymesh.capture.namespace import NetworkNamespace
 from pymesh.local.plan import ADDRESS
 
 MAX_HEAD = 64 << 10
@@ -45,11 +46,18 @@ class Tls:
     server_name: str | None = None
 
 
-async def connect(port: int, tls: Tls | None = None) -> Streams:
-    """A connection to a port on loopback."""
-    return await asyncio.open_connection(
-        ADDRESS, port, limit=MAX_HEAD, ssl=tls and tls.context, server_hostname=tls and (tls.server_name or "")
-    )
+async def connect(port: int, tls: Tls | None = None, namespace: NetworkNamespace | None = None) -> Streams:
+    """A connection to a port on loopback, ours or another network namespace's."""
+    context, name = tls and tls.context, tls and (tls.server_name or "")
+    if namespace is None:
+        return await asyncio.open_connection(ADDRESS, port, limit=MAX_HEAD, ssl=context, server_hostname=name)
+    made = namespace.connection()
+    try:
+        await asyncio.get_running_loop().sock_connect(made, (ADDRESS, port))
+    except BaseException:
+        made.close()
+        raise
+    return await asyncio.open_connection(sock=made, limit=MAX_HEAD, ssl=context, server_hostname=name)
 
 
 def presented(writer: asyncio.StreamWriter) -> bytes | None:
@@ -67,8 +75,11 @@ class Client(ABC):
         *(asyncio.IncompleteReadError, asyncio.LimitOverrunError),
     )
 
-    def __init__(self, port: int, timeout: float = 15.0, tls: Tls | None = None) -> None:
+    def __init__(
+        self, port: int, timeout: float = 15.0, tls: Tls | None = None, namespace: NetworkNamespace | None = None
+    ) -> None:
         self._port = port
+        self._namespace = namespace
         self._timeout = timeout
         self._tls = tls
         self._streams: Streams | None = None
@@ -100,7 +111,7 @@ class Client(ABC):
 
     async def _open(self) -> Streams:
         if self._streams is None:
-            self._streams = await connect(self._port, self._tls)
+            self._streams = await connect(self._port, self._tls, self._namespace)
             self.certificate = presented(self._streams[1])
         return self._streams
 
@@ -129,9 +140,15 @@ class Connection(Client):
         return answer
 
 
-async def get(port: int, path: str, headers: Mapping[str, str] | None = None, patience: float = 5.0) -> Answer:
+async def get(
+    port: int,
+    path: str,
+    headers: Mapping[str, str] | None = None,
+    patience: float = 5.0,
+    namespace: NetworkNamespace | None = None,
+) -> Answer:
     """One request on a connection of its own."""
-    connection = Connection(port, patience)
+    connection = Connection(port, patience, namespace=namespace)
     try:
         return await connection.get(path, headers)
     finally:

@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from pymesh.capture.namespace import NetworkNamespace
 from pymesh.local.meshfile import EVERYTHING, App, Gateway, LocalMesh
 
 ADDRESS = "127.0.0.1"
 CLUSTER_ID = "local"
 TRUST_DOMAIN = "cluster.local"
+#: Of the connections of proxies that have no user of their own.
+PROXY_MARK = 1338
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,10 @@ class Workload:
     protocols: Mapping[str, str] = field(default_factory=dict)
     #: Where others reach it.
     address: str = ADDRESS
+    #: Called service -> its port, where names are resolved and connections captured; `outbound` is empty then.
+    named: Mapping[str, int] = field(default_factory=dict)
+    #: Its own; None: it is in ours, and listens on explicit ports.
+    network: NetworkNamespace | None = field(default=None, compare=False)
 
     @property
     def gateway(self) -> bool:
@@ -65,6 +72,11 @@ class Workload:
         return f"spiffe://{TRUST_DOMAIN}/ns/{self.namespace}/sa/{self.service_account}"
 
     @property
+    def is_captured(self) -> bool:
+        """Whether the kernel leads its connections through its proxy."""
+        return self.network is not None
+
+    @property
     def proxy_name(self) -> str:
         """Of its proxy's process and log."""
         return self.name if self.gateway else f"{self.name}.proxy"
@@ -78,7 +90,10 @@ class Workload:
 
     def whereabouts(self) -> dict[str, str]:
         """Where it finds the services that it calls."""
-        found = {}
+        found: dict[str, str] = {}
+        for service, port in self.named.items():
+            prefix = service.upper().replace("-", "_")
+            found |= {f"{prefix}_SERVICE_HOST": service, f"{prefix}_SERVICE_PORT": str(port)}
         for service, port in self.outbound.items():
             if service == EVERYTHING:
                 found["http_proxy"] = f"http://{ADDRESS}:{port}"

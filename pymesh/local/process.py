@@ -13,9 +13,9 @@ import signal
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
+from pymesh.capture.namespace import NetworkNamespace
 from pymesh.local.errors import LocalMeshError
 
 _PR_SET_PDEATHSIG = 1
@@ -34,6 +34,8 @@ class Command:
     log: Path
     cwd: Path
     env: Mapping[str, str] = field(default_factory=dict)
+    #: Where it runs; None: where we do.
+    network: NetworkNamespace | None = None
 
 
 class Process:
@@ -122,6 +124,11 @@ async def start(command: Command) -> Process:
     """Start it. Raises :class:`LocalMeshError` when there is no such program."""
     parent = os.getpid()
 
+    def in_child() -> None:
+        die_with(parent)
+        if command.network is not None:
+            command.network.enter()
+
     with command.log.open("ab") as sink:
         try:
             child = await asyncio.create_subprocess_exec(
@@ -132,7 +139,7 @@ async def start(command: Command) -> Process:
                 cwd=command.cwd,
                 env={**os.environ, **command.env},
                 start_new_session=True,
-                preexec_fn=partial(die_with, parent),
+                preexec_fn=in_child,
             )
         except FileNotFoundError:
             raise LocalMeshError(

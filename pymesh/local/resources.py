@@ -48,10 +48,12 @@ def _entry(workload: Workload) -> Resource:
 
 
 def _sidecar(workload: Workload) -> Resource:
+    # Where connections are captured, ports are the application's own, and whom it calls needs no listener.
+    bind = {} if workload.is_captured else {"bind": workload.address}
     ingress = [
         {
             "port": {"number": port.sidecar, "protocol": protocol(port.name), "name": port.name},
-            "bind": workload.address,
+            **bind,
             "defaultEndpoint": f"{ADDRESS}:{port.app}",
         }
         for port in workload.inbound
@@ -65,11 +67,16 @@ def _sidecar(workload: Workload) -> Resource:
         }
         for service, port in workload.outbound.items()
     ]
+    selector = {"labels": dict(workload.labels)}
     return {
         "apiVersion": API_VERSION,
         "kind": "Sidecar",
         "metadata": {"name": workload.name, "namespace": workload.namespace},
-        "spec": {"workloadSelector": {"labels": dict(workload.labels)}, "ingress": ingress, "egress": egress},
+        "spec": {
+            "workloadSelector": selector,
+            "ingress": ingress,
+            **({} if workload.is_captured else {"egress": egress}),
+        },
     }
 
 

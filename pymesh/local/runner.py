@@ -8,17 +8,21 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import socket
 import sys
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from pymesh.capture.namespace import NetworkNamespace
 from pymesh.control.identity import private_files
-from pymesh.local import bootstrap, config, http, process, resources, tokens
+from pymesh.local import bootstrap, config, http, network, process, resources, tokens
 from pymesh.local.bootstrap import ControlAddress
+from pymesh.local.door import Inside
 from pymesh.local.errors import LocalMeshError
 from pymesh.local.meshfile import LocalMesh
+from pymesh.local.network import Network
 from pymesh.local.plan import ADDRESS, Workload, workloads
 from pymesh.local.ports import Ports, require_free
 from pymesh.local.process import Command, Process
@@ -42,6 +46,10 @@ class Options:
     copied: bool = False
     #: Workloads whose sidecar is a real Envoy.
     envoy: Collection[str] = ()
+    #: To the process outside, if the mesh has a network of its own.
+    door: Inside | None = None
+    #: What applications run as there; None: as we do.
+    user: tuple[int, int] | None = None
 
 
 @dataclass(slots=True)
@@ -62,12 +70,19 @@ class Runner:
     _ports: Ports = field(default_factory=Ports)
     _tokens: dict[str, str] = field(default_factory=dict)
     _processes: dict[str, Process] = field(default_factory=dict)
+    _network: Network | None = None
+    #: Sockets of the host, and which port of which namespace they lead to.
+    _doors: list[tuple[socket.socket, int, NetworkNamespace | None]] = field(default_factory=list)
 
     async def start(self, progress: Progress) -> None:
         """Start everything and wait until it serves. Raises :class:`LocalMeshError`."""
         self._prepare()
         progress("control plane")
         await self.start_control()
+        if self._network is not None and self.options.door is not None:
+            await self._network.resolve(self.control_admin)
+            for made, port, namespace in self._doors:
+                await self.options.door.open(made, port, namespace)
         for workload in self.plan:
             progress(f"{workload.name}: proxy" if workload.gateway else f"{workload.name}: app and proxy")
             if workload.app is not None:
@@ -86,6 +101,10 @@ class Runner:
         control = self._processes.get("control")
         if control is not None:
             await control.stop()
+        if self._network is not None:
+            self._network.close()
+        if self.options.door is not None:
+            self.options.door.close()
         self._ports.close()
 
     @property
@@ -106,12 +125,14 @@ class Runner:
         ports = self.folder / "control.json"
         ports.unlink(missing_ok=True)
         folders = (*self.config, self.folder / "generated")
+        everybody = ADDRESS if self._network is None else "0.0.0.0"
         argv = [
             *(sys.executable, "-m", "pymesh", "control"),
             *(word for folder in folders for word in ("--config", str(folder))),
             *("--state", str(self.state), "--tokens", str(self.folder / "tokens.json")),
-            *("--listen", f"{ADDRESS}:{self._control_port}", "--admin", f"{ADDRESS}:{self.control_admin}"),
+            *("--listen", f"{everybody}:{self._control_port}", "--admin", f"{ADDRESS}:{self.control_admin}"),
             *("--ports-file", str(ports)),
+            *([] if self._network is None else ["--auto-allocate"]),
         ]
         await self._start("control", argv)
 
@@ -137,20 +158,49 @@ class Runner:
             # What scenarios change they find in a file of the mesh, and put back.
             config.write(self.config[0] / "services-of-scenarios.yaml", [dict(one) for one in self.mesh.services])
         self._open_gateways()
+        if self.options.door is not None:
+            self._enter(self.options.door)
         for name in ("generated", "tokens", "proxies", "logs"):
             (self.folder / name).mkdir(mode=0o700, exist_ok=True)
         (self.folder / "generated" / "workloads.yaml").write_text(resources.documents(self.plan))
         self._tokens = tokens.issue(self.plan, self.folder / "tokens.json", self.folder / "tokens")
 
+    def _enter(self, door: Inside) -> None:
+        """Put the workloads into a network of their own; what people look at stays where they are."""
+        self._network = Network(self.options.user)
+        self._network.open(self.folder, self.mesh.namespace)
+        self.control_admin = self._admitted(door, 0)
+        called = {one for workload in self.plan if workload.app for one in workload.app.calls}
+        ports = {one: config.service_port(self.config, one, self.mesh.namespace) for one in called}
+        placed = []
+        for workload in self.plan:
+            made = door.ask(0)
+            found = replace(workload, admin_port=made.getsockname()[1])
+            placed.append(found if found.gateway else self._network.join(found, ports))
+            self._doors.append((made, found.admin_port, placed[-1].network))
+        self.plan = tuple(placed)
+
+    def _admitted(self, door: Inside, port: int) -> int:
+        """A port of ours that is the host's as well; 0 takes one that is free there."""
+        made = door.ask(port)
+        number: int = made.getsockname()[1]
+        self._doors.append((made, number, None))
+        return number
+
     def _open_gateways(self) -> None:
+        door = self.options.door
         for number, gateway in enumerate(self.mesh.gateways):
             for server in config.servers(self.config, gateway):
                 port = server.port
                 if number == 0 and self.options.port is not None:
-                    port = self.options.port or self.gateway_port(server.port)
+                    wanted = self.options.port
+                    port = self._admitted(door, wanted) if door else wanted or self.gateway_port(server.port)
                     self.moved_ports[server.port] = port
                     config.move_server(server, port)
-                require_free(port, f"gateway {gateway.name}")
+                elif door is not None:
+                    self._admitted(door, port)
+                if door is None:
+                    require_free(port, f"gateway {gateway.name}")
                 self.gateway_ports.setdefault(gateway.name, port)
 
     def gateway_port(self, written: int) -> int:
@@ -173,21 +223,31 @@ class Runner:
                 await self._start_proxy(workload)
                 await self._wait(name, name, partial(_proxy_ready, workload))
 
-    async def _start(self, name: str, argv: Sequence[str], cwd: Path | None = None, **env: str) -> None:
+    async def _start(
+        self,
+        name: str,
+        argv: Sequence[str],
+        cwd: Path | None = None,
+        network: NetworkNamespace | None = None,
+        **env: str,
+    ) -> None:
         log = self.folder / "logs" / f"{name}.log"
         log.parent.mkdir(mode=0o700, exist_ok=True)
         marked = {**env, RUN_VARIABLE: str(self.folder)}
-        self._processes[name] = await process.start(Command(name, argv, log, cwd or self.folder, marked))
+        self._processes[name] = await process.start(Command(name, argv, log, cwd or self.folder, marked, network))
 
     async def _start_app(self, workload: Workload) -> None:
         assert workload.app is not None
         argv = list(workload.app.command)
         if argv[0] in ("python3", "python"):
             argv[0] = sys.executable
-        await self._start(workload.name, argv, self.mesh.folder, **workload.environment())
+        if self._network is not None:
+            argv = [*self._network.prefix(), *argv]
+        await self._start(workload.name, argv, self.mesh.folder, workload.network, **workload.environment())
 
     async def _start_proxy(self, workload: Workload) -> None:
-        control = ControlAddress(self._control_port, self.state / "ca" / "root-cert.pem")
+        host = network.ADDRESS if workload.is_captured else ADDRESS
+        control = ControlAddress(self._control_port, self.state / "ca" / "root-cert.pem", host)
         token, token_file = self._tokens[workload.name], self.folder / "tokens" / workload.name
         file = self.folder / "proxies" / f"{workload.name}.json"
         if workload.name not in self.options.envoy:
@@ -199,15 +259,16 @@ class Runner:
             await self._start(
                 f"{workload.name}.agent",
                 [
-                    *(sys.executable, "-m", "pymesh", "agent", "--control", f"{ADDRESS}:{control.port}"),
+                    *(sys.executable, "-m", "pymesh", "agent", "--control", f"{host}:{control.port}"),
                     *("--token", str(token_file), "--socket", str(socket), "--root", str(control.root)),
                     *("--node", workload.node_id),
                 ],
+                network=workload.network,
             )
             written = bootstrap.for_envoy(workload, control, token, socket)
             argv = ["envoy", "-c", str(file), "--concurrency", "1", "--disable-hot-restart"]
         private_files.write(file, json.dumps(written, indent=1).encode())
-        await self._start(workload.proxy_name, argv)
+        await self._start(workload.proxy_name, argv, network=workload.network)
 
     async def _wait(self, what: str, name: str, ready: Ready) -> None:
         """Poll `ready` until it says so, the process ends, or it has taken too long."""
@@ -227,14 +288,14 @@ class Runner:
 
 
 async def _proxy_ready(workload: Workload) -> bool:
-    return (await http.get(workload.admin_port, "/ready")).status == 200
+    return (await http.get(workload.admin_port, "/ready", namespace=workload.network)).status == 200
 
 
 async def _app_ready(workload: Workload) -> bool:
     assert workload.app is not None
     port = workload.inbound[0].app
     if workload.app.readiness is None:
-        _, writer = await asyncio.open_connection(ADDRESS, port)
+        _, writer = await http.connect(port, namespace=workload.network)
         writer.close()
         return True
-    return (await http.get(port, workload.app.readiness)).status == 200
+    return (await http.get(port, workload.app.readiness, namespace=workload.network)).status == 200

@@ -78,7 +78,7 @@ async def scrape(workloads: Iterable[Workload]) -> list[str]:
     pages = []
     for workload in workloads:
         try:
-            answer = await http.get(workload.admin_port, "/stats/prometheus")
+            answer = await http.get(workload.admin_port, "/stats/prometheus", namespace=workload.network)
         except http.HttpError:
             continue
         pages.append(answer.body.decode())

@@ -32,6 +32,7 @@ CASES = {
     ),
     "nothing-outbound": Options(mode="TPROXY", include_inbound_ports=(80, 443), include_outbound_cidrs=()),
     "other-proxy": Options(outbound_port=9001, inbound_port=9006, proxy_uids=(101, 102), proxy_gids=()),
+    "by-mark": Options(proxy_uids=(), proxy_gids=(), proxy_marks=(1338,), ipv6=False),
 }
 
 

@@ -60,6 +60,10 @@ class HandMade:
     def resources(self) -> Sequence[dict[str, Any]]:
         return []
 
+    def names(self) -> Mapping[str, Any]:
+        """Nobody has a name."""
+        return {}
+
     def diagnostics(self) -> Sequence[dict[str, Any]]:
         return []
 

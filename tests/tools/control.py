@@ -61,6 +61,10 @@ class Mesh:
         """Nothing that a file describes."""
         return []
 
+    def names(self) -> Mapping[str, Any]:
+        """Nobody has a name."""
+        return {}
+
     def diagnostics(self) -> Sequence[dict[str, Any]]:
         """Nothing wrong."""
         return []

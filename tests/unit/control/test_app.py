@@ -50,6 +50,10 @@ class OneCluster:
     def resources(self) -> Sequence[dict[str, Any]]:
         return [{"kind": "Service", "name": self.name}]
 
+    def names(self) -> Mapping[str, Any]:
+        """Nobody has a name."""
+        return {}
+
     def diagnostics(self) -> Sequence[dict[str, Any]]:
         return []
 
