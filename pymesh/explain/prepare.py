@@ -2,7 +2,8 @@
 
 Everything that decides about a request stays. What changes: every request and connection is logged, in a form to be
 read by machine; endpoints are taken to be healthy; names in DNS are taken to exist, each at an address of its own; TLS
-with servers outside of the mesh, which cannot be asked, is taken to succeed; and tokens of this walk are believed.
+with servers outside of the mesh, which cannot be asked, is taken to succeed; tokens of this walk are believed; and
+hooks of filters are not timed, since they take real time, and how much of it a busy machine decides.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ ACCESS_LOG_FIELDS = {
     "duration": "%DURATION%",
 }
 
+_PYTHON_FILTER = "/pymesh.filters.v1.PythonFilter"
 _LOGGING = (
     "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
     "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
@@ -102,8 +104,15 @@ def _listener(listener: Any, signer: Signer) -> Any:
             for http in getattr(config, "http_filters", ()):
                 if tokens.is_jwt(http):
                     http.typed_config.CopyFrom(pb.pack(signer.believe(pb.unpack(http.typed_config))))
+                elif http.typed_config.type_url.endswith(_PYTHON_FILTER):
+                    http.typed_config.CopyFrom(pb.pack(_untimed(pb.unpack(http.typed_config))))
             one.typed_config.CopyFrom(pb.pack(config))
     return made
+
+
+def _untimed(python_filter: Any) -> Any:
+    python_filter.ClearField("timeout")
+    return python_filter
 
 
 def _cluster(cluster: Any, names: Names, at_rest: bool) -> Any:

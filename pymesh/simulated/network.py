@@ -295,9 +295,10 @@ class Network:
         node.is_down = True
         self._nodes.pop(node, None)
         self._awake.pop(node, None)
-        for wire in list(node.links.values()):
+        # It says and logs nothing any more: of its own ends nobody tells it.
+        links, node.links = node.links, {}
+        for wire in links.values():
             self.lose(wire)
-        node.links.clear()
 
     def at(self, time: int, action: Callable[[], None]) -> None:
         """Do something at a time; of several at the same time, in this order."""
@@ -311,6 +312,11 @@ class Network:
         dialled.peer = there
         there.send(lambda: self._arrives(landing, self._source(ip), there, back))
         return dialled
+
+    def hand_over(self, peer: Wire, landing: Landing) -> None:
+        """What something in Python has accepted comes out at a proxy instead, as if it had come there."""
+        if peer.back is not None:
+            self._arrives(landing, self._source(landing.node.ip), peer.back, peer)
 
     def wires(self) -> Iterator[Wire]:
         """Each direction of each connection."""

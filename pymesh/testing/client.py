@@ -77,6 +77,8 @@ class Client:
         self._dialled.changed = self._look
         (self._tls or self._dialled).send(b"".join(request_octets(asked)))
         network.at(network.now + round(timeout * NANOS), lambda: self._give_up(timeout))
+        # Where nothing takes time the connection may have been refused by now.
+        self._look()
 
     def _look(self) -> None:
         if self._pending.is_done:

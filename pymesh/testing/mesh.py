@@ -20,7 +20,7 @@ from typing import Any, Literal
 from pymesh.explain.source import Member
 from pymesh.simulated import proxy as heard
 from pymesh.simulated.messages import Answered, Asked, Fields, Pairs
-from pymesh.simulated.network import NANOS, Landing, Network, Node, Serving
+from pymesh.simulated.network import NANOS, Landing, Network, Node, Serving, Wire
 from pymesh.simulated.proxy import ConfigurationRefusedError
 from pymesh.testing import blueprint as blueprints
 from pymesh.testing import faults as faulty
@@ -34,6 +34,8 @@ from pymesh.testing.weather import Forecast, Latency
 _UNIX_NANOS = int(BEGIN.timestamp()) * NANOS
 #: A test that forgets a request's end should not take for ever.
 _PATIENCE = 60.0
+#: The first octet of a TLS connection (RFC 8446, 5.1).
+_TLS_HANDSHAKE = b"\x16"
 #: Seconds in which all proxies have heard of a change.
 _SPREAD = 0.05
 
@@ -74,6 +76,45 @@ class _Place:
     #: How often it was started.
     generation: int = 0
     listeners: dict[str, int] = field(default_factory=dict)
+
+    def key(self, listener: str) -> int:
+        """That of a listener of its proxy."""
+        if listener not in self.listeners:
+            self.listeners.update({one.name: one.key for one in self.node.proxy.listeners})
+        return self.listeners[listener]
+
+
+@dataclass(eq=False, slots=True)
+class _OwnAddress:
+    """A connection of a proxy to its own workload: of the inbound side to the application, or of the outbound side to
+    its own service, which the kernel would lead to the inbound side. Which it is shows when it speaks: the mesh's TLS
+    is for proxies."""
+
+    network: Network
+    place: _Place
+    application: Application
+    peer: Wire
+    address: str
+
+    def receive(self, octets: bytes) -> None:
+        """The first octets decide; whoever takes the connection gets all others."""
+        there = self.peer.back
+        if there is None or there.end is not self:
+            return
+        if octets[:1] == _TLS_HANDSHAKE:
+            key = self.place.key("virtualInbound")
+            self.network.hand_over(self.peer, Landing(self.place.node, key, self.address, is_redirected=True))
+        else:
+            there.end = self.application.accept(self.peer)
+        if there.end is not None:
+            there.end.receive(octets)
+
+    def end_of_input(self) -> None:
+        """Nothing was said."""
+        self.peer.close()
+
+    def reset(self) -> None:
+        """Nothing was said."""
 
 
 class Mesh:
@@ -180,7 +221,7 @@ class Mesh:
         asked = Asked(method, door.path, door.authority, Fields(headers), body)
         pending: Pending[Answered] = Pending()
         place = self._places[member.title]
-        landing = Landing(place.node, self._listener(place, door.listener), door.address, door.is_redirected)
+        landing = Landing(place.node, place.key(door.listener), door.address, door.is_redirected)
         self._sent += 1
         number = self._sent
         self.note(f"{member.title} > {method} {url} #{number}")
@@ -407,17 +448,13 @@ class Mesh:
             application = self._applications.get(arrival.place)
             if application is None or application.is_down:
                 return None
+            if arrival.place == node.name and sender.plan.told[sender.member].is_captured:
+                return Serving(node.name, lambda peer: _OwnAddress(self._network, sender, application, peer, address))
             return Serving(arrival.place, application.accept)
         place = self._places.get(arrival.place)
         if place is None or place.node.is_down:
             return None
-        key = self._listener(place, arrival.listener)
-        return Landing(place.node, key, address, arrival.is_redirected)
-
-    def _listener(self, place: _Place, name: str) -> int:
-        if name not in place.listeners:
-            place.listeners.update({one.name: one.key for one in place.node.proxy.listeners})
-        return place.listeners[name]
+        return Landing(place.node, place.key(arrival.listener), address, arrival.is_redirected)
 
     def _turned(self, node: Node) -> None:
         for line in node.proxy.take_log().splitlines():

@@ -14,7 +14,7 @@ from pymesh._bridge.simulated import SimulatedProxy
 from pymesh.simulated.answer import read
 from pymesh.simulated.grpc import GrpcServer
 from pymesh.simulated.messages import Answered
-from pymesh.simulated.network import NANOS, Landing, Network, Node, Serving
+from pymesh.simulated.network import NANOS, Landing, Network, Node, Serving, Wire
 
 _HTTP = "type.googleapis.com/envoy.extensions.filters"
 _NOW = 1_772_323_200 * NANOS
@@ -172,3 +172,75 @@ def test_a_bootstrap_that_is_wrong(make: Callable[[], SimulatedProxy], said: str
 def test_what_is_no_configuration_is_refused() -> None:
     one = proxy({"direct_response": {"status": 200}})
     assert one.hear(b"\xff\xff") == ["what came is no DeltaDiscoveryResponse"]
+
+
+class Far:
+    """A second each way; or nothing arrives."""
+
+    def __init__(self) -> None:
+        self.is_parted = False
+
+    def delay(self, source: str, target: str) -> int | None:
+        return None if self.is_parted else NANOS
+
+
+def test_what_is_sent_arrives_later_and_in_order() -> None:
+    seen: list[tuple[int, str]] = []
+
+    class Server:
+        def __init__(self, peer: Wire) -> None:
+            self.peer = peer
+
+        def receive(self, octets: bytes) -> None:
+            seen.append((network.now, octets.partition(b" ")[0].decode()))
+            self.peer.receive(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+
+        def end_of_input(self) -> None:
+            seen.append((network.now, "end"))
+
+        def reset(self) -> None:
+            seen.append((network.now, "reset"))
+
+    front = Node("front", "10.0.0.1", proxy({"route": {"cluster": "b"}}, cluster("10.0.0.2")))
+    network = Network(lambda _, __: Serving("back", Server), Far())
+    answer = ask(network, front)
+    assert answer is not None
+    assert answer.status == 200
+    # From the client, a handshake, the request and the answer; and to the client.
+    assert seen == [(4 * NANOS, "GET")]
+    assert network.now == 6 * NANOS
+    for wire in network.wires():
+        if wire.target == "back":
+            network.lose(wire)
+    assert seen[-1] == (network.now, "reset")
+
+
+def test_nothing_arrives_before_it_clears_up() -> None:
+    weather = Far()
+    back = Node("back", "10.0.0.2", proxy({"direct_response": {"status": 201}}))
+    front = Node("front", "10.0.0.1", proxy({"route": {"cluster": "b"}}, cluster("10.0.0.2")))
+    network = Network(lambda _, __: landing(back), weather)
+    weather.is_parted = True
+    dialled = network.dial(landing(front), "192.0.2.1")
+    dialled.send(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+    network.run(lambda: False, 100)
+    assert (dialled.received, list(network.touched)) == (b"", [])
+    weather.is_parted = False
+    network.clear_up()
+    assert network.run(lambda: bool(dialled.received), 100)
+
+
+def test_a_node_that_is_dropped_is_heard_of_no_more() -> None:
+    back = Node("back", "10.0.0.2", proxy({"direct_response": {"status": 201}}))
+    front = Node("front", "10.0.0.1", proxy({"route": {"cluster": "b"}}, cluster("10.0.0.2")))
+    network = Network(lambda _, __: None if back.is_down else landing(back), Far())
+    dialled = network.dial(landing(front), "192.0.2.1")
+    dialled.send(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+    network.run(lambda: False, 3.5)
+    network.drop(back)
+    network.run(lambda: dialled.is_over or bool(dialled.received), 100)
+    assert b"503" in dialled.received
+    assert back.proxy.take_log() == b""
+    network.drop(front)
+    assert dialled.is_over
+    assert list(network.wires()) == []

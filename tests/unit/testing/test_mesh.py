@@ -66,6 +66,14 @@ def test_a_visit_goes_through_everybody() -> None:
         assert mesh.stats("web")["http.inbound_0.0.0.0_9080.downstream_rq_2xx"] == 1
 
 
+def test_a_workload_asks_itself() -> None:
+    with shop() as mesh:
+        assert mesh.get(RATINGS, source="ratings").status == 200
+        # Through both sides of its proxy.
+        assert [record["cluster"].split("|")[0] for record in mesh.log("ratings")] == ["inbound", "outbound"]
+        assert mesh.log("ratings")[0]["peer"] == "spiffe://cluster.local/ns/shop/sa/ratings"
+
+
 def test_time_is_the_latency_of_the_ways() -> None:
     with shop() as mesh:
         mesh.get(URL)  # Its connections stay.
@@ -145,6 +153,15 @@ def test_a_crash_and_a_restart() -> None:
         mesh.restart("ratings")
         assert mesh.get(RATINGS, source="reviews").status == 200
         assert mesh.stats("ratings")["http.inbound_0.0.0.0_9080.downstream_rq_total"] == 1  # It began anew.
+
+
+def test_who_has_crashed_says_nothing() -> None:
+    with shop(route("ratings", 0, "50s")) as mesh:
+        mesh.slow("ratings", 10)
+        mesh.send("GET", RATINGS, source="reviews")
+        mesh.at(5, mesh.crash, "ratings")
+        mesh.run(20)
+        assert [one.place for one in mesh.log()] == ["reviews-1.shop"]
 
 
 def test_who_crashes_while_it_answers_is_reset() -> None:
