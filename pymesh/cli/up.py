@@ -181,6 +181,7 @@ async def _run(runner: Runner, mesh: LocalMesh, plays: Sequence[Scenario], check
 def _show_addresses(runner: Runner) -> None:
     for name, port in runner.gateway_ports.items():
         console.print(f"gateway [bold]{name}[/]: http://127.0.0.1:{port}/")
+    console.print(f"web UI: http://127.0.0.1:{runner.control_admin}/ui/")
     console.print(f"control plane: http://127.0.0.1:{runner.control_admin}/debug/syncz")
     for workload in runner.plan:
         console.print(f"{workload.proxy_name}: admin http://127.0.0.1:{workload.admin_port}/")

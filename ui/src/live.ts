@@ -36,12 +36,20 @@ export function listen(listener: () => void): () => void {
   return () => listeners.delete(listener);
 }
 
+const KEPT = "pymesh.namespace";
+
 /** Begin, with the namespace that the person saw last, or one that can be read. */
-export async function start(wanted: string | null): Promise<void> {
-  follow(wanted ?? (await readable()));
+export async function start(): Promise<void> {
+  follow(sessionStorage.getItem(KEPT) ?? (await readable()));
 }
 
-export function follow(namespace: string): void {
+/** Show another namespace, and come back to it when the page is loaded again. */
+export function choose(namespace: string): void {
+  sessionStorage.setItem(KEPT, namespace);
+  follow(namespace);
+}
+
+function follow(namespace: string): void {
   source?.close();
   update({ state: model.empty(), namespace, sequence: 0, connected: false });
   const stream = new EventSource(`/api/v1/stream?namespace=${encodeURIComponent(namespace)}`);

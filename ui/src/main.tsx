@@ -4,7 +4,8 @@ import { render } from "preact";
 import { useEffect, useState } from "preact/hooks";
 import "./app.css";
 import "uplot/dist/uPlot.min.css";
-import { follow, start, useLive } from "./live";
+import * as live from "./live";
+import { useLive } from "./live";
 import { ConfigurationPage } from "./pages/configuration";
 import { GraphPage } from "./pages/graph";
 import { ProxiesPage } from "./pages/proxies";
@@ -13,7 +14,6 @@ import { ServicesPage } from "./pages/services";
 import { type Route, useRoute } from "./routes";
 import { choose, chosen, type Theme } from "./theme";
 
-const KEPT = "pymesh.namespace";
 const PAGES = [
   { page: "graph", title: "Graph" },
   { page: "services", title: "Services" },
@@ -23,8 +23,8 @@ const PAGES = [
 
 function App() {
   const route = useRoute();
-  const live = useLive();
-  const totals = live.state.mesh.get("mesh");
+  const now = useLive();
+  const totals = now.state.mesh.get("mesh");
   const marks: Record<string, number> = { configuration: totals?.errors ?? 0, proxies: totals?.rejected ?? 0 };
   const current = route.page === "service" ? "services" : route.page;
   useEffect(() => {
@@ -45,8 +45,8 @@ function App() {
         </nav>
         <div class="right">
           <Namespaces />
-          <span class={`pulse ${live.connected ? "on" : "off"}`} role="status">
-            <i aria-hidden="true" />{live.connected ? "live" : "not connected"}
+          <span class={`pulse ${now.connected ? "on" : "off"}`} role="status">
+            <i aria-hidden="true" />{now.connected ? "live" : "not connected"}
           </span>
           <Themes />
         </div>
@@ -74,11 +74,7 @@ function Namespaces() {
       <span>Namespace</span>
       <select
         value={namespace}
-        onChange={(event) => {
-          const wanted = (event.target as HTMLSelectElement).value;
-          sessionStorage.setItem(KEPT, wanted);
-          follow(wanted);
-        }}
+        onChange={(event) => live.choose((event.target as HTMLSelectElement).value)}
       >
         <option value="">all</option>
         {[...names].sort().map((name) => {
@@ -112,5 +108,5 @@ function Themes() {
   );
 }
 
-void start(sessionStorage.getItem(KEPT));
+void live.start();
 render(<App />, document.getElementById("app")!);

@@ -10,7 +10,8 @@ export interface Signals {
   p99: number | null;
 }
 
-export type Kind = "service" | "gateway" | "external" | "unknown";
+/** `namespace` stands for all that is in one; only drawings have it. */
+export type Kind = "service" | "gateway" | "external" | "unknown" | "namespace";
 export type Security = "mutual_tls" | "none" | "mixed" | "unknown";
 
 export interface Node extends Signals {

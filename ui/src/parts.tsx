@@ -71,17 +71,22 @@ interface TableProps<Row> {
   empty: ComponentChildren;
 }
 
+/** A browser draws so many again each second without effort. */
+const MOST_ROWS = 100;
+
 /** A table in which arrow keys go from row to row, as in a grid of one column: one stop of the Tab key. */
 export function Table<Row>({ label, rows, columns, id, open, at, chosen, empty }: TableProps<Row>) {
   const [sort, setSort] = useState<{ column: number; down: boolean } | null>(null);
+  const [all, setAll] = useState(false);
   const [active, setActive] = useState<string | null>(null);
   const body = useRef<HTMLTableSectionElement>(null);
   const by = sort && columns[sort.column]?.by;
   const shown = by ? [...rows].sort((a, b) => compare(by(a), by(b)) * (sort.down ? -1 : 1)) : rows;
-  const stop = shown.some((row) => id(row) === active) ? active : shown[0] && id(shown[0]);
+  const listed = all ? shown : shown.slice(0, MOST_ROWS);
+  const stop = listed.some((row) => id(row) === active) ? active : listed[0] && id(listed[0]);
 
   function key(event: KeyboardEvent, row: Row, index: number) {
-    const last = shown.length - 1;
+    const last = listed.length - 1;
     const steps: Record<string, number> = { ArrowDown: index + 1, ArrowUp: index - 1, Home: 0, End: last, PageDown: index + 10, PageUp: index - 10 };
     if (event.key === "Enter" && open && event.target === event.currentTarget) open(row);
     const step = steps[event.key];
@@ -92,6 +97,7 @@ export function Table<Row>({ label, rows, columns, id, open, at, chosen, empty }
 
   if (rows.length === 0) return <Empty>{empty}</Empty>;
   return (
+    <>
     <table aria-label={label}>
       <thead>
         <tr>
@@ -105,7 +111,7 @@ export function Table<Row>({ label, rows, columns, id, open, at, chosen, empty }
                     onClick={() => setSort({ column: number, down: sort?.column === number ? !sort.down : !!column.numeric })}
                   >
                     {column.title}
-                    <i aria-hidden="true">{order === "none" ? "" : order === "ascending" ? "↑" : "↓"}</i>
+                    <i aria-hidden="true" class={order}>{order === "descending" ? "↓" : "↑"}</i>
                   </button>
                 ) : (
                   column.title
@@ -116,7 +122,7 @@ export function Table<Row>({ label, rows, columns, id, open, at, chosen, empty }
         </tr>
       </thead>
       <tbody ref={body}>
-        {shown.map((row, index) => (
+        {listed.map((row, index) => (
           <tr
             key={id(row)}
             tabIndex={id(row) === stop ? 0 : -1}
@@ -138,6 +144,12 @@ export function Table<Row>({ label, rows, columns, id, open, at, chosen, empty }
         ))}
       </tbody>
     </table>
+    {listed.length < shown.length && (
+      <p class="more">
+        {listed.length} of {shown.length} shown. <button type="button" class="link" onClick={() => setAll(true)}>Show all</button>
+      </p>
+    )}
+    </>
   );
 }
 

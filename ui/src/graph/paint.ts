@@ -10,7 +10,7 @@ import { type Box, placed } from "./labels";
 export const NODE = { width: 152, height: 50 };
 const LABEL = { height: 20, padding: 7, lock: 12 };
 /** Below this zoom nobody could read it. */
-const LEGIBLE = 0.45;
+const LEGIBLE = 0.5;
 
 interface Label {
   x: number;
@@ -67,7 +67,7 @@ export class Painter {
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.clearRect(0, 0, this.#canvas.width, this.#canvas.height);
     const zoom = this.#cy.zoom();
-    if (zoom < LEGIBLE / 2) return;
+    if (zoom < LEGIBLE / 3) return;
     const pan = this.#cy.pan();
     context.setTransform(zoom * scale, 0, 0, zoom * scale, pan.x * scale, pan.y * scale);
     const seen = this.#cy.extent();
@@ -93,7 +93,7 @@ export class Painter {
     context.textAlign = "left";
     context.fillStyle = this.colours.text;
     const title = isGrouped && node.version ? node.version : node.service;
-    context.font = `600 ${zoom < LEGIBLE ? 17 : 13}px ${this.colours.font}`;
+    context.font = `600 ${zoom < LEGIBLE ? Math.min(24, 9 / zoom) : 13}px ${this.colours.font}`;
     if (zoom < LEGIBLE) {
       context.fillText(this.#fitted(title, room), left, y + 6);
     } else {
@@ -107,7 +107,8 @@ export class Painter {
 
   #about(node: Node, isGrouped: boolean): string {
     const parts = [];
-    if (node.kind !== "service") parts.push(node.kind === "unknown" ? "" : node.kind);
+    if (node.kind === "namespace") parts.push(`${node.workloads} services`);
+    else if (node.kind !== "service") parts.push(node.kind === "unknown" ? "" : node.kind);
     if (node.version && !isGrouped) parts.push(node.version);
     if (node.rate) parts.push(`${rate(node.rate)}/s`);
     else if (node.rate === 0 && node.kind !== "unknown") parts.push("idle");

@@ -5,13 +5,17 @@
 
 import cytoscape, { type Core, type NodeSingular } from "cytoscape";
 import dagre from "cytoscape-dagre";
-import type { Node, State } from "../model";
+import type { Node } from "../model";
 import { health } from "../format";
 import { type Colours, colours, ofHealth } from "./colours";
 import { relative } from "./curve";
+import type { Drawing } from "./gather";
 import { curveOf, NODE, Painter } from "./paint";
 
 cytoscape.use(dagre);
+
+/** Nothing begins smaller than this. */
+const COMFORTABLE = 0.75;
 
 export interface Chosen {
   kind: "node" | "edge";
@@ -23,7 +27,8 @@ export class GraphView {
   #painter: Painter;
   #colours: Colours = colours();
   #touched = false;
-  #state: State | undefined;
+  #arranging = false;
+  #state: Drawing | undefined;
   /** How often the layout ran, for tests. */
   layouts = 0;
 
@@ -44,11 +49,13 @@ export class GraphView {
       else if (event.target.hasClass("leaf")) chosen({ kind: "node", id: event.target.id() });
     });
     this.#cy.on("dbltap", "node.leaf", (event) => opened(event.target.scratch("node") as Node));
-    this.#cy.on("position", "node.leaf", (event) => this.#bend((event.target as NodeSingular).connectedEdges()));
+    this.#cy.on("position", "node.leaf", (event) => {
+      if (!this.#arranging) this.#bend((event.target as NodeSingular).connectedEdges());
+    });
     this.#cy.on("dragpan pinchzoom scrollzoom grab", () => (this.#touched = true));
     const observer = new ResizeObserver(() => {
       this.#cy.resize();
-      if (!this.#touched) this.fit();
+      if (!this.#touched && this.#cy.zoom() > COMFORTABLE) this.fit();
     });
     observer.observe(container);
     this.#cy.on("destroy", () => observer.disconnect());
@@ -67,7 +74,7 @@ export class GraphView {
   }
 
   /** Show this state; `fresh` if it is another part of the mesh than the last one. */
-  show(state: State, fresh: boolean): void {
+  show(state: Drawing, fresh: boolean): void {
     if (fresh) {
       this.#cy.elements().remove();
       this.#touched = false;
@@ -75,6 +82,7 @@ export class GraphView {
     this.#state = state;
     const before = this.#cy.nodes(".leaf").length;
     const added: NodeSingular[] = [];
+    let joined = false;
     this.#cy.batch(() => {
       for (const edge of this.#cy.edges().toArray()) if (!state.edges.has(edge.id())) edge.remove();
       for (const node of this.#cy.nodes(".leaf").toArray()) if (!state.nodes.has(node.id())) node.remove();
@@ -90,13 +98,14 @@ export class GraphView {
       for (const group of this.#cy.nodes(".group").toArray()) if (!used.has(group.id())) group.remove();
       for (const edge of state.edges.values()) {
         if (this.#cy.getElementById(edge.id).nonempty()) continue;
+        joined = true;
         this.#cy.add({ group: "edges", data: { id: edge.id, source: edge.source, target: edge.target } });
       }
     });
     this.#paint(state);
     if (before === 0 || (added.length > 0 && !this.#touched)) this.layOut();
     else if (added.length > 0) this.#settle(added);
-    this.#bend(this.#cy.edges());
+    if (joined) this.#bend(this.#cy.edges());
     this.#painter.refresh();
   }
 
@@ -105,13 +114,22 @@ export class GraphView {
     if (this.#cy.nodes().empty()) return;
     this.layouts++;
     this.#touched = false;
-    const options = { name: "dagre", rankDir: "LR", nodeSep: 30, edgeSep: 24, rankSep: 170, animate: false, fit: false };
+    const options = { name: "dagre", rankDir: "LR", nodeSep: 24, edgeSep: 24, rankSep: 160, animate: false, fit: false };
+    this.#arranging = true;
     this.#cy.layout(options as cytoscape.LayoutOptions).run();
-    this.#bend(this.#cy.edges());
+    this.#arranging = false;
+    this.#cy.batch(() => this.#bend(this.#cy.edges()));
     this.#painter.moved();
     this.fit();
+    if (this.#cy.zoom() >= COMFORTABLE) return;
+    // Better a part that can be read, from where requests come in, than a whole that cannot.
+    this.#cy.zoom(COMFORTABLE);
+    this.#cy.center();
+    const { x1 } = this.#cy.elements().boundingBox();
+    this.#cy.pan({ x: 28 - x1 * COMFORTABLE, y: this.#cy.pan().y });
   }
 
+  /** All of it. */
   fit(): void {
     if (this.#cy.nodes().empty()) return;
     this.#cy.fit(undefined, 28);
@@ -169,7 +187,7 @@ export class GraphView {
   }
 
   /** Colours and widths by the newest signals. */
-  #paint(state: State): void {
+  #paint(state: Drawing): void {
     this.#cy.batch(() => {
       for (const node of state.nodes.values()) {
         const element = this.#cy.getElementById(node.id);
@@ -181,7 +199,8 @@ export class GraphView {
         element.scratch("edge", edge);
         const of = health(edge);
         setIfNew(element, "tone", of === "good" || of === "idle" ? this.#colours.edge : this.#colours[of]);
-        setIfNew(element, "width", of === "idle" ? 1.2 : Math.round(10 * (1.4 + Math.log10(1 + (edge.rate ?? 0)))) / 10);
+        // In coarse steps: few edges change at a tick.
+        setIfNew(element, "width", of === "idle" ? 1.2 : Math.round(2 * (1.4 + Math.log10(1 + (edge.rate ?? 0)))) / 2);
         element.toggleClass("idle", of === "idle");
       }
     });
@@ -224,6 +243,7 @@ export class GraphView {
       },
       { selector: "node.external, node.unknown", style: { "border-style": "dashed", "background-color": c.surface } },
       { selector: "node.gateway", style: { shape: "cut-rectangle" } },
+      { selector: "node.leaf.namespace", style: { "border-style": "double", "border-width": 4 } },
       {
         selector: "node.group",
         style: {
@@ -257,7 +277,7 @@ export class GraphView {
 }
 
 /** Services with more than one version: they get a box. */
-function shared(state: State): Set<string> {
+function shared(state: Drawing): Set<string> {
   const seen = new Set<string>();
   const several = new Set<string>();
   for (const node of state.nodes.values()) {

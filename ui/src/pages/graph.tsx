@@ -1,10 +1,11 @@
 // The topology, twice: as a drawing, and as a table that says the same.
 
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { milliseconds, percent, rate, shortName } from "../format";
+import { type Drawing, gathered } from "../graph/gather";
 import { GraphView, type Chosen } from "../graph/view";
-import { useLive } from "../live";
-import type { Edge, Node, State } from "../model";
+import { choose, useLive } from "../live";
+import type { Edge, Node } from "../model";
 import { type Column, Lock, Search, Success, Table } from "../parts";
 import { toService } from "../routes";
 import { onChange } from "../theme";
@@ -20,8 +21,10 @@ export function GraphPage() {
   // Where there is one namespace, nobody needs to be told which.
   const here = state.namespaces.size === 1 ? [...state.namespaces.keys()][0]! : namespace;
 
+  const drawing = useMemo(() => gathered(state, namespace), [state.nodes, state.edges, namespace]);
+
   useEffect(() => {
-    const made = new GraphView(container.current!, setChosen, (node) => (location.hash = toService(serviceOf(node))));
+    const made = new GraphView(container.current!, setChosen, open);
     view.current = made;
     // The browser tests ask it what can be seen, since a canvas tells nobody.
     Object.assign(window, { pymeshGraph: made });
@@ -35,10 +38,10 @@ export function GraphPage() {
 
   useEffect(() => {
     if (live.sequence === 0) return;
-    view.current?.show(state, shownOf.current !== namespace);
+    view.current?.show(drawing, shownOf.current !== namespace);
     shownOf.current = namespace;
   }, [state.nodes, state.edges]);
-  useEffect(() => view.current?.choose(chosen), [chosen, state.nodes]);
+  useEffect(() => view.current?.choose(chosen), [chosen, drawing]);
 
   const edges = [...state.edges.values()]
     .filter((edge) => `${edge.source} ${edge.target}`.includes(filter.trim().toLowerCase()))
@@ -69,7 +72,7 @@ export function GraphPage() {
           <button type="button" onClick={() => view.current?.layOut()}>Arrange</button>
         </div>
         <Legend />
-        {chosen && <Details chosen={chosen} state={state} close={() => setChosen(null)} />}
+        {chosen && <Details chosen={chosen} drawing={drawing} edges={state.edges} close={() => setChosen(null)} />}
         {live.sequence === 0 && <p class="waiting">{live.connected ? "" : "waiting for the control plane…"}</p>}
       </section>
       <section class="twin" aria-label="Connections">
@@ -101,12 +104,24 @@ function serviceOf(node: Node): string {
   return `${node.namespace}/${node.service}`;
 }
 
-function Details({ chosen, state, close }: { chosen: Chosen; state: State; close: () => void }) {
-  const item = chosen.kind === "node" ? state.nodes.get(chosen.id) : state.edges.get(chosen.id);
+function open(node: Node): void {
+  if (node.kind === "namespace") choose(node.service);
+  else location.hash = toService(serviceOf(node));
+}
+
+interface DetailsProps {
+  chosen: Chosen;
+  drawing: Drawing;
+  edges: Map<string, Edge>;
+  close: () => void;
+}
+
+function Details({ chosen, drawing, edges, close }: DetailsProps) {
+  const item = chosen.kind === "node" ? drawing.nodes.get(chosen.id) : (edges.get(chosen.id) ?? drawing.edges.get(chosen.id));
   if (!item) return null;
   const node = chosen.kind === "node" ? (item as Node) : null;
   const edge = chosen.kind === "edge" ? (item as Edge) : null;
-  const target = node ?? state.nodes.get(edge!.target);
+  const target = node ?? drawing.nodes.get(edge!.target);
   return (
     <aside class="details" aria-label="Details">
       <button type="button" class="close" onClick={close} aria-label="Close">×</button>
@@ -118,9 +133,9 @@ function Details({ chosen, state, close }: { chosen: Chosen; state: State; close
         <dt>Median</dt><dd>{milliseconds(item.p50)}</dd>
         <dt>p99</dt><dd>{milliseconds(item.p99)}</dd>
         {edge && <><dt>Security</dt><dd><Lock mtls={edge.mtls} /></dd></>}
-        {node && node.workloads > 0 && <><dt>Proxies</dt><dd>{node.proxies} of {node.workloads}</dd></>}
+        {node && node.kind !== "namespace" && node.workloads > 0 && <><dt>Proxies</dt><dd>{node.proxies} of {node.workloads}</dd></>}
       </dl>
-      {target && <a href={toService(serviceOf(target))}>Open {target.service}</a>}
+      {target && <button type="button" class="link" onClick={() => open(target)}>Open {target.service}</button>}
     </aside>
   );
 }
