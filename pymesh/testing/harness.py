@@ -325,18 +325,21 @@ class FilterHarness:
 
     def _called(self, running: _Running, name: str, *args: Any) -> Any:
         call = getattr(self.filter, name)
-        limit = self._timeout
         if self._traits.hooks[name] and self._loop is not None:
-            limit = DEFAULT_TIMEOUT if limit is None else limit
+            limit = DEFAULT_TIMEOUT if self._timeout is None else self._timeout
             running.context._ends = self._loop.time, self._loop.time() + limit
             try:
-                return self._await(_within(call(*args, running.context), limit))
+                return self._timed(lambda: self._await(_within(call(*args, running.context), limit)))
             finally:
                 running.context._ends = None
+        return self._timed(lambda: call(*args, running.context))
+
+    def _timed(self, call: Callable[[], Any]) -> Any:
+        """A call that takes real time, also a coroutine that blocks its loop, is found out afterwards."""
         begun = time.monotonic()
-        given = call(*args, running.context)
-        if limit and time.monotonic() - begun > limit:
-            raise TimeoutError(_too_long(limit))
+        given = call()
+        if self._timeout and time.monotonic() - begun > self._timeout:
+            raise TimeoutError(_too_long(self._timeout))
         return given
 
     def _await(self, given: Any) -> Any:

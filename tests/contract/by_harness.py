@@ -7,10 +7,10 @@ import io
 
 from pymesh.simulated.messages import Answered, Asked
 from pymesh.testing import FilterHarness
-from tests.contract.case import Case, Outcome
+from tests.contract.case import Case, Lane, Outcome
 
 
-def run(case: Case) -> Outcome:
+def run(case: Case, lane: Lane = "inline") -> Outcome:
     """What comes of it."""
 
     def upstream(_: Asked) -> Answered:
@@ -18,7 +18,7 @@ def run(case: Case) -> Outcome:
 
     harness = FilterHarness.from_source(
         "probe:Probe",
-        case.source,
+        case.source(lane),
         case.config,
         upstream=upstream,
         timeout=case.timeout,

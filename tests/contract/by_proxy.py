@@ -13,7 +13,7 @@ from pymesh.simulated import answer as answers
 from pymesh.simulated.http1 import request_octets
 from pymesh.simulated.messages import Answered, Asked, Fields
 from pymesh.testing.pieces import pieces
-from tests.contract.case import Case, Outcome
+from tests.contract.case import Case, Lane, Outcome
 from tests.contract.proxies import LOG_LINE, listener, name, outcome
 from tests.proxy.bootstrap import access_log, bootstrap, cluster
 from tests.proxy.running import Proxy, eventually, lines_of, ours
@@ -60,7 +60,7 @@ class Running:
 
 
 @contextmanager
-def running(cases: Sequence[Case]) -> Iterator[Running]:
+def running(cases: Sequence[Case], lane: Lane) -> Iterator[Running]:
     """A proxy with the cases, for the length of the block."""
     reached: list[list[Asked]] = [[] for _ in cases]
     *ports, admin = free_ports(len(cases) + 1)
@@ -69,7 +69,7 @@ def running(cases: Sequence[Case]) -> Iterator[Running]:
         serving([_Upstream(case, into) for case, into in zip(cases, reached, strict=True)]) as origins,
     ):
         listeners = [
-            listener(case, number, ports[number], access_log(Path(folder) / name(number), LOG_LINE))
+            listener(case, lane, number, ports[number], access_log(Path(folder) / name(number), LOG_LINE))
             for number, case in enumerate(cases)
         ]
         clusters = [cluster(name(number), [port]) for number, port in enumerate(origins)]

@@ -12,7 +12,7 @@ from pymesh.simulated.http1 import Http1Server, Respond, request_octets
 from pymesh.simulated.messages import Answered, Asked
 from pymesh.simulated.network import Dialled, Landing, Network, Node, Serving
 from pymesh.testing.pieces import pieces
-from tests.contract.case import Case, Outcome
+from tests.contract.case import Case, Lane, Outcome
 from tests.contract.proxies import LOG_LINE, listener, name, outcome
 from tests.proxy.bootstrap import bootstrap, cluster
 
@@ -27,9 +27,9 @@ _PORT, _UPSTREAM, _ADMIN = 80, 8080, 15000
 _SECONDS = 60.0
 
 
-def run(case: Case) -> Outcome:
+def run(case: Case, lane: Lane = "inline") -> Outcome:
     """What comes of it."""
-    config = bootstrap([listener(case, 0, _PORT, _LOG)], [cluster(name(0), [_UPSTREAM])], _ADMIN)
+    config = bootstrap([listener(case, lane, 0, _PORT, _LOG)], [cluster(name(0), [_UPSTREAM])], _ADMIN)
     node = Node("proxy", "127.0.0.1", SimulatedProxy(json.dumps(config), seed=1, unix_nanos=0))
     reached: list[Asked] = []
 

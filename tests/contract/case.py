@@ -6,6 +6,7 @@ since a proxy adds headers of its own.
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,16 @@ Wanted = Mapping[str, str | None]
 #: A runner of cases.
 Runner = Literal["harness", "simulator", "proxy"]
 ALL: tuple[Runner, ...] = ("harness", "simulator", "proxy")
+#: Who calls the hooks: the worker, a thread beside it, or an event loop, for which they are written as coroutines.
+Lane = Literal["inline", "threads", "coroutines"]
+#: The lanes that a runner has.
+LANES: Mapping[Runner, tuple[Lane, ...]] = {
+    "harness": ("inline", "threads", "coroutines"),
+    "simulator": ("inline",),
+    "proxy": ("inline",),
+}
+#: A hook's definition. That of the log is plain in each lane.
+_HOOK = re.compile(r"^def (on_(?!log)\w+|setup|close)\(", re.MULTILINE)
 #: Of what the proxy does not do yet.
 HARNESS: tuple[Runner, ...] = ("harness",)
 
@@ -71,15 +82,19 @@ class Case:
     failures: int = 0
     #: What the filter prints, line by line: its `on_log` has no other way to be seen.
     printed: Sequence[str] = ()
-    #: Whether the request enters the filter.
-    entered: bool = True
+    #: Whether the request enters the filter; None: runners see it differently.
+    entered: bool | None = True
     #: Who runs it; a case that leaves one out says why.
     by: tuple[Runner, ...] = ALL
 
-    @property
-    def source(self) -> str:
-        """The filter's module."""
-        body = textwrap.indent(textwrap.dedent(self.body).strip("\n"), "    ")
+    def source(self, lane: Lane) -> str:
+        """The filter's module, for a lane."""
+        body = textwrap.dedent(self.body).strip("\n")
+        if lane != "inline":
+            body = f'lane = "async"\n{body}'
+        if lane == "coroutines":
+            body = _HOOK.sub(r"async def \1(", body)
+        body = textwrap.indent(body, "    ")
         return _MODULE.format(module=textwrap.dedent(self.module), body=body)
 
 
@@ -131,5 +146,6 @@ def judge(case: Case, outcome: Outcome) -> list[str]:
     for line in case.printed:
         compare(f"prints {line!r}", True, line in outcome.output.splitlines())
     compare("failures", case.failures, outcome.failures)
-    compare("entered", case.entered, outcome.entered)
+    if case.entered is not None:
+        compare("entered", case.entered, outcome.entered)
     return wrong

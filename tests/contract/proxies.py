@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tests.contract.case import Case, Outcome
+from tests.contract.case import Case, Lane, Outcome
 from tests.proxy.bootstrap import Json, http_listener, virtual_host
 
 LOG_LINE = "%RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %ROUTE_NAME%\n"
 _ROUTER = {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}
 
 
-def listener(case: Case, number: int, port: int, log: Json) -> Json:
+def listener(case: Case, lane: Lane, number: int, port: int, log: Json) -> Json:
     """The listener of a case; its cluster and the prefix of its counters are :func:`name`."""
     kind: Json = {
         "@type": "type.googleapis.com/pymesh.filters.v1.PythonFilter",
         "name": name(number),
         "class": "probe:Probe",
-        "source": case.source,
+        "source": case.source(lane),
         "config": dict(case.config),
         "failure_policy": case.policy,
     }

@@ -1,4 +1,4 @@
-"""Every case of the table, by everybody who runs filters: the same outcome."""
+"""Every case of the table, by everybody who runs filters, in every lane: the same outcome."""
 
 from __future__ import annotations
 
@@ -7,30 +7,34 @@ from collections.abc import Iterator
 import pytest
 
 from tests.contract import by_harness, by_proxy, by_simulator
-from tests.contract.case import Case, judge
+from tests.contract.case import LANES, Case, Lane, Runner, judge
 from tests.contract.table import CASES
 
-_RUN_BY_PROXY = [case for case in CASES if "proxy" in case.by]
 
-
-def cases(runner: str) -> pytest.MarkDecorator:
+def cases(runner: Runner) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("case", [pytest.param(one, id=one.name) for one in CASES if runner in one.by])
 
 
-@pytest.fixture(scope="module")
-def proxy() -> Iterator[by_proxy.Running]:
-    with by_proxy.running(_RUN_BY_PROXY) as started:
+def lanes(runner: Runner) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("lane", LANES[runner])
+
+
+@pytest.fixture(scope="module", params=LANES["proxy"])
+def proxy(request: pytest.FixtureRequest) -> Iterator[by_proxy.Running]:
+    with by_proxy.running([one for one in CASES if "proxy" in one.by], request.param) as started:
         yield started
 
 
 @cases("harness")
-def test_by_the_harness(case: Case) -> None:
-    assert judge(case, by_harness.run(case)) == []
+@lanes("harness")
+def test_by_the_harness(case: Case, lane: Lane) -> None:
+    assert judge(case, by_harness.run(case, lane)) == []
 
 
 @cases("simulator")
-def test_by_the_simulator(case: Case) -> None:
-    assert judge(case, by_simulator.run(case)) == []
+@lanes("simulator")
+def test_by_the_simulator(case: Case, lane: Lane) -> None:
+    assert judge(case, by_simulator.run(case, lane)) == []
 
 
 @cases("proxy")
