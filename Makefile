@@ -2,6 +2,7 @@
 # make check  the shop's promises, headless make bench   measure beside other proxies
 # make lifecycle   50 drains, upgrades, changes of a mesh under load; 20 rotations of leaves and 3 of roots
 # make attacks     30 s of each kind of attack, and a table
+# make capture     the shop in network namespaces, as root with an Envoy and as an ordinary user, and all of tests/capture
 # make routing     random routes under twenty seeds, judged by second readings of the standards and by Envoy
 # make seeds       a simulated mesh of three services with faults, under a thousand seeds
 # make fuzz        look for inputs that break a promise, ten minutes for each target
@@ -22,7 +23,7 @@ UI := control/ui/static/index.html
 UI_SOURCES := $(shell find ui -type f -not -path 'ui/node_modules/*')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test bench lifecycle attacks routing seeds fuzz wheel lint lock clean
+.PHONY: help demo check test bench lifecycle attacks capture routing seeds fuzz wheel lint lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -69,6 +70,9 @@ routing: $(VENV)/installed $(VENV)/tools .tools/installed
 
 seeds: $(VENV)/installed $(VENV)/tools
 	PYMESH_SEEDS=1000 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest tests/unit/testing/test_seeds.py -q -s
+
+capture: $(VENV)/installed $(VENV)/tools .tools/installed
+	PYMESH_CAPTURE_WHOLE=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest tests/e2e/test_up_capture.py tests/capture
 
 attacks: $(VENV)/installed $(VENV)/tools .tools/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.attacks --seconds 30

@@ -72,8 +72,8 @@ def _grpc(cluster: str) -> Json:
 
 def _shared(workload: Workload, service: Json) -> Json:
     source = {"api_type": "DELTA_GRPC", "transport_api_version": "V3", "grpc_services": [service]}
-    # In a network of its own the control plane asks for metrics where the proxy's stream comes from.
-    admin = "0.0.0.0" if workload.is_captured else ADDRESS
+    # In a network of the mesh's own the control plane asks for metrics where the proxy's stream comes from.
+    admin = "0.0.0.0" if workload.is_captured or (workload.gateway and workload.address != ADDRESS) else ADDRESS
     return {
         "node": {
             "id": workload.node_id,

@@ -65,7 +65,9 @@ class Network:
                 run_program("mount", "--bind", str(switch), str(_SWITCH))
 
     def join(self, workload: Workload, ports: Mapping[str, int]) -> Workload:
-        """The workload in a namespace of its own; `ports` are those of the services that it may call."""
+        """The workload in a namespace of its own, a gateway in ours; `ports` are those of the services."""
+        if workload.gateway:
+            return replace(workload, address=ADDRESS)
         number = len(self._namespaces) + 2
         address = str(NETWORK[number])
         with _told():
@@ -75,15 +77,14 @@ class Network:
             _ip("link", "add", veth, "type", "veth", "peer", "name", "eth0", "netns", made.path)
             _ip("link", "set", veth, "master", _BRIDGE, "up")
             made.call(lambda: _furnish(address, workload.admin_port))
-        app = workload.app
-        calls = app.calls if app is not None else ()
+        assert workload.app is not None
         return replace(
             workload,
             address=address,
             network=made,
             inbound=tuple(InboundPort(one.name, one.variable, one.app, one.app) for one in workload.inbound),
             outbound={},
-            named={one: ports.get(one, 80) for one in calls if one != EVERYTHING},
+            named={one: ports.get(one, 80) for one in workload.app.calls if one != EVERYTHING},
         )
 
     def prefix(self) -> list[str]:

@@ -112,6 +112,10 @@ class Runner:
         """What the control plane keeps."""
         return self.folder / "state"
 
+    @property
+    def _control_host(self) -> str:
+        return ADDRESS if self._network is None else network.ADDRESS
+
     def process(self, name: str) -> Process:
         """A process by its name: `control`, a workload's name, or `<workload>.proxy`."""
         return self._processes[name]
@@ -125,12 +129,11 @@ class Runner:
         ports = self.folder / "control.json"
         ports.unlink(missing_ok=True)
         folders = (*self.config, self.folder / "generated")
-        everybody = ADDRESS if self._network is None else "0.0.0.0"
         argv = [
             *(sys.executable, "-m", "pymesh", "control"),
             *(word for folder in folders for word in ("--config", str(folder))),
             *("--state", str(self.state), "--tokens", str(self.folder / "tokens.json")),
-            *("--listen", f"{everybody}:{self._control_port}", "--admin", f"{ADDRESS}:{self.control_admin}"),
+            *("--listen", f"{self._control_host}:{self._control_port}", "--admin", f"{ADDRESS}:{self.control_admin}"),
             *("--ports-file", str(ports)),
             *([] if self._network is None else ["--auto-allocate"]),
         ]
@@ -176,7 +179,7 @@ class Runner:
         for workload in self.plan:
             made = door.ask(0)
             found = replace(workload, admin_port=made.getsockname()[1])
-            placed.append(found if found.gateway else self._network.join(found, ports))
+            placed.append(self._network.join(found, ports))
             self._doors.append((made, found.admin_port, placed[-1].network))
         self.plan = tuple(placed)
 
@@ -246,7 +249,7 @@ class Runner:
         await self._start(workload.name, argv, self.mesh.folder, workload.network, **workload.environment())
 
     async def _start_proxy(self, workload: Workload) -> None:
-        host = network.ADDRESS if workload.is_captured else ADDRESS
+        host = self._control_host
         control = ControlAddress(self._control_port, self.state / "ca" / "root-cert.pem", host)
         token, token_file = self._tokens[workload.name], self.folder / "tokens" / workload.name
         file = self.folder / "proxies" / f"{workload.name}.json"

@@ -2,7 +2,10 @@
 
 import pytest
 
+from pymesh.control.store.store import MeshOptions, Store
+from pymesh.control.translate import translate
 from pymesh.control.translate.proxy import Proxy, ProxyError
+from pymesh.control.xds import pb
 
 
 def test_istio_node() -> None:
@@ -17,8 +20,23 @@ def test_namespace_from_the_id() -> None:
 
 @pytest.mark.parametrize(
     ("node", "metadata"),
-    [("", {}), ("x~1~a.b~c", {}), ("sidecar~1~nameless~c", {}), ("sidecar~1~a.b~c", {"LABELS": "app=web"})],
+    [
+        ("", {}),
+        ("x~1~a.b~c", {}),
+        ("sidecar~1~nameless~c", {}),
+        ("sidecar~1~a.b~c", {"LABELS": "app=web"}),
+        *(("sidecar~1~a.b~c", {"UPSTREAM_MARK": wrong}) for wrong in ("0", "-1", "x", 2.0**32, "")),
+    ],
 )
 def test_refused(node: str, metadata: dict[str, object]) -> None:
     with pytest.raises(ProxyError):
         Proxy.parse(node, metadata)
+
+
+@pytest.mark.parametrize("written", ["1338", 1338.0])
+def test_every_connection_of_a_proxy_without_a_user_is_marked(written: object) -> None:
+    metadata = {"INTERCEPTION_MODE": "REDIRECT", "UPSTREAM_MARK": written}
+    made = translate(Store(MeshOptions()), Proxy.parse("sidecar~10.0.0.1~a.b~c", metadata)).messages[pb.CLUSTER]
+    options = {name: one.upstream_bind_config.socket_options for name, one in made.items()}
+    assert {"PassthroughCluster", "InboundPassthroughCluster"} <= set(options)
+    assert all([(one.level, one.name, one.int_value) for one in found] == [(1, 36, 1338)] for found in options.values())
