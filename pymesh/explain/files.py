@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pymesh.control.identity.spiffe import Identity
-from pymesh.control.resources.diagnostics import Report
+from pymesh.control.resources.diagnostics import Position, Report, did_you_mean
 from pymesh.control.resources.gateway_api import HTTPRoute, KubeGateway
 from pymesh.control.resources.gateway_routes import GRPCRoute
 from pymesh.control.resources.load import load_text
@@ -30,6 +31,25 @@ from pymesh.local.resources import documents
 _FIRST_PORT = 20_001
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Resources that no file has: they take the place of those of the same kind and name. Or one that goes."""
+
+    #: What the text is called; of what goes kind and name, as in ``VirtualService shop/reviews``.
+    title: str
+    #: None: it goes.
+    text: str | None
+
+    def made(self, resources: Sequence[Resource], report: Report) -> list[Resource]:
+        """The resources after it."""
+        newer = load_text(self.title, self.text, report) if self.text is not None else []
+        gone = {self.title} if self.text is None else {one.title for one in newer}
+        if self.text is None and all(one.title != self.title for one in resources):
+            hint = did_you_mean(self.title, [one.title for one in resources])
+            report.error(Position("delete"), f"there is no {self.title}", hint)
+        return [*(one for one in resources if one.title not in gone), *newer]
+
+
 class FileSource:
     """The mesh that files describe. A workload is taken to run with the sidecar that its resources say."""
 
@@ -38,12 +58,9 @@ class FileSource:
         folders: Sequence[Path],
         options: MeshOptions | None = None,
         *,
-        texts: Sequence[tuple[str, str]] = (),
-        without: Collection[str] = (),
+        changes: Sequence[Change] = (),
     ) -> None:
-        """Read everything. ``texts`` are resources that have no file, each with its title: they take the place of those
-        of the same kind and name before them; ``without`` leaves resources out by kind and name, as in
-        ``VirtualService shop/reviews``. Raises :class:`SourceError`."""
+        """Read everything, then change it. Raises :class:`SourceError`."""
         self._options = options or MeshOptions()
         report = Report()
         local: list[plan.Workload] = []
@@ -64,11 +81,8 @@ class FileSource:
             else:
                 paths.append(folder)
         resources += files.read(paths, report)
-        for title, text in texts:
-            newer = load_text(title, text, report)
-            known = {one.title for one in newer}
-            resources = [one for one in resources if one.title not in known] + newer
-        resources = [one for one in resources if one.title not in without]
+        for change in changes:
+            resources = change.made(resources, report)
         self._store = assemble(resources, self._options, report)
         if report.failed:
             raise SourceError("\n".join(str(one) for one in report.diagnostics if one.severity == "error"))

@@ -16,7 +16,7 @@ from typing import Any
 from pymesh.control.resources.diagnostics import did_you_mean
 from pymesh.control.sources.files import SUFFIXES
 from pymesh.explain.credentials import Credentials
-from pymesh.explain.files import FileSource
+from pymesh.explain.files import Change, FileSource
 from pymesh.explain.prepare import Names, prepared
 from pymesh.explain.source import Member, SourceError
 from pymesh.explain.tokens import Signer
@@ -33,29 +33,23 @@ class Resources:
     """What a mesh is made from."""
 
     paths: tuple[Path, ...] = ()
-    #: Title and text of what has no file; a later one takes the place of an earlier one, resource by resource.
-    texts: tuple[tuple[str, str], ...] = ()
-    #: Kind and name of what is left out.
-    without: frozenset[str] = frozenset()
+    #: What has no file, and what goes, in this order.
+    changes: tuple[Change, ...] = ()
 
     @classmethod
     def of(cls, given: Sequence[str | Path]) -> Resources:
         """Paths, and texts: what has more than a line."""
-        paths, texts = [], []
+        paths, changes = [], []
         for number, one in enumerate(given, 1):
             if isinstance(one, str) and "\n" in one:
-                texts.append((f"text {number}", one))
+                changes.append(Change(f"text {number}", one))
             else:
                 paths.append(Path(one))
-        return cls(tuple(paths), tuple(texts))
+        return cls(tuple(paths), tuple(changes))
 
-    def changed(self, text: str, number: int) -> Resources:
-        """With newer resources."""
-        return replace(self, texts=(*self.texts, (f"change {number}", text)))
-
-    def removed(self, title: str) -> Resources:
-        """Without one."""
-        return replace(self, without=self.without | {title})
+    def changed(self, change: Change) -> Resources:
+        """After another change."""
+        return replace(self, changes=(*self.changes, change))
 
     def stamp(self) -> tuple[tuple[str, int, int], ...]:
         """Changes when a file does."""
@@ -86,13 +80,9 @@ class Blueprint:
 
     def __init__(self, resources: Resources, names: Names) -> None:
         try:
-            self.source = FileSource(resources.paths, texts=resources.texts, without=resources.without)
+            self.source = FileSource(resources.paths, changes=resources.changes)
         except SourceError as error:
             raise MeshError(str(error)) from None
-        unknown = resources.without - {f"{one.kind} {one.namespace}/{one.name}" for one in _written(resources)}
-        if unknown:
-            known = [f"{one.kind} {one.namespace}/{one.name}" for one in self.source.written()]
-            raise MeshError(f"there is no {min(unknown)}\nhint: {did_you_mean(min(unknown), known)}")
         self.members: Sequence[Member] = self.source.members()
         self.names = names
         self.told = {one: Told.of(self.source, one) for one in self.members}
@@ -193,10 +183,6 @@ def changed(before: Blueprint, resources: Resources) -> Blueprint:
 @functools.lru_cache(maxsize=64)
 def _made(resources: Resources, stamp: object, before: Blueprint | None) -> Blueprint:
     return Blueprint(resources, Names(dict(before.names.known) if before else {}))
-
-
-def _written(resources: Resources) -> Sequence[Any]:
-    return FileSource(resources.paths, texts=resources.texts).written() if resources.without else ()
 
 
 @functools.lru_cache(maxsize=1)

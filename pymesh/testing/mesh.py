@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+from pymesh.explain.files import Change
 from pymesh.explain.source import Member
 from pymesh.simulated import proxy as heard
 from pymesh.simulated.messages import Answered, Asked, Fields, Pairs
@@ -347,13 +348,14 @@ class Mesh:
     def apply(self, text: str) -> None:
         """Add resources, or change them: each proxy hears of it a little later. Raises :class:`MeshError`."""
         self._changes += 1
-        self._change(self._resources.changed(text, self._changes))
+        self._change(Change(f"change {self._changes}", text))
 
     def delete(self, title: str) -> None:
         """Take a resource away, as in ``VirtualService shop/reviews``. Raises :class:`MeshError`."""
-        self._change(self._resources.removed(title))
+        self._change(Change(title, None))
 
-    def _change(self, resources: Resources) -> None:
+    def _change(self, change: Change) -> None:
+        resources = self._resources.changed(change)
         plan = blueprints.changed(self._plan, resources)
         self._resources, self._plan = resources, plan
         self.note("! configuration changes")

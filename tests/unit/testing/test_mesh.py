@@ -220,6 +220,14 @@ def test_configuration_changes_in_the_middle() -> None:
         mesh.run(1)
         mesh.cut("reviews", "ratings")
         assert mesh.get(RATINGS, source="reviews").status == 200
+        mesh.apply(DENY)  # What was taken away may come again.
+        mesh.run(1)
+        mesh.cut("reviews", "ratings")
+        assert mesh.get(RATINGS, source="reviews").status == 403
+        mesh.delete("AuthorizationPolicy shop/nobody")
+        mesh.run(1)
+        mesh.cut("reviews", "ratings")
+        assert mesh.get(RATINGS, source="reviews").status == 200
 
 
 def test_a_proxy_that_starts_hears_the_newest() -> None:
