@@ -106,6 +106,8 @@ async def _events(collector: Collector, shown: Callable[[], State]) -> AsyncIter
             except TimeoutError:
                 yield b": still here\n\n"
                 continue
+            if collector.is_stopped:
+                return
             before, state = state, shown()
             numbers = {"from": sent, "sequence": collector.sequence, "at": collector.at}
             sent = collector.sequence

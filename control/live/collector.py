@@ -89,6 +89,7 @@ class Collector:
         self._task: asyncio.Task[None] | None = None
         self._watchers = 0
         self._left_at = 0.0
+        self._is_stopped = False
         self._ticked = asyncio.Condition()
         #: Counts the pictures; 0 is none.
         self.sequence = 0
@@ -101,6 +102,11 @@ class Collector:
         return self._task is not None
 
     @property
+    def is_stopped(self) -> bool:
+        """Whether no more pictures will come."""
+        return self._is_stopped
+
+    @property
     def problems(self) -> dict[str, str]:
         """Node id -> why its metrics are not part of the picture."""
         return self._run.problems
@@ -111,7 +117,7 @@ class Collector:
         if self._watchers >= MOST_WATCHERS:
             raise TooManyError(f"{MOST_WATCHERS} viewers look already")
         self._watchers += 1
-        if self._task is None:
+        if self._task is None and not self._is_stopped:
             self._task = asyncio.create_task(self._collect())
         try:
             yield
@@ -120,9 +126,9 @@ class Collector:
             self._left_at = time.monotonic()
 
     async def after(self, sequence: int) -> None:
-        """Wait for a picture that is newer than this one. To be called while watching."""
+        """Wait for a picture that is newer than this one, or for the end. To be called while watching."""
         async with self._ticked:
-            await self._ticked.wait_for(lambda: self.sequence > sequence)
+            await self._ticked.wait_for(lambda: self.sequence > sequence or self._is_stopped)
 
     async def latest(self) -> State:
         """A picture, at once if there is one."""
@@ -139,7 +145,10 @@ class Collector:
         return {name: [None if value != value else value for value in values] for name, values in columns.items()}
 
     async def stop(self) -> None:
-        """End it."""
+        """End it, and let those go who wait."""
+        self._is_stopped = True
+        async with self._ticked:
+            self._ticked.notify_all()
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -393,7 +393,8 @@ def _everything_that_is_shown(mesh: Mesh) -> None:
             if "quit" not in path and "drain" not in path:
                 mesh.page(name, port, path)
     assert b"edge.example" in mesh.heard["edge /certs"]
-    for path in ("/ready", "/metrics", "/debug/syncz", "/debug/configz", "/debug/config_dump"):
+    api = ("/api/v1/graph", "/api/v1/configuration", "/api/v1/proxies", "/api/v1/services/shop/web/history")
+    for path in ("/ready", "/metrics", "/debug/syncz", "/debug/configz", "/debug/config_dump", *api):
         mesh.page("control", mesh.control_admin, path)
     proxies = json.loads(mesh.heard["control /debug/config_dump"])["proxies"]
     assert len(proxies) == 2, proxies

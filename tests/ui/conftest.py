@@ -29,8 +29,9 @@ PATIENCE = 60.0
 Open = Callable[..., Page]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """One for the tests of a file: Playwright's event loop is on this thread, and other tests begin their own there."""
     with sync_playwright() as playwright:
         # Without its sandbox, which root cannot have.
         started = playwright.chromium.launch(executable_path=peer("chromium"), args=["--no-sandbox"])
@@ -40,7 +41,8 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def open_page(browser: Browser) -> Iterator[Open]:
-    """Open a page of the control plane at an address. A foreign request or an error in the page fails the test."""
+    """Open a page of the control plane at an address. A foreign request or an error in the page fails the test, other
+    than errors that have the text `tolerated`."""
     wrong: list[str] = []
     with _pages(browser, wrong) as make:
         yield make
@@ -51,7 +53,7 @@ def open_page(browser: Browser) -> Iterator[Open]:
 def _pages(browser: Browser, wrong: list[str]) -> Iterator[Open]:
     contexts = []
 
-    def make(base: str, path: str = "/ui/", **options: Any) -> Page:
+    def make(base: str, path: str = "/ui/", tolerated: str = "", **options: Any) -> Page:
         def judged(route: Route) -> None:
             if route.request.url.startswith((base + "/", "data:")):
                 route.continue_()
@@ -60,7 +62,8 @@ def _pages(browser: Browser, wrong: list[str]) -> Iterator[Open]:
             route.abort()
 
         def said(message: ConsoleMessage) -> None:
-            if message.type in ("error", "warning"):
+            is_tolerated = bool(tolerated) and tolerated in message.text
+            if message.type in ("error", "warning") and not is_tolerated:
                 wrong.append(f"console: {message.text}")
 
         context = browser.new_context(**{"viewport": {"width": 1440, "height": 900}, **options})
@@ -96,7 +99,7 @@ class Shop:
     config: Path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     folder = tmp_path_factory.mktemp("shop")
     output = folder / "output"

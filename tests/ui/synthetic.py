@@ -96,10 +96,10 @@ def large(services: int = 300, namespaces: int = 10, seed: int = 1) -> Synthetic
 
 
 @contextmanager
-def serving(mesh: SyntheticMesh) -> Iterator[str]:
-    """The address of the pages of its control plane."""
+def serving(mesh: SyntheticMesh, port: int = 0) -> Iterator[str]:
+    """The address of the pages of its control plane; on a free port unless one is given."""
     ready, stop = threading.Event(), threading.Event()
-    sock = socket.create_server(("127.0.0.1", 0))
+    sock = socket.create_server(("127.0.0.1", port))
 
     async def main() -> None:
         fleet = Fleet(lambda *_: {}, XdsMetrics(CollectorRegistry()))

@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect
 
 from tests.proxy.running import eventually
 from tests.ui.conftest import PATIENCE, Open
-from tests.ui.synthetic import large, serving
+from tests.ui.synthetic import Call, SyntheticMesh, large, serving
 from tests.ui.test_shop import overlapping, rows, seen
 
 #: What takes longer than this hangs; an idle machine needs a hundredth of it.
@@ -96,3 +96,16 @@ def test_a_proxy_that_refuses_is_the_first_to_be_seen(base: str, open_page: Open
     assert (listeners[0], listeners[2], listeners[3]) == ("LDS", "two", "one")
     assert "no such filter" in listeners[4]
     keep(page, "proxies-refused")
+
+
+def test_the_page_comes_back_with_its_control_plane(open_page: Open) -> None:
+    first = SyntheticMesh(["shop/web", "shop/cart"], [Call("shop/web", "shop/cart", 50)])
+    second = SyntheticMesh(["shop/web", "shop/till"], [Call("shop/web", "shop/till", 50)])
+    with serving(first) as address:
+        page = open_page(address, tolerated="ERR_")
+        assert eventually(lambda: [row[1] for row in rows(page, "Connections")] == ["cart v1"], PATIENCE)
+    expect(page.get_by_text("not connected")).to_be_visible()
+    with serving(second, int(address.rpartition(":")[2])):
+        # Nothing is left of what was; what is there now begins anew.
+        assert eventually(lambda: [row[1] for row in rows(page, "Connections")] == ["till v1"], PATIENCE)
+        expect(page.get_by_text("live", exact=True)).to_be_visible()

@@ -87,6 +87,24 @@ def test_a_proxy_that_does_not_tell_where_its_metrics_are_is_told_of(port: objec
     asyncio.run(main())
 
 
+def test_who_waits_is_let_go_at_the_end() -> None:
+    async def main() -> None:
+        collector = Collector(fleet(), Nothing(), interval=60)
+        async with collector.watching():
+            await collector.after(0)
+            waiting = asyncio.create_task(collector.after(1))
+            await asyncio.sleep(0.01)
+            assert not waiting.done()
+            await collector.stop()
+            async with asyncio.timeout(20):
+                await waiting
+        async with asyncio.timeout(20), collector.watching():
+            await collector.after(0)
+        assert collector.is_stopped and not collector.is_running
+
+    asyncio.run(main())
+
+
 def test_so_many_may_look_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_WATCHERS", 1)
 
