@@ -17,11 +17,13 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
+from pymesh.control.admin.rejections import Trace
 from pymesh.control.live import deltas
 from pymesh.control.live.collector import Collector, TooManyError
 from pymesh.control.live.graph import State
 from pymesh.control.xds.fleet import Connection, Fleet
 from pymesh.control.xds.metrics import short_type
+from pymesh.control.xds.node import Node
 
 #: A reader that hears nothing for this long may think that the connection is dead.
 KEEP_ALIVE_SECONDS: Final = 15.0
@@ -46,6 +48,9 @@ class ConfigView(Protocol):
 
     def standing(self) -> dict[str, Any]:
         """Since when the configuration is in force, and since when newer files are refused (None: they are not)."""
+
+    def origins(self, node: Node) -> Trace:
+        """For a proxy: the resources behind what it was sent, or behind a path in that; the closest first."""
 
 
 def routes(fleet: Fleet, config: ConfigView, collector: Collector) -> list[BaseRoute]:

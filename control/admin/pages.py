@@ -6,6 +6,7 @@ resources of the secret type by name and version only.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -18,13 +19,14 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from pymesh.control import ui
-from pymesh.control.admin import api
+from pymesh.control.admin import api, rejections
 from pymesh.control.admin.api import ConfigView
 from pymesh.control.admin.guard import LoopbackHosts
 from pymesh.control.live.collector import Collector
 from pymesh.control.xds import pb
 from pymesh.control.xds.cache import Resource
 from pymesh.control.xds.fleet import Connection, Fleet
+from pymesh.control.xds.node import ADMIN_ADDRESS, Node
 
 
 def application(
@@ -39,7 +41,7 @@ def application(
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     async def syncz(_: Request) -> Response:
-        return _json([_synced(connection) for connection in fleet.connections()])
+        return _json([_synced(connection, config) for connection in fleet.connections()])
 
     async def configz(_: Request) -> Response:
         return _json({"resources": list(config.resources()), "diagnostics": list(config.diagnostics())})
@@ -48,15 +50,29 @@ def application(
         return _json({"table": dict(config.names())})
 
     async def config_dump(request: Request) -> Response:
-        wanted = request.query_params.get("proxyID")
-        connections = fleet.connections()
-        if not wanted:
-            known = [c.node.id for c in connections]
-            return _json({"error": "say which proxy: ?proxyID=<node id>", "proxies": known}, status=400)
-        for connection in connections:
-            if connection.node.id == wanted:
-                return _json(_dump(connection))
-        return _json({"error": f"no proxy {wanted!r} is connected"}, status=404)
+        found = _asked(fleet, request)
+        return found if isinstance(found, Response) else _json(_dump(found))
+
+    async def provenance(request: Request) -> Response:
+        found = _asked(fleet, request)
+        if isinstance(found, Response):
+            return found
+        trace, path = config.origins(found.node), request.query_params.get("path", "")
+        resources = _selected(found, request)
+
+        def traced() -> list[dict[str, Any]]:
+            return [
+                {
+                    "type_url": one.type_url,
+                    "name": one.name,
+                    "version": one.version,
+                    "objects": list(trace(one.message(), path)),
+                }
+                for one in resources
+            ]
+
+        # Thousands of resources take a moment, and streams must not wait for it.
+        return _json(await asyncio.to_thread(traced))
 
     return Starlette(
         routes=[
@@ -66,6 +82,7 @@ def application(
             Route("/debug/configz", configz),
             Route("/debug/ndsz", ndsz),
             Route("/debug/config_dump", config_dump),
+            Route("/debug/provenance", provenance),
             *api.routes(fleet, config, collector),
             *ui.routes(),
         ],
@@ -73,13 +90,39 @@ def application(
     )
 
 
-def _synced(connection: Connection) -> dict[str, Any]:
+def _asked(fleet: Fleet, request: Request) -> Connection | Response:
+    """The proxy that a request asks about; of its connections the newest."""
+    wanted = request.query_params.get("proxyID")
+    connections = fleet.connections()
+    if not wanted:
+        known = [c.node.id for c in connections]
+        return _json({"error": "say which proxy: ?proxyID=<node id>", "proxies": known}, status=400)
+    found = [connection for connection in connections if connection.node.id == wanted]
+    return found[-1] if found else _json({"error": f"no proxy {wanted!r} is connected"}, status=404)
+
+
+def _selected(connection: Connection, request: Request) -> list[Resource]:
+    """The resources of a proxy, narrowed by type and name if the request does."""
+    kind, name = request.query_params.get("type"), request.query_params.get("name")
+    return [
+        resource
+        for url, table in connection.snapshot.items()
+        for resource in table.resources.values()
+        if kind in (None, url) and name in (None, resource.name)
+    ]
+
+
+def _synced(connection: Connection, config: ConfigView) -> dict[str, Any]:
     types = {}
     for status in connection.session.status():
         types[status.type_url] = {
             "sent": status.sent_version,
             "acked": status.acked_version,
             "synced": status.sent_version == status.acked_version,
+            "sent_nonce": status.sent_nonce,
+            "acked_nonce": status.acked_nonce,
+            "behind": status.is_behind,
+            "resources": status.resources,
             "wildcard": status.wildcard,
             "subscribed": status.subscribed,
         }
@@ -87,6 +130,9 @@ def _synced(connection: Connection) -> dict[str, Any]:
             types[status.type_url]["rejected"] = {
                 "version": status.rejected_version,
                 "reason": status.rejection,
+                "problems": rejections.traced(
+                    connection.snapshot.get(status.type_url), status.rejection, config.origins(connection.node)
+                ),
             }
     return {
         "proxy": connection.node.id,
@@ -94,9 +140,16 @@ def _synced(connection: Connection) -> dict[str, Any]:
         "identity": str(connection.node.identity) if connection.node.identity else None,
         "peer": connection.peer,
         "variant": connection.variant,
+        "version": _version(connection.node),
+        "admin": str(connection.node.metadata.get(ADMIN_ADDRESS, "")) or None,
+        "waits_for_endpoints": connection.session.unasked_endpoints(),
         "connected_at": connection.connected_at.isoformat(),
         "types": types,
     }
+
+
+def _version(node: Node) -> str:
+    return f"{node.user_agent}/{node.user_agent_version}".strip("/")
 
 
 def _dump(connection: Connection) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-Severity = Literal["error", "warning"]
+Severity = Literal["error", "warning", "info"]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -30,6 +30,8 @@ class Diagnostic:
     message: str
     hint: str = ""
     severity: Severity = "error"
+    #: Istio's code of the finding, where `pymesh analyze` has given it one.
+    code: str = ""
 
     def __str__(self) -> str:
         hint = f"\n  hint: {self.hint}" if self.hint else ""
@@ -42,13 +44,17 @@ class Report:
     def __init__(self) -> None:
         self._found: list[Diagnostic] = []
 
-    def error(self, at: Position, message: str, hint: str = "") -> None:
+    def error(self, at: Position, message: str, hint: str = "", code: str = "") -> None:
         """Something that keeps the configuration from being used."""
-        self._found.append(Diagnostic(at, message, hint))
+        self._found.append(Diagnostic(at, message, hint, code=code))
 
-    def warning(self, at: Position, message: str, hint: str = "") -> None:
+    def warning(self, at: Position, message: str, hint: str = "", code: str = "") -> None:
         """Something that is probably not meant."""
-        self._found.append(Diagnostic(at, message, hint, "warning"))
+        self._found.append(Diagnostic(at, message, hint, "warning", code))
+
+    def info(self, at: Position, message: str, hint: str = "", code: str = "") -> None:
+        """Something that is good to know."""
+        self._found.append(Diagnostic(at, message, hint, "info", code))
 
     @property
     def diagnostics(self) -> tuple[Diagnostic, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, Protocol
 
 from pymesh.control.live import inventory
 from pymesh.control.live.inventory import Known, KnownService
-from pymesh.control.resources.diagnostics import Diagnostic, Report
+from pymesh.control.resources.diagnostics import Diagnostic, Position, Report
 from pymesh.control.resources.metadata import Resource
 from pymesh.control.resources.workloads import WorkloadEntry
 from pymesh.control.sources import files
@@ -19,6 +20,7 @@ from pymesh.control.store import addresses
 from pymesh.control.store.store import MeshOptions, Store, assemble
 from pymesh.control.store.workloads import Locality
 from pymesh.control.translate import translate
+from pymesh.control.translate.origins import Origins
 from pymesh.control.translate.proxy import Proxy, ProxyError
 
 log = logging.getLogger(__name__)
@@ -56,6 +58,8 @@ class FileMesh:
         self._options = options or MeshOptions()
         self._resources: Sequence[Resource] = ()
         self._found: tuple[Diagnostic, ...] = ()
+        #: File -> its resources, in their order there.
+        self._owners: dict[str, list[Resource]] = {}
         #: Namespace and name of a workload -> its service account.
         self._accounts: dict[tuple[str, str], str] = {}
         self._warned: set[tuple[str, Diagnostic]] = set()
@@ -77,6 +81,7 @@ class FileMesh:
         self.store, self._resources = store, resources
         self._in_force_since, self._refused_since = now, None
         self._known = inventory.configured(store, (one for one in resources if isinstance(one, WorkloadEntry)))
+        self._owners = _by_file(resources)
         self._accounts = {
             (one.namespace, one.name): one.spec.service_account
             for one in resources
@@ -99,7 +104,7 @@ class FileMesh:
 
     def messages(self, node: DescribedNode) -> Mapping[str, Mapping[str, Any]]:
         """What a proxy should have: type URL -> name -> message. Raises ``ProxyError``."""
-        proxy = Proxy.parse(node.id, node.metadata, node.user_agent, Locality(*node.locality))
+        proxy = _proxy(node)
         if node.identity is not None:
             self._check_place(proxy)
         made = translate(self.store, proxy)
@@ -120,15 +125,16 @@ class FileMesh:
 
     def resources(self) -> Sequence[dict[str, Any]]:
         """Each resource in use: kind, namespace, name, place."""
-        return [
-            {
-                "kind": one.title.partition(" ")[0],
-                "namespace": one.namespace,
-                "name": one.name,
-                "at": str(one.at),
-            }
-            for one in self._resources
-        ]
+        return [_shown(one, one.at) for one in self._resources]
+
+    def origins(self, node: DescribedNode) -> Callable[[Any, str], Sequence[dict[str, Any]]]:
+        """For a proxy: the resources behind what it was sent, or behind a path in that; the closest first."""
+        known, owners = Origins(self.store, _proxy(node)), self._owners
+
+        def traced(message: Any, path: str) -> list[dict[str, Any]]:
+            return [shown for at in known.of(message, path) if (shown := _owner(owners, at)) is not None]
+
+        return traced
 
     def standing(self) -> dict[str, Any]:
         """Since when the configuration is in force, and since when newer files are refused (None: they are not)."""
@@ -149,3 +155,25 @@ class FileMesh:
             {"at": str(one.at), "severity": one.severity, "message": one.message, "hint": one.hint}
             for one in self._found
         ]
+
+
+def _proxy(node: DescribedNode) -> Proxy:
+    return Proxy.parse(node.id, node.metadata, node.user_agent, Locality(*node.locality))
+
+
+def _by_file(resources: Sequence[Resource]) -> dict[str, list[Resource]]:
+    found: dict[str, list[Resource]] = {}
+    for one in sorted(resources, key=lambda one: one.at):
+        found.setdefault(one.at.file, []).append(one)
+    return found
+
+
+def _owner(owners: Mapping[str, Sequence[Resource]], at: Position) -> dict[str, Any] | None:
+    """The resource that a place is in: the last one that begins before it in its file."""
+    here = owners.get(at.file, ())
+    number = bisect_right(here, at, key=lambda one: one.at)
+    return _shown(here[number - 1], at) if number else None
+
+
+def _shown(one: Resource, at: Position) -> dict[str, Any]:
+    return {"kind": one.title.partition(" ")[0], "namespace": one.namespace, "name": one.name, "at": str(at)}

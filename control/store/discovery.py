@@ -102,7 +102,7 @@ def _from_kubernetes(
     selected = workloads.select(entries, namespace, spec.selector)
     if spec.external_name:
         resolution = "DNS"
-        selected = [Workload(name, namespace, spec.external_name.removesuffix("."))]
+        selected = [Workload(name, namespace, spec.external_name.removesuffix("."), at=spec.place("externalName"))]
     selected = _with_addresses(selected, resolution, service.title, report)
     backends: dict[int, tuple[Backend, ...]] = {}
     for port in ports:
@@ -176,7 +176,7 @@ def _from_service_entry(entry: ServiceEntry, entries: list[Workload], report: Re
     for host in spec.hosts:
         here = serving
         if resolution in ("DNS", "DNS_ROUND_ROBIN") and not here and spec.workload_selector is None:
-            here = [Workload(entry.name, entry.namespace, host)]
+            here = [Workload(entry.name, entry.namespace, host, at=spec.place("hosts"))]
         found.append(
             Service(
                 host,
@@ -229,6 +229,11 @@ def _network(text: str) -> str:
     """An address, or a network in its canonical form. One of a single address is that address."""
     network = ipaddress.ip_network(text, strict=False)
     return str(network.network_address) if network.num_addresses == 1 else str(network)
+
+
+def tells_protocol(name: str, app_protocol: str) -> bool:
+    """Whether ``appProtocol`` or the name of a port says what is spoken there."""
+    return (app_protocol or name.partition("-")[0]).lower() in _PROTOCOLS
 
 
 def _protocol(name: str, app_protocol: str) -> str:

@@ -53,6 +53,7 @@ def _served(one: EndpointSlice, port: Port, publish_not_ready: bool) -> Iterator
             hostname=endpoint.hostname,
             health=health,
             for_zones=tuple(zone.name for zone in endpoint.hints.for_zones),
+            at=endpoint.at,
         )
         for number in numbers:
             yield Backend(workload, number)

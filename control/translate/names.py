@@ -15,6 +15,11 @@ def inbound(port: int) -> str:
     return f"inbound|{port}||"
 
 
+def key_server(port: int, host: str) -> str:
+    """The cluster of a server of keys that is no service's own."""
+    return f"jwks|{port}||{host}"
+
+
 def listener(address: str, port: int) -> str:
     """A listener."""
     return f"{address}_{port}"

@@ -14,7 +14,7 @@ from pymesh.control.resources.destination import ClientTls
 from pymesh.control.resources.locality import LocalityLbSetting
 from pymesh.control.resources.request_authentication import JwtRule, RequestAuthentication
 from pymesh.control.store import jwks
-from pymesh.control.translate import claims, clusters, endpoints, origination, tls
+from pymesh.control.translate import claims, clusters, endpoints, names, origination, tls
 from pymesh.control.translate.scope import Scope
 from pymesh.control.translate.wire import extension, seconds
 from pymesh.control.xds import pb
@@ -89,7 +89,7 @@ def _server(scope: Scope, rule: JwtRule, namespace: str) -> str:
     port = service.port(number) if service is not None else None
     if service is not None and port is not None and rule.uri.scheme == "http":
         return scope.use(service, port)
-    name = f"jwks|{number}||{service.host if service is not None else host}"
+    name = names.key_server(number, service.host if service is not None else host)
     if service is None or port is None or service.resolution == "NONE":
         found = endpoints.local(name, host, number)
         secured = tls.client(ClientTls(mode="SIMPLE"), host, ["http/1.1"], scope.proxy.namespace)

@@ -48,7 +48,7 @@ class DeltaSession(Session):
             if version is None:
                 judged = Received(Outcome.STALE, subscription.type_url)
             else:
-                judged = subscription.judge(version, rejection(request))
+                judged = subscription.judge(request.response_nonce, version, rejection(request))
         # Unlike in the other variant a late nonce changes nothing here: differences of subscriptions
         # always count.
         self._unsubscribe(subscription, list(request.resource_names_unsubscribe))

@@ -13,6 +13,8 @@ from pymesh.control.identity.spiffe import Identity
 #: Istio's metadata keys that say who a proxy is.
 NAMESPACE = "NAMESPACE"
 SERVICE_ACCOUNT = "SERVICE_ACCOUNT"
+#: Ours: where an operator's commands find the proxy's admin pages.
+ADMIN_ADDRESS = "ADMIN_ADDRESS"
 
 
 class NodeRefusedError(Exception):
@@ -31,6 +33,8 @@ class Node:
     user_agent: str
     #: What the proxy proved with its token; None only where authentication is off.
     identity: Identity | None
+    #: Of the proxy's program, if it says so in a word; Envoy says it otherwise.
+    user_agent_version: str = ""
 
 
 def accept(described: Any, identity: Identity | None) -> Node:
@@ -58,7 +62,8 @@ def accept(described: Any, identity: Identity | None) -> Node:
             raise NodeRefusedError(f"node.id is of namespace {in_id!r}, the token is of {identity.namespace!r}")
     where = described.locality
     locality = (where.region, where.zone, where.sub_zone)
-    return Node(described.id, described.cluster, metadata, locality, described.user_agent_name, identity)
+    agent = described.user_agent_name
+    return Node(described.id, described.cluster, metadata, locality, agent, identity, described.user_agent_version[:64])
 
 
 def is_gateway(node_id: str) -> bool:

@@ -92,10 +92,17 @@ class TypeStatus:
     type_url: str
     wildcard: bool
     subscribed: int
+    #: How many resources the proxy was sent and has, as far as we know.
+    resources: int
+    #: The latest response, and the latest one that the proxy took.
+    sent_nonce: str
     sent_version: str
+    acked_nonce: str
     acked_version: str
     rejected_version: str
     rejection: str
+    #: The proxy should have something newer, which was not sent yet.
+    is_behind: bool
 
 
 @dataclass(slots=True)
@@ -116,6 +123,7 @@ class Subscription:
     #: Nonce of the latest response.
     nonce: str = ""
     sent_version: str = ""
+    acked_nonce: str = ""
     acked_version: str = ""
     rejected_version: str = ""
     rejection: str = ""
@@ -158,25 +166,29 @@ class Subscription:
         """Names that the proxy has and should not have."""
         return sorted(n for n in self.sent if n not in table.resources or not self.wants(n))
 
-    def judge(self, version: str, reason: str | None) -> Received:
-        """Record the proxy's answer to the response that carried ``version``."""
+    def judge(self, nonce: str, version: str, reason: str | None) -> Received:
+        """Record the proxy's answer to the response ``nonce``, which carried ``version``."""
         if reason is None:
-            self.acked_version = version
+            self.acked_nonce, self.acked_version = nonce, version
             if version == self.sent_version:
                 self.rejected_version = self.rejection = ""
             return Received(Outcome.ACKED, self.type_url, version)
         self.rejected_version, self.rejection = version, reason
         return Received(Outcome.REJECTED, self.type_url, version, reason)
 
-    def status(self) -> TypeStatus:
+    def status(self, table: Table) -> TypeStatus:
         return TypeStatus(
             self.type_url,
             self.wildcard,
             len(self.names),
+            len(self.sent),
+            self.nonce,
             self.sent_version,
+            self.acked_nonce,
             self.acked_version,
             self.rejected_version,
             self.rejection,
+            self.awaited or (self.settled is not table and bool(self.changed(table) or self.retired(table))),
         )
 
 
@@ -237,7 +249,12 @@ class Session(ABC):
 
     def status(self) -> list[TypeStatus]:
         """Per type what was sent, acknowledged and refused."""
-        return [self._types[t].status() for t in sorted(self._types, key=_rank) if self._types[t].requested]
+        requested = sorted((one for one in self._types.values() if one.requested), key=lambda one: _rank(one.type_url))
+        return [one.status(self._snapshot.get(one.type_url, EMPTY_TABLE)) for one in requested]
+
+    def unasked_endpoints(self) -> list[str]:
+        """Endpoints that the proxy must ask for before it is sent what leads there."""
+        return sorted(self._unasked())
 
     def asks_for(self, type_url: str, name: str) -> bool:
         """Whether the proxy subscribed to this resource."""

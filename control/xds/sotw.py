@@ -45,7 +45,7 @@ class SotwSession(Session):
             # Whatever an earlier stream sent is unknown here: answer in full.
             subscription.awaited = True
         elif nonce:
-            judged = subscription.judge(subscription.sent_version, rejection(request))
+            judged = subscription.judge(nonce, subscription.sent_version, rejection(request))
         self._subscribe(subscription, checked(request.resource_names, subscription.type_url), first=first)
         return judged
 

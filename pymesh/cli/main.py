@@ -13,6 +13,9 @@ VERBS = {
     "ca": "Show and rotate the certificate authority.",
     "agent": "Serve a workload's key and certificate to a real Envoy.",
     "capture": "Lead a workload's connections through its proxy.",
+    "proxy-status": "Show what each proxy was sent, has taken, and runs on all of its workers.",
+    "proxy-config": "Show what a proxy runs on: listeners, routes, clusters, endpoints, secrets.",
+    "analyze": "Find what is wrong, or probably not meant, with resources in files.",
     "explain": "Explain what becomes of a request, and why.",
     "bench": "Measure how fast and how late a server answers.",
     "run": "Run a command with a sidecar.",
@@ -30,7 +33,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in VERBS:
             return None
-        command = importlib.import_module(f"pymesh.cli.{cmd_name}").command
+        command = importlib.import_module(f"pymesh.cli.{cmd_name.replace('-', '_')}").command
         assert isinstance(command, click.Command)
         return command
 

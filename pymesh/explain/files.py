@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pymesh.control.identity.spiffe import Identity
-from pymesh.control.resources.diagnostics import Position, Report, did_you_mean
+from pymesh.control.resources.diagnostics import Diagnostic, Position, Report, did_you_mean
 from pymesh.control.resources.gateway_api import HTTPRoute, KubeGateway
 from pymesh.control.resources.gateway_routes import GRPCRoute
 from pymesh.control.resources.load import load_text
@@ -63,24 +63,7 @@ class FileSource:
         """Read everything, then change it. Raises :class:`SourceError`."""
         self._options = options or MeshOptions()
         report = Report()
-        local: list[plan.Workload] = []
-        next_port = itertools.count(_FIRST_PORT).__next__
-        paths: list[Path] = []
-        resources: list[Resource] = []
-        for folder in folders:
-            if (folder / meshfile.FILE_NAME).is_file():
-                try:
-                    mesh = meshfile.read(folder)
-                except LocalMeshError as error:
-                    raise SourceError(str(error)) from None
-                placed = plan.workloads(mesh, next_port)
-                resources += load_text(f"generated from {folder / meshfile.FILE_NAME}", documents(placed), report)
-                local += placed
-                # As they were named, for people: the mesh file's own are absolute.
-                paths += [folder / one.relative_to(mesh.folder) for one in mesh.config]
-            else:
-                paths.append(folder)
-        resources += files.read(paths, report)
+        resources, local = read(folders, report)
         for change in changes:
             resources = change.made(resources, report)
         self._store = assemble(resources, self._options, report)
@@ -106,6 +89,10 @@ class FileSource:
     def trust_domain(self) -> str:
         """That of its identities."""
         return self._options.trust_domain
+
+    def warnings(self) -> set[Diagnostic]:
+        """What translation warns of, for any of its proxies."""
+        return {one for proxy in self._proxies.values() for one in translate(self._store, proxy).warnings}
 
     def members(self) -> Sequence[Member]:
         """Its proxies, by name."""
@@ -173,6 +160,29 @@ class FileSource:
             return "REDIRECT"
         explicit = [one for one in resource.spec.egress if one.port is not None and one.capture_mode == "NONE"]
         return "NONE" if explicit or any(one.bind for one in resource.spec.ingress) else "REDIRECT"
+
+
+def read(folders: Sequence[Path], report: Report) -> tuple[list[Resource], list[plan.Workload]]:
+    """The resources in folders, and the workloads of their mesh files. Raises :class:`SourceError` for one of those."""
+    local: list[plan.Workload] = []
+    next_port = itertools.count(_FIRST_PORT).__next__
+    paths: list[Path] = []
+    resources: list[Resource] = []
+    for folder in folders:
+        if (folder / meshfile.FILE_NAME).is_file():
+            try:
+                mesh = meshfile.read(folder)
+            except LocalMeshError as error:
+                raise SourceError(str(error)) from None
+            placed = plan.workloads(mesh, next_port)
+            resources += load_text(f"generated from {folder / meshfile.FILE_NAME}", documents(placed), report)
+            local += placed
+            # As they were named, for people: the mesh file's own are absolute.
+            paths += [folder / one.relative_to(mesh.folder) for one in mesh.config]
+        else:
+            paths.append(folder)
+    resources += files.read(paths, report)
+    return resources, local
 
 
 def _parts(one: Resource) -> dict[str, str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pymesh.control.identity.names import ROOTS
+from pymesh.control.xds.node import ADMIN_ADDRESS
 from pymesh.local.plan import ADDRESS, CLUSTER_ID, PROXY_MARK, Workload
 
 Json = dict[str, Any]
@@ -88,6 +89,7 @@ def _shared(workload: Workload, service: Json) -> Json:
                 **_interception(workload),
                 # As Istio's agent: where the metrics are. The control plane reads them for its web UI.
                 "ENVOY_PROMETHEUS_PORT": workload.admin_port,
+                ADMIN_ADDRESS: f"{ADDRESS}:{workload.admin_port}",
                 "LABELS": dict(workload.labels),
             },
         },
