@@ -27,7 +27,7 @@ UI_SOURCES := $(shell find ui -type f -not -path 'ui/node_modules/*')
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '1,7s/^# //p' Makefile
+	@sed -n '1,8s/^# //p' Makefile
 
 demo: $(VENV)/installed
 	$(BIN)/pymesh up examples/shop

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from pymesh.cli.problem import give_up
 from pymesh.local import check, ground, http, meshfile, scenario, stats, traffic
-from pymesh.local.door import Inside
+from pymesh.local.door import GoneError, Inside
 from pymesh.local.errors import LocalMeshError
 from pymesh.local.findings import findings
 from pymesh.local.meshfile import LocalMesh
@@ -137,6 +137,8 @@ async def _main(runner: Runner, mesh: LocalMesh, plays: Sequence[Scenario], chec
     except asyncio.CancelledError:
         # A mesh is ended by Ctrl-C; a check that did not come to its end has not passed.
         return 128 + received[0] if checked and received else 0
+    except GoneError:
+        return 0
     except LocalMeshError as error:
         console.print(f"[red]error:[/] {error}", markup=True, soft_wrap=True)
         return 1

@@ -25,6 +25,10 @@ _CHUNK = 64 << 10
 _LONGEST = 4096
 
 
+class GoneError(LocalMeshError):
+    """The process outside has been told to end, or was killed."""
+
+
 class Outside:
     """Makes the sockets."""
 
@@ -64,8 +68,10 @@ class Inside:
             said, files, _, _ = socket.recv_fds(self._channel, _LONGEST, 1)
         except OSError:
             said, files = b"", []
+        if not said:
+            raise GoneError("the process outside is gone")
         if not files:
-            raise LocalMeshError(said.decode().removeprefix("error: ") or "the process outside is gone")
+            raise LocalMeshError(said.decode().removeprefix("error: "))
         return socket.socket(fileno=files[0])
 
     async def open(self, made: socket.socket, port: int, namespace: NetworkNamespace | None = None) -> None:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ import pytest
 from pymesh.control.identity import private_files
 from tests.proxy.running import eventually
 from tests.tools.marked import Mark
+from tests.tools.peers import peer
 from tests.tools.ports import free_port, free_ports
 from tests.tools.processes import running
 
@@ -364,6 +365,52 @@ def test_one_calls_another_through_both_sidecars(control: Control, tmp_path: Pat
             assert job.out == "hello from a file"
 
 
+CLIENT = """
+import http.client, os, time
+until, failed, answered = time.monotonic() + 8, [], 0
+while time.monotonic() < until:
+    try:
+        link = http.client.HTTPConnection("127.0.0.1", int(os.environ["HELLO_SERVICE_PORT"]), timeout=20)
+        link.request("GET", "/page")
+        answer = link.getresponse()
+        answer.read()
+        answered += answer.status == 200
+        failed += [answer.status] if answer.status != 200 and answered else []
+        link.close()
+    except OSError as error:
+        failed.append(repr(error))
+    if answered == 50:
+        print("flows", flush=True)
+    time.sleep(0.01)
+print("failed", failed, "of", answered, flush=True)
+"""
+
+
+def test_who_is_told_to_end_loses_no_request(control: Control, tmp_path: Path) -> None:
+    ports = free_ports(3)
+    with ExitStack() as stack:
+        servers = []
+        for number in range(2):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            (folder / "page").write_text("a page")
+            words = ["--service", "hello", "--port", f"http={ports[number]}", "--", sys.executable, "-m", "http.server"]
+            words += ["--bind", "127.0.0.1", str(ports[number])]
+            servers.append(stack.enter_context(run(control, folder, *words, name=f"hello-{number}")))
+        for server in servers:
+            assert eventually(lambda: "Serving HTTP" in server.out + server.err, PATIENCE_S)  # noqa: B023
+        (tmp_path / "client").mkdir()
+        words = ["--call", f"hello={ports[2]}", "--", sys.executable, "-u", "-c", CLIENT]
+        client = stack.enter_context(run(control, tmp_path / "client", *words, name="client"))
+        client.says("flows")
+        log = tmp_path / "0" / "err"
+        assert '"GET /page' in log.read_text()
+        servers[0].child.send_signal(signal.SIGTERM)
+        assert servers[0].child.wait(PATIENCE_S) == 143
+        client.ends(0)
+        assert "failed [] of " in client.out, client.out
+
+
 TERMINAL = """
 import os, signal, sys, time
 count = 0
@@ -392,7 +439,7 @@ def test_the_terminal_is_the_commands(control: Control, tmp_path: Path) -> None:
     command = [*PYMESH, "run", "--", sys.executable, "-c", TERMINAL]
     child, terminal = pty.fork()
     if child == 0:
-        os.execve("/bin/bash", ["bash", "--norc", "-m", "-c", script, "bash", *command], environment)
+        os.execve(peer("bash"), ["bash", "--norc", "-m", "-c", script, "bash", *command], environment)
     seen = b""
 
     def says(text: bytes) -> None:

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -129,7 +130,7 @@ class Run:
         self.mark = Mark()
         self.temporary = temporary
         self.output = temporary / "output"
-        argv = [*PYMESH, "up", *words, "--capture", "--port", "0"]
+        argv = [*PYMESH, "up", "--capture", "--port", "0", *words]
         if who == "user":
             # pytest's folders are their owner's alone.
             for one in (temporary, temporary.parent, temporary.parent.parent):
@@ -247,7 +248,7 @@ def test_names_the_wire_and_the_end(who: str, number: signal.Signals, tmp_path: 
         assert eventually(answers, PATIENCE_S)
         first = mesh.inside()
         sniffed = tmp_path / "frames"
-        sniffer = ["nsenter", "-t", str(first), "--net", sys.executable, "-c", SNIFFER, str(sniffed)]
+        sniffer = [peer("nsenter"), "-t", str(first), "--net", sys.executable, "-c", SNIFFER, str(sniffed)]
         with running(sniffer) as wire:
             assert eventually(sniffed.exists, PATIENCE_S), wire.tail()
             for host_name in ("secret", "secret.shop", "secret.shop.svc.cluster.local", "SECRET.shop.svc"):
@@ -269,6 +270,34 @@ def test_names_the_wire_and_the_end(who: str, number: signal.Signals, tmp_path: 
         assert list(tmp_path.glob("pymesh-*")) == []
         assert of_the_host() == host
         assert "Traceback" not in mesh.said
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda one: one.name)
+def test_an_early_end(number: signal.Signals, tmp_path: Path) -> None:
+    host = of_the_host()
+    for count in (3, 9):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        with run(folder, "root", str(SHOP)) as mesh:
+            # So many processes run.
+            assert eventually(lambda: len(mesh.mark.processes()) >= count, PATIENCE_S)  # noqa: B023
+            mesh.child.send_signal(number)
+            mesh.child.wait(PATIENCE_S)
+            assert mesh.mark.all_gone(), mesh.mark.processes()
+            assert "Traceback" not in mesh.said, mesh.said
+            assert "error" not in mesh.said, mesh.said
+        assert of_the_host() == host
+
+
+def test_a_port_in_use_is_one_clear_line(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        with run(tmp_path, "root", str(SHOP), "--port", port) as mesh:
+            assert mesh.child.wait(PATIENCE_S) == 1
+            assert f"error: port {port} on 127.0.0.1, for the mesh, is in use" in mesh.said
+            assert mesh.mark.all_gone(), mesh.mark.processes()
 
 
 def payloads(file: Path) -> Iterator[bytes]:
@@ -295,7 +324,7 @@ def test_where_namespaces_are_not_to_be_had_ports_are_explicit(tmp_path: Path) -
     mark = Mark()
     with output.open("wb") as sink:
         child = subprocess.Popen(
-            ["unshare", "--user", "--map-root-user", "sh", "-c", forbid, "sh", *words],
+            [peer("unshare"), "--user", "--map-root-user", "sh", "-c", forbid, "sh", *words],
             stdout=sink,
             stderr=subprocess.STDOUT,
             cwd="/",

@@ -13,12 +13,16 @@ import sys
 import tempfile
 from pathlib import Path
 
+# Run as a program, it finds nothing of ours.
+if __name__ != "__main__":
+    from tests.tools.peers import peer
+
 USER = 54321
 
 
 def command(*words: str) -> list[str]:
     """The command line, for root."""
-    return ["unshare", "--mount", sys.executable, __file__, *words]
+    return [peer("unshare"), "--mount", sys.executable, __file__, *words]
 
 
 def _closed(path: Path) -> Path | None:

@@ -76,6 +76,8 @@ PEERS: dict[str, Source] = {
     "ss": Debian("iproute2"),
     "setpriv": Debian("util-linux"),
     "unshare": Debian("util-linux"),
+    "nsenter": Debian("util-linux"),
+    "bash": Debian("bash"),
     "h2spec": Go("github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible", "h2spec"),
     "h2specd": Go("github.com/summerwind/h2spec/cmd/h2specd@v2.2.1+incompatible", "h2specd"),
     "grpc-interop-client": Go("google.golang.org/grpc/interop/client@v1.85.0", "grpc-interop-client"),
