@@ -12,7 +12,7 @@ from pymesh.testing.errors import MeshError, NoAnswerError
 from pymesh.testing.harness import Exchange, Failure, FilterHarness
 
 if TYPE_CHECKING:
-    from pymesh.testing.mesh import Mesh, Record
+    from pymesh.testing.mesh import Mesh, Record, Sent
     from pymesh.testing.scenarios import seeds
     from pymesh.testing.services import HangUpError, Incoming, Received
     from pymesh.testing.tasks import Pending
@@ -33,6 +33,7 @@ __all__ = [
     "Pending",
     "Received",
     "Record",
+    "Sent",
     "seeds",
 ]
 
@@ -40,6 +41,7 @@ __all__ = [
 _LATER = {
     "Mesh": "mesh",
     "Record": "mesh",
+    "Sent": "mesh",
     "HangUpError": "services",
     "Incoming": "services",
     "Received": "services",

@@ -44,7 +44,7 @@ Part = Literal["both", "application", "proxy"]
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class Sent:
     """A request that the test has sent."""
 
     #: Seconds since the mesh began.
@@ -139,9 +139,9 @@ class Mesh:
         self._applications: dict[str, Application] = {}
         self._lines: list[str] = []
         self._changes = 0
-        self._sent = 0
+        self._numbered = 0
         #: The requests that the test has sent.
-        self.calls: list[Call] = []
+        self.sent: list[Sent] = []
         #: Handlers that have raised something, and what.
         self.failures: list[tuple[str, Exception]] = []
         self._received: list[Received] = []
@@ -206,7 +206,7 @@ class Mesh:
         gateway needs none. ``timeout`` is the client's, in seconds.
         """
         pending, asked, place = self._send(method, url, source, headers, body, timeout)
-        self.calls.append(Call(self.now, place, asked, pending))
+        self.sent.append(Sent(self.now, place, asked, pending))
         return pending
 
     def ask(self, method: str, url: str, source: str, **options: Any) -> Pending[Answered]:
@@ -223,8 +223,8 @@ class Mesh:
         pending: Pending[Answered] = Pending()
         place = self._places[member.title]
         landing = Landing(place.node, place.key(door.listener), door.address, door.is_redirected)
-        self._sent += 1
-        number = self._sent
+        self._numbered += 1
+        number = self._numbered
         self.note(f"{member.title} > {method} {url} #{number}")
         pending.then(lambda: self.note(f"{member.title} < {_end(pending)} #{number}"))
         Client(self._network, landing, door, asked, pending, timeout)

@@ -37,8 +37,8 @@ def visited(routes: str, seed: int) -> Mesh:
 
 def judge(mesh: Mesh) -> None:
     """Nothing is lost without a word, nothing is multiplied, and all is well again afterwards."""
-    assert len(mesh.calls) == VISITS
-    for call in mesh.calls:
+    assert len(mesh.sent) == VISITS
+    for call in mesh.sent:
         assert call.answer.is_done, f"the visit at {call.time} has no end"
         # A client outside sees an answer even if everything behind the gateway fails.
         assert not isinstance(call.answer.error, NoAnswerError), f"the visit at {call.time} was dropped"
