@@ -134,16 +134,9 @@ where
     });
     let commons = Arc::new(Commons::default());
     let client = client(bootstrap, &secrets, &commons)?;
-    let dump = client.config_dump();
-    let state = Arc::new(State::new(
-        hub.clone(),
-        shards.clone(),
-        secrets.clone(),
-        shared.clone(),
-        pressure,
-        commons,
-        Box::new(move || dump.json()),
-    ));
+    let pages = client.pages();
+    let state =
+        Arc::new(State::new(hub.clone(), shards.clone(), secrets.clone(), shared.clone(), pressure, commons, pages));
 
     let log = LogWriter::start().map_err(one)?;
     let threads = start_workers(options, &state, &log, make_host)?;

@@ -10,6 +10,7 @@ use pymesh_engine::telemetry::stats::Hub;
 use pymesh_model::Snapshot;
 use pymesh_net::Shared;
 use pymesh_tls::SecretStore;
+use pymesh_xds::Pages;
 use serde_json::json;
 use tokio::sync::Notify;
 
@@ -27,7 +28,9 @@ pub(crate) struct State {
     pub started: Instant,
     pub workers: usize,
     snapshot: Mutex<Arc<Snapshot>>,
-    dump: Mutex<Box<dyn Fn() -> String + Send>>,
+    pages: Pages,
+    /// Listeners of the snapshot that could not be opened, and why.
+    unbound: Mutex<Vec<String>>,
     live: AtomicBool,
     draining: AtomicBool,
     pub(crate) quit: Notify,
@@ -41,7 +44,7 @@ impl State {
         shared: Arc<Shared>,
         pressure: Arc<Pressure>,
         commons: Arc<Commons>,
-        dump: Box<dyn Fn() -> String + Send>,
+        pages: Pages,
     ) -> State {
         State {
             workers: shards.len(),
@@ -53,7 +56,8 @@ impl State {
             commons,
             started: Instant::now(),
             snapshot: Mutex::default(),
-            dump: Mutex::new(dump),
+            pages,
+            unbound: Mutex::default(),
             live: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             quit: Notify::new(),
@@ -64,6 +68,7 @@ impl State {
     pub fn publish(&self, snapshot: Arc<Snapshot>) -> Vec<String> {
         let errors = self.shared.publish(&snapshot);
         *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
+        self.unbound.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&errors);
         errors
     }
 
@@ -97,7 +102,22 @@ impl State {
     }
 
     pub fn config_dump(&self) -> String {
-        (self.dump.lock().unwrap_or_else(PoisonError::into_inner))()
+        self.pages.dump.value()
+    }
+
+    /// What was taken from the control plane, and whether every worker runs it: all of them have the generation.
+    pub fn config_sync(&self) -> String {
+        // In this order: what was taken before is in the generation that is read after.
+        let types = self.pages.taken.value();
+        let generation = self.shared.generation();
+        let unbound = self.unbound.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        json!({
+            "generation": generation,
+            "workers": self.shared.applied(),
+            "unbound": unbound,
+            "types": types,
+        })
+        .to_string()
     }
 
     /// Gauges that belong to clusters and listeners, beside what workers count.

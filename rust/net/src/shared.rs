@@ -42,6 +42,8 @@ impl FilterHost for NoFilters {
 /// The configuration in force, and the sockets that go with it.
 pub struct Shared {
     generation: AtomicU64,
+    /// For each worker the generation that it runs.
+    applied: Vec<AtomicU64>,
     state: Mutex<State>,
     wakers: Mutex<Vec<Arc<mio::Waker>>>,
     draining: AtomicBool,
@@ -67,17 +69,18 @@ enum Accepting {
 impl Shared {
     /// For this many workers.
     pub fn new(workers: usize) -> Shared {
-        Shared::with(Bound::new(workers, HashMap::new(), false), Accepting::Yes)
+        Shared::with(workers, Bound::new(workers, HashMap::new(), false), Accepting::Yes)
     }
 
     /// For a process that is to relieve another one, whose sockets these are: see [`Shared::take_over`].
     pub fn succeeding(workers: usize, inherited: HashMap<SocketAddr, Vec<TcpListener>>) -> Shared {
-        Shared::with(Bound::new(workers, inherited, true), Accepting::NotYet)
+        Shared::with(workers, Bound::new(workers, inherited, true), Accepting::NotYet)
     }
 
-    fn with(bound: Bound, accepting: Accepting) -> Shared {
+    fn with(workers: usize, bound: Bound, accepting: Accepting) -> Shared {
         Shared {
             generation: AtomicU64::new(0),
+            applied: (0..workers).map(|_| AtomicU64::new(0)).collect(),
             state: Mutex::new(State { snapshot: Arc::default(), bound, accepting }),
             wakers: Mutex::default(),
             draining: AtomicBool::new(false),
@@ -160,8 +163,20 @@ impl Shared {
         self.wake();
     }
 
-    pub(crate) fn generation(&self) -> u64 {
+    /// How often something was put in force.
+    pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
+    }
+
+    /// For each worker the [`Shared::generation`] that it runs.
+    pub fn applied(&self) -> Vec<u64> {
+        self.applied.iter().map(|generation| generation.load(Ordering::Acquire)).collect()
+    }
+
+    pub(crate) fn set_applied(&self, worker: usize, generation: u64) {
+        if let Some(applied) = self.applied.get(worker) {
+            applied.store(generation, Ordering::Release);
+        }
     }
 
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {

@@ -241,6 +241,7 @@ impl<H: FilterHost> Worker<H> {
             let gates = self.host.load(self.engine.python_filters());
             self.engine.set_filter_gates(gates);
             self.bind();
+            self.shared.set_applied(self.options.worker, generation);
         }
         if self.shared.is_draining() && !self.engine.is_draining() {
             self.engine.drain();

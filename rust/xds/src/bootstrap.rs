@@ -17,6 +17,7 @@ use crate::catalog::{refuse_keepalive, Resource, Statics};
 use crate::check;
 use crate::diagnostic::{At, Diagnostic, Place, Problems};
 use crate::document;
+use crate::dump;
 use crate::identity;
 use crate::json::{self, Places};
 use crate::kind::ResourceKind;
@@ -42,6 +43,8 @@ pub struct Bootstrap {
     pub(crate) statics: Statics,
     pub(crate) discovery: Option<Discovery>,
     pub(crate) identity: Option<WorkloadIdentity>,
+    /// The file as people may see it, without keys.
+    pub(crate) shown: serde_json::Value,
 }
 
 /// `dynamic_resources`.
@@ -88,7 +91,7 @@ pub(crate) fn load(file: &str, text: &str, sources: Box<dyn Sources + Send>) -> 
     let message = json::read(&tree, &descriptor, &at, &places);
     check::message(&message, &at);
     let loaded = match message.transcode_to::<bootstrap::Bootstrap>() {
-        Ok(config) => translate(&config, &at, sources),
+        Ok(config) => translate(&config, &at, sources, dump::shown(message)),
         Err(error) => {
             at.refuse(error.to_string());
             None
@@ -106,7 +109,12 @@ pub(crate) fn load(file: &str, text: &str, sources: Box<dyn Sources + Send>) -> 
     }
 }
 
-fn translate(config: &bootstrap::Bootstrap, at: &At<'_>, sources: Box<dyn Sources + Send>) -> Option<Bootstrap> {
+fn translate(
+    config: &bootstrap::Bootstrap,
+    at: &At<'_>,
+    sources: Box<dyn Sources + Send>,
+    shown: serde_json::Value,
+) -> Option<Bootstrap> {
     let node = config.node.clone().unwrap_or_default();
     let dynamic_at = at.field("dynamic_resources");
     let discovery = config.dynamic_resources.as_ref().and_then(|dynamic| discovery(dynamic, &node, &dynamic_at));
@@ -132,7 +140,7 @@ fn translate(config: &bootstrap::Bootstrap, at: &At<'_>, sources: Box<dyn Source
         require_cluster(&statics, &identity.ca_cluster, &at.field("bootstrap_extensions"));
     }
     let node = Arc::new(Node { id: node.id, cluster: node.cluster, workload });
-    Some(Bootstrap { admin, overload, node, environment, statics, discovery, identity })
+    Some(Bootstrap { admin, overload, node, environment, statics, discovery, identity, shown })
 }
 
 fn require_cluster(statics: &Statics, name: &str, at: &At<'_>) {
@@ -274,7 +282,9 @@ fn discovery(config: &bootstrap::bootstrap::DynamicResources, node: &core::Node,
     if node.id.is_empty() {
         at.refuse_with_hint("ADS needs to know who asks", "set `node.id`");
     }
-    let node = core::Node { user_agent_name: USER_AGENT.to_owned(), ..node.clone() };
+    let version = core::node::UserAgentVersionType::UserAgentVersion(env!("CARGO_PKG_VERSION").to_owned());
+    let node =
+        core::Node { user_agent_name: USER_AGENT.to_owned(), user_agent_version_type: Some(version), ..node.clone() };
     Some(Discovery { cluster: target.cluster_name.clone(), variant, metadata: metadata.collect(), node, kinds })
 }
 

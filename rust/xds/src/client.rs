@@ -23,6 +23,7 @@ use crate::kind::ResourceKind;
 use crate::resolve;
 use crate::session::{Request, Session};
 use crate::stream::{self, Event, Server};
+use crate::taken;
 use crate::translate::DnsSettings;
 use crate::Diagnostic;
 
@@ -32,21 +33,33 @@ pub struct Client {
     discovery: Option<Discovery>,
     identity: Option<WorkloadIdentity>,
     store: Arc<SecretStore>,
-    dump: ConfigDump,
+    /// The bootstrap without keys.
+    shown: serde_json::Value,
+    pages: Pages,
 }
 
-/// The `/config_dump` page: what was accepted and refused, as it stands now.
+/// What admin pages show of the feed.
 #[derive(Clone, Default)]
-pub struct ConfigDump(Arc<Mutex<String>>);
+pub struct Pages {
+    /// Envoy's `ConfigDump` as JSON: what was accepted and refused.
+    pub dump: Latest<String>,
+    /// For each type of resources the answer of the server that was taken in last and what of it is not in force. It
+    /// is put here after the snapshot with it was published.
+    pub taken: Latest<serde_json::Value>,
+}
 
-impl ConfigDump {
-    /// Envoy's `ConfigDump` as JSON.
-    pub fn json(&self) -> String {
+/// What an admin page shows of the feed, as it stands now.
+#[derive(Clone, Default)]
+pub struct Latest<T>(Arc<Mutex<T>>);
+
+impl<T: Clone> Latest<T> {
+    /// The newest there is.
+    pub fn value(&self) -> T {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn set(&self, text: String) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = text;
+    fn set(&self, value: T) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = value;
     }
 }
 
@@ -56,7 +69,7 @@ impl Client {
     /// # Errors
     /// Keys and certificates of the bootstrap that cannot be used.
     pub fn new(bootstrap: Bootstrap, store: Arc<SecretStore>, is_warm: IsWarm) -> Result<Client, Vec<Diagnostic>> {
-        let Bootstrap { node, environment, statics, discovery, identity, .. } = bootstrap;
+        let Bootstrap { node, environment, statics, discovery, identity, shown, .. } = bootstrap;
         let of_clusters = statics.clusters.iter().flat_map(|one| &one.needs.materials);
         let of_listeners = statics.listeners.iter().flat_map(|one| &one.needs.materials);
         let materials = statics.secrets.iter().chain(of_clusters).chain(of_listeners);
@@ -66,12 +79,12 @@ impl Client {
             return Err(problems);
         }
         let catalog = Catalog::new(environment, node, statics, store.clone(), is_warm);
-        Ok(Client { catalog, discovery, identity, store, dump: ConfigDump::default() })
+        Ok(Client { catalog, discovery, identity, store, shown, pages: Pages::default() })
     }
 
-    /// A handle on the dump, for the admin server.
-    pub fn config_dump(&self) -> ConfigDump {
-        self.dump.clone()
+    /// A handle on what the admin server shows.
+    pub fn pages(&self) -> Pages {
+        self.pages.clone()
     }
 
     /// Feeds `publish` until the runtime ends; it answers what could not be put
@@ -104,7 +117,8 @@ impl Client {
         let (mut heard, mut bundle) = ((self.store.removals(), self.store.moves()), None);
         loop {
             feed.resolve(&self.catalog, &answer_sender);
-            self.dump.set(dump::json(&self.catalog));
+            self.pages.dump.set(dump::json(&self.shown, &self.catalog));
+            self.pages.taken.set(taken::json(feed.session.as_ref(), &self.catalog));
             let is_complete =
                 self.discovery.as_ref().is_none_or(|discovery| feed.answered.is_superset(&discovery.kinds));
             if is_complete && !self.catalog.is_warming() {

@@ -15,9 +15,13 @@ use crate::{optional, proto};
 /// Fields that hold or may hold a key.
 const SECRET_FIELDS: [&str; 3] = ["private_key", "password", "token"];
 
-/// The whole page.
-pub(crate) fn json(catalog: &Catalog) -> String {
+/// The whole page; `bootstrap` is the file, as [`shown`].
+pub(crate) fn json(bootstrap: &Value, catalog: &Catalog) -> String {
     let page = json!({ "configs": [
+        {
+            "@type": "type.googleapis.com/envoy.admin.v3.BootstrapConfigDump",
+            "bootstrap": bootstrap,
+        },
         {
             "@type": "type.googleapis.com/envoy.admin.v3.ClustersConfigDump",
             "static_clusters": statics(catalog.clusters(), "cluster"),
@@ -96,7 +100,11 @@ pub(crate) fn message(any: &prost_types::Any) -> Value {
     let Some(descriptor) = proto::pool().get_message_by_name(proto::type_name(&any.type_url)) else {
         return Value::Null;
     };
-    let Ok(mut message) = DynamicMessage::decode(descriptor, any.value.as_slice()) else { return Value::Null };
+    DynamicMessage::decode(descriptor, any.value.as_slice()).map_or(Value::Null, shown)
+}
+
+/// A message as JSON, without keys.
+pub(crate) fn shown(mut message: DynamicMessage) -> Value {
     optional::without_unknown(&mut message);
     let options = SerializeOptions::new().use_proto_field_name(true);
     let mut value = message.serialize_with_options(serde_json::value::Serializer, &options).unwrap_or(Value::Null);
@@ -111,12 +119,22 @@ fn redact(value: &mut Value) {
                 match name.as_str() {
                     name if SECRET_FIELDS.contains(&name) => *value = redacted(),
                     "local_jwks" => redact_key_set(value),
+                    // What a proxy says to its control plane first is who it is.
+                    "initial_metadata" => redact_values(value),
                     _ => redact(value),
                 }
             }
         }
         Value::Array(items) => items.iter_mut().for_each(redact),
         _ => {}
+    }
+}
+
+fn redact_values(headers: &mut Value) {
+    for header in headers.as_array_mut().into_iter().flatten() {
+        if let Some(value) = header.get_mut("value") {
+            *value = redacted();
+        }
     }
 }
 
@@ -152,6 +170,9 @@ mod tests {
         let mut value = json!({"a": [{"private_key": {"inline_string": "KEY"}, "name": "x"}]});
         redact(&mut value);
         assert_eq!(value, json!({"a": [{"private_key": "[redacted]", "name": "x"}]}));
+        let mut value = json!({"initial_metadata": [{"key": "authorization", "value": "Bearer TOKEN"}]});
+        redact(&mut value);
+        assert_eq!(value, json!({"initial_metadata": [{"key": "authorization", "value": "[redacted]"}]}));
     }
 
     #[test]

@@ -25,12 +25,13 @@ mod rules;
 mod session;
 mod stream;
 mod suggest;
+mod taken;
 #[cfg(test)]
 mod testing;
 mod translate;
 mod transport;
 mod unsupported;
 pub use bootstrap::{load_bootstrap, Bootstrap};
-pub use client::{Client, ConfigDump};
+pub use client::{Client, Latest, Pages};
 pub use diagnostic::{Diagnostic, Place};
 pub use kind::ResourceKind;

@@ -107,6 +107,6 @@ impl Offline {
 
     /// The page `/config_dump`.
     pub fn dump(&self) -> String {
-        dump::json(&self.catalog)
+        dump::json(&serde_json::Value::Null, &self.catalog)
     }
 }

@@ -86,6 +86,11 @@ impl Session {
         versions
     }
 
+    /// The nonce of the last answer of a type on this stream; none before the first.
+    pub(crate) fn nonce(&self, kind: ResourceKind) -> Option<&str> {
+        self.subscriptions.get(&kind).map(|subscription| subscription.nonce.as_str()).filter(|nonce| !nonce.is_empty())
+    }
+
     /// Requests that bring the subscriptions in line with what is wanted. On a
     /// new stream that is everything.
     pub(crate) fn refresh(&mut self, catalog: &Catalog) -> Vec<Request> {

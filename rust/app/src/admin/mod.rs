@@ -73,6 +73,7 @@ fn answer(request: &Request<Incoming>, state: &State) -> Response<Full<Bytes>> {
         "/listeners" => page(TEXT, pages::listeners(&state.snapshot())),
         "/certs" => page(JSON, pages::certs(&state.secrets)),
         "/config_dump" => page(JSON, state.config_dump()),
+        "/config_sync" => page(JSON, state.config_sync()),
         "/server_info" => page(JSON, state.server_info()),
         "/drain_listeners" | "/quitquitquit" if !changes => {
             error(StatusCode::METHOD_NOT_ALLOWED, "this page changes things: use POST\n".to_owned())
@@ -113,6 +114,7 @@ const HELP: &str = "admin pages:
   /listeners           listeners; ?format=json
   /certs               certificates, without keys
   /config_dump         accepted and rejected configuration
+  /config_sync         what was taken from the control plane, and which workers run it
   /server_info         version, state, uptime
   /drain_listeners     POST: end connections in order
   /quitquitquit        POST: stop

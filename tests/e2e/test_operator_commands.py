@@ -1,0 +1,164 @@
+"""The operator's commands on the shop as it runs: real proxies, one of them a real Envoy."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pymesh.local import check
+from pymesh.operate.mesh import page
+from tests.e2e.test_shop import PYMESH, SHOP, run
+from tests.proxy.running import eventually
+from tests.tools import peers
+
+#: Accepted by the control plane; its automaton is larger than our proxy lets one become.
+HUGE = "/(a{1000}){1000}"
+WORKLOADS = ("catalog-0", "catalog-1", "ingress", "ratings", "reviews-v1", "reviews-v2", "web")
+
+
+@dataclass(frozen=True)
+class Shop:
+    """A running shop whose second version of the reviews stands behind Envoy."""
+
+    folder: Path
+    admin: str
+
+    def pymesh(self, *words: str, code: int = 0) -> str:
+        """The output of a command."""
+        done = run(*words, PYMESH_ADMIN=self.admin, NO_COLOR="1")
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def json(self, *words: str) -> Any:
+        return json.loads(self.pymesh(*words, "-o", "json"))
+
+    def edit(self, name: str, change: Callable[[str], str]) -> Path:
+        """Change a file of its configuration."""
+        (file,) = (self.folder / "config").rglob(name)
+        file.write_text(change(file.read_text()))
+        return file
+
+    def state(self, proxy: str, kind: str) -> str:
+        return str(self.json("proxy-status", proxy)["types"][kind]["state"])
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    folder = tmp_path_factory.mktemp("shop")
+    output = folder / "output"
+    path = os.pathsep.join((str(Path(peers.peer("envoy")).parent), os.environ["PATH"]))
+    words = [*PYMESH, "up", str(SHOP), "--port", "0", "--envoy", "reviews-v2", "--keep", str(folder / "run")]
+    with output.open("wb") as sink:
+        process = subprocess.Popen(
+            words, stdout=sink, stderr=subprocess.STDOUT, cwd="/", env={**os.environ, "COLUMNS": "400", "PATH": path}
+        )
+    try:
+        assert eventually(lambda: "logs: " in output.read_text(), 120), output.read_text()
+        found = re.search(r"control plane: http://(\S+)/debug", output.read_text())
+        assert found is not None
+        yield Shop(folder / "run", found[1])
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+    assert check.leftovers(folder / "run") == []
+
+
+def test_every_proxy_runs_what_it_was_sent_on_all_of_its_workers(shop: Shop) -> None:
+    def are_in_sync() -> bool:
+        states = {one["name"]: one for one in shop.json("proxy-status")}
+        assert sorted(states) == [f"{name}.shop" for name in WORKLOADS]
+        return all(kind["state"] != "STALE" for one in states.values() for kind in one["types"].values())
+
+    assert eventually(are_in_sync, 30), shop.pymesh("proxy-status")
+    for one in shop.json("proxy-status"):
+        if one["name"] == "reviews-v2.shop":
+            assert one["workers"] is None
+            assert "not pymesh's own proxy" in one["unknown"]
+            continue
+        assert one["workers"]["current"] == one["workers"]["total"] > 0
+        for kind in one["types"].values():
+            if kind["state"] == "SYNCED":
+                assert kind["effective"] == kind["acknowledged"]["nonce"] == kind["sent"]["nonce"] != ""
+    table = shop.pymesh("proxy-status")
+    assert re.search(r"^web\.shop +SYNCED +SYNCED +SYNCED +SYNCED +SYNCED +(\d+)/\1 +pymesh/", table, re.MULTILINE)
+
+
+def test_a_refusal_is_told_with_the_users_line(shop: Shop) -> None:
+    rule = "    - route: [{destination: {host: catalog}}]\n"
+    broken = f'    - match: [{{uri: {{regex: "{HUGE}"}}}}]\n      route: [{{destination: {{host: catalog}}}}]\n'
+    before = shop.edit("catalog.yaml", lambda text: text.replace(rule, broken + rule))
+    line = before.read_text().splitlines().index(broken.splitlines()[0]) + 1
+    try:
+        assert eventually(lambda: shop.state("web", "RDS") == "STALE", 20)
+        told = shop.pymesh("proxy-status")
+        assert "RDS of web.shop: refused; what was good before stays in force" in told
+        assert "match.safe_regex.regex: Compiled regex exceeds size limit" in told
+        assert f"VirtualService shop/catalog at {before}:{line}:7" in told
+        (problem,) = shop.json("proxy-status", "web")["types"]["RDS"]["problems"]
+        assert problem["objects"][0]["at"] == f"{before}:{line}:7"
+    finally:
+        shop.edit("catalog.yaml", lambda text: text.replace(broken, ""))
+    assert eventually(lambda: shop.state("web", "RDS") == "SYNCED", 20), shop.pymesh("proxy-status")
+
+
+def test_a_listener_that_cannot_be_opened_is_not_in_force(shop: Shop) -> None:
+    port = shop.admin.rpartition(":")[2]
+    extra = f"""apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {{name: extra, namespace: shop}}
+spec:
+  selector: {{istio: ingressgateway}}
+  servers: [{{port: {{number: {port}, name: http-x, protocol: HTTP}}, bind: 127.0.0.1, hosts: [x.example]}}]
+"""
+    (config,) = (one.parent for one in (shop.folder / "config").rglob("gateway.yaml"))
+    file = config / "extra.yaml"
+    file.write_text(extra)
+    try:
+        assert eventually(lambda: shop.state("ingress", "LDS") == "STALE", 20), shop.pymesh("proxy-status")
+        told = shop.pymesh("proxy-status", "ingress")
+        assert "LDS: not opened" in told
+        assert "Address already in use" in told
+        assert f"Gateway shop/extra at {file}:6:13" in told
+    finally:
+        file.unlink()
+    assert eventually(lambda: shop.state("ingress", "LDS") == "SYNCED", 20), shop.pymesh("proxy-status")
+
+
+def test_a_proxys_configuration_as_tables_and_from_a_file(shop: Shop, tmp_path: Path) -> None:
+    (reviews,) = (shop.folder / "config").rglob("reviews.yaml")
+    wide = shop.pymesh("proxy-config", "clusters", "web", "-o", "wide")
+    assert re.search(
+        rf"reviews\.shop\.svc\.cluster\.local +80 +v1 +outbound +EDS .*DestinationRule {reviews}:\d+:7", wide
+    )
+    routes = shop.pymesh("proxy-config", "routes", "web")
+    assert "outbound|80|v1|reviews.shop.svc.cluster.local (80), outbound|80|v2|" in routes
+    assert "127.0.0.1" in shop.pymesh("proxy-config", "endpoints", "web", "--name", "catalog")
+    assert re.search(r"^default +Cert Chain +ACTIVE +true", shop.pymesh("proxy-config", "secrets", "web"), re.MULTILINE)
+    assert "StdoutAccessLog" in shop.pymesh("proxy-config", "log", "web")
+    assert shop.json("proxy-config", "bootstrap", "web")["bootstrap"]["node"]["id"].startswith("sidecar~")
+    # Our words for Envoy's dump and our own, running and saved.
+    for name in ("web", "reviews-v2"):
+        (shown,) = (one for one in shop.json("proxy-status") if one["name"] == f"{name}.shop")
+        saved = tmp_path / f"{name}.json"
+        saved.write_bytes(page(shown["admin"], "/config_dump?include_eds"))
+        for kind in ("listeners", "routes", "clusters"):
+            from_file = shop.pymesh("proxy-config", kind, "-f", str(saved))
+            assert from_file == shop.pymesh("proxy-config", kind, shown["admin"])
+            assert from_file == shop.pymesh("proxy-config", kind, name)
+            assert len(from_file.splitlines()) > 1
+        everything = shop.pymesh("proxy-config", "all", "-f", str(saved))
+        assert "ROUTES\nNAME " in everything
+    assert "hint: did you mean 'reviews-v2.shop'" in shop.pymesh("proxy-config", "routes", "reviews-v3", code=1)
+
+
+def test_the_shops_resources_have_nothing_wrong(shop: Shop) -> None:
+    assert shop.pymesh("analyze", str(SHOP)) == "nothing is wrong with it\n"
