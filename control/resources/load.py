@@ -14,6 +14,7 @@ import yaml
 from pymesh.control.resources import decode as decoding
 from pymesh.control.resources import (
     destination,
+    filter_source,
     gateway,
     gateway_api,
     gateway_routes,
@@ -100,7 +101,7 @@ def load_text(file: str, text: str, report: Report, read: Callable[[str], str] |
     for node in _documents(decoder, file, text, report):
         made = _resource(decoder, node, report)
         if isinstance(made, python_filter.PythonFilter):
-            made = _with_source(made, read, report)
+            made = _with_source(made, text, read, report)
         elif isinstance(made, mesh_config.ConfigMap):
             made = _with_mesh(made, text, report)
         if made is not None:
@@ -215,25 +216,31 @@ def _unknown_kind(at: Position, group: str, kind: str, report: Report) -> None:
 
 
 def _with_source(
-    one: python_filter.PythonFilter, read: Callable[[str], str] | None, report: Report
+    one: python_filter.PythonFilter, text: str, read: Callable[[str], str] | None, report: Report
 ) -> python_filter.PythonFilter | None:
-    """The filter with the text of its file."""
-    if not one.spec.file:
+    """The filter with the text of its file, if that is Python; ``text`` is the YAML around an inline source."""
+    spec = one.spec
+    if spec.source:
+        inline = filter_source.inline(spec.source, spec.place("source"), text)
+        return one if filter_source.check(inline, spec, report) else None
+    if not spec.file:
         return one
-    at = one.spec.place("file")
+    at = spec.place("file")
     if read is None:
         report.error(at, "files cannot be read here", "put the text under `source`")
         return None
     try:
-        source = read(one.spec.file)
+        source = read(spec.file)
     except (OSError, UnicodeDecodeError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        report.error(at, f"{one.spec.file!r} cannot be read: {reason}", "the path is relative to this YAML file")
+        report.error(at, f"{spec.file!r} cannot be read: {reason}", "the path is relative to this YAML file")
         return None
     if len(source.encode()) > python_filter.LARGEST_SOURCE:
-        report.error(at, f"{one.spec.file!r} is too large", "install it as a package")
+        report.error(at, f"{spec.file!r} is too large", "install it as a package")
         return None
-    return replace(one, spec=replace(one.spec, source=source, file=""))
+    if not filter_source.check(filter_source.of_file(source, spec.file, at), spec, report):
+        return None
+    return replace(one, spec=replace(spec, source=source, file=""))
 
 
 def _with_mesh(one: mesh_config.ConfigMap, file: str, report: Report) -> mesh_config.ConfigMap | None:

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import field
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pymesh.control.resources.decode import Located, Problem, exactly_one, key, model
+from pymesh.control.resources.decode import Located, PortNumber, Problem, Range, exactly_one, key, model
 from pymesh.control.resources.metadata import Resource
 
 #: A filter is code that runs for each request: a whole library does not belong into it.
@@ -32,8 +32,46 @@ class FilterTarget(Located):
 
 
 @model
+class FilterPort(Located):
+    """A port that traffic comes in at, as the listener has it."""
+
+    number: PortNumber
+
+
+@model
+class TrafficSelector(Located):
+    """Some of the traffic of the selected proxies."""
+
+    #: SERVER: what comes to the workload; CLIENT: what it asks of others, and what a gateway takes.
+    mode: Literal["CLIENT", "SERVER", "CLIENT_AND_SERVER"] = "CLIENT_AND_SERVER"
+    ports: tuple[FilterPort, ...] = ()
+
+    def takes(self, side: Literal["CLIENT", "SERVER"], port: int) -> bool:
+        """Whether traffic on that side at that port is meant."""
+        numbers = [one.number for one in self.ports]
+        return self.mode in (side, "CLIENT_AND_SERVER") and (not numbers or port in numbers)
+
+
+#: Without ``match``: gateways, and what comes to workloads.
+_EITHER = (TrafficSelector(mode="SERVER"),)
+
+
+@model
 class PythonFilterSpec(Located):
     """A class, where its source is, and what happens when it fails."""
+
+    REFUSED: ClassVar = {
+        "failStrategy": "write failurePolicy: CLOSED or OPEN",
+        "imagePullPolicy": "a filter is no image: give its source, or install its package where the proxy runs",
+        "imagePullSecret": "a filter is no image: give its source, or install its package where the proxy runs",
+        "lane": 'the class says it: lane = "async"',
+        "pluginConfig": "write config",
+        "pluginName": "write class: MODULE:CLASS",
+        "sha256": "a filter is no image: give its source, or install its package where the proxy runs",
+        "type": "HTTP is the only kind of filter",
+        "url": "a filter is no image: write source or file",
+        "vmConfig": "settings are given by config",
+    }
 
     class_: str = key("class")
     selector: LabelSelector | None = None
@@ -44,7 +82,20 @@ class PythonFilterSpec(Located):
     file: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
     failure_policy: Literal["CLOSED", "OPEN"] = "CLOSED"
+    #: Of each call of a hook; 0 is no limit.
     timeout: timedelta = timedelta(milliseconds=100)
+    #: Where among the proxy's own filters, as in Istio's WasmPlugin: before JWTs are checked, between that and the
+    #: access policies, right behind those, or (by default) behind all of them.
+    phase: Literal["UNSPECIFIED_PHASE", "AUTHN", "AUTHZ", "STATS"] = "UNSPECIFIED_PHASE"
+    #: Within a phase the highest comes first; filters of one priority are in the order of their names.
+    priority: Annotated[int, Range(-2_147_483_648, 2_147_483_647)] = 0
+    match: tuple[TrafficSelector, ...] = ()
+
+    def takes(self, side: Literal["CLIENT", "SERVER"], port: int, *, is_gateway: bool = False) -> bool:
+        """Whether traffic on that side at that port passes the filter."""
+        if not self.match and is_gateway:
+            return True
+        return any(one.takes(side, port) for one in self.match or _EITHER)
 
     def problems(self) -> Iterator[Problem]:
         yield from exactly_one(self, "selector", "targetRefs")

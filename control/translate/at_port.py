@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pymesh.control.store.services import Port, Service
-from pymesh.control.translate import listeners, names, routes, sidecar
+from pymesh.control.translate import listeners, names, routes, selected_filters, sidecar
 from pymesh.control.translate.l4 import L4Rule
 from pymesh.control.translate.scope import Scope
 from pymesh.control.translate.wire import wrapped
@@ -49,7 +49,9 @@ class AtPort:
             return chains, self._rest(scope) or unknown, None
         for service, _ in self._without_address():
             self._cannot_be_told(scope, service)
-        network = listeners.http(options, f"outbound_{any_address}_{self.number}", "outbound", str(self.number))
+        filters = selected_filters.outbound(scope, self.number)
+        prefix = f"outbound_{any_address}_{self.number}"
+        network = listeners.http(options, prefix, "outbound", str(self.number), filters)
         return chains, {"filters": [network]}, self._table(scope, with_hosts, allows_any)
 
     def _networks(self, scope: Scope) -> list[dict[str, Any]]:

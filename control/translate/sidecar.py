@@ -51,7 +51,7 @@ def inbound_chains(scope: Scope, number: int, is_http: bool, stat_prefix: str) -
     """
     options, name = scope.store.options, names.inbound(number)
     if is_http:
-        filters = [*access.inbound_http(scope), *selected_filters.inbound(scope)]
+        filters = selected_filters.inbound(scope, number)
         network = [listeners.http(options, stat_prefix, "inbound", _inbound_routes(name, number), filters)]
     else:
         network = [*access.inbound_tcp(scope), listeners.tcp(options, name, [(name, 1)])]
@@ -90,7 +90,8 @@ def outbound(scope: Scope, one: EgressListener) -> tuple[Any | None, Any | None]
             return listeners.listener(name, bind, number, "OUTBOUND", chains), None
         chains = listeners.l4(scope, _tcp_rules(scope, one, number, found))
         return (listeners.listener(name, bind, number, "OUTBOUND", chains) if chains else None), None
-    network = listeners.http(options, f"outbound_{bind}_{number}", "outbound", str(number))
+    filters = selected_filters.outbound(scope, number)
+    network = listeners.http(options, f"outbound_{bind}_{number}", "outbound", str(number), filters)
     made = listeners.listener(name, bind, number, "OUTBOUND", [{"filters": [network]}])
     return made, _outbound_routes(scope, number, found)
 
