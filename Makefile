@@ -17,7 +17,8 @@ BIN := $(VENV)/bin
 # `pip` reads the pinned versions from one file, wherever it is called.
 PIP := $(BIN)/pip --disable-pip-version-check
 SOURCES := $(shell find rust pymesh control -type f \( -name '*.rs' -o -name '*.toml' -o -name '*.py' -o -name '*.pyi' \
-	-o -name '*.proto' -o -name '*.binpb' -o -name '*.md' -o -name '*.html' -o -name '*.js' -o -name '*.css' \) -not -path '*/__pycache__/*' -not -path 'rust/fuzz/*')
+	-o -name '*.proto' -o -name '*.binpb' -o -name '*.md' -o -name '*.h' -o -name '*.hpp' -o -name '*.pxd' \
+	-o -name '*.html' -o -name '*.js' -o -name '*.css' \) -not -path '*/__pycache__/*' -not -path 'rust/fuzz/*')
 
 UI := control/ui/static/index.html
 UI_SOURCES := $(shell find ui -type f -not -path 'ui/node_modules/*')

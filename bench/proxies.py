@@ -8,6 +8,7 @@ Pingora and hyper are the least that a program on them needs (`peers/`), over cl
 from __future__ import annotations
 
 import dataclasses
+import functools
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pymesh.authoring.build import build
+from pymesh.authoring.file import read
 from tests.proxy.bootstrap import (
     Json,
     bootstrap,
@@ -29,7 +32,7 @@ from tests.proxy.bootstrap import (
 from tests.proxy.running import proxy
 from tests.tools.certificates import KeyPair
 from tests.tools.nginx import nginx
-from tests.tools.peers import peer
+from tests.tools.peers import ROOT, peer
 from tests.tools.ports import free_port, free_ports
 from tests.tools.processes import running
 
@@ -39,15 +42,16 @@ _ROUTER = {
     "name": "envoy.filters.http.router",
     "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
 }
-_PYTHON = {
-    "name": "stamp",
-    "typed_config": {
-        "@type": "type.googleapis.com/pymesh.filters.v1.PythonFilter",
-        "name": "stamp",
-        "class": "stamp:Stamp",
-        "source": (_FILTERS / "stamp.py").read_text(),
-    },
-}
+
+
+def _python(name: str, **fields: str) -> Json:
+    kind = {"@type": "type.googleapis.com/pymesh.filters.v1.PythonFilter", "name": name}
+    return {"name": name, "typed_config": {**kind, "class": f"{name}:{name.title()}", **fields}}
+
+
+_ASK, _STAMP = (_python(name, source=(_FILTERS / f"{name}.py").read_text()) for name in ("ask", "stamp"))
+#: Without a source it is imported: the compiled one.
+_COMPILED = _python("stamp")
 _LUA = {
     "name": "envoy.filters.http.lua",
     "typed_config": {
@@ -131,9 +135,19 @@ class Competitor:
     base: str | None = None
 
 
+@functools.cache
+def _built() -> Path:
+    """The folder with `stamp.py` compiled."""
+    folder = ROOT / ".tools" / "bench-filters"
+    build(read(_FILTERS / "stamp.py"), folder)
+    return folder
+
+
 def _on_bootstrap(kind: str, filters: Sequence[Json] = (), routes: int = 1) -> Start:
     @contextmanager
     def start(setup: Setup) -> Iterator[Started]:
+        if _COMPILED in filters:
+            setup = setup.with_(prefix=[*setup.prefix, "env", f"PYTHONPATH={_built()}"])
         port, certificates = free_port(), setup.certificates
         down = up = None
         if setup.tls_in:
@@ -259,6 +273,28 @@ def _nghttpx(setup: Setup) -> Iterator[Started]:
         yield Started(process.pid, port, port)
 
 
+def _mitmproxy(*addons: Path) -> Start:
+    @contextmanager
+    def start(setup: Setup) -> Iterator[Started]:
+        port = free_port()
+        with tempfile.TemporaryDirectory(prefix="mitmproxy-") as folder:
+            argv = [
+                *setup.prefix,
+                peer("mitmdump"),
+                "--quiet",
+                "--set",
+                f"confdir={folder}",
+                "--listen-port",
+                str(port),
+            ]
+            argv += ["--listen-host", "127.0.0.1", "--mode", f"reverse:http://127.0.0.1:{setup.origin}"]
+            argv += [option for addon in addons for option in ("--scripts", str(addon))]
+            with running(argv, title="mitmproxy", ports=[port], timeout=60) as process:
+                yield Started(process.pid, port, port)
+
+    return start
+
+
 def _in_rust(program: str) -> Start:
     @contextmanager
     def start(setup: Setup) -> Iterator[Started]:
@@ -287,9 +323,14 @@ COMPETITORS = (
     Competitor("hyper", _in_rust("hyper-proxy"), tls=False),
 )
 FILTERED = (
-    Competitor("pymesh + Python filter", _on_bootstrap("pymesh", [_PYTHON]), base="pymesh"),
+    Competitor("pymesh + Python filter, one hook", _on_bootstrap("pymesh", [_ASK]), base="pymesh"),
+    Competitor("pymesh + Python filter", _on_bootstrap("pymesh", [_STAMP]), base="pymesh"),
+    Competitor("pymesh + compiled filter", _on_bootstrap("pymesh", [_COMPILED]), base="pymesh"),
     Competitor("envoy + Lua filter", _on_bootstrap("envoy", [_LUA]), base="envoy"),
+    Competitor("mitmproxy + addon", _mitmproxy(_FILTERS / "stamp_mitmproxy.py"), tls=False, base="mitmproxy"),
 )
+#: Who is there to be compared with itself only.
+BASES = (Competitor("mitmproxy", _mitmproxy(), tls=False),)
 ROUTED = (
     Competitor("pymesh + 10,000 routes", _on_bootstrap("pymesh", routes=10_000), base="pymesh"),
     Competitor("envoy + 10,000 routes", _on_bootstrap("envoy", routes=10_000), base="envoy"),

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.measure import Memory, Sample
-from bench.proxies import COMPETITORS, FILTERED, ROUTED
+from bench.proxies import BASES, COMPETITORS, FILTERED, ROUTED
 
 #: By the title of a load, then by the name of a proxy.
 Results = dict[str, dict[str, list[Sample]]]
@@ -119,7 +119,7 @@ def _chart(loads: Mapping[str, Mapping[str, float]], file: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    names = [one.name for one in (*COMPETITORS, *FILTERED, *ROUTED)]
+    names = [one.name for one in (*COMPETITORS, *BASES, *FILTERED, *ROUTED)]
     columns = min(3, len(loads))
     rows = -(-len(loads) // columns)
     figure, axes = pyplot.subplots(rows, columns, figsize=(4.6 * columns, 3.4 * rows), squeeze=False)

@@ -34,13 +34,7 @@ def load(class_path: str, source: str, config: Mapping[str, Any]) -> Loaded:
         return Loaded(None, None, [], _report(class_path), alone)
     instance = loader.load(class_path, source, config)
     traits = loader.describe(type(instance), class_path)
-    if traits.lane != "inline":
-        raise loader.FilterError(f"`{class_path}` runs in lane `{traits.lane}`, which this proxy does not serve yet")
-    if traits.wants:
-        raise loader.FilterError(f"`{class_path}.wants`: this proxy does not look at that yet\nhint: write `when`")
-    for unserved in [hook for hook in traits.hooks if hook not in SERVED]:
-        hint = f"it calls {', '.join(SERVED)}"
-        raise loader.FilterError(f"`{class_path}.{unserved}`: this proxy does not call that hook yet\nhint: {hint}")
+    refuse_unserved(class_path, traits)
     try:
         instance.setup()
     except Exception as error:
@@ -58,6 +52,17 @@ def load(class_path: str, source: str, config: Mapping[str, Any]) -> Loaded:
         capsule=vars(type(instance)).get(loader.CAPSULE),
         instance=instance,
     )
+
+
+def refuse_unserved(class_path: str, traits: loader.Traits) -> None:
+    """Raises `FilterError` for what the contract has and the proxy does not do."""
+    if traits.lane != "inline":
+        raise loader.FilterError(f"`{class_path}` runs in lane `{traits.lane}`, which this proxy does not serve yet")
+    if traits.wants:
+        raise loader.FilterError(f"`{class_path}.wants`: this proxy does not look at that yet\nhint: write `when`")
+    for unserved in [hook for hook in traits.hooks if hook not in SERVED]:
+        hint = f"it calls {', '.join(SERVED)}"
+        raise loader.FilterError(f"`{class_path}.{unserved}`: this proxy does not call that hook yet\nhint: {hint}")
 
 
 def _report(class_path: str) -> Callable[[BaseException], None]:

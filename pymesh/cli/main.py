@@ -17,6 +17,7 @@ VERBS = {
     "proxy-config": "Show what a proxy runs on: listeners, routes, clusters, endpoints, secrets.",
     "analyze": "Find what is wrong, or probably not meant, with resources in files.",
     "explain": "Explain what becomes of a request, and why.",
+    "filter": "Write, check, time and compile filters.",
     "bench": "Measure how fast and how late a server answers.",
     "run": "Run a command with a sidecar.",
     "up": "Run a mesh of plain processes on this machine.",

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import pymesh.filters
-from pymesh.compiled import build, file
+from pymesh.authoring import build, file
 from tests.proxy.bootstrap import bootstrap, cluster, http_listener, to_cluster, virtual_host
 from tests.proxy.running import Proxy, ours
 from tests.tools.ports import free_ports

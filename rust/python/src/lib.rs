@@ -1,15 +1,16 @@
 //! The extension module `pymesh._proxy`.
 //!
-//! Only `pymesh._bridge` imports it. It holds five things: the functions that
+//! Only `pymesh._bridge` imports it. It holds six things: the functions that
 //! run the proxy, the views of a message that filters work on
 //! ([`views`]), the filter host of the `inline` lane ([`host`], and [`compiled`] for filters that are no Python), a proxy
-//! without sockets and clock ([`simulated`]), and the load generator ([`load`]).
+//! without sockets and clock ([`simulated`]), the load generator ([`load`]), and what filters cost ([`timing`]).
 
 mod compiled;
 mod host;
 mod load;
 mod rules;
 mod simulated;
+mod timing;
 mod views;
 
 use std::path::{Path, PathBuf};
@@ -71,6 +72,7 @@ fn _proxy(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(validate, module)?)?;
     module.add_function(wrap_pyfunction!(version, module)?)?;
     module.add_function(wrap_pyfunction!(load::bench, module)?)?;
+    module.add_function(wrap_pyfunction!(timing::time_hooks, module)?)?;
     module.add_class::<simulated::SimulatedProxy>()?;
     module.add_class::<views::Request>()?;
     module.add_class::<views::Response>()?;

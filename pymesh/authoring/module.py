@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Literal
 
-from pymesh.compiled.hooks import STATE, Body, Kind, NeedsPythonError, Surroundings, rewrite
+from pymesh.authoring.hooks import STATE, Body, Kind, NeedsPythonError, Surroundings, rewrite
 from pymesh.filters import HttpFilter, Reply
 
 #: The hooks that the C interface has.

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pymesh.filters
-from pymesh.compiled.file import AuthorFile
-from pymesh.compiled.module import Hook, Source, hooks, write
+from pymesh.authoring.file import AuthorFile
+from pymesh.authoring.module import Hook, Source, hooks, write
 
 _CONTRACT = Path(pymesh.filters.__file__).parent
 _PACKAGES = _CONTRACT.parents[1]

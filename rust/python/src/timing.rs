@@ -1,0 +1,97 @@
+//! `time_hooks`: what a call of each hook costs a worker, for `pymesh filter bench`.
+//!
+//! The path is the host's own, from lent heads to the outcome, and for hooks in Python through the interpreter's lock
+//! each time, as for a request that is alone in its turn. Heads are made before the clock starts.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pymesh_engine::filter::{FilterCall, Heads, Outcome, Phase};
+use pymesh_engine::ExchangeKey;
+use pymesh_http::{RequestHead, ResponseHead};
+use pymesh_model::filter::{FailurePolicy, PythonFilter};
+use pymesh_net::FilterHost;
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+
+use crate::host::PythonHost;
+
+/// Calls between two looks at the clock.
+const BATCH: usize = 256;
+
+type Fields = Vec<(String, String)>;
+
+/// Nanoseconds for a call of each hook, one figure for each batch.
+///
+/// Raises RuntimeError if the filter cannot be loaded, or a hook fails or is slower than its timeout.
+#[pyfunction]
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn time_hooks(
+    py: Python<'_>,
+    class_path: &str,
+    source: &str,
+    config: &str,
+    request: (String, String, String, Fields),
+    response: (u16, Fields),
+    batches: usize,
+) -> PyResult<Vec<(&'static str, bool, Vec<f64>)>> {
+    let filter = Arc::new(PythonFilter {
+        class: class_path.into(),
+        source: source.into(),
+        config_json: config.into(),
+        failure_policy: FailurePolicy::Closed,
+        timeout: Duration::from_millis(100),
+    });
+    let heads = || heads(&request, &response);
+    py.detach(|| {
+        let mut host = PythonHost::new();
+        let mut loaded = host.load(vec![filter.clone()]);
+        let gate = loaded.pop().map_or_else(|| Err("nothing was loaded".to_owned()), |(_, gate)| gate)?;
+        let phases = [
+            (Phase::Request, "on_request_headers", gate.on_request),
+            (Phase::Response, "on_response_headers", gate.on_response),
+        ];
+        let mut timed = Vec::new();
+        for (phase, name, has_hook) in phases {
+            let call = FilterCall { exchange: ExchangeKey::from_bits(0), phase, index: 0, filter: filter.clone() };
+            if has_hook {
+                let samples = (0..batches).map(|_| batch(&mut host, &call, heads)).collect::<Result<_, _>>();
+                timed.push((name, host.is_compiled(&call), samples.map_err(|error| format!("{name}: {error}"))?));
+            }
+        }
+        Ok(timed)
+    })
+    .map_err(PyRuntimeError::new_err::<String>)
+}
+
+/// Nanoseconds for a call, over one batch.
+fn batch(host: &mut PythonHost, call: &FilterCall, heads: impl Fn() -> Heads) -> Result<f64, String> {
+    let mut done = Vec::with_capacity(BATCH);
+    let lent: Vec<Heads> = (0..BATCH).map(|_| heads()).collect();
+    let started = Instant::now();
+    for heads in lent {
+        done.push(host.call(call, heads));
+    }
+    let took = started.elapsed();
+    for (_, outcome) in done {
+        if let Outcome::Failed(error) = outcome {
+            return Err(error);
+        }
+    }
+    Ok(took.as_nanos() as f64 / BATCH as f64)
+}
+
+fn heads(request: &(String, String, String, Fields), response: &(u16, Fields)) -> Heads {
+    let (method, path, authority, fields) = request;
+    // Room as in a worker, whose arenas have served other requests before.
+    let mut head = RequestHead::default();
+    let _nothing_to_keep = head.headers.make_room(4096);
+    head.set_method(method.as_bytes());
+    head.set_path(path.as_bytes());
+    head.set_authority(authority.as_bytes());
+    fields.iter().for_each(|(name, value)| head.headers.append_lower(name.as_bytes(), value.as_bytes()));
+    let mut answer = ResponseHead { status: response.0, ..ResponseHead::default() };
+    let _nothing_to_keep = answer.headers.make_room(4096);
+    response.1.iter().for_each(|(name, value)| answer.headers.append_lower(name.as_bytes(), value.as_bytes()));
+    Heads { request: head, response: answer, route: Some("bench".into()), ..Heads::default() }
+}
