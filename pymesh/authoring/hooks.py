@@ -166,13 +166,26 @@ class _Statements:
         given |= {keyword.arg: keyword.value for keyword in call.keywords}
         fields = given.pop("headers", None) or ast.Dict([], [])
         status, body = given.pop("status", None), given.pop("body", None)
-        if given or status is None or not isinstance(fields, ast.Dict) or None in fields.keys:
+        # In Python a status of another type is a failure, not a number.
+        is_whole = not isinstance(status, ast.Constant) or type(status.value) is int
+        if given or status is None or not is_whole or not isinstance(fields, ast.Dict) or None in fields.keys:
             raise NeedsPythonError(call, "a reply is compiled to C if its headers are written out, as {name: value}")
-        text = f"pymesh_native.reply({self.text(status)}{f', {self.text(body)}' if body else ''})"
+        text = f"pymesh_native.reply({self.text(status)}{f', {self.octets(body)}' if body else ''})"
         for name, value in zip(fields.keys, fields.values, strict=True):
             assert name is not None
             text += f".header({self.text(name)}, {self.text(value)})"
         return f"{text}.done()"
+
+    def octets(self, body: ast.expr) -> str:
+        """Bytes, which nothing but a body is: text is none, in Python."""
+        match body:
+            case ast.Constant(bytes() as value):
+                return _literal(value, body)
+            case ast.Call(ast.Attribute(of, "encode"), [], []):
+                return f"({self.text(of)}).encode()"
+            case ast.Call(ast.Attribute(of, "encode"), [ast.Constant("latin-1" | "latin1" | "iso-8859-1")], []):
+                return self.text(of)
+        raise NeedsPythonError(body, f"`{ast.unparse(body)}` is not written as bytes, b'...' or text.encode()")
 
     def condition(self, test: ast.expr) -> str:
         """An expression of which only its truth counts."""
@@ -216,7 +229,7 @@ class _Expressions(ast.NodeTransformer):
 
     def visit_Constant(self, node: ast.Constant) -> ast.expr:
         match node.value:
-            case str() | bytes():
+            case str():
                 return _raw(_literal(node.value, node))
             case bool() | int() | float():
                 return node
@@ -252,10 +265,6 @@ class _Expressions(ast.NodeTransformer):
                     return _call(self.visit(of), "length", [])
                 case ast.Attribute(of, "get"), [key, ast.Constant(None)]:
                     return _call(self.visit(of), "get", [self.visit(key)])
-                case ast.Attribute(of, "encode"), []:
-                    return _call(self.visit(of), "encode", [])
-                case ast.Attribute(of, "encode"), [ast.Constant("latin-1" | "latin1" | "iso-8859-1")]:
-                    return self.visit(of)  # type: ignore[no-any-return]
                 case ast.Attribute(of, name), arguments if name in _METHODS:
                     return _call(self.visit(of), name, [self.visit(one) for one in arguments])
         raise NeedsPythonError(node, f"`{ast.unparse(node)}` is not compiled to C")

@@ -86,6 +86,8 @@ class Case:
     entered: bool | None = True
     #: Who runs it; a case that leaves one out says why.
     by: tuple[Runner, ...] = ALL
+    #: `module:Class` of the filter where it was compiled; its source is given otherwise.
+    compiled: str = ""
 
     def source(self, lane: Lane) -> str:
         """The filter's module, for a lane."""

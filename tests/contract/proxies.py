@@ -17,8 +17,8 @@ def listener(case: Case, lane: Lane, number: int, port: int, log: Json) -> Json:
     kind: Json = {
         "@type": "type.googleapis.com/pymesh.filters.v1.PythonFilter",
         "name": name(number),
-        "class": "probe:Probe",
-        "source": case.source(lane),
+        "class": case.compiled or "probe:Probe",
+        "source": "" if case.compiled else case.source(lane),
         "config": dict(case.config),
         "failure_policy": case.policy,
     }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 import pytest
 
 from tests.contract import by_harness, by_proxy, by_simulator
 from tests.contract.case import LANES, Case, Lane, Runner, judge
+from tests.contract.in_c import compiled
 from tests.contract.table import CASES
 
 
@@ -40,6 +42,22 @@ def test_by_the_simulator(case: Case, lane: Lane) -> None:
 @cases("proxy")
 def test_by_the_proxy(case: Case, proxy: by_proxy.Running) -> None:
     assert judge(case, proxy.run(case)) == []
+
+
+@pytest.fixture(scope="module")
+def in_c(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Case]]:
+    folder = tmp_path_factory.mktemp("compiled")
+    made, built = compiled([case for case in CASES if "simulator" in case.by], folder)
+    # What is compared below are hooks in C, not only Python in another guise.
+    assert sum(hook.body is not None for hook in built.hooks) > len(made) // 3, built.hooks
+    sys.path.insert(0, str(folder))
+    yield made
+    sys.path.remove(str(folder))
+
+
+@cases("simulator")
+def test_compiled_by_the_simulator(case: Case, in_c: dict[str, Case]) -> None:
+    assert judge(case, by_simulator.run(in_c[case.name])) == []
 
 
 def test_the_names_are_unique() -> None:
