@@ -49,6 +49,9 @@ class ConfigView(Protocol):
     def standing(self) -> dict[str, Any]:
         """Since when the configuration is in force, and since when newer files are refused (None: they are not)."""
 
+    def describe(self, kind: str, name: str, namespace: str) -> dict[str, Any]:
+        """What applies to a service, workload or gateway. Raises UnknownError."""
+
     def origins(self, node: Node) -> Trace:
         """For a proxy: the resources behind what it was sent, or behind a path in that; the closest first."""
 

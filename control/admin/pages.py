@@ -22,6 +22,7 @@ from pymesh.control import ui
 from pymesh.control.admin import api, rejections
 from pymesh.control.admin.api import ConfigView
 from pymesh.control.admin.guard import LoopbackHosts
+from pymesh.control.description import KINDS, UnknownError
 from pymesh.control.live.collector import Collector
 from pymesh.control.xds import pb
 from pymesh.control.xds.cache import Resource
@@ -74,6 +75,16 @@ def application(
         # Thousands of resources take a moment, and streams must not wait for it.
         return _json(await asyncio.to_thread(traced))
 
+    async def description(request: Request) -> Response:
+        kind, name = request.query_params.get("kind", ""), request.query_params.get("name", "")
+        if kind not in KINDS or not name:
+            return _json({"error": f"say what: ?kind={'|'.join(KINDS)}&name=NAME"}, status=400)
+        namespace = request.query_params.get("namespace", "default")
+        try:
+            return _json(await asyncio.to_thread(config.describe, kind, name, namespace))
+        except UnknownError as error:
+            return _json({"error": str(error)})
+
     return Starlette(
         routes=[
             Route("/ready", is_ready),
@@ -83,6 +94,7 @@ def application(
             Route("/debug/ndsz", ndsz),
             Route("/debug/config_dump", config_dump),
             Route("/debug/provenance", provenance),
+            Route("/debug/describe", description),
             *api.routes(fleet, config, collector),
             *ui.routes(),
         ],

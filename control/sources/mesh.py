@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from pymesh.control.analysis import analyze, coded
+from pymesh.control.description import describe
 from pymesh.control.live import inventory
 from pymesh.control.live.inventory import Known, KnownService
 from pymesh.control.resources.diagnostics import Diagnostic, Position, Report
@@ -136,6 +138,22 @@ class FileMesh:
 
         return traced
 
+    def describe(self, kind: str, name: str, namespace: str) -> dict[str, Any]:
+        """What applies to a service, workload or gateway, with what is found wrong around it. Raises UnknownError."""
+        made = describe(self.store, kind, name, namespace)
+        report = Report()
+        analyze(self.store, self._resources, (), report)
+        places = {_begin(self._owners, at) for at in made.places()}
+        found = {*map(coded, self._found), *report.diagnostics}
+        around = [one for one in sorted(found) if _begin(self._owners, one.at) in places]
+        return {
+            **made.as_data(),
+            "findings": [
+                {"code": o.code, "severity": o.severity, "at": str(o.at), "message": o.message, "hint": o.hint}
+                for o in around
+            ],
+        }
+
     def standing(self) -> dict[str, Any]:
         """Since when the configuration is in force, and since when newer files are refused (None: they are not)."""
         times = {"inForceSince": self._in_force_since, "refusedSince": self._refused_since}
@@ -168,11 +186,22 @@ def _by_file(resources: Sequence[Resource]) -> dict[str, list[Resource]]:
     return found
 
 
-def _owner(owners: Mapping[str, Sequence[Resource]], at: Position) -> dict[str, Any] | None:
+def _around(owners: Mapping[str, Sequence[Resource]], at: Position) -> Resource | None:
     """The resource that a place is in: the last one that begins before it in its file."""
     here = owners.get(at.file, ())
     number = bisect_right(here, at, key=lambda one: one.at)
-    return _shown(here[number - 1], at) if number else None
+    return here[number - 1] if number else None
+
+
+def _begin(owners: Mapping[str, Sequence[Resource]], at: Position) -> Position:
+    """Where the resource begins that a place is in."""
+    found = _around(owners, at)
+    return found.at if found is not None else at
+
+
+def _owner(owners: Mapping[str, Sequence[Resource]], at: Position) -> dict[str, Any] | None:
+    found = _around(owners, at)
+    return _shown(found, at) if found is not None else None
 
 
 def _shown(one: Resource, at: Position) -> dict[str, Any]:

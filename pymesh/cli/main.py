@@ -16,6 +16,8 @@ VERBS = {
     "proxy-status": "Show what each proxy was sent, has taken, and runs on all of its workers.",
     "proxy-config": "Show what a proxy runs on: listeners, routes, clusters, endpoints, secrets.",
     "analyze": "Find what is wrong, or probably not meant, with resources in files.",
+    "describe": "Show what applies to a service, a workload or a gateway.",
+    "stat": "Show how much, how well and how fast each service answers, now.",
     "explain": "Explain what becomes of a request, and why.",
     "filter": "Write, check, time and compile filters.",
     "bench": "Measure how fast and how late a server answers.",
