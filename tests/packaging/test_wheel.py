@@ -33,6 +33,9 @@ def test_both_planes_are_in_the_wheel() -> None:
         "pymesh/control/xds/proto/envoy.binpb",
         "pymesh/cli/main.py",
         "pymesh/filters/SPEC.md",
+        "pymesh/filters/pymesh_filter.h",
+        "pymesh/filters/native.hpp",
+        "pymesh/filters/native.pxd",
         "pymesh/_proxy.pyi",
         "pymesh/py.typed",
     ):
