@@ -160,5 +160,28 @@ def test_a_proxys_configuration_as_tables_and_from_a_file(shop: Shop, tmp_path: 
     assert "hint: did you mean 'reviews-v2.shop'" in shop.pymesh("proxy-config", "routes", "reviews-v3", code=1)
 
 
+def test_what_applies_is_told_with_its_place(shop: Shop) -> None:
+    (reviews,) = (shop.folder / "config").rglob("reviews.yaml")
+    (greeter,) = (shop.folder / "config").rglob("greeter.yaml")
+    told = shop.pymesh("describe", "service", "reviews", "-n", "shop")
+    assert re.search(rf"rule 0: every request -> reviews v1 80%, reviews v2 20% +{reviews}:8:7", told)
+    assert re.search(rf"subset v2 \(version: v2\) +{reviews}:21:7", told)
+    assert "reviews-v1: STRICT, as nothing says otherwise" in told
+    assert re.search(
+        rf"PythonFilter shop/greeter +{greeter}:", shop.pymesh("describe", "gateway", "ingress", "-n", "shop")
+    )
+    assert "reviews.shop.svc.cluster.local:80 on port" in shop.pymesh("describe", "workload", "reviews-v1.shop")
+    assert "hint: did you mean 'reviews'" in shop.pymesh("describe", "service", "rewievs", "-n", "shop", code=1)
+
+
+def test_live_traffic_is_measured(shop: Shop) -> None:
+    # `pymesh up` sends requests all the while.
+    found = {one["id"]: one for one in shop.json("stat", "-n", "shop")}
+    assert found["shop/reviews"]["rate"] > 0
+    assert found["shop/reviews"]["success"] > 0
+    assert found["shop/reviews"]["p50"] > 0
+    assert re.search(r"^ingress\.shop +web@v1\.shop +mutual_tls +\d", shop.pymesh("stat", "edges"), re.MULTILINE)
+
+
 def test_the_shops_resources_have_nothing_wrong(shop: Shop) -> None:
     assert shop.pymesh("analyze", str(SHOP)) == "nothing is wrong with it\n"
