@@ -52,7 +52,7 @@ def command() -> None:
     pymesh proxy-config all -f dump.json                from a saved /config_dump
     pymesh proxy-config endpoints ingress --name reviews -o json
 
-    Columns and words are those of `istioctl proxy-config`, which reads our pages, too."""
+    Columns and words follow `istioctl proxy-config`."""
 
 
 def _options(function: Callable[..., None]) -> Callable[..., None]:
