@@ -1,4 +1,4 @@
-//! The deadlines of connections, exchanges, clusters, health checks and fetchers of keys in one queue.
+//! The deadlines of connections, exchanges, clusters, health checks, fetchers of keys and queues of spans in one queue.
 
 use crate::base::time::Time;
 use crate::base::timers::{Armed, Timers};
@@ -7,6 +7,7 @@ use crate::cluster::ClusterKey;
 use crate::conn::ConnKey;
 use crate::exchange::ExchangeKey;
 use crate::jwks::FetcherKey;
+use crate::tracing::export::SpanQueueKey;
 
 /// One entry per place in the slabs, whoever lives there: a stream of short
 /// requests leaves one entry behind it, not one each.
@@ -18,6 +19,7 @@ pub(crate) struct Deadlines {
     clusters: Vec<Armed>,
     checks: Vec<Armed>,
     fetchers: Vec<Armed>,
+    span_queues: Vec<Armed>,
 }
 
 /// An owner in the queue is its index with its kind in the lowest bits.
@@ -28,6 +30,7 @@ const EXCHANGE: u64 = 1;
 const CLUSTER: u64 = 2;
 const CHECK: u64 = 3;
 const FETCHER: u64 = 4;
+const SPAN_QUEUE: u64 = 5;
 
 /// A place whose deadline may have passed.
 pub(crate) enum Expired {
@@ -36,6 +39,7 @@ pub(crate) enum Expired {
     Cluster(usize),
     Check(usize),
     Fetcher(usize),
+    SpanQueue(usize),
 }
 
 impl Deadlines {
@@ -64,6 +68,11 @@ impl Deadlines {
         self.queue.arm(armed, deadline, (key.index() as u64) << KIND_BITS | FETCHER);
     }
 
+    pub fn arm_span_queue(&mut self, key: SpanQueueKey, deadline: Time) {
+        let armed = place(&mut self.span_queues, key.index());
+        self.queue.arm(armed, deadline, (key.index() as u64) << KIND_BITS | SPAN_QUEUE);
+    }
+
     /// The next place to look at.
     pub fn pop(&mut self, now: Time) -> Option<Expired> {
         while let Some((due, owner)) = self.queue.pop(now) {
@@ -73,7 +82,8 @@ impl Deadlines {
                 EXCHANGE => (self.exchanges.get_mut(index), Expired::Exchange(index)),
                 CLUSTER => (self.clusters.get_mut(index), Expired::Cluster(index)),
                 CHECK => (self.checks.get_mut(index), Expired::Check(index)),
-                _ => (self.fetchers.get_mut(index), Expired::Fetcher(index)),
+                FETCHER => (self.fetchers.get_mut(index), Expired::Fetcher(index)),
+                _ => (self.span_queues.get_mut(index), Expired::SpanQueue(index)),
             };
             if armed.is_some_and(|armed| Timers::disarm(armed, due)) {
                 return Some(expired);

@@ -49,6 +49,7 @@ use crate::telemetry::date::Dates;
 use crate::telemetry::istio::Shard;
 use crate::telemetry::stats::{Http2Stats, Hub};
 use crate::telemetry::Recorder;
+use crate::tracing::export::SpanQueue;
 
 /// What does not change while an engine lives.
 #[derive(Clone)]
@@ -112,6 +113,7 @@ pub struct Engine {
     pub(crate) relays: Slab<Relay>,
     pub(crate) checks: Slab<Check>,
     pub(crate) fetchers: Slab<Fetcher>,
+    pub(crate) span_queues: Slab<SpanQueue>,
     pub(crate) timers: Deadlines,
     pub(crate) ready: VecDeque<ExchangeKey>,
     pub(crate) rescans: Vec<ConnKey>,
@@ -166,6 +168,7 @@ impl Engine {
             relays: Slab::default(),
             checks: Slab::default(),
             fetchers: Slab::default(),
+            span_queues: Slab::default(),
             timers: Deadlines::default(),
             ready: VecDeque::new(),
             rescans: Vec::new(),
@@ -482,6 +485,7 @@ impl Engine {
                 crate::deadlines::Expired::Cluster(index) => self.on_cluster_due(index),
                 crate::deadlines::Expired::Check(index) => self.on_check_due(index),
                 crate::deadlines::Expired::Fetcher(index) => self.on_fetcher_due(index),
+                crate::deadlines::Expired::SpanQueue(index) => self.on_span_queue_due(index),
             }
         }
         loop {

@@ -30,6 +30,7 @@ pub mod shared;
 pub mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod tracing;
 
 pub use census::Census;
 pub use conn::{Conn, ConnKey};

@@ -16,8 +16,8 @@ use crate::http_filter::Chain;
 use crate::overload::ListenerLoad;
 use crate::security::connection::ConnectionFilter;
 use crate::telemetry::stats::{
-    listener_name, HttpInspectorStats, HttpStats, Hub, ListenerStats, ProxyProtocolStats, ProxyProtocolVersionStats,
-    TcpStats, TlsInspectorStats, TlsStats,
+    listener_name, HttpInspectorStats, HttpStats, HttpTracingStats, Hub, ListenerStats, ProxyProtocolStats,
+    ProxyProtocolVersionStats, TcpStats, TlsInspectorStats, TlsStats,
 };
 
 /// Names a listener for the driver.
@@ -83,6 +83,8 @@ pub(crate) struct HttpRuntime {
     pub filters: Chain,
     pub direction: Direction,
     pub limits: Limits,
+    /// If it traces.
+    pub tracing_stats: Option<Arc<HttpTracingStats>>,
 }
 
 /// A TCP proxy with its counters.
@@ -167,6 +169,7 @@ impl ChainRuntime {
                     filters: Chain::new(&manager.filters, &manager.stat_prefix, options, now),
                     direction: listener.direction,
                     limits: limits(manager, options),
+                    tracing_stats: manager.tracing.as_ref().map(|_| hub.http_tracing(*worker, &manager.stat_prefix)),
                 }));
             }
             NetworkFilter::Tcp(proxy) => {

@@ -14,6 +14,7 @@ mod connections {
     mod retries;
     pub mod rig;
     mod tokens;
+    mod traces;
     mod tunnels;
 }
 

@@ -7,6 +7,7 @@ use crate::chain_match::Cidr;
 use crate::filter::HttpFilter;
 use crate::format::AccessLog;
 use crate::route::{RouteTable, Upgrade};
+use crate::tracing::Tracing;
 
 /// How HTTP is spoken with downstream clients on a filter chain.
 #[derive(Clone, Debug)]
@@ -51,6 +52,8 @@ pub struct HttpConnectionManager {
     pub via: Option<Box<str>>,
     /// One entry per request.
     pub access_logs: Vec<Arc<AccessLog>>,
+    /// `None`: trace headers pass as they are.
+    pub tracing: Option<Tracing>,
 }
 
 /// How the names of header fields are written in HTTP/1.

@@ -32,5 +32,6 @@ pub mod snapshot;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod tls;
+pub mod tracing;
 
 pub use snapshot::{Node, Snapshot};

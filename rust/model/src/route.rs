@@ -12,6 +12,7 @@ use crate::matcher::{HeaderMatch, QueryMatch, StringMatch};
 use crate::metadata::MetadataMatch;
 pub use crate::retry::{RetryOn, RetryPolicy};
 use crate::route_index::TableIndex;
+use crate::tracing::{Decorator, RouteTracing};
 
 /// `RouteConfiguration`.
 #[derive(Clone, Debug, Default)]
@@ -73,6 +74,10 @@ pub struct Route {
     pub headers: HeaderOps,
     /// What it, its virtual host and its table say of HTTP filters.
     pub filters: RouteFilters,
+    /// What its requests are called in traces.
+    pub decorator: Option<Decorator>,
+    /// What it says of their traces.
+    pub tracing: Option<RouteTracing>,
 }
 
 /// `RouteMatch`.

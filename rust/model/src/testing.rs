@@ -88,6 +88,7 @@ pub fn http(stat_prefix: &str, routes: RouteTable) -> HttpConnectionManager {
         header_case: HeaderCase::Lower,
         via: None,
         access_logs: vec![],
+        tracing: None,
     }
 }
 
@@ -143,6 +144,8 @@ pub fn route(prefix: &str, action: Action) -> Route {
         action,
         headers: HeaderOps::default(),
         filters: RouteFilters::default(),
+        decorator: None,
+        tracing: None,
     }
 }
 

@@ -108,7 +108,14 @@ pub(crate) fn alternative(message: &str, field: &str) -> Option<&'static str> {
         "access_log_path" | "access_log" if of(".Admin") => "leave it out: admin requests are not logged",
         "format" | "typed_json_format" if of(".FileAccessLog") => "use `log_format.text_format_source`",
         "json_format" if of(".FileAccessLog") => "use `log_format.json_format`",
-        "tracing" => "leave it out: trace headers are passed on as they are",
+        "verbose" if of(".Tracing") => "leave it out: spans have no events",
+        "operation" | "upstream_operation" if of(".Tracing") => "name the operation in the `decorator` of a route",
+        "sampler" if of(".OpenTelemetryConfig") => {
+            "leave it out: whoever begins a trace decides, by `random_sampling` and its kin"
+        }
+        "resource_detectors" if of(".OpenTelemetryConfig") => "leave it out, and set `service_name`",
+        "metadata" | "value" if of(".CustomTag") => "use `literal`, `environment` or `request_header`",
+        "tracing" if of(".Bootstrap") => "set `tracing` of the connection managers",
         "disable_stateless_session_resumption" | "disable_stateful_session_resumption" | "session_ticket_keys" => {
             "leave it out: sessions are resumed by tickets of this process, and only where clients need no certificate"
         }

@@ -29,6 +29,10 @@ const CLUSTER: Family = Family { stat: "cluster", infix: "", metric: "envoy_clus
 const HTTP: Family = Family { stat: "http", infix: "", metric: "envoy_http", label: "envoy_http_conn_manager_prefix" };
 const CORS: Family =
     Family { stat: "http", infix: "cors", metric: "envoy_http_cors", label: "envoy_http_conn_manager_prefix" };
+const HTTP_TRACING: Family =
+    Family { stat: "http", infix: "tracing", metric: "envoy_http_tracing", label: "envoy_http_conn_manager_prefix" };
+const TRACING: Family =
+    Family { stat: "tracing.opentelemetry", infix: "", metric: "envoy_tracing_opentelemetry", label: "" };
 const FAULT: Family =
     Family { stat: "http", infix: "fault", metric: "envoy_http_fault", label: "envoy_http_conn_manager_prefix" };
 /// Its names are whole, up to the counter's: a configured prefix may stand before that.
@@ -155,6 +159,8 @@ fn each(groups: &Groups, mut f: impl FnMut(&Family, &str, &'static str, Kind, u6
     walk(&HTTP2, &groups.http2, &mut f);
     walk(&HTTP, &groups.http, &mut f);
     walk(&CORS, &groups.cors, &mut f);
+    walk(&HTTP_TRACING, &groups.http_tracing, &mut f);
+    walk(&TRACING, &groups.tracing, &mut f);
     walk(&FAULT, &groups.fault, &mut f);
     walk(&RBAC, &groups.rbac, &mut f);
     walk(&RBAC, &groups.rbac_shadow, &mut f);

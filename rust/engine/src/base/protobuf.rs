@@ -41,6 +41,17 @@ impl Message {
         self.0.extend_from_slice(&value.to_le_bytes());
     }
 
+    /// A `fixed64`, also if it is zero.
+    pub fn fixed64(&mut self, field: u32, value: u64) {
+        self.key(field, FIXED64);
+        self.0.extend_from_slice(&value.to_le_bytes());
+    }
+
+    /// The fields of another message, as if they had been written here.
+    pub fn append(&mut self, mut fields: Message) {
+        self.0.append(&mut fields.0);
+    }
+
     /// An integer, also if it is zero: a member of a `oneof`.
     pub fn chosen_number(&mut self, field: u32, value: u64) {
         self.key(field, VARINT);

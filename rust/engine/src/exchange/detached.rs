@@ -34,6 +34,7 @@ use crate::conn::ConnKey;
 use crate::engine::Engine;
 use crate::jwks::FetcherKey;
 use crate::telemetry::{Details, Flags};
+use crate::tracing::export::SpanQueueKey;
 
 /// Who has begun an exchange that has no client, and is told how it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +49,8 @@ pub(crate) enum Owner {
     Request(Waiter),
     /// A filter that makes this connection wait for it.
     Connection(ConnKey),
+    /// Spans on their way to their collector.
+    Spans(SpanQueueKey),
     /// A test of this module.
     #[cfg(test)]
     Test,
@@ -184,6 +187,7 @@ impl Engine {
             Some(Owner::Check(check)) => self.on_check_answer(check, key, &exchange),
             Some(Owner::Keys(fetcher)) => self.on_keys_answer(fetcher, key, &mut exchange),
             Some(Owner::Connection(conn)) => self.on_service_answer(conn, key, &mut exchange),
+            Some(Owner::Spans(queue)) => self.on_spans_exported(queue, key, &mut exchange),
             Some(Owner::Request(waiter)) => self.hear(waiter, key, &mut exchange),
             #[cfg(test)]
             Some(Owner::Test) => tests::told(&exchange),

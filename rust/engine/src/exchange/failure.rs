@@ -78,9 +78,9 @@ impl Failure {
         }
     }
 
-    /// What Envoy tells the client.
-    pub fn body(self, is_repeated: bool) -> String {
-        let reason = match self {
+    /// In words.
+    pub fn reason(self) -> &'static str {
+        match self {
             Failure::Connect => "remote connection failure",
             Failure::ConnectTimeout => "connection timeout",
             Failure::Closed => "connection termination",
@@ -88,9 +88,17 @@ impl Failure {
             Failure::RefusedStream => "remote refused stream reset",
             Failure::Protocol => "protocol error",
             Failure::Overflow => "overflow",
-            Failure::PerTryTimeout | Failure::PerTryIdleTimeout => return "upstream request timeout".to_owned(),
-            Failure::StreamDuration => return "upstream max stream duration reached".to_owned(),
-        };
+            Failure::PerTryTimeout | Failure::PerTryIdleTimeout => "upstream request timeout",
+            Failure::StreamDuration => "upstream max stream duration reached",
+        }
+    }
+
+    /// What Envoy tells the client.
+    pub fn body(self, is_repeated: bool) -> String {
+        let reason = self.reason();
+        if matches!(self, Failure::PerTryTimeout | Failure::PerTryIdleTimeout | Failure::StreamDuration) {
+            return reason.to_owned();
+        }
         let repeated = if is_repeated { "retried and the latest " } else { "" };
         format!("upstream connect error or disconnect/reset before headers. {repeated}reset reason: {reason}")
     }

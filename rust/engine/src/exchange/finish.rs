@@ -132,7 +132,12 @@ impl Engine {
     fn record(&mut self, key: ExchangeKey) {
         match self.exchanges.get(key) {
             Some(exchange) if exchange.detached.is_some() => self.conclude(key),
-            Some(exchange) => self.telemetry.request(exchange, self.now, &mut self.rng),
+            Some(exchange) => {
+                self.telemetry.request(exchange, self.now, &mut self.rng);
+                if exchange.trace.is_some() {
+                    self.end_trace(key);
+                }
+            }
             None => {}
         }
     }

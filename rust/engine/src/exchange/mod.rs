@@ -48,6 +48,7 @@ use crate::http_filter::{Memory, Skips};
 use crate::listener::HttpRuntime;
 use crate::route::matcher::Unrouted;
 use crate::telemetry::{details, Details, Facts, Flags};
+use crate::tracing::Trace;
 
 pub(crate) use asking::{Heard, Question, Told, Waiter};
 pub(crate) use collect::Collect;
@@ -186,6 +187,7 @@ pub struct Exchange {
     /// Cookies that the client is given with the answer, by which it will come back to where it was.
     pub(crate) set_cookies: Vec<Vec<u8>>,
 
+    pub(crate) trace: Option<Trace>,
     pub(crate) flags: Flags,
     pub(crate) details: Details,
     pub(crate) transport_failure: Option<String>,

@@ -79,6 +79,7 @@ impl Engine {
         }
         self.sanitize_request(key);
         self.choose_route(key);
+        self.begin_trace(key);
         self.choose_filters(key);
     }
 

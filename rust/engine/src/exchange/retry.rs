@@ -58,6 +58,7 @@ impl Engine {
             _ => None,
         };
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        exchange.end_attempt_span(self.now, Err(failure));
         if transport_failure.is_some() {
             exchange.transport_failure = transport_failure;
         }
@@ -110,6 +111,7 @@ impl Engine {
         let wait = self.wait_as_told(key, &policy);
         self.detach_upstream(key);
         if let Some(exchange) = self.exchanges.get_mut(key) {
+            exchange.end_attempt_span(self.now, Ok(exchange.response.status));
             exchange.has_response = false;
             exchange.response_body.reset();
         }

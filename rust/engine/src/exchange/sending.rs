@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pymesh_http::{h1, h2, Case, Known};
+use pymesh_http::{h1, h2, Case, Known, Version};
 use pymesh_model::http::HeaderCase;
 use pymesh_model::route::{Forward, HostRewrite};
 
@@ -25,9 +25,13 @@ impl Engine {
             return conn.wait_to_send(key, false);
         }
         exchange.request_started = true;
+        let is_http2 = matches!(conn.protocol, Protocol::Http2Client(_));
         match &exchange.detached {
             Some(detached) if detached.tells_the_way => mirror::tell_the_way(exchange, &mut self.text),
-            _ => finish_request_head(exchange, self.now),
+            _ => {
+                finish_request_head(exchange, self.now);
+                exchange.tell_trace(if is_http2 { Version::Http2 } else { Version::Http11 });
+            }
         }
         if exchange.cluster_config.as_ref().is_some_and(|cluster| cluster.http.header_case == HeaderCase::Proper) {
             exchange.request.headers.write_in(Case::Proper);

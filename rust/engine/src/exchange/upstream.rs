@@ -62,6 +62,7 @@ impl Engine {
         exchange.pool = Some(pool_key);
         exchange.cluster_config = Some(cluster.config.clone());
         exchange.endpoint = Some(host.endpoint.clone());
+        exchange.begin_attempt_span(self.now, &mut self.rng);
         let pool = host.pool(pool_key);
         let conns = &self.conns;
         let idle = loop {

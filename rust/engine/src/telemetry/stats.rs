@@ -197,6 +197,24 @@ stats! {
 }
 
 stats! {
+    /// `http.<stat_prefix>.tracing.*`, names as Envoy's.
+    HttpTracingStats {
+        random_sampling: Counter,
+        service_forced: Counter,
+        client_enabled: Counter,
+        not_traceable: Counter,
+    }
+}
+
+stats! {
+    /// `tracing.opentelemetry.*`: what has become of spans.
+    TracingStats {
+        spans_sent: Counter,
+        spans_dropped: Counter,
+    }
+}
+
+stats! {
     /// `cluster.<name>.outlier_detection.*`, names as Envoy's. All workers write them, one at a time.
     OutlierStats {
         ejections_active: Gauge,
@@ -492,6 +510,9 @@ pub struct Groups {
     pub cluster_http2: Group<Http2Stats>,
     pub http: Group<HttpStats>,
     pub cors: Group<CorsStats>,
+    pub http_tracing: Group<HttpTracingStats>,
+    /// Of all spans.
+    pub tracing: Group<TracingStats>,
     pub fault: Group<FaultStats>,
     /// Under the whole name up to the counter's.
     pub rbac: Group<RbacStats>,
@@ -550,6 +571,16 @@ impl Hub {
     /// Adds a worker's counters for the CORS filters of a connection manager's prefix.
     pub fn cors(&self, worker: usize, prefix: &Arc<str>) -> Arc<CorsStats> {
         join(&mut self.lock().cors, worker, prefix)
+    }
+
+    /// Adds a worker's counters for the traces of a connection manager's prefix.
+    pub fn http_tracing(&self, worker: usize, prefix: &Arc<str>) -> Arc<HttpTracingStats> {
+        join(&mut self.lock().http_tracing, worker, prefix)
+    }
+
+    /// Adds a worker's counters for spans on their way to collectors.
+    pub fn tracing(&self, worker: usize) -> Arc<TracingStats> {
+        join(&mut self.lock().tracing, worker, &"".into())
     }
 
     /// Adds a worker's counters for the fault filters of a connection manager's prefix.

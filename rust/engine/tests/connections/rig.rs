@@ -16,6 +16,7 @@ use pymesh_model::matcher::HeaderMatch;
 use pymesh_model::route::*;
 use pymesh_model::testing;
 pub use pymesh_model::testing::address;
+use pymesh_model::tracing::Tracing;
 use pymesh_model::Snapshot;
 use pymesh_tls::SecretStore;
 
@@ -46,6 +47,7 @@ pub struct Setup {
     pub policies: Vec<ConnectionPolicy>,
     /// There is a cluster `asked`, for filters that ask.
     pub asked: Option<UpstreamHttp>,
+    pub tracing: Option<Tracing>,
 }
 
 impl Default for Setup {
@@ -70,6 +72,7 @@ impl Default for Setup {
             mirrors: vec![],
             policies: vec![],
             asked: None,
+            tracing: None,
         }
     }
 }
@@ -270,6 +273,7 @@ pub fn snapshot(setup: &Setup) -> Arc<Snapshot> {
         allow_connect: true,
         proxy_100_continue: setup.proxy_100_continue,
         header_case: setup.header_case,
+        tracing: setup.tracing.clone(),
         ..testing::http("in", testing::routes([route]))
     };
     let network = match setup.is_tcp {

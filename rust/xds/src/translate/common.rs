@@ -168,6 +168,24 @@ pub(super) fn data_source(source: Option<&core::DataSource>, at: &At<'_>, cx: &C
     }
 }
 
+/// Who is asked over HTTP: a cluster, by which name, and for which path.
+pub(super) fn http_uri(uri: &core::HttpUri, at: &At<'_>) -> Option<(Box<str>, Box<str>, Box<str>)> {
+    let Some(core::http_uri::HttpUpstreamType::Cluster(cluster)) = &uri.http_upstream_type else {
+        at.refuse("`cluster` must be set");
+        return None;
+    };
+    let parsed = uri.uri.parse::<http::Uri>().ok();
+    let Some((parsed, authority)) = parsed.as_ref().and_then(|parsed| Some((parsed, parsed.authority()?))) else {
+        at.field("uri").refuse_with_hint(
+            format!("`{}` is not a URI with a host", uri.uri.escape_debug()),
+            "write `https://host/path`",
+        );
+        return None;
+    };
+    let path = parsed.path_and_query().map_or("/", |path| path.as_str());
+    Some((cluster.as_str().into(), authority.as_str().into(), path.into()))
+}
+
 /// A member of `filter_metadata`.
 pub(super) fn metadata<'m>(metadata: Option<&'m core::Metadata>, filter: &str) -> Option<&'m prost_types::Struct> {
     metadata?.filter_metadata.get(filter)

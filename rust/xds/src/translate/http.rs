@@ -11,7 +11,7 @@ use pymesh_model::http::{
 use pymesh_model::route::Upgrade;
 
 use super::common::{config_source, duration, duration_or, enumerator, open, prefixes};
-use super::{access_log, filter, route, Context};
+use super::{access_log, filter, route, tracing, Context};
 use crate::diagnostic::At;
 use crate::proto::envoy::config::core::v3 as core;
 use crate::proto::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
@@ -82,6 +82,7 @@ pub(super) fn connection_manager(
         header_case: http1.map_or(HeaderCase::Lower, |http1| header_case(http1, &at.field("http_protocol_options"))),
         via: (!config.via.is_empty()).then(|| config.via.as_str().into()),
         access_logs: access_log::access_logs(&config.access_log, &at.field("access_log"), cx),
+        tracing: config.tracing.as_ref().and_then(|config| tracing::tracing(config, &at.field("tracing"), cx)),
     })
 }
 

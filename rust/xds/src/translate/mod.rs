@@ -29,6 +29,7 @@ mod retry;
 mod route;
 mod secret;
 mod tls;
+mod tracing;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

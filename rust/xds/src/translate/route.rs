@@ -13,7 +13,7 @@ use pymesh_model::route::{
 
 use super::common::{data_source, duration, duration_or, enumerator};
 use super::header::{self, header_fields};
-use super::{circuit_breaker, filter, hash_policy, http, matcher, mirror, retry, Context};
+use super::{circuit_breaker, filter, hash_policy, http, matcher, mirror, retry, tracing, Context};
 use crate::diagnostic::At;
 use crate::proto::envoy::config::route::v3 as route;
 use route::route_action::RequestMirrorPolicy;
@@ -147,7 +147,15 @@ impl Table<'_, '_> {
                 .map(|response| Action::Direct(Arc::new(response))),
         };
         let headers = header::operations(&header_fields!(route), at);
-        Some(Route { name: route.name.as_str().into(), matches: matches?, action: action?, headers, filters })
+        Some(Route {
+            name: route.name.as_str().into(),
+            matches: matches?,
+            action: action?,
+            headers,
+            filters,
+            decorator: route.decorator.as_ref().map(|config| tracing::decorator(config, &at.field("decorator"))),
+            tracing: route.tracing.as_ref().map(|config| tracing::of_route(config, &at.field("tracing"), self.cx)),
+        })
     }
 
     fn forward(&mut self, action: &route::RouteAction, filters: &RouteFilters, at: &At<'_>) -> Option<Forward> {

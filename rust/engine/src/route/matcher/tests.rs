@@ -17,7 +17,15 @@ fn request(authority: &str, path: &str, headers: &[(&str, &str)]) -> RequestHead
 
 fn route(matches: RouteMatch) -> Arc<Route> {
     let action = Action::Direct(Arc::new(DirectResponse { status: 200, body: Arc::from(*b"") }));
-    Arc::new(Route { name: "".into(), matches, action, headers: Default::default(), filters: Default::default() })
+    Arc::new(Route {
+        name: "".into(),
+        matches,
+        action,
+        headers: Default::default(),
+        filters: Default::default(),
+        decorator: None,
+        tracing: None,
+    })
 }
 
 fn table(hosts: &[&[&str]], routes: Vec<RouteMatch>) -> RouteTable {

@@ -10,9 +10,8 @@ use pymesh_model::filter::{
 };
 
 use crate::diagnostic::At;
-use crate::proto::envoy::config::core::v3 as core;
 use crate::proto::envoy::extensions::filters::http::jwt_authn::v3 as jwt;
-use crate::translate::common::{data_source, duration, duration_or};
+use crate::translate::common::{data_source, duration, duration_or, http_uri};
 use crate::translate::{header, matcher, route, Context};
 
 /// Envoy's defaults.
@@ -258,20 +257,7 @@ fn keys(config: &jwt::JwtProvider, at: &At<'_>, cx: &Context<'_>) -> Option<JwtK
 fn remote_keys(config: &jwt::RemoteJwks, at: &At<'_>) -> Option<RemoteJwks> {
     let uri_at = at.field("http_uri");
     let uri = config.http_uri.as_ref()?;
-    let Some(core::http_uri::HttpUpstreamType::Cluster(cluster)) = &uri.http_upstream_type else {
-        uri_at.refuse("`cluster` must be set");
-        return None;
-    };
-    let parsed = match uri.uri.parse::<http::Uri>() {
-        Ok(parsed) if parsed.authority().is_some() => parsed,
-        _ => {
-            uri_at.field("uri").refuse_with_hint(
-                format!("`{}` is not a URI with a host", uri.uri.escape_debug()),
-                "write `https://host/path`",
-            );
-            return None;
-        }
-    };
+    let (cluster, authority, path) = http_uri(uri, &uri_at)?;
     let timeout_at = uri_at.field("timeout");
     let timeout = duration_or(uri.timeout.as_ref(), Duration::ZERO, &timeout_at);
     if timeout.is_zero() {
@@ -297,9 +283,9 @@ fn remote_keys(config: &jwt::RemoteJwks, at: &At<'_>) -> Option<RemoteJwks> {
         duration_or(wait, FAILED_REFETCH, &at.field("failed_refetch_duration")).max(Duration::from_millis(1))
     });
     Some(RemoteJwks {
-        cluster: cluster.as_str().into(),
-        authority: parsed.authority().map_or("", |authority| authority.as_str()).into(),
-        path: parsed.path_and_query().map_or("/", |path| path.as_str()).into(),
+        cluster,
+        authority,
+        path,
         timeout,
         // Envoy counts whole seconds.
         cache_duration: Duration::from_secs(
