@@ -393,10 +393,13 @@ def _checked(hook: str, given: Any) -> Any:
 
 
 def _measure(pairs: list[tuple[str, str]], body: bytes) -> None:
-    """Write how long the body is, where that was said."""
+    """Write how long the body is, where that was said or there is one."""
     for number, (name, _) in enumerate(pairs):
         if name == "content-length":
             pairs[number] = name, str(len(body))
+            return
+    if body:
+        pairs.append(("content-length", str(len(body))))
 
 
 async def _within(call: Any, limit: float) -> Any:

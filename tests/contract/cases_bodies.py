@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pymesh.simulated.messages import Answered, Asked, Fields
-from tests.contract.case import HARNESS, Case
+from tests.contract.case import ALL, Case
 from tests.contract.cases_headers import asked
 
 #: Who calls these hooks.
-BY = HARNESS
+BY = ALL
 
 _POST = asked(method="POST", body=b"hello")
 _WITH_TRAILERS = Asked("POST", "/", "service.test", Fields(), b"hello", Fields([("x-sum", "1")]))
@@ -99,7 +99,7 @@ WHOLE = [
     ),
     Case(
         "a request that is too long",
-        "max_body = 4\n" + _UPPER,
+        "max_body = 4\ndef on_request_headers(self, request, ctx): pass\n" + _UPPER,
         _POST,
         reached=False,
         status=413,
@@ -249,16 +249,15 @@ TRAILERS = [
 
 _LOG = """
 def on_log(self, record, ctx):
-    say(f"{NAME} {record.method} {record.path} {record.authority} {record.status} {record.flags} {record.details}")
-    say(f"{NAME} {record.request_bytes} {record.response_bytes} {record.peer} {ctx.get('from')}")
+    say(f"NAME {record.method} {record.path} {record.authority} {record.status} {record.flags} {record.details}")
+    say(f"NAME {record.request_bytes} {record.response_bytes} {record.peer} {ctx.get('from')}")
 """
 
 LOG = [
     Case(
         "the log of an answer",
-        'def on_request_headers(self, request, ctx): ctx["from"] = "the first hook"\n' + _LOG,
+        'def on_request_headers(self, request, ctx): ctx["from"] = "the first hook"\n' + _LOG.replace("NAME", "log-1"),
         asked("/a?b", "POST", b"hello"),
-        module='NAME = "log-1"',
         answer=Answered(201, {}, b"fine"),
         status=201,
         printed=["log-1 POST /a?b service.test 201 - via_upstream", "log-1 5 4 None the first hook"],
@@ -266,8 +265,7 @@ LOG = [
     ),
     Case(
         "the log of a reply",
-        "def on_request_headers(self, request, ctx): return Reply(403, b'no')\n" + _LOG,
-        module='NAME = "log-2"',
+        "def on_request_headers(self, request, ctx): return Reply(403, b'no')\n" + _LOG.replace("NAME", "log-2"),
         reached=False,
         status=403,
         details="filter_reply",
@@ -276,8 +274,7 @@ LOG = [
     ),
     Case(
         "the log of a failure",
-        "def on_request_headers(self, request, ctx): 1 / 0\n" + _LOG,
-        module='NAME = "log-3"',
+        "def on_request_headers(self, request, ctx): 1 / 0\n" + _LOG.replace("NAME", "log-3"),
         reached=False,
         printed=["log-3 GET / service.test 500 UAEX filter_failed"],
         by=BY,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pymesh.simulated.messages import Answered, Asked, Fields
-from tests.contract.case import ALL, HARNESS, Case
+from tests.contract.case import ALL, Case
 
 
 def asked(path: str = "/", method: str = "GET", body: bytes = b"", **headers: str) -> Asked:
@@ -248,7 +248,6 @@ GATES = [
             upstream={"x-seen": "yes" if met else None},
             client={"x-back": "yes" if met else None},
             entered=met,
-            by=HARNESS,
         )
         for wanted, met in [(("x-a",), True), (("X-A", "x-b"), True), (("x-b", "x-c"), False), ((), True)]
     ),
@@ -258,7 +257,6 @@ GATES = [
         asked(x_a="1"),
         upstream={"x-seen": None},
         entered=False,
-        by=HARNESS,
     ),
 ]
 

@@ -190,9 +190,15 @@ impl<H: FilterHost> SimulatedProxy<H> {
             self.act(&mut effects);
             let has_written = self.write(&mut effects);
             if !has_read && !has_written && effects.len() == before {
-                return effects;
+                break;
             }
         }
+        if self.engine.has_log_calls() {
+            let mut over = Vec::new();
+            self.engine.take_log_calls(&mut over);
+            self.host.log(&over);
+        }
+        effects
     }
 
     fn read(&mut self) -> bool {

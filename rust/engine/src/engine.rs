@@ -38,6 +38,7 @@ use crate::conn::{Conn, ConnKey, Protocol, Relay};
 use crate::deadlines::Deadlines;
 use crate::decisions::{Decision, Decisions};
 use crate::exchange::{Due, Exchange, ExchangeKey, FIRST_BUFFER};
+use crate::filter::log::LogCall;
 use crate::filter::{FilterCall, Gates};
 use crate::health::health_of;
 use crate::http_filter::Limiters;
@@ -122,6 +123,9 @@ pub struct Engine {
     pub(crate) filters: Gates,
     pub(crate) limiters: Limiters,
     pub(crate) filter_calls: Vec<FilterCall>,
+    pub(crate) log_calls: Vec<LogCall>,
+    /// [`FilterCall::id`].
+    pub(crate) last_filter_call: u64,
     pub(crate) telemetry: Recorder,
     pub(crate) decisions: Decisions,
     /// HTTP/2 with clients.
@@ -177,6 +181,8 @@ impl Engine {
             filters: Gates::default(),
             limiters: Limiters::default(),
             filter_calls: Vec::new(),
+            log_calls: Vec::new(),
+            last_filter_call: 0,
             telemetry: Recorder::new(options.clock, Arc::default(), options.shard.clone()),
             decisions: Decisions::default(),
             http2_stats: options.hub.http2(options.worker),

@@ -11,6 +11,7 @@ mod connections {
     mod filters;
     mod messages;
     mod mirrors;
+    mod python_filters;
     mod retries;
     pub mod rig;
     mod tokens;

@@ -39,6 +39,7 @@ mod simulation {
     pub mod network;
     pub mod payload;
     pub mod plan;
+    pub mod python;
     pub mod sidecar;
     pub mod socket;
     pub mod tcp_client;

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use pymesh_engine::filter::log::LogCall;
 use pymesh_engine::filter::{FilterCall, Gate};
 use pymesh_engine::Engine;
 use pymesh_model::filter::PythonFilter;
@@ -25,6 +26,9 @@ pub trait FilterHost {
 
     /// Calls the hooks of one turn and finishes each of them.
     fn run(&mut self, engine: &mut Engine, calls: &[FilterCall]);
+
+    /// Tells filters what is over, when everything that a turn has to send was sent.
+    fn log(&mut self, calls: &[LogCall]);
 }
 
 /// For programs without Python.
@@ -37,6 +41,8 @@ impl FilterHost for NoFilters {
     }
 
     fn run(&mut self, _engine: &mut Engine, _calls: &[FilterCall]) {}
+
+    fn log(&mut self, _calls: &[LogCall]) {}
 }
 
 /// The configuration in force, and the sockets that go with it.

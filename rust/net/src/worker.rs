@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use mio::{Events, Interest, Poll, Token};
 use pymesh_engine::base::time::Time;
+use pymesh_engine::filter::log::LogCall;
 use pymesh_engine::filter::FilterCall;
 use pymesh_engine::overload::Overload;
 use pymesh_engine::{Action, ConnKey, Engine, ListenerKey, Options};
@@ -67,6 +68,7 @@ pub struct Worker<H> {
     again: Vec<ConnKey>,
     dirty: Vec<ConnKey>,
     calls: Vec<FilterCall>,
+    log_calls: Vec<LogCall>,
     buffer: Vec<u8>,
     next_log: Instant,
     gather: Gather,
@@ -123,6 +125,7 @@ impl<H: FilterHost> Worker<H> {
             again: Vec::new(),
             dirty: Vec::new(),
             calls: Vec::new(),
+            log_calls: Vec::new(),
             buffer: vec![0; READ_SIZE],
             next_log: options.origin,
             gather: Gather::default(),
@@ -201,6 +204,11 @@ impl<H: FilterHost> Worker<H> {
             if !acted && !wrote {
                 break;
             }
+        }
+        if self.engine.has_log_calls() {
+            self.engine.take_log_calls(&mut self.log_calls);
+            self.host.log(&self.log_calls);
+            self.log_calls.clear();
         }
         self.write_logs(false);
     }

@@ -11,7 +11,7 @@ mod message;
 use std::ffi::{c_char, c_void, CStr};
 use std::mem::size_of;
 
-use pymesh_engine::filter::{FilterCall, Heads, Outcome, Phase};
+use pymesh_engine::filter::{FilterCall, Heads, Hook, Outcome};
 use pymesh_http::Known;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -72,8 +72,8 @@ impl Compiled {
     }
 
     /// True if the hook is a C function.
-    pub fn has(&self, phase: Phase) -> bool {
-        self.hook(phase).is_some()
+    pub fn has(&self, hook: Hook) -> bool {
+        self.hook(hook).is_some()
     }
 
     /// Conditions that the library itself names.
@@ -88,9 +88,9 @@ impl Compiled {
 
     /// Calls a hook on heads, without the interpreter. Why it fails, if it does, goes to the proxy's log.
     pub fn call(&self, call: &FilterCall, heads: Heads) -> (Heads, Outcome) {
-        let Some(hook) = self.hook(call.phase) else { return (heads, Outcome::Continue { changed: false }) };
+        let Some(hook) = self.hook(call.hook) else { return (heads, Outcome::PASS) };
         // SAFETY: `create` of the same library made the object.
-        let (heads, outcome) = unsafe { message::call(hook, self.object, call.phase, heads) };
+        let (heads, outcome) = unsafe { message::call(hook, self.object, call.hook, heads) };
         if let Outcome::Failed(why) = &outcome {
             let id = heads.request.headers.get_known(Known::XRequestId).unwrap_or(b"-");
             eprintln!("filter {} has failed (request {}): {why}", call.filter.class, String::from_utf8_lossy(id));
@@ -98,10 +98,11 @@ impl Compiled {
         (heads, outcome)
     }
 
-    fn hook(&self, phase: Phase) -> Option<abi::Hook> {
-        match phase {
-            Phase::Request => self.filter.on_request_headers,
-            Phase::Response => self.filter.on_response_headers,
+    fn hook(&self, hook: Hook) -> Option<abi::Hook> {
+        match hook {
+            Hook::RequestHeaders => self.filter.on_request_headers,
+            Hook::ResponseHeaders => self.filter.on_response_headers,
+            _ => None,
         }
     }
 }

@@ -10,17 +10,19 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use pymesh_engine::filter::{FilterCall, Gate, Heads, Kept, Outcome, Phase};
+use pymesh_engine::filter::log::{LogCall, LogRecord};
+use pymesh_engine::filter::{FilterCall, Gate, Heads, Hook, Kept, Origin, Outcome};
 use pymesh_engine::Engine;
 use pymesh_model::filter::PythonFilter;
 use pymesh_model::matcher::{HeaderMatch, HeaderTest, StringMatch, StringPattern};
 use pymesh_net::FilterHost;
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::types::{PyByteArray, PyBytes};
 
 use crate::compiled::Compiled;
 use crate::rules;
-use crate::views::{field_value, Context, Head, Request, Response, Reusable};
+use crate::views::{field_value, text, with_trailers, Context, Head, Request, Response, Reusable};
 
 /// The Python filters of one worker.
 pub(crate) struct PythonHost {
@@ -29,30 +31,73 @@ pub(crate) struct PythonHost {
 
 struct Loaded {
     filter: Arc<PythonFilter>,
-    result: Result<Hooks, String>,
+    result: Result<Instance, String>,
 }
 
-struct Hooks {
+struct Instance {
     gate: Gate,
     compiled: Option<Compiled>,
-    request: Option<Py<PyAny>>,
+    /// In the order of [`Hook::ALL`].
+    hooks: [Option<Py<PyAny>>; Hook::ALL.len()],
     request_view: Reusable<Request>,
-    response: Option<Py<PyAny>>,
     response_view: Reusable<Response>,
+    /// Makes a `LogRecord`.
+    record: Py<PyAny>,
     report: Py<PyAny>,
+    close: Py<PyAny>,
 }
 
 impl PythonHost {
     pub(crate) fn new() -> Self {
         PythonHost { loaded: Vec::new() }
     }
+
+    fn instance(&mut self, filter: &Arc<PythonFilter>) -> Option<&mut Instance> {
+        let loaded = self.loaded.iter_mut().find(|loaded| Arc::ptr_eq(&loaded.filter, filter))?;
+        loaded.result.as_mut().ok()
+    }
+
+    /// The compiled filter, if the hook is a function of it.
+    fn compiled(&mut self, call: &FilterCall) -> Option<&Compiled> {
+        let compiled = self.instance(&call.filter)?.compiled.as_ref();
+        compiled.filter(|compiled| compiled.has(call.hook))
+    }
+
+    /// True if the hook is compiled.
+    pub(crate) fn is_compiled(&mut self, call: &FilterCall) -> bool {
+        self.compiled(call).is_some()
+    }
+
+    /// Calls a hook outside of an exchange, as one that is alone in its turn.
+    pub(crate) fn call(&mut self, call: &FilterCall, heads: Heads) -> (Heads, Outcome) {
+        match self.compiled(call) {
+            Some(compiled) => in_time(call, || compiled.call(call, heads)),
+            None => Python::attach(|py| self.call_python(py, call, heads)),
+        }
+    }
+
+    fn call_python(&mut self, py: Python<'_>, call: &FilterCall, heads: Heads) -> (Heads, Outcome) {
+        match self.instance(&call.filter) {
+            Some(instance) => instance.call(py, call, heads),
+            None => (heads, Outcome::Failed("the filter is not loaded".to_owned())),
+        }
+    }
+
+    /// Calls the hook if it is compiled; false if it is not.
+    fn run_compiled(&mut self, engine: &mut Engine, call: &FilterCall) -> bool {
+        let Some(compiled) = self.compiled(call) else { return false };
+        if let Some(heads) = engine.lend_heads(call) {
+            let (heads, outcome) = in_time(call, || compiled.call(call, heads));
+            engine.finish_filter(call, heads, outcome);
+        }
+        true
+    }
 }
 
 impl FilterHost for PythonHost {
     fn load(&mut self, filters: Vec<Arc<PythonFilter>>) -> Vec<(Arc<PythonFilter>, Result<Gate, String>)> {
-        if filters.is_empty() {
+        if filters.is_empty() && self.loaded.is_empty() {
             // A proxy without filters never enters the interpreter.
-            self.loaded.clear();
             return Vec::new();
         }
         let mut old = std::mem::take(&mut self.loaded);
@@ -72,9 +117,10 @@ impl FilterHost for PythonHost {
                 }
                 self.loaded.push(Loaded { filter, result });
             }
+            close(py, old);
         });
         let gate = |loaded: &Loaded| {
-            let gate = loaded.result.as_ref().map(|hooks| hooks.gate.clone()).map_err(Clone::clone);
+            let gate = loaded.result.as_ref().map(|instance| instance.gate.clone()).map_err(Clone::clone);
             (loaded.filter.clone(), gate)
         };
         self.loaded.iter().map(gate).collect()
@@ -93,48 +139,24 @@ impl FilterHost for PythonHost {
             }
         });
     }
+
+    fn log(&mut self, calls: &[LogCall]) {
+        Python::attach(|py| {
+            for call in calls {
+                if let Some(instance) = self.instance(&call.filter) {
+                    instance.log(py, call);
+                }
+            }
+        });
+    }
 }
 
-impl PythonHost {
-    fn hooks(&mut self, call: &FilterCall) -> Option<&mut Hooks> {
-        let loaded = self.loaded.iter_mut().find(|loaded| Arc::ptr_eq(&loaded.filter, &call.filter))?;
-        loaded.result.as_mut().ok()
-    }
-
-    /// The compiled filter, if the hook is a function of it.
-    fn compiled(&mut self, call: &FilterCall) -> Option<&Compiled> {
-        let compiled = self.hooks(call)?.compiled.as_ref();
-        compiled.filter(|compiled| compiled.has(call.phase))
-    }
-
-    /// True if the hook is compiled.
-    pub(crate) fn is_compiled(&mut self, call: &FilterCall) -> bool {
-        self.compiled(call).is_some()
-    }
-
-    /// Calls a hook outside of an exchange, as one that is alone in its turn.
-    pub(crate) fn call(&mut self, call: &FilterCall, heads: Heads) -> (Heads, Outcome) {
-        match self.compiled(call) {
-            Some(compiled) => in_time(call, || compiled.call(call, heads)),
-            None => Python::attach(|py| self.call_python(py, call, heads)),
+impl Drop for PythonHost {
+    fn drop(&mut self) {
+        let loaded = std::mem::take(&mut self.loaded);
+        if !loaded.is_empty() {
+            let _interpreter_is_gone = Python::try_attach(|py| close(py, loaded));
         }
-    }
-
-    fn call_python(&mut self, py: Python<'_>, call: &FilterCall, heads: Heads) -> (Heads, Outcome) {
-        match self.hooks(call) {
-            Some(hooks) => hooks.call(py, call, heads),
-            None => (heads, Outcome::Failed("the filter is not loaded".to_owned())),
-        }
-    }
-
-    /// Calls the hook if it is compiled; false if it is not.
-    fn run_compiled(&mut self, engine: &mut Engine, call: &FilterCall) -> bool {
-        let Some(compiled) = self.compiled(call) else { return false };
-        if let Some(heads) = engine.lend_heads(call) {
-            let (heads, outcome) = in_time(call, || compiled.call(call, heads));
-            engine.finish_filter(call, heads, outcome);
-        }
-        true
     }
 }
 
@@ -147,41 +169,59 @@ fn in_time(call: &FilterCall, run: impl FnOnce() -> (Heads, Outcome)) -> (Heads,
     let started = Instant::now();
     let (heads, outcome) = run();
     match started.elapsed() > limit {
-        true => (heads, Outcome::Failed(format!("the hook took longer than {limit:?}"))),
+        true => (heads, Outcome::TimedOut),
         false => (heads, outcome),
     }
 }
 
-fn load(py: Python<'_>, filter: &PythonFilter) -> PyResult<Hooks> {
+/// Instances that are of no more use.
+fn close(py: Python<'_>, instances: Vec<Loaded>) {
+    for instance in instances.into_iter().filter_map(|loaded| loaded.result.ok()) {
+        if let Err(error) = instance.close.call0(py) {
+            instance.report("close", "", error, py);
+        }
+    }
+}
+
+fn load(py: Python<'_>, filter: &PythonFilter) -> PyResult<Instance> {
     let bridge = py.import("pymesh._bridge.filters")?;
     let config = py.import("json")?.call_method1("loads", (&*filter.config_json,))?;
     let loaded = bridge.call_method1("load", (&*filter.class, &*filter.source, config))?;
-    let hook = |name: &str| -> PyResult<Option<Py<PyAny>>> {
-        let hook = loaded.getattr(name)?;
-        Ok(if hook.is_none() { None } else { Some(hook.unbind()) })
-    };
-    let (request, response) = (hook("on_request_headers")?, hook("on_response_headers")?);
+    let known = loaded.getattr("hooks")?;
+    let mut hooks = [const { None }; Hook::ALL.len()];
+    for (place, hook) in hooks.iter_mut().zip(Hook::ALL) {
+        let function = known.call_method1("get", (hook.name(),))?;
+        *place = (!function.is_none()).then(|| function.unbind());
+    }
     let (capsule, instance) = (loaded.getattr("capsule")?, loaded.getattr("instance")?);
     let compiled = match capsule.is_none() {
         true => None,
         false => Some(Compiled::load(&capsule, Some(&instance).filter(|one| !one.is_none()), &filter.config_json)?),
     };
-    let is_compiled = |phase| compiled.as_ref().is_some_and(|compiled| compiled.has(phase));
-    let (on_request, on_response) =
-        (request.is_some() || is_compiled(Phase::Request), response.is_some() || is_compiled(Phase::Response));
     let conditions: Vec<(String, String, String)> = match &compiled {
         Some(compiled) if instance.is_none() => compiled.when(),
         _ => loaded.getattr("when")?.extract()?,
     };
     let when = conditions.iter().map(|(name, test, value)| condition(name, test, value)).collect::<PyResult<_>>()?;
-    Ok(Hooks {
-        gate: Gate { on_request, on_response, when },
+    let wants: Vec<String> = loaded.getattr("wants")?.extract()?;
+    let is_there = |(hook, function): &(Hook, &Option<_>)| {
+        function.is_some() || compiled.as_ref().is_some_and(|compiled| compiled.has(*hook))
+    };
+    let gate = Gate {
+        hooks: Hook::ALL.into_iter().zip(&hooks).filter(is_there).map(|(hook, _)| hook).collect(),
+        when,
+        wants: wants.into_iter().map(String::into_boxed_str).collect(),
+        max_body: loaded.getattr("max_body")?.extract()?,
+    };
+    Ok(Instance {
+        gate,
         compiled,
-        request,
+        hooks,
         request_view: Reusable::new(),
-        response,
         response_view: Reusable::new(),
+        record: bridge.getattr("LogRecord")?.unbind(),
         report: loaded.getattr("report")?.unbind(),
+        close: loaded.getattr("close")?.unbind(),
     })
 }
 
@@ -199,70 +239,142 @@ fn condition(name: &str, test: &str, value: &str) -> PyResult<HeaderMatch> {
     Ok(HeaderMatch { name: name.to_ascii_lowercase().into(), test, invert: false, missing_as_empty: false })
 }
 
-impl Hooks {
+impl Instance {
+    fn hook(&self, hook: Hook) -> Option<&Py<PyAny>> {
+        self.hooks.get(hook as usize)?.as_ref()
+    }
+
     /// Calls one hook; gives the heads back as it left them.
-    fn call(&mut self, py: Python<'_>, call: &FilterCall, heads: Heads) -> (Heads, Outcome) {
+    fn call(&mut self, py: Python<'_>, call: &FilterCall, mut heads: Heads) -> (Heads, Outcome) {
         in_time(call, || {
-            let (heads, result) = match call.phase {
-                Phase::Request => self.call_request(py, heads),
-                Phase::Response => self.call_response(py, heads),
+            let context = match context(py, &mut heads.kept, &heads.origin) {
+                Ok(context) => context,
+                Err(error) => return (heads, Outcome::Failed(error.to_string())),
             };
-            let outcome = result.unwrap_or_else(|error| {
+            let outcome = self.call_with(py, call.hook, &mut heads, &context).unwrap_or_else(|error| {
                 let text = error.to_string();
                 // The author wants the traceback; the client must not see it.
-                let _reported = self.report.call1(py, (error.into_value(py),));
+                self.report(call.hook.name(), &context.get().id(), error, py);
                 Outcome::Failed(text)
             });
             (heads, outcome)
         })
     }
 
-    fn call_request(&mut self, py: Python<'_>, mut heads: Heads) -> (Heads, PyResult<Outcome>) {
-        let Some(hook) = &self.request else { return (heads, Ok(Outcome::Continue { changed: false })) };
-        let context = match context(py, &mut heads) {
-            Ok(context) => context,
-            Err(error) => return (heads, Err(error)),
-        };
-        let head = Head::Request(std::mem::take(&mut heads.request));
-        let (head, changed, result) = self.request_view.with(py, head, |view| hook.call1(py, (view, context)));
-        if let Some(Head::Request(head)) = head {
-            heads.request = head;
+    fn call_with(&mut self, py: Python<'_>, hook: Hook, heads: &mut Heads, context: &Py<Context>) -> PyResult<Outcome> {
+        let Some(function) = self.hooks.get(hook as usize).and_then(Option::as_ref) else { return Ok(Outcome::PASS) };
+        match hook {
+            Hook::RequestHeaders | Hook::RequestBody => {
+                let head = Head::Request(std::mem::take(&mut heads.request));
+                let body = (hook == Hook::RequestBody).then(|| PyBytes::new(py, heads.body.as_slice()));
+                let (head, changed, result) = self.request_view.with(py, head, |view| match body {
+                    Some(body) => function.call1(py, (view, body, context)),
+                    None => function.call1(py, (view, context)),
+                });
+                if let Some(Head::Request(head)) = head {
+                    heads.request = head;
+                }
+                outcome(result?.bind(py), changed, hook)
+            }
+            Hook::ResponseHeaders | Hook::ResponseBody => {
+                let head = Head::Response(std::mem::take(&mut heads.response));
+                let body = (hook == Hook::ResponseBody).then(|| PyBytes::new(py, heads.body.as_slice()));
+                let (head, changed, result) = self.response_view.with(py, head, |view| match body {
+                    Some(body) => function.call1(py, (view, body, context)),
+                    None => function.call1(py, (view, context)),
+                });
+                if let Some(Head::Response(head)) = head {
+                    heads.response = head;
+                }
+                outcome(result?.bind(py), changed, hook)
+            }
+            Hook::RequestChunk | Hook::ResponseChunk => {
+                let chunk = PyBytes::new(py, heads.body.as_slice());
+                let made = function.call1(py, (chunk, heads.end, context))?;
+                match octets(made.bind(py)) {
+                    _ if made.is_none(py) => Ok(Outcome::PASS),
+                    Some(body) => Ok(Outcome::Continue { changed: false, body: Some(body) }),
+                    None => Err(nonsense(made.bind(py), hook, "None or bytes")),
+                }
+            }
+            Hook::RequestTrailers | Hook::ResponseTrailers => {
+                let trailers = std::mem::take(&mut heads.trailers);
+                let (trailers, result) = with_trailers(py, trailers, |view| function.call1(py, (view, context)));
+                heads.trailers = trailers;
+                let made = result?;
+                if made.is_none(py) {
+                    Ok(Outcome::PASS)
+                } else {
+                    Err(nonsense(made.bind(py), hook, "None"))
+                }
+            }
+            Hook::Log => Ok(Outcome::PASS),
         }
-        (heads, result.and_then(|reply| outcome(reply.bind(py), changed)))
     }
 
-    fn call_response(&mut self, py: Python<'_>, mut heads: Heads) -> (Heads, PyResult<Outcome>) {
-        let Some(hook) = &self.response else { return (heads, Ok(Outcome::Continue { changed: false })) };
-        let context = match context(py, &mut heads) {
-            Ok(context) => context,
-            Err(error) => return (heads, Err(error)),
-        };
-        let head = Head::Response(std::mem::take(&mut heads.response));
-        let (head, changed, result) = self.response_view.with(py, head, |view| hook.call1(py, (view, context)));
-        if let Some(Head::Response(head)) = head {
-            heads.response = head;
+    fn log(&mut self, py: Python<'_>, call: &LogCall) {
+        let Some(function) = self.hook(Hook::Log) else { return };
+        let mut kept = call.kept.clone();
+        let told = context(py, &mut kept, &call.record.origin)
+            .and_then(|context| function.call1(py, (self.record(py, &call.record)?, context)));
+        if let Err(error) = told {
+            call.failed();
+            self.report(Hook::Log.name(), &text(&call.record.origin.request_id), error, py);
         }
-        (heads, result.and_then(|reply| outcome(reply.bind(py), changed)))
+    }
+
+    /// A `pymesh.filters.LogRecord`.
+    fn record(&self, py: Python<'_>, record: &LogRecord) -> PyResult<Py<PyAny>> {
+        let upstream = record.upstream.map(|address| address.to_string());
+        self.record.call1(
+            py,
+            (
+                text(&record.method),
+                text(&record.path),
+                text(&record.authority),
+                record.status,
+                &*record.flags,
+                &*record.details,
+                record.duration,
+                record.request_bytes,
+                record.response_bytes,
+                upstream,
+                record.origin.route.as_deref(),
+                record.origin.peer(),
+            ),
+        )
+    }
+
+    /// Says it where the proxy logs.
+    fn report(&self, hook: &str, request_id: &str, error: PyErr, py: Python<'_>) {
+        let _reported = self.report.call1(py, (hook, request_id, error.into_value(py)));
     }
 }
 
-/// The context of an exchange: the same object in both hooks.
-fn context(py: Python<'_>, heads: &mut Heads) -> PyResult<Py<Context>> {
-    if let Some(context) = heads.kept.0.as_ref().and_then(|kept| kept.downcast_ref::<Py<Context>>()) {
+/// The context of an exchange: the same object in all hooks.
+fn context(py: Python<'_>, kept: &mut Kept, origin: &Origin) -> PyResult<Py<Context>> {
+    if let Some(context) = kept.0.as_ref().and_then(|kept| kept.downcast_ref::<Py<Context>>()) {
         return Ok(context.clone_ref(py));
     }
-    let context = Py::new(py, Context::new(heads.route.clone(), heads.peer.as_deref().map(Arc::from)))?;
-    heads.kept = Kept(Some(Box::new(context.clone_ref(py))));
+    let context = Py::new(py, Context::new(origin.clone()))?;
+    *kept = Kept(Some(Arc::new(context.clone_ref(py))));
     Ok(context)
 }
 
-/// `None` lets the message pass; a `Reply` ends it.
-fn outcome(reply: &Bound<'_, PyAny>, changed: bool) -> PyResult<Outcome> {
-    if reply.is_none() {
-        return Ok(Outcome::Continue { changed });
+/// `None` lets the message pass; a `Reply` ends it; bytes replace a whole body.
+fn outcome(made: &Bound<'_, PyAny>, changed: bool, hook: Hook) -> PyResult<Outcome> {
+    if made.is_none() {
+        return Ok(Outcome::Continue { changed, body: None });
     }
-    let status = rules::status(reply.getattr("status")?.extract()?)?;
-    let pairs: Vec<(String, String)> = reply
+    let has_body = matches!(hook, Hook::RequestBody | Hook::ResponseBody);
+    if let Some(body) = octets(made).filter(|_| has_body) {
+        return Ok(Outcome::Continue { changed, body: Some(body) });
+    }
+    let Ok(status) = made.getattr("status") else {
+        return Err(nonsense(made, hook, if has_body { "None, bytes or a Reply" } else { "None or a Reply" }));
+    };
+    let status = rules::status(status.extract()?)?;
+    let pairs: Vec<(String, String)> = made
         .getattr("headers")?
         .call_method0("items")?
         .try_iter()?
@@ -272,6 +384,20 @@ fn outcome(reply: &Bound<'_, PyAny>, changed: bool) -> PyResult<Outcome> {
         .iter()
         .map(|(name, value)| Ok((rules::field_name(name.as_bytes())?.into_owned(), field_value(value)?.into_owned())))
         .collect::<PyResult<_>>()?;
-    let body: Vec<u8> = reply.getattr("body")?.extract()?;
+    let body = made.getattr("body")?;
+    let body = octets(&body).ok_or_else(|| PyTypeError::new_err("a reply's body is bytes"))?;
     Ok(Outcome::Reply { status, headers, body })
+}
+
+/// Of `bytes` or a `bytearray`.
+fn octets(value: &Bound<'_, PyAny>) -> Option<Vec<u8>> {
+    match value.cast::<PyBytes>() {
+        Ok(bytes) => Some(bytes.as_bytes().to_vec()),
+        Err(_) => value.cast::<PyByteArray>().ok().map(|bytes| bytes.to_vec()),
+    }
+}
+
+fn nonsense(made: &Bound<'_, PyAny>, hook: Hook, wanted: &str) -> PyErr {
+    let name = made.get_type().name().map_or_else(|_| "something else".to_owned(), |name| name.to_string());
+    PyTypeError::new_err(format!("{} returns {wanted}, not {name}", hook.name()))
 }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pymesh_engine::filter::{FilterCall, Heads, Outcome, Phase};
+use pymesh_engine::filter::{FilterCall, Heads, Hook, Outcome};
 use pymesh_engine::ExchangeKey;
 use pymesh_http::{RequestHead, ResponseHead};
 use pymesh_model::filter::{FailurePolicy, PythonFilter};
@@ -47,14 +47,19 @@ pub(crate) fn time_hooks(
         let mut host = PythonHost::new();
         let mut loaded = host.load(vec![filter.clone()]);
         let gate = loaded.pop().map_or_else(|| Err("nothing was loaded".to_owned()), |(_, gate)| gate)?;
-        let phases = [
-            (Phase::Request, "on_request_headers", gate.on_request),
-            (Phase::Response, "on_response_headers", gate.on_response),
-        ];
         let mut timed = Vec::new();
-        for (phase, name, has_hook) in phases {
-            let call = FilterCall { exchange: ExchangeKey::from_bits(0), phase, index: 0, filter: filter.clone() };
-            if has_hook {
+        for hook in [Hook::RequestHeaders, Hook::ResponseHeaders] {
+            let call = FilterCall {
+                id: 0,
+                exchange: ExchangeKey::from_bits(0),
+                hook,
+                index: 0,
+                filter: filter.clone(),
+                hooks: gate.hooks,
+                stats: Arc::default(),
+            };
+            if gate.hooks.has(hook) {
+                let name = hook.name();
                 let samples = (0..batches).map(|_| batch(&mut host, &call, heads)).collect::<Result<_, _>>();
                 timed.push((name, host.is_compiled(&call), samples.map_err(|error| format!("{name}: {error}"))?));
             }
@@ -74,8 +79,10 @@ fn batch(host: &mut PythonHost, call: &FilterCall, heads: impl Fn() -> Heads) ->
     }
     let took = started.elapsed();
     for (_, outcome) in done {
-        if let Outcome::Failed(error) = outcome {
-            return Err(error);
+        match outcome {
+            Outcome::Continue { .. } | Outcome::Reply { .. } => {}
+            Outcome::Failed(error) => return Err(error),
+            Outcome::TimedOut => return Err(format!("the hook took longer than {:?}", call.filter.timeout)),
         }
     }
     Ok(took.as_nanos() as f64 / BATCH as f64)
@@ -93,5 +100,7 @@ fn heads(request: &(String, String, String, Fields), response: &(u16, Fields)) -
     let mut answer = ResponseHead { status: response.0, ..ResponseHead::default() };
     let _nothing_to_keep = answer.headers.make_room(4096);
     response.1.iter().for_each(|(name, value)| answer.headers.append_lower(name.as_bytes(), value.as_bytes()));
-    Heads { request: head, response: answer, route: Some("bench".into()), ..Heads::default() }
+    let mut heads = Heads { request: head, response: answer, ..Heads::default() };
+    heads.origin.route = Some("bench".into());
+    heads
 }

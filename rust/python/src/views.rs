@@ -10,11 +10,12 @@
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use pymesh_engine::filter::Origin;
 use pymesh_http::{Headers as HeaderBlock, RequestHead, ResponseHead};
 use pyo3::exceptions::{PyKeyError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::pyclass::boolean_struct::True;
-use pyo3::types::{PyDict, PyString};
+use pyo3::types::{PyDict, PyString, PyTuple};
 use pyo3::{PyClass, PyClassInitializer};
 
 use crate::rules::{self, Refusal};
@@ -23,6 +24,7 @@ use crate::rules::{self, Refusal};
 pub(crate) enum Head {
     Request(RequestHead),
     Response(ResponseHead),
+    Trailers(HeaderBlock),
 }
 
 impl Head {
@@ -30,6 +32,7 @@ impl Head {
         match self {
             Head::Request(head) => &head.headers,
             Head::Response(head) => &head.headers,
+            Head::Trailers(headers) => headers,
         }
     }
 
@@ -37,6 +40,7 @@ impl Head {
         match self {
             Head::Request(head) => &mut head.headers,
             Head::Response(head) => &mut head.headers,
+            Head::Trailers(headers) => headers,
         }
     }
 }
@@ -80,7 +84,7 @@ impl Lent {
     fn request<T>(&self, f: impl FnOnce(&RequestHead) -> T) -> PyResult<T> {
         self.read(|head| match head {
             Head::Request(head) => Ok(f(head)),
-            Head::Response(_) => Err(closed()),
+            Head::Response(_) | Head::Trailers(_) => Err(closed()),
         })
     }
 
@@ -90,7 +94,7 @@ impl Lent {
                 f(head);
                 Ok(())
             }
-            Head::Response(_) => Err(closed()),
+            Head::Response(_) | Head::Trailers(_) => Err(closed()),
         })
     }
 }
@@ -100,7 +104,7 @@ fn closed() -> PyErr {
 }
 
 /// Octets as Latin-1 text.
-fn text(bytes: &[u8]) -> Cow<'_, str> {
+pub(crate) fn text(bytes: &[u8]) -> Cow<'_, str> {
     match std::str::from_utf8(bytes) {
         Ok(ascii) if bytes.is_ascii() => Cow::Borrowed(ascii),
         _ => bytes.iter().map(|byte| char::from(*byte)).collect(),
@@ -275,7 +279,7 @@ impl Response {
     fn status(&self) -> PyResult<u16> {
         self.lent.read(|head| match head {
             Head::Response(head) => Ok(head.status),
-            Head::Request(_) => Err(closed()),
+            Head::Request(_) | Head::Trailers(_) => Err(closed()),
         })
     }
 
@@ -339,6 +343,21 @@ impl<V: View + Into<PyClassInitializer<V>>> Reusable<V> {
     }
 }
 
+/// Lends trailers to `call`, and takes them back. They are rare, so their view is made each time.
+pub(crate) fn with_trailers<T>(
+    py: Python<'_>,
+    trailers: HeaderBlock,
+    call: impl FnOnce(&Py<Headers>) -> PyResult<T>,
+) -> (HeaderBlock, PyResult<T>) {
+    let lent = Lent::default();
+    lent.lend(Head::Trailers(trailers));
+    let result = Py::new(py, Headers(lent.clone())).and_then(|view| call(&view));
+    match lent.take_back() {
+        (Some(Head::Trailers(trailers)), _) => (trailers, result),
+        _ => (HeaderBlock::new(), result),
+    }
+}
+
 fn make<V: View + Into<PyClassInitializer<V>>>(py: Python<'_>) -> PyResult<Py<V>> {
     let lent = Lent::default();
     let headers = Py::new(py, Headers(lent.clone()))?;
@@ -358,18 +377,22 @@ fn references<T>(_attached: Python<'_>, object: &Py<T>) -> isize {
 }
 
 /// What a filter is told beside the message, and where it keeps things from
-/// the request hook to the response hook: `ctx["key"] = value`.
+/// hook to hook: `ctx["key"] = value`.
 #[pyclass(module = "pymesh._proxy", frozen, mapping)]
 pub(crate) struct Context {
-    route: Option<Arc<str>>,
-    peer: Option<Arc<str>>,
+    origin: Origin,
     /// Most filters keep nothing.
     values: OnceLock<Py<PyDict>>,
 }
 
 impl Context {
-    pub(crate) fn new(route: Option<Arc<str>>, peer: Option<Arc<str>>) -> Self {
-        Context { route, peer, values: OnceLock::new() }
+    pub(crate) fn new(origin: Origin) -> Self {
+        Context { origin, values: OnceLock::new() }
+    }
+
+    /// `x-request-id`, as text.
+    pub(crate) fn id(&self) -> Cow<'_, str> {
+        text(&self.origin.request_id)
     }
 
     fn kept<'py>(&self, py: Python<'py>, key: &Bound<'py, PyString>) -> PyResult<Option<Bound<'py, PyAny>>> {
@@ -382,13 +405,30 @@ impl Context {
     /// Name of the chosen route, if any.
     #[getter]
     fn route(&self) -> Option<&str> {
-        self.route.as_deref()
+        self.origin.route.as_deref()
     }
 
     /// SPIFFE ID of the peer, if it has proved one.
     #[getter]
     fn peer(&self) -> Option<&str> {
-        self.peer.as_deref()
+        self.origin.peer()
+    }
+
+    /// The request's `x-request-id`; empty if it has none.
+    #[getter]
+    fn request_id(&self) -> Cow<'_, str> {
+        self.id()
+    }
+
+    /// Nobody stops a hook that the worker calls itself.
+    #[getter]
+    fn deadline(&self) -> Option<f64> {
+        None
+    }
+
+    #[pyo3(signature = (*_arguments, **_options))]
+    fn call(&self, _arguments: &Bound<'_, PyTuple>, _options: Option<&Bound<'_, PyDict>>) -> PyResult<()> {
+        Err(PyRuntimeError::new_err("ctx.call needs lane \"async\": a hook that the worker calls itself must not wait"))
     }
 
     #[pyo3(signature = (key, default=None))]

@@ -45,11 +45,10 @@ class FakeRequest:
 def test_a_filter_is_loaded_with_its_configuration() -> None:
     loaded = bridge.load("shop:Gate", SOURCE, {"refuse": "eve"})
     assert loaded.when == [(":path", "prefix", "/api")]
-    assert loaded.on_response_headers is None
-    assert loaded.on_request_headers is not None
-    reply = loaded.on_request_headers(FakeRequest(x_user="eve"), None)
+    assert list(loaded.hooks) == ["on_request_headers"]
+    reply = loaded.hooks["on_request_headers"](FakeRequest(x_user="eve"), None)
     assert (reply.status, reply.body, dict(reply.headers)) == (403, b"", {})
-    assert loaded.on_request_headers(FakeRequest(x_user="alice"), None) is None
+    assert loaded.hooks["on_request_headers"](FakeRequest(x_user="alice"), None) is None
 
 
 def test_two_generations_share_no_module() -> None:
@@ -232,18 +231,11 @@ class F(HttpFilter[Settings]):
     )
 
 
-@pytest.mark.parametrize("unserved", sorted(set(loader.HOOKS) - set(bridge.SERVED)))
-def test_what_the_proxy_does_not_call_is_refused_by_name(unserved: str) -> None:
-    source = class_with(f"def {unserved}(self, *arguments): ...")
-    with pytest.raises(loader.FilterError, match=f"`m:F.{unserved}`: this proxy does not call that hook yet"):
-        bridge.load("m:F", source, {})
-
-
 def test_setup_is_called_before_the_first_request_and_may_refuse() -> None:
     source = class_with(
         "def setup(self):\n    self.ready = True\ndef on_request_headers(self, request, ctx): return self.ready"
     )
     loaded = bridge.load("m:F", source, {})
-    assert loaded.on_request_headers is not None and loaded.on_request_headers(None, None) is True
+    assert loaded.hooks["on_request_headers"](None, None) is True
     with pytest.raises(loader.FilterError, match=r"`m:F\.setup` fails: OSError: no redis"):
         bridge.load("m:F", class_with("def setup(self): raise OSError('no redis')"), {})

@@ -27,6 +27,8 @@ struct Family {
 
 const CLUSTER: Family = Family { stat: "cluster", infix: "", metric: "envoy_cluster", label: "envoy_cluster_name" };
 const HTTP: Family = Family { stat: "http", infix: "", metric: "envoy_http", label: "envoy_http_conn_manager_prefix" };
+const PYTHON_FILTER: Family =
+    Family { stat: "python_filter", infix: "", metric: "pymesh_python_filter", label: "pymesh_filter_name" };
 const CORS: Family =
     Family { stat: "http", infix: "cors", metric: "envoy_http_cors", label: "envoy_http_conn_manager_prefix" };
 const HTTP_TRACING: Family =
@@ -158,6 +160,7 @@ fn each(groups: &Groups, mut f: impl FnMut(&Family, &str, &'static str, Kind, u6
     walk(&HEALTH_CHECKS, &groups.health_checks, &mut f);
     walk(&HTTP2, &groups.http2, &mut f);
     walk(&HTTP, &groups.http, &mut f);
+    walk(&PYTHON_FILTER, &groups.python_filters, &mut f);
     walk(&CORS, &groups.cors, &mut f);
     walk(&HTTP_TRACING, &groups.http_tracing, &mut f);
     walk(&TRACING, &groups.tracing, &mut f);

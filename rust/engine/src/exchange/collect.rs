@@ -1,6 +1,6 @@
 //! A filter that wants to see the body, or its beginning, before it decides.
 //!
-//! While a request waits with [`Exchange::collects`] set, its body is read on into the exchange beyond what else may wait
+//! While a message waits with [`Pipe::collects`] set, its body is read on into the exchange beyond what else may wait
 //! there, and flow control is given back for it, until the filter has enough, the body is complete, or it is more than
 //! the filter takes. Then the filter is called again; what has come goes on to the upstream later as if nothing had
 //! happened.
@@ -10,7 +10,7 @@ use crate::engine::Engine;
 use crate::telemetry::details;
 
 #[cfg(doc)]
-use super::Exchange;
+use super::Pipe;
 
 /// How much of a body a filter waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ impl Engine {
     #[cold]
     pub(super) fn collect_body(&mut self, key: ExchangeKey, filter: usize) {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
-        let Some(collect) = exchange.collects else { return };
+        let Some(collect) = exchange.request_body.collects else { return };
         let held = exchange.request_body.waiting().len();
         if held > collect.most {
             if let Some(http) = &exchange.http {
@@ -43,8 +43,8 @@ impl Engine {
             let is_complete = exchange.request_body.ended;
             return self.reply_locally(key, if is_complete { reply } else { reply.closing() });
         }
-        if exchange.request_body.ended || held >= collect.enough {
-            exchange.collects = None;
+        if exchange.request_body.is_complete() || held >= collect.enough {
+            exchange.request_body.collects = None;
             exchange.stage = Stage::RequestFilter(filter);
             return;
         }

@@ -130,6 +130,7 @@ impl Engine {
 
     /// It is over: who has asked for it is told, or else logs and metrics are.
     fn record(&mut self, key: ExchangeKey) {
+        self.tell_filters(key);
         match self.exchanges.get(key) {
             Some(exchange) if exchange.detached.is_some() => self.conclude(key),
             Some(exchange) => {

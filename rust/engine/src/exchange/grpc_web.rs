@@ -4,8 +4,8 @@
 //! as they are, `application/grpc-web-text` in base64. In an answer that is gRPC the trailers become the last frame of
 //! the body, of type 0x80; its messages are in text if `accept` asks for that. Any other answer passes as it is.
 //!
-//! Octets are translated as they come, before they wait in the exchange's [`Pipe`](super::Pipe)s. What is held back is less
-//! than a group of base64: four octets of a request, two of a response, whose text is padded at the end of each frame
+//! Octets are translated as they come, before they wait in the exchange's [`Pipe`](super::Pipe)s, at the filter's place
+//! among those that see bodies as they stream ([`super::stream`]). What is held back is less than a group of base64: four octets of a request, two of a response, whose text is padded at the end of each frame
 //! so that a message never waits for the next.
 
 use base64::engine::general_purpose::STANDARD;
@@ -21,9 +21,11 @@ const FRAME_HEAD: usize = 5;
 /// A request that is gRPC-Web, and its answer.
 #[derive(Debug, Default)]
 pub(crate) struct GrpcWeb {
+    /// The filter's place in its chain.
+    pub index: usize,
     is_text: bool,
     wants_text: bool,
-    /// The answer is gRPC.
+    /// The answer is gRPC, and has come to the filter.
     pub is_grpc_answer: bool,
     group: Group,
     frame: Frame,
@@ -97,7 +99,7 @@ impl Frame {
 
 impl GrpcWeb {
     /// Makes a request gRPC if it is gRPC-Web.
-    pub fn open(request: &mut RequestHead) -> Option<Box<GrpcWeb>> {
+    pub fn open(request: &mut RequestHead, index: usize) -> Option<Box<GrpcWeb>> {
         let is_text = form(request.headers.get_known(Known::ContentType)?)?;
         let wants_text = request.headers.get(b"accept").and_then(form).unwrap_or(false);
         let headers = &mut request.headers;
@@ -106,7 +108,7 @@ impl GrpcWeb {
         headers.set_known(Known::ContentType, b"application/grpc");
         headers.set_known(Known::Te, b"trailers");
         headers.set(b"grpc-accept-encoding", b"identity,deflate,gzip");
-        Some(Box::new(GrpcWeb { is_text, wants_text, ..GrpcWeb::default() }))
+        Some(Box::new(GrpcWeb { index, is_text, wants_text, ..GrpcWeb::default() }))
     }
 
     /// Octets of the request.
@@ -136,16 +138,13 @@ impl GrpcWeb {
         }
     }
 
-    /// The head of an answer has come: its body is to be translated if it is gRPC.
-    pub fn begin_answer(&mut self, response: &ResponseHead) {
+    /// The head of an answer has come to the filter: its body is to be translated if it is gRPC, and the client is told
+    /// which form it has.
+    pub fn begin_answer(&mut self, response: &mut ResponseHead) {
         let content_type = response.headers.get_known(Known::ContentType).unwrap_or_default();
         self.is_grpc_answer = content_type.starts_with(b"application/grpc");
         self.group = Group::default();
         self.frame = Frame::default();
-    }
-
-    /// Tells the client which form the answer has.
-    pub fn name_answer(&self, response: &mut ResponseHead) {
         if self.is_grpc_answer {
             let name: &[u8] =
                 if self.wants_text { b"application/grpc-web-text+proto" } else { b"application/grpc-web+proto" };
@@ -232,7 +231,7 @@ mod tests {
         let mut request = RequestHead::default();
         request.headers.append_known(Known::ContentType, content_type);
         request.headers.append(b"accept", accept);
-        let web = GrpcWeb::open(&mut request);
+        let web = GrpcWeb::open(&mut request, 0);
         let expected = if web.is_some() { b"application/grpc" } else { content_type };
         assert_eq!(request.headers.get_known(Known::ContentType), Some(expected));
         web

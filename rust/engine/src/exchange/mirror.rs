@@ -86,7 +86,7 @@ impl Engine {
         if !body.waiting().is_empty() {
             self.request_data(begun, body.waiting());
         }
-        match body.ended {
+        match body.is_complete() {
             true => self.request_ended(begun, &mut body.trailers.clone()),
             false => exchange.mirrors.push(begun),
         }

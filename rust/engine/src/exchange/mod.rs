@@ -24,6 +24,7 @@ mod response;
 mod retry;
 mod sending;
 mod sticky;
+mod stream;
 mod tunnel;
 mod upstream;
 mod websocket;
@@ -44,7 +45,7 @@ use crate::cluster::{ClusterKey, HostKey, PoolKey};
 use crate::conn::ConnKey;
 use crate::engine::Engine;
 use crate::filter::Kept;
-use crate::http_filter::{Memory, Skips};
+use crate::http_filter::{Memory, Places};
 use crate::listener::HttpRuntime;
 use crate::route::matcher::Unrouted;
 use crate::telemetry::{details, Details, Facts, Flags};
@@ -102,8 +103,16 @@ pub struct Exchange {
     pub(crate) stage: Stage,
     /// A Python filter has it; nothing else touches its heads.
     pub(crate) in_filter: bool,
+    /// Number of the call that it waits for.
+    pub(crate) filter_call: u64,
     pub(crate) kept: Kept,
-    pub(crate) skips: Skips,
+    /// It was decided which filters it passes.
+    pub(crate) chose_filters: bool,
+    /// The filters that it passes by.
+    pub(crate) skips: Places,
+    /// The Python filters that have had their turn, and those of them that it concerns.
+    pub(crate) judged: Places,
+    pub(crate) concerned: Places,
     /// By the filter's place in its chain.
     pub(crate) memories: Vec<(usize, Memory)>,
     pub(crate) filter_resumes_at: Time,
@@ -111,8 +120,6 @@ pub struct Exchange {
     pub(crate) awaited: Option<ClusterKey>,
     /// The question that it waits for, if that is its own.
     pub(crate) asking: Option<ExchangeKey>,
-    /// It waits for its body, as far as a filter wants to see that.
-    pub(crate) collects: Option<Collect>,
     /// What filters have found out.
     pub(crate) metadata: Metadata,
     /// The router has done its part on the response's head.
@@ -335,7 +342,13 @@ impl Engine {
                     self.pump_request(key);
                     self.pump_response(key);
                 }
-                Stage::ResponseFilter(index) => self.run_response_filter(key, index),
+                Stage::ResponseFilter(index) => {
+                    // An upstream may want the rest of the request before it gives what the filter waits for.
+                    self.pump_request(key);
+                    if self.exchanges.get(key).is_some_and(|exchange| exchange.stage == before) {
+                        self.run_response_filter(key, index);
+                    }
+                }
                 Stage::Replying => self.pump_response(key),
             }
             match self.exchanges.get(key) {

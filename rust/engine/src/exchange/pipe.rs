@@ -2,6 +2,8 @@
 
 use pymesh_http::Headers;
 
+use super::stream::Stream;
+use super::Collect;
 use crate::base::buffer::Buffer;
 
 /// Octets between the side that sends them and the side that takes them.
@@ -9,7 +11,7 @@ use crate::base::buffer::Buffer;
 /// Invariants:
 /// * `buffer` holds what arrived and was not taken, or, while `replay` is
 ///   kept, all that arrived, of which `taken` octets were taken;
-/// * `ended` is set when the source has said all, trailers included;
+/// * `ended` is set when the source has said all, trailers included; what filters still make of that is in `stream`;
 /// * `finished` is set when the sink has been told so.
 #[derive(Default)]
 pub(crate) struct Pipe {
@@ -23,6 +25,12 @@ pub(crate) struct Pipe {
     pub trailers: Headers,
     /// Octets that arrived in all.
     pub total: u64,
+    /// A filter has made of them what waits: `total` says nothing of that.
+    pub is_replaced: bool,
+    /// Filters that see the octets before they wait here.
+    pub stream: Option<Box<Stream>>,
+    /// A filter waits for them, as far as it wants to see them.
+    pub collects: Option<Collect>,
     /// Octets that the source's flow control has not been given back for.
     pub unreleased: usize,
 }
@@ -36,6 +44,9 @@ impl Pipe {
         self.finished = false;
         self.trailers.clear();
         self.total = 0;
+        self.is_replaced = false;
+        self.stream = None;
+        self.collects = None;
         self.unreleased = 0;
     }
 
@@ -55,7 +66,7 @@ impl Pipe {
     /// How much the source's flow control is given back when the sink has taken `n` octets: all of it when nothing
     /// waits, since a translated body has not as many octets as have come.
     pub fn give_back(&mut self, n: usize) -> usize {
-        let back = if self.waiting().is_empty() { self.unreleased } else { n.min(self.unreleased) };
+        let back = if self.waiting().is_empty() && self.held() == 0 { self.unreleased } else { n.min(self.unreleased) };
         self.unreleased -= back;
         back
     }
@@ -79,8 +90,18 @@ impl Pipe {
         self.ended && !self.trailers.is_empty()
     }
 
+    /// Nothing more will come to wait here.
+    pub fn is_complete(&self) -> bool {
+        self.ended && self.stream.as_ref().is_none_or(|stream| stream.is_over())
+    }
+
+    /// Octets that are with filters.
+    pub fn held(&self) -> usize {
+        self.stream.as_ref().map_or(0, |stream| stream.held())
+    }
+
     /// All octets were taken and no more will come: the end may be told.
     pub fn is_drained(&self) -> bool {
-        self.ended && self.waiting().is_empty()
+        self.is_complete() && self.waiting().is_empty()
     }
 }

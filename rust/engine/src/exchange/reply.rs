@@ -70,7 +70,8 @@ impl Engine {
             self.withdraw(question);
         }
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
-        exchange.collects = None;
+        exchange.request_body.collects = None;
+        exchange.request_body.stream = None;
         exchange.is_local = true;
         exchange.is_verbatim = reply.is_verbatim;
         exchange.has_response = true;

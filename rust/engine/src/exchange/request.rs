@@ -9,7 +9,8 @@ use pymesh_model::overload::OverloadAction;
 use pymesh_model::route::{Action, ClusterChoice, RouteTable, Upgrade};
 use pymesh_model::Snapshot;
 
-use super::{sticky, Collect, Exchange, ExchangeKey, GrpcWeb, LocalReply, Routed, Stage};
+use super::stream::Way;
+use super::{sticky, Collect, Exchange, ExchangeKey, LocalReply, Routed, Stage};
 use crate::cluster::ClusterKey;
 use crate::engine::Engine;
 use crate::route;
@@ -231,17 +232,8 @@ impl Engine {
             // The answer is on its way: nobody will read this.
             return data.len();
         }
-        if let Some(web) = &mut exchange.grpc_web {
-            let mut translated = std::mem::take(&mut self.text);
-            translated.clear();
-            match web.request_data(data, &mut translated) {
-                Ok(()) => {
-                    self.mirror_data(key, &translated);
-                    self.keep_request_data(key, &translated);
-                }
-                Err(_not_base64) => self.break_grpc_web(key),
-            }
-            self.text = translated;
+        if exchange.is_translated(Way::Request) {
+            self.stream_data(key, Way::Request, None, data);
             return 0;
         }
         let exchange = match exchange.mirrors.is_empty() {
@@ -261,7 +253,7 @@ impl Engine {
     }
 
     /// Octets of the request body wait in the exchange.
-    fn keep_request_data(&mut self, key: ExchangeKey, data: &[u8]) {
+    pub(super) fn keep_request_data(&mut self, key: ExchangeKey, data: &[u8]) {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         if !data.is_empty() {
             exchange.request_body.buffer.extend(data);
@@ -277,22 +269,7 @@ impl Engine {
         self.make_ready(key);
     }
 
-    /// The gRPC-Web filter's turn. What has come of the body waits in the exchange, and is translated there.
-    pub(crate) fn open_grpc_web(&mut self, key: ExchangeKey) {
-        let Some(exchange) = self.exchanges.get_mut(key).filter(|exchange| exchange.grpc_web.is_none()) else { return };
-        let Some(mut web) = GrpcWeb::open(&mut exchange.request) else { return };
-        let mut translated = Vec::new();
-        let waiting = std::mem::take(&mut exchange.request_body.buffer);
-        let taken = web.request_data(waiting.as_slice(), &mut translated);
-        let taken = taken.and_then(|()| if exchange.request_body.ended { web.request_end() } else { Ok(()) });
-        exchange.request_body.buffer.extend(&translated);
-        exchange.grpc_web = Some(web);
-        if taken.is_err() {
-            self.break_grpc_web(key);
-        }
-    }
-
-    fn break_grpc_web(&mut self, key: ExchangeKey) {
+    pub(super) fn break_grpc_web(&mut self, key: ExchangeKey) {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         if exchange.response_started {
             return self.abandon(key, Flags::NONE, details::GRPC_WEB_NOT_BASE64);
@@ -308,14 +285,10 @@ impl Engine {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         std::mem::swap(&mut exchange.request_body.trailers, trailers);
         exchange.request_body.ended = true;
-        if exchange.grpc_web.as_mut().is_some_and(|web| web.request_end().is_err()) {
-            return self.break_grpc_web(key);
-        }
         exchange.request_received = Some(self.now);
         exchange.last_progress = self.now;
-        // Of what was answered here the mirrors have not been told everything: they are cut off with it.
-        if !exchange.mirrors.is_empty() && !exchange.is_local {
-            self.end_mirrors(key);
+        if !exchange.is_local {
+            self.stream_end(key, Way::Request, None);
         }
         self.arm_request_timeout(key);
         self.make_ready(key);
@@ -338,9 +311,11 @@ impl Engine {
     pub(crate) fn request_is_full(&self, key: ExchangeKey) -> bool {
         self.exchanges.get(key).is_some_and(|exchange| {
             let waiting = exchange.request_body.waiting().len();
-            let has_sink = matches!(exchange.stage, Stage::Flowing);
-            let room = self.options.stream_buffer.max(exchange.collects.map_or(0, Collect::room));
-            !exchange.is_local && (waiting >= room || has_sink && waiting > 0)
+            let has_sink = matches!(exchange.stage, Stage::Flowing | Stage::ResponseFilter(_));
+            let collects = exchange.request_body.collects.map_or(0, Collect::room);
+            let is_held = exchange.request_body.held() >= self.options.stream_buffer;
+            let room = self.options.stream_buffer.max(collects);
+            !exchange.is_local && (waiting >= room || has_sink && waiting > 0 || is_held)
         })
     }
 }

@@ -4,7 +4,8 @@ use pymesh_http::{h1, Case, Headers, Known, ResponseHead, Version};
 use pymesh_model::http::{HeaderCase, ServerHeader};
 use pymesh_model::overload::OverloadAction;
 
-use super::{sticky, Exchange, ExchangeKey, Pipe, Stage};
+use super::stream::Way;
+use super::{sticky, Collect, Exchange, ExchangeKey, Stage};
 use crate::conn::{Conn, Protocol, Reading};
 use crate::engine::Engine;
 use crate::health::ClusterHealth;
@@ -16,9 +17,6 @@ impl Engine {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         std::mem::swap(&mut exchange.response, &mut self.scratch.response);
         exchange.has_response = true;
-        if let Some(web) = &mut exchange.grpc_web {
-            web.begin_answer(&exchange.response);
-        }
         exchange.response_received = Some(self.now);
         exchange.last_progress = self.now;
         exchange.response_body.ended = ended;
@@ -33,9 +31,8 @@ impl Engine {
         let Some(exchange) = self.exchanges.get_mut(key) else { return data.len() };
         exchange.last_progress = self.now;
         exchange.response_body.total += data.len() as u64;
-        if let Some(web) = exchange.grpc_web.as_mut().filter(|web| web.is_grpc_answer) {
-            web.answer_data(data, exchange.response_body.buffer.tail());
-            self.make_ready(key);
+        if exchange.is_translated(Way::Response) {
+            self.stream_data(key, Way::Response, None, data);
             return 0;
         }
         let mut taken = 0;
@@ -55,14 +52,9 @@ impl Engine {
     pub(crate) fn response_ended(&mut self, key: ExchangeKey, trailers: &mut Headers) {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         std::mem::swap(&mut exchange.response_body.trailers, trailers);
-        if let Some(web) = exchange.grpc_web.as_mut().filter(|web| web.is_grpc_answer) {
-            let Pipe { trailers, buffer, .. } = &mut exchange.response_body;
-            web.answer_trailers(trailers, buffer.tail());
-            trailers.clear();
-        }
         exchange.response_body.ended = true;
         exchange.last_progress = self.now;
-        self.make_ready(key);
+        self.stream_end(key, Way::Response, None);
     }
 
     pub(crate) fn response_is_ended(&self, key: ExchangeKey) -> bool {
@@ -74,8 +66,9 @@ impl Engine {
         self.exchanges.get(key).is_some_and(|exchange| {
             let waiting = exchange.response_body.waiting().len();
             let most = self.options.stream_buffer.min(exchange.response_room());
+            let room = most.max(exchange.response_body.collects.map_or(0, Collect::room));
             // What the client does not take waits where it is: in the upstream's socket.
-            waiting >= most || exchange.response_started && waiting > 0
+            waiting >= room || exchange.response_started && waiting > 0 || exchange.response_body.held() >= most
         })
     }
 

@@ -68,9 +68,12 @@ impl Engine {
         // An upstream that answers and then fails has still failed.
         exchange.has_response = false;
         exchange.response_body.reset();
+        let is_filtered = exchange.is_filtered;
         let was_sent = exchange.request_started || exchange.was_sent;
         let policy = exchange.retry().cloned();
         let is_wanted = policy.as_ref().is_some_and(|policy| failure.is_retried(&policy.on, was_sent));
+        // What filters have seen of an answer cannot be taken back.
+        let is_wanted = is_wanted && !is_filtered;
         let decision = self.decide(key, is_wanted);
         if let (Decision::Retry, Some(policy)) = (decision, &policy) {
             let wait = self.exponential_wait(key, policy);
@@ -214,7 +217,7 @@ impl Exchange {
     /// All of the request is still here, or nothing of it has gone; and the client has been told nothing.
     fn can_be_repeated(&self) -> bool {
         let body = &self.request_body;
-        !self.is_final && (body.replay || !self.request_started || body.ended && body.total == 0)
+        !self.is_final && (body.replay || !self.request_started || body.ended && body.total == 0 && !body.is_replaced)
     }
 
     /// Makes the policy of a request that differs from its route's: what the request orders is merged into it, and

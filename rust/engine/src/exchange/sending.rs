@@ -192,7 +192,7 @@ impl Engine {
     }
 
     /// The client took octets that the upstream's flow control waits for.
-    pub(super) fn release_upstream(&mut self, key: ExchangeKey, n: usize) {
+    pub(crate) fn release_upstream(&mut self, key: ExchangeKey, n: usize) {
         let Some(exchange) = self.exchanges.get(key) else { return };
         let (Some(up), stream) = (exchange.up, exchange.up_stream) else { return };
         let Some(conn) = self.conns.get_mut(up) else { return };

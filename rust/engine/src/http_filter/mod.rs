@@ -2,10 +2,11 @@
 //!
 //! A worker has each chain as a list of [`Link`]s. A request passes them in order, its response in the reverse order.
 //! What a filter is, is one variant of [`Filter`]; a built-in one is two functions of an exchange, for the request's head
-//! and for the response's, and what the former says is a [`Step`]. Python's have a seam of their own (`filter.rs`).
+//! and for the response's, and what the former says is a [`Step`]. Python's have more turns ([`python`]), and a seam of
+//! their own (`filter.rs`).
 //!
 //! Invariants:
-//! * which filters a request passes is decided once, by the route that it had when it arrived ([`Skips`]), so that a
+//! * which filters a request passes is decided once, by the route that it had when it arrived, so that a
 //!   filter sees both sides of an exchange or none; where that route was chosen by headers that were forged
 //!   (`jwt_authn`), those that have not had their turn are decided anew,
 //! * a filter's configuration is its route's, if that says something, else the chain's; levels were resolved when the
@@ -22,6 +23,7 @@ mod ext_authz;
 mod fault;
 mod jwt_authn;
 mod local_rate_limit;
+mod python;
 mod rbac;
 
 use std::sync::Arc;
@@ -34,16 +36,17 @@ use crate::base::time::Time;
 use crate::decisions::{Decision, FilterStep};
 use crate::engine::{Engine, Options};
 use crate::exchange::{Collect, Exchange, ExchangeKey, Heard, LocalReply, Stage, Waiter};
-use crate::filter::{FilterCall, Phase};
+use crate::filter::Hook;
 use crate::jwks::RemoteKeys;
-use crate::telemetry::stats::{CorsStats, JwtStats};
+use crate::telemetry::stats::{CorsStats, JwtStats, PythonFilterStats};
 pub(crate) use local_rate_limit::{Buckets, Limiter, Limiters};
+use python::Python;
 
 /// The filters of a connection manager.
 pub(crate) struct Chain {
     links: Vec<Link>,
     /// Those that are off unless a route switches them on.
-    off: Skips,
+    off: Places,
 }
 
 /// A filter with its place in a chain.
@@ -56,7 +59,7 @@ struct Link {
 
 /// A filter with what one worker keeps for it.
 enum Filter {
-    Python(Arc<PythonFilter>),
+    Python(Arc<PythonFilter>, Arc<PythonFilterStats>),
     GrpcWeb,
     Cors(Arc<CorsStats>),
     Fault(fault::FaultFilter),
@@ -66,9 +69,9 @@ enum Filter {
     LocalRateLimit(Limiter),
 }
 
-/// Places in a chain that a request passes by: one bit for each.
+/// Places in a chain: one bit for each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Skips(u64);
+pub(crate) struct Places(u64);
 
 /// What a filter makes of a request's head.
 enum Step {
@@ -93,6 +96,8 @@ pub(crate) enum Memory {
     Jwt(jwt_authn::Awaited),
     /// What has come of its question.
     Heard(Box<Heard>),
+    /// Of a Python filter: its last hook that has had its turn.
+    Passed(Hook),
 }
 
 impl Chain {
@@ -112,7 +117,7 @@ impl Chain {
             name: filter.name.clone(),
             is_disabled: filter.disabled,
             filter: match &filter.kind {
-                FilterKind::Python(python) => Filter::Python(python.clone()),
+                FilterKind::Python(python) => Filter::Python(python.clone(), hub.python_filter(*worker, &filter.name)),
                 FilterKind::GrpcWeb => Filter::GrpcWeb,
                 FilterKind::Cors => Filter::Cors(hub.cors(*worker, prefix)),
                 FilterKind::Fault(config) => Filter::Fault(fault::FaultFilter {
@@ -132,7 +137,7 @@ impl Chain {
             },
         };
         let links: Vec<Link> = filters.iter().enumerate().map(link).collect();
-        let mut off = Skips::default();
+        let mut off = Places::default();
         links.iter().enumerate().filter(|(_, link)| link.is_disabled).for_each(|(index, _)| off.add(index));
         Chain { links, off }
     }
@@ -146,20 +151,32 @@ impl Chain {
         filters.flat_map(jwt_authn::JwtFilter::remote_keys)
     }
 
+    /// The Python filters that are passed, with their places.
+    pub fn python_filters(
+        &self,
+        skips: Places,
+    ) -> impl Iterator<Item = (usize, &Arc<PythonFilter>, &Arc<PythonFilterStats>)> + '_ {
+        let links = self.links.iter().enumerate().filter(move |(at, _)| !skips.contains(*at));
+        links.filter_map(|(at, link)| match &link.filter {
+            Filter::Python(filter, stats) => Some((at, filter, stats)),
+            _ => None,
+        })
+    }
+
     /// The first filter from `index` on that is passed.
-    fn next(&self, index: usize, skips: Skips) -> Option<(usize, &Link)> {
+    fn next(&self, index: usize, skips: Places) -> Option<(usize, &Link)> {
         let links = self.links.iter().enumerate().skip(index);
         links.into_iter().find(|(at, _)| !skips.contains(*at))
     }
 
     /// The last filter before `index` that is passed.
-    fn previous(&self, index: usize, skips: Skips) -> Option<(usize, &Link)> {
+    fn previous(&self, index: usize, skips: Places) -> Option<(usize, &Link)> {
         let links = self.links.get(..index)?.iter().enumerate();
         links.rev().find(|(at, _)| !skips.contains(*at))
     }
 
     /// Where the response begins; `None` if it passes none.
-    pub fn response_begins(&self, skips: Skips) -> Option<usize> {
+    pub fn response_begins(&self, skips: Places) -> Option<usize> {
         self.previous(self.links.len(), skips).map(|(index, _)| index + 1)
     }
 }
@@ -175,18 +192,18 @@ impl Step {
     }
 }
 
-impl Skips {
-    fn add(&mut self, index: usize) {
+impl Places {
+    pub fn add(&mut self, index: usize) {
         self.0 |= 1 << (index % 64);
     }
 
     /// The same up to `index`, another's behind it.
-    fn up_to(self, index: usize, behind: Skips) -> Skips {
+    fn up_to(self, index: usize, behind: Places) -> Places {
         let kept = u64::MAX >> (63 - index % 64);
-        Skips(self.0 & kept | behind.0 & !kept)
+        Places(self.0 & kept | behind.0 & !kept)
     }
 
-    fn contains(self, index: usize) -> bool {
+    pub fn contains(self, index: usize) -> bool {
         u32::try_from(index).is_ok_and(|index| self.0.checked_shr(index).unwrap_or(0) & 1 == 1)
     }
 }
@@ -196,6 +213,7 @@ impl Engine {
     pub(crate) fn choose_filters(&mut self, key: ExchangeKey) {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         exchange.skips = exchange.skips_of_route();
+        exchange.chose_filters = true;
     }
 
     /// The request filter at `index` has its turn; after the last, the route decides.
@@ -210,10 +228,12 @@ impl Engine {
             return self.act_on_route(key);
         };
         match &link.filter {
-            Filter::Python(python) => return self.call_python(key, python, Phase::Request, index),
+            Filter::Python(filter, stats) => {
+                return self.pass_python_request(key, &Python { index, filter, stats });
+            }
             Filter::GrpcWeb => {
                 exchange.stage = Stage::RequestFilter(index + 1);
-                return self.open_grpc_web(key);
+                return self.open_grpc_web(key, index);
             }
             _ => {}
         }
@@ -233,7 +253,7 @@ impl Engine {
             Filter::LocalRateLimit(limiter) => {
                 local_rate_limit::on_request(self, &mut exchange, (index, link.id), limiter)
             }
-            Filter::Python(_) | Filter::GrpcWeb => Step::Continue,
+            Filter::Python(..) | Filter::GrpcWeb => Step::Continue,
         };
         self.decisions.tell(|| Decision::Filter { filter: link.name.clone(), step: step.told() });
         match &step {
@@ -241,7 +261,7 @@ impl Engine {
             Step::Collect(collect) => {
                 exchange.stage = Stage::FilterWaits(index);
                 exchange.filter_resumes_at = Time::NEVER;
-                exchange.collects = Some(*collect);
+                exchange.request_body.collects = Some(*collect);
             }
             Step::Wait(until) => {
                 exchange.stage = Stage::FilterWaits(index);
@@ -276,16 +296,9 @@ impl Engine {
         };
         exchange.stage = Stage::ResponseFilter(at);
         match &link.filter {
-            Filter::Python(_) | Filter::GrpcWeb if exchange.is_local => {}
-            Filter::Python(python) => {
-                exchange.stage = Stage::ResponseFilter(at + 1);
-                self.call_python(key, python, Phase::Response, at);
-            }
-            Filter::GrpcWeb => {
-                if let Some(web) = &exchange.grpc_web {
-                    web.name_answer(&mut exchange.response);
-                }
-            }
+            Filter::Python(..) | Filter::GrpcWeb if exchange.is_local => {}
+            Filter::Python(filter, stats) => self.pass_python_response(key, &Python { index: at, filter, stats }),
+            Filter::GrpcWeb => self.open_grpc_web_answer(key),
             Filter::Cors(_) => cors::on_response(exchange, at),
             Filter::Fault(_) | Filter::Rbac(_) | Filter::Jwt(_) => {}
             Filter::ExtAuthz(_) => ext_authz::on_response(exchange, at),
@@ -293,28 +306,6 @@ impl Engine {
                 let Some(mut exchange) = self.exchanges.lend(key) else { return };
                 local_rate_limit::on_response(self, &mut exchange, at);
                 self.exchanges.give_back(key, exchange);
-            }
-        }
-    }
-
-    fn call_python(&mut self, key: ExchangeKey, python: &Arc<PythonFilter>, phase: Phase, index: usize) {
-        let Some(exchange) = self.exchanges.get_mut(key) else { return };
-        let next = match phase {
-            Phase::Request => Stage::RequestFilter(index + 1),
-            Phase::Response => Stage::ResponseFilter(index),
-        };
-        match self.filters.wants(python, phase, &exchange.request) {
-            Err(failure) => {
-                exchange.stage = next;
-                self.filter_failed(key, python.failure_policy, failure);
-            }
-            Ok(false) => exchange.stage = next,
-            Ok(true) => {
-                if let Some(http) = &exchange.http {
-                    http.stats.python_filter_calls.inc();
-                }
-                exchange.in_filter = true;
-                self.filter_calls.push(FilterCall { exchange: key, phase, index, filter: python.clone() });
             }
         }
     }
@@ -326,11 +317,11 @@ impl Exchange {
     }
 
     /// The filters that its route wants it to pass by.
-    fn skips_of_route(&self) -> Skips {
-        let Some(http) = &self.http else { return Skips::default() };
+    fn skips_of_route(&self) -> Places {
+        let Some(http) = &self.http else { return Places::default() };
         let said = self.routed.as_ref().map(|routed| routed.filters()).filter(|said| !said.is_empty());
         let Some(said) = said else { return http.filters.off };
-        let mut skips = Skips::default();
+        let mut skips = Places::default();
         for (index, link) in http.filters.links.iter().enumerate() {
             let own = said.get(link.id).and_then(|entry| entry.enabled);
             if !own.unwrap_or(!link.is_disabled) {

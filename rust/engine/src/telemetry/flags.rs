@@ -185,6 +185,7 @@ pub mod details {
     pub const EXT_AUTHZ_DENIED: &str = "ext_authz_denied";
     pub const EXT_AUTHZ_ERROR: &str = "ext_authz_error";
     pub const EXT_AUTHZ_INVALID: &str = "ext_authz_invalid";
+    pub const RESPONSE_PAYLOAD_TOO_LARGE: &str = "response_payload_too_large";
     pub const REQUEST_PAYLOAD_TOO_LARGE: &str = "request_payload_too_large";
     pub const LOCAL_RATE_LIMITED: &str = "local_rate_limited";
     pub const FAULT_FILTER_ABORT: &str = "fault_filter_abort";

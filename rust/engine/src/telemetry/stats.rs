@@ -189,6 +189,16 @@ stats! {
 }
 
 stats! {
+    /// `python_filter.<name>.*`, by the filter's name in its chains.
+    PythonFilterStats {
+        calls: Counter,
+        replies: Counter,
+        failures: Counter,
+        timeouts: Counter,
+    }
+}
+
+stats! {
     /// `http.<stat_prefix>.cors.*`, names as Envoy's.
     CorsStats {
         origin_valid: Counter,
@@ -509,6 +519,7 @@ pub struct Groups {
     /// HTTP/2 with the endpoints of each cluster.
     pub cluster_http2: Group<Http2Stats>,
     pub http: Group<HttpStats>,
+    pub python_filters: Group<PythonFilterStats>,
     pub cors: Group<CorsStats>,
     pub http_tracing: Group<HttpTracingStats>,
     /// Of all spans.
@@ -566,6 +577,11 @@ impl Hub {
     /// Adds a worker's counters for a connection manager's prefix.
     pub fn http(&self, worker: usize, prefix: &Arc<str>) -> Arc<HttpStats> {
         join(&mut self.lock().http, worker, prefix)
+    }
+
+    /// Adds a worker's counters for the Python filters of a name.
+    pub fn python_filter(&self, worker: usize, name: &Arc<str>) -> Arc<PythonFilterStats> {
+        join(&mut self.lock().python_filters, worker, name)
     }
 
     /// Adds a worker's counters for the CORS filters of a connection manager's prefix.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pymesh_engine::base::time::{Time, WallClock};
+use pymesh_engine::filter::{FilterCall, Heads, Outcome};
 use pymesh_engine::shared::Commons;
 use pymesh_engine::telemetry::stats::Hub;
 use pymesh_engine::{Action, ConnKey, Engine, ListenerKey, Options};
@@ -82,8 +83,12 @@ pub fn upgrade(protocol: &str) -> Upgrade {
     Upgrade { protocol: protocol.into(), enabled: true, terminates: false }
 }
 
+/// What Python filters would do.
+pub type Script = Box<dyn FnMut(&FilterCall, &mut Heads) -> Outcome>;
+
 pub struct Rig {
     pub engine: Engine,
+    pub script: Option<Script>,
     // Not every test looks at numbers.
     #[allow(dead_code)]
     pub hub: Arc<Hub>,
@@ -139,7 +144,20 @@ impl Rig {
         assert_eq!(engine.apply(snapshot), Vec::<String>::new());
         let listener = engine.listeners().next().unwrap().0;
         let (actions, written, blocked) = (Vec::new(), HashMap::new(), Vec::new());
-        Rig { engine, hub, commons, secrets, now: Time::default(), listener, actions, written, blocked, upstream: None }
+        let script = None;
+        Rig {
+            engine,
+            script,
+            hub,
+            commons,
+            secrets,
+            now: Time::default(),
+            listener,
+            actions,
+            written,
+            blocked,
+            upstream: None,
+        }
     }
 
     pub fn accept(&mut self) -> ConnKey {
@@ -237,9 +255,25 @@ impl Rig {
         self.engine.sent(key, 0);
     }
 
+    /// Does what the script says; false if nobody is to be called.
+    fn call_filters(&mut self) -> bool {
+        let Some(script) = self.script.as_mut().filter(|_| self.engine.has_filter_calls()) else { return false };
+        let mut calls = Vec::new();
+        self.engine.take_filter_calls(&mut calls);
+        for call in calls {
+            let Some(mut heads) = self.engine.lend_heads(&call) else { continue };
+            let outcome = script(&call, &mut heads);
+            self.engine.finish_filter(&call, heads, outcome);
+        }
+        true
+    }
+
     pub fn work(&mut self) {
         loop {
             self.engine.advance();
+            if self.call_filters() {
+                continue;
+            }
             while let Some(action) = self.engine.next_action() {
                 self.actions.push(action);
             }

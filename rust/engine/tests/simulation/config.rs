@@ -16,6 +16,7 @@ use pymesh_model::Snapshot;
 
 use super::identity;
 use super::plan::{Plan, Retry};
+use super::python;
 
 /// Where clients go: HTTP, TCP.
 pub fn entrance() -> [SocketAddr; 2] {
@@ -154,6 +155,7 @@ fn manager(plan: &Plan, side: usize) -> HttpConnectionManager {
         always_set_request_id_in_response: true,
         upgrades: vec![Upgrade { protocol: "websocket".into(), enabled: true, terminates: false }],
         allow_connect: true,
+        filters: if plan.filters { python::chain() } else { Vec::new() },
         ..testing::http("web", testing::routes([route]))
     }
 }

@@ -7,7 +7,7 @@ use super::ledger::Outcome;
 use super::plan::{Kind, Plan};
 use super::world::World;
 
-const PLACES: [&str; 34] = [
+const PLACES: [&str; 35] = [
     "outcome.http.answered",
     "outcome.http.local",
     "outcome.http.broken",
@@ -34,6 +34,7 @@ const PLACES: [&str; 34] = [
     "cluster.upstream_rq_retry_overflow",
     "cluster.upstream_rq_retry_limit_exceeded",
     "http.downstream_cx_http1_total",
+    "python_filter.calls",
     "http.downstream_cx_http2_total",
     "http.downstream_cx_idle_timeout",
     "http.downstream_rq_rx_reset",

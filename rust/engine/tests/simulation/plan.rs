@@ -155,6 +155,8 @@ pub struct Plan {
     pub drains: [Option<Time>; 2],
     /// The first sidecar sends the app a copy of every request, past the second.
     pub mirrors: bool,
+    /// Bodies pass filters, in both sidecars.
+    pub filters: bool,
 }
 
 impl Plan {
@@ -181,6 +183,7 @@ impl Plan {
         let mut plan = Plan {
             seed,
             mirrors: seed.is_multiple_of(3),
+            filters: seed % 4 == 1,
             faultless,
             weather,
             tls,

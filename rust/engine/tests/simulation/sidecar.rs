@@ -17,6 +17,7 @@ use super::environment::{note, Environment};
 use super::identity;
 use super::payload::digest;
 use super::plan::Plan;
+use super::python;
 use super::socket::{Input, SocketId};
 
 pub(super) const READS_PER_TURN: usize = 4;
@@ -56,6 +57,7 @@ pub struct Sidecar {
     /// The largest of all configured buffer limits.
     pub(super) limit: usize,
     pub(super) mirrors: bool,
+    pub filters: python::Host,
 }
 
 impl Sidecar {
@@ -93,6 +95,7 @@ impl Sidecar {
             read_size: chance.size(64 * 1024).max(256),
             opaque: plan.tls,
             mirrors: plan.mirrors,
+            filters: python::Host::default(),
             limit: plan.buffer_limit.max(plan.stream_buffer).max(plan.window as usize * 2).max(64 * 1024),
             chance,
         }
@@ -131,6 +134,7 @@ impl Sidecar {
                 Order::Apply(snapshot) => {
                     note!(env, self.name, "applies version {}", snapshot.version);
                     assert_eq!(self.engine.apply(snapshot), Vec::<String>::new());
+                    python::Host::load(&mut self.engine);
                     if !self.engine.is_draining() {
                         self.bind(env);
                     }
@@ -254,9 +258,10 @@ impl Sidecar {
     fn work(&mut self, env: &mut Environment) {
         for _ in 0..ENDLESS {
             self.engine.advance();
+            let called = self.filters.call(&mut self.engine, &mut self.chance);
             let acted = self.act(env);
             let wrote = self.flush(env);
-            if !acted && !wrote {
+            if !acted && !wrote && !called {
                 return;
             }
         }

@@ -6,7 +6,7 @@
 use std::ffi::{c_int, c_void};
 use std::mem::size_of;
 
-use pymesh_engine::filter::{Heads, Outcome, Phase};
+use pymesh_engine::filter::{Heads, Hook, Outcome};
 use pymesh_http::{Headers, Known};
 
 use super::abi::{self, Host, Opaque, Text};
@@ -18,7 +18,7 @@ const SCRATCH: usize = 1 << 20;
 /// What is lent to a hook.
 pub(super) struct Message {
     heads: Heads,
-    phase: Phase,
+    is_request: bool,
     changed: bool,
     reply: Option<Reply>,
     failure: Option<String>,
@@ -35,10 +35,10 @@ struct Reply {
 }
 
 impl Message {
-    pub fn new(phase: Phase, heads: Heads) -> Message {
+    pub fn new(is_request: bool, heads: Heads) -> Message {
         Message {
             heads,
-            phase,
+            is_request,
             changed: false,
             reply: None,
             failure: None,
@@ -57,7 +57,7 @@ impl Message {
     pub fn end(self, returned: c_int) -> (Heads, Outcome) {
         let Message { heads, changed, reply, failure, .. } = self;
         let outcome = match (returned, reply) {
-            (abi::CONTINUE, _) => Outcome::Continue { changed },
+            (abi::CONTINUE, _) => Outcome::Continue { changed, body: None },
             (abi::REPLY, Some(Reply { status, headers, body })) => Outcome::Reply { status, headers, body },
             (abi::REPLY, None) => Outcome::Failed("the hook returned PYMESH_REPLY and has given no reply".to_owned()),
             (abi::FAILED, _) => Outcome::Failed(failure.unwrap_or_else(|| "the hook has not said why".to_owned())),
@@ -67,17 +67,17 @@ impl Message {
     }
 
     fn headers(&self) -> &Headers {
-        match self.phase {
-            Phase::Request => &self.heads.request.headers,
-            Phase::Response => &self.heads.response.headers,
+        match self.is_request {
+            true => &self.heads.request.headers,
+            false => &self.heads.response.headers,
         }
     }
 
     /// The header block, with room for so many octets.
     fn headers_with_room(&mut self, octets: usize) -> &mut Headers {
-        let headers = match self.phase {
-            Phase::Request => &mut self.heads.request.headers,
-            Phase::Response => &mut self.heads.response.headers,
+        let headers = match self.is_request {
+            true => &mut self.heads.request.headers,
+            false => &mut self.heads.response.headers,
         };
         self.left.extend(headers.make_room(octets));
         self.changed = true;
@@ -85,30 +85,27 @@ impl Message {
     }
 
     fn get(&self, part: c_int) -> Option<&[u8]> {
-        let request = match self.phase {
-            Phase::Request => Some(&self.heads.request),
-            Phase::Response => None,
-        };
+        let request = Some(&self.heads.request).filter(|_| self.is_request);
         match part {
             abi::PATH => request.map(|request| request.path()),
             abi::AUTHORITY => request.map(|request| request.authority()),
             abi::METHOD => request.map(|request| request.method_bytes()),
             abi::SCHEME => request.map(|request| request.scheme.as_str().as_bytes()),
-            abi::ROUTE => self.heads.route.as_deref().map(str::as_bytes),
-            abi::PEER => self.heads.peer.as_deref().map(str::as_bytes),
+            abi::ROUTE => self.heads.origin.route.as_deref().map(str::as_bytes),
+            abi::PEER => self.heads.origin.peer().map(str::as_bytes),
             abi::REQUEST_ID => self.heads.request.headers.get_known(Known::XRequestId),
             _ => None,
         }
     }
 
     fn set(&mut self, part: c_int, value: &[u8]) -> Result<c_int, Refusal> {
-        match (self.phase, part) {
-            (Phase::Request, abi::PATH) => {
+        match (self.is_request, part) {
+            (true, abi::PATH) => {
                 rules::path(value)?;
                 self.headers_with_room(value.len());
                 self.heads.request.set_path(value);
             }
-            (Phase::Request, abi::AUTHORITY) => {
+            (true, abi::AUTHORITY) => {
                 rules::authority(value)?;
                 self.headers_with_room(value.len());
                 self.heads.request.set_authority(value);
@@ -228,7 +225,7 @@ unsafe extern "C" fn set(message: *mut Opaque, part: c_int, value: Text) -> c_in
 unsafe extern "C" fn status(message: *const Opaque) -> c_int {
     // SAFETY: the hook's own message.
     match unsafe { read(message) } {
-        Some(message) if message.phase == Phase::Response => c_int::from(message.heads.response.status),
+        Some(message) if !message.is_request => c_int::from(message.heads.response.status),
         _ => 0,
     }
 }
@@ -313,8 +310,8 @@ unsafe extern "C" fn fail(message: *mut Opaque, why: Text) {
 ///
 /// # Safety
 /// The hook and its object belong together, and the filter keeps to the rules of `pymesh_filter.h`.
-pub(super) unsafe fn call(hook: abi::Hook, object: *mut c_void, phase: Phase, heads: Heads) -> (Heads, Outcome) {
-    let mut message = Message::new(phase, heads);
+pub(super) unsafe fn call(hook: abi::Hook, object: *mut c_void, which: Hook, heads: Heads) -> (Heads, Outcome) {
+    let mut message = Message::new(which.is_request(), heads);
     // SAFETY: the caller vouches for hook and object; the message outlives the call, and nobody else refers to it.
     let returned = unsafe { hook(object, &raw const HOST, message.handle()) };
     message.end(returned)
