@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import sys
+import inspect
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pymesh._bridge.log import log
 from pymesh.filters import LogRecord, loader
 
-__all__ = ["Loaded", "LogRecord", "load", "refuse_unserved"]
+__all__ = ["Loaded", "LogRecord", "load"]
+
+_LIFE_SECONDS = 10.0
+"""As long as `async def setup` or `close` may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +26,9 @@ class Loaded:
     when: list[tuple[str, str, str]]
     wants: list[str]
     max_body: int
+    lane: str
+    awaited: list[str]
+    """Those of the hooks that are `async def`."""
     report: Callable[[str, str, BaseException], None]
     """Tells the log what a hook has raised, and for which request."""
     close: Callable[[], Any]
@@ -34,12 +41,11 @@ def load(class_path: str, source: str, config: Mapping[str, Any]) -> Loaded:
     """Loads a filter and sets it up; `FilterError` says why it cannot be used."""
     alone = None if source else loader.capsule(class_path)
     if alone is not None:
-        return Loaded({}, [], [], 0, _report(class_path), lambda: None, alone)
+        return Loaded({}, [], [], 0, "inline", [], _report(class_path), lambda: None, alone)
     instance = loader.load(class_path, source, config)
     traits = loader.describe(type(instance), class_path)
-    refuse_unserved(class_path, traits)
     try:
-        instance.setup()
+        _live(instance.setup)
     except Exception as error:
         raise loader.FilterError(f"`{class_path}.setup` fails: {type(error).__name__}: {error}") from error
     return Loaded(
@@ -47,24 +53,29 @@ def load(class_path: str, source: str, config: Mapping[str, Any]) -> Loaded:
         when=[(condition.name, condition.test, condition.value) for condition in traits.when],
         wants=list(traits.wants),
         max_body=traits.max_body,
+        lane=traits.lane,
+        awaited=[hook for hook, is_async in traits.hooks.items() if is_async],
         report=_report(class_path),
-        close=instance.close,
+        close=lambda: _live(instance.close),
         # Not an inherited one: a class in Python has its own hooks.
         capsule=vars(type(instance)).get(loader.CAPSULE),
         instance=instance,
     )
 
 
-def refuse_unserved(class_path: str, traits: loader.Traits) -> None:
-    """Raises `FilterError` for what the contract has and the proxy does not do."""
-    if traits.lane != "inline":
-        raise loader.FilterError(f"`{class_path}` runs in lane `{traits.lane}`, which this proxy does not serve yet")
-
-
 def _report(class_path: str) -> Callable[[str, str, BaseException], None]:
     def report(hook: str, request_id: str, error: BaseException) -> None:
         text = "".join(traceback.format_exception(error))
         which = f" (request {request_id})" if request_id else ""
-        print(f"filter {class_path} has failed in {hook}{which}:\n{text}", file=sys.stderr, end="", flush=True)  # noqa: T201
+        log(f"filter {class_path} has failed in {hook}{which}:\n{text}")
 
     return report
+
+
+def _live(step: Callable[[], Any]) -> None:
+    """Calls `setup` or `close`; an `async def` one on the loop of its lane."""
+    made = step()
+    if inspect.iscoroutine(made):
+        from pymesh._bridge import lane  # a proxy without lane `async` needs no event loop
+
+        lane.runner().execute(made, _LIFE_SECONDS)

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import importlib
 import inspect
+import linecache
 import re
 import sys
 import threading
@@ -202,9 +203,12 @@ def _wanted(cls: type[HttpFilter[Any]], name: str) -> tuple[str, ...]:
 
 def _run(name: str, source: str) -> types.ModuleType:
     module = types.ModuleType(name)
+    file = f"<filter {name}>"
+    # So that stacks show its lines.
+    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
     with _standing(name, module):
         try:
-            exec(compile(source, f"<filter {name}>", "exec"), module.__dict__)
+            exec(compile(source, file, "exec"), module.__dict__)
         except (Exception, SystemExit) as error:
             raise FilterError(f"the source of `{name}` fails: {type(error).__name__}: {error}") from error
     return module

@@ -1,0 +1,1 @@
+"""What becomes of requests whose filter misbehaves, and of everybody else, on a running proxy."""

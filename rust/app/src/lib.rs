@@ -22,6 +22,7 @@ mod supervisor;
 mod upgrade;
 
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
@@ -56,6 +57,17 @@ pub struct Options {
     pub upgrade_socket: Option<PathBuf>,
     /// Where the process id is written once we serve.
     pub pid_file: Option<PathBuf>,
+    /// What is found of hooks that do not return.
+    pub filter_watch: Arc<FilterWatch>,
+}
+
+/// Hooks of filters that do not return, as whoever watches them has found it.
+#[derive(Debug, Default)]
+pub struct FilterWatch {
+    /// Those that do not now.
+    pub blocked: AtomicU64,
+    /// All that have not.
+    pub incidents: AtomicU64,
 }
 
 /// Octets of a body that wait in the engine for one side of a stream.
@@ -137,6 +149,7 @@ where
     let pages = client.pages();
     let state =
         Arc::new(State::new(hub.clone(), shards.clone(), secrets.clone(), shared.clone(), pressure, commons, pages));
+    let _first = state.filter_watch.set(options.filter_watch.clone());
 
     let log = LogWriter::start().map_err(one)?;
     let threads = start_workers(options, &state, &log, make_host)?;

@@ -179,6 +179,7 @@ impl<H: FilterHost> SimulatedProxy<H> {
         let mut calls = Vec::new();
         loop {
             let has_read = self.read();
+            self.host.turn(&mut self.engine);
             self.engine.advance();
             if self.engine.has_filter_calls() {
                 self.engine.take_filter_calls(&mut calls);
@@ -189,7 +190,7 @@ impl<H: FilterHost> SimulatedProxy<H> {
             let before = effects.len();
             self.act(&mut effects);
             let has_written = self.write(&mut effects);
-            if !has_read && !has_written && effects.len() == before {
+            if !has_read && !has_written && effects.len() == before && !self.engine.has_news_of_calls() {
                 break;
             }
         }

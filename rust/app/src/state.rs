@@ -1,7 +1,7 @@
 //! What the admin pages look at, and the few things they can ask for.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use pymesh_engine::shared::Commons;
@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 
 use crate::gauge::{self, Gauge};
 use crate::pressure::{resident_octets, Pressure};
+use crate::FilterWatch;
 
 /// Shared by the composition and the admin server.
 pub(crate) struct State {
@@ -31,6 +32,7 @@ pub(crate) struct State {
     pages: Pages,
     /// Listeners of the snapshot that could not be opened, and why.
     unbound: Mutex<Vec<String>>,
+    pub(crate) filter_watch: OnceLock<Arc<FilterWatch>>,
     live: AtomicBool,
     draining: AtomicBool,
     pub(crate) quit: Notify,
@@ -58,6 +60,7 @@ impl State {
             snapshot: Mutex::default(),
             pages,
             unbound: Mutex::default(),
+            filter_watch: OnceLock::new(),
             live: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             quit: Notify::new(),
@@ -138,6 +141,10 @@ impl State {
             ("server.memory_physical_size".to_owned(), resident_octets()),
             ("server.days_until_first_cert_expiring".to_owned(), gauge::days_until_first_expires(&self.secrets)),
         ]);
+        if let Some(watch) = self.filter_watch.get() {
+            gauges.push(("filters.blocked".to_owned(), watch.blocked.load(Ordering::Relaxed)));
+            gauges.push(("filters.incidents".to_owned(), watch.incidents.load(Ordering::Relaxed)));
+        }
         gauges
     }
 

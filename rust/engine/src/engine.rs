@@ -37,7 +37,7 @@ use crate::cluster::{ClusterKey, ClusterRuntime, Counters};
 use crate::conn::{Conn, ConnKey, Protocol, Relay};
 use crate::deadlines::Deadlines;
 use crate::decisions::{Decision, Decisions};
-use crate::exchange::{Due, Exchange, ExchangeKey, FIRST_BUFFER};
+use crate::exchange::{Asker, CallAnswer, Due, Exchange, ExchangeKey, NoAnswer, FIRST_BUFFER};
 use crate::filter::log::LogCall;
 use crate::filter::{FilterCall, Gates};
 use crate::health::health_of;
@@ -123,9 +123,12 @@ pub struct Engine {
     pub(crate) filters: Gates,
     pub(crate) limiters: Limiters,
     pub(crate) filter_calls: Vec<FilterCall>,
-    pub(crate) log_calls: Vec<LogCall>,
     /// [`FilterCall::id`].
     pub(crate) last_filter_call: u64,
+    /// Of those that run elsewhere: see `exchange/away.rs`.
+    pub(crate) released_calls: Vec<u64>,
+    pub(crate) call_answers: Vec<(Asker, Result<CallAnswer, NoAnswer>)>,
+    pub(crate) log_calls: Vec<LogCall>,
     pub(crate) telemetry: Recorder,
     pub(crate) decisions: Decisions,
     /// HTTP/2 with clients.
@@ -181,8 +184,10 @@ impl Engine {
             filters: Gates::default(),
             limiters: Limiters::default(),
             filter_calls: Vec::new(),
-            log_calls: Vec::new(),
             last_filter_call: 0,
+            released_calls: Vec::new(),
+            call_answers: Vec::new(),
+            log_calls: Vec::new(),
             telemetry: Recorder::new(options.clock, Arc::default(), options.shard.clone()),
             decisions: Decisions::default(),
             http2_stats: options.hub.http2(options.worker),

@@ -175,6 +175,8 @@ pub enum Outcome {
     Failed(String),
     /// It took longer than it may.
     TimedOut,
+    /// Too many calls of the filter run or wait already: it was not called.
+    Overflow,
 }
 
 impl Outcome {
@@ -315,12 +317,14 @@ impl Engine {
     /// A hook has returned.
     pub fn finish_filter(&mut self, call: &FilterCall, heads: Heads, outcome: Outcome) {
         let key = call.exchange;
+        self.forget_call(call);
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         match &outcome {
             Outcome::Continue { .. } => {}
             Outcome::Reply { .. } => call.stats.replies.inc(),
             Outcome::Failed(_) => call.stats.failures.inc(),
             Outcome::TimedOut => call.stats.timeouts.inc(),
+            Outcome::Overflow => call.stats.overflows.inc(),
         }
         if call.hook.is_stream() {
             return self.finish_stream_hook(call, heads, outcome);
@@ -342,7 +346,7 @@ impl Engine {
             let step = match outcome {
                 Outcome::Continue { .. } => FilterStep::Continues,
                 Outcome::Reply { .. } => FilterStep::Answers,
-                Outcome::Failed(_) | Outcome::TimedOut => FilterStep::Fails,
+                Outcome::Failed(_) | Outcome::TimedOut | Outcome::Overflow => FilterStep::Fails,
             };
             self.decisions.tell(|| Decision::Filter { filter: call.filter.class.clone(), step });
         }
@@ -366,7 +370,9 @@ impl Engine {
                 }
                 self.reply_locally(key, reply);
             }
-            Outcome::Failed(_) | Outcome::TimedOut => self.filter_failed(key, call.filter.failure_policy),
+            Outcome::Failed(_) | Outcome::TimedOut | Outcome::Overflow => {
+                self.filter_failed(key, call.filter.failure_policy);
+            }
         }
         self.make_ready(key);
     }

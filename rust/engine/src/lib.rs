@@ -36,5 +36,5 @@ pub use census::Census;
 pub use conn::{Conn, ConnKey};
 pub use decisions::{Decision, FilterStep};
 pub use engine::{Action, Engine, Options};
-pub use exchange::{Exchange, ExchangeKey};
+pub use exchange::{Asker, CallAnswer, CallQuestion, Exchange, ExchangeKey, NoAnswer};
 pub use listener::{ListenerKey, ListenerRuntime};

@@ -26,5 +26,5 @@ pub use descriptors::{connections_for, raise_descriptor_limit};
 pub use handover::{is_same_user, receive, send};
 pub use log::LogWriter;
 pub use memory::keep_buffers_mapped;
-pub use shared::{FilterHost, NoFilters, Shared};
+pub use shared::{FilterHost, NoFilters, Shared, WorkerWaker};
 pub use worker::{Worker, WorkerOptions};

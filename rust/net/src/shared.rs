@@ -24,11 +24,33 @@ pub trait FilterHost {
     /// `filters` may be dropped.
     fn load(&mut self, filters: Vec<Arc<PythonFilter>>) -> Vec<(Arc<PythonFilter>, Result<Gate, String>)>;
 
-    /// Calls the hooks of one turn and finishes each of them.
+    /// Calls the hooks of one turn, and finishes each of them, now or in a later [`FilterHost::turn`].
     fn run(&mut self, engine: &mut Engine, calls: &[FilterCall]);
 
     /// Tells filters what is over, when everything that a turn has to send was sent.
     fn log(&mut self, calls: &[LogCall]);
+
+    /// The worker that it serves, for hooks that other threads call.
+    fn serve(&mut self, _worker: WorkerWaker) {}
+
+    /// Tells the engine what other threads have come to, and them what it has. Called in each turn.
+    fn turn(&mut self, _engine: &mut Engine) {}
+}
+
+/// Wakes a worker from another thread, so that it calls [`FilterHost::turn`].
+#[derive(Clone, Debug)]
+pub struct WorkerWaker(Arc<mio::Waker>);
+
+impl WorkerWaker {
+    pub(crate) fn new(waker: Arc<mio::Waker>) -> Self {
+        WorkerWaker(waker)
+    }
+
+    /// See the type.
+    pub fn wake(&self) {
+        // A worker that cannot be woken still looks at its next event.
+        let _woken = self.0.wake();
+    }
 }
 
 /// For programs without Python.

@@ -24,7 +24,7 @@ use crate::capture;
 use crate::descriptors::{is_out_of_descriptors, Spare};
 use crate::gather::{self, Gather};
 use crate::log::LogHandle;
-use crate::shared::{FilterHost, Shared};
+use crate::shared::{FilterHost, Shared, WorkerWaker};
 use crate::sockets::{connect, Input, Sockets};
 
 const WAKE: Token = Token(0);
@@ -109,10 +109,12 @@ impl Listening {
 impl<H: FilterHost> Worker<H> {
     /// # Errors
     /// The system refuses an epoll instance.
-    pub fn new(options: WorkerOptions, shared: Arc<Shared>, host: H) -> io::Result<Self> {
+    pub fn new(options: WorkerOptions, shared: Arc<Shared>, mut host: H) -> io::Result<Self> {
         let poll = Poll::new()?;
         let overload = options.engine.overload.clone();
-        shared.add_waker(Arc::new(mio::Waker::new(poll.registry(), WAKE)?));
+        let waker = Arc::new(mio::Waker::new(poll.registry(), WAKE)?);
+        shared.add_waker(waker.clone());
+        host.serve(WorkerWaker::new(waker));
         Ok(Worker {
             poll,
             shared,
@@ -192,6 +194,7 @@ impl<H: FilterHost> Worker<H> {
     /// Lets the engine advance and carries out what it asks, until it rests.
     fn work(&mut self) {
         loop {
+            self.host.turn(&mut self.engine);
             self.engine.advance();
             if self.engine.has_filter_calls() {
                 self.engine.take_filter_calls(&mut self.calls);
@@ -201,7 +204,7 @@ impl<H: FilterHost> Worker<H> {
             }
             let acted = self.act();
             let wrote = self.flush();
-            if !acted && !wrote {
+            if !acted && !wrote && !self.engine.has_news_of_calls() {
                 break;
             }
         }

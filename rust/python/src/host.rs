@@ -15,18 +15,25 @@ use pymesh_engine::filter::{FilterCall, Gate, Heads, Hook, Kept, Origin, Outcome
 use pymesh_engine::Engine;
 use pymesh_model::filter::PythonFilter;
 use pymesh_model::matcher::{HeaderMatch, HeaderTest, StringMatch, StringPattern};
-use pymesh_net::FilterHost;
+use pymesh_net::{FilterHost, WorkerWaker};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes};
 
 use crate::compiled::Compiled;
+use crate::lane::{Beside, Calls, Function};
 use crate::rules;
 use crate::views::{field_value, text, with_trailers, Context, Head, Request, Response, Reusable};
+use crate::watchdog::{Slot, Watched};
 
 /// The Python filters of one worker.
 pub(crate) struct PythonHost {
     loaded: Vec<Loaded>,
+    /// Wakes the worker, if it is one.
+    worker: Option<WorkerWaker>,
+    /// Once there is a filter of lane `async`.
+    lane: Option<Calls>,
+    watched: Option<Watched>,
 }
 
 struct Loaded {
@@ -45,21 +52,34 @@ struct Instance {
     record: Py<PyAny>,
     report: Py<PyAny>,
     close: Py<PyAny>,
+    /// Its lane is `async`.
+    beside: Option<Arc<Beside>>,
 }
 
 impl PythonHost {
     pub(crate) fn new() -> Self {
-        PythonHost { loaded: Vec::new() }
+        PythonHost { loaded: Vec::new(), worker: None, lane: None, watched: None }
     }
 
-    fn instance(&mut self, filter: &Arc<PythonFilter>) -> Option<&mut Instance> {
-        let loaded = self.loaded.iter_mut().find(|loaded| Arc::ptr_eq(&loaded.filter, filter))?;
-        loaded.result.as_mut().ok()
+    pub(crate) fn watched(mut self, watched: Watched) -> Self {
+        self.watched = Some(watched);
+        self
+    }
+
+    fn beside(&self, filter: &Arc<PythonFilter>) -> Option<Arc<Beside>> {
+        let loaded = self.loaded.iter().find(|loaded| Arc::ptr_eq(&loaded.filter, filter))?;
+        loaded.result.as_ref().ok()?.beside.clone()
+    }
+
+    fn instance(&mut self, filter: &Arc<PythonFilter>) -> Option<(&mut Instance, Watch<'_>)> {
+        let at = self.loaded.iter().position(|loaded| Arc::ptr_eq(&loaded.filter, filter))?;
+        let watch = Watch { slot: self.watched.as_ref().map(|watched| &*watched.slot), at };
+        Some((self.loaded.get_mut(at)?.result.as_mut().ok()?, watch))
     }
 
     /// The compiled filter, if the hook is a function of it.
     fn compiled(&mut self, call: &FilterCall) -> Option<&Compiled> {
-        let compiled = self.instance(&call.filter)?.compiled.as_ref();
+        let compiled = self.instance(&call.filter)?.0.compiled.as_ref();
         compiled.filter(|compiled| compiled.has(call.hook))
     }
 
@@ -78,7 +98,7 @@ impl PythonHost {
 
     fn call_python(&mut self, py: Python<'_>, call: &FilterCall, heads: Heads) -> (Heads, Outcome) {
         match self.instance(&call.filter) {
-            Some(instance) => instance.call(py, call, heads),
+            Some((instance, watch)) => instance.call(py, call, heads, watch),
             None => (heads, Outcome::Failed("the filter is not loaded".to_owned())),
         }
     }
@@ -91,6 +111,27 @@ impl PythonHost {
             engine.finish_filter(call, heads, outcome);
         }
         true
+    }
+}
+
+/// Where a hook of the filter at a place tells the watchdog that it runs.
+#[derive(Clone, Copy)]
+struct Watch<'a> {
+    slot: Option<&'a Slot>,
+    at: usize,
+}
+
+impl Watch<'_> {
+    fn enter(self, hook: Hook, context: &Py<Context>) {
+        if let Some(slot) = self.slot {
+            slot.enter(self.at, hook, context);
+        }
+    }
+
+    fn leave(self, py: Python<'_>) {
+        if let Some(slot) = self.slot {
+            slot.leave(py);
+        }
     }
 }
 
@@ -115,7 +156,19 @@ impl FilterHost for PythonHost {
                 if let Err(error) = &result {
                     eprintln!("filter {}: {error}", filter.class);
                 }
+                let is_beside = result.as_ref().is_ok_and(|instance| instance.beside.is_some());
+                let result = match self.lane.is_none() && is_beside {
+                    false => result,
+                    true => Calls::new(py, self.worker.clone())
+                        .map(|lane| self.lane = Some(lane))
+                        .map_err(|error| format!("lane `async` does not start: {error}"))
+                        .and(result),
+                };
                 self.loaded.push(Loaded { filter, result });
+            }
+            if let Some(watched) = &self.watched {
+                watched.begin(py, self.loaded.iter().map(|loaded| loaded.filter.clone()).collect());
+                self.lane.iter().for_each(|lane| watched.lane(lane.queue()));
             }
             close(py, old);
         });
@@ -127,7 +180,14 @@ impl FilterHost for PythonHost {
     }
 
     fn run(&mut self, engine: &mut Engine, calls: &[FilterCall]) {
-        let in_python: Vec<&FilterCall> = calls.iter().filter(|call| !self.run_compiled(engine, call)).collect();
+        let mut in_python = Vec::new();
+        for call in calls {
+            if let Some((filter, lane)) = self.beside(&call.filter).zip(self.lane.as_mut()) {
+                lane.hand_over(engine, call, &filter);
+            } else if !self.run_compiled(engine, call) {
+                in_python.push(call);
+            }
+        }
         if in_python.is_empty() {
             return;
         }
@@ -140,11 +200,21 @@ impl FilterHost for PythonHost {
         });
     }
 
+    fn serve(&mut self, worker: WorkerWaker) {
+        self.worker = Some(worker);
+    }
+
+    fn turn(&mut self, engine: &mut Engine) {
+        if let Some(lane) = &mut self.lane {
+            lane.turn(engine);
+        }
+    }
+
     fn log(&mut self, calls: &[LogCall]) {
         Python::attach(|py| {
             for call in calls {
-                if let Some(instance) = self.instance(&call.filter) {
-                    instance.log(py, call);
+                if let Some((instance, watch)) = self.instance(&call.filter) {
+                    instance.log(py, call, watch);
                 }
             }
         });
@@ -213,6 +283,17 @@ fn load(py: Python<'_>, filter: &PythonFilter) -> PyResult<Instance> {
         wants: wants.into_iter().map(String::into_boxed_str).collect(),
         max_body: loaded.getattr("max_body")?.extract()?,
     };
+    let awaited: Vec<String> = loaded.getattr("awaited")?.extract()?;
+    let mut functions = [const { None }; Hook::ALL.len()];
+    for ((place, function), hook) in functions.iter_mut().zip(&hooks).zip(Hook::ALL) {
+        let is_async = awaited.iter().any(|name| name == hook.name());
+        *place = function.as_ref().map(|function| Function { function: function.clone_ref(py), is_async });
+    }
+    let report = loaded.getattr("report")?.unbind();
+    let beside = match loaded.getattr("lane")?.extract::<String>()? == "async" {
+        true => Some(Beside::new(py, filter, functions, report.clone_ref(py))?),
+        false => None,
+    };
     Ok(Instance {
         gate,
         compiled,
@@ -220,8 +301,9 @@ fn load(py: Python<'_>, filter: &PythonFilter) -> PyResult<Instance> {
         request_view: Reusable::new(),
         response_view: Reusable::new(),
         record: bridge.getattr("LogRecord")?.unbind(),
-        report: loaded.getattr("report")?.unbind(),
+        report,
         close: loaded.getattr("close")?.unbind(),
+        beside,
     })
 }
 
@@ -245,13 +327,16 @@ impl Instance {
     }
 
     /// Calls one hook; gives the heads back as it left them.
-    fn call(&mut self, py: Python<'_>, call: &FilterCall, mut heads: Heads) -> (Heads, Outcome) {
+    fn call(&mut self, py: Python<'_>, call: &FilterCall, mut heads: Heads, watch: Watch<'_>) -> (Heads, Outcome) {
         in_time(call, || {
             let context = match context(py, &mut heads.kept, &heads.origin) {
                 Ok(context) => context,
                 Err(error) => return (heads, Outcome::Failed(error.to_string())),
             };
-            let outcome = self.call_with(py, call.hook, &mut heads, &context).unwrap_or_else(|error| {
+            watch.enter(call.hook, &context);
+            let result = self.call_with(py, call.hook, &mut heads, &context);
+            watch.leave(py);
+            let outcome = result.unwrap_or_else(|error| {
                 let text = error.to_string();
                 // The author wants the traceback; the client must not see it.
                 self.report(call.hook.name(), &context.get().id(), error, py);
@@ -290,33 +375,28 @@ impl Instance {
             }
             Hook::RequestChunk | Hook::ResponseChunk => {
                 let chunk = PyBytes::new(py, heads.body.as_slice());
-                let made = function.call1(py, (chunk, heads.end, context))?;
-                match octets(made.bind(py)) {
-                    _ if made.is_none(py) => Ok(Outcome::PASS),
-                    Some(body) => Ok(Outcome::Continue { changed: false, body: Some(body) }),
-                    None => Err(nonsense(made.bind(py), hook, "None or bytes")),
-                }
+                made(function.call1(py, (chunk, heads.end, context))?.bind(py), false, hook)
             }
             Hook::RequestTrailers | Hook::ResponseTrailers => {
                 let trailers = std::mem::take(&mut heads.trailers);
                 let (trailers, result) = with_trailers(py, trailers, |view| function.call1(py, (view, context)));
                 heads.trailers = trailers;
-                let made = result?;
-                if made.is_none(py) {
-                    Ok(Outcome::PASS)
-                } else {
-                    Err(nonsense(made.bind(py), hook, "None"))
-                }
+                made(result?.bind(py), false, hook)
             }
             Hook::Log => Ok(Outcome::PASS),
         }
     }
 
-    fn log(&mut self, py: Python<'_>, call: &LogCall) {
+    fn log(&mut self, py: Python<'_>, call: &LogCall, watch: Watch<'_>) {
         let Some(function) = self.hook(Hook::Log) else { return };
         let mut kept = call.kept.clone();
-        let told = context(py, &mut kept, &call.record.origin)
-            .and_then(|context| function.call1(py, (self.record(py, &call.record)?, context)));
+        let told = context(py, &mut kept, &call.record.origin).and_then(|context| {
+            let record = self.record(py, &call.record)?;
+            watch.enter(Hook::Log, &context);
+            let told = function.call1(py, (record, context.clone_ref(py)));
+            watch.leave(py);
+            told
+        });
         if let Err(error) = told {
             call.failed();
             self.report(Hook::Log.name(), &text(&call.record.origin.request_id), error, py);
@@ -352,13 +432,31 @@ impl Instance {
 }
 
 /// The context of an exchange: the same object in all hooks.
-fn context(py: Python<'_>, kept: &mut Kept, origin: &Origin) -> PyResult<Py<Context>> {
-    if let Some(context) = kept.0.as_ref().and_then(|kept| kept.downcast_ref::<Py<Context>>()) {
+pub(crate) fn context(py: Python<'_>, kept: &mut Kept, origin: &Origin) -> PyResult<Py<Context>> {
+    if let Some(context) = kept_context(kept) {
         return Ok(context.clone_ref(py));
     }
     let context = Py::new(py, Context::new(origin.clone()))?;
     *kept = Kept(Some(Arc::new(context.clone_ref(py))));
     Ok(context)
+}
+
+/// The context of an exchange that has one.
+pub(crate) fn kept_context(kept: &Kept) -> Option<&Py<Context>> {
+    kept.0.as_ref()?.downcast_ref()
+}
+
+/// What a hook that has returned `made` has made of its message.
+pub(crate) fn made(made: &Bound<'_, PyAny>, changed: bool, hook: Hook) -> PyResult<Outcome> {
+    match hook {
+        Hook::RequestChunk | Hook::ResponseChunk => match octets(made) {
+            _ if made.is_none() => Ok(Outcome::PASS),
+            Some(body) => Ok(Outcome::Continue { changed: false, body: Some(body) }),
+            None => Err(nonsense(made, hook, "None or bytes")),
+        },
+        Hook::RequestTrailers | Hook::ResponseTrailers if !made.is_none() => Err(nonsense(made, hook, "None")),
+        _ => outcome(made, changed, hook),
+    }
 }
 
 /// `None` lets the message pass; a `Reply` ends it; bytes replace a whole body.

@@ -7,17 +7,23 @@
 
 mod compiled;
 mod host;
+mod lane;
 mod load;
 mod rules;
 mod simulated;
 mod timing;
 mod views;
+mod watchdog;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
+
+/// A hook that lasts longer is told.
+const WATCHDOG_LIMIT: Duration = Duration::from_secs(1);
 
 /// Runs the proxy until SIGTERM or SIGINT. The interpreter lock is free
 /// meanwhile; filters take it for their calls.
@@ -48,9 +54,19 @@ fn run(
         parent_shutdown_time: duration("parent_shutdown_seconds", parent_shutdown_seconds)?,
         upgrade_socket,
         pid_file,
+        filter_watch: Arc::default(),
     };
-    py.detach(|| pymesh_app::run(&options, |_worker| host::PythonHost::new()))
-        .map_err(|errors| PyRuntimeError::new_err(errors.join("\n")))
+    // It ends before the interpreter does.
+    let watchdog = watchdog::Watchdog::start(WATCHDOG_LIMIT, options.filter_watch.clone())?;
+    let watched = watchdog.maker();
+    let result = py.detach(move || {
+        let result = pymesh_app::run(&options, move |worker| {
+            host::PythonHost::new().watched(watched(format!("worker {worker}")))
+        });
+        drop(watchdog);
+        result
+    });
+    result.map_err(|errors| PyRuntimeError::new_err(errors.join("\n")))
 }
 
 /// Everything that is wrong with a bootstrap; an empty list if nothing is.
@@ -74,6 +90,8 @@ fn _proxy(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(load::bench, module)?)?;
     module.add_function(wrap_pyfunction!(timing::time_hooks, module)?)?;
     module.add_class::<simulated::SimulatedProxy>()?;
+    module.add_class::<lane::Lane>()?;
+    module.add_class::<lane::Call>()?;
     module.add_class::<views::Request>()?;
     module.add_class::<views::Response>()?;
     module.add_class::<views::Headers>()?;

@@ -82,6 +82,7 @@ fn batch(host: &mut PythonHost, call: &FilterCall, heads: impl Fn() -> Heads) ->
         match outcome {
             Outcome::Continue { .. } | Outcome::Reply { .. } => {}
             Outcome::Failed(error) => return Err(error),
+            Outcome::Overflow => return Err("too many calls of the filter are on their way".to_owned()),
             Outcome::TimedOut => return Err(format!("the hook took longer than {:?}", call.filter.timeout)),
         }
     }

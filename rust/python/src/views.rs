@@ -15,9 +15,10 @@ use pymesh_http::{Headers as HeaderBlock, RequestHead, ResponseHead};
 use pyo3::exceptions::{PyKeyError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::pyclass::boolean_struct::True;
-use pyo3::types::{PyDict, PyString, PyTuple};
+use pyo3::types::{PyDict, PyString};
 use pyo3::{PyClass, PyClassInitializer};
 
+use crate::lane::{Call, Ongoing};
 use crate::rules::{self, Refusal};
 
 /// A head on loan to Python.
@@ -56,12 +57,12 @@ struct Loan {
 pub(crate) struct Lent(Arc<Mutex<Loan>>);
 
 impl Lent {
-    fn lend(&self, head: Head) {
+    pub(crate) fn lend(&self, head: Head) {
         *self.lock() = Loan { head: Some(head), changed: false };
     }
 
     /// Ends the loan: the head, and whether it was changed.
-    fn take_back(&self) -> (Option<Head>, bool) {
+    pub(crate) fn take_back(&self) -> (Option<Head>, bool) {
         let mut loan = self.lock();
         (loan.head.take(), loan.changed)
     }
@@ -111,7 +112,7 @@ pub(crate) fn text(bytes: &[u8]) -> Cow<'_, str> {
     }
 }
 
-fn string<'py>(py: Python<'py>, bytes: &[u8]) -> Bound<'py, PyString> {
+pub(crate) fn string<'py>(py: Python<'py>, bytes: &[u8]) -> Bound<'py, PyString> {
     PyString::new(py, &text(bytes))
 }
 
@@ -360,8 +361,27 @@ pub(crate) fn with_trailers<T>(
 
 fn make<V: View + Into<PyClassInitializer<V>>>(py: Python<'_>) -> PyResult<Py<V>> {
     let lent = Lent::default();
-    let headers = Py::new(py, Headers(lent.clone()))?;
-    Py::new(py, V::new(lent, headers))
+    view_of(py, &lent)
+}
+
+fn view_of<V: View + Into<PyClassInitializer<V>>>(py: Python<'_>, lent: &Lent) -> PyResult<Py<V>> {
+    let headers = headers_view(py, lent)?;
+    Py::new(py, V::new(lent.clone(), headers))
+}
+
+/// A view of a request that was lent.
+pub(crate) fn request_view(py: Python<'_>, lent: &Lent) -> PyResult<Py<Request>> {
+    view_of(py, lent)
+}
+
+/// A view of a response that was lent.
+pub(crate) fn response_view(py: Python<'_>, lent: &Lent) -> PyResult<Py<Response>> {
+    view_of(py, lent)
+}
+
+/// A view of header fields, or trailers, that were lent.
+pub(crate) fn headers_view(py: Python<'_>, lent: &Lent) -> PyResult<Py<Headers>> {
+    Py::new(py, Headers(lent.clone()))
 }
 
 /// True if anybody but ourselves holds the view or its headers.
@@ -383,11 +403,30 @@ pub(crate) struct Context {
     origin: Origin,
     /// Most filters keep nothing.
     values: OnceLock<Py<PyDict>>,
+    /// The hook of lane `async` that has it now.
+    hook: Mutex<Option<Arc<Ongoing>>>,
 }
 
 impl Context {
     pub(crate) fn new(origin: Origin) -> Self {
-        Context { origin, values: OnceLock::new() }
+        Context { origin, values: OnceLock::new(), hook: Mutex::default() }
+    }
+
+    fn hook(&self) -> MutexGuard<'_, Option<Arc<Ongoing>>> {
+        self.hook.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A hook of lane `async` begins.
+    pub(crate) fn enter(&self, hook: &Arc<Ongoing>) {
+        *self.hook() = Some(hook.clone());
+    }
+
+    /// It has ended; the next one may have begun.
+    pub(crate) fn leave(&self, hook: &Arc<Ongoing>) {
+        let mut current = self.hook();
+        if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, hook)) {
+            *current = None;
+        }
     }
 
     /// `x-request-id`, as text.
@@ -420,15 +459,33 @@ impl Context {
         self.id()
     }
 
-    /// Nobody stops a hook that the worker calls itself.
+    /// Seconds until the failure policy applies. Nobody stops a hook that the worker calls itself.
     #[getter]
     fn deadline(&self) -> Option<f64> {
-        None
+        self.hook().as_ref()?.seconds_left()
     }
 
-    #[pyo3(signature = (*_arguments, **_options))]
-    fn call(&self, _arguments: &Bound<'_, PyTuple>, _options: Option<&Bound<'_, PyDict>>) -> PyResult<()> {
-        Err(PyRuntimeError::new_err("ctx.call needs lane \"async\": a hook that the worker calls itself must not wait"))
+    /// Asks a cluster: `pymesh._bridge.lane.ask`.
+    #[pyo3(signature = (cluster, method, path, headers=None, body=None, timeout=None))]
+    #[allow(clippy::too_many_arguments)]
+    fn call<'py>(
+        &self,
+        py: Python<'py>,
+        cluster: &str,
+        method: &str,
+        path: &str,
+        headers: Option<Bound<'py, PyAny>>,
+        body: Option<&[u8]>,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let hook = self.hook().clone();
+        let hook = hook.ok_or_else(|| {
+            PyRuntimeError::new_err("ctx.call is for hooks of a filter with lane = \"async\", while they run")
+        })?;
+        let headers = headers.unwrap_or_else(|| PyDict::new(py).into_any());
+        let call = Py::new(py, Call::of(&hook))?;
+        let ask = py.import("pymesh._bridge.lane")?.getattr("ask")?;
+        ask.call1((call, cluster, method, path, headers, body.unwrap_or_default(), timeout))
     }
 
     #[pyo3(signature = (key, default=None))]

@@ -6,6 +6,7 @@
 
 pub(crate) mod balance;
 mod breakers;
+mod called;
 pub(crate) mod host;
 pub(crate) mod original;
 

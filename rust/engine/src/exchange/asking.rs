@@ -10,6 +10,7 @@
 //!   request names it ([`Exchange::asking`]), what comes of it is put into the filter's memory as [`Memory::Heard`], and
 //!   the request is woken. A request that ends before that, however it does, takes its question with it.
 //! * **A connection's** ([`Owner::Connection`], `conn/ext_authz.rs`): likewise, for the connection that waits.
+//! * **A hook's** that runs beside the worker ([`super::away`]): likewise, for the call of the hook, which may ask several.
 //! * **Several requests'** ([`Engine::ask`]): the question belongs to something that outlives them (a cache of keys, say),
 //!   an [`Owner`] of its own, which keeps the [`Waiter`] of each request that it makes wait. [`Engine::conclude`] tells
 //!   the owner, which keeps what it wants of the answer and calls [`Engine::wake`] for each. A request that ends just
@@ -86,7 +87,7 @@ impl Engine {
         write_head: impl FnOnce(&mut RequestHead),
     ) -> Option<ExchangeKey> {
         let cluster = self.cluster_named(question.cluster)?;
-        if matches!(owner, Owner::Request(_) | Owner::Connection(_)) {
+        if matches!(owner, Owner::Request(_) | Owner::Call(_) | Owner::Connection(_)) {
             self.decisions.tell(|| Decision::Asks { cluster: question.cluster.into() });
         }
         let (keep, tells_the_way) = (question.keep, question.tells_the_way);

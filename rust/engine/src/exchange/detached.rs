@@ -27,6 +27,7 @@ use std::time::Duration;
 use pymesh_http::{Headers, RequestHead, ResponseHead};
 
 use super::asking::Waiter;
+use super::away::Asker;
 use super::{Exchange, ExchangeKey, Stage};
 use crate::check::CheckKey;
 use crate::cluster::{ClusterKey, HostKey};
@@ -51,6 +52,8 @@ pub(crate) enum Owner {
     Connection(ConnKey),
     /// Spans on their way to their collector.
     Spans(SpanQueueKey),
+    /// A hook that runs beside the worker.
+    Call(Asker),
     /// A test of this module.
     #[cfg(test)]
     Test,
@@ -189,6 +192,7 @@ impl Engine {
             Some(Owner::Connection(conn)) => self.on_service_answer(conn, key, &mut exchange),
             Some(Owner::Spans(queue)) => self.on_spans_exported(queue, key, &mut exchange),
             Some(Owner::Request(waiter)) => self.hear(waiter, key, &mut exchange),
+            Some(Owner::Call(asker)) => self.hear_for_call(asker, &mut exchange),
             #[cfg(test)]
             Some(Owner::Test) => tests::told(&exchange),
         }

@@ -147,6 +147,7 @@ impl Engine {
     fn recycle(&mut self, key: ExchangeKey) {
         let Some(mut exchange) = self.exchanges.remove(key) else { return };
         self.cut_mirrors(&mut exchange);
+        self.end_calls_of(&mut exchange);
         self.stop_asking(&mut exchange);
         self.stop_awaiting(&mut exchange);
         if let Some(http) = &exchange.http {
@@ -205,7 +206,8 @@ impl Engine {
         };
         let duration = exchange.started.after_limit(exchange.max_duration);
         let upstream = route.min(per_try).min(per_try_idle).min(attempt);
-        upstream.min(idle).min(wake).min(duration).min(self.request_deadline(key))
+        let hook = exchange.away.iter().map(|away| away.due).min().unwrap_or(Time::NEVER);
+        upstream.min(idle).min(wake).min(hook).min(duration).min(self.request_deadline(key))
     }
 
     fn due(&self, key: ExchangeKey) -> Due {
@@ -308,6 +310,10 @@ impl Engine {
             }
             exchange.upstream_started = None;
             return self.upstream_failed(key, failure);
+        }
+        if exchange.away.iter().any(|away| away.due <= now) {
+            self.release_late_calls(key);
+            return self.arm_request_timeout(key);
         }
         if exchange.stage == Stage::BackingOff && exchange.retry_at <= now {
             self.retry_now(key);

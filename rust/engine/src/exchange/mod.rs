@@ -6,6 +6,7 @@
 //! is the table of the stages below.
 
 mod asking;
+mod away;
 mod collect;
 mod detached;
 mod drop_overload;
@@ -51,7 +52,10 @@ use crate::route::matcher::Unrouted;
 use crate::telemetry::{details, Details, Facts, Flags};
 use crate::tracing::Trace;
 
+pub use away::{Asker, CallAnswer, CallQuestion, NoAnswer};
+
 pub(crate) use asking::{Heard, Question, Told, Waiter};
+pub(crate) use away::Away;
 pub(crate) use collect::Collect;
 pub(crate) use detached::{Answer, Detached, Owner, Unanswered};
 pub(crate) use edit::{add_field, Due};
@@ -105,6 +109,8 @@ pub struct Exchange {
     pub(crate) in_filter: bool,
     /// Number of the call that it waits for.
     pub(crate) filter_call: u64,
+    /// Hooks of filters that run beside the worker.
+    pub(crate) away: Vec<Away>,
     pub(crate) kept: Kept,
     /// It was decided which filters it passes.
     pub(crate) chose_filters: bool,

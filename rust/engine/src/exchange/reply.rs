@@ -64,6 +64,7 @@ impl Engine {
     /// Answers in place of an upstream. For gRPC the status travels as
     /// trailers-only (gRPC over HTTP/2, "Responses"), so that clients see it.
     pub(crate) fn reply_locally(&mut self, key: ExchangeKey, reply: LocalReply) {
+        self.end_calls(key);
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         if let Some(question) = exchange.asking.take() {
             // It is answered without.

@@ -155,6 +155,7 @@ impl Engine {
 
     /// Lets the exchange wait before its next attempt.
     fn back_off(&mut self, key: ExchangeKey, wait: Duration) {
+        self.end_calls(key);
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         exchange.attempt += 1;
         exchange.was_sent |= exchange.request_started;

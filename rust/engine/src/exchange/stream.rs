@@ -309,7 +309,7 @@ impl Engine {
                 made
             }
             Outcome::Continue { body: None, .. } => heads.body.as_slice().to_vec(),
-            Outcome::Reply { .. } | Outcome::Failed(_) | Outcome::TimedOut => {
+            Outcome::Reply { .. } | Outcome::Failed(_) | Outcome::TimedOut | Outcome::Overflow => {
                 self.filter_failed(key, call.filter.failure_policy);
                 self.make_ready(key);
                 heads.body.as_slice().to_vec()

@@ -195,6 +195,7 @@ stats! {
         replies: Counter,
         failures: Counter,
         timeouts: Counter,
+        overflows: Counter,
     }
 }
 
