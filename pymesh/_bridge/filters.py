@@ -31,7 +31,8 @@ class Loaded:
     """Those of the hooks that are `async def`."""
     report: Callable[[str, str, BaseException], None]
     """Tells the log what a hook has raised, and for which request."""
-    close: Callable[[], Any]
+    close: Callable[[], None]
+    """Ends the instance; raises nothing."""
     capsule: object | None = None
     """Hooks in C, which take the place of those above (`rust/python/src/compiled.rs`)."""
     instance: object | None = None
@@ -48,6 +49,14 @@ def load(class_path: str, source: str, config: Mapping[str, Any]) -> Loaded:
         _live(instance.setup)
     except Exception as error:
         raise loader.FilterError(f"`{class_path}.setup` fails: {type(error).__name__}: {error}") from error
+    report = _report(class_path)
+
+    def close() -> None:
+        try:
+            _live(instance.close)
+        except (Exception, SystemExit) as error:
+            report("close", "", error)
+
     return Loaded(
         hooks={hook: getattr(instance, hook) for hook in traits.hooks},
         when=[(condition.name, condition.test, condition.value) for condition in traits.when],
@@ -55,8 +64,8 @@ def load(class_path: str, source: str, config: Mapping[str, Any]) -> Loaded:
         max_body=traits.max_body,
         lane=traits.lane,
         awaited=[hook for hook, is_async in traits.hooks.items() if is_async],
-        report=_report(class_path),
-        close=lambda: _live(instance.close),
+        report=report,
+        close=close,
         # Not an inherited one: a class in Python has its own hooks.
         capsule=vars(type(instance)).get(loader.CAPSULE),
         instance=instance,

@@ -33,6 +33,7 @@ use pymesh_engine::shared::Commons;
 use pymesh_engine::telemetry::istio::Shard;
 use pymesh_engine::telemetry::stats::Hub;
 use pymesh_model::cluster::Cluster;
+use pymesh_model::filter::PythonFilter;
 use pymesh_net::{FilterHost, LogWriter, Shared, Worker, WorkerOptions};
 use pymesh_tls::SecretStore;
 
@@ -106,14 +107,16 @@ fn lines(found: &[pymesh_xds::Diagnostic]) -> Vec<String> {
 }
 
 /// Runs the proxy until it is told to stop. `make_host` makes the filter host
-/// of each worker, on the worker's own thread.
+/// of each worker, on the worker's own thread; before that `load_filter` loads
+/// a filter that a configuration brings, for so many workers.
 ///
 /// # Errors
 /// What is wrong with the bootstrap, or what the system refuses.
-pub fn run<H, F>(options: &Options, make_host: F) -> Result<(), Vec<String>>
+pub fn run<H, F, L>(options: &Options, make_host: F, load_filter: L) -> Result<(), Vec<String>>
 where
     H: FilterHost,
     F: Fn(usize) -> H + Send + Sync + 'static,
+    L: Fn(&Arc<PythonFilter>, usize) -> Result<(), String> + Send + 'static,
 {
     pymesh_net::keep_buffers_mapped();
     let bootstrap = load(&options.config)?;
@@ -122,13 +125,19 @@ where
         .build()
         .map_err(|error| vec![format!("cannot start the side runtime: {error}")])?;
     let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, serve(options, bootstrap, Arc::new(make_host)))
+    local.block_on(&runtime, serve(options, bootstrap, Arc::new(make_host), load_filter))
 }
 
-async fn serve<H, F>(options: &Options, bootstrap: pymesh_xds::Bootstrap, make_host: Arc<F>) -> Result<(), Vec<String>>
+async fn serve<H, F, L>(
+    options: &Options,
+    bootstrap: pymesh_xds::Bootstrap,
+    make_host: Arc<F>,
+    load_filter: L,
+) -> Result<(), Vec<String>>
 where
     H: FilterHost,
     F: Fn(usize) -> H + Send + Sync + 'static,
+    L: Fn(&Arc<PythonFilter>, usize) -> Result<(), String> + Send + 'static,
 {
     let one = |error: std::io::Error| vec![error.to_string()];
     let workers = options.concurrency.unwrap_or_else(cores).max(1);
@@ -146,6 +155,7 @@ where
     });
     let commons = Arc::new(Commons::default());
     let client = client(bootstrap, &secrets, &commons)?;
+    let client = client.with_filters(Box::new(move |filter| load_filter(filter, workers)));
     let pages = client.pages();
     let state =
         Arc::new(State::new(hub.clone(), shards.clone(), secrets.clone(), shared.clone(), pressure, commons, pages));

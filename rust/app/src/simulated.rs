@@ -19,6 +19,7 @@ use pymesh_model::listener::Listener;
 use pymesh_net::FilterHost;
 use pymesh_tls::{SecretStore, TimeProvider};
 use pymesh_xds::offline::Offline;
+use pymesh_xds::LoadFilter;
 use rustls::pki_types::UnixTime;
 
 /// What is asked of the network.
@@ -67,12 +68,18 @@ impl TimeProvider for Clock {
 }
 
 impl<H: FilterHost> SimulatedProxy<H> {
-    /// With a bootstrap's static resources. `seed` decides what is random, and `unix_nanos` is the wall clock at time
-    /// zero.
+    /// With a bootstrap's static resources. `load_filter` is as in [`crate::run`], for one worker. `seed` decides what is
+    /// random, and `unix_nanos` is the wall clock at time zero.
     ///
     /// # Errors
     /// Everything that is wrong with the bootstrap.
-    pub fn new(bootstrap: &str, seed: u64, unix_nanos: u64, host: H) -> Result<Self, Vec<String>> {
+    pub fn new(
+        bootstrap: &str,
+        seed: u64,
+        unix_nanos: u64,
+        host: H,
+        load_filter: LoadFilter,
+    ) -> Result<Self, Vec<String>> {
         let bootstrap = pymesh_xds::load_bootstrap("bootstrap", bootstrap).map_err(|found| crate::lines(&found))?;
         let wall = WallClock { origin_unix_nanos: unix_nanos };
         let clock = Arc::new(Clock { wall, now: AtomicU64::default() });
@@ -91,7 +98,7 @@ impl<H: FilterHost> SimulatedProxy<H> {
             commons: Arc::default(),
         });
         engine.explain();
-        let configuration = Offline::with_statics(bootstrap, secrets);
+        let configuration = Offline::with_statics(bootstrap, secrets).with_filters(load_filter);
         let mut proxy = SimulatedProxy { configuration, engine, host, clock, hub, version: 0, unread: HashMap::new() };
         let problems = proxy.apply();
         if problems.is_empty() {
@@ -124,10 +131,14 @@ impl<H: FilterHost> SimulatedProxy<H> {
         }
         self.version = snapshot.version;
         let problems = self.engine.apply(snapshot);
-        let gates = self.host.load(self.engine.python_filters());
-        self.engine.set_filter_gates(gates);
+        self.load_filters();
         self.engine.release_listeners(|_| false);
         problems
+    }
+
+    fn load_filters(&mut self) {
+        let gates = self.host.load(self.engine.python_filters());
+        self.engine.set_filter_gates(gates);
     }
 
     /// The listeners in force.
@@ -198,6 +209,9 @@ impl<H: FilterHost> SimulatedProxy<H> {
             let mut over = Vec::new();
             self.engine.take_log_calls(&mut over);
             self.host.log(&over);
+        }
+        if self.engine.has_lost_filters() {
+            self.load_filters();
         }
         effects
     }

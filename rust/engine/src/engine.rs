@@ -19,7 +19,6 @@ use std::time::Duration;
 
 use pymesh_http::h2;
 use pymesh_model::cluster::{Cluster, UpstreamBind};
-use pymesh_model::filter::FilterKind;
 use pymesh_model::format::LogSink;
 use pymesh_model::listener::Listener;
 use pymesh_model::overload::OverloadAction;
@@ -40,6 +39,7 @@ use crate::decisions::{Decision, Decisions};
 use crate::exchange::{Asker, CallAnswer, Due, Exchange, ExchangeKey, NoAnswer, FIRST_BUFFER};
 use crate::filter::log::LogCall;
 use crate::filter::{FilterCall, Gates};
+use crate::generations::LeavingChains;
 use crate::health::health_of;
 use crate::http_filter::Limiters;
 use crate::jwks::Fetcher;
@@ -101,6 +101,7 @@ pub struct Engine {
     pub(crate) listeners: Slab<Arc<ListenerRuntime>>,
     /// Those that are out of force, while the driver still accepts what is in their queues.
     leaving_listeners: Vec<ListenerKey>,
+    pub(crate) leaving_chains: LeavingChains,
     pub(crate) listener_addresses: ListenerAddresses,
     pub(crate) clusters: Slab<ClusterRuntime>,
     pub(crate) cluster_names: HashMap<Arc<str>, ClusterKey>,
@@ -165,6 +166,7 @@ impl Engine {
             leaving_routes: HashMap::new(),
             listeners: Slab::default(),
             leaving_listeners: Vec::new(),
+            leaving_chains: LeavingChains::default(),
             listener_addresses: ListenerAddresses::default(),
             clusters: Slab::default(),
             cluster_names: HashMap::new(),
@@ -391,6 +393,7 @@ impl Engine {
         for key in stale {
             if let Some(old) = self.listeners.get(key).cloned() {
                 self.leaving_listeners.push(key);
+                self.keep_leaving_filters(&old);
                 self.drain_listener(&old);
             }
         }
@@ -400,8 +403,12 @@ impl Engine {
 
     /// The listeners in force, for the driver to bind.
     pub fn listeners(&self) -> impl Iterator<Item = (ListenerKey, Arc<Listener>)> + '_ {
+        self.listeners_in_force().map(|(key, listener)| (key, listener.config.clone()))
+    }
+
+    pub(crate) fn listeners_in_force(&self) -> impl Iterator<Item = (ListenerKey, &Arc<ListenerRuntime>)> + '_ {
         let in_force = self.listeners.keys().filter(|key| !self.leaving_listeners.contains(key));
-        in_force.filter_map(|key| Some((key, self.listeners.get(key)?.config.clone())))
+        in_force.filter_map(|key| Some((key, self.listeners.get(key)?)))
     }
 
     /// Forgets the listeners that are out of force and that the driver accepts no more connections for.
@@ -411,25 +418,6 @@ impl Engine {
         for key in over {
             self.listeners.remove(key);
         }
-    }
-
-    /// Every Python filter of the configuration, for the host to load, and those that connections of replaced
-    /// listeners still pass.
-    pub fn python_filters(&self) -> Vec<Arc<pymesh_model::filter::PythonFilter>> {
-        let mut listeners: Vec<&Arc<ListenerRuntime>> = self.listeners.iter().collect();
-        for down in self.conns.iter().filter_map(|conn| conn.downstream()) {
-            if !listeners.iter().any(|known| Arc::ptr_eq(known, &down.listener)) {
-                listeners.push(&down.listener);
-            }
-        }
-        let chains = listeners.iter().flat_map(|l| l.chains.iter().chain(&l.default_chain));
-        let filters = chains.filter_map(|chain| chain.http.as_ref()).flat_map(|http| &http.config.filters);
-        filters
-            .filter_map(|filter| match &filter.kind {
-                FilterKind::Python(python) => Some(python.clone()),
-                _ => None,
-            })
-            .collect()
     }
 
     /// A client has connected. `None` if the listener is gone, or there is no place for the connection.

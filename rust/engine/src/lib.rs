@@ -19,6 +19,7 @@ mod decisions;
 mod engine;
 mod exchange;
 pub mod filter;
+mod generations;
 pub mod health;
 mod http_filter;
 mod jwks;

@@ -94,7 +94,8 @@ pub(crate) struct TcpRuntime {
 }
 
 impl ListenerRuntime {
-    /// A chain that the listener at this address has already, `old`, is taken over as it is.
+    /// A chain that the listener at this address has already, `old`, is taken over as it is. Another generation of one
+    /// keeps its TLS: its clients resume their sessions.
     ///
     /// # Errors
     /// A TLS context that cannot be compiled, in words.
@@ -105,9 +106,12 @@ impl ListenerRuntime {
         now: Time,
     ) -> Result<ListenerRuntime, String> {
         let chain = |chain: &Arc<FilterChain>| {
-            let kept =
-                old.into_iter().flat_map(ListenerRuntime::all_chains).find(|old| Arc::ptr_eq(&old.config, chain));
-            kept.cloned().map_or_else(|| ChainRuntime::new(config, chain, options, now), Ok)
+            let known = || old.into_iter().flat_map(ListenerRuntime::all_chains);
+            if let Some(kept) = known().find(|old| Arc::ptr_eq(&old.config, chain)) {
+                return Ok(kept.clone());
+            }
+            let before = known().find(|old| old.config.lineage.is(&chain.lineage));
+            ChainRuntime::new(config, chain, before.and_then(|before| before.tls.clone()), options, now)
         };
         let name = listener_name(config.address);
         let has_tls = config.filter_chains.iter().chain(&config.default_filter_chain).any(|chain| chain.tls.is_some());
@@ -135,6 +139,11 @@ impl ListenerRuntime {
         self.chains.iter().chain(&self.default_chain)
     }
 
+    /// The chain that a connection of `chain` goes on with: the same one, or its latest generation.
+    pub(crate) fn heir_of(&self, chain: &ChainRuntime) -> Option<&Arc<ChainRuntime>> {
+        self.all_chains().find(|own| own.config.lineage.is(&chain.config.lineage))
+    }
+
     /// The tables that its chains are found by name in.
     pub(crate) fn route_names(&self) -> impl Iterator<Item = &Arc<str>> {
         let managers = self.chains.iter().chain(&self.default_chain).filter_map(|chain| chain.http.as_ref());
@@ -146,14 +155,17 @@ impl ListenerRuntime {
 }
 
 impl ChainRuntime {
+    /// `tls` is there already if an earlier generation of the chain had it.
     fn new(
         listener: &Listener,
         config: &Arc<FilterChain>,
+        tls: Option<Arc<rustls::ServerConfig>>,
         options: &Options,
         now: Time,
     ) -> Result<Arc<ChainRuntime>, String> {
         let Options { worker, hub, secrets, .. } = options;
         let tls = match &config.tls {
+            _ if tls.is_some() => tls,
             Some(tls) => Some(
                 server_config(tls, secrets)
                     .map_err(|error| format!("listener {}: filter chain {}: {error}", listener.name, config.name))?,

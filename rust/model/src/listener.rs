@@ -172,6 +172,19 @@ pub struct FilterChain {
     pub policies: Vec<ConnectionPolicy>,
     /// What speaks on the connection.
     pub network: NetworkFilter,
+    /// Of which chain it is another generation.
+    pub lineage: Lineage,
+}
+
+/// Filter chains of one lineage differ in their Python filters alone: a connection of one may go on with another.
+#[derive(Clone, Debug, Default)]
+pub struct Lineage(Arc<()>);
+
+impl Lineage {
+    /// A new one is that of no other chain; a clone is the same.
+    pub fn is(&self, other: &Lineage) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
 }
 
 /// A network filter that decides whether a connection may pass.

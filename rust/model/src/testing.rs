@@ -62,6 +62,7 @@ pub fn filter_chain(network: NetworkFilter) -> FilterChain {
         transport_connect_timeout: Duration::ZERO,
         policies: vec![],
         network,
+        lineage: Lineage::default(),
     }
 }
 

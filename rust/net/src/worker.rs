@@ -213,6 +213,9 @@ impl<H: FilterHost> Worker<H> {
             self.host.log(&self.log_calls);
             self.log_calls.clear();
         }
+        if self.engine.has_lost_filters() {
+            self.load_filters();
+        }
         self.write_logs(false);
     }
 
@@ -249,14 +252,19 @@ impl<H: FilterHost> Worker<H> {
                     eprintln!("configuration: {error}");
                 }
             }
-            let gates = self.host.load(self.engine.python_filters());
-            self.engine.set_filter_gates(gates);
+            self.load_filters();
             self.bind();
             self.shared.set_applied(self.options.worker, generation);
         }
         if self.shared.is_draining() && !self.engine.is_draining() {
             self.engine.drain();
         }
+    }
+
+    /// Has the host hold the filters that are in use, and no others.
+    fn load_filters(&mut self) {
+        let gates = self.host.load(self.engine.python_filters());
+        self.engine.set_filter_gates(gates);
     }
 
     /// Brings the listening sockets in line with the engine's listeners.

@@ -3,8 +3,10 @@
 //! without it ([`crate::compiled`]).
 //!
 //! A filter is loaded by `pymesh._bridge.filters.load(class, source, config)`,
-//! once per worker and configuration; its answer says which hooks it has and
-//! which requests concern it. What a hook raises is logged there and becomes
+//! once per worker and configuration, before the worker hears of it
+//! ([`crate::generations`]) or, if it is from the bootstrap, here; its answer
+//! says which hooks it has and which requests concern it. It is closed when
+//! nobody passes it any more. What a hook raises is logged there and becomes
 //! the filter's failure policy here; it concerns no other request.
 
 use std::sync::Arc;
@@ -21,6 +23,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes};
 
 use crate::compiled::Compiled;
+use crate::generations::{close, config, Generations};
 use crate::lane::{Beside, Calls, Function};
 use crate::rules;
 use crate::views::{field_value, text, with_trailers, Context, Head, Request, Response, Reusable};
@@ -28,9 +31,11 @@ use crate::watchdog::{Slot, Watched};
 
 /// The Python filters of one worker.
 pub(crate) struct PythonHost {
+    worker: usize,
+    generations: Arc<Generations>,
     loaded: Vec<Loaded>,
     /// Wakes the worker, if it is one.
-    worker: Option<WorkerWaker>,
+    waker: Option<WorkerWaker>,
     /// Once there is a filter of lane `async`.
     lane: Option<Calls>,
     watched: Option<Watched>,
@@ -51,14 +56,28 @@ struct Instance {
     /// Makes a `LogRecord`.
     record: Py<PyAny>,
     report: Py<PyAny>,
-    close: Py<PyAny>,
     /// Its lane is `async`.
     beside: Option<Arc<Beside>>,
+    /// The `Loaded` that all this is of.
+    whole: Py<PyAny>,
 }
 
 impl PythonHost {
-    pub(crate) fn new() -> Self {
-        PythonHost { loaded: Vec::new(), worker: None, lane: None, watched: None }
+    pub(crate) fn new(worker: usize, generations: Arc<Generations>) -> Self {
+        PythonHost { worker, generations, loaded: Vec::new(), waker: None, lane: None, watched: None }
+    }
+
+    /// The worker's instance of a filter that it has not had.
+    fn take(&self, py: Python<'_>, filter: &Arc<PythonFilter>) -> Result<Instance, String> {
+        let loaded = match self.generations.take(filter, self.worker) {
+            Some(result) => result?.into_bound(py),
+            None => load(py, filter).map_err(|error| {
+                let reason = error.value(py).to_string();
+                eprintln!("filter {}: {reason}", filter.class);
+                reason
+            })?,
+        };
+        instance(&loaded, filter).map_err(|error| error.to_string())
     }
 
     pub(crate) fn watched(mut self, watched: Watched) -> Self {
@@ -151,15 +170,12 @@ impl FilterHost for PythonHost {
                 let same = old.iter().position(|loaded| loaded.filter == filter && loaded.result.is_ok());
                 let result = match same {
                     Some(at) => old.swap_remove(at).result,
-                    None => load(py, &filter).map_err(|error| error.to_string()),
+                    None => self.take(py, &filter),
                 };
-                if let Err(error) = &result {
-                    eprintln!("filter {}: {error}", filter.class);
-                }
                 let is_beside = result.as_ref().is_ok_and(|instance| instance.beside.is_some());
                 let result = match self.lane.is_none() && is_beside {
                     false => result,
-                    true => Calls::new(py, self.worker.clone())
+                    true => Calls::new(py, self.waker.clone())
                         .map(|lane| self.lane = Some(lane))
                         .map_err(|error| format!("lane `async` does not start: {error}"))
                         .and(result),
@@ -170,7 +186,7 @@ impl FilterHost for PythonHost {
                 watched.begin(py, self.loaded.iter().map(|loaded| loaded.filter.clone()).collect());
                 self.lane.iter().for_each(|lane| watched.lane(lane.queue()));
             }
-            close(py, old);
+            close_all(py, old);
         });
         let gate = |loaded: &Loaded| {
             let gate = loaded.result.as_ref().map(|instance| instance.gate.clone()).map_err(Clone::clone);
@@ -201,7 +217,7 @@ impl FilterHost for PythonHost {
     }
 
     fn serve(&mut self, worker: WorkerWaker) {
-        self.worker = Some(worker);
+        self.waker = Some(worker);
     }
 
     fn turn(&mut self, engine: &mut Engine) {
@@ -225,7 +241,7 @@ impl Drop for PythonHost {
     fn drop(&mut self) {
         let loaded = std::mem::take(&mut self.loaded);
         if !loaded.is_empty() {
-            let _interpreter_is_gone = Python::try_attach(|py| close(py, loaded));
+            let _interpreter_is_gone = Python::try_attach(|py| close_all(py, loaded));
         }
     }
 }
@@ -244,19 +260,21 @@ fn in_time(call: &FilterCall, run: impl FnOnce() -> (Heads, Outcome)) -> (Heads,
     }
 }
 
-/// Instances that are of no more use.
-fn close(py: Python<'_>, instances: Vec<Loaded>) {
+/// Instances that nobody passes any more.
+fn close_all(py: Python<'_>, instances: Vec<Loaded>) {
     for instance in instances.into_iter().filter_map(|loaded| loaded.result.ok()) {
-        if let Err(error) = instance.close.call0(py) {
-            instance.report("close", "", error, py);
-        }
+        close(instance.whole.bind(py));
     }
 }
 
-fn load(py: Python<'_>, filter: &PythonFilter) -> PyResult<Instance> {
+fn load<'py>(py: Python<'py>, filter: &PythonFilter) -> PyResult<Bound<'py, PyAny>> {
     let bridge = py.import("pymesh._bridge.filters")?;
-    let config = py.import("json")?.call_method1("loads", (&*filter.config_json,))?;
-    let loaded = bridge.call_method1("load", (&*filter.class, &*filter.source, config))?;
+    bridge.call_method1("load", (&*filter.class, &*filter.source, config(py, filter)?))
+}
+
+fn instance(loaded: &Bound<'_, PyAny>, filter: &PythonFilter) -> PyResult<Instance> {
+    let py = loaded.py();
+    let bridge = py.import("pymesh._bridge.filters")?;
     let known = loaded.getattr("hooks")?;
     let mut hooks = [const { None }; Hook::ALL.len()];
     for (place, hook) in hooks.iter_mut().zip(Hook::ALL) {
@@ -302,8 +320,8 @@ fn load(py: Python<'_>, filter: &PythonFilter) -> PyResult<Instance> {
         response_view: Reusable::new(),
         record: bridge.getattr("LogRecord")?.unbind(),
         report,
-        close: loaded.getattr("close")?.unbind(),
         beside,
+        whole: loaded.clone().unbind(),
     })
 }
 

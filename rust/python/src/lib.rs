@@ -2,10 +2,12 @@
 //!
 //! Only `pymesh._bridge` imports it. It holds six things: the functions that
 //! run the proxy, the views of a message that filters work on
-//! ([`views`]), the filter host of the `inline` lane ([`host`], and [`compiled`] for filters that are no Python), a proxy
-//! without sockets and clock ([`simulated`]), the load generator ([`load`]), and what filters cost ([`timing`]).
+//! ([`views`]), the filter host ([`host`], with what is loaded for it in [`generations`], [`compiled`] for filters that are
+//! no Python and [`lane`] for hooks beside the workers), a proxy without sockets and clock ([`simulated`]), the load
+//! generator ([`load`]), and what filters cost ([`timing`]).
 
 mod compiled;
+mod generations;
 mod host;
 mod lane;
 mod load;
@@ -56,13 +58,17 @@ fn run(
         pid_file,
         filter_watch: Arc::default(),
     };
+    let generations = Arc::new(generations::Generations::default());
     // It ends before the interpreter does.
     let watchdog = watchdog::Watchdog::start(WATCHDOG_LIMIT, options.filter_watch.clone())?;
     let watched = watchdog.maker();
     let result = py.detach(move || {
-        let result = pymesh_app::run(&options, move |worker| {
-            host::PythonHost::new().watched(watched(format!("worker {worker}")))
-        });
+        let of_workers = generations.clone();
+        let make_host = move |worker| {
+            host::PythonHost::new(worker, of_workers.clone()).watched(watched(format!("worker {worker}")))
+        };
+        let load = move |filter: &_, workers| generations.load(filter, workers);
+        let result = pymesh_app::run(&options, make_host, load);
         drop(watchdog);
         result
     });

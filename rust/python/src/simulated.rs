@@ -4,7 +4,7 @@
 //! `pymesh._bridge.simulated` gives them types.
 
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pymesh_app::simulated::Effect;
@@ -14,6 +14,7 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
+use crate::generations::Generations;
 use crate::host::PythonHost;
 
 type Proxy = pymesh_app::simulated::SimulatedProxy<PythonHost>;
@@ -34,7 +35,9 @@ impl SimulatedProxy {
     /// Raises RuntimeError with one problem of the bootstrap a line.
     #[new]
     fn new(bootstrap: &str, seed: u64, unix_nanos: u64) -> PyResult<Self> {
-        Proxy::new(bootstrap, seed, unix_nanos, PythonHost::new())
+        let generations = Arc::new(Generations::default());
+        let host = PythonHost::new(0, generations.clone());
+        Proxy::new(bootstrap, seed, unix_nanos, host, Box::new(move |filter| generations.load(filter, 1)))
             .map(|proxy| SimulatedProxy(Mutex::new(proxy)))
             .map_err(|problems| PyRuntimeError::new_err(problems.join("\n")))
     }

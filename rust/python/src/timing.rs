@@ -44,7 +44,7 @@ pub(crate) fn time_hooks(
     });
     let heads = || heads(&request, &response);
     py.detach(|| {
-        let mut host = PythonHost::new();
+        let mut host = PythonHost::new(0, Arc::default());
         let mut loaded = host.load(vec![filter.clone()]);
         let gate = loaded.pop().map_or_else(|| Err("nothing was loaded".to_owned()), |(_, gate)| gate)?;
         let mut timed = Vec::new();

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, Notify};
 use tokio::task::JoinHandle;
 
 use crate::bootstrap::{Bootstrap, Discovery, WorkloadIdentity};
-use crate::catalog::{check_material, Catalog, IsWarm};
+use crate::catalog::{check_material, Catalog, IsWarm, LoadFilter};
 use crate::chance::Chance;
 use crate::dump;
 use crate::identity;
@@ -80,6 +80,13 @@ impl Client {
         }
         let catalog = Catalog::new(environment, node, statics, store.clone(), is_warm);
         Ok(Client { catalog, discovery, identity, store, shown, pages: Pages::default() })
+    }
+
+    /// Loads Python filters by this, so that one that cannot be loaded is refused while the earlier one serves.
+    #[must_use]
+    pub fn with_filters(mut self, load_filter: LoadFilter) -> Client {
+        self.catalog.load_filters_by(load_filter);
+        self
     }
 
     /// A handle on what the admin server shows.
@@ -247,6 +254,9 @@ impl Feed {
 
     async fn send(&mut self, requests: Vec<Request>) {
         for request in requests {
+            if let Some(reason) = request.refusal() {
+                eprintln!("xds: refused: {reason}");
+            }
             let Some(sender) = &self.requests else { return };
             if sender.send(request).await.is_err() {
                 // The stream has ended; its event says so.

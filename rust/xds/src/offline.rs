@@ -10,7 +10,7 @@ use pymesh_model::{Node, Snapshot};
 use pymesh_tls::SecretStore;
 
 use crate::bootstrap::{self, Bootstrap};
-use crate::catalog::{Catalog, Statics};
+use crate::catalog::{Catalog, LoadFilter, Statics};
 use crate::diagnostic::Diagnostic;
 use crate::dump;
 use crate::kind::ResourceKind;
@@ -75,6 +75,13 @@ impl Offline {
         let mut offline = Offline { catalog, session, now: Duration::ZERO };
         offline.pass(Duration::ZERO);
         offline
+    }
+
+    /// As [`crate::Client::with_filters`].
+    #[must_use]
+    pub fn with_filters(mut self, load_filter: LoadFilter) -> Offline {
+        self.catalog.load_filters_by(load_filter);
+        self
     }
 
     /// Takes in one response. `None` if it is not even one; else what was refused of it, in the words of a NACK.

@@ -44,6 +44,17 @@ pub(crate) enum Request {
     StateOfTheWorld(discovery::DiscoveryRequest),
 }
 
+impl Request {
+    /// Why what it answers was refused, if it was.
+    pub(crate) fn refusal(&self) -> Option<&str> {
+        let status = match self {
+            Request::Delta(request) => &request.error_detail,
+            Request::StateOfTheWorld(request) => &request.error_detail,
+        };
+        status.as_ref().map(|status| status.message.as_str())
+    }
+}
+
 /// See the module. One per stream.
 pub(crate) struct Session {
     variant: Variant,
@@ -224,7 +235,9 @@ fn versions(catalog: &Catalog, kind: ResourceKind) -> BTreeMap<String, String> {
     }
     match kind {
         ResourceKind::Cluster => of(dynamic(catalog.clusters().iter())),
-        ResourceKind::Listener => of(dynamic(catalog.listeners().iter())),
+        // What was refused in part comes again, so that the reason is told again.
+        ResourceKind::Listener => of(dynamic(catalog.listeners().iter())
+            .filter(|(name, _)| !catalog.is_refused_in_part(ResourceKind::Listener, name))),
         ResourceKind::Routes => of(catalog.routes().iter()),
         ResourceKind::Endpoints => of(catalog.endpoints().iter()),
         ResourceKind::Secret => of(catalog.secrets().iter()),

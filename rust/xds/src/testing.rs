@@ -142,7 +142,14 @@ pub(crate) fn endpoints(cluster: &str, port: u16) -> prost_types::Any {
 
 /// An HTTP listener whose routes are found by RDS.
 pub(crate) fn listener(name: &str, port: u16, routes: &str) -> prost_types::Any {
-    listener_with(name, port, routes, "")
+    listener_with(name, port, routes, "", "")
+}
+
+/// The same with a filter in Python.
+pub(crate) fn filtered_listener(name: &str, port: u16, routes: &str, source: &str) -> prost_types::Any {
+    let kind = "type.googleapis.com/pymesh.filters.v1.PythonFilter";
+    let config = format!("{{'@type': {kind}, name: shop/greet, class: 'greet:Greet', source: {source}}}");
+    listener_with(name, port, routes, "", &format!("{{name: python, typed_config: {config}}}, "))
 }
 
 /// The same over TLS, with roots from SDS.
@@ -153,7 +160,7 @@ pub(crate) fn secured_listener(name: &str, port: u16, routes: &str, secret: &str
         sds(secret)
     );
     let context = format!("{{'@type': type.googleapis.com/{TLS}.DownstreamTlsContext, common_tls_context: {common}}}");
-    listener_with(name, port, routes, &format!(", transport_socket: {{name: tls, typed_config: {context}}}"))
+    listener_with(name, port, routes, &format!(", transport_socket: {{name: tls, typed_config: {context}}}"), "")
 }
 
 /// The listener with a default chain besides, which only relays to a cluster.
@@ -166,12 +173,12 @@ pub(crate) fn relaying_listener(name: &str, port: u16, routes: &str, cluster: &s
     any
 }
 
-fn listener_with(name: &str, port: u16, routes: &str, socket: &str) -> prost_types::Any {
+fn listener_with(name: &str, port: u16, routes: &str, socket: &str, filters: &str) -> prost_types::Any {
     let source = "{ads: {}, resource_api_version: V3}";
     let manager = format!(
         "{{'@type': type.googleapis.com/{MANAGER}, stat_prefix: {name}, \
          rds: {{route_config_name: {routes}, config_source: {source}}}, \
-         http_filters: [{{name: router, typed_config: {{'@type': type.googleapis.com/{ROUTER}}}}}]}}"
+         http_filters: [{filters}{{name: router, typed_config: {{'@type': type.googleapis.com/{ROUTER}}}}}]}}"
     );
     let address = format!("{{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}");
     let chain = format!("{{filters: [{{name: http, typed_config: {manager}}}]{socket}}}");

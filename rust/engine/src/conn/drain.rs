@@ -25,7 +25,7 @@ use pymesh_http::h2;
 use super::{Conn, ConnKey, Protocol, Side};
 use crate::base::time::Time;
 use crate::engine::Engine;
-use crate::listener::{ChainRuntime, ListenerRuntime};
+use crate::listener::ListenerRuntime;
 use crate::telemetry::{details, Flags};
 
 /// Payload of the PING behind the first GOAWAY.
@@ -75,12 +75,15 @@ impl Engine {
         self.draining
     }
 
-    /// Connections of a replaced listener whose filter chain is part of the new one are the new one's.
+    /// Connections of a replaced listener whose filter chain is part of the new one, in this generation or a later, are
+    /// the new one's. Their exchanges end with the filters that they began with ([`Exchange::http`]).
+    ///
+    /// [`Exchange::http`]: crate::exchange::Exchange
     pub(crate) fn keep_connections(&mut self, old: &Arc<ListenerRuntime>, new: &Arc<ListenerRuntime>) {
         for key in self.connections_of(old) {
             let Some(down) = self.conns.get_mut(key).and_then(|conn| conn.downstream_mut()) else { continue };
-            let is_kept = |chain: &Arc<ChainRuntime>| new.all_chains().any(|kept| Arc::ptr_eq(kept, chain));
-            if down.chain.as_ref().is_some_and(is_kept) {
+            if let Some(heir) = down.chain.as_ref().and_then(|chain| new.heir_of(chain)) {
+                down.chain = Some(heir.clone());
                 down.listener = new.clone();
             }
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use pymesh_engine::{Action, ConnKey};
 use pymesh_http::h2::{Config, Connection, ErrorCode, Event, Role, Scratch, StreamId};
 use pymesh_http::RequestHead;
-use pymesh_model::listener::{FilterChain, FilterChainMatch, FilterChains};
+use pymesh_model::listener::{FilterChain, FilterChainMatch, FilterChains, Lineage};
 use pymesh_model::Snapshot;
 
 use super::rig::{snapshot, Rig, Setup};
@@ -321,8 +321,9 @@ fn with_another_chain(of: &Snapshot, kept: bool) -> Arc<Snapshot> {
     let mut listener = (*of.listeners[0]).clone();
     let first = listener.filter_chains.iter().next().unwrap().clone();
     let elsewhere = FilterChainMatch { destination_port: Some(9), ..FilterChainMatch::default() };
-    let second = Arc::new(FilterChain { matches: elsewhere, ..(*first).clone() });
-    let first = if kept { first } else { Arc::new((*first).clone()) };
+    let second = Arc::new(FilterChain { matches: elsewhere, lineage: Lineage::default(), ..(*first).clone() });
+    let another = FilterChain { lineage: Lineage::default(), ..(*first).clone() };
+    let first = if kept { first } else { Arc::new(another) };
     listener.filter_chains = FilterChains::new(vec![first, second]).unwrap();
     Arc::new(Snapshot { listeners: vec![Arc::new(listener)], ..of.clone() })
 }

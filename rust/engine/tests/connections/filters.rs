@@ -4,8 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pymesh_engine::filter::Gate;
 use pymesh_engine::telemetry::stats::{sum, Stats};
 use pymesh_model::filter::*;
+use pymesh_model::listener::{FilterChains, NetworkFilter};
 use pymesh_model::matcher::{StringMatch, StringPattern};
 
 use super::rig::{Rig, Setup};
@@ -330,4 +332,51 @@ fn a_route_may_have_a_limit_of_its_own_and_tell_of_it() {
     }
     assert_eq!(count(&rig.hub.lock().local_rate_limits["own"], "enforced"), 1);
     assert_eq!(count(&rig.hub.lock().local_rate_limits["limit"], "enabled"), 0);
+}
+
+/// A Python filter of this source, which nobody runs here.
+fn python(source: &str) -> Arc<PythonFilter> {
+    Arc::new(PythonFilter { source: source.into(), ..PythonFilter::default() })
+}
+
+/// The snapshot with another generation of its only filter.
+fn next_generation(of: &pymesh_model::Snapshot, python: &Arc<PythonFilter>) -> Arc<pymesh_model::Snapshot> {
+    let mut listener = (*of.listeners[0]).clone();
+    let mut chain = (**listener.filter_chains.iter().next().unwrap()).clone();
+    if let NetworkFilter::Http(manager) = &mut chain.network {
+        Arc::make_mut(manager).filters = vec![filter("python", FilterKind::Python(python.clone()))];
+    }
+    listener.filter_chains = FilterChains::new(vec![Arc::new(chain)]).unwrap();
+    Arc::new(pymesh_model::Snapshot { listeners: vec![Arc::new(listener)], ..of.clone() })
+}
+
+#[test]
+fn a_generation_of_a_python_filter_is_in_use_until_its_last_request_has_ended() {
+    let (first, second) = (python("first"), python("second"));
+    let setup = Setup { filters: vec![filter("python", FilterKind::Python(first.clone()))], ..Setup::default() };
+    let snapshot = super::rig::snapshot(&setup);
+    let mut rig = Rig::with(snapshot.clone());
+    let load = |rig: &mut Rig| {
+        let gates = rig.engine.python_filters().into_iter().map(|filter| (filter, Ok(Gate::default())));
+        let gates: Vec<_> = gates.collect();
+        let sources: Vec<String> = gates.iter().map(|(filter, _)| filter.source.to_string()).collect();
+        rig.engine.set_filter_gates(gates);
+        sources
+    };
+    assert_eq!(load(&mut rig), ["first"]);
+    let client = rig.accept();
+    rig.receive(client, GET);
+    let upstream = rig.open();
+    rig.engine.apply(next_generation(&snapshot, &second));
+    rig.engine.release_listeners(|_| false);
+    assert_eq!(load(&mut rig), ["second", "first"], "the request that is under way began with the first");
+    assert!(!rig.engine.has_lost_filters());
+    rig.receive(upstream, OK);
+    assert!(!rig.text(client).contains("connection: close"), "the connection goes on with the next generation");
+    assert!(rig.engine.has_lost_filters());
+    assert!(!rig.engine.has_lost_filters(), "it is told once");
+    assert_eq!(load(&mut rig), ["second"]);
+    rig.receive(client, GET);
+    rig.receive(upstream, OK);
+    assert!(rig.text(client).starts_with("HTTP/1.1 200 "));
 }

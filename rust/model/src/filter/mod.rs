@@ -150,7 +150,7 @@ impl RouteFilters {
 }
 
 /// `pymesh.filters.v1.PythonFilter`: see `pymesh/filters/SPEC.md`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PythonFilter {
     /// `module:Class`.
     pub class: Arc<str>,

@@ -3,8 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
-use prost::Message as _;
-use pymesh_model::listener::{FilterChain, FilterChains, Listener};
+use pymesh_model::listener::Listener;
 use pymesh_tls::SecretStore;
 
 use super::{Catalog, Rejected, Resource, Slot};
@@ -86,17 +85,21 @@ impl Catalog {
             Removal::Rest => {}
         }
         for (name, resource) in accepted {
-            if self.is_unchanged(kind, &name, &resource) {
+            if self.is_unchanged(kind, &name, &resource) && !self.is_refused_in_part(kind, &name) {
                 self.rejected.remove(&(kind, name));
                 continue;
             }
             let problems = Problems::default();
+            let mut remarks = Vec::new();
             let version = resource.version.clone();
-            let translated = self.translate(kind, &name, &resource, &At::root("", &problems));
+            let translated = self.translate(kind, &name, &resource, &At::root("", &problems), &mut remarks);
             match (translated, problems.len()) {
                 (Some(translated), 0) => {
                     self.insert(&name, resource, translated);
-                    self.rejected.remove(&(kind, name));
+                    self.rejected.remove(&(kind, name.clone()));
+                    if !remarks.is_empty() {
+                        rejected.push(Rejected { name, version, problems: remarks });
+                    }
                 }
                 _ => rejected.push(rejection(name, version, problems)),
             }
@@ -168,7 +171,15 @@ impl Catalog {
         known.is_some_and(|known| known.value == resource.raw.value)
     }
 
-    fn translate(&mut self, kind: ResourceKind, name: &str, resource: &Incoming, at: &At<'_>) -> Option<Accepted> {
+    /// `remarks` are told to the server, but do not keep the resource from being used.
+    fn translate(
+        &mut self,
+        kind: ResourceKind,
+        name: &str,
+        resource: &Incoming,
+        at: &At<'_>,
+        remarks: &mut Vec<Diagnostic>,
+    ) -> Option<Accepted> {
         let octets = resource.raw.value.as_slice();
         let mut cx = Context::new(&self.environment);
         let translated = match kind {
@@ -183,6 +194,9 @@ impl Catalog {
             ResourceKind::Listener => {
                 let config = check::decode(octets, at)?;
                 let mut listener = translate::listener(&config, at, &mut cx)?;
+                if at.problems().len() == 0 {
+                    remarks.extend(self.load_filters(name, &mut listener));
+                }
                 self.keep_chains(name, &config, &mut listener);
                 if self.listeners.get(name).is_some_and(|slot| slot.is_static) {
                     at.refuse("a static listener has this name");
@@ -199,42 +213,6 @@ impl Catalog {
         self.check_references(&translated, at);
         self.store_materials(&translated, at.problems());
         Some(translated)
-    }
-
-    /// Where only filter chains of a listener differ, those that do not stay the same `Arc`, by which the engine knows
-    /// that their connections may go on (Envoy's in-place update of filter chains).
-    fn keep_chains(&self, name: &str, config: &listener::Listener, listener: &mut Listener) {
-        let Some(known) = self.listeners.get(name).and_then(Slot::newest) else { return };
-        let Ok(old) = listener::Listener::decode(known.raw.value.as_slice()) else { return };
-        let without_chains = |config: &listener::Listener| listener::Listener {
-            filter_chains: Vec::new(),
-            default_filter_chain: None,
-            ..config.clone()
-        };
-        if without_chains(config) != without_chains(&old) {
-            return;
-        }
-        // The same configuration may name files with other contents by now, which get another name.
-        let keep = |chain: &mut Arc<FilterChain>, kept: &Arc<FilterChain>| {
-            if chain.tls == kept.tls {
-                *chain = kept.clone();
-            }
-        };
-        let mut chains: Vec<Arc<FilterChain>> = listener.filter_chains.iter().cloned().collect();
-        for (chain, config) in chains.iter_mut().zip(&config.filter_chains) {
-            let mut olds = old.filter_chains.iter().zip(known.value.filter_chains.iter());
-            if let Some((_, kept)) = olds.find(|(old, _)| *old == config) {
-                keep(chain, kept);
-            }
-        }
-        // They match the same connections as before, and so can be told apart as before.
-        if let Ok(chains) = FilterChains::new(chains) {
-            listener.filter_chains = chains;
-        }
-        let defaults = (&mut listener.default_filter_chain, &known.value.default_filter_chain);
-        if let ((Some(chain), Some(kept)), true) = (defaults, config.default_filter_chain == old.default_filter_chain) {
-            keep(chain, kept);
-        }
     }
 
     /// What must be here already when a resource comes.

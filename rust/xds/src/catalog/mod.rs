@@ -1,7 +1,8 @@
 //! Everything that was accepted, and the snapshot that it amounts to.
 //!
 //! Invariants:
-//! * what is rejected changes nothing: the last good resource of its name stays;
+//! * what is rejected changes nothing: the last good resource of its name stays; a Python filter that cannot be loaded
+//!   is rejected alone, without the rest of its listener (`chains.rs`);
 //! * a cluster or listener goes live only when all that it needs is here, or
 //!   has been waited for long enough; until then the one it replaces serves;
 //! * a cluster with health checks that takes the place of none goes live when
@@ -12,6 +13,7 @@
 //! No clock and no network: instants are arguments, counted from any epoch.
 
 mod accept;
+mod chains;
 mod compose;
 #[cfg(test)]
 mod tests;
@@ -23,6 +25,7 @@ use std::time::Duration;
 
 use pymesh_model::cluster::Cluster;
 use pymesh_model::endpoint::Endpoints;
+use pymesh_model::filter::PythonFilter;
 use pymesh_model::listener::Listener;
 use pymesh_model::route::RouteTable;
 use pymesh_model::snapshot::Snapshot;
@@ -69,6 +72,7 @@ pub(crate) struct Catalog {
     /// Those whose hosts are asked before they go live.
     asked: BTreeMap<Arc<str>, LiveCluster>,
     is_warm: IsWarm,
+    load_filter: LoadFilter,
     /// The bootstrap's clusters are warm, and were waited for.
     is_open: bool,
     /// When [`Catalog::settle`] was called last.
@@ -79,6 +83,9 @@ pub(crate) struct Catalog {
 
 /// Says whether each host of a cluster that was published as warming has been asked.
 pub type IsWarm = Box<dyn Fn(&Arc<Cluster>) -> bool + Send>;
+
+/// Loads a Python filter for all workers before they are told of it; says why that cannot be done.
+pub type LoadFilter = Box<dyn Fn(&Arc<PythonFilter>) -> Result<(), String> + Send>;
 
 /// Cluster or listener: the one that serves and the one that will replace it.
 pub(crate) struct Slot<T> {
@@ -154,6 +161,7 @@ impl Catalog {
             live: BTreeMap::new(),
             asked: BTreeMap::new(),
             is_warm,
+            load_filter: Box::new(|_| Ok(())),
             is_open: false,
             settled: Duration::ZERO,
             no_endpoints: Arc::default(),
@@ -194,6 +202,11 @@ impl Catalog {
         if let Err(error) = self.store.put_trust(&SecretName::from(identity::ROOTS), pem) {
             eprintln!("roots of the certificate authority: {error}");
         }
+    }
+
+    /// Has Python filters loaded when their listeners come, instead of by each worker for itself.
+    pub(crate) fn load_filters_by(&mut self, load_filter: LoadFilter) {
+        self.load_filter = load_filter;
     }
 
     /// Names that ADS must be asked for, beside those it decides itself.
@@ -259,6 +272,13 @@ impl Catalog {
 
     pub(crate) fn secrets(&self) -> &BTreeMap<Arc<str>, Arc<Resource<()>>> {
         &self.secrets
+    }
+
+    /// What was sent last is in use, except for a part that was refused.
+    pub(crate) fn is_refused_in_part(&self, kind: ResourceKind, name: &str) -> bool {
+        let Some(refused) = self.rejected.get(&(kind, name.to_owned())) else { return false };
+        let newest = self.listeners.get(name).and_then(Slot::newest).filter(|_| kind == ResourceKind::Listener);
+        newest.is_some_and(|newest| newest.version == refused.version)
     }
 
     pub(crate) fn rejected(&self) -> &BTreeMap<(ResourceKind, String), Rejected> {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::testing::{
-    catalog, catalog_that_asks, cluster, endpoints, identity, listener, packed, relaying_listener, root_pem, roots,
-    routes, secured_cluster, secured_listener,
+    catalog, catalog_that_asks, cluster, endpoints, filtered_listener, identity, listener, packed, relaying_listener,
+    root_pem, roots, routes, secured_cluster, secured_listener,
 };
 use ResourceKind::{Cluster, Endpoints, Listener, Routes, Secret};
 
@@ -238,6 +238,76 @@ fn filter_chains_that_do_not_change_stay_the_same() {
     assert!(!Arc::ptr_eq(&http, &changed) && Arc::ptr_eq(&relay.unwrap(), same.as_ref().unwrap()));
     let (moved, _) = chains(relaying_listener("l", 81, "other", "a"));
     assert!(!Arc::ptr_eq(&changed, &moved), "more than chains has changed");
+}
+
+/// A catalog in which filters that say `bad` cannot be loaded; and what was asked to be loaded.
+fn loading() -> (Catalog, Arc<std::sync::Mutex<Vec<String>>>) {
+    let (mut catalog, asked) = (catalog(), Arc::<std::sync::Mutex<Vec<String>>>::default());
+    let said = asked.clone();
+    catalog.load_filters_by(Box::new(move |filter| {
+        said.lock().unwrap().push(filter.source.to_string());
+        if filter.source.contains("bad") {
+            Err("it is bad\nhint: write good".to_owned())
+        } else {
+            Ok(())
+        }
+    }));
+    (catalog, asked)
+}
+
+fn only_chain(catalog: &Catalog) -> Arc<pymesh_model::listener::FilterChain> {
+    let listener = &catalog.listeners()["l"].newest().unwrap().value;
+    listener.filter_chains.iter().next().unwrap().clone()
+}
+
+fn only_filter(catalog: &Catalog) -> String {
+    let mut filters = catalog.python_filters();
+    let (_, python) = filters.next().unwrap();
+    python.source.to_string()
+}
+
+#[test]
+fn a_filter_that_cannot_be_loaded_leaves_its_earlier_generation_in_force() {
+    let (mut catalog, asked) = loading();
+    assert_eq!(catalog.hears(Listener, [filtered_listener("l", 80, "r", "good1")]), Vec::<String>::new());
+    let refused = catalog.hears(Listener, [filtered_listener("l", 80, "other", "bad")]);
+    let said = "l: filter shop/greet: cannot be loaded, its earlier generation goes on serving: it is bad \
+                (hint: write good)";
+    assert_eq!(refused, [said]);
+    assert_eq!(only_filter(&catalog), "good1");
+    assert_eq!(catalog.wanted(Routes).into_iter().collect::<Vec<_>>(), ["other", "r"], "the rest of it was taken");
+    assert_eq!(catalog.rejected().len(), 1);
+    // The server says it again to a new stream, and hears it again.
+    assert_eq!(catalog.hears(Listener, [filtered_listener("l", 80, "other", "bad")]), [said]);
+    assert_eq!(catalog.hears(Listener, [filtered_listener("l", 80, "other", "good2")]), Vec::<String>::new());
+    assert_eq!((only_filter(&catalog).as_str(), catalog.rejected().len()), ("good2", 0));
+    assert_eq!(asked.lock().unwrap().iter().filter(|source| *source == "good2").count(), 1);
+}
+
+#[test]
+fn a_first_generation_that_cannot_be_loaded_is_judged_by_its_failure_policy() {
+    let (mut catalog, _) = loading();
+    let said = "l: filter shop/greet: cannot be loaded, its requests are judged by its failure policy: it is bad \
+                (hint: write good)";
+    assert_eq!(catalog.hears(Listener, [filtered_listener("l", 80, "r", "bad1")]), [said]);
+    assert_eq!(catalog.hears(Listener, [filtered_listener("l", 80, "r", "bad2")]), [said]);
+    assert_eq!(only_filter(&catalog), "bad2", "one that never served is no refuge");
+}
+
+#[test]
+fn generations_of_a_chain_are_of_one_lineage() {
+    let (mut catalog, _) = loading();
+    let mut chain = |resource: prost_types::Any| {
+        assert_eq!(catalog.hears(Listener, [resource]), Vec::<String>::new());
+        only_chain(&catalog)
+    };
+    let first = chain(filtered_listener("l", 80, "r", "good1"));
+    let second = chain(filtered_listener("l", 80, "r", "good2"));
+    let without = chain(listener("l", 80, "r"));
+    let another = chain(filtered_listener("l", 80, "other", "good2"));
+    assert!(!Arc::ptr_eq(&first, &second) && first.lineage.is(&second.lineage));
+    assert!(first.lineage.is(&without.lineage));
+    assert!(!first.lineage.is(&another.lineage), "its routes are others");
 }
 
 #[test]

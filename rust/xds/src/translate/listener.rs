@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use prost::Name as _;
 use pymesh_model::listener::{
-    Capture, ConnectionPolicy, Direction, FilterChain, FilterChainMatch, FilterChains, Listener, NetworkFilter,
-    SourceType, TcpProxy, TransportProtocol, Unfit,
+    Capture, ConnectionPolicy, Direction, FilterChain, FilterChainMatch, FilterChains, Lineage, Listener,
+    NetworkFilter, SourceType, TcpProxy, TransportProtocol, Unfit,
 };
 use pymesh_model::route::WeightedCluster;
 use pymesh_model::tls::ServerTls;
@@ -155,6 +155,7 @@ fn filter_chain(chain: &listener::FilterChain, at: &At<'_>, cx: &mut Context<'_>
         ),
         policies,
         network: network?,
+        lineage: Lineage::default(),
     })
 }
 
