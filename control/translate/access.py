@@ -9,6 +9,7 @@ The listeners of a workload, or of one Gateway, may be many: they share one list
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from pymesh.control.translate import authorization, external_authorization, request_authentication, selection
@@ -18,9 +19,19 @@ from pymesh.control.translate.selection import Select
 Filters = list[dict[str, Any]]
 
 
-def inbound_http(scope: Scope) -> Filters:
+@dataclass(frozen=True, slots=True)
+class HttpGuards:
+    """The filters for requests; others may stand between the two parts."""
+
+    #: Who the request is from: those who are asked outside, each behind what says whether it is, and tokens.
+    identity: Filters
+    #: What it may do.
+    policies: Filters
+
+
+def inbound_http(scope: Scope) -> HttpGuards:
     """The filters for requests to the workload."""
-    return _once(scope, _http, None)
+    return HttpGuards(_once(scope, _identity, None), _once(scope, _policies, None))
 
 
 def inbound_tcp(scope: Scope) -> Filters:
@@ -28,9 +39,9 @@ def inbound_tcp(scope: Scope) -> Filters:
     return _once(scope, _tcp, None)
 
 
-def gateway_http(scope: Scope, name: str) -> Filters:
+def gateway_http(scope: Scope, name: str) -> HttpGuards:
     """The filters for requests to a gateway's listeners, those of the Gateway ``name``."""
-    return _once(scope, _http, name)
+    return HttpGuards(_once(scope, _identity, name), _once(scope, _policies, name))
 
 
 def gateway_tcp(scope: Scope, name: str) -> Filters:
@@ -46,13 +57,15 @@ def _once(scope: Scope, make: Callable[[Scope, Select], Filters], gateway: str |
     return scope.guards[key]
 
 
-def _http(scope: Scope, select: Select) -> Filters:
-    policies = select(scope.store.policies)
+def _identity(scope: Scope, select: Select) -> Filters:
     return [
-        *external_authorization.http(scope, policies),
+        *external_authorization.http(scope, select(scope.store.policies)),
         *request_authentication.http(scope, select(scope.store.request_authentications)),
-        *authorization.http(policies),
     ]
+
+
+def _policies(scope: Scope, select: Select) -> Filters:
+    return authorization.http(select(scope.store.policies))
 
 
 def _tcp(scope: Scope, select: Select) -> Filters:

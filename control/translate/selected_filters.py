@@ -16,7 +16,6 @@ from typing import Any, Literal
 from pymesh.control.resources.python_filter import FilterTarget, PythonFilter
 from pymesh.control.resources.rate_limit import LocalRateLimit
 from pymesh.control.translate import access, python_filter, rate_limit
-from pymesh.control.translate.authorization import HTTP as ACCESS_POLICY
 from pymesh.control.translate.scope import Scope
 
 Filters = list[dict[str, Any]]
@@ -32,7 +31,7 @@ def inbound(scope: Scope, port: int) -> Filters:
 def outbound(scope: Scope, port: int) -> Filters:
     """The filters of a sidecar's outbound listeners."""
     found = [one for one in _selected(scope, _of_workload(scope))[1] if one.spec.takes("CLIENT", port)]
-    return _arranged([], [], found)
+    return _arranged(access.HttpGuards([], []), [], found)
 
 
 def gateway(scope: Scope, name: str, port: int) -> Filters:
@@ -46,19 +45,17 @@ def _of_workload(scope: Scope) -> Callable[[FilterTarget], bool]:
     return lambda target: target.kind == "Service" and scope.serves(target.name)
 
 
-def _arranged(guards: Filters, limits: Sequence[LocalRateLimit], python: Sequence[PythonFilter]) -> Filters:
+def _arranged(guards: access.HttpGuards, limits: Sequence[LocalRateLimit], python: Sequence[PythonFilter]) -> Filters:
     in_order = sorted(python, key=lambda one: (-one.spec.priority, one.namespace, one.name))
 
     def phase(name: Literal["UNSPECIFIED_PHASE", "AUTHN", "AUTHZ", "STATS"]) -> Filters:
         return [python_filter.made(one) for one in in_order if one.spec.phase == name]
 
-    policies = [one for one in guards if one["name"].startswith(ACCESS_POLICY)]
-    others = [one for one in guards if not one["name"].startswith(ACCESS_POLICY)]
     return [
         *phase("AUTHN"),
-        *others,
+        *guards.identity,
         *phase("AUTHZ"),
-        *policies,
+        *guards.policies,
         *phase("STATS"),
         *(rate_limit.made(one) for one in limits),
         *phase("UNSPECIFIED_PHASE"),
