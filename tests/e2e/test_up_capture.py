@@ -133,8 +133,9 @@ class Run:
         argv = [*PYMESH, "up", "--capture", "--port", "0", *words]
         if who == "user":
             # pytest's folders are their owner's alone.
-            for one in (temporary, temporary.parent, temporary.parent.parent):
-                one.chmod(0o755)
+            for one in (temporary, *temporary.parents):
+                if one.stat().st_uid == os.getuid() and not one.stat().st_mode & 0o001:
+                    one.chmod(0o755)
             for one in (temporary, *temporary.rglob("*")):
                 os.chown(one, ordinary.USER, ordinary.USER)
             argv = ordinary.command(*argv)

@@ -95,7 +95,7 @@ def test_ready_says_what_envoy_says(pair: dict[str, Proxy]) -> None:
 
 
 def test_counters_have_the_names_that_envoy_gives_them(pair: dict[str, Proxy]) -> None:
-    """Some exist in Envoy only when they count, or with TLS, HTTP/2 or an overload manager; three are our own.
+    """Some exist in Envoy only when they count, or with TLS, HTTP/2 or an overload manager; some are our own.
 
     A certificate without a name has a hash in its place, which is our own, too.
     """
@@ -106,6 +106,7 @@ def test_counters_have_the_names_that_envoy_gives_them(pair: dict[str, Proxy]) -
         return {re.sub(r"(?<=127\.0\.0\.1_)\d+", lambda port: ports[port[0]], name) for name in found}
 
     own = r".*\.ssl\.certificate\.unnamed_cert_|http\..*\.python_filter_"
+    own += r"|filters\.(blocked|incidents)$"
     own += r"|tcp\..*\.downstream_cx_active$|cluster\..*\.original_dst_loop$"
     others = re.compile(rf"server\.|overload\.|(cluster\..*\.)?http2\.|.*(_[1-5]xx|\.ssl_\w+)$|{own}")
     ours = {name for name in names("pymesh") if not others.match(name)}

@@ -249,7 +249,7 @@ class Started:
             answer = fetch(mesh.ports.edge, Request("GET", "/", "load.test"))
             if {answer.header("x-turn"), answer.header("x-edge-turn")} != {str(mesh.turn)}:
                 return False
-        page = fetch(self.admin, Request("GET", "/debug/syncz", "admin")).body
+        page = fetch(self.admin, Request("GET", "/debug/syncz", "localhost")).body
         return b'"synced": true' in page and b'"synced": false' not in page
 
     def said(self) -> str:

@@ -137,7 +137,7 @@ class _Refusing(DeltaSession):
     def status(self) -> list[TypeStatus]:
         refused = "two" if self._reason else ""
         sent = "two" if self._reason else "one"
-        return [TypeStatus(pb.LISTENER, True, 0, sent, "one", refused, self._reason)]
+        return [TypeStatus(pb.LISTENER, True, 0, 0, "2", sent, "1", "one", refused, self._reason, False)]
 
 
 def _lines(call: Call, reporter: str, count: float) -> Iterator[str]:

@@ -77,7 +77,10 @@ impl PythonHost {
                 reason
             })?,
         };
-        instance(&loaded, filter).map_err(|error| error.to_string())
+        instance(&loaded, filter).map_err(|error| {
+            eprintln!("filter {}: {error}", filter.class);
+            error.to_string()
+        })
     }
 
     pub(crate) fn watched(mut self, watched: Watched) -> Self {
