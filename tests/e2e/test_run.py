@@ -52,6 +52,14 @@ while True:
 """
 
 
+@pytest.fixture(autouse=True)
+def _hang_up_counts() -> Iterator[None]:
+    """Whoever runs the tests may ignore SIGHUP, as `nohup` does; what is started here is not to inherit that."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @dataclass(frozen=True)
 class Control:
     """A control plane that knows one service."""
