@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use pymesh_http::{RequestHead, Version};
+
 /// The value of `grpc-timeout`: at most eight digits and a unit.
 pub(crate) fn timeout(value: &[u8]) -> Option<Duration> {
     let (unit, digits) = value.split_last()?;
@@ -28,6 +30,19 @@ pub(crate) fn timeout_value(time: Duration) -> String {
     let fits = units.into_iter().map(|(unit, of)| (millis / of, unit)).find(|(n, _)| *n <= MOST);
     let (n, unit) = fits.unwrap_or((MOST, "H"));
     format!("{n}{unit}")
+}
+
+/// The head of a question of ours, but for metadata. A time of zero is no limit, and not told.
+pub(crate) fn write_head(head: &mut RequestHead, authority: &str, path: &[u8], time: Duration) {
+    head.set_method(b"POST");
+    head.version = Version::Http2;
+    head.set_authority(authority.as_bytes());
+    head.set_path(path);
+    head.headers.append(b"te", b"trailers");
+    head.headers.append(b"content-type", b"application/grpc");
+    if !time.is_zero() {
+        head.headers.append(b"grpc-timeout", timeout_value(time).as_bytes());
+    }
 }
 
 /// The HTTP status that goes with a `grpc-status`.

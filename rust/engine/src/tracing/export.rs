@@ -12,7 +12,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pymesh_http::{RequestHead, Version};
+use pymesh_http::RequestHead;
 use pymesh_model::tracing::SpanExporter;
 
 use super::span::text_attribute;
@@ -23,7 +23,7 @@ use crate::base::time::Time;
 use crate::engine::Engine;
 use crate::exchange::forward::decimal;
 use crate::exchange::{Exchange, ExchangeKey, Owner, Question};
-use crate::route::grpc::timeout_value;
+use crate::route;
 use crate::telemetry::stats::TracingStats;
 
 pub(crate) type SpanQueueKey = Key<SpanQueue>;
@@ -172,23 +172,15 @@ fn request(config: &SpanExporter, spans: Message) -> Vec<u8> {
 
 fn write_head(head: &mut RequestHead, config: &SpanExporter, length: usize) {
     let collector = &config.collector;
-    head.set_method(b"POST");
-    head.set_authority(collector.authority.as_bytes());
     match &collector.path {
         Some(path) => {
+            head.set_method(b"POST");
+            head.set_authority(collector.authority.as_bytes());
             head.set_path(path.as_bytes());
             head.headers.append(b"content-type", b"application/x-protobuf");
             head.headers.append(b"content-length", decimal(length as u64).as_bytes());
         }
-        None => {
-            head.version = Version::Http2;
-            head.set_path(GRPC_PATH);
-            head.headers.append(b"te", b"trailers");
-            head.headers.append(b"content-type", b"application/grpc");
-            if !collector.timeout.is_zero() {
-                head.headers.append(b"grpc-timeout", timeout_value(collector.timeout).as_bytes());
-            }
-        }
+        None => route::grpc::write_head(head, &collector.authority, GRPC_PATH, collector.timeout),
     }
     for (name, value) in &collector.headers {
         head.headers.append(name.as_bytes(), value.as_bytes());

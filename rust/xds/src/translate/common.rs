@@ -168,6 +168,16 @@ pub(super) fn data_source(source: Option<&core::DataSource>, at: &At<'_>, cx: &C
     }
 }
 
+/// Who is asked over gRPC: a cluster, and by which name.
+pub(super) fn envoy_grpc(service: &core::GrpcService, at: &At<'_>) -> Option<(Box<str>, Box<str>)> {
+    let Some(core::grpc_service::TargetSpecifier::EnvoyGrpc(target)) = &service.target_specifier else {
+        at.refuse("`envoy_grpc` must be set");
+        return None;
+    };
+    let authority = if target.authority.is_empty() { &target.cluster_name } else { &target.authority };
+    Some((target.cluster_name.as_str().into(), authority.as_str().into()))
+}
+
 /// Who is asked over HTTP: a cluster, by which name, and for which path.
 pub(super) fn http_uri(uri: &core::HttpUri, at: &At<'_>) -> Option<(Box<str>, Box<str>, Box<str>)> {
     let Some(core::http_uri::HttpUpstreamType::Cluster(cluster)) = &uri.http_upstream_type else {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use prost::Name as _;
 use pymesh_model::tracing::{Collector, Decorator, RouteTracing, Sampling, SpanExporter, Tag, TagValue, Tracing};
 
-use super::common::{duration, http_uri, open};
+use super::common::{duration, envoy_grpc, http_uri, open};
 use super::{matcher, Context};
 use crate::diagnostic::At;
 use crate::proto::envoy::config::core::v3 as core;
@@ -128,16 +128,12 @@ fn exporter(provider: &trace::tracing::Http, at: &At<'_>, cx: &mut Context<'_>) 
 }
 
 fn over_grpc(service: &core::GrpcService, at: &At<'_>) -> Option<Collector> {
-    let Some(core::grpc_service::TargetSpecifier::EnvoyGrpc(target)) = &service.target_specifier else {
-        at.refuse("`envoy_grpc` must be set");
-        return None;
-    };
-    let authority = if target.authority.is_empty() { &target.cluster_name } else { &target.authority };
+    let (cluster, authority) = envoy_grpc(service, at)?;
     let metadata_at = at.field("initial_metadata");
     let headers = service.initial_metadata.iter().enumerate();
     Some(Collector {
-        cluster: target.cluster_name.as_str().into(),
-        authority: authority.as_str().into(),
+        cluster: cluster.into(),
+        authority,
         path: None,
         timeout: duration(service.timeout.as_ref(), &at.field("timeout")).unwrap_or(TIMEOUT),
         headers: headers.filter_map(|(index, value)| header(value, &metadata_at.index(index))).collect(),

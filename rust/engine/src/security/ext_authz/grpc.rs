@@ -7,9 +7,7 @@
 //! Stricter than Envoy, which lets all of these pass: an answer without a status and without an `ok_response` is none, and
 //! one with a `denied_response` or an `error_response` is what that says, also where its status is OK or left out.
 
-use std::time::Duration;
-
-use pymesh_http::{has_control_octets, RequestHead, Version};
+use pymesh_http::{has_control_octets, RequestHead};
 use pymesh_model::filter::GrpcAuthz;
 use pymesh_model::metadata::{Struct, Value};
 use pymesh_model::route::AppendAction;
@@ -17,7 +15,7 @@ use pymesh_model::route::AppendAction;
 use super::{final_status, is_name, is_of_connection, is_query, Changes, Decision, Denial, Field, Verdict};
 use crate::base::protobuf::{Fields, Malformed, Value as Wire};
 use crate::exchange::Told;
-use crate::route::grpc::timeout_value;
+use crate::route::grpc;
 
 const PATH: &[u8] = b"/envoy.service.auth.v3.Authorization/Check";
 const FORBIDDEN: u16 = 403;
@@ -26,15 +24,7 @@ const DEEPEST: usize = 32;
 
 /// The head of the question, but for what the configuration adds.
 pub(crate) fn write_head(head: &mut RequestHead, service: &GrpcAuthz) {
-    head.set_method(b"POST");
-    head.version = Version::Http2;
-    head.set_authority(service.authority.as_bytes());
-    head.set_path(PATH);
-    head.headers.append(b"te", b"trailers");
-    head.headers.append(b"content-type", b"application/grpc");
-    if service.timeout > Duration::ZERO {
-        head.headers.append(b"grpc-timeout", timeout_value(service.timeout).as_bytes());
-    }
+    grpc::write_head(head, &service.authority, PATH, service.timeout);
 }
 
 /// What an answer means.

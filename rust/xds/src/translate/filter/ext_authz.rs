@@ -14,7 +14,7 @@ use crate::proto::envoy::config::core::v3 as core;
 use crate::proto::envoy::extensions::filters::http::ext_authz::v3 as authz;
 use crate::proto::envoy::extensions::filters::network::ext_authz::v3 as network;
 use crate::proto::envoy::r#type::matcher::v3::{ListStringMatcher, MetadataMatcher};
-use crate::translate::common::duration;
+use crate::translate::common::{duration, envoy_grpc};
 use crate::translate::{header, matcher};
 
 /// Envoy's default.
@@ -135,14 +135,10 @@ fn only_version_3(version: i32, at: &At<'_>) {
 }
 
 fn grpc_service(config: &core::GrpcService, at: &At<'_>) -> Option<GrpcAuthz> {
-    let Some(core::grpc_service::TargetSpecifier::EnvoyGrpc(target)) = &config.target_specifier else {
-        at.refuse("`envoy_grpc` must be set");
-        return None;
-    };
-    let authority = if target.authority.is_empty() { &target.cluster_name } else { &target.authority };
+    let (cluster, authority) = envoy_grpc(config, at)?;
     Some(GrpcAuthz {
-        cluster: target.cluster_name.as_str().into(),
-        authority: authority.as_str().into(),
+        cluster: cluster.into(),
+        authority: authority.into(),
         timeout: limit(config.timeout.as_ref(), &at.field("timeout")),
         metadata: additions(&config.initial_metadata, &at.field("initial_metadata")),
     })
