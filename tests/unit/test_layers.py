@@ -60,3 +60,12 @@ def test_unsafe_code_is_forbidden_outside_two_rooms() -> None:
     for crate in ("http", "model", "tls", "jwt", "engine", "xds", "app", "load", "fuzz"):
         text = (ROOT / "rust" / crate / "src" / "lib.rs").read_text()
         assert "#![forbid(unsafe_code)]" in text, crate
+
+
+def test_the_top_level_holds_what_it_should() -> None:
+    folders = {"rust", "pymesh", "control", "tests", "bench", "docs", "examples", "ui", ".ci"}
+    files = {"README.md", "CONTRIBUTING.md", "Makefile", "Cargo.toml", "Cargo.lock", "pyproject.toml"}
+    files |= {"requirements.lock", "clippy.toml", "rustfmt.toml", ".gitignore"}
+    git = ["git", "-c", f"safe.directory={ROOT}", "ls-files"]
+    listed = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {line.split("/", 1)[0] for line in listed.splitlines()} <= folders | files
