@@ -22,6 +22,8 @@ VERBS = {
     "filter": "Write, check, time and compile filters.",
     "bench": "Measure how fast and how late a server answers.",
     "run": "Run a command with a sidecar.",
+    "inject": "Give the pods in a manifest sidecars.",
+    "pod": "Run the proxy of a pod, as its environment describes it.",
     "up": "Run a mesh of plain processes on this machine.",
     "version": "Show the versions of both planes.",
 }

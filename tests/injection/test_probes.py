@@ -1,0 +1,223 @@
+"""Probes: as the pod's author wrote them they become the sidecar's, which asks the application as a kubelet would."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from concurrent import futures
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, ClassVar
+
+import grpc
+import pytest
+
+from pymesh.control.injection.inject import inject
+from pymesh.pod import probes
+from tests.injection.pods import SETTINGS, Json, named, pod
+from tests.tools.certificates import Authority
+
+
+def probed(container: Json) -> tuple[Json, Json]:
+    """The container with its probes as they are now, and what the sidecar is told of them."""
+    made = inject(pod(container=container), SETTINGS)
+    told = {one["name"]: one.get("value", "") for one in named(made, "istio-proxy")["env"]}
+    return named(made, "web"), json.loads(told.get("ISTIO_KUBE_APP_PROBERS", "{}"))
+
+
+def test_each_kind_is_asked_over_http_and_keeps_its_times() -> None:
+    http_probe = {"httpGet": {"path": "/healthz?deep=1", "port": "http"}, "periodSeconds": 7, "timeoutSeconds": 3}
+    container, told = probed(
+        {
+            "readinessProbe": http_probe,
+            "livenessProbe": {"tcpSocket": {"port": 5432}, "failureThreshold": 9},
+            "startupProbe": {"grpc": {"port": 9000, "service": "shop"}},
+        }
+    )
+    assert container["readinessProbe"] == {
+        "httpGet": {"path": "/app-health/web/readyz", "port": 15020, "scheme": "HTTP"},
+        "periodSeconds": 7,
+        "timeoutSeconds": 3,
+    }
+    assert container["livenessProbe"]["httpGet"]["path"] == "/app-health/web/livez"
+    assert container["livenessProbe"]["failureThreshold"] == 9
+    assert "tcpSocket" not in container["livenessProbe"]
+    assert told == {
+        "/app-health/web/readyz": {"httpGet": {"path": "/healthz?deep=1", "port": 8080}, "timeoutSeconds": 3},
+        "/app-health/web/livez": {"tcpSocket": {"port": 5432}, "timeoutSeconds": 1},
+        "/app-health/web/startupz": {"grpc": {"port": 9000, "service": "shop"}, "timeoutSeconds": 1},
+    }
+
+
+def test_hooks_over_http_are_asked_the_same_way() -> None:
+    hooks = {"preStop": {"httpGet": {"path": "/bye", "port": 8080}}, "postStart": {"exec": {"command": ["true"]}}}
+    container, told = probed({"lifecycle": hooks})
+    assert container["lifecycle"]["preStop"]["httpGet"]["path"] == "/app-lifecycle/web/prestopz"
+    assert container["lifecycle"]["postStart"] == {"exec": {"command": ["true"]}}
+    assert told == {"/app-lifecycle/web/prestopz": {"httpGet": {"path": "/bye", "port": 8080}}}
+
+
+def test_what_asks_nobody_in_the_pod_is_left_alone() -> None:
+    elsewhere = {"httpGet": {"host": "10.0.0.1", "port": 80}}
+    container, told = probed({"livenessProbe": {"exec": {"command": ["true"]}}, "readinessProbe": elsewhere})
+    assert container["readinessProbe"] == elsewhere
+    assert container["livenessProbe"] == {"exec": {"command": ["true"]}}
+    assert told == {}
+
+
+def test_a_pod_may_keep_its_probes() -> None:
+    given = pod(
+        metadata={"annotations": {"sidecar.istio.io/rewriteAppHTTPProbers": "false"}},
+        container={"livenessProbe": {"httpGet": {"port": 8080}}},
+    )
+    assert inject(given, SETTINGS)["spec"]["containers"] == given["spec"]["containers"]
+
+
+class Application(BaseHTTPRequestHandler):
+    """Answers by path, and remembers who asked for what."""
+
+    seen: ClassVar[list[tuple[str, str, dict[str, str]]]] = []
+
+    def do_GET(self) -> None:
+        self.seen.append((self.client_address[0], self.path, {k.lower(): v for k, v in self.headers.items()}))
+        found = {
+            "/well": (200, {}),
+            "/created?x=1": (201, {}),
+            "/ill": (500, {}),
+            "/moved": (302, {"location": "/well"}),
+            "/moved-to-ill": (307, {"location": "/ill"}),
+            "/moved-away": (302, {"location": "http://elsewhere.example/ill"}),
+            "/round": (302, {"location": "/round"}),
+        }
+        status, headers = found.get(self.path, (404, {}))
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nobody reads it."""
+
+
+@contextmanager
+def application(context: ssl.SSLContext | None = None) -> Iterator[int]:
+    """An application on loopback; its port."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Application)
+    if context is not None:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    Application.seen = []
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def asked(told: Json, path: str = "/app-health/web/readyz") -> tuple[int, str]:
+    """What a kubelet hears from the sidecar."""
+    port = probes.serve(told, "127.0.0.1", 0)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection.request("GET", path, headers={"user-agent": "kube-probe/1.37"})
+    answer = connection.getresponse()
+    body = answer.read().decode()
+    connection.close()
+    return answer.status, body
+
+
+def http_get(path: str, port: int, **more: Any) -> Json:
+    """What the sidecar is told of one readiness probe."""
+    return {"/app-health/web/readyz": {"httpGet": {"path": path, "port": port, **more}, "timeoutSeconds": 10}}
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/well", 200), ("well", 200), ("/created?x=1", 201), ("/ill", 500), ("/nowhere", 404),
+        ("/moved", 200), ("/moved-to-ill", 500), ("/moved-away", 200), ("/round", 503),
+    ],
+)  # fmt: skip
+def test_http_is_judged_as_by_a_kubelet(path: str, status: int) -> None:
+    with application() as port:
+        assert asked(http_get(path, port))[0] == status
+
+
+def test_the_application_is_asked_from_where_no_policy_stands_in_between() -> None:
+    headers = [{"name": "X-Who", "value": "me"}, {"name": "accept", "value": ""}, {"name": "Host", "value": "web"}]
+    with application() as port:
+        asked(http_get("/well", port, httpHeaders=headers))
+        address, _, seen = Application.seen[0]
+    assert address == "127.0.0.6"
+    assert seen["x-who"] == "me"
+    assert seen["host"] == "web"
+    assert seen["user-agent"] == "kube-probe/1.37"
+    assert "accept" not in seen
+
+
+def test_over_tls_whoever_answers_is_believed(authority: Authority) -> None:
+    issued = authority.issue("not-this-name", dns=["not-this-name"])
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(issued.chain, issued.key)
+    with application(context) as port:
+        assert asked(http_get("/well", port, scheme="HTTPS"))[0] == 200
+        assert asked(http_get("/well", port))[0] == 503
+
+
+def test_tcp_is_well_if_somebody_listens() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        told = {"/app-health/web/livez": {"tcpSocket": {"port": port}}}
+        assert asked(told, "/app-health/web/livez")[0] == 200
+    status, why = asked(told, "/app-health/web/livez")
+    assert (status, "refused" in why) == (503, True)
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "why"),
+    [(b"\x08\x01", 200, ""), (b"\x08\x02", 503, "NOT_SERVING"), (b"", 503, "UNKNOWN"), (None, 503, "grpc-status 5")],
+)
+def test_grpc_is_well_if_it_says_so(answer: bytes | None, status: int, why: str) -> None:
+    requests: list[bytes] = []
+
+    def check(request: bytes, context: grpc.ServicerContext) -> bytes:
+        requests.append(request)
+        if answer is None:
+            context.abort(grpc.StatusCode.NOT_FOUND, "no such service")
+        return answer or b""
+
+    server = grpc.server(futures.ThreadPoolExecutor(2))
+    handler = grpc.unary_unary_rpc_method_handler(check)
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": handler}),)
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        told = {"/app-health/web/livez": {"grpc": {"port": port, "service": "shop"}, "timeoutSeconds": 20}}
+        found, said = asked(told, "/app-health/web/livez")
+    finally:
+        server.stop(None).wait()
+    assert (found, why in said) == (status, True)
+    assert requests == [b"\x0a\x04shop"]
+
+
+def test_nothing_else_of_the_application_can_be_asked_for() -> None:
+    with application() as port:
+        told = http_get("/well", port)
+        for path in ("/", "/well", "/app-health/web/livez", "/app-health/web/readyz?x", "/app-health/web/readyz/../x"):
+            assert asked(told, path)[0] == 404
+        assert Application.seen == []
+
+
+def test_an_application_that_says_nothing_is_not_waited_for() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        told = {"/p": {"httpGet": {"path": "/", "port": listening.getsockname()[1]}, "timeoutSeconds": 1}}
+        status, why = asked(told, "/p")
+    assert (status, "timed out" in why) == (503, True)
