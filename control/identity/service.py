@@ -55,9 +55,10 @@ class CertificateService:
     async def _create(self, call: Call) -> None:
         self._metrics.requests.inc()
         try:
-            identity = authenticated(call, self._authenticator)
-        except GRPCError:
-            self._metrics.unauthenticated.inc()
+            identity = await authenticated(call, self._authenticator)
+        except GRPCError as error:
+            if error.status is Status.UNAUTHENTICATED:
+                self._metrics.unauthenticated.inc()
             raise
         content = await call.receive()
         try:

@@ -1,4 +1,5 @@
-"""Bearer tokens of workloads.
+"""Bearer tokens of workloads: who judges them, and the judge of a mesh without a cluster (that of a cluster is
+:mod:`pymesh.control.identity.token_review`).
 
 The local implementation is a file of hashes, so that reading the file does not give a token away:
 
@@ -39,13 +40,17 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-class Authenticator(Protocol):
-    """Turns a bearer token into an identity."""
+class UnavailableError(Exception):
+    """Whoever knows about tokens cannot be asked right now: why."""
 
-    def authenticate(self, token: str) -> Identity | None:
+
+class Authenticator(Protocol):
+    """Turns a bearer token into an identity. Both questions raise :class:`UnavailableError`."""
+
+    async def authenticate(self, token: str) -> Identity | None:
         """The identity that ``token`` proves, or None."""
 
-    def is_gateway(self, identity: Identity) -> bool:
+    async def is_gateway(self, identity: Identity) -> bool:
         """Whether proxies of this identity may stand at the mesh's edge."""
 
 
@@ -81,7 +86,7 @@ class TokenFile:
         self._stamp = private_files.stamp(self._path)
         self._entries = self._load()
 
-    def authenticate(self, token: str) -> Identity | None:
+    async def authenticate(self, token: str) -> Identity | None:
         if not token or len(token) > MAX_TOKEN:
             return None
         self._reload_if_changed()
@@ -93,7 +98,7 @@ class TokenFile:
                 found = entry
         return found.identity if found is not None and found.is_good(self._clock()) else None
 
-    def is_gateway(self, identity: Identity) -> bool:
+    async def is_gateway(self, identity: Identity) -> bool:
         now = self._clock()
         return any(one.is_gateway and one.identity == identity and one.is_good(now) for one in self._entries)
 

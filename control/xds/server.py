@@ -15,7 +15,7 @@ from typing import Any
 
 from pymesh.control.identity.bearer import authenticated
 from pymesh.control.identity.spiffe import Identity
-from pymesh.control.identity.tokens import Authenticator
+from pymesh.control.identity.tokens import Authenticator, UnavailableError
 from pymesh.control.xds import pb
 from pymesh.control.xds.delta import DeltaSession
 from pymesh.control.xds.fleet import Connection, Fleet
@@ -48,8 +48,8 @@ class DiscoveryService:
         self._authenticator = authenticator
         self._metrics = metrics
 
-    def _may_be_gateway(self, identity: Identity) -> bool:
-        return self._authenticator is None or self._authenticator.is_gateway(identity)
+    async def _may_be_gateway(self, identity: Identity) -> bool:
+        return self._authenticator is None or await self._authenticator.is_gateway(identity)
 
     def methods(self) -> dict[str, Method]:
         """The aggregated service's methods, by path."""
@@ -73,7 +73,7 @@ class DiscoveryService:
 
     async def _serve(self, call: Call, session: Session, decode: Callable[[bytes], Any], variant: str) -> None:
         try:
-            identity = authenticated(call, self._authenticator) if self._authenticator else None
+            identity = await authenticated(call, self._authenticator) if self._authenticator else None
             connection, first = await self._connect(call, session, decode, variant, identity)
         except GRPCError as error:
             self._metrics.refused.inc(error.status.name.lower())
@@ -88,7 +88,7 @@ class DiscoveryService:
                 ended, _ = await asyncio.wait(
                     {reader, writer}, timeout=REAUTHENTICATE_SECONDS, return_when=asyncio.FIRST_COMPLETED
                 )
-                if not ended and self._authenticator and authenticated(call, self._authenticator) != identity:
+                if not ended and self._authenticator and await authenticated(call, self._authenticator) != identity:
                     raise GRPCError(Status.UNAUTHENTICATED, "the token is another workload's by now")
         except GRPCError as error:
             self._metrics.refused.inc(error.status.name.lower())
@@ -122,14 +122,17 @@ class DiscoveryService:
             raise GRPCError(Status.INVALID_ARGUMENT, "the stream carried no request")
         try:
             node = accept(first.node, identity)
-            if identity is not None and is_gateway(node.id) and not self._may_be_gateway(identity):
+            if identity is not None and is_gateway(node.id) and not await self._may_be_gateway(identity):
                 raise NodeRefusedError(
-                    f"node.id is a gateway's, {str(identity)!r} is none; "
-                    'hint: a gateway\'s token has "gateway": true in the token file'
+                    f"node.id is a gateway's, {str(identity)!r} is none; hint: a gateway's token has "
+                    '"gateway": true in the token file; in a cluster its service account may list the Secrets of its '
+                    "namespace"
                 )
             return self._fleet.connect(node, session, call.peer, variant), first
         except NodeRefusedError as refused:
             raise GRPCError(Status.PERMISSION_DENIED, str(refused)) from refused
+        except UnavailableError as error:
+            raise GRPCError(Status.UNAVAILABLE, str(error)) from error
         except Exception as error:
             log.exception("translation failed for a new proxy", extra={"node": first.node.id})
             raise GRPCError(Status.INTERNAL, "no configuration could be made for this proxy") from error

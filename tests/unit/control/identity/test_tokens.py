@@ -1,5 +1,6 @@
 """The token file: who is let in, when it is read again, what is refused."""
 
+import asyncio
 import hashlib
 import json
 from datetime import UTC, datetime
@@ -10,6 +11,10 @@ import pytest
 from pymesh.control.identity import private_files
 from pymesh.control.identity.spiffe import Identity
 from pymesh.control.identity.tokens import TokenFile, TokenFileError
+
+
+def identity(tokens: TokenFile, token: str) -> Identity | None:
+    return asyncio.run(tokens.authenticate(token))
 
 
 def entry(token: str, account: str) -> dict[str, object]:
@@ -23,10 +28,10 @@ def written(path: Path, content: object) -> Path:
 
 def test_known_tokens_prove_identities_and_others_nothing(tmp_path: Path) -> None:
     tokens = TokenFile(written(tmp_path / "t", entry("a", "cart") | entry("b", "pay")), "cluster.local")
-    assert tokens.authenticate("a") == Identity("cluster.local", "shop", "cart")
-    assert tokens.authenticate("b") == Identity("cluster.local", "shop", "pay")
+    assert identity(tokens, "a") == Identity("cluster.local", "shop", "cart")
+    assert identity(tokens, "b") == Identity("cluster.local", "shop", "pay")
     for unknown in ("", "c", "a" * 100_000, hashlib.sha256(b"a").hexdigest(), "\udcff"):
-        assert tokens.authenticate(unknown) is None
+        assert identity(tokens, unknown) is None
 
 
 def test_a_gateways_right_ends_with_its_token(tmp_path: Path) -> None:
@@ -37,11 +42,11 @@ def test_a_gateways_right_ends_with_its_token(tmp_path: Path) -> None:
     }
     now = datetime(2026, 1, 1, tzinfo=UTC)
     tokens = TokenFile(written(tmp_path / "t", content), "cluster.local", lambda: now)
-    edge = tokens.authenticate("b")
-    assert edge is not None and tokens.is_gateway(edge)
+    edge = identity(tokens, "b")
+    assert edge is not None and asyncio.run(tokens.is_gateway(edge))
     now = datetime(2026, 1, 2, tzinfo=UTC)
-    assert tokens.authenticate("a") is None
-    assert tokens.authenticate("b") == edge and not tokens.is_gateway(edge), (
+    assert identity(tokens, "a") is None
+    assert identity(tokens, "b") == edge and not asyncio.run(tokens.is_gateway(edge)), (
         "another token of it says nothing of gateways"
     )
 
@@ -49,15 +54,15 @@ def test_a_gateways_right_ends_with_its_token(tmp_path: Path) -> None:
 def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     tokens = TokenFile(written(tmp_path / "t", entry("a", "cart")), "cluster.local")
     written(tmp_path / "t", entry("b", "cart"))
-    assert tokens.authenticate("a") is None
-    assert tokens.authenticate("b") is not None
+    assert identity(tokens, "a") is None
+    assert identity(tokens, "b") is not None
 
 
 def test_a_change_that_cannot_be_read_keeps_the_old_tokens(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tokens = TokenFile(written(tmp_path / "t", entry("a", "cart")), "cluster.local")
     private_files.write(tmp_path / "t", b"{")
-    assert tokens.authenticate("a") is not None
-    assert tokens.authenticate("a") is not None
+    assert identity(tokens, "a") is not None
+    assert identity(tokens, "a") is not None
     assert len([r for r in caplog.records if "old tokens stay valid" in r.message]) == 1
 
 

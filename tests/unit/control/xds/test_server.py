@@ -26,10 +26,10 @@ from pymesh.control.xds.server import SERVICE, DiscoveryService
 
 
 class OneToken:
-    def authenticate(self, token: str) -> Identity | None:
+    async def authenticate(self, token: str) -> Identity | None:
         return Identity("cluster.local", "shop", "cart") if token == "good" else None
 
-    def is_gateway(self, identity: Identity) -> bool:
+    async def is_gateway(self, identity: Identity) -> bool:
         return False
 
 
