@@ -23,6 +23,7 @@ VERBS = {
     "bench": "Measure how fast and how late a server answers.",
     "run": "Run a command with a sidecar.",
     "inject": "Give the pods in a manifest sidecars.",
+    "policy": "Write the mesh's policies as rules of the network below it.",
     "pod": "Run the proxy of a pod, as its environment describes it.",
     "up": "Run a mesh of plain processes on this machine.",
     "version": "Show the versions of both planes.",

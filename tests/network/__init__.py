@@ -1,0 +1,1 @@
+"""The mesh's policies as rules of the network below it."""

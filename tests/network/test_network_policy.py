@@ -1,0 +1,146 @@
+"""`pymesh policy export`: never less than the mesh lets in, and no more where a network can say it."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from pymesh.cli.main import main
+from tests.network import meshes
+from tests.network.meshes import Client, Json, clients, mesh_allows, network_allows
+
+#: Of pods with a sidecar.
+LABELS = [{"security.istio.io/tlsMode": "istio", **more} for more in ({}, {"app": "web"}, {"app": "web", "tier": "x"})]
+
+
+def entry(namespace: str) -> Json:
+    return {
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "WorkloadEntry",
+        "metadata": {"name": "host", "namespace": namespace},
+        "spec": {"address": meshes.HOSTS[namespace], "serviceAccount": "web", "ports": {"http": 8080}},
+    }
+
+
+def exported(folder: Path, resources: list[Json], *options: str) -> list[Json]:
+    (folder / "resources.yaml").write_text(yaml.safe_dump_all(resources))
+    done = CliRunner().invoke(main, ["policy", "export", str(folder), *options])
+    assert done.exit_code == 0, done.output
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def test_whoever_the_mesh_could_let_in_is_let_in(tmp_path: Path) -> None:
+    let_in = kept_out = 0
+    for seed in range(120):
+        chance = random.Random(seed)
+        mesh = [meshes.policy(chance, number) for number in range(chance.randint(0, 3))]
+        mesh += [meshes.peer_authentication(chance, number) for number in range(chance.randint(0, 2))]
+        written = exported(tmp_path, [*mesh, *map(entry, meshes.NAMESPACES)])
+        for namespace in meshes.NAMESPACES:
+            for labels in LABELS:
+                for client in clients():
+                    for port in meshes.PORTS:
+                        if network_allows(written, namespace, labels, client, port):
+                            let_in += 1
+                            continue
+                        kept_out += 1
+                        why = f"seed {seed}: {client} to {namespace} {labels} port {port}"
+                        assert not mesh_allows(mesh, namespace, labels, client, port), why
+    # It is a wall: of so many random policies it keeps out a good part.
+    assert kept_out > let_in / 10, (kept_out, let_in)
+
+
+@pytest.mark.parametrize(
+    ("rules", "admitted"),
+    [
+        ([], set()),
+        ([{"from": [{"source": {"namespaces": ["shop"]}}]}], {"shop"}),
+        ([{"from": [{"source": {"principals": ["cluster.local/ns/shop/sa/web"]}}]}], {"shop"}),
+        ([{"from": [{"source": {"serviceAccounts": ["web"]}}]}], {"bank"}),
+        ([{"from": [{"source": {"ipBlocks": ["203.0.113.0/24"]}}]}], {"outside"}),
+        ([{"to": [{"operation": {"paths": ["/a"]}}]}], {"shop", "bank"}),
+    ],
+)
+def test_no_more_than_the_mesh_where_a_network_can_say_it(tmp_path: Path, rules: list[Any], admitted: set[str]) -> None:
+    head = {"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy"}
+    one = {**head, "metadata": {"name": "p", "namespace": "bank"}, "spec": {"rules": rules}}
+    written = exported(tmp_path, [one])
+    who = {
+        "shop": Client(meshes.PODS["shop"], "shop", "shop", "web"),
+        "bank": Client(meshes.PODS["bank"], "bank", "bank", "web"),
+        "outside": Client(meshes.OUTSIDE, ""),
+    }
+    found = {name for name, client in who.items() if network_allows(written, "bank", LABELS[0], client, 8080)}
+    assert found == admitted
+    # Metrics and readiness are the sidecar's own, and a pod without one is nobody's business.
+    assert all(network_allows(written, "bank", LABELS[0], client, 15090) for client in who.values())
+    assert all(network_allows(written, "bank", {}, client, 8080) for client in who.values())
+
+
+def test_gateways_let_in_whoever_comes_unless_a_policy_says_otherwise(tmp_path: Path) -> None:
+    selector = {"istio": "ingressgateway"}
+    gateway = {
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "Gateway",
+        "metadata": {"name": "edge", "namespace": "shop"},
+        "spec": {
+            "selector": selector,
+            "servers": [{"port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": ["*"]}],
+        },
+    }
+    policy = {
+        "apiVersion": "security.istio.io/v1",
+        "kind": "AuthorizationPolicy",
+        "metadata": {"name": "office", "namespace": "shop"},
+        "spec": {
+            "selector": {"matchLabels": selector},
+            "rules": [{"from": [{"source": {"ipBlocks": ["203.0.113.0/24"]}}]}],
+        },
+    }
+    stranger, other = Client(meshes.OUTSIDE, ""), Client("198.51.100.1", "")
+    assert network_allows(exported(tmp_path, [gateway]), "shop", selector, other, 80)
+    written = exported(tmp_path, [gateway, policy])
+    assert network_allows(written, "shop", selector, stranger, 80)
+    assert not network_allows(written, "shop", selector, other, 80)
+
+
+def test_a_host_that_is_a_name_may_be_anywhere(tmp_path: Path) -> None:
+    named = entry("shop")
+    named["spec"]["address"] = "db.example.com"
+    head = {"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy"}
+    rules = [{"from": [{"source": {"namespaces": ["shop"]}}]}]
+    one = {**head, "metadata": {"name": "p", "namespace": "bank"}, "spec": {"rules": rules}}
+    written = exported(tmp_path, [named, one])
+    assert network_allows(written, "bank", LABELS[0], Client(meshes.OUTSIDE, ""), 8080)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["-o", "nftables"], "which host? hint: --workload NAME.NAMESPACE"),
+        (
+            ["-o", "nftables", "--workload", "hst.shop"],
+            "there is no WorkloadEntry 'hst.shop'; hint: did you mean 'host.shop'?",
+        ),
+        (["--mesh-network", "10.0.0.0/40"], "Invalid value for '--mesh-network'"),
+    ],
+)
+def test_what_cannot_be_written_is_said(tmp_path: Path, options: list[str], said: str) -> None:
+    (tmp_path / "resources.yaml").write_text(yaml.safe_dump(entry("shop")))
+    done = CliRunner().invoke(main, ["policy", "export", str(tmp_path), *options])
+    assert done.exit_code in (1, 2)
+    assert said in done.stderr, done.stderr
+
+
+def test_an_error_in_the_mesh_is_said_and_nothing_is_written(tmp_path: Path) -> None:
+    (tmp_path / "resources.yaml").write_text(
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: a}\nspec: {x: 1}\n"
+    )
+    done = CliRunner().invoke(main, ["policy", "export", str(tmp_path)])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "resources.yaml:4:8: error: spec: unknown field 'x'" in done.stderr
