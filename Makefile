@@ -3,6 +3,7 @@
 # make lifecycle   50 drains, upgrades, changes of a mesh under load; 20 rotations of leaves and 3 of roots
 # make attacks     30 s of each kind of attack, and a table
 # make capture     the shop in network namespaces, as root with an Envoy and as an ordinary user, and all of tests/capture
+# make test-kubernetes   everything that needs a real Kubernetes API server, in its long form
 # make routing     random routes under twenty seeds, judged by second readings of the standards and by Envoy
 # make seeds       a simulated mesh of three services with faults, under a thousand seeds
 # make fuzz        look for inputs that break a promise, ten minutes for each target
@@ -24,11 +25,11 @@ UI := control/ui/static/index.html
 UI_SOURCES := $(shell find ui -type f -not -path 'ui/node_modules/*')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test bench lifecycle attacks capture routing seeds fuzz wheel lint lock clean
+.PHONY: help demo check test test-kubernetes bench lifecycle attacks capture routing seeds fuzz wheel lint lock clean
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '1,8s/^# //p' Makefile
+	@sed -n '1,9s/^# //p' Makefile
 
 demo: $(VENV)/installed
 	$(BIN)/pymesh up examples/shop
@@ -46,6 +47,10 @@ test: $(VENV)/installed $(VENV)/tools .tools/installed lint
 	cargo test --locked --workspace
 	@echo "== pytest"
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
+# The API server is built from source when it is not there yet: some minutes.
+test-kubernetes: $(VENV)/installed $(VENV)/tools .tools/installed
+	PYMESH_KUBERNETES_WHOLE=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest tests/kubernetes
 
 lint: $(VENV)/installed $(VENV)/tools
 	@echo "== rustfmt, ruff, mypy, import-linter, tsc"

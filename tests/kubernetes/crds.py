@@ -1,0 +1,40 @@
+"""The definitions of Istio's and the Gateway API's resources, from the modules that tests/tools/apiserver names."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.kubernetes.cluster import Cluster
+
+_MODULE = Path(__file__).resolve().parents[1] / "tools" / "apiserver"
+_ISTIO = ("istio.io/api", "kubernetes/customresourcedefinitions.gen.yaml")
+_GATEWAY_API = ("sigs.k8s.io/gateway-api", "config/crd/experimental")
+
+
+def install(cluster: Cluster) -> None:
+    """Have the cluster serve all kinds that a mesh is described with."""
+    names = [one["metadata"]["name"] for one in cluster.apply(list(_definitions()))]
+    for name in names:
+        cluster.wait_established(name)
+
+
+def _definitions() -> Iterator[dict[str, Any]]:
+    for module, inside in (_ISTIO, _GATEWAY_API):
+        path = _folder(module) / inside
+        for file in [path] if path.is_file() else sorted(path.glob("*.yaml")):
+            for one in yaml.load_all(file.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+                if one and one["kind"] == "CustomResourceDefinition":
+                    yield one
+
+
+def _folder(module: str) -> Path:
+    """Where a module's files are; `go` downloads it if it has to."""
+    subprocess.run(["go", "mod", "download", module], cwd=_MODULE, check=True, capture_output=True)
+    argv = ["go", "list", "-m", "-f", "{{.Dir}}", module]
+    found = subprocess.run(argv, cwd=_MODULE, check=True, capture_output=True, text=True)
+    return Path(found.stdout.strip())
