@@ -143,7 +143,9 @@ def _built() -> Path:
     return folder
 
 
-def _on_bootstrap(kind: str, filters: Sequence[Json] = (), routes: int = 1) -> Start:
+def _on_bootstrap(kind: str, filters: Sequence[Json] = (), routes: int = 1, logged: int = 1, traced: int = 0) -> Start:
+    """`logged` and `traced` are the percent of the requests that are."""
+
     @contextmanager
     def start(setup: Setup) -> Iterator[Started]:
         if _COMPILED in filters:
@@ -163,7 +165,8 @@ def _on_bootstrap(kind: str, filters: Sequence[Json] = (), routes: int = 1) -> S
                 "http_filters": [*filters, _ROUTER],
                 "use_remote_address": True,
                 "generate_request_id": True,
-                "access_log": [_sampled_log(Path(folder) / "access.log")],
+                "access_log": [_sampled_log(Path(folder) / "access.log", logged)] if logged else [],
+                **({"tracing": _sampled_traces(traced)} if traced else {}),
             }
             # What is asked for matches the last one only.
             others = [to_cluster("origin", f"/service-{number}/") for number in range(routes - 1)]
@@ -171,21 +174,39 @@ def _on_bootstrap(kind: str, filters: Sequence[Json] = (), routes: int = 1) -> S
             listener = http_listener(port, hosts, tls=down, **manager)
             many = {"thresholds": [{"max_connections": 99999, "max_pending_requests": 99999, "max_requests": 99999}]}
             origin = cluster("origin", [setup.origin], http2=setup.http2_out, tls=up, circuit_breakers=many)
-            config = {**bootstrap([listener], [origin], free_port()), "overload_manager": _ROOM}
+            # The origin says 200 to everything, also to spans.
+            clusters = [origin, *([cluster("collector", [setup.origin])] if traced else [])]
+            config = {**bootstrap([listener], clusters, free_port()), "overload_manager": _ROOM}
             with proxy(kind, config, prefix=setup.prefix) as started:
                 yield Started(started.process.pid, port, port)
 
     return start
 
 
-def _sampled_log(file: Path) -> Json:
-    one_percent = {"runtime_key": "bench", "percent_sampled": {"numerator": 1, "denominator": "HUNDRED"}}
+def _sampled_log(file: Path, percent: int) -> Json:
+    share = {"runtime_key": "bench", "percent_sampled": {"numerator": percent, "denominator": "HUNDRED"}}
     return {
         "name": "envoy.access_loggers.file",
-        "filter": {"runtime_filter": one_percent},
+        "filter": {"runtime_filter": share},
         "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
             "path": str(file),
+        },
+    }
+
+
+def _sampled_traces(percent: int) -> Json:
+    return {
+        "random_sampling": {"value": percent},
+        "provider": {
+            "name": "envoy.tracers.opentelemetry",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig",
+                "service_name": "bench",
+                "http_service": {
+                    "http_uri": {"uri": "http://collector/v1/traces", "cluster": "collector", "timeout": "5s"}
+                },
+            },
         },
     }
 
@@ -329,8 +350,16 @@ FILTERED = (
     Competitor("envoy + Lua filter", _on_bootstrap("envoy", [_LUA]), base="envoy"),
     Competitor("mitmproxy + addon", _mitmproxy(_FILTERS / "stamp_mitmproxy.py"), tls=False, base="mitmproxy"),
 )
+#: Istio's metrics, a line for every request, one in a hundred traced: beside the same that logs and traces nothing.
+OBSERVED = tuple(
+    Competitor(f"{kind} + all logged, 1 % traced", _on_bootstrap(kind, logged=100, traced=1), base=f"{kind}, no log")
+    for kind in ("pymesh", "envoy")
+)
 #: Who is there to be compared with itself only.
-BASES = (Competitor("mitmproxy", _mitmproxy(), tls=False),)
+BASES = (
+    Competitor("mitmproxy", _mitmproxy(), tls=False),
+    *(Competitor(f"{kind}, no log", _on_bootstrap(kind, logged=0)) for kind in ("pymesh", "envoy")),
+)
 ROUTED = (
     Competitor("pymesh + 10,000 routes", _on_bootstrap("pymesh", routes=10_000), base="pymesh"),
     Competitor("envoy + 10,000 routes", _on_bootstrap("envoy", routes=10_000), base="envoy"),

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.measure import Memory, Sample
-from bench.proxies import BASES, COMPETITORS, FILTERED, ROUTED
+from bench.proxies import BASES, COMPETITORS, FILTERED, OBSERVED, ROUTED
 
 #: By the title of a load, then by the name of a proxy.
 Results = dict[str, dict[str, list[Sample]]]
@@ -89,7 +89,7 @@ def _load_table(title: str, by_name: Mapping[str, Sample]) -> Table:
     table.add_column("proxy")
     for heading in ("CPU µs", "user µs", "x best peer", "req/s", "p50 ms", "p99 ms"):
         table.add_column(heading, justify="right")
-    bases = {one.name: one.base for one in (*FILTERED, *ROUTED)}
+    bases = {one.name: one.base for one in (*FILTERED, *OBSERVED, *ROUTED)}
     peers = [one.cpu for name, one in by_name.items() if name not in bases and name != "pymesh"]
 
     def against(name: str, one: Sample) -> str:
@@ -119,7 +119,7 @@ def _chart(loads: Mapping[str, Mapping[str, float]], file: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    names = [one.name for one in (*COMPETITORS, *BASES, *FILTERED, *ROUTED)]
+    names = [one.name for one in (*COMPETITORS, *BASES, *FILTERED, *OBSERVED, *ROUTED)]
     columns = min(3, len(loads))
     rows = -(-len(loads) // columns)
     figure, axes = pyplot.subplots(rows, columns, figsize=(4.6 * columns, 3.4 * rows), squeeze=False)
