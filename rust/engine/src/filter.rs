@@ -27,7 +27,7 @@ use pymesh_model::matcher::HeaderMatch;
 use crate::base::buffer::Buffer;
 use crate::decisions::{Decision, FilterStep};
 use crate::engine::Engine;
-use crate::exchange::{Exchange, ExchangeKey, LocalReply, Stage};
+use crate::exchange::{Exchange, ExchangeKey, LocalReply, Routed, Stage};
 use crate::http_filter::Memory;
 use crate::route;
 use crate::telemetry::stats::PythonFilterStats;
@@ -152,13 +152,25 @@ impl Gate {
     }
 }
 
+/// What a hook has changed of its head.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Change {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Header fields.
+    Fields,
+    /// The path or the authority, and perhaps fields.
+    Target,
+}
+
 /// What a hook made of its request.
 #[derive(Debug)]
 pub enum Outcome {
     /// On with it.
     Continue {
-        /// The path, the authority or a header was changed.
-        changed: bool,
+        /// What was changed of the head.
+        changed: Change,
         /// What takes the place of the body, or of the chunk.
         body: Option<Vec<u8>>,
     },
@@ -181,7 +193,7 @@ pub enum Outcome {
 
 impl Outcome {
     /// The message passes as the hook has left it.
-    pub const PASS: Outcome = Outcome::Continue { changed: false, body: None };
+    pub const PASS: Outcome = Outcome::Continue { changed: Change::Nothing, body: None };
 }
 
 /// What the host knows of the filters in use.
@@ -247,17 +259,32 @@ pub struct Origin {
     facts: Option<Arc<Facts>>,
     /// Name of the chosen route.
     pub route: Option<Arc<str>>,
-    /// `x-request-id`; empty if there is none, or something is kept already.
+    /// `x-request-id`; empty if there is none, something is kept already, or the head is lent that has it.
     pub request_id: Vec<u8>,
+}
+
+impl Heads {
+    /// `x-request-id`; empty if there is none, or something is kept already.
+    pub fn request_id(&self) -> &[u8] {
+        match self.origin.request_id.is_empty() {
+            true => self.request.headers.get_known(Known::XRequestId).unwrap_or_default(),
+            false => &self.origin.request_id,
+        }
+    }
 }
 
 impl Origin {
     fn of(exchange: &Exchange) -> Origin {
         let id = exchange.request.headers.get_known(Known::XRequestId).filter(|_| exchange.kept.0.is_none());
+        Origin { request_id: id.unwrap_or_default().to_vec(), ..Origin::beside_head(exchange) }
+    }
+
+    /// For a hook that has the request's head. Nothing is copied.
+    fn beside_head(exchange: &Exchange) -> Origin {
         Origin {
             facts: exchange.facts.clone(),
             route: exchange.routed.as_ref().map(|routed| routed.route.name.clone()),
-            request_id: id.unwrap_or_default().to_vec(),
+            request_id: Vec::new(),
         }
     }
 
@@ -298,13 +325,14 @@ impl Engine {
     /// What a hook works on; `None` if nobody waits for it any more.
     pub fn lend_heads(&mut self, call: &FilterCall) -> Option<Heads> {
         let exchange = self.exchanges.get_mut(call.exchange)?;
-        let (kept, origin) = (exchange.kept.clone(), Origin::of(exchange));
         if call.hook.is_stream() {
+            let (kept, origin) = (exchange.kept.clone(), Origin::of(exchange));
             return Some(Heads { origin, kept, ..exchange.lend_of_stream(call)? });
         }
         if !exchange.waits_for(call) {
             return None;
         }
+        let (kept, origin) = (exchange.kept.clone(), Origin::beside_head(exchange));
         let body = match call.hook {
             Hook::RequestBody => std::mem::take(&mut exchange.request_body.buffer),
             Hook::ResponseBody => std::mem::take(&mut exchange.response_body.buffer),
@@ -355,7 +383,7 @@ impl Engine {
                 if let Some(body) = body {
                     exchange.replace_body(call.hook, &body);
                 }
-                if changed && call.hook.is_request() {
+                if call.hook.is_request() && exchange.may_go_elsewhere(changed) {
                     self.choose_route(key);
                 }
             }
@@ -414,6 +442,16 @@ impl Exchange {
     /// The hook that it waits for is this call's.
     fn waits_for(&self, call: &FilterCall) -> bool {
         self.in_filter && self.filter_call == call.id
+    }
+
+    /// Its route may be another, now that a hook has changed so much of the request.
+    fn may_go_elsewhere(&self, changed: Change) -> bool {
+        let looks_further = |routed: &Routed| routed.weighted.is_some() || routed.table.index().reads_fields;
+        match changed {
+            Change::Nothing => false,
+            Change::Fields => self.routed.as_ref().is_none_or(looks_further),
+            Change::Target => true,
+        }
     }
 
     /// The hook has had its turn: it is that of the filter's next one, or of the next filter.

@@ -17,6 +17,8 @@ const FEW: usize = 8;
 /// The index of one route table, in the order of its virtual hosts.
 #[derive(Clone, Debug, Default)]
 pub struct TableIndex {
+    /// Some route looks at more of a request than its authority and path, or is a matter of luck.
+    pub reads_fields: bool,
     /// `None`: few domains.
     pub hosts: Option<HostIndex>,
     /// For each virtual host; `None`: few routes.
@@ -27,7 +29,14 @@ impl TableIndex {
     /// Indexes what is large enough to gain by it.
     pub fn new(virtual_hosts: &[VirtualHost]) -> TableIndex {
         let domains: usize = virtual_hosts.iter().map(|host| host.domains.len()).sum();
+        let looks_further = |host: &VirtualHost| {
+            host.require_tls
+                || host.routes.iter().map(|route| &route.matches).any(|rule| {
+                    rule.grpc || rule.fraction.is_some() || !rule.headers.is_empty() || !rule.metadata.is_empty()
+                })
+        };
         TableIndex {
+            reads_fields: virtual_hosts.iter().any(looks_further),
             hosts: (domains > FEW).then(|| HostIndex::new(virtual_hosts)),
             routes: virtual_hosts.iter().map(PathIndex::new).collect(),
         }

@@ -87,15 +87,15 @@ impl Compiled {
     }
 
     /// Calls a hook on heads, without the interpreter. Why it fails, if it does, goes to the proxy's log.
-    pub fn call(&self, call: &FilterCall, heads: Heads) -> (Heads, Outcome) {
-        let Some(hook) = self.hook(call.hook) else { return (heads, Outcome::PASS) };
+    pub fn call(&self, call: &FilterCall, heads: &mut Heads) -> Outcome {
+        let Some(hook) = self.hook(call.hook) else { return Outcome::PASS };
         // SAFETY: `create` of the same library made the object.
-        let (heads, outcome) = unsafe { message::call(hook, self.object, call.hook, heads) };
+        let outcome = unsafe { message::call(hook, self.object, call.hook, heads) };
         if let Outcome::Failed(why) = &outcome {
             let id = heads.request.headers.get_known(Known::XRequestId).unwrap_or(b"-");
             eprintln!("filter {} has failed (request {}): {why}", call.filter.class, String::from_utf8_lossy(id));
         }
-        (heads, outcome)
+        outcome
     }
 
     fn hook(&self, hook: Hook) -> Option<abi::Hook> {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use pymesh_engine::filter::log::{LogCall, LogRecord};
-use pymesh_engine::filter::{FilterCall, Gate, Heads, Hook, Kept, Origin, Outcome};
+use pymesh_engine::filter::{Change, FilterCall, Gate, Heads, Hook, Kept, Outcome};
 use pymesh_engine::Engine;
 use pymesh_model::filter::PythonFilter;
 use pymesh_model::matcher::{HeaderMatch, HeaderTest, StringMatch, StringPattern};
@@ -111,25 +111,28 @@ impl PythonHost {
     }
 
     /// Calls a hook outside of an exchange, as one that is alone in its turn.
-    pub(crate) fn call(&mut self, call: &FilterCall, heads: Heads) -> (Heads, Outcome) {
+    pub(crate) fn call(&mut self, call: &FilterCall, heads: &mut Heads) -> Outcome {
         match self.compiled(call) {
-            Some(compiled) => in_time(call, || compiled.call(call, heads)),
-            None => Python::attach(|py| self.call_python(py, call, heads)),
+            Some(compiled) => Lap::start().of(call, compiled.call(call, heads)),
+            None => Python::attach(|py| {
+                let mut lap = Lap::start();
+                lap.of(call, self.call_python(py, call, heads))
+            }),
         }
     }
 
-    fn call_python(&mut self, py: Python<'_>, call: &FilterCall, heads: Heads) -> (Heads, Outcome) {
+    fn call_python(&mut self, py: Python<'_>, call: &FilterCall, heads: &mut Heads) -> Outcome {
         match self.instance(&call.filter) {
             Some((instance, watch)) => instance.call(py, call, heads, watch),
-            None => (heads, Outcome::Failed("the filter is not loaded".to_owned())),
+            None => Outcome::Failed("the filter is not loaded".to_owned()),
         }
     }
 
     /// Calls the hook if it is compiled; false if it is not.
-    fn run_compiled(&mut self, engine: &mut Engine, call: &FilterCall) -> bool {
+    fn run_compiled(&mut self, engine: &mut Engine, call: &FilterCall, lap: &mut Lap) -> bool {
         let Some(compiled) = self.compiled(call) else { return false };
-        if let Some(heads) = engine.lend_heads(call) {
-            let (heads, outcome) = in_time(call, || compiled.call(call, heads));
+        if let Some(mut heads) = engine.lend_heads(call) {
+            let outcome = lap.of(call, compiled.call(call, &mut heads));
             engine.finish_filter(call, heads, outcome);
         }
         true
@@ -200,10 +203,12 @@ impl FilterHost for PythonHost {
 
     fn run(&mut self, engine: &mut Engine, calls: &[FilterCall]) {
         let mut in_python = Vec::new();
+        let mut lap = Lap::start();
         for call in calls {
             if let Some((filter, lane)) = self.beside(&call.filter).zip(self.lane.as_mut()) {
                 lane.hand_over(engine, call, &filter);
-            } else if !self.run_compiled(engine, call) {
+                lap = Lap::start();
+            } else if !self.run_compiled(engine, call, &mut lap) {
                 in_python.push(call);
             }
         }
@@ -211,9 +216,11 @@ impl FilterHost for PythonHost {
             return;
         }
         Python::attach(|py| {
+            // Waiting for the interpreter was nobody's hook.
+            let mut lap = Lap::start();
             for call in in_python {
-                let Some(heads) = engine.lend_heads(call) else { continue };
-                let (heads, outcome) = self.call_python(py, call, heads);
+                let Some(mut heads) = engine.lend_heads(call) else { continue };
+                let outcome = lap.of(call, self.call_python(py, call, &mut heads));
                 engine.finish_filter(call, heads, outcome);
             }
         });
@@ -250,16 +257,24 @@ impl Drop for PythonHost {
 }
 
 /// A hook cannot be stopped from outside; one that has taken too long is found out afterwards.
-fn in_time(call: &FilterCall, run: impl FnOnce() -> (Heads, Outcome)) -> (Heads, Outcome) {
-    let limit = call.filter.timeout;
-    if limit.is_zero() {
-        return run();
+///
+/// The clock is read once for a hook: where one ends the next begins. What the engine does between the two is microseconds.
+struct Lap(Instant);
+
+impl Lap {
+    fn start() -> Lap {
+        Lap(Instant::now())
     }
-    let started = Instant::now();
-    let (heads, outcome) = run();
-    match started.elapsed() > limit {
-        true => (heads, Outcome::TimedOut),
-        false => (heads, outcome),
+
+    /// What has become of a hook that has just returned.
+    fn of(&mut self, call: &FilterCall, outcome: Outcome) -> Outcome {
+        let limit = call.filter.timeout;
+        let now = Instant::now();
+        let took = now - std::mem::replace(&mut self.0, now);
+        match took > limit && !limit.is_zero() {
+            true => Outcome::TimedOut,
+            false => outcome,
+        }
     }
 }
 
@@ -347,23 +362,20 @@ impl Instance {
         self.hooks.get(hook as usize)?.as_ref()
     }
 
-    /// Calls one hook; gives the heads back as it left them.
-    fn call(&mut self, py: Python<'_>, call: &FilterCall, mut heads: Heads, watch: Watch<'_>) -> (Heads, Outcome) {
-        in_time(call, || {
-            let context = match context(py, &mut heads.kept, &heads.origin) {
-                Ok(context) => context,
-                Err(error) => return (heads, Outcome::Failed(error.to_string())),
-            };
-            watch.enter(call.hook, &context);
-            let result = self.call_with(py, call.hook, &mut heads, &context);
-            watch.leave(py);
-            let outcome = result.unwrap_or_else(|error| {
-                let text = error.to_string();
-                // The author wants the traceback; the client must not see it.
-                self.report(call.hook.name(), &context.get().id(), error, py);
-                Outcome::Failed(text)
-            });
-            (heads, outcome)
+    /// Calls one hook on heads, and leaves them as it does.
+    fn call(&mut self, py: Python<'_>, call: &FilterCall, heads: &mut Heads, watch: Watch<'_>) -> Outcome {
+        let context = match context(py, heads) {
+            Ok(context) => context,
+            Err(error) => return Outcome::Failed(error.to_string()),
+        };
+        watch.enter(call.hook, &context);
+        let result = self.call_with(py, call.hook, heads, &context);
+        watch.leave(py);
+        result.unwrap_or_else(|error| {
+            let text = error.to_string();
+            // The author wants the traceback; the client must not see it.
+            self.report(call.hook.name(), &context.get().id(), error, py);
+            Outcome::Failed(text)
         })
     }
 
@@ -396,13 +408,13 @@ impl Instance {
             }
             Hook::RequestChunk | Hook::ResponseChunk => {
                 let chunk = PyBytes::new(py, heads.body.as_slice());
-                made(function.call1(py, (chunk, heads.end, context))?.bind(py), false, hook)
+                made(function.call1(py, (chunk, heads.end, context))?.bind(py), Change::Nothing, hook)
             }
             Hook::RequestTrailers | Hook::ResponseTrailers => {
                 let trailers = std::mem::take(&mut heads.trailers);
                 let (trailers, result) = with_trailers(py, trailers, |view| function.call1(py, (view, context)));
                 heads.trailers = trailers;
-                made(result?.bind(py), false, hook)
+                made(result?.bind(py), Change::Nothing, hook)
             }
             Hook::Log => Ok(Outcome::PASS),
         }
@@ -410,8 +422,11 @@ impl Instance {
 
     fn log(&mut self, py: Python<'_>, call: &LogCall, watch: Watch<'_>) {
         let Some(function) = self.hook(Hook::Log) else { return };
-        let mut kept = call.kept.clone();
-        let told = context(py, &mut kept, &call.record.origin).and_then(|context| {
+        let context = match kept_context(&call.kept) {
+            Some(context) => Ok(context.clone_ref(py)),
+            None => Py::new(py, Context::new(call.record.origin.clone())),
+        };
+        let told = context.and_then(|context| {
             let record = self.record(py, &call.record)?;
             watch.enter(Hook::Log, &context);
             let told = function.call1(py, (record, context.clone_ref(py)));
@@ -453,12 +468,14 @@ impl Instance {
 }
 
 /// The context of an exchange: the same object in all hooks.
-pub(crate) fn context(py: Python<'_>, kept: &mut Kept, origin: &Origin) -> PyResult<Py<Context>> {
-    if let Some(context) = kept_context(kept) {
+pub(crate) fn context(py: Python<'_>, heads: &mut Heads) -> PyResult<Py<Context>> {
+    if let Some(context) = kept_context(&heads.kept) {
         return Ok(context.clone_ref(py));
     }
-    let context = Py::new(py, Context::new(origin.clone()))?;
-    *kept = Kept(Some(Arc::new(context.clone_ref(py))));
+    let mut origin = heads.origin.clone();
+    origin.request_id = heads.request_id().to_vec();
+    let context = Py::new(py, Context::new(origin))?;
+    heads.kept = Kept(Some(Arc::new(context.clone_ref(py))));
     Ok(context)
 }
 
@@ -468,11 +485,11 @@ pub(crate) fn kept_context(kept: &Kept) -> Option<&Py<Context>> {
 }
 
 /// What a hook that has returned `made` has made of its message.
-pub(crate) fn made(made: &Bound<'_, PyAny>, changed: bool, hook: Hook) -> PyResult<Outcome> {
+pub(crate) fn made(made: &Bound<'_, PyAny>, changed: Change, hook: Hook) -> PyResult<Outcome> {
     match hook {
         Hook::RequestChunk | Hook::ResponseChunk => match octets(made) {
             _ if made.is_none() => Ok(Outcome::PASS),
-            Some(body) => Ok(Outcome::Continue { changed: false, body: Some(body) }),
+            Some(body) => Ok(Outcome::Continue { changed: Change::Nothing, body: Some(body) }),
             None => Err(nonsense(made, hook, "None or bytes")),
         },
         Hook::RequestTrailers | Hook::ResponseTrailers if !made.is_none() => Err(nonsense(made, hook, "None")),
@@ -481,7 +498,7 @@ pub(crate) fn made(made: &Bound<'_, PyAny>, changed: bool, hook: Hook) -> PyResu
 }
 
 /// `None` lets the message pass; a `Reply` ends it; bytes replace a whole body.
-fn outcome(made: &Bound<'_, PyAny>, changed: bool, hook: Hook) -> PyResult<Outcome> {
+fn outcome(made: &Bound<'_, PyAny>, changed: Change, hook: Hook) -> PyResult<Outcome> {
     if made.is_none() {
         return Ok(Outcome::Continue { changed, body: None });
     }

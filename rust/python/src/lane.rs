@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use pymesh_engine::filter::{FilterCall, Heads, Hook, Outcome};
+use pymesh_engine::filter::{Change, FilterCall, Heads, Hook, Outcome};
 use pymesh_engine::{Asker, CallAnswer, CallQuestion, Engine, NoAnswer};
 use pymesh_model::filter::PythonFilter;
 use pymesh_net::WorkerWaker;
@@ -216,6 +216,7 @@ static LAST_CALL: AtomicU64 = AtomicU64::new(0);
 impl Ongoing {
     fn new(call: &FilterCall, filter: &Arc<Beside>, mailbox: &Arc<Mailbox>, mut heads: Heads) -> Arc<Ongoing> {
         filter.on_its_way.fetch_add(1, Ordering::Relaxed);
+        heads.origin.request_id = heads.request_id().to_vec();
         let request_id = text(&heads.origin.request_id).into_owned();
         let lent = Lent::default();
         match call.hook {
@@ -255,7 +256,7 @@ impl Ongoing {
     }
 
     /// What it has made of its message; `None` if somebody else has ended it.
-    fn end(self: &Arc<Self>) -> Option<(Heads, bool)> {
+    fn end(self: &Arc<Self>) -> Option<(Heads, Change)> {
         if self.has_ended.swap(true, Ordering::AcqRel) {
             return None;
         }
@@ -618,7 +619,7 @@ impl Call {
         let (context, body, end) = {
             let mut heads = lock(&ongoing.heads);
             let heads = heads.as_mut().ok_or_else(|| PyRuntimeError::new_err("the call has ended"))?;
-            (host::context(py, &mut heads.kept, &heads.origin)?, PyBytes::new(py, heads.body.as_slice()), heads.end)
+            (host::context(py, heads)?, PyBytes::new(py, heads.body.as_slice()), heads.end)
         };
         context.get().enter(ongoing);
         let function = function.function.bind(py);
@@ -637,7 +638,7 @@ impl Call {
     /// The hook has returned.
     fn finish(&self, py: Python<'_>, result: &Bound<'_, PyAny>) {
         self.0.set_returned();
-        match host::made(result, false, self.0.call.hook) {
+        match host::made(result, Change::Nothing, self.0.call.hook) {
             Err(error) => self.fail(py, error.into_value(py).into_bound(py).into_any()),
             Ok(outcome) => {
                 let Some((heads, changed)) = self.0.end() else { return };

@@ -72,13 +72,13 @@ pub(crate) fn time_hooks(
 /// Nanoseconds for a call, over one batch.
 fn batch(host: &mut PythonHost, call: &FilterCall, heads: impl Fn() -> Heads) -> Result<f64, String> {
     let mut done = Vec::with_capacity(BATCH);
-    let lent: Vec<Heads> = (0..BATCH).map(|_| heads()).collect();
+    let mut lent: Vec<Heads> = (0..BATCH).map(|_| heads()).collect();
     let started = Instant::now();
-    for heads in lent {
+    for heads in &mut lent {
         done.push(host.call(call, heads));
     }
     let took = started.elapsed();
-    for (_, outcome) in done {
+    for outcome in done {
         match outcome {
             Outcome::Continue { .. } | Outcome::Reply { .. } => {}
             Outcome::Failed(error) => return Err(error),

@@ -10,7 +10,7 @@
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use pymesh_engine::filter::Origin;
+use pymesh_engine::filter::{Change, Origin};
 use pymesh_http::{Headers as HeaderBlock, RequestHead, ResponseHead};
 use pyo3::exceptions::{PyKeyError, PyRuntimeError};
 use pyo3::prelude::*;
@@ -49,7 +49,7 @@ impl Head {
 #[derive(Default)]
 struct Loan {
     head: Option<Head>,
-    changed: bool,
+    changed: Change,
 }
 
 /// Shared by a view and its `headers`.
@@ -58,11 +58,11 @@ pub(crate) struct Lent(Arc<Mutex<Loan>>);
 
 impl Lent {
     pub(crate) fn lend(&self, head: Head) {
-        *self.lock() = Loan { head: Some(head), changed: false };
+        *self.lock() = Loan { head: Some(head), changed: Change::Nothing };
     }
 
-    /// Ends the loan: the head, and whether it was changed.
-    pub(crate) fn take_back(&self) -> (Option<Head>, bool) {
+    /// Ends the loan: the head, and what was changed of it.
+    pub(crate) fn take_back(&self) -> (Option<Head>, Change) {
         let mut loan = self.lock();
         (loan.head.take(), loan.changed)
     }
@@ -75,10 +75,15 @@ impl Lent {
         self.lock().head.as_ref().map_or_else(|| Err(closed()), f)
     }
 
+    /// Changes fields.
     fn change<T>(&self, f: impl FnOnce(&mut Head) -> PyResult<T>) -> PyResult<T> {
+        self.change_as(Change::Fields, f)
+    }
+
+    fn change_as<T>(&self, change: Change, f: impl FnOnce(&mut Head) -> PyResult<T>) -> PyResult<T> {
         let mut loan = self.lock();
         let result = loan.head.as_mut().map_or_else(|| Err(closed()), f)?;
-        loan.changed = true;
+        loan.changed = loan.changed.max(change);
         Ok(result)
     }
 
@@ -90,7 +95,7 @@ impl Lent {
     }
 
     fn change_request(&self, f: impl FnOnce(&mut RequestHead)) -> PyResult<()> {
-        self.change(|head| match head {
+        self.change_as(Change::Target, |head| match head {
             Head::Request(head) => {
                 f(head);
                 Ok(())
@@ -324,16 +329,16 @@ impl<V: View + Into<PyClassInitializer<V>>> Reusable<V> {
         Reusable(None)
     }
 
-    /// Lends `head` to `call`, and takes it back; also says whether it was changed.
+    /// Lends `head` to `call`, and takes it back; also says what was changed of it.
     pub(crate) fn with<T>(
         &mut self,
         py: Python<'_>,
         head: Head,
         call: impl FnOnce(&Py<V>) -> PyResult<T>,
-    ) -> (Option<Head>, bool, PyResult<T>) {
+    ) -> (Option<Head>, Change, PyResult<T>) {
         let view = match self.0.take().filter(|view| !is_kept(py, view)).map_or_else(|| make(py), Ok) {
             Ok(view) => view,
-            Err(error) => return (Some(head), false, Err(error)),
+            Err(error) => return (Some(head), Change::Nothing, Err(error)),
         };
         let (lent, _) = view.get().parts();
         lent.lend(head);

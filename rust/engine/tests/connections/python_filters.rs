@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pymesh_engine::filter::log::LogRecord;
-use pymesh_engine::filter::{FilterCall, Gate, Heads, Hook, Outcome};
+use pymesh_engine::filter::{Change, FilterCall, Gate, Heads, Hook, Outcome};
 use pymesh_engine::testing::numbers;
 use pymesh_engine::ConnKey;
 use pymesh_model::filter::{FailurePolicy, FilterId, FilterKind, HttpFilter, PythonFilter};
@@ -71,7 +71,7 @@ fn seen(seen: &Seen) -> Vec<String> {
 }
 
 fn made(body: impl Into<Vec<u8>>) -> Outcome {
-    Outcome::Continue { changed: false, body: Some(body.into()) }
+    Outcome::Continue { changed: Change::Nothing, body: Some(body.into()) }
 }
 
 /// In capitals, with the name of the filter behind.
@@ -103,7 +103,7 @@ fn a_whole_request_is_seen_before_its_head_goes() {
         Hook::RequestBody => {
             heads.request.set_path(b"/b");
             heads.request.headers.set(b"x-seen", b"yes");
-            Outcome::Continue { changed: true, body: Some(b"good bye".to_vec()) }
+            Outcome::Continue { changed: Change::Target, body: Some(b"good bye".to_vec()) }
         }
         _ => Outcome::PASS,
     });
@@ -129,7 +129,10 @@ fn a_whole_request_is_seen_before_its_head_goes() {
 fn a_request_without_a_body_has_an_empty_one() {
     for (makes, framing) in [(None, None), (Some("hi"), Some("content-length: 2\r\n"))] {
         let (mut rig, log) = rig(&[("f", gate(&[Hook::RequestBody]))], FailurePolicy::Closed, Setup::default());
-        script(&mut rig, &log, move |_, _| Outcome::Continue { changed: false, body: makes.map(|made| made.into()) });
+        script(&mut rig, &log, move |_, _| Outcome::Continue {
+            changed: Change::Nothing,
+            body: makes.map(|made| made.into()),
+        });
         let client = rig.accept();
         rig.receive(client, GET);
         let upstream = rig.open();

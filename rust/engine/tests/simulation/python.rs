@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use pymesh_engine::filter::{FilterCall, Gate, Heads, Hook, Kept, Outcome};
+use pymesh_engine::filter::{Change, FilterCall, Gate, Heads, Hook, Kept, Outcome};
 use pymesh_engine::Engine;
 use pymesh_model::filter::{FailurePolicy, FilterId, FilterKind, HttpFilter, PythonFilter};
 
@@ -102,7 +102,7 @@ fn answer(engine: &mut Engine, call: &FilterCall, mut heads: Heads) {
             rest.extend_from_slice(heads.body.as_slice());
             let passes = if heads.end { rest.len() } else { rest.len().saturating_sub(7) };
             let piece: Vec<u8> = rest.drain(..passes).collect();
-            Outcome::Continue { changed: false, body: Some(piece) }
+            Outcome::Continue { changed: Change::Nothing, body: Some(piece) }
         }
         _ => Outcome::PASS,
     };

@@ -6,7 +6,7 @@
 use std::ffi::{c_int, c_void};
 use std::mem::size_of;
 
-use pymesh_engine::filter::{Heads, Hook, Outcome};
+use pymesh_engine::filter::{Change, Heads, Hook, Outcome};
 use pymesh_http::{Headers, Known};
 
 use super::abi::{self, Host, Opaque, Text};
@@ -16,10 +16,10 @@ use crate::rules::{self, Refusal};
 const SCRATCH: usize = 1 << 20;
 
 /// What is lent to a hook.
-pub(super) struct Message {
-    heads: Heads,
+pub(super) struct Message<'h> {
+    heads: &'h mut Heads,
     is_request: bool,
-    changed: bool,
+    changed: Change,
     reply: Option<Reply>,
     failure: Option<String>,
     /// Arenas that the header block has left.
@@ -34,12 +34,12 @@ struct Reply {
     body: Vec<u8>,
 }
 
-impl Message {
-    pub fn new(is_request: bool, heads: Heads) -> Message {
+impl<'h> Message<'h> {
+    pub fn new(is_request: bool, heads: &'h mut Heads) -> Self {
         Message {
             heads,
             is_request,
-            changed: false,
+            changed: Change::Nothing,
             reply: None,
             failure: None,
             left: Vec::new(),
@@ -54,16 +54,15 @@ impl Message {
     }
 
     /// The hook has returned.
-    pub fn end(self, returned: c_int) -> (Heads, Outcome) {
-        let Message { heads, changed, reply, failure, .. } = self;
-        let outcome = match (returned, reply) {
+    pub fn end(self, returned: c_int) -> Outcome {
+        let Message { changed, reply, failure, .. } = self;
+        match (returned, reply) {
             (abi::CONTINUE, _) => Outcome::Continue { changed, body: None },
             (abi::REPLY, Some(Reply { status, headers, body })) => Outcome::Reply { status, headers, body },
             (abi::REPLY, None) => Outcome::Failed("the hook returned PYMESH_REPLY and has given no reply".to_owned()),
             (abi::FAILED, _) => Outcome::Failed(failure.unwrap_or_else(|| "the hook has not said why".to_owned())),
             (other, _) => Outcome::Failed(format!("the hook returned {other}, which is no result")),
-        };
-        (heads, outcome)
+        }
     }
 
     fn headers(&self) -> &Headers {
@@ -80,7 +79,7 @@ impl Message {
             false => &mut self.heads.response.headers,
         };
         self.left.extend(headers.make_room(octets));
-        self.changed = true;
+        self.changed = self.changed.max(Change::Fields);
         headers
     }
 
@@ -104,11 +103,13 @@ impl Message {
                 rules::path(value)?;
                 self.headers_with_room(value.len());
                 self.heads.request.set_path(value);
+                self.changed = Change::Target;
             }
             (true, abi::AUTHORITY) => {
                 rules::authority(value)?;
                 self.headers_with_room(value.len());
                 self.heads.request.set_authority(value);
+                self.changed = Change::Target;
             }
             _ => return Ok(abi::NOT_HERE),
         }
@@ -186,19 +187,19 @@ pub(super) static HOST: Host = Host {
 ///
 /// # Safety
 /// The handle is the one that the running hook was called with, or NULL: that is what a filter promises.
-unsafe fn read<'a>(message: *const Opaque) -> Option<&'a Message> {
+unsafe fn read<'a>(message: *const Opaque) -> Option<&'a Message<'a>> {
     // SAFETY: `Message::handle` made it, and the message lives until the hook has returned. Only the thread that runs
     // the hook calls these functions, one at a time, so that nobody else refers to it meanwhile.
-    unsafe { message.cast::<Message>().as_ref() }
+    unsafe { message.cast::<Message<'_>>().as_ref() }
 }
 
 /// The same, to change it.
 ///
 /// # Safety
 /// As of [`read`].
-unsafe fn change<'a>(message: *mut Opaque) -> Option<&'a mut Message> {
+unsafe fn change<'a>(message: *mut Opaque) -> Option<&'a mut Message<'a>> {
     // SAFETY: as in `read`.
-    unsafe { message.cast::<Message>().as_mut() }
+    unsafe { message.cast::<Message<'_>>().as_mut() }
 }
 
 fn code(result: Result<c_int, Refusal>) -> c_int {
@@ -310,7 +311,7 @@ unsafe extern "C" fn fail(message: *mut Opaque, why: Text) {
 ///
 /// # Safety
 /// The hook and its object belong together, and the filter keeps to the rules of `pymesh_filter.h`.
-pub(super) unsafe fn call(hook: abi::Hook, object: *mut c_void, which: Hook, heads: Heads) -> (Heads, Outcome) {
+pub(super) unsafe fn call(hook: abi::Hook, object: *mut c_void, which: Hook, heads: &mut Heads) -> Outcome {
     let mut message = Message::new(which.is_request(), heads);
     // SAFETY: the caller vouches for hook and object; the message outlives the call, and nobody else refers to it.
     let returned = unsafe { hook(object, &raw const HOST, message.handle()) };
