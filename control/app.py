@@ -15,11 +15,11 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import uvloop
 from prometheus_client import CollectorRegistry
@@ -65,6 +65,9 @@ class Mesh(ConfigView, Configured, Protocol):
         in use.
         """
 
+    async def synced(self) -> None:
+        """Return once there is a whole configuration to serve; ``watch`` runs meanwhile."""
+
     async def watch(self, changed: Callable[[], None]) -> None:
         """Follow the sources until cancelled; call ``changed`` after every change of what is in use."""
 
@@ -101,7 +104,8 @@ class ControlPlane:
             except ProxyError as error:
                 raise NodeRefusedError(str(error)) from error
 
-        self.fleet = Fleet(snapshot, metrics)
+        # A mesh in a cluster has waited for what belongs together; an editor's files come when they come.
+        self.fleet = Fleet(snapshot, metrics, quiet=0.0) if settings.kubernetes else Fleet(snapshot, metrics)
         self.collector = Collector(self.fleet, mesh)
         self.rotation.subscribers = lambda: bundle.asking(self.fleet)
         self.rotation.on_change(self.fleet.changed)
@@ -134,12 +138,17 @@ class ControlPlane:
                 pages = application(self.fleet, self.registry, self._mesh, self.collector, lambda: self._ready)
                 admin = AdminServer(pages, self._admin_socket)
                 await admin.start()
-            await self._xds.start(self._xds_socket, self._certificate.context if self._certificate else None)
             async with asyncio.TaskGroup() as group:
                 tasks = [
                     group.create_task(self._mesh.watch(self.fleet.changed)),
                     group.create_task(self.fleet.run()),
                 ]
+                if not await _before(stop, self._mesh.synced()):
+                    for task in tasks:
+                        task.cancel()
+                    return
+                # Not before: a proxy that asks too early would be told that there is nothing.
+                await self._xds.start(self._xds_socket, self._certificate.context if self._certificate else None)
                 if self._certificate is not None:
                     tasks.append(group.create_task(self._renew(self._certificate)))
                 if self._supplied is not None:
@@ -177,6 +186,17 @@ class ControlPlane:
                     continue
             certificate.renew(self._clock())
             log.info("server certificate renewed", extra={"next": certificate.renew_at.isoformat()})
+
+
+async def _before(stop: asyncio.Event, waited: Coroutine[Any, Any, None]) -> bool:
+    """Whether something came before ``stop`` was set."""
+    came, stopped = asyncio.ensure_future(waited), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait((came, stopped), return_when=asyncio.FIRST_COMPLETED)
+        return came.done() and not stop.is_set()
+    finally:
+        came.cancel()
+        stopped.cancel()
 
 
 def run(settings: Settings, mesh: Mesh, *, log_level: str = "info") -> int:

@@ -47,10 +47,12 @@ class Address:
 class Settings:
     """What ``pymesh control`` was asked to do."""
 
-    #: Folders (or files) with the mesh's resources.
-    config: tuple[Path, ...]
     #: Where the control plane keeps its own root.
     state: Path
+    #: Folders (or files) with the mesh's resources.
+    config: tuple[Path, ...] = ()
+    #: The resources are in a Kubernetes API server instead.
+    kubernetes: bool = False
     listen: Address = Address("127.0.0.1", 15012)
     admin: Address | None = Address("127.0.0.1", 15014)
     #: Hashes of the workloads' tokens; without it nobody can authenticate.
@@ -68,8 +70,10 @@ class Settings:
     ports_file: Path | None = None
 
     def __post_init__(self) -> None:
-        if not self.config:
-            raise SettingsError("no configuration; hint: --config DIR")
+        if not self.config and not self.kubernetes:
+            raise SettingsError("no configuration; hint: --config DIR, or --kubernetes")
+        if self.config and self.kubernetes:
+            raise SettingsError("--config and --kubernetes exclude each other; hint: put the resources in one of them")
         if self.insecure_xds and not self.listen.loopback:
             raise SettingsError(f"--insecure-xds works on loopback only, not on {self.listen}")
         if not self.insecure_xds and self.tokens is None:

@@ -86,6 +86,8 @@ class Located:
     REFUSED: ClassVar[Mapping[str, str]] = {}
     #: Whether what stands in it is no one's business: an error then tells the place, and never quotes.
     CONFIDENTIAL: ClassVar[bool] = False
+    #: Whether it is read in part: what else is in it is somebody else's business, and not looked at.
+    PARTIAL: ClassVar[bool] = False
 
     at: Position = field(default=Position("<built in>"), compare=False, repr=False)
     #: YAML key -> position of its value.
@@ -246,8 +248,9 @@ class Decoder:
         quotes, self._quotes = self._quotes, self._quotes and not wanted.CONFIDENTIAL
         for name, (key_node, value_node) in self.mapping(node).items():
             if name not in fields:
-                self._unknown(wanted, name, key_node, what)
-                unknown = True
+                if not wanted.PARTIAL:
+                    self._unknown(wanted, name, key_node, what)
+                    unknown = True
             elif not _null(value_node):
                 where[name] = self.position(value_node)
                 values[fields[name].attribute] = self.decode(fields[name].type, value_node, name)
@@ -309,6 +312,8 @@ def plain(node: yaml.Node) -> Any:
         return {str(name.value): plain(value) for name, value in node.value}
     if isinstance(node, yaml.SequenceNode):
         return [plain(item) for item in node.value]
+    if node.tag == "tag:yaml.org,2002:str":
+        return node.value
     try:
         value = yaml.constructor.SafeConstructor().construct_object(node)
     except (yaml.YAMLError, ValueError):

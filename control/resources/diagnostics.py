@@ -12,13 +12,20 @@ Severity = Literal["error", "warning", "info"]
 
 @dataclass(frozen=True, slots=True, order=True)
 class Position:
-    """A place in a file. Lines and columns count from 1; 0 means the file as a whole."""
+    """A place in a file, or in an object of an API server. Lines and columns count from 1; 0 means the file as a whole.
+
+    An object stands for a file of its own, named KIND/NAMESPACE/NAME, and has fields in place of lines.
+    """
 
     file: str
     line: int = 0
     column: int = 0
+    #: As in ``spec.http[0].route``; empty for the object as a whole, and in files.
+    field: str = ""
 
     def __str__(self) -> str:
+        if self.field:
+            return f"{self.file}:{self.field}"
         return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
 
 
@@ -55,6 +62,10 @@ class Report:
     def info(self, at: Position, message: str, hint: str = "", code: str = "") -> None:
         """Something that is good to know."""
         self._found.append(Diagnostic(at, message, hint, "info", code))
+
+    def add(self, found: Iterable[Diagnostic]) -> None:
+        """What another report has found."""
+        self._found.extend(found)
 
     @property
     def diagnostics(self) -> tuple[Diagnostic, ...]:

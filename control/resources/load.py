@@ -20,6 +20,7 @@ from pymesh.control.resources import (
     gateway_routes,
     health_check,
     kubernetes,
+    kubernetes_workloads,
     mesh_config,
     python_filter,
     rate_limit,
@@ -44,6 +45,9 @@ KINDS: Mapping[tuple[str, str], tuple[tuple[str, ...], type[Resource]]] = {
     ("", "Service"): (("v1",), kubernetes.Service),
     ("", "Secret"): (("v1",), kubernetes.Secret),
     ("", "ConfigMap"): (("v1",), mesh_config.ConfigMap),
+    ("", "Pod"): (("v1",), kubernetes_workloads.Pod),
+    ("", "Node"): (("v1",), kubernetes_workloads.Node),
+    ("", "Namespace"): (("v1",), kubernetes_workloads.Namespace),
     ("discovery.k8s.io", "EndpointSlice"): (("v1",), kubernetes.EndpointSlice),
     **{
         ("networking.istio.io", cls.__name__): (("v1", "v1beta1", "v1alpha3"), cls)
@@ -74,7 +78,7 @@ KINDS: Mapping[tuple[str, str], tuple[tuple[str, ...], type[Resource]]] = {
 }
 
 #: Kinds of the field's APIs that we do not have, with what there is.
-_REFUSED_KINDS: Mapping[str, str] = {
+REFUSED_KINDS: Mapping[str, str] = {
     "Telemetry": "set the access log with the control plane's options",
     "EnvoyFilter": "write a PythonFilter",
     "WasmPlugin": "write a PythonFilter",
@@ -99,14 +103,22 @@ def load_text(file: str, text: str, report: Report, read: Callable[[str], str] |
     decoder = decoding.Decoder(file, report)
     found = []
     for node in _documents(decoder, file, text, report):
-        made = _resource(decoder, node, report)
-        if isinstance(made, python_filter.PythonFilter):
-            made = _with_source(made, text, read, report)
-        elif isinstance(made, mesh_config.ConfigMap):
-            made = _with_mesh(made, text, report)
+        made = resource(decoder, node, text, report, read)
         if made is not None:
             found.append(made)
     return found
+
+
+def resource(
+    decoder: decoding.Decoder, node: yaml.Node, text: str, report: Report, read: Callable[[str], str] | None = None
+) -> Resource | None:
+    """The resource of one document, with the documents inside of it; ``text`` is what stands around those."""
+    made = _resource(decoder, node, report)
+    if isinstance(made, python_filter.PythonFilter):
+        return _with_source(made, text, read, report)
+    if isinstance(made, mesh_config.ConfigMap):
+        return _with_mesh(made, text, report)
+    return made
 
 
 def refuse_duplicates(resources: Sequence[Resource], report: Report) -> None:
@@ -205,8 +217,8 @@ def _resource(decoder: decoding.Decoder, node: yaml.Node, report: Report) -> Res
 
 def _unknown_kind(at: Position, group: str, kind: str, report: Report) -> None:
     groups = [known for known, name in KINDS if name == kind]
-    if kind in _REFUSED_KINDS:
-        report.error(at, f"kind {kind} is {decoding.NOT_YET}", _REFUSED_KINDS[kind])
+    if kind in REFUSED_KINDS:
+        report.error(at, f"kind {kind} is {decoding.NOT_YET}", REFUSED_KINDS[kind])
     elif groups:
         version = KINDS[groups[0], kind][0][0]
         wanted = f"{groups[0]}/{version}" if groups[0] else version

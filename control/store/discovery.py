@@ -15,6 +15,7 @@ from pymesh.control.resources.locality import DISTRIBUTION_ANNOTATION, TrafficDi
 from pymesh.control.resources.metadata import Resource
 from pymesh.control.resources.workloads import ServiceEntry, WorkloadEntry
 from pymesh.control.store import slices, workloads
+from pymesh.control.store.pods import NO_PODS, Pods
 from pymesh.control.store.services import Backend, Port, Resolution, Service
 from pymesh.control.store.workloads import Workload
 
@@ -30,7 +31,7 @@ _RESOLUTIONS: Mapping[str, Resolution] = {
 }
 
 
-def derive(resources: Iterable[Resource], domain: str, report: Report) -> dict[str, Service]:
+def derive(resources: Iterable[Resource], domain: str, report: Report, known: Pods = NO_PODS) -> dict[str, Service]:
     """The services by host."""
     everything = list(resources)
     entries = [workloads.from_entry(one) for one in everything if isinstance(one, WorkloadEntry)]
@@ -43,7 +44,8 @@ def derive(resources: Iterable[Resource], domain: str, report: Report) -> dict[s
     other_names: list[tuple[Service, str]] = []
     for one in everything:
         if isinstance(one, KubeService):
-            made = [_from_kubernetes(one, entries, sliced.pop((one.namespace, one.name), []), domain, report)]
+            here = sliced.pop((one.namespace, one.name), [])
+            made = [from_kubernetes(one, entries, here, known, domain, report)]
             if one.spec.external_name:
                 other_names.append((made[0], one.spec.external_name))
         elif isinstance(one, ServiceEntry):
@@ -85,9 +87,15 @@ def _other_names(
     return resolved
 
 
-def _from_kubernetes(
-    service: KubeService, entries: list[Workload], sliced: list[EndpointSlice], domain: str, report: Report
+def from_kubernetes(
+    service: KubeService,
+    entries: list[Workload],
+    sliced: list[EndpointSlice],
+    known: Pods,
+    domain: str,
+    report: Report,
 ) -> Service:
+    """The service that a Kubernetes Service is, with what serves it."""
     name, namespace, spec = service.name, service.namespace, service.spec
     ports = tuple(
         Port(
@@ -113,7 +121,7 @@ def _from_kubernetes(
                     f"{workload.name} has no port {port.target!r} of {service.title}",
                     "name it under the entry's ports",
                 )
-        reached = _backends(port, selected) + slices.backends(sliced, port, spec.publish_not_ready_addresses)
+        reached = _backends(port, selected) + slices.backends(sliced, port, spec.publish_not_ready_addresses, known)
         backends[port.number] = _in_order(reached)
     return Service(
         f"{name}.{namespace}.svc.{domain}",

@@ -8,11 +8,14 @@ from typing import Literal
 
 from pymesh.control.resources.diagnostics import Report
 from pymesh.control.resources.kubernetes import EndpointSlice, SliceEndpoint
+from pymesh.control.store.pods import NO_PODS, Pods
 from pymesh.control.store.services import Backend, Port
 from pymesh.control.store.workloads import NODE_LABEL, Locality, Workload
 
 
-def backends(slices: Iterable[EndpointSlice], port: Port, publish_not_ready: bool) -> list[Backend]:
+def backends(
+    slices: Iterable[EndpointSlice], port: Port, publish_not_ready: bool, pods: Pods = NO_PODS
+) -> list[Backend]:
     """Where the slices say that a port of their service is served, each place once.
 
     A pod of two IP versions is in a slice of each and is one endpoint with two addresses. While an endpoint moves from
@@ -20,7 +23,7 @@ def backends(slices: Iterable[EndpointSlice], port: Port, publish_not_ready: boo
     """
     found: dict[tuple[str, int], Backend] = {}
     for one in slices:
-        for backend in _served(one, port, publish_not_ready):
+        for backend in _served(one, port, publish_not_ready, pods):
             # Who it is, where the slice says so: an address may belong to another by and by.
             known = (backend.workload.name or backend.workload.address, backend.port)
             first = found.setdefault(known, backend)
@@ -38,18 +41,22 @@ def orphan(one: EndpointSlice, namespace: str, owner: str, report: Report) -> No
     report.error(one.metadata.place("labels"), message, hint)
 
 
-def _served(one: EndpointSlice, port: Port, publish_not_ready: bool) -> Iterator[Backend]:
+def _served(one: EndpointSlice, port: Port, publish_not_ready: bool, pods: Pods) -> Iterator[Backend]:
     numbers = [known.port for known in one.ports if known.name == port.name]
     for endpoint in one.endpoints:
         health = _health(endpoint, publish_not_ready)
         if health is None:
             continue
+        target = endpoint.target_ref
+        pod = pods.named(one.namespace, target.name) if target is not None and target.kind in ("", "Pod") else None
+        node = {NODE_LABEL: endpoint.node_name} if endpoint.node_name else {}
         workload = Workload(
-            endpoint.target_ref.name if endpoint.target_ref else "",
+            target.name if target else "",
             one.namespace,
             endpoint.addresses[0],  # the others are said to be as good
-            labels={NODE_LABEL: endpoint.node_name} if endpoint.node_name else {},
-            locality=Locality(zone=endpoint.zone),
+            labels={**node, **(pod.metadata.labels if pod else {})},
+            service_account=pod.spec.service_account_name if pod else "",
+            locality=pods.localities.get(endpoint.node_name, Locality(zone=endpoint.zone)),
             hostname=endpoint.hostname,
             health=health,
             for_zones=tuple(zone.name for zone in endpoint.hints.for_zones),

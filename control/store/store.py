@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pymesh.control.resources import visibility
 from pymesh.control.resources.destination import DestinationRule, Subset
@@ -37,6 +37,7 @@ from pymesh.control.store import (
     lookup,
     parents,
     peers,
+    pods,
     providers,
     references,
 )
@@ -45,6 +46,7 @@ from pymesh.control.store.peers import Peers
 from pymesh.control.store.providers import Provider
 from pymesh.control.store.references import MESH
 from pymesh.control.store.services import Service
+from pymesh.control.store.workloads import Locality
 
 R = TypeVar("R", bound=Resource)
 AnyRoute = TypeVar("AnyRoute", HTTPRoute, GRPCRoute, TLSRoute, TCPRoute)
@@ -62,6 +64,18 @@ class MeshOptions:
     root_namespace: str = "istio-system"
     #: Where services that have no virtual address get one from; None: they get none.
     virtual_network: ipaddress.IPv4Network | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Refreshment:
+    """A store is like one before it, but for the endpoints of some services."""
+
+    #: What was made of the one before.
+    memo: dict[object, Any]
+    #: Hosts of the services whose endpoints are others.
+    hosts: frozenset[str]
+    #: That of the one before: nothing may have been made of it yet.
+    before: Refreshment | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,6 +107,21 @@ class Store:
     health_checks: HealthChecks = field(default_factory=dict)
     #: Hosts of the services whose clients are to stay at one endpoint because a route says so.
     sticky: frozenset[str] = frozenset()
+    #: Namespace and name of a pod -> where it runs, as far as that is known.
+    pod_localities: Mapping[tuple[str, str], Locality] = field(default_factory=dict)
+    #: Room for what translation makes once for many proxies.
+    memo: dict[object, Any] = field(default_factory=dict, repr=False)
+    #: What may still be used of another store's memo.
+    refreshment: Refreshment | None = field(default=None, repr=False)
+
+    def memos(self) -> Iterator[tuple[dict[object, Any], frozenset[str]]]:
+        """What was made of this store and of those before it, with the hosts whose endpoints are others by now."""
+        yield self.memo, frozenset()
+        since, hosts = self.refreshment, frozenset[str]()
+        while since is not None:
+            hosts |= since.hosts
+            yield since.memo, hosts
+            since = since.before
 
     def service(self, host: str, namespace: str) -> Service | None:
         """The service that ``host`` means in ``namespace``: a full host, NAME.NAMESPACE, or NAME."""
@@ -163,9 +192,10 @@ def build(resources: Iterable[Resource], options: MeshOptions | None = None) -> 
 
 def assemble(resources: Iterable[Resource], options: MeshOptions, report: Report) -> Store:
     """The store of these resources, with what is wrong in ``report``; usable only if that has no error."""
-    everything = sorted(resources, key=lambda one: (one.metadata.age, f"{one.namespace}/{one.name}", one.title))
+    everything = in_order(resources)
     refuse_duplicates(everything, report)
-    services = discovery.derive(everything, options.domain, report)
+    known = pods.gather(everything)
+    services = discovery.derive(everything, options.domain, report, known)
     if options.virtual_network is not None:
         services = addresses.allocate(services, options.virtual_network)
     bare = Store(options, services)
@@ -194,10 +224,16 @@ def assemble(resources: Iterable[Resource], options: MeshOptions, report: Report
         providers.gather(bare, of(ConfigMap), report),
         health_checks.gather(bare, of(HealthCheckPolicy), report),
         frozenset(_sticky(bare, of(HTTPRoute))),
+        known.places(),
     )
     references.check(store, report)
     providers.check(store.policies, of(ConfigMap), report)
     return store
+
+
+def in_order(resources: Iterable[R]) -> list[R]:
+    """The oldest first, then by name."""
+    return sorted(resources, key=lambda one: (one.metadata.age, f"{one.namespace}/{one.name}", one.title))
 
 
 def _sticky(bare: Store, routes: Iterable[HTTPRoute]) -> Iterator[str]:

@@ -6,6 +6,7 @@ secrets beside them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pymesh.control.translate import Translation
@@ -56,7 +57,7 @@ def static(translation: Translation) -> Any:
     return made
 
 
-def _inlined(packed: Any, tables: dict[str, Any]) -> Any:
+def _inlined(packed: Any, tables: Mapping[str, Any]) -> Any:
     manager = pb.unpack(packed)
     if manager.HasField("rds"):
         manager.route_config.CopyFrom(tables[manager.rds.route_config_name])

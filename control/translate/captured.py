@@ -19,8 +19,9 @@ from typing import Any
 
 from pymesh.control.resources.workloads import Sidecar
 from pymesh.control.store.services import Port, Service
-from pymesh.control.translate import clusters, listeners, names, sidecar
+from pymesh.control.translate import clusters, common, listeners, names, sidecar
 from pymesh.control.translate.at_port import PASSTHROUGH, TLS_PROTOCOLS, AtPort
+from pymesh.control.translate.common import Outbound
 from pymesh.control.translate.scope import Scope
 from pymesh.control.translate.wire import extension, wrapped
 from pymesh.control.xds import pb
@@ -38,17 +39,33 @@ class Captured:
     clusters: list[Any] = field(default_factory=list)
 
 
-def build(scope: Scope, resource: Sidecar | None) -> Captured:
-    """Everything that capture needs."""
-    any_address, source = ("::", "::6") if scope.proxy.is_ipv6 else ("0.0.0.0", "127.0.0.6")
-    made = Captured(
-        clusters=[clusters.passthrough(PASSTHROUGH), clusters.passthrough(INBOUND_PASSTHROUGH, source)],
-    )
-    made.clusters.append(clusters.black_hole(BLACK_HOLE))
-    _virtual_outbound(scope, resource, any_address, made)
-    _services(scope, resource, any_address, made)
+def inbound(scope: Scope, resource: Sidecar | None) -> Captured:
+    """The way into the workload."""
+    any_address, source = _addresses(scope)
+    made = Captured()
     _virtual_inbound(scope, resource, any_address, source, made)
     return made
+
+
+def outbound(scope: Scope, resource: Sidecar | None) -> Outbound:
+    """The way out of it, with the clusters of the services."""
+
+    def make(inner: Scope) -> tuple[list[Any], list[Any], list[Any]]:
+        any_address, source = _addresses(inner)
+        made = Captured(
+            clusters=[clusters.passthrough(PASSTHROUGH), clusters.passthrough(INBOUND_PASSTHROUGH, source)],
+        )
+        made.clusters.append(clusters.black_hole(BLACK_HOLE))
+        _virtual_outbound(inner, resource, any_address, made)
+        _services(inner, resource, any_address, made)
+        return made.listeners, made.tables, made.clusters
+
+    return common.outbound(scope, resource, make)
+
+
+def _addresses(scope: Scope) -> tuple[str, str]:
+    """Any address, and the one that the last leg to the application comes from."""
+    return ("::", "::6") if scope.proxy.is_ipv6 else ("0.0.0.0", "127.0.0.6")
 
 
 def _allows_any(scope: Scope, resource: Sidecar | None) -> bool:

@@ -9,12 +9,13 @@ and length included, and a response is a header followed by the fields of its re
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakValueDictionary
 
 from pymesh.control.xds import pb
+from pymesh.control.xds.layers import Layer, Layered
 
 #: Tag of field 2, length-delimited, in DiscoveryResponse (``resources``) and DeltaDiscoveryResponse
 #: (``resources``).
@@ -95,11 +96,50 @@ class ResourceCache:
         """
         tables: dict[str, Table] = {}
         for type_url, named in messages.items():
-            resources = {name: self.resource(type_url, name, named[name]) for name in sorted(named)}
-            version = _table_version(resources)
             before = previous.get(type_url) if previous is not None else None
-            tables[type_url] = before if before and before.version == version else Table(resources, version)
+            if isinstance(named, Layered):
+                table = self._layered(type_url, named, before)
+            else:
+                table = self._table(type_url, named)
+            tables[type_url] = before if before and before.version == table.version else table
         return tables
+
+    def _table(self, type_url: str, named: Mapping[str, pb.Message]) -> Table:
+        resources = {name: self.resource(type_url, name, named[name]) for name in sorted(named)}
+        return Table(resources, _table_version(resources))
+
+    def _layered(self, type_url: str, named: Layered, before: Table | None) -> Table:
+        common = self._layer(type_url, named.common)
+        if not named.own:
+            return common
+        own = self._layer(type_url, named.own)
+        version = _digest([common.version, own.version])
+        if before is not None and before.version == version:
+            return before
+        merged = {**common.resources, **own.resources}
+        return Table({name: merged[name] for name in sorted(merged)}, version)
+
+    def _layer(self, type_url: str, layer: Layer) -> Table:
+        """A layer is encoded once, whoever gets it and however often."""
+        if layer.encoded is None or layer.encoded[0] is not self:
+            layer.encoded = (self, self._of_origin(type_url, layer) or self._table(type_url, layer))
+            layer.origin = None  # of which nothing more is needed
+        table: Table = layer.encoded[1]
+        return table
+
+    def _of_origin(self, type_url: str, layer: Layer) -> Table | None:
+        """The table of a layer that is another one but for a few messages; None: it is not."""
+        if layer.origin is None:
+            return None
+        origin, names = layer.origin
+        if origin.encoded is None or origin.encoded[0] is not self:
+            return None
+        before: Table = origin.encoded[1]
+        fresh = {name: self.resource(type_url, name, layer[name]) for name in names}
+        if all(before.resources.get(name) is one for name, one in fresh.items()):
+            return before
+        resources = {**before.resources, **fresh}
+        return Table(resources, _table_version(resources))
 
 
 def _table_version(resources: Mapping[str, Resource]) -> str:
@@ -107,6 +147,10 @@ def _table_version(resources: Mapping[str, Resource]) -> str:
     for name, resource in resources.items():
         digest.update(f"{len(name)}:{name}{resource.version}".encode())
     return digest.hexdigest()
+
+
+def _digest(versions: Iterable[str]) -> str:
+    return hashlib.blake2b(" ".join(versions).encode(), digest_size=12).hexdigest()
 
 
 def _awaited_endpoints(cluster: Any) -> str | None:

@@ -25,12 +25,19 @@ PATH = click.Path(path_type=Path)
 @click.option(
     "--config",
     "config",
-    required=True,
     multiple=True,
     type=PATH,
     metavar="DIR",
     help="Folder with the mesh's resources; may be given several times.",
 )
+@click.option("--kubernetes", is_flag=True, help="Take the resources from a Kubernetes API server, not from folders.")
+@click.option(
+    "--kubeconfig",
+    type=PATH,
+    metavar="FILE",
+    help="How to reach the API server; without it: as a pod, by KUBECONFIG, or by ~/.kube/config.",
+)
+@click.option("--context", default="", metavar="NAME", help="Another context of the kubeconfig than the current one.")
 @click.option("--state", required=True, type=PATH, metavar="DIR", help="Where the root key is kept.")
 @click.option(
     "--listen",
@@ -78,6 +85,9 @@ PATH = click.Path(path_type=Path)
 @click.option("--log-level", default="info", show_default=True)
 def command(
     config: tuple[Path, ...],
+    kubernetes: bool,
+    kubeconfig: Path | None,
+    context: str,
     state: Path,
     listen: str,
     admin: str,
@@ -92,10 +102,13 @@ def command(
     ports_file: Path | None,
     log_level: str,
 ) -> None:
-    """Run the control plane on folders of YAML."""
+    """Run the control plane on folders of YAML, or on a Kubernetes API server."""
+    if (kubeconfig is not None or context) and not kubernetes:
+        give_up("--kubeconfig and --context tell how to reach an API server; hint: add --kubernetes")
     try:
         settings = Settings(
             config=config,
+            kubernetes=kubernetes,
             state=state,
             listen=Address.parse(listen),
             admin=Address.parse(admin),
@@ -114,8 +127,23 @@ def command(
         outbound_traffic_policy=outbound_traffic_policy,
         virtual_network=_network(auto_allocate),
     )
-    mesh = FileMesh(config, options)
+    mesh: app.Mesh = _of_cluster(kubeconfig, context, options) if kubernetes else FileMesh(config, options)
     sys.exit(app.run(settings, mesh, log_level=log_level))
+
+
+def _of_cluster(kubeconfig: Path | None, context: str, options: MeshOptions) -> app.Mesh:
+    try:
+        from pymesh.control.sources.kubernetes.client import ApiClient
+    except ModuleNotFoundError as error:
+        give_up(f"--kubernetes needs {error.name}; hint: pip install 'pymesh-proxy[kubernetes]'")
+    from pymesh.control.sources.kubernetes import access
+    from pymesh.control.sources.kubernetes.credential import CredentialsError
+    from pymesh.control.sources.kubernetes.mesh import KubernetesMesh
+
+    try:
+        return KubernetesMesh(ApiClient(access.find(kubeconfig, context)), options)
+    except CredentialsError as error:
+        give_up(str(error))
 
 
 def _network(text: str | None) -> ipaddress.IPv4Network | None:

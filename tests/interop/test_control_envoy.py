@@ -51,6 +51,9 @@ class HandMade:
     def load(self) -> list[str]:
         return []
 
+    async def synced(self) -> None:
+        pass
+
     async def watch(self, changed: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
         self._changed = lambda: loop.call_soon_threadsafe(changed)

@@ -62,9 +62,7 @@ class Sidecars:
         self.inbound = tuple(inbound)
         self.admins = {"client": ports[4], "server": ports[5]}
         self.control_port, self.control_admin = ports[6:]
-        (self.folder / "mesh").mkdir()
-        text = "---\n".join(yaml.safe_dump(one) for one in self._resources())
-        (self.folder / "mesh" / "mesh.yaml").write_text(text)
+        self._publish(self._resources())
         self.tokens = {name: f"token-of-the-{name}" for name in ("client", "server", PROBER)}
         hashed = {
             hashlib.sha256(token.encode()).hexdigest(): {"namespace": NAMESPACE, "serviceAccount": name}
@@ -87,13 +85,23 @@ class Sidecars:
 
     def start_control(self) -> None:
         """Start the control plane, or start it again."""
-        words = [*pymesh(), "control", "--config", str(self.folder / "mesh"), "--state", str(self.state)]
+        words = [*pymesh(), "control", *self._source(), "--state", str(self.state)]
         words += ["--listen", f"127.0.0.1:{self.control_port}", "--admin", f"127.0.0.1:{self.control_admin}"]
         words += ["--tokens", str(self.folder / "tokens.json"), "--certificate-lifetime", self.lifetime]
         words += ["--access-log", "OFF"]
         self.control = self.stack.enter_context(
             running(words, title="control", ports=[self.control_port], timeout=PATIENCE)
         )
+
+    def _publish(self, resources: Sequence[Json]) -> None:
+        """Put the mesh where the control plane finds it."""
+        (self.folder / "mesh").mkdir()
+        text = "---\n".join(yaml.safe_dump(one) for one in resources)
+        (self.folder / "mesh" / "mesh.yaml").write_text(text)
+
+    def _source(self) -> list[str]:
+        """What tells the control plane where that is."""
+        return ["--config", str(self.folder / "mesh")]
 
     def kill_control(self) -> None:
         """As a crash ends it: whatever was being written stays as it is."""

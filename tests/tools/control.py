@@ -46,6 +46,9 @@ class Mesh:
         """Nothing to read."""
         return []
 
+    async def synced(self) -> None:
+        """It is there already."""
+
     async def watch(self, changed: Callable[[], None]) -> None:
         """Pass changes on to the loop."""
         loop = asyncio.get_running_loop()

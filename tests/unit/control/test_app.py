@@ -38,6 +38,9 @@ class OneCluster:
     def load(self) -> list[str]:
         return list(self.errors)
 
+    async def synced(self) -> None:
+        pass
+
     async def watch(self, changed: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
         self._exchanged = lambda: loop.call_soon_threadsafe(changed) and None

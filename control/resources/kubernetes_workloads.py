@@ -1,0 +1,74 @@
+"""Kubernetes' workloads and where they run: pods, nodes and namespaces.
+
+They are written by others and for others. Of each, the few fields are read that say who a workload is and where.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Final
+
+from pymesh.control.resources.decode import Located, key, model
+from pymesh.control.resources.metadata import Resource
+
+REGION_LABEL: Final = "topology.kubernetes.io/region"
+ZONE_LABEL: Final = "topology.kubernetes.io/zone"
+#: Istio's; Kubernetes knows no part of a zone.
+SUB_ZONE_LABEL: Final = "topology.istio.io/subzone"
+
+
+@model
+class PodSpec(Located):
+    """Where a pod runs, and as whom."""
+
+    PARTIAL: ClassVar = True
+
+    node_name: str = ""
+    service_account_name: str = "default"
+
+
+@model
+class PodIP(Located):
+    """One address of a pod."""
+
+    ip: str = ""
+
+
+@model
+class PodStatus(Located):
+    """What the kubelet says of a pod."""
+
+    PARTIAL: ClassVar = True
+
+    phase: str = ""
+    pod_ip: str = key("podIP", default="")
+    pod_ips: tuple[PodIP, ...] = key("podIPs", default=())
+
+
+@model
+class Pod(Resource):
+    """``v1`` Pod."""
+
+    PARTIAL: ClassVar = True
+
+    spec: PodSpec = PodSpec()
+    status: PodStatus = PodStatus()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended, and its address may be another's."""
+        return self.status.phase in ("Succeeded", "Failed")
+
+
+@model
+class Node(Resource):
+    """``v1`` Node."""
+
+    PARTIAL: ClassVar = True
+
+
+@model
+class Namespace(Resource):
+    """``v1`` Namespace."""
+
+    spec: Any = None
+    status: Any = None

@@ -1,0 +1,66 @@
+"""Which objects of a cluster are for this mesh: others live there, too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from pymesh.control.resources.kubernetes import EndpointSlice
+from pymesh.control.resources.objects import Object, is_for_mesh
+
+GATEWAY_API: Final = "gateway.networking.k8s.io"
+#: The class of our Gateways.
+CLASS: Final = "pymesh"
+_ROUTES: Final = frozenset({"HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute", "UDPRoute"})
+
+
+def for_mesh(objects: Iterable[Object]) -> list[Object]:
+    """Those that are ours, without what in them is for others.
+
+    Not ours are Services and slices that have nothing to do with TCP, slices whose Service is gone, Gateways of other
+    classes, and routes as far as they are bound to those.
+    """
+    everything = [one for one in objects if is_for_mesh(one)]
+    services = {_key(one) for one in everything if one["kind"] == "Service"}
+    foreign = {_key(one) for one in everything if _is_kube_gateway(one) and _class(one) != CLASS}
+    found: list[Object] = []
+    for one in everything:
+        kind = one["kind"]
+        if kind == "EndpointSlice":
+            owner = (one["metadata"].get("labels") or {}).get(EndpointSlice.SERVICE_LABEL, "")
+            if (_key(one)[0], owner) in services:
+                found.append(one)
+        elif kind in _ROUTES and foreign:
+            ours = _without_parents(one, foreign)
+            found += [ours] if ours is not None else []
+        elif not _is_kube_gateway(one) or _key(one) not in foreign:
+            found.append(one)
+    return found
+
+
+def _without_parents(route: Object, foreign: set[tuple[str, str]]) -> Object | None:
+    """The route without the parents that are others'; None if it has no more."""
+    spec: Mapping[str, Any] = route.get("spec") or {}
+    parents = list(spec.get("parentRefs") or ())
+    ours = [
+        one
+        for one in parents
+        if one.get("kind", "Gateway") != "Gateway"
+        or (one.get("namespace", _key(route)[0]), one.get("name")) not in foreign
+    ]
+    if len(ours) == len(parents):
+        return route
+    return {**route, "spec": {**spec, "parentRefs": ours}} if ours else None
+
+
+def _is_kube_gateway(one: Object) -> bool:
+    return one["kind"] == "Gateway" and str(one["apiVersion"]).startswith(f"{GATEWAY_API}/")
+
+
+def _class(gateway: Object) -> str:
+    return str((gateway.get("spec") or {}).get("gatewayClassName", ""))
+
+
+def _key(one: Object) -> tuple[str, str]:
+    meta = one["metadata"]
+    return meta.get("namespace", ""), meta["name"]

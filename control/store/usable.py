@@ -1,0 +1,40 @@
+"""The store of what can be used: what is wrong is left out, and the rest of the mesh goes on without it.
+
+For resources that come one by one, from many hands. What is left out depends on nothing but the resources, so that
+every control plane leaves out the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from pymesh.control.resources.diagnostics import ConfigError, Report
+from pymesh.control.resources.metadata import Resource
+from pymesh.control.store.store import MeshOptions, Store, assemble
+
+#: What takes the place of what cannot be used in a file: another each time, and None in the end.
+StandIn = Callable[[str], Resource | None]
+
+
+def assemble_usable(
+    resources: Iterable[Resource], options: MeshOptions, report: Report, stand_in: StandIn
+) -> tuple[Store, list[Resource]]:
+    """The store, and what it is made of; what is wrong with the rest is in ``report``.
+
+    Each resource is alone in its file. Raises ConfigError if something is wrong with none of them in particular.
+    """
+    used = {one.at.file: one for one in resources}
+    while True:
+        attempt = Report()
+        store = assemble(used.values(), options, attempt)
+        report.add(attempt.diagnostics)
+        if not attempt.failed:
+            return store, list(used.values())
+        wrong = {one.at.file for one in attempt.diagnostics if one.severity == "error"} & used.keys()
+        if not wrong:
+            raise ConfigError(attempt.diagnostics)
+        for file in wrong:
+            del used[file]
+            other = stand_in(file)
+            if other is not None:
+                used[file] = other

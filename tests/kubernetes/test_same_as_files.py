@@ -1,0 +1,72 @@
+"""The same resources mean the same, byte by byte, whether a folder or an API server tells of them.
+
+The cases are those of tests/golden: everything that the control plane can say. What an API server decides by itself
+(virtual addresses, and when something was made) is written into the folder.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pymesh.control.sources.mesh import FileMesh
+from pymesh.control.store.store import MeshOptions
+from pymesh.control.store.workloads import Locality
+from tests.kubernetes.cluster import Cluster, Object
+from tests.kubernetes.meshes import Described, configuration, following
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+WHOLE = "PYMESH_KUBERNETES_WHOLE" in os.environ
+#: One for each kind of resource; the long form has all of them.
+FEW = (
+    "captured-sidecar", "gateway-api-routes", "gateway-tls", "python-filter", "slices-and-localities",
+    "weights-and-subsets",
+)  # fmt: skip
+CASES = sorted(path.parent.name for path in GOLDEN.glob("*/in.yaml")) if WHOLE else FEW
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_folder_and_a_cluster_mean_the_same(case: str, mesh_apis: Cluster, tmp_path: Path) -> None:
+    head, documents, options = read(case)
+    namespaces = sorted({one["metadata"].get("namespace", "default") for one in documents})
+    try:
+        with following(mesh_apis.kubeconfig, mesh_options=options) as followed:
+            for name in namespaces:
+                mesh_apis.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}])
+            made = mesh_apis.apply(documents)
+            (tmp_path / "all.yaml").write_text(yaml.safe_dump_all(map(decided, documents, made)))
+            of_files = FileMesh([tmp_path], options)
+            assert of_files.load() == []
+            proxies = [described(one) for one in head["proxies"]]
+            expected = configuration(of_files, proxies)
+            followed.until(lambda mesh: configuration(mesh, proxies) == expected, timeout=20)
+            assert sum(map(len, expected.values())) > len(proxies)
+    finally:
+        for name in namespaces:
+            mesh_apis.remove_namespace(name)
+
+
+def read(case: str) -> tuple[Any, list[Object], MeshOptions]:
+    head, _, rest = (GOLDEN / case / "in.yaml").read_text().replace("10.1.0.", "10.96.1.").partition("\n---\n")
+    asked = yaml.safe_load(head)
+    return asked, [one for one in yaml.safe_load_all(rest) if one], MeshOptions(**asked.get("options", {}))
+
+
+def decided(written: Object, made: Object) -> Object:
+    """What was written, with what the API server has decided."""
+    meta = {**written["metadata"], "creationTimestamp": made["metadata"]["creationTimestamp"]}
+    found = {**written, "metadata": meta}
+    if written["kind"] == "Service" and written["spec"].get("type") != "ExternalName":
+        given = {name: made["spec"][name] for name in ("clusterIP", "clusterIPs")}
+        found["spec"] = {**written["spec"], **given}
+    return found
+
+
+def described(one: Any) -> Described:
+    place = Locality.parse(one.get("locality", ""))
+    where = (place.region, place.zone, place.sub_zone)
+    return Described(one["id"], one.get("metadata", {}), one.get("userAgent", ""), where)

@@ -1,0 +1,57 @@
+"""Others live in a cluster, too: what is theirs is neither used nor called wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pymesh.control.sources.kubernetes.kinds import watched
+from pymesh.control.sources.kubernetes.selection import for_mesh
+
+GATEWAY_API = "gateway.networking.k8s.io/v1"
+
+
+def one(version: str, kind: str, name: str, **fields: Any) -> dict[str, Any]:
+    return {"apiVersion": version, "kind": kind, "metadata": {"name": name, "namespace": "shop"}, **fields}
+
+
+def gateway(name: str, of: str) -> dict[str, Any]:
+    return one(GATEWAY_API, "Gateway", name, spec={"gatewayClassName": of})
+
+
+def route(name: str, *parents: dict[str, Any]) -> dict[str, Any]:
+    return one(GATEWAY_API, "HTTPRoute", name, spec={"parentRefs": list(parents), "rules": []})
+
+
+def test_gateways_of_other_classes_and_what_is_bound_to_them() -> None:
+    ours, theirs, istio = (
+        gateway("ours", "pymesh"),
+        gateway("theirs", "cilium"),
+        one("networking.istio.io/v1", "Gateway", "theirs"),
+    )
+    both = route("both", {"name": "theirs"}, {"name": "ours"}, {"kind": "Service", "name": "theirs"})
+    found = for_mesh([ours, theirs, istio, both, route("only", {"name": "theirs"}), route("lost", {"name": "nobody"})])
+    assert [(each["kind"], each["metadata"]["name"]) for each in found] == [
+        ("Gateway", "ours"), ("Gateway", "theirs"), ("HTTPRoute", "both"), ("HTTPRoute", "lost"),
+    ]  # fmt: skip
+    assert found[1] is istio
+    assert [parent["name"] for parent in found[2]["spec"]["parentRefs"]] == ["ours", "theirs"]
+
+
+def test_slices_of_services_that_are_gone() -> None:
+    service = one("v1", "Service", "web", spec={"ports": [{"port": 80}]})
+    slices = [one("discovery.k8s.io/v1", "EndpointSlice", name, addressType="IPv4") for name in ("a", "b")]
+    for each, owner in zip(slices, ("web", "gone"), strict=True):
+        each["metadata"]["labels"] = {"kubernetes.io/service-name": owner}
+    assert for_mesh([*slices, service]) == [slices[0], service]
+
+
+def test_where_kinds_are_served() -> None:
+    paths = {kind.name: kind.path(kind.versions[0]) for kind in watched("istio-system") if kind.name != "Gateway"}
+    assert paths["Service"] == "/api/v1/services"
+    assert paths["ConfigMap"] == "/api/v1/namespaces/istio-system/configmaps"
+    assert paths["EndpointSlice"] == "/apis/discovery.k8s.io/v1/endpointslices"
+    assert paths["ServiceEntry"] == "/apis/networking.istio.io/v1/serviceentries"
+    assert paths["AuthorizationPolicy"] == "/apis/security.istio.io/v1/authorizationpolicies"
+    assert paths["EnvoyFilter"] == "/apis/networking.istio.io/v1alpha3/envoyfilters"
+    (secrets,) = (kind for kind in watched("istio-system") if kind.name == "Secret")
+    assert "type!=kubernetes.io/service-account-token" in secrets.field_selector
