@@ -34,14 +34,17 @@ def _names(one: Service, namespace: str) -> Iterable[str]:
 
 def check_port(
     owner: Service, port: Port | None, place: Located, field: str, number: int, http: bool, report: Report
-) -> None:
-    """An error if there is no such port, or if requests cannot be routed there and shall be."""
+) -> bool:
+    """Whether there is such a port, and requests can be routed there if they shall be; an error if not."""
     if port is None:
         numbers = ", ".join(str(known.number) for known in owner.ports)
         report.error(place.place(field), f"{owner.host!r} has no port {number}", f"known: {numbers}")
-    elif http and not port.is_http:
+        return False
+    if http and not port.is_http:
         report.error(
             place.place(field),
             f"port {number} of {owner.host!r} is {port.protocol}, not HTTP",
             "begin the port's name with 'http', or set appProtocol",
         )
+        return False
+    return True

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from pymesh.control.resources.diagnostics import Report, did_you_mean
 from pymesh.control.resources.gateway_api import (
@@ -13,9 +14,10 @@ from pymesh.control.resources.gateway_api import (
     KubeGateway,
     Listener,
     ParentRef,
+    RouteRule,
     mirrors,
 )
-from pymesh.control.resources.gateway_routes import GRPCRoute
+from pymesh.control.resources.gateway_routes import GRPCRoute, GrpcRule, L4Rule
 from pymesh.control.resources.hosts import intersection
 from pymesh.control.store import lookup
 from pymesh.control.store.parents import Route, binds
@@ -30,10 +32,8 @@ def check(store: Store, report: Report) -> None:
     for route in all_routes(store):
         _parents(store, route, report)
         for rule in route.spec.rules:
-            for backend in rule.backend_refs:
-                _backend(store, route, backend, report)
-            for copy in mirrors(getattr(rule, "filters", ())):
-                _backend(store, route, copy.backend_ref, report)
+            for backend in backends(rule):
+                check_backend(store, route, backend, report)
     for gateway in store.kube_gateways:
         for listener in gateway.spec.listeners:
             _one_kind_for_each_host(store, gateway, listener, report)
@@ -87,7 +87,6 @@ def _parents(store: Store, route: Route, report: Report) -> None:
 def _gateway(store: Store, route: Route, parent: ParentRef, namespace: str, report: Report) -> None:
     gateways = {one.name: one for one in store.kube_gateways if one.namespace == namespace}
     gateway = gateways.get(parent.name)
-    kind = type(route).__name__
     if gateway is None:
         report.error(
             parent.place("name"),
@@ -95,41 +94,67 @@ def _gateway(store: Store, route: Route, parent: ParentRef, namespace: str, repo
             did_you_mean(parent.name, gateways, otherwise="a Gateway of group gateway.networking.k8s.io is meant"),
         )
         return
+    found = refusal(route, parent, gateway)
+    if found is not None and found.reason == "NoMatchingListenerHostname":
+        report.warning(route.spec.place("hostnames"), found.message, found.hint)
+    elif found is not None:
+        report.error(parent.place(found.field), found.message, found.hint)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a Gateway does not take a route, in the Gateway API's words and in those for people."""
+
+    reason: Literal["NoMatchingParent", "NotAllowedByListeners", "NoMatchingListenerHostname"]
+    message: str
+    hint: str = ""
+    #: Of the route's reference to the Gateway.
+    field: str = ""
+
+
+def refusal(route: Route, parent: ParentRef, gateway: KubeGateway) -> Refusal | None:
+    """Why a Gateway that a route names does not take it; None if it does."""
+    kind = type(route).__name__
     listeners = [one for one in gateway.spec.listeners if parent.section_name in ("", one.name)]
     ported = [one for one in listeners if parent.port in (None, one.port)]
     of_kind = [one for one in ported if kind in one.kinds]
-    admitting = [one for one in of_kind if one.allowed_routes.namespaces.admits(route.namespace, namespace)]
+    admitting = [one for one in of_kind if one.allowed_routes.namespaces.admits(route.namespace, gateway.namespace)]
     names = _hostnames(route)
     if not listeners:
-        report.error(
-            parent.place("sectionName"),
-            f"{gateway.title} has no listener {parent.section_name!r}",
-            did_you_mean(parent.section_name, [one.name for one in gateway.spec.listeners]),
+        message = f"{gateway.title} has no listener {parent.section_name!r}"
+        known = [one.name for one in gateway.spec.listeners]
+        return Refusal("NoMatchingParent", message, did_you_mean(parent.section_name, known), "sectionName")
+    if not ported:
+        message = f"{gateway.title} has no such listener on port {parent.port}"
+        return Refusal("NoMatchingParent", message, field="port")
+    if not of_kind:
+        message = f"no listener of {gateway.title} that is meant takes kind {kind}"
+        return Refusal(
+            "NotAllowedByListeners", message, "see the listener's protocol and allowedRoutes.kinds", field="name"
         )
-    elif not ported:
-        report.error(parent.place("port"), f"{gateway.title} has no such listener on port {parent.port}")
-    elif not of_kind:
-        report.error(
-            parent.place("name"),
-            f"no listener of {gateway.title} that is meant takes kind {kind}",
-            "see the listener's protocol and allowedRoutes.kinds",
-        )
-    elif not admitting:
-        report.error(
-            parent.place("namespace"),
-            f"{gateway.title} takes no routes of namespace {route.namespace!r}",
-            "set allowedRoutes.namespaces on the listener; from: All lets every namespace in",
-        )
-    elif names and not any(intersection(one.hostname or "*", name) for one in admitting for name in names):
+    if not admitting:
+        message = f"{gateway.title} takes no routes of namespace {route.namespace!r}"
+        hint = "set allowedRoutes.namespaces on the listener; from: All lets every namespace in"
+        return Refusal("NotAllowedByListeners", message, hint, field="namespace")
+    if names and not any(intersection(one.hostname or "*", name) for one in admitting for name in names):
         hosts = ", ".join(one.hostname or "*" for one in admitting)
-        report.warning(
-            route.spec.place("hostnames"),
-            f"no hostname in common with {gateway.title}: the route is not used there",
-            f"its listeners are for {hosts}",
-        )
+        message = f"no hostname in common with {gateway.title}: the route is not used there"
+        return Refusal("NoMatchingListenerHostname", message, f"its listeners are for {hosts}")
+    return None
 
 
-def _backend(store: Store, route: Route, backend: Backend, report: Report) -> None:
+def backends(rule: RouteRule | GrpcRule | L4Rule) -> Iterator[Backend]:
+    """Where a rule sends traffic, and copies of it."""
+    yield from rule.backend_refs
+    yield from (copy.backend_ref for copy in mirrors(getattr(rule, "filters", ())))
+
+
+#: Why a backend cannot be used, in the Gateway API's words.
+Unresolved = Literal["RefNotPermitted", "BackendNotFound", "UnsupportedProtocol"]
+
+
+def check_backend(store: Store, route: Route, backend: Backend, report: Report) -> Unresolved | None:
+    """Report a backend that leads nowhere, or may not be referred to; the reason."""
     kind, owner = type(route).__name__, backend.namespace or route.namespace
     if not store.is_granted(GROUP, kind, route.namespace, "Service", owner, backend.name):
         report.error(
@@ -137,15 +162,16 @@ def _backend(store: Store, route: Route, backend: Backend, report: Report) -> No
             f"namespace {owner!r} does not let a {kind} of {route.namespace!r} refer to its Service {backend.name!r}",
             f"write a ReferenceGrant there, from {kind} in {route.namespace!r} to Service",
         )
-        return
+        return "RefNotPermitted"
     found = lookup.service(store, backend, "name", backend.name, owner, report)
     if found is None:
-        return
+        return "BackendNotFound"
     if backend.port is None:
         report.error(backend.at, f"the backend {backend.name!r} needs a port")
-    else:
-        port = found.port(backend.port)
-        lookup.check_port(found, port, backend, "port", backend.port, _is_http(route), report)
+        return "BackendNotFound"
+    port = found.port(backend.port)
+    is_good = lookup.check_port(found, port, backend, "port", backend.port, _is_http(route), report)
+    return None if is_good else "BackendNotFound" if port is None else "UnsupportedProtocol"
 
 
 def _one_kind_for_each_host(store: Store, gateway: KubeGateway, listener: Listener, report: Report) -> None:

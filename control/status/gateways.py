@@ -1,0 +1,150 @@
+"""The status of the Gateway API's Gateways and of their class.
+
+A Gateway is run by the proxies whose label names it, in its namespace; where it is reached say the Services that select
+those. It is `Programmed` when there is such an address and a proxy behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from pymesh.control.resources.diagnostics import Report
+from pymesh.control.resources.gateway_api import GROUP, KubeGateway, Listener
+from pymesh.control.resources.hosts import intersection
+from pymesh.control.resources.kubernetes import is_ip
+from pymesh.control.status.conditions import Condition, merged, told
+from pymesh.control.status.objects import Json, Object
+from pymesh.control.store import credentials
+from pymesh.control.store.parents import Route, binds
+from pymesh.control.store.route_references import all_routes
+from pymesh.control.store.store import Store
+
+#: Who we are in statuses; the GatewayClass names it.
+CONTROLLER: Final = "pymesh.dev/gateway-controller"
+#: The GatewayClass that we serve.
+CLASS: Final = "pymesh"
+
+
+def class_status(found: Object, now: datetime) -> Json:
+    """Of a GatewayClass that names us."""
+    accepted = Condition("Accepted", True, "Accepted", "pymesh runs Gateways of this class")
+    if found.name != CLASS:
+        accepted = Condition("Accepted", False, "Unsupported", f"the class of this mesh is named {CLASS!r}")
+    return {"conditions": merged(found.status.get("conditions"), [accepted], found.generation, now)}
+
+
+def gateway_status(store: Store, found: Object, services: Sequence[Object], now: datetime) -> Json:
+    """Of a Gateway of our class; ``services`` are all Services."""
+    before = found.status.get("conditions")
+    if found.errors or not isinstance(found.resource, KubeGateway):
+        text = told(found.errors)
+        refused = [Condition("Accepted", False, "Invalid", text), Condition("Programmed", False, "Invalid", text)]
+        return {
+            "addresses": [],
+            "listeners": [
+                _listener(found, name, [], 0, [Condition(one.type, False, "Invalid", text) for one in refused], now)
+                for name in _names_of_listeners(found)
+            ],
+            "conditions": merged(before, refused, found.generation, now),
+        }
+    gateway = found.resource
+    own = [one for one in services if one.namespace == gateway.namespace and _selects(one, gateway)]
+    addresses = [{"type": "IPAddress" if is_ip(one) else "Hostname", "value": one} for one in _addresses(own)]
+    conditions = [Condition("Accepted", True, "Accepted"), _programmed(store, gateway, own, bool(addresses))]
+    listeners = []
+    for one in gateway.spec.listeners:
+        kinds = [{"group": GROUP, "kind": kind} for kind in one.kinds]
+        attached = sum(_attaches(route, gateway, one) for route in all_routes(store))
+        of_listener = [
+            Condition("Accepted", True, "Accepted"),
+            Condition("Conflicted", False, "NoConflicts"),
+            _resolved(store, gateway, one),
+            Condition("Programmed", conditions[1].holds, "Programmed" if conditions[1].holds else "Pending"),
+        ]
+        listeners.append(_listener(found, one.name, kinds, attached, of_listener, now))
+    return {
+        "addresses": addresses,
+        "listeners": listeners,
+        "conditions": merged(before, conditions, found.generation, now),
+    }
+
+
+def _listener(
+    found: Object, name: str, kinds: list[dict[str, str]], attached: int, conditions: list[Condition], now: datetime
+) -> dict[str, Any]:
+    known = found.status.get("listeners")
+    before = next((one for one in known or () if isinstance(one, dict) and one.get("name") == name), {})
+    return {
+        "name": name,
+        "supportedKinds": kinds,
+        "attachedRoutes": attached,
+        "conditions": merged(before.get("conditions"), conditions, found.generation, now),
+    }
+
+
+def _names_of_listeners(found: Object) -> list[str]:
+    """Those of a Gateway that could not be read, as far as they are names."""
+    listeners = found.spec.get("listeners")
+    written = [one.get("name") for one in listeners or () if isinstance(one, dict)]
+    return list(dict.fromkeys(name for name in written if isinstance(name, str) and name))
+
+
+def _selects(service: Object, gateway: KubeGateway) -> bool:
+    selector = service.spec.get("selector") or {}
+    return bool(selector.get(KubeGateway.PROXY_LABEL) == gateway.name)
+
+
+def _addresses(services: Sequence[Object]) -> list[str]:
+    """Where Services are reached: from outside of the cluster if they are meant to be, else by their virtual IP."""
+    found: dict[str, None] = {}
+    for one in services:
+        given = (one.status.get("loadBalancer") or {}).get("ingress") or ()
+        outside = [str(at.get("ip") or at.get("hostname") or "") for at in given]
+        outside += one.spec.get("externalIPs") or ()
+        is_open = one.spec.get("type") == "LoadBalancer"
+        inside = [] if outside or is_open else [one.spec.get("clusterIP") or ""]
+        found |= dict.fromkeys(at for at in (*outside, *inside) if at not in ("", "None"))
+    return list(found)
+
+
+def _programmed(store: Store, gateway: KubeGateway, services: Sequence[Object], has_address: bool) -> Condition:
+    label = f"{KubeGateway.PROXY_LABEL}: {gateway.name}"
+    if not services:
+        text = f"no Service in namespace {gateway.namespace!r} selects the proxies with the label {label}"
+        return Condition("Programmed", False, "AddressNotAssigned", text)
+    if not has_address:
+        names = ", ".join(one.name for one in services)
+        return Condition("Programmed", False, "AddressNotAssigned", f"no address was given to Service {names} yet")
+    hosts = [f"{one.name}.{one.namespace}.svc.{store.options.domain}" for one in services]
+    if not any(any(store.services[host].backends.values()) for host in hosts if host in store.services):
+        text = f"no proxy with the label {label} is ready in namespace {gateway.namespace!r}"
+        return Condition("Programmed", False, "NoResources", text)
+    return Condition("Programmed", True, "Programmed")
+
+
+def _resolved(store: Store, gateway: KubeGateway, listener: Listener) -> Condition:
+    reasons = dict(_unresolved(store, gateway, listener))
+    if not reasons:
+        return Condition("ResolvedRefs", True, "ResolvedRefs")
+    reason = next(iter(reasons))
+    return Condition("ResolvedRefs", False, reason, reasons[reason])
+
+
+def _unresolved(store: Store, gateway: KubeGateway, listener: Listener) -> Iterator[tuple[str, str]]:
+    for reference in listener.tls.certificate_refs if listener.tls else ():
+        owner = reference.namespace or gateway.namespace
+        if not store.is_granted(GROUP, "Gateway", gateway.namespace, "Secret", owner, reference.name):
+            yield "RefNotPermitted", f"no ReferenceGrant in namespace {owner!r} allows Secret {reference.name!r}"
+            continue
+        report = Report()
+        credentials.check(store.secrets, owner, reference.name, reference, "name", report)
+        if report.failed:
+            yield "InvalidCertificateRef", told(report.diagnostics)
+
+
+def _attaches(route: Route, gateway: KubeGateway, listener: Listener) -> bool:
+    names: tuple[str, ...] = getattr(route.spec, "hostnames", ()) or ("*",)
+    shares = any(intersection(listener.hostname or "*", name) is not None for name in names)
+    return shares and binds(route, gateway, listener)

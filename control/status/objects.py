@@ -1,0 +1,71 @@
+"""A resource as its API server has it, beside what was made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pymesh.control.resources.diagnostics import Diagnostic
+from pymesh.control.resources.metadata import Resource
+
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Object:
+    """One resource."""
+
+    #: ``group/version``, or ``version`` of the core group.
+    version: str
+    kind: str
+    #: The document, with its ``metadata`` and the ``status`` that it has now.
+    document: Json
+    #: None: it could not be read.
+    resource: Resource | None = None
+    #: Everything that was found about it, errors and warnings.
+    findings: tuple[Diagnostic, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Its name in its namespace."""
+        return str(self.document["metadata"]["name"])
+
+    @property
+    def namespace(self) -> str:
+        """The namespace that it is in; empty if it is in none."""
+        return str(self.document["metadata"].get("namespace", ""))
+
+    @property
+    def uid(self) -> str:
+        """What tells it from another of the same name."""
+        return str(self.document["metadata"].get("uid", ""))
+
+    @property
+    def generation(self) -> int:
+        """Of what its author wrote."""
+        return int(self.document["metadata"].get("generation") or 0)
+
+    @property
+    def spec(self) -> Json:
+        """What its author wrote; empty if that is no mapping."""
+        return _mapping(self.document.get("spec"))
+
+    @property
+    def status(self) -> Json:
+        """What was told of it before."""
+        return _mapping(self.document.get("status"))
+
+    @property
+    def errors(self) -> tuple[Diagnostic, ...]:
+        """Why it is not in force."""
+        return tuple(one for one in self.findings if one.severity == "error")
+
+    @property
+    def title(self) -> str:
+        """For messages."""
+        return f"{self.kind} {self.namespace}/{self.name}"
+
+
+def _mapping(value: Any) -> Json:
+    return value if isinstance(value, Mapping) else {}
