@@ -15,7 +15,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -39,7 +39,7 @@ from pymesh.control.identity.service import CertificateService
 from pymesh.control.identity.serving import ServerCertificate
 from pymesh.control.identity.spiffe import Identity
 from pymesh.control.identity.supplied import SuppliedAuthority
-from pymesh.control.identity.tokens import TokenFile, TokenFileError
+from pymesh.control.identity.tokens import AnyOf, Authenticator, TokenFile, TokenFileError
 from pymesh.control.live.collector import Collector, Configured
 from pymesh.control.translate.proxy import ProxyError
 from pymesh.control.xds import pb
@@ -75,6 +75,10 @@ class Mesh(ConfigView, Configured, Protocol):
         """What a proxy should have: type URL -> name -> message."""
 
 
+#: Something that runs as long as a control plane does, and ends when it is cancelled.
+Companion = Callable[["ControlPlane"], Coroutine[Any, Any, None]]
+
+
 class StartError(Exception):
     """The control plane cannot start. Each argument is one line for the user."""
 
@@ -82,15 +86,24 @@ class StartError(Exception):
 class ControlPlane:
     """One control plane: opened by its constructor, alive during :meth:`run`."""
 
-    def __init__(self, settings: Settings, mesh: Mesh, clock: Callable[[], datetime] = _now) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        mesh: Mesh,
+        clock: Callable[[], datetime] = _now,
+        companions: Sequence[Companion] = (),
+        authenticator: Authenticator | None = None,
+    ) -> None:
         """Open keys, tokens, configuration and sockets. Raises :class:`StartError`."""
         self._settings = settings
         self._mesh = mesh
         self._clock = clock
+        self._companions = companions
         self._ready = False
         self.registry = CollectorRegistry()
         self.rotation, self._supplied = _authority(settings, clock)
-        tokens = _tokens(settings)
+        judges = [one for one in (_tokens(settings), authenticator) if one is not None]
+        judge = AnyOf(judges) if judges else None
         errors = mesh.load()
         if errors:
             raise StartError(*errors)
@@ -110,10 +123,10 @@ class ControlPlane:
         self.rotation.subscribers = lambda: bundle.asking(self.fleet)
         self.rotation.on_change(self.fleet.changed)
         RotationMetrics(self.registry, self.rotation)
-        methods = DiscoveryService(self.fleet, None if settings.insecure_xds else tokens, metrics).methods()
-        if tokens is not None:
+        methods = DiscoveryService(self.fleet, None if settings.insecure_xds else judge, metrics).methods()
+        if judge is not None:
             signing = IdentityMetrics(self.registry)
-            methods |= CertificateService(self.rotation, tokens, signing, clock).methods()
+            methods |= CertificateService(self.rotation, judge, signing, clock).methods()
         self._xds = GrpcServer(methods)
         self._certificate = None if settings.insecure_xds else self._server_certificate()
         self._xds_socket = _bound(settings.listen, "--listen")
@@ -151,6 +164,7 @@ class ControlPlane:
                 await self._xds.start(self._xds_socket, self._certificate.context if self._certificate else None)
                 if self._certificate is not None:
                     tasks.append(group.create_task(self._renew(self._certificate)))
+                tasks += [group.create_task(one(self)) for one in self._companions]
                 if self._supplied is not None:
                     tasks.append(group.create_task(self._supplied.follow()))
                 self._ready = True
@@ -199,11 +213,18 @@ async def _before(stop: asyncio.Event, waited: Coroutine[Any, Any, None]) -> boo
         stopped.cancel()
 
 
-def run(settings: Settings, mesh: Mesh, *, log_level: str = "info") -> int:
+def run(
+    settings: Settings,
+    mesh: Mesh,
+    *,
+    companions: Sequence[Companion] = (),
+    authenticator: Authenticator | None = None,
+    log_level: str = "info",
+) -> int:
     """Run a control plane until SIGTERM or SIGINT; the process's exit code."""
     logs.configure(log_level)
     try:
-        uvloop.run(_run(settings, mesh))
+        uvloop.run(_run(settings, mesh, companions, authenticator))
     except StartError as error:
         for line in error.args:
             print(line, file=sys.stderr)  # noqa: T201 - for the person who started it
@@ -211,12 +232,14 @@ def run(settings: Settings, mesh: Mesh, *, log_level: str = "info") -> int:
     return 0
 
 
-async def _run(settings: Settings, mesh: Mesh) -> None:
+async def _run(
+    settings: Settings, mesh: Mesh, companions: Sequence[Companion], authenticator: Authenticator | None
+) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    plane = ControlPlane(settings, mesh)
+    plane = ControlPlane(settings, mesh, companions=companions, authenticator=authenticator)
 
     def started() -> None:
         addresses = {"xds": str(plane.xds_address)}

@@ -76,7 +76,7 @@ class Settings:
             raise SettingsError("--config and --kubernetes exclude each other; hint: put the resources in one of them")
         if self.insecure_xds and not self.listen.loopback:
             raise SettingsError(f"--insecure-xds works on loopback only, not on {self.listen}")
-        if not self.insecure_xds and self.tokens is None:
+        if not self.insecure_xds and self.tokens is None and not self.kubernetes:
             raise SettingsError("no proxy could authenticate; hint: --tokens FILE (or --insecure-xds for tests)")
         if self.admin is not None and not self.admin.loopback:
             raise SettingsError(f"the admin address {self.admin} is not on loopback; hint: 127.0.0.1:{self.admin.port}")

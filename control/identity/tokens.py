@@ -18,7 +18,7 @@ import hashlib
 import hmac
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -52,6 +52,28 @@ class Authenticator(Protocol):
 
     async def is_gateway(self, identity: Identity) -> bool:
         """Whether proxies of this identity may stand at the mesh's edge."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnyOf:
+    """An :class:`Authenticator` of several, asked in their order."""
+
+    judges: Sequence[Authenticator]
+
+    async def authenticate(self, token: str) -> Identity | None:
+        """What the first says that knows the token."""
+        for one in self.judges:
+            identity = await one.authenticate(token)
+            if identity is not None:
+                return identity
+        return None
+
+    async def is_gateway(self, identity: Identity) -> bool:
+        """Whether one of them says so."""
+        for one in self.judges:
+            if await one.is_gateway(identity):
+                return True
+        return False
 
 
 class TokenFileError(Exception):

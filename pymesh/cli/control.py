@@ -6,7 +6,7 @@ import ipaddress
 import sys
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -17,6 +17,9 @@ from pymesh.control.resources.decode import duration
 from pymesh.control.sources.mesh import FileMesh
 from pymesh.control.store.addresses import VIRTUAL_NETWORK
 from pymesh.control.store.store import MeshOptions
+
+if TYPE_CHECKING:
+    from pymesh.control.sources.kubernetes.cluster import Cluster
 
 PATH = click.Path(path_type=Path)
 
@@ -127,21 +130,27 @@ def command(
         outbound_traffic_policy=outbound_traffic_policy,
         virtual_network=_network(auto_allocate),
     )
-    mesh: app.Mesh = _of_cluster(kubeconfig, context, options) if kubernetes else FileMesh(config, options)
-    sys.exit(app.run(settings, mesh, log_level=log_level))
+    if not kubernetes:
+        sys.exit(app.run(settings, FileMesh(config, options), log_level=log_level))
+    mesh, cluster = _of_cluster(kubeconfig, context, options)
+    authenticator = None if insecure_xds else cluster.authenticator
+    sys.exit(app.run(settings, mesh, companions=[cluster.run], authenticator=authenticator, log_level=log_level))
 
 
-def _of_cluster(kubeconfig: Path | None, context: str, options: MeshOptions) -> app.Mesh:
+def _of_cluster(kubeconfig: Path | None, context: str, options: MeshOptions) -> tuple[app.Mesh, Cluster]:
     try:
         from pymesh.control.sources.kubernetes.client import ApiClient
     except ModuleNotFoundError as error:
         give_up(f"--kubernetes needs {error.name}; hint: pip install 'pymesh-proxy[kubernetes]'")
     from pymesh.control.sources.kubernetes import access
+    from pymesh.control.sources.kubernetes.cluster import Cluster
     from pymesh.control.sources.kubernetes.credential import CredentialsError
     from pymesh.control.sources.kubernetes.mesh import KubernetesMesh
 
     try:
-        return KubernetesMesh(ApiClient(access.find(kubeconfig, context)), options)
+        found = access.find(kubeconfig, context)
+        mesh = KubernetesMesh(ApiClient(found), options)
+        return mesh, Cluster(ApiClient(found), mesh, found.namespace, options.trust_domain)
     except CredentialsError as error:
         give_up(str(error))
 

@@ -58,11 +58,11 @@ _REFUSED_GROUPS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
 def watched(root_namespace: str) -> tuple[Kind, ...]:
     """Every kind that tells the mesh something; that of the mesh's own settings in its root namespace alone."""
     found = [
-        Kind(group, name, versions, _plural(name), *_narrowed(name, root_namespace))
+        Kind(group, name, versions, plural(name), *_narrowed(name, root_namespace))
         for (group, name), (versions, _) in KINDS.items()
     ]
     found += [
-        Kind(group, name, versions, _plural(name))
+        Kind(group, name, versions, plural(name))
         for name, (group, versions) in _REFUSED_GROUPS.items()
         if name in REFUSED_KINDS and (group, name) not in KINDS
     ]
@@ -77,7 +77,7 @@ def _narrowed(name: str, root_namespace: str) -> tuple[str, str]:
     return "", ""
 
 
-def _plural(name: str) -> str:
+def plural(name: str) -> str:
     """As all groups here have it: as in English."""
     lower = name.lower()
     return f"{lower[:-1]}ies" if lower.endswith(("cy", "ry")) else f"{lower}s"

@@ -25,7 +25,9 @@ from pymesh.control.sources.kubernetes.client import ApiClient
 from pymesh.control.sources.kubernetes.kinds import watched
 from pymesh.control.sources.kubernetes.reflector import Reflector
 from pymesh.control.sources.kubernetes.selection import for_mesh
+from pymesh.control.sources.kubernetes.status import State
 from pymesh.control.sources.stored import StoredMesh
+from pymesh.control.status.objects import Object as Told
 from pymesh.control.store.refreshed import refreshed
 from pymesh.control.store.store import MeshOptions
 from pymesh.control.store.usable import assemble_usable
@@ -80,6 +82,7 @@ class KubernetesMesh(StoredMesh):
         self._good: dict[str, Resource] = {}
         self._wrong_since: dict[str, float] = {}
         self._told: set[Diagnostic] = set()
+        self._listeners: list[Callable[[], None]] = []
 
     def load(self) -> list[str]:
         """Nothing can be wrong yet: the server is asked by ``watch``."""
@@ -113,6 +116,8 @@ class KubernetesMesh(StoredMesh):
             if await asyncio.to_thread(self._replace, objects, self._clock()):
                 self._synced.set()
                 changed()
+                for told in self._listeners:
+                    told()
 
     def _grace_left(self) -> float | None:
         """Seconds until something stops standing in; None: nothing does."""
@@ -205,6 +210,33 @@ class KubernetesMesh(StoredMesh):
         """Everything wrong with the objects, and with our way to them."""
         return [*self._troubles(), *super().diagnostics()]
 
+    def on_change(self, told: Callable[[], None]) -> None:
+        """Call ``told`` after every change of what is in use, too."""
+        self._listeners.append(told)
+
+    def namespaces(self) -> list[str]:
+        """Those that there are."""
+        return [name for one in self.reflectors if one.kind.name == "Namespace" for _, name in one.objects]
+
+    def state(self) -> State:
+        """What is in force, and every object with what was found about it.
+
+        An object whose newest version was not read yet is left out: its turn comes.
+        """
+        found: dict[str, list[Diagnostic]] = {}
+        for one in self._found:
+            found.setdefault(one.at.file, []).append(one)
+        objects = []
+        for current in [one for reflector in self.reflectors for one in reflector.objects.values()]:
+            file = place(current)
+            read = self._read.get(file)
+            if read is None or file in self._wrong_since or _generation(read.object) != _generation(current):
+                continue
+            document = {**current, "spec": read.object.get("spec")}
+            version, kind = str(current["apiVersion"]), str(current["kind"])
+            objects.append(Told(version, kind, document, read.resource, tuple(found.get(file, ()))))
+        return State(self.store, objects)
+
     def _troubles(self) -> list[dict[str, Any]]:
         return [
             {
@@ -223,3 +255,9 @@ class KubernetesMesh(StoredMesh):
             **super().standing(),
             "outOfTouch": [one.kind.title for one in self.reflectors if one.trouble],
         }
+
+
+def _generation(one: Object) -> object:
+    """Of what its author wrote; kinds that count none have a version for each change."""
+    meta = one["metadata"]
+    return meta.get("generation") or meta.get("resourceVersion")

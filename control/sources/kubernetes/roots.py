@@ -1,0 +1,87 @@
+"""The roots that a pod trusts at first: a ConfigMap in each namespace, by Istio's name, kept as the authority's are.
+
+A pod's proxy begins with these and is told of changes on its stream; so they matter to those that start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from pymesh.control.sources.kubernetes.client import APPLY, ApiClient, ApiError
+from pymesh.control.sources.kubernetes.status import Leader
+
+log = logging.getLogger(__name__)
+
+CONFIG_MAP: Final = "istio-ca-root-cert"
+KEY: Final = "root-cert.pem"
+_MANAGER = "pymesh-control"
+#: Nobody's workloads are there.
+_LEFT_OUT = frozenset({"kube-system", "kube-public", "kube-node-lease"})
+#: A map that somebody removed is back after this long.
+RESYNC_SECONDS = 30.0
+_RETRY_SECONDS = 2.0
+
+
+@dataclass(slots=True)
+class RootsWriter:
+    """Keeps the maps, while this control plane holds the Lease."""
+
+    api: ApiClient
+    leader: Leader
+    namespaces: Callable[[], Iterable[str]]
+    #: PEM.
+    bundle: Callable[[], str]
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def changed(self) -> None:
+        """There is a new namespace, or a new root."""
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Write until cancelled."""
+        wait = RESYNC_SECONDS
+        while True:
+            try:
+                async with asyncio.timeout(wait):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+            self._changed.clear()
+            wait = RESYNC_SECONDS
+            if self.leader.leads:
+                try:
+                    await self.round()
+                except ApiError as error:
+                    log.warning("the roots are not written yet", extra={"reason": str(error)})
+                    wait = _RETRY_SECONDS
+
+    async def round(self) -> None:
+        """Write those that are missing or old. Raises :class:`ApiError`."""
+        only = {"fieldSelector": f"metadata.name={CONFIG_MAP}"}
+        answer = await self.api.request("GET", "/api/v1/configmaps", query=only)
+        known = {one["metadata"]["namespace"]: one.get("data") or {} for one in answer.get("items") or ()}
+        bundle = self.bundle()
+        for namespace in sorted(set(self.namespaces()) - _LEFT_OUT):
+            if known.get(namespace, {}).get(KEY) != bundle and self.leader.leads:
+                await self._apply(namespace, bundle)
+
+    async def _apply(self, namespace: str, bundle: str) -> None:
+        path = f"/api/v1/namespaces/{namespace}/configmaps/{CONFIG_MAP}"
+        wanted = {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": CONFIG_MAP, "namespace": namespace},
+            "data": {KEY: bundle},
+        }
+        try:
+            query = {"fieldManager": _MANAGER, "force": "true"}
+            await self.api.request("PATCH", path, wanted, query=query, content_type=APPLY)
+        except ApiError as error:
+            # A namespace that ends takes nothing new.
+            if error.code not in (403, 404):
+                raise
+            log.info("no roots there", extra={"namespace": namespace, "reason": str(error)})
