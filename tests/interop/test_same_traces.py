@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from tests.proxy.bootstrap import Json, bootstrap, cluster, http_listener, virtual_host
+from tests.proxy.bootstrap import Json, access_log, bootstrap, cluster, http_listener, virtual_host
 from tests.proxy.running import Proxy, eventually, proxy
 from tests.tools.ports import free_port
 from tests.tools.wire.client import fetch
@@ -145,6 +146,8 @@ class Traced:
     proxies: dict[tuple[str, str], Proxy]
     collectors: dict[str, Collector]
     origin: Origin
+    #: The access log of each proxy.
+    logs: dict[tuple[str, str], Path]
     #: What the origin was told of each request.
     told: dict[tuple[str, str, Case], list[dict[str, str]]] = field(default_factory=dict)
 
@@ -161,6 +164,12 @@ class Traced:
             fetch(started.port, Request(case.method, case.path, "a.test", [*told, *case.headers, *wants]), case.body)
         assert eventually(lambda: not any(name.endswith("_rq_active") for name in started.active())), started.active()
         self.told[kind, direction, case] = [dict(request.headers) for request in self.origin.requests]
+
+    def logged(self, kind: str, direction: str) -> list[list[str]]:
+        """Trace and span of each request, as the access log tells them."""
+        file = self.logs[kind, direction]
+        assert eventually(lambda: file.exists() and len(file.read_text().splitlines()) >= len(CASES))
+        return [line.split() for line in file.read_text().splitlines()[: len(CASES)]]
 
     def seen(self, kind: str, direction: str, case: Case) -> dict[str, Any]:
         """What was told of it. All requests have been made."""
@@ -238,15 +247,18 @@ def _routes() -> list[Json]:
 
 
 @pytest.fixture(scope="module")
-def traced() -> Iterator[Traced]:
+def traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traced]:
+    folder = tmp_path_factory.mktemp("logs")
     with ExitStack() as stack:
         behind = stack.enter_context(origin("a"))
-        proxies, collectors, down = {}, {}, free_port()
+        proxies, collectors, logs, down = {}, {}, {}, free_port()
         for kind in KINDS:
             port, collectors[kind] = stack.enter_context(collecting())
             for direction in ("INBOUND", "OUTBOUND"):
                 host = virtual_host("all", _routes())
-                manager: Json = {"tracing": _tracing(port)}
+                logs[kind, direction] = folder / f"{kind}-{direction}"
+                log = access_log(logs[kind, direction], "%TRACE_ID% %SPAN_ID% %TRACE_ID%\n")
+                manager: Json = {"tracing": _tracing(port), "access_log": [log]}
                 listener = http_listener(free_port(), [host], **manager)
                 listener["filter_chains"][0]["filters"][0]["typed_config"]["route_config"]["validate_clusters"] = False
                 listener["traffic_direction"] = direction
@@ -257,7 +269,7 @@ def traced() -> Iterator[Traced]:
                     values = {"tracing.opentelemetry.min_flush_spans": 1}
                     made["layered_runtime"] = {"layers": [{"name": "test", "static_layer": values}]}
                 proxies[kind, direction] = stack.enter_context(proxy(kind, made))
-        made_all = Traced(proxies, collectors, behind)
+        made_all = Traced(proxies, collectors, behind, logs)
         for kind, direction in proxies:
             for case in CASES:
                 made_all.ask(kind, direction, case)
@@ -268,6 +280,19 @@ def traced() -> Iterator[Traced]:
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_spans_are_the_same(traced: Traced, case: Case, direction: str) -> None:
     assert traced.seen("pymesh", direction, case) == traced.seen("envoy", direction, case)
+
+
+@pytest.mark.parametrize("direction", ["INBOUND", "OUTBOUND"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_log_tells_the_trace_and_the_span_of_the_request(traced: Traced, kind: str, direction: str) -> None:
+    for case, [trace, span, again] in zip(CASES, traced.logged(kind, direction), strict=True):
+        assert trace == again == _trace(direction, case)
+        if case.flag == "01":
+            assert eventually(lambda trace=trace: bool(traced.collectors[kind].of(trace)))  # type: ignore[misc]
+            of_request = [one for one in traced.collectors[kind].of(trace) if one.parent_span_id.hex() == PARENT]
+            assert [one.span_id.hex() for one in of_request] == [span]
+        else:
+            assert len(bytes.fromhex(span)) == 8
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -91,6 +91,7 @@ pub(crate) struct HttpRuntime {
 pub(crate) struct TcpRuntime {
     pub config: Arc<TcpProxy>,
     pub stats: Arc<TcpStats>,
+    pub direction: Direction,
 }
 
 impl ListenerRuntime {
@@ -185,7 +186,8 @@ impl ChainRuntime {
                 }));
             }
             NetworkFilter::Tcp(proxy) => {
-                tcp = Some(Arc::new(TcpRuntime { config: proxy.clone(), stats: hub.tcp(*worker, &proxy.stat_prefix) }));
+                let stats = hub.tcp(*worker, &proxy.stat_prefix);
+                tcp = Some(Arc::new(TcpRuntime { config: proxy.clone(), stats, direction: listener.direction }));
             }
         }
         let policies = config.policies.iter().map(|policy| ConnectionFilter::new(policy, options)).collect();

@@ -60,6 +60,7 @@ pub fn log_line(log: &AccessLog, request: &RequestHead, response: &ResponseHead)
         termination: None,
         downstream_failure: None,
         transport_failure: None,
+        trace: Some((1, 2)),
         route: Some("route"),
         cluster: Some("cluster"),
         upstream: Some(address),

@@ -400,7 +400,7 @@ fn snapshot_of(forward: Forward, policy: LbPolicy) -> Snapshot {
     let line = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" %RESPONSE_CODE% \
                 %RESPONSE_FLAGS% %BYTES_RECEIVED% %BYTES_SENT% %DURATION% \"%REQ(X-REQUEST-ID)%\" \"%UPSTREAM_HOST%\"\n";
     let format = LogFormat::Text(Template::parse(line).unwrap());
-    let log = AccessLog { sink: LogSink::Stdout, format, sample: 1_000_000 };
+    let log = AccessLog { sink: LogSink::Stdout, format, filter: None };
     let manager = HttpConnectionManager {
         path: PathPolicy { normalize: true, merge_slashes: true, ..PathPolicy::default() },
         forwarding: Forwarding { use_remote_address: true, ..Forwarding::default() },

@@ -10,6 +10,7 @@ mod connections {
     mod ext_authz;
     mod filters;
     mod messages;
+    mod metrics;
     mod mirrors;
     mod python_filters;
     mod retries;

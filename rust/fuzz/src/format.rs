@@ -36,7 +36,7 @@ pub fn access_log(data: &[u8]) {
         response.headers.append(name, &value(input.string()));
     }
     response.status = input.word();
-    let log = |format| AccessLog { sink: LogSink::Stdout, format, sample: 1_000_000 };
+    let log = |format| AccessLog { sink: LogSink::Stdout, format, filter: None };
     let line = log_line(&log(LogFormat::Text(template.clone())), &request, &response);
     let control = |octets: &[u8]| octets.iter().filter(|octet| **octet < 0x20).count();
     let written =

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::log_filter::LogFilter;
+
 /// Text with substitutions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Template {
@@ -63,6 +65,10 @@ pub enum Operator {
     DownstreamTlsCipher,
     VirtualClusterName,
     Hostname,
+    /// Of the trace that the request is part of.
+    TraceId,
+    /// Of the request's span in it.
+    SpanId,
     /// Namespace, keys from the outside in, longest length.
     DynamicMetadata(Box<str>, Vec<Box<str>>, Option<usize>),
 }
@@ -228,17 +234,19 @@ const PLAIN: &[(&str, Operator)] = &[
     ("DOWNSTREAM_TLS_CIPHER", Operator::DownstreamTlsCipher),
     ("VIRTUAL_CLUSTER_NAME", Operator::VirtualClusterName),
     ("HOSTNAME", Operator::Hostname),
+    ("TRACE_ID", Operator::TraceId),
+    ("SPAN_ID", Operator::SpanId),
 ];
 
 /// Where one line per request (or TCP connection) goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct AccessLog {
     /// Destination.
     pub sink: LogSink,
     /// What a line says.
     pub format: LogFormat,
-    /// One in so many requests is logged, in millionths (1,000,000 is all).
-    pub sample: u32,
+    /// Which requests are logged; without it all of them.
+    pub filter: Option<LogFilter>,
 }
 
 /// Destination of an access log.

@@ -7,6 +7,7 @@ use crate::chain_match::Cidr;
 use crate::filter::HttpFilter;
 use crate::format::AccessLog;
 use crate::route::{RouteTable, Upgrade};
+use crate::stats::Stats;
 use crate::tracing::Tracing;
 
 /// How HTTP is spoken with downstream clients on a filter chain.
@@ -54,6 +55,8 @@ pub struct HttpConnectionManager {
     pub access_logs: Vec<Arc<AccessLog>>,
     /// `None`: trace headers pass as they are.
     pub tracing: Option<Tracing>,
+    /// What is counted in Istio's metrics; `None`: the standard.
+    pub stats: Option<Arc<Stats>>,
 }
 
 /// How the names of header fields are written in HTTP/1.

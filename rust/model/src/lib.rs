@@ -21,6 +21,7 @@ pub mod format;
 pub mod health_check;
 pub mod http;
 pub mod listener;
+pub mod log_filter;
 pub mod matcher;
 pub mod metadata;
 pub mod outlier;
@@ -29,6 +30,7 @@ pub mod retry;
 pub mod route;
 pub mod route_index;
 pub mod snapshot;
+pub mod stats;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod tls;

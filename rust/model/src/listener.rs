@@ -11,6 +11,7 @@ use crate::filter::{ConnectionAuthz, Rbac};
 use crate::format::AccessLog;
 use crate::http::HttpConnectionManager;
 use crate::route::WeightedCluster;
+use crate::stats::Stats;
 use crate::tls::ServerTls;
 
 /// One listening address and what is done with its connections.
@@ -222,4 +223,6 @@ pub struct TcpProxy {
     pub hash_source_ip: bool,
     /// One line per connection.
     pub access_logs: Vec<Arc<AccessLog>>,
+    /// What is counted in Istio's metrics; `None`: the standard.
+    pub stats: Option<Arc<Stats>>,
 }

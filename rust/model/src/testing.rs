@@ -90,6 +90,7 @@ pub fn http(stat_prefix: &str, routes: RouteTable) -> HttpConnectionManager {
         via: None,
         access_logs: vec![],
         tracing: None,
+        stats: None,
     }
 }
 
@@ -114,6 +115,7 @@ pub fn tcp(stat_prefix: &str, cluster: &str) -> TcpProxy {
         max_connect_attempts: 1,
         hash_source_ip: false,
         access_logs: vec![],
+        stats: None,
     }
 }
 

@@ -36,8 +36,8 @@ from validate import validate_pb2
 HERE = Path(__file__).resolve().parent
 SET = HERE.parents[2] / "control" / "xds" / "proto" / "envoy.binpb"
 UNSUPPORTED = HERE / "unsupported.tsv"
-OWN = ("istio/ca.proto", "pymesh/filters.proto", "pymesh/identity.proto")
-OWN_PACKAGES = ("istio.", "pymesh.")
+OWN = ("istio/ca.proto", "istio/stats.proto", "pymesh/filters.proto", "pymesh/identity.proto")
+OWN_PACKAGES = ("istio.", "pymesh.", "stats.")
 
 
 def supported() -> dict[str, set[str]]:

@@ -152,6 +152,17 @@ pub(crate) fn alternative(message: &str, field: &str) -> Option<&'static str> {
         }
         "enforce_response_header_limits" => "leave it out: responses have limits",
         "send_tls_alert_on_denial" => "leave it out: a connection that is denied is closed",
+        "tcp_reporting_duration" if of("stats.PluginConfig") => "leave it out: octets are counted as they pass",
+        "definitions" if of("stats.PluginConfig") => "leave it out: Istio's own metrics are counted",
+        "reporter" if of("stats.PluginConfig") => "leave it out: the listener's `traffic_direction` says who reports",
+        "rotation_interval" | "graceful_deletion_interval" if of("stats.PluginConfig") => {
+            "leave it out: series stay as long as the process"
+        }
+        "match" if of("stats.MetricConfig") => "leave it out, and give each listener its own filter",
+        "not_health_check_filter" | "traceable_filter" | "extension_filter" | "metadata_filter" | "log_type_filter" => {
+            "use `status_code_filter`, `duration_filter`, `header_filter`, `response_flag_filter`, `grpc_status_filter`, \
+             `runtime_filter`, and join them with `and_filter` and `or_filter`"
+        }
         "runtime_key"
         | "runtime_key_prefix"
         | "delay_percent_runtime"

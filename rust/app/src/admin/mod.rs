@@ -3,6 +3,7 @@
 //! Nothing here runs on a worker: a page reads counters and the last
 //! snapshot, so that a scrape cannot slow a request.
 
+mod istio;
 pub(crate) mod pages;
 
 use std::convert::Infallible;

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use pymesh_engine::health::Flags;
 use pymesh_engine::shared::Commons;
 use pymesh_engine::telemetry::date;
-use pymesh_engine::telemetry::istio::{Histogram, Series, Shard, BUCKETS, LABELS};
+use pymesh_engine::telemetry::istio::Shard;
 use pymesh_engine::telemetry::stats::{sum, Groups, Hub, Kind, Stats};
 use pymesh_model::Snapshot;
 use pymesh_tls::SecretStore;
 use serde_json::json;
 
+use super::istio;
 use crate::gauge::Gauge;
 
 /// One group of counters: prefix in `/stats`, prefix and label in Prometheus. Without a label
@@ -108,7 +109,7 @@ pub(crate) fn stats(hub: &Hub, gauges: &[Gauge], process: &[(String, u64)]) -> S
 /// `/stats/prometheus`, in the text exposition format 0.0.4.
 pub(crate) fn prometheus(hub: &Hub, gauges: &[Gauge], shards: &[Arc<Shard>], process: &[(String, u64)]) -> String {
     let mut out = String::new();
-    istio(&mut out, shards);
+    istio::write(&mut out, shards);
     let mut families: HashMap<String, (Kind, Vec<String>)> = HashMap::new();
     each(&hub.lock(), |family, name, stat, kind, value| {
         let metric = format!("{}_{stat}", family.metric);
@@ -182,84 +183,8 @@ fn each(groups: &Groups, mut f: impl FnMut(&Family, &str, &'static str, Kind, u6
     walk(&PROXY_PROTOCOL_VERSION, &groups.proxy_protocol_versions, &mut f);
 }
 
-/// Series of all workers under one set of labels.
-#[derive(Default)]
-struct Merged {
-    requests: u64,
-    duration: Sums,
-    request_bytes: Sums,
-    response_bytes: Sums,
-}
-
-#[derive(Default)]
-struct Sums {
-    buckets: [u64; BUCKETS.len() + 1],
-    sum: f64,
-}
-
-impl Sums {
-    fn add(&mut self, histogram: &Histogram) {
-        for (total, bucket) in self.buckets.iter_mut().zip(&histogram.buckets) {
-            *total += bucket.value();
-        }
-        self.sum += histogram.sum_milli.value() as f64 / 1000.0;
-    }
-}
-
-fn istio(out: &mut String, shards: &[Arc<Shard>]) {
-    let mut merged: HashMap<String, Merged> = HashMap::new();
-    for series in shards.iter().flat_map(|shard| shard.series()) {
-        let entry = merged.entry(labels(&series)).or_default();
-        entry.requests += series.requests.value();
-        entry.duration.add(&series.duration);
-        entry.request_bytes.add(&series.request_bytes);
-        entry.response_bytes.add(&series.response_bytes);
-    }
-    let mut keys: Vec<&String> = merged.keys().collect();
-    keys.sort_unstable();
-    let sorted: Vec<(&String, &Merged)> = keys.into_iter().filter_map(|key| merged.get_key_value(key)).collect();
-    if sorted.is_empty() {
-        return;
-    }
-    out.push_str("# TYPE istio_requests_total counter\n");
-    for (labels, series) in &sorted {
-        let _infallible = writeln!(out, "istio_requests_total{{{labels}}} {}", series.requests);
-    }
-    type Pick = fn(&Merged) -> &Sums;
-    let histograms: [(&str, Pick); 3] = [
-        ("istio_request_duration_milliseconds", |m| &m.duration),
-        ("istio_request_bytes", |m| &m.request_bytes),
-        ("istio_response_bytes", |m| &m.response_bytes),
-    ];
-    for (name, pick) in histograms {
-        let _infallible = writeln!(out, "# TYPE {name} histogram");
-        for (labels, series) in &sorted {
-            histogram(out, name, labels, pick(series));
-        }
-    }
-}
-
-fn histogram(out: &mut String, name: &str, labels: &str, sums: &Sums) {
-    let mut cumulative = 0;
-    for (at, bucket) in sums.buckets.iter().enumerate() {
-        cumulative += bucket;
-        let bound = BUCKETS.get(at).map_or("+Inf".to_owned(), f64::to_string);
-        let _infallible = writeln!(out, "{name}_bucket{{{labels},le=\"{bound}\"}} {cumulative}");
-    }
-    let _infallible = writeln!(out, "{name}_sum{{{labels}}} {}\n{name}_count{{{labels}}} {cumulative}", sums.sum);
-}
-
-fn labels(series: &Series) -> String {
-    let mut text = String::new();
-    for (name, value) in LABELS.iter().zip(&series.labels) {
-        let _infallible = write!(text, "{name}=\"{}\",", escape(value));
-    }
-    let _infallible = write!(text, "grpc_response_status=\"{}\"", escape(&series.grpc_status));
-    text
-}
-
 /// Label values (exposition format: backslash, quote and newline are escaped).
-fn escape(value: &str) -> String {
+pub(super) fn escape(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 

@@ -16,6 +16,8 @@ use crate::health::{Flags, HostHealth};
 /// An endpoint with what this worker has open to it.
 pub(crate) struct Host {
     pub endpoint: Arc<Endpoint>,
+    /// Who its last connection has found, by the URI of its certificate.
+    pub principal: Option<Arc<str>>,
     /// It is in the cluster's configuration now.
     pub listed: bool,
     /// What the process knows of it, if somebody looks after the cluster's hosts.
@@ -43,6 +45,7 @@ impl Host {
     pub fn new(endpoint: Arc<Endpoint>) -> Self {
         Host {
             endpoint,
+            principal: None,
             listed: false,
             watched: None,
             flags: Flags::default(),

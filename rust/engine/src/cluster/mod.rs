@@ -8,6 +8,7 @@ pub(crate) mod balance;
 mod breakers;
 mod called;
 pub(crate) mod host;
+mod identity;
 pub(crate) mod original;
 
 use std::collections::HashMap;

@@ -184,6 +184,7 @@ impl Engine {
             upstream_local: None,
             attempts: 0,
             cluster: None,
+            endpoint: None,
             received,
             sent,
             started: conn.opened,

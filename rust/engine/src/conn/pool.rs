@@ -110,7 +110,11 @@ impl Engine {
     pub(crate) fn on_upstream_open(&mut self, conn: &mut Conn) {
         let Some(up) = conn.upstream() else { return };
         let (cluster_key, host_key, pool_key) = (up.cluster, up.host, up.pool);
-        if let Some(relay) = up.relay {
+        let relay = up.relay;
+        if let Some(host) = self.clusters.get_mut(cluster_key).and_then(|cluster| cluster.hosts.get_mut(host_key)) {
+            host.identify(conn.tls.as_deref());
+        }
+        if let Some(relay) = relay {
             self.tell(cluster_key, host_key, Outcome::Relayed);
             return self.on_relay_open(conn, relay);
         }

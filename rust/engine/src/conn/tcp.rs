@@ -7,14 +7,15 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use pymesh_model::cluster::RoutingPriority;
+use pymesh_model::cluster::{Cluster, RoutingPriority};
+use pymesh_model::endpoint::Endpoint;
 
 use super::{Conn, ConnKey, Protocol};
 use crate::base::slab::Key;
 use crate::base::time::Time;
 use crate::cluster::balance::Pick;
 use crate::cluster::original::NoHost;
-use crate::cluster::{ClusterKey, PoolKey, PoolKind};
+use crate::cluster::{ClusterKey, HostKey, PoolKey, PoolKind};
 use crate::engine::Engine;
 use crate::exchange::Failure;
 use crate::listener::TcpRuntime;
@@ -22,7 +23,7 @@ use crate::route::hash_policy::source_ip;
 use crate::security::connection::Refusal;
 use crate::shared::Resource;
 use crate::telemetry::stats::TcpStats;
-use crate::telemetry::{Connection, Facts, Flags};
+use crate::telemetry::{Connection, Counting, Facts, Flags};
 
 pub(crate) type RelayKey = Key<Relay>;
 
@@ -46,6 +47,9 @@ pub(crate) struct Relay {
     pub up: Option<ConnKey>,
     pub up_open: bool,
     pub cluster: Option<ClusterKey>,
+    pub host: Option<(HostKey, Arc<Endpoint>)>,
+    /// What counts it, once it is open.
+    pub counting: Option<Counting>,
     pub attempts: u32,
     pub flags: Flags,
     pub failure: Option<String>,
@@ -91,6 +95,8 @@ impl Engine {
             up: None,
             up_open: false,
             cluster: None,
+            host: None,
+            counting: None,
             attempts: 0,
             flags: match refusal {
                 Some(Refusal::Service(_)) => Flags::UNAUTHORIZED_EXTERNAL,
@@ -151,7 +157,12 @@ impl Engine {
                 Err(NoHost::Overflow)
             }
         };
+        let host = up.ok().and_then(|up| self.conns.get(up)?.upstream().map(|up| up.host)).and_then(|host| {
+            let endpoint = self.clusters.get(cluster_key)?.hosts.get(host)?.endpoint.clone();
+            Some((host, endpoint))
+        });
         let Some(relay) = self.relays.get_mut(key) else { return };
+        relay.host = host;
         match up {
             Ok(up) => {
                 relay.attempts += 1;
@@ -171,7 +182,23 @@ impl Engine {
         relay.up_local = Some(conn.local);
         let (down, idle, expires) = (relay.down, relay.tcp.config.idle_timeout, relay.expires);
         self.set_deadline(conn, self.now.after_limit(idle).min(expires));
+        self.count_relay(key);
         self.rescan_key(down);
+    }
+
+    /// From now on it is counted. Its labels are those that it has now.
+    fn count_relay(&mut self, key: RelayKey) {
+        let Some(relay) = self.relays.get(key) else { return };
+        let cluster = relay.cluster.and_then(|key| self.clusters.get(key));
+        let host = relay.host.as_ref().filter(|_| relay.up_open).map(|(host, _)| *host);
+        let principals = cluster.map(|cluster| cluster.principals(host, &self.secrets)).unwrap_or_default();
+        let record = relay.record(cluster.map(|cluster| &*cluster.config), self.now);
+        let stats = relay.tcp.config.stats.as_deref();
+        let counting = self.telemetry.counting(&record, relay.tcp.direction, stats, principals);
+        counting.opened();
+        if let Some(relay) = self.relays.get_mut(key) {
+            relay.counting = Some(counting);
+        }
     }
 
     /// The connection to the endpoint could not be made: another, or the end.
@@ -217,6 +244,13 @@ impl Engine {
         }
         let TcpStats { downstream_cx_rx_bytes_total, downstream_cx_tx_bytes_total, .. } = &*relay.tcp.stats;
         if from_client { downstream_cx_rx_bytes_total } else { downstream_cx_tx_bytes_total }.add(count);
+        if let Some(counting) = &relay.counting {
+            if from_client {
+                counting.received(count);
+            } else {
+                counting.sent(count);
+            }
+        }
         other.output.extend(bytes);
         if !other.is_dirty {
             other.is_dirty = true;
@@ -298,7 +332,11 @@ impl Engine {
 
     /// One end is gone: the other follows once its output is out.
     pub(super) fn forget_relay_end(&mut self, key: RelayKey, gone: ConnKey) {
+        if self.relays.get(key).is_some_and(|relay| relay.counting.is_none()) {
+            self.count_relay(key);
+        }
         let Some(relay) = self.relays.remove(key) else { return };
+        relay.counting.iter().for_each(Counting::closed);
         let other = if relay.down == gone { relay.up } else { Some(relay.down) };
         relay.tcp.stats.downstream_cx_active.dec();
         self.record_connection(&relay);
@@ -314,29 +352,37 @@ impl Engine {
 
     fn record_connection(&mut self, relay: &Relay) {
         let cluster = relay.cluster.and_then(|key| self.clusters.get(key));
-        let record = Connection {
-            logs: &relay.tcp.config.access_logs,
-            facts: &relay.facts,
-            flags: relay.flags,
-            upstream: relay.up_remote,
-            upstream_local: relay.up_local,
-            attempts: relay.attempts,
-            cluster: cluster.map(|cluster| &*cluster.config),
-            received: relay.received,
-            sent: relay.sent,
-            started: relay.started,
-            ended: self.now,
+        let record = relay.record(cluster.map(|cluster| &*cluster.config), self.now);
+        self.telemetry.connection(&record, &mut self.rng);
+    }
+}
+
+impl Relay {
+    /// What logs and metrics say of it.
+    fn record<'a>(&'a self, cluster: Option<&'a Cluster>, now: Time) -> Connection<'a> {
+        Connection {
+            logs: &self.tcp.config.access_logs,
+            facts: &self.facts,
+            flags: self.flags,
+            upstream: self.up_remote,
+            upstream_local: self.up_local,
+            attempts: self.attempts,
+            cluster,
+            endpoint: self.host.as_ref().map(|(_, endpoint)| &**endpoint),
+            received: self.received,
+            sent: self.sent,
+            started: self.started,
+            ended: now,
             downstream_failure: None,
-            transport_failure: relay.failure.as_deref(),
-            details: match relay.refusal {
+            transport_failure: self.failure.as_deref(),
+            details: match self.refusal {
                 Some(Refusal::Service(details)) => details,
                 _ => "",
             },
-            termination: match &relay.refusal {
+            termination: match &self.refusal {
                 Some(Refusal::Policy(policy)) => Some(policy),
                 _ => None,
             },
-        };
-        self.telemetry.connection(&record, &mut self.rng);
+        }
     }
 }

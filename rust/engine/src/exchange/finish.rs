@@ -4,7 +4,7 @@ use pymesh_http::h2;
 
 use super::asking::Waiter;
 use super::tunnel::reset_code;
-use super::{ExchangeKey, Failure, LocalReply, Stage};
+use super::{Exchange, ExchangeKey, Failure, LocalReply, Stage};
 use crate::base::time::Time;
 use crate::conn::{Protocol, Reading};
 use crate::engine::Engine;
@@ -134,7 +134,12 @@ impl Engine {
         match self.exchanges.get(key) {
             Some(exchange) if exchange.detached.is_some() => self.conclude(key),
             Some(exchange) => {
-                self.telemetry.request(exchange, self.now, &mut self.rng);
+                let (clusters, secrets) = (&self.clusters, &self.secrets);
+                let upstream = |exchange: &Exchange| {
+                    let cluster = exchange.cluster.and_then(|key| clusters.get(key));
+                    cluster.map(|cluster| cluster.principals(exchange.host, secrets)).unwrap_or_default()
+                };
+                self.telemetry.request(exchange, self.now, &mut self.rng, upstream);
                 if exchange.trace.is_some() {
                     self.end_trace(key);
                 }

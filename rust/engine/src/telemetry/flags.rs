@@ -53,6 +53,11 @@ impl Flags {
     /// No flag.
     pub const NONE: Flags = Flags(0);
 
+    /// The flag with this short name.
+    pub fn named(short: &str) -> Option<Flags> {
+        Flags::NAMES.iter().find(|(_, name)| *name == short).map(|(flag, _)| *flag)
+    }
+
     /// This set and another.
     pub fn with(self, other: Flags) -> Flags {
         Flags(self.0 | other.0)

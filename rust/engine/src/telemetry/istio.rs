@@ -1,11 +1,14 @@
-//! Istio's standard metrics (Istio, "Istio Standard Metrics").
+//! Istio's standard metrics (Istio, "Istio Standard Metrics"), of requests and of connections.
 //!
-//! A request finds its series by a key of small integers; the strings of the
-//! labels are made once, when a series is new.
+//! A request finds its series by a key of small integers; the strings of the labels are made once, when a series is new.
+//! Where the configuration gives some metrics other labels than others, a request has several series, each of some
+//! metrics. Only where a label depends on what a client says are its strings made for each request.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
+
+use pymesh_model::stats::{LabelValue, Metric, Metrics, Stats};
 
 use super::stats::Counter;
 
@@ -53,48 +56,93 @@ impl Histogram {
     }
 }
 
-/// Label values in the order of [`LABELS`].
-pub type Labels = Vec<Arc<str>>;
-
-/// Label names of `istio_requests_total`.
-pub const LABELS: [&str; 24] = [
-    "reporter",
-    "source_workload",
-    "source_canonical_service",
-    "source_canonical_revision",
-    "source_workload_namespace",
-    "source_principal",
-    "source_app",
-    "source_version",
-    "source_cluster",
-    "destination_workload",
-    "destination_workload_namespace",
-    "destination_principal",
-    "destination_app",
-    "destination_version",
-    "destination_service",
-    "destination_canonical_service",
-    "destination_canonical_revision",
-    "destination_service_name",
-    "destination_service_namespace",
-    "destination_cluster",
-    "request_protocol",
-    "response_code",
-    "response_flags",
-    "connection_security_policy",
-];
+/// Names and values, in the order in which they are written.
+pub type Labels = Vec<(Arc<str>, Arc<str>)>;
 
 /// All that is counted under one set of labels.
 #[derive(Debug)]
-#[allow(missing_docs)]
 pub struct Series {
+    /// What tells it from others.
     pub labels: Labels,
-    /// Empty unless the request was gRPC; a label of its own in the text.
-    pub grpc_status: Arc<str>,
+    /// What is counted here; others have other labels.
+    pub metrics: Metrics,
+    /// How much.
+    pub counts: Counts,
+}
+
+/// The numbers of a [`Series`].
+#[derive(Debug)]
+pub enum Counts {
+    /// Of requests.
+    Requests(Box<RequestCounts>),
+    /// Of connections.
+    Connections(ConnectionCounts),
+}
+
+/// `istio_requests_total` and what goes with it.
+#[derive(Debug, Default)]
+#[allow(missing_docs)]
+pub struct RequestCounts {
     pub requests: Counter,
     pub duration: Histogram,
     pub request_bytes: Histogram,
     pub response_bytes: Histogram,
+}
+
+/// `istio_tcp_*`.
+#[derive(Debug, Default)]
+#[allow(missing_docs)]
+pub struct ConnectionCounts {
+    pub opened: Counter,
+    pub closed: Counter,
+    pub sent_bytes: Counter,
+    pub received_bytes: Counter,
+}
+
+impl Series {
+    fn request(&self, request: &Request) {
+        let Counts::Requests(counts) = &self.counts else { return };
+        counts.requests.inc();
+        counts.duration.observe_milli(request.duration_micros);
+        counts.request_bytes.observe_milli(request.request_bytes.saturating_mul(1000));
+        counts.response_bytes.observe_milli(request.response_bytes.saturating_mul(1000));
+    }
+
+    fn connection(&self, add: impl Fn(&ConnectionCounts)) {
+        if let Counts::Connections(counts) = &self.counts {
+            add(counts);
+        }
+    }
+}
+
+/// A finished request.
+pub(crate) struct Request {
+    pub duration_micros: u64,
+    pub request_bytes: u64,
+    pub response_bytes: u64,
+}
+
+/// The series that an open connection counts in.
+#[derive(Debug, Default)]
+pub(crate) struct Counting(Vec<Arc<Series>>);
+
+impl Counting {
+    pub fn opened(&self) {
+        self.0.iter().for_each(|series| series.connection(|counts| counts.opened.inc()));
+    }
+
+    pub fn closed(&self) {
+        self.0.iter().for_each(|series| series.connection(|counts| counts.closed.inc()));
+    }
+
+    /// To whoever has connected.
+    pub fn sent(&self, octets: u64) {
+        self.0.iter().for_each(|series| series.connection(|counts| counts.sent_bytes.add(octets)));
+    }
+
+    pub fn received(&self, octets: u64) {
+        self.0.iter().for_each(|series| series.connection(|counts| counts.received_bytes.add(octets)));
+    }
 }
 
 /// The series of one worker, for the admin side to read.
@@ -113,6 +161,8 @@ impl Shard {
 /// What tells series apart, without strings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct SeriesKey {
+    /// Where the configuration of what is counted lies; 0: the standard.
+    pub stats: usize,
     pub direction: u8,
     pub cluster: u64,
     pub host: u64,
@@ -145,25 +195,38 @@ impl Hasher for Mix {
     fn write_u32(&mut self, n: u32) {
         self.write_u64(u64::from(n));
     }
+    fn write_usize(&mut self, n: usize) {
+        self.write_u64(n as u64);
+    }
     fn write_u64(&mut self, n: u64) {
         self.0 = (self.0.rotate_left(5) ^ n).wrapping_mul(0x517c_c1b7_2722_0a95);
     }
 }
 
+/// Where the strings of labels come from.
+pub(crate) trait Source {
+    /// The standard's labels.
+    fn labels(&self) -> Labels;
+    /// What a label of the configuration says.
+    fn value(&self, value: &LabelValue) -> Arc<str>;
+}
+
 /// One worker's way to its series.
+#[derive(Default)]
 pub(crate) struct IstioMetrics {
-    fast: HashMap<SeriesKey, Arc<Series>, BuildHasherDefault<Mix>>,
-    by_labels: HashMap<(Labels, Arc<str>), Arc<Series>>,
+    standard: Arc<Stats>,
+    fast: HashMap<SeriesKey, Vec<Arc<Series>>, BuildHasherDefault<Mix>>,
+    by_labels: HashMap<(Labels, Metrics), Arc<Series>>,
     shard: Arc<Shard>,
 }
 
-/// Most series of one worker. Labels come from configuration and certificates
-/// of the mesh, not from clients, so this is far above what a mesh needs.
+/// Most series of one worker. Labels come from configuration and certificates of the mesh, not from clients, so this is
+/// far above what a mesh needs; a label that a configuration makes of what clients say ends here.
 const MOST_SERIES: usize = 20_000;
 
 impl IstioMetrics {
     pub fn new(shard: Arc<Shard>) -> Self {
-        IstioMetrics { fast: HashMap::default(), by_labels: HashMap::new(), shard }
+        IstioMetrics { shard, ..IstioMetrics::default() }
     }
 
     /// Keys may mean something else after a change of configuration.
@@ -171,41 +234,76 @@ impl IstioMetrics {
         self.fast.clear();
     }
 
-    /// Counts one request.
-    pub fn count(
-        &mut self,
-        key: SeriesKey,
-        duration_micros: u64,
-        request_bytes: u64,
-        response_bytes: u64,
-        labels: impl FnOnce() -> (Labels, Arc<str>),
-    ) {
-        if !self.fast.contains_key(&key) {
-            let (labels, grpc_status) = labels();
-            let known = self.by_labels.get(&(labels.clone(), grpc_status.clone())).cloned();
-            let series = match known {
-                Some(series) => series,
-                None if self.by_labels.len() >= MOST_SERIES => return,
-                None => {
-                    let series = Arc::new(Series {
-                        labels: labels.clone(),
-                        grpc_status: grpc_status.clone(),
-                        requests: Counter::default(),
-                        duration: Histogram::default(),
-                        request_bytes: Histogram::default(),
-                        response_bytes: Histogram::default(),
-                    });
-                    self.by_labels.insert((labels, grpc_status), series.clone());
-                    self.shard.series.lock().unwrap_or_else(PoisonError::into_inner).push(series.clone());
-                    series
-                }
-            };
+    /// Counts a request whose series are known; false if they are not.
+    pub fn count(&self, key: &SeriesKey, stats: Option<&Stats>, request: &Request) -> bool {
+        if stats.is_some_and(|stats| !stats.is_fixed()) {
+            return false;
+        }
+        let Some(series) = self.fast.get(key) else { return false };
+        series.iter().for_each(|series| series.request(request));
+        true
+    }
+
+    /// Counts one whose series are not known by its key, or that has labels of its own.
+    pub fn count_new(&mut self, key: SeriesKey, stats: Option<&Stats>, request: &Request, source: &impl Source) {
+        let series = self.make(stats, &REQUESTS, source);
+        series.iter().for_each(|series| series.request(request));
+        if stats.is_none_or(Stats::is_fixed) {
             self.fast.insert(key, series);
         }
-        let Some(series) = self.fast.get(&key) else { return };
-        series.requests.inc();
-        series.duration.observe_milli(duration_micros);
-        series.request_bytes.observe_milli(request_bytes.saturating_mul(1000));
-        series.response_bytes.observe_milli(response_bytes.saturating_mul(1000));
+    }
+
+    /// The series for a connection. There are fewer of them than of requests: their labels are made for each.
+    pub fn connection(&mut self, stats: Option<&Stats>, source: &impl Source) -> Counting {
+        Counting(self.make(stats, &CONNECTIONS, source))
+    }
+
+    fn make(&mut self, stats: Option<&Stats>, kind: &[Metric], source: &impl Source) -> Vec<Arc<Series>> {
+        let standard = self.standard.clone();
+        let groups = &stats.unwrap_or(&standard).groups;
+        let mut found = Vec::with_capacity(1);
+        for group in groups.iter().filter(|group| kind.iter().any(|metric| group.metrics.has(*metric))) {
+            let mut labels = source.labels();
+            for label in &group.labels {
+                let known = labels.iter().position(|(name, _)| *name == label.name);
+                match (&label.value, known) {
+                    (None, Some(at)) => drop(labels.remove(at)),
+                    (None, None) => {}
+                    (Some(value), Some(at)) => {
+                        if let Some(label) = labels.get_mut(at) {
+                            label.1 = source.value(value);
+                        }
+                    }
+                    (Some(value), None) => labels.push((label.name.clone(), source.value(value))),
+                }
+            }
+            found.extend(self.series(labels, group.metrics, kind));
+        }
+        found
+    }
+
+    fn series(&mut self, labels: Labels, metrics: Metrics, kind: &[Metric]) -> Option<Arc<Series>> {
+        let key = (labels, metrics);
+        if let Some(known) = self.by_labels.get(&key) {
+            return Some(known.clone());
+        }
+        if self.by_labels.len() >= MOST_SERIES {
+            return None;
+        }
+        let counts = match kind.contains(&Metric::Requests) {
+            true => Counts::Requests(Box::default()),
+            false => Counts::Connections(ConnectionCounts::default()),
+        };
+        let series = Arc::new(Series { labels: key.0.clone(), metrics, counts });
+        self.by_labels.insert(key, series.clone());
+        self.shard.series.lock().unwrap_or_else(PoisonError::into_inner).push(series.clone());
+        Some(series)
     }
 }
+
+/// Metrics of requests.
+pub const REQUESTS: [Metric; 4] =
+    [Metric::Requests, Metric::RequestDuration, Metric::RequestBytes, Metric::ResponseBytes];
+/// Metrics of connections.
+pub const CONNECTIONS: [Metric; 4] =
+    [Metric::ConnectionsOpened, Metric::ConnectionsClosed, Metric::SentBytes, Metric::ReceivedBytes];

@@ -9,6 +9,8 @@ pub mod date;
 mod flags;
 pub mod istio;
 pub(crate) mod json;
+mod labels;
+mod log_filter;
 mod notices;
 mod record;
 pub mod stats;
@@ -21,6 +23,8 @@ use pymesh_tls::PeerIdentity;
 
 pub(crate) use flags::Details;
 pub use flags::{details, Flags};
+pub(crate) use istio::Counting;
+pub(crate) use labels::Principals;
 pub(crate) use record::{Connection, Recorder};
 
 /// What is known of a downstream connection once its transport is ready.

@@ -5,20 +5,24 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use pymesh_http::Known;
-use pymesh_model::cluster::{Cluster, ServiceLabels};
+use pymesh_model::cluster::Cluster;
+use pymesh_model::endpoint::Endpoint;
 use pymesh_model::format::{AccessLog, LogSink};
 use pymesh_model::listener::Direction;
-use pymesh_model::snapshot::WorkloadLabels;
+use pymesh_model::stats::Stats;
 use pymesh_model::Node;
 
 use super::access_log::Lines;
-use super::istio::{IstioMetrics, Labels, SeriesKey, Shard};
+use super::istio::{Counting, IstioMetrics, Request, SeriesKey, Shard};
+use super::labels::{Counted, Names, Principals};
+use super::log_filter::admits;
 use super::notices::Notices;
 use super::view::View;
 use super::{Facts, Flags};
 use crate::base::rng::Rng;
 use crate::base::time::{Time, WallClock};
 use crate::exchange::Exchange;
+use crate::tracing::Trace;
 
 /// One worker's telemetry.
 pub(crate) struct Recorder {
@@ -28,10 +32,10 @@ pub(crate) struct Recorder {
     lines: Lines,
     notices: Notices,
     peers: HashMap<String, u64>,
-    unknown: Arc<str>,
+    names: Names,
 }
 
-/// A TCP relay, or a listener's connection, that has ended.
+/// A TCP relay, or a listener's connection.
 pub(crate) struct Connection<'a> {
     pub logs: &'a [Arc<AccessLog>],
     pub facts: &'a Facts,
@@ -40,6 +44,7 @@ pub(crate) struct Connection<'a> {
     pub upstream_local: Option<SocketAddr>,
     pub attempts: u32,
     pub cluster: Option<&'a Cluster>,
+    pub endpoint: Option<&'a Endpoint>,
     pub received: u64,
     pub sent: u64,
     pub started: Time,
@@ -59,7 +64,7 @@ impl Recorder {
             lines: Lines::default(),
             notices: Notices::default(),
             peers: HashMap::new(),
-            unknown: "unknown".into(),
+            names: Names::default(),
         }
     }
 
@@ -122,6 +127,7 @@ impl Recorder {
             downstream_failure: None,
             transport_failure: exchange.transport_failure.as_deref(),
             termination: None,
+            trace: exchange.trace.as_ref().map(Trace::place),
             route: exchange.routed.as_ref().map(|routed| &*routed.route.name),
             cluster: exchange.cluster_config.as_ref().map(|cluster| &*cluster.name),
             upstream: exchange.endpoint.as_ref().map(|endpoint| endpoint.address),
@@ -136,56 +142,116 @@ impl Recorder {
         }
     }
 
-    /// A request is over.
-    pub fn request(&mut self, exchange: &Exchange, now: Time, rng: &mut Rng) {
+    /// A request is over. `upstream` says who its endpoint was.
+    pub fn request(
+        &mut self,
+        exchange: &Exchange,
+        now: Time,
+        rng: &mut Rng,
+        upstream: impl FnOnce(&Exchange) -> Principals,
+    ) {
         let (Some(http), Some(facts)) = (&exchange.http, &exchange.facts) else { return };
         if http.direction != Direction::Unspecified || exchange.cluster_config.is_some() {
-            self.count(exchange, http.direction, facts, now);
+            self.count(exchange, http.direction, facts, now, upstream);
         }
+        if http.config.access_logs.is_empty() {
+            return;
+        }
+        let mut lines = std::mem::take(&mut self.lines);
+        let view = self.view(exchange, facts, now);
         for log in &http.config.access_logs {
-            if is_sampled(log, rng) {
-                let mut lines = std::mem::take(&mut self.lines);
-                lines.log(log, &self.view(exchange, facts, now));
-                self.lines = lines;
+            if log.filter.as_ref().is_none_or(|filter| admits(filter, &view, rng)) {
+                lines.log(log, &view);
             }
         }
+        self.lines = lines;
     }
 
     /// A connection is over.
     pub fn connection(&mut self, record: &Connection<'_>, rng: &mut Rng) {
-        for log in record.logs.iter().filter(|log| is_sampled(log, rng)) {
-            let view = View {
-                clock: self.clock,
-                hostname: &self.node.id,
-                facts: record.facts,
-                metadata: &record.facts.metadata,
-                request: None,
-                response: None,
-                trailers: None,
-                flags: record.flags,
-                details: record.details,
-                downstream_failure: record.downstream_failure,
-                transport_failure: record.transport_failure,
-                termination: record.termination,
-                route: None,
-                cluster: record.cluster.map(|cluster| &*cluster.name),
-                upstream: record.upstream,
-                upstream_local: record.upstream_local,
-                attempts: record.attempts,
-                received: record.received,
-                sent: record.sent,
-                started: record.started,
-                request_received: None,
-                response_received: None,
-                now: record.ended,
-            };
-            self.lines.log(log, &view);
+        let mut lines = std::mem::take(&mut self.lines);
+        let view = self.connection_view(record);
+        for log in record.logs {
+            if log.filter.as_ref().is_none_or(|filter| admits(filter, &view, rng)) {
+                lines.log(log, &view);
+            }
+        }
+        self.lines = lines;
+    }
+
+    /// What counts a relay.
+    pub fn counting(
+        &mut self,
+        record: &Connection<'_>,
+        direction: Direction,
+        stats: Option<&Stats>,
+        upstream: Principals,
+    ) -> Counting {
+        if direction == Direction::Unspecified && record.cluster.is_none() {
+            return Counting::default();
+        }
+        let mut metrics = std::mem::take(&mut self.metrics);
+        let view = self.connection_view(record);
+        let counted = Counted {
+            names: &self.names,
+            node: &self.node,
+            view: &view,
+            direction,
+            facts: record.facts,
+            cluster: record.cluster,
+            endpoint: record.endpoint,
+            upstream,
+            flags: record.flags,
+            protocol: "tcp",
+            answer: None,
+        };
+        let counting = metrics.connection(stats, &counted);
+        self.metrics = metrics;
+        counting
+    }
+
+    fn connection_view<'a>(&'a self, record: &'a Connection<'_>) -> View<'a> {
+        View {
+            clock: self.clock,
+            hostname: &self.node.id,
+            facts: record.facts,
+            metadata: &record.facts.metadata,
+            request: None,
+            response: None,
+            trailers: None,
+            flags: record.flags,
+            details: record.details,
+            downstream_failure: record.downstream_failure,
+            transport_failure: record.transport_failure,
+            termination: record.termination,
+            trace: None,
+            route: None,
+            cluster: record.cluster.map(|cluster| &*cluster.name),
+            upstream: record.upstream,
+            upstream_local: record.upstream_local,
+            attempts: record.attempts,
+            received: record.received,
+            sent: record.sent,
+            started: record.started,
+            request_received: None,
+            response_received: None,
+            now: record.ended,
         }
     }
 
-    fn count(&mut self, exchange: &Exchange, direction: Direction, facts: &Facts, now: Time) {
+    fn count(
+        &mut self,
+        exchange: &Exchange,
+        direction: Direction,
+        facts: &Facts,
+        now: Time,
+        upstream: impl FnOnce(&Exchange) -> Principals,
+    ) {
+        let Some(http) = &exchange.http else { return };
+        let stats = http.config.stats.as_deref();
         let grpc = grpc_status(exchange);
         let key = SeriesKey {
+            stats: stats.map_or(0, |stats| std::ptr::from_ref(stats).addr()),
             direction: direction as u8,
             cluster: exchange.cluster.map_or(u64::MAX, |key| key.to_bits()),
             host: exchange.host.map_or(u64::MAX, |key| key.to_bits()),
@@ -195,95 +261,46 @@ impl Recorder {
             grpc: grpc.unwrap_or(u8::MAX),
             policy: u8::from(facts.is_mutual_tls()),
         };
-        let micros = now.since(exchange.started).as_micros() as u64;
-        let (received, sent) = (exchange.request_body.total, exchange.bytes_sent);
-        let (node, unknown) = (self.node.clone(), self.unknown.clone());
-        self.metrics.count(key, micros, received, sent, || {
-            (labels(exchange, direction, facts, &node, &unknown), grpc.map_or("".into(), |s| s.to_string().into()))
-        });
+        let request = Request {
+            duration_micros: now.since(exchange.started).as_micros() as u64,
+            request_bytes: exchange.request_body.total,
+            response_bytes: exchange.bytes_sent,
+        };
+        if self.metrics.count(&key, stats, &request) {
+            return;
+        }
+        let mut metrics = std::mem::take(&mut self.metrics);
+        let view = self.view(exchange, facts, now);
+        let counted = Counted {
+            names: &self.names,
+            node: &self.node,
+            view: &view,
+            direction,
+            facts,
+            cluster: exchange.cluster_config.as_deref(),
+            endpoint: exchange.endpoint.as_deref(),
+            upstream: upstream(exchange),
+            flags: exchange.flags,
+            protocol: if is_grpc(exchange) { "grpc" } else { "http" },
+            answer: Some((exchange.response.status, grpc)),
+        };
+        metrics.count_new(key, stats, &request, &counted);
+        self.metrics = metrics;
     }
 }
 
-/// `runtime_filter`: one in so many is logged.
-fn is_sampled(log: &AccessLog, rng: &mut Rng) -> bool {
-    log.sample >= 1_000_000 || rng.below(1_000_000) < u64::from(log.sample)
+fn is_grpc(exchange: &Exchange) -> bool {
+    let content_type = exchange.request.headers.get_known(Known::ContentType);
+    content_type.is_some_and(|value| value.starts_with(b"application/grpc"))
 }
 
 /// The gRPC status of a finished exchange, if it was gRPC.
 fn grpc_status(exchange: &Exchange) -> Option<u8> {
-    let content_type = exchange.request.headers.get_known(Known::ContentType)?;
-    if !content_type.starts_with(b"application/grpc") {
+    if !is_grpc(exchange) {
         return None;
     }
     let trailers = &exchange.response_body.trailers;
     let value =
         trailers.get_known(Known::GrpcStatus).or_else(|| exchange.response.headers.get_known(Known::GrpcStatus))?;
     std::str::from_utf8(value).ok()?.parse().ok()
-}
-
-fn labels(exchange: &Exchange, direction: Direction, facts: &Facts, node: &Node, unknown: &Arc<str>) -> Labels {
-    let or_unknown = |value: &Arc<str>| if value.is_empty() { unknown.clone() } else { value.clone() };
-    let inbound = direction == Direction::Inbound;
-    let no_service = ServiceLabels::default();
-    let service = exchange.cluster_config.as_ref().map_or(&no_service, |cluster| &cluster.service);
-    let peer = peer_workload(facts.principal());
-    let nobody = WorkloadLabels::default();
-    let endpoint = exchange.endpoint.as_ref().map_or(&nobody, |endpoint| &endpoint.workload);
-    let (source, destination) = if inbound { (&peer, &node.workload) } else { (&node.workload, endpoint) };
-    let principal = |is_ours: bool| -> Arc<str> {
-        match (inbound, is_ours) {
-            (true, false) => facts.principal().map_or(unknown.clone(), Into::into),
-            _ => unknown.clone(),
-        }
-    };
-    let grpc = exchange
-        .request
-        .headers
-        .get_known(Known::ContentType)
-        .is_some_and(|value| value.starts_with(b"application/grpc"));
-    let policy = match (inbound, facts.is_mutual_tls()) {
-        (false, _) => "unknown",
-        (true, true) => "mutual_tls",
-        (true, false) => "none",
-    };
-    vec![
-        if inbound { "destination" } else { "source" }.into(),
-        or_unknown(&source.name),
-        or_unknown(&source.app),
-        or_unknown(&source.version),
-        or_unknown(&source.namespace),
-        principal(!inbound),
-        or_unknown(&source.app),
-        or_unknown(&source.version),
-        or_unknown(&source.cluster),
-        or_unknown(&destination.name),
-        or_unknown(&destination.namespace),
-        principal(inbound),
-        or_unknown(&destination.app),
-        or_unknown(&destination.version),
-        or_unknown(&service.host),
-        or_unknown(&destination.app),
-        or_unknown(&destination.version),
-        or_unknown(&service.name),
-        or_unknown(&service.namespace),
-        or_unknown(&destination.cluster),
-        if grpc { "grpc" } else { "http" }.into(),
-        exchange.response.status.to_string().into(),
-        exchange.flags.to_string().into(),
-        policy.into(),
-    ]
-}
-
-/// What a SPIFFE ID says about its workload: `spiffe://td/ns/<ns>/sa/<account>`.
-fn peer_workload(principal: Option<&str>) -> WorkloadLabels {
-    let mut parts = principal.unwrap_or_default().split('/').skip(3);
-    let mut labels = WorkloadLabels::default();
-    while let (Some(kind), Some(value)) = (parts.next(), parts.next()) {
-        match kind {
-            "ns" => labels.namespace = value.into(),
-            "sa" => labels.name = value.into(),
-            _ => {}
-        }
-    }
-    labels
 }

@@ -27,6 +27,8 @@ pub(crate) struct View<'a> {
     pub transport_failure: Option<&'a str>,
     /// Why the proxy has ended the connection.
     pub termination: Option<&'a str>,
+    /// The trace that it is part of, and its span there.
+    pub trace: Option<(u128, u64)>,
     pub route: Option<&'a str>,
     pub cluster: Option<&'a str>,
     pub upstream: Option<SocketAddr>,
@@ -109,6 +111,8 @@ impl View<'_> {
             Operator::DownstreamTlsVersion => text(self.facts.tls_version, out),
             Operator::DownstreamTlsCipher => text(self.facts.tls_cipher, out),
             Operator::Hostname => text(Some(self.hostname), out),
+            Operator::TraceId => display(self.trace.map(|(trace, _)| format!("{trace:032x}")), out),
+            Operator::SpanId => display(self.trace.map(|(_, span)| format!("{span:016x}")), out),
             Operator::DynamicMetadata(namespace, path, most) => match self.metadata(namespace, path) {
                 None | Some(Value::Null) => false,
                 Some(Value::String(found)) => bytes(Some(found.as_bytes()), *most, out),

@@ -57,6 +57,13 @@ pub(crate) struct Trace {
     attempts: Vec<Attempt>,
 }
 
+impl Trace {
+    /// The trace, and the request's span in it.
+    pub(crate) fn place(&self) -> (u128, u64) {
+        (self.id, self.span)
+    }
+}
+
 /// One attempt.
 #[derive(Debug)]
 struct Attempt {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use pymesh_engine::base::time::{Time, WallClock};
 use pymesh_engine::filter::{FilterCall, Heads, Outcome};
 use pymesh_engine::shared::Commons;
+use pymesh_engine::telemetry::istio::Shard;
 use pymesh_engine::telemetry::stats::Hub;
 use pymesh_engine::{Action, ConnKey, Engine, ListenerKey, Options};
 use pymesh_model::cluster::*;
@@ -15,6 +16,7 @@ use pymesh_model::http::*;
 use pymesh_model::listener::*;
 use pymesh_model::matcher::HeaderMatch;
 use pymesh_model::route::*;
+use pymesh_model::stats::Stats;
 use pymesh_model::testing;
 pub use pymesh_model::testing::address;
 use pymesh_model::tracing::Tracing;
@@ -49,6 +51,9 @@ pub struct Setup {
     /// There is a cluster `asked`, for filters that ask.
     pub asked: Option<UpstreamHttp>,
     pub tracing: Option<Tracing>,
+    /// Of Istio's metrics.
+    pub stats: Option<Arc<Stats>>,
+    pub direction: Direction,
 }
 
 impl Default for Setup {
@@ -74,6 +79,8 @@ impl Default for Setup {
             policies: vec![],
             asked: None,
             tracing: None,
+            stats: None,
+            direction: Direction::Unspecified,
         }
     }
 }
@@ -92,6 +99,8 @@ pub struct Rig {
     // Not every test looks at numbers.
     #[allow(dead_code)]
     pub hub: Arc<Hub>,
+    #[allow(dead_code)]
+    pub shard: Arc<Shard>,
     commons: Arc<Commons>,
     #[allow(dead_code)]
     pub secrets: Arc<SecretStore>,
@@ -129,6 +138,7 @@ impl Rig {
     fn worker(worker: usize, snapshot: Arc<Snapshot>, hub: Arc<Hub>, commons: Arc<Commons>) -> Rig {
         // A virtual clock, by which certificates of tests are valid.
         let secrets = Arc::new(SecretStore::new(pymesh_tls::testing::Clock::new()));
+        let shard: Arc<Shard> = Arc::default();
         let mut engine = Engine::new(Options {
             worker,
             seed: 1,
@@ -138,7 +148,7 @@ impl Rig {
             stream_buffer: 64 * 1024,
             drain_time: Duration::from_secs(600),
             hub: hub.clone(),
-            shard: Arc::default(),
+            shard: shard.clone(),
             secrets: secrets.clone(),
         });
         assert_eq!(engine.apply(snapshot), Vec::<String>::new());
@@ -149,6 +159,7 @@ impl Rig {
             engine,
             script,
             hub,
+            shard,
             commons,
             secrets,
             now: Time::default(),
@@ -308,14 +319,19 @@ pub fn snapshot(setup: &Setup) -> Arc<Snapshot> {
         proxy_100_continue: setup.proxy_100_continue,
         header_case: setup.header_case,
         tracing: setup.tracing.clone(),
+        stats: setup.stats.clone(),
         ..testing::http("in", testing::routes([route]))
     };
     let network = match setup.is_tcp {
-        true => NetworkFilter::Tcp(Arc::new(testing::tcp("in", "origin"))),
+        true => NetworkFilter::Tcp(Arc::new(TcpProxy { stats: setup.stats.clone(), ..testing::tcp("in", "origin") })),
         false => NetworkFilter::Http(Arc::new(manager)),
     };
     let chain = FilterChain { policies: setup.policies.clone(), ..testing::filter_chain(network) };
-    let listener = Listener { buffer_limit: setup.buffer_limit, ..testing::listener("in", address(1, 80), chain) };
+    let listener = Listener {
+        buffer_limit: setup.buffer_limit,
+        direction: setup.direction,
+        ..testing::listener("in", address(1, 80), chain)
+    };
     let cluster = Cluster {
         circuit_breakers: setup.thresholds.into(),
         http: setup.upstream.clone(),

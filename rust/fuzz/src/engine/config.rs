@@ -122,7 +122,7 @@ impl Config {
         let log = AccessLog {
             sink: LogSink::Stdout,
             format: LogFormat::Text(Template::parse(ISTIO_TEXT_FORMAT).unwrap()),
-            sample: 1_000_000,
+            filter: None,
         };
         HttpConnectionManager {
             timeouts: HttpTimeouts {

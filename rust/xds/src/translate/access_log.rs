@@ -6,7 +6,7 @@ use prost::Name as _;
 use pymesh_model::format::{AccessLog, LogFormat, LogSink, Template, ENVOY_TEXT_FORMAT};
 
 use super::common::{data_source, open};
-use super::{matcher, Context};
+use super::{log_filter, Context};
 use crate::diagnostic::At;
 use crate::proto::envoy::config::accesslog::v3 as accesslog;
 use crate::proto::envoy::config::core::v3 as core;
@@ -15,15 +15,12 @@ use crate::proto::envoy::extensions::access_loggers::stream::v3::{
     stderr_access_log, stdout_access_log, StderrAccessLog, StdoutAccessLog,
 };
 
-/// Every request.
-const ALL: u32 = 1_000_000;
-
 pub(super) fn access_logs(logs: &[accesslog::AccessLog], at: &At<'_>, cx: &Context<'_>) -> Vec<Arc<AccessLog>> {
     logs.iter().enumerate().filter_map(|(index, log)| access_log(log, &at.index(index), cx)).map(Arc::new).collect()
 }
 
 fn access_log(log: &accesslog::AccessLog, at: &At<'_>, cx: &Context<'_>) -> Option<AccessLog> {
-    let sample = log.filter.as_ref().map_or(ALL, |filter| sample(filter, &at.field("filter")));
+    let filter = log.filter.as_ref().and_then(|filter| log_filter::filter(filter, &at.field("filter")));
     let at = &at.field("typed_config");
     let any = log.config_type.as_ref().map(|accesslog::access_log::ConfigType::TypedConfig(any)| any);
     let opened = open(any, at)?;
@@ -51,23 +48,7 @@ fn access_log(log: &accesslog::AccessLog, at: &At<'_>, cx: &Context<'_>) -> Opti
         Some(format) => log_format(&format, &at.field("log_format"), cx)?,
         None => LogFormat::Text(at.ok(Template::parse(ENVOY_TEXT_FORMAT))?),
     };
-    Some(AccessLog { sink, format, sample })
-}
-
-/// There are no runtime values here, so `percent_sampled` always decides.
-fn sample(filter: &accesslog::AccessLogFilter, at: &At<'_>) -> u32 {
-    let Some(accesslog::access_log_filter::FilterSpecifier::RuntimeFilter(filter)) = &filter.filter_specifier else {
-        return ALL;
-    };
-    let at = at.field("runtime_filter");
-    let at = at.field("percent_sampled");
-    match &filter.percent_sampled {
-        Some(percent) => matcher::millionths(percent, &at),
-        None => {
-            at.refuse("this must be set");
-            ALL
-        }
-    }
+    Some(AccessLog { sink, format, filter })
 }
 
 fn log_format(format: &core::SubstitutionFormatString, at: &At<'_>, cx: &Context<'_>) -> Option<LogFormat> {

@@ -54,11 +54,12 @@ pub(super) fn connection_manager(
     let upgrades_at = at.field("upgrade_configs");
     let upgrades = config.upgrade_configs.iter().enumerate();
     let upgrades = upgrades.map(|(i, u)| upgrade(&u.upgrade_type, u.enabled, false, &upgrades_at.index(i)));
+    let (filters, stats) = filter::filters(&config.http_filters, &at.field("http_filters"), cx);
     Some(HttpConnectionManager {
         stat_prefix: config.stat_prefix.as_str().into(),
         codec,
         routes,
-        filters: filter::filters(&config.http_filters, &at.field("http_filters"), cx),
+        filters,
         timeouts: timeouts(config, at),
         limits: limits(config, at),
         path: path_policy(config, at),
@@ -83,6 +84,7 @@ pub(super) fn connection_manager(
         via: (!config.via.is_empty()).then(|| config.via.as_str().into()),
         access_logs: access_log::access_logs(&config.access_log, &at.field("access_log"), cx),
         tracing: config.tracing.as_ref().and_then(|config| tracing::tracing(config, &at.field("tracing"), cx)),
+        stats,
     })
 }
 

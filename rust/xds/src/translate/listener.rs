@@ -10,10 +10,11 @@ use pymesh_model::listener::{
     NetworkFilter, SourceType, TcpProxy, TransportProtocol, Unfit,
 };
 use pymesh_model::route::WeightedCluster;
+use pymesh_model::stats::Stats;
 use pymesh_model::tls::ServerTls;
 
 use super::common::{duration, duration_or, enumerator, host_and_port, ip, open, prefixes};
-use super::{access_log, cluster, http, listener_filter, route, tls, Context};
+use super::{access_log, cluster, http, listener_filter, route, stats, tls, Context};
 use crate::diagnostic::At;
 use crate::proto::envoy::config::{core::v3 as core, listener::v3 as listener};
 use crate::proto::envoy::extensions::filters::network::ext_authz::v3 as authz;
@@ -22,6 +23,7 @@ use crate::proto::envoy::extensions::filters::network::rbac::v3 as rbac;
 use crate::proto::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
 use crate::proto::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
 use crate::proto::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
+use crate::proto::stats::PluginConfig;
 use crate::translate::filter::{ext_authz, rbac as policies};
 use listener::filter_chain_match::ConnectionSourceType;
 
@@ -122,12 +124,14 @@ fn filter_chain(chain: &listener::FilterChain, at: &At<'_>, cx: &mut Context<'_>
     let filters_at = at.field("filters");
     let mut policies = Vec::new();
     let mut network = None;
+    let mut counted = None;
     for (index, filter) in chain.filters.iter().enumerate() {
         let is_last = index + 1 == chain.filters.len();
         match network_filter(filter, &filters_at.index(index), cx) {
             Some(Network::Policy(policy)) if !is_last => policies.push(policy),
+            Some(Network::Counts(stats)) if !is_last => counted = Some((index, stats)),
             Some(Network::Ends(found)) if is_last => network = Some(found),
-            Some(Network::Policy(_)) => filters_at.index(index).refuse_with_hint(
+            Some(Network::Policy(_) | Network::Counts(_)) => filters_at.index(index).refuse_with_hint(
                 "nothing speaks on the connections that it lets pass",
                 "end the list with the HTTP connection manager or the TCP proxy",
             ),
@@ -143,6 +147,15 @@ fn filter_chain(chain: &listener::FilterChain, at: &At<'_>, cx: &mut Context<'_>
             "a chain needs a network filter",
             "end the list with the HTTP connection manager or the TCP proxy",
         );
+    }
+    if let Some((index, stats)) = counted {
+        match network.as_mut() {
+            Some(NetworkFilter::Tcp(proxy)) => Arc::make_mut(proxy).stats = Some(stats),
+            Some(NetworkFilter::Http(_)) => filters_at
+                .index(index)
+                .refuse_with_hint("requests are not counted by a network filter", "put it among `http_filters`"),
+            None => {}
+        }
     }
     Some(FilterChain {
         name: chain.name.as_str().into(),
@@ -223,6 +236,8 @@ fn transport_socket(
 /// What stands in a chain: policies, then what speaks.
 enum Network {
     Policy(ConnectionPolicy),
+    /// Istio's metrics of connections.
+    Counts(Arc<Stats>),
     Ends(NetworkFilter),
 }
 
@@ -242,10 +257,13 @@ fn network_filter(filter: &listener::Filter, at: &At<'_>, cx: &mut Context<'_>) 
     } else if opened.is::<authz::ExtAuthz>() {
         let policy = Arc::new(ext_authz::connections(&opened.decode(at)?, at)?);
         Some(Network::Policy(ConnectionPolicy::ExtAuthz(policy)))
+    } else if opened.is::<PluginConfig>() {
+        Some(Network::Counts(Arc::new(stats::stats(&opened.decode(at)?, at))))
     } else {
         let known = [
             HttpConnectionManager::full_name(),
             tcp::TcpProxy::full_name(),
+            PluginConfig::full_name(),
             rbac::Rbac::full_name(),
             authz::ExtAuthz::full_name(),
         ];
@@ -282,5 +300,6 @@ fn tcp_proxy(config: &tcp::TcpProxy, at: &At<'_>, cx: &Context<'_>) -> Option<Tc
         max_connect_attempts: config.max_connect_attempts.unwrap_or(1),
         hash_source_ip: !config.hash_policy.is_empty(),
         access_logs: access_log::access_logs(&config.access_log, &at.field("access_log"), cx),
+        stats: None,
     })
 }

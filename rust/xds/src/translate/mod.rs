@@ -20,6 +20,7 @@ mod health_check;
 mod http;
 mod listener;
 mod listener_filter;
+mod log_filter;
 mod matcher;
 mod mirror;
 mod original_dst;
@@ -28,6 +29,7 @@ mod overload;
 mod retry;
 mod route;
 mod secret;
+mod stats;
 mod tls;
 mod tracing;
 

@@ -14,9 +14,10 @@ use std::time::Duration;
 
 use prost::Name as _;
 use pymesh_model::filter::{FailurePolicy, FilterId, FilterKind, HttpFilter, PythonFilter};
+use pymesh_model::stats::Stats;
 
 use super::common::{duration_or, enumerator, open, Opened};
-use super::Context;
+use super::{stats, Context};
 use crate::diagnostic::At;
 use crate::proto;
 use crate::proto::envoy::extensions::filters::http::cors::v3::Cors;
@@ -29,17 +30,23 @@ use crate::proto::envoy::extensions::filters::http::rbac::v3::Rbac;
 use crate::proto::envoy::extensions::filters::http::router::v3::Router;
 use crate::proto::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use crate::proto::pymesh::filters::v1 as python;
+use crate::proto::stats::PluginConfig;
 pub(super) use local_rate_limit::policies as rate_limits;
 pub(super) use route::filters as route_filters;
 
 /// As many as the engine has bits for.
 const MOST_FILTERS: usize = 64;
 
-/// The filters before the router, which must be the last one.
-pub(super) fn filters(filters: &[hcm::HttpFilter], at: &At<'_>, cx: &Context<'_>) -> Vec<Arc<HttpFilter>> {
+/// The filters before the router, which must be the last one, and what Istio's stats filter says, if it is among them.
+pub(super) fn filters(
+    filters: &[hcm::HttpFilter],
+    at: &At<'_>,
+    cx: &Context<'_>,
+) -> (Vec<Arc<HttpFilter>>, Option<Arc<Stats>>) {
     let mut translated = Vec::with_capacity(filters.len());
     let mut names = HashSet::new();
     let mut routers = 0usize;
+    let mut counted = None;
     for (index, filter) in filters.iter().enumerate() {
         let at = at.index(index);
         if !names.insert(filter.name.as_str()) {
@@ -61,6 +68,13 @@ pub(super) fn filters(filters: &[hcm::HttpFilter], at: &At<'_>, cx: &Context<'_>
             }
             continue;
         }
+        if opened.is::<PluginConfig>() {
+            if filter.disabled || counted.is_some() {
+                at.refuse_with_hint("one stats filter says what is counted", "keep one, which is not disabled");
+            }
+            counted = opened.decode(&at).map(|config| Arc::new(stats::stats(&config, &at)));
+            continue;
+        }
         let kind = kind(&opened, &at, cx);
         translated.extend(kind.map(|(name, kind)| {
             let name = if name.is_empty() { filter.name.as_str().into() } else { name };
@@ -77,7 +91,7 @@ pub(super) fn filters(filters: &[hcm::HttpFilter], at: &At<'_>, cx: &Context<'_>
              type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}`",
         );
     }
-    translated
+    (translated, counted)
 }
 
 /// What a filter is, and the name that its configuration gives it.
@@ -110,6 +124,7 @@ fn kind(opened: &Opened<'_>, at: &At<'_>, cx: &Context<'_>) -> Option<(Arc<str>,
             JwtAuthentication::full_name(),
             GrpcWeb::full_name(),
             LocalRateLimit::full_name(),
+            PluginConfig::full_name(),
             python::PythonFilter::full_name(),
         ];
         opened.refuse(&supported, at);
