@@ -230,6 +230,10 @@ def _selectors(store: Store, known: Sequence[Known], report: Report) -> None:
     for policy in policies:
         if policy.spec.selector is not None:
             selecting.append((policy, policy.spec.selector.match_labels, policy.spec.place("selector")))
+    for telemetry in store.telemetries:
+        if telemetry.spec.selector is not None:
+            labels = telemetry.spec.selector.match_labels
+            selecting.append((telemetry, labels, telemetry.spec.place("selector")))
     for one in store.filters:
         if one.spec.selector is not None:
             selecting.append((one, one.spec.selector.match_labels, one.spec.place("selector")))

@@ -322,6 +322,9 @@ def _guards(store: Store, proxy: Proxy, made: Description, gateway: str | None =
     for tokens in select(store.request_authentications):
         issuers = ", ".join(rule.issuer for rule in tokens.spec.jwt_rules)
         made.add("Tokens", f"{tokens.title}: tokens of {issuers or 'nobody'} are checked", tokens.at)
+    for telemetry in store.telemetries.of(store.options.root_namespace, proxy.namespace, proxy.labels):
+        said = ", ".join(telemetry.spec.present("tracing", "metrics", "accessLogging"))
+        made.add("Telemetry", f"{telemetry.title} says something of {said or 'nothing'}", telemetry.at)
     for one_filter in store.filters:
         selector = one_filter.spec.selector
         by_label = selector is not None and selector.match_labels.items() <= proxy.labels.items()

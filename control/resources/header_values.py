@@ -21,12 +21,14 @@ COMMANDS: Final = frozenset(
         "DOWNSTREAM_TLS_CIPHER", "DOWNSTREAM_TLS_VERSION", "DOWNSTREAM_TRANSPORT_FAILURE_REASON", "DURATION",
         "HOSTNAME", "PROTOCOL",
         "REQUESTED_SERVER_NAME", "REQUEST_DURATION", "RESPONSE_CODE", "RESPONSE_CODE_DETAILS",
-        "RESPONSE_DURATION", "RESPONSE_FLAGS", "ROUTE_NAME", "START_TIME", "UPSTREAM_CLUSTER",
+        "RESPONSE_DURATION", "RESPONSE_FLAGS", "ROUTE_NAME", "SPAN_ID", "START_TIME", "TRACE_ID", "UPSTREAM_CLUSTER",
         "UPSTREAM_CLUSTER_RAW", "UPSTREAM_HOST", "UPSTREAM_LOCAL_ADDRESS", "UPSTREAM_REQUEST_ATTEMPT_COUNT",
         "UPSTREAM_TRANSPORT_FAILURE_REASON", "VIRTUAL_CLUSTER_NAME",
     }
 )  # fmt: skip
 _OF_A_HEADER = re.compile(r"(REQ|RESP|TRAILER)\(:?[!#$&'*+.^_`|~0-9A-Za-z-]+(\?:?[!#$&'*+.^_`|~0-9A-Za-z-]+)?\)(:\d+)?")
+#: What only a line of a log can tell.
+_OF_METADATA = re.compile(r"DYNAMIC_METADATA\([^()%:]+(:[^()%:]+)*\)(:\d+)?")
 _PART = re.compile(r"%%|%(?P<command>(?:\([^)]*\)|[^%(])*)%|(?P<open>%)")
 #: What no line of text holds.
 CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
@@ -37,11 +39,26 @@ def value_problems(field: str, values: Mapping[str, str], *, commands: bool = Tr
     for name, value in values.items():
         if CONTROL.search(value):
             yield Problem(field, f"{name}: a header's value is one line of text", "remove control characters")
-        for found in _PART.finditer(value) if commands else ():
-            command = found["command"]
-            if found["open"]:
-                yield Problem(field, f"{name}: a '%' is not closed", "write %% for a percent sign")
-            elif command is not None and command not in COMMANDS and not _OF_A_HEADER.fullmatch(command):
-                known = [f"%{one}%" for one in (*sorted(COMMANDS), "REQ(NAME)", "RESP(NAME)")]
-                hint = did_you_mean(f"%{command}%", known, otherwise="write %% for a percent sign")
-                yield Problem(field, f"{name}: %{command}% is not known", hint)
+        if commands:
+            yield from _command_problems(field, value, f"{name}: ")
+
+
+def log_problems(field: str, text: str, before: str = "") -> Iterator[Problem]:
+    """What keeps the proxies from writing a line of a log in this format; ``before`` begins each message."""
+    yield from _command_problems(field, text, before, log=True)
+
+
+def _command_problems(field: str, text: str, before: str, *, log: bool = False) -> Iterator[Problem]:
+    for found in _PART.finditer(text):
+        command = found["command"]
+        if found["open"]:
+            yield Problem(field, f"{before}a '%' is not closed", "write %% for a percent sign")
+            continue
+        if command is None or command in COMMANDS or _OF_A_HEADER.fullmatch(command):
+            continue
+        if log and _OF_METADATA.fullmatch(command):
+            continue
+        more = ("DYNAMIC_METADATA(FILTER:KEY)",) if log else ()
+        known = [f"%{one}%" for one in (*sorted(COMMANDS), "REQ(NAME)", "RESP(NAME)", *more)]
+        hint = did_you_mean(f"%{command}%", known, otherwise="write %% for a percent sign")
+        yield Problem(field, f"{before}%{command}% is not known", hint)

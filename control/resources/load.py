@@ -26,6 +26,7 @@ from pymesh.control.resources import (
     rate_limit,
     request_authentication,
     security,
+    telemetry,
     traffic,
     workloads,
 )
@@ -66,6 +67,7 @@ KINDS: Mapping[tuple[str, str], tuple[tuple[str, ...], type[Resource]]] = {
         ("v1", "v1beta1"),
         request_authentication.RequestAuthentication,
     ),
+    ("telemetry.istio.io", "Telemetry"): (("v1", "v1alpha1"), telemetry.Telemetry),
     (gateway_api.GROUP, "Gateway"): (("v1", "v1beta1"), gateway_api.KubeGateway),
     (gateway_api.GROUP, "HTTPRoute"): (("v1", "v1beta1"), gateway_api.HTTPRoute),
     (gateway_api.GROUP, "GRPCRoute"): (("v1", "v1alpha2"), gateway_routes.GRPCRoute),
@@ -79,7 +81,6 @@ KINDS: Mapping[tuple[str, str], tuple[tuple[str, ...], type[Resource]]] = {
 
 #: Kinds of the field's APIs that we do not have, with what there is.
 REFUSED_KINDS: Mapping[str, str] = {
-    "Telemetry": "set the access log with the control plane's options",
     "EnvoyFilter": "write a PythonFilter",
     "WasmPlugin": "write a PythonFilter",
     "TrafficExtension": "write a PythonFilter",

@@ -1,29 +1,32 @@
-"""Istio's MeshConfig, in the ConfigMap `istio` of the root namespace: who else may be asked about a request.
+"""Istio's MeshConfig, in the ConfigMap `istio` of the root namespace: who else may be asked about a request, and who is
+told of it.
 
-Of it the extension providers that authorize are read. What else it can say has an option of the control plane or a
-resource here, and is refused with its name, so that there is one place for each setting.
+Of it the extension providers and what proxies tell are read. What else it can say has an option of the control plane or
+a resource here, and is refused with its name, so that there is one place for each setting.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import field
 from datetime import timedelta
-from typing import Annotated, ClassVar, Final
+from typing import Annotated, ClassVar, Final, Literal
 
-from pymesh.control.resources.decode import Located, PortNumber, Problem, Range, derived, exactly_one, model
+from pymesh.control.resources.decode import Located, Problem, Range, derived, exactly_one, model
 from pymesh.control.resources.embedded import Text
-from pymesh.control.resources.header_values import HEADER_NAME, value_problems
+from pymesh.control.resources.extension_providers import FileAccessLog, OpenTelemetry, Prometheus, ServiceProvider
+from pymesh.control.resources.header_values import CONTROL, HEADER_NAME, log_problems, value_problems
 from pymesh.control.resources.metadata import Resource
 from pymesh.control.resources.statuses import REFUSALS
+from pymesh.control.resources.telemetry import CustomTag, tag_problems
 
 #: The ConfigMap, and the entry of it that holds the document.
 NAME: Final = "istio"
 KEY: Final = "mesh"
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9._]*[A-Za-z0-9])?")
-_SERVICE = re.compile(r"(?:([a-z0-9][-a-z0-9]*)/)?([A-Za-z0-9_][-A-Za-z0-9_.]*)")
 
 
 @model
@@ -38,12 +41,9 @@ class RequestBody(Located):
 
 
 @model
-class ExtAuthz(Located):
+class ExtAuthz(ServiceProvider):
     """An external authorizer, however it is spoken to."""
 
-    #: HOST or NAMESPACE/HOST of a service.
-    service: str
-    port: PortNumber
     timeout: timedelta = timedelta(seconds=600)
     #: Let through what it cannot be asked about.
     fail_open: bool = False
@@ -53,20 +53,8 @@ class ExtAuthz(Located):
     clear_route_cache: bool = False
     include_request_body_in_check: RequestBody | None = None
 
-    @property
-    def namespace(self) -> str:
-        """The namespace that the service must be in, if one is written."""
-        return self.service.rpartition("/")[0]
-
-    @property
-    def host(self) -> str:
-        """The service's host."""
-        return self.service.rpartition("/")[2]
-
     def problems(self) -> Iterator[Problem]:
-        if not _SERVICE.fullmatch(self.service):
-            hint = "write it as in opa.authz.svc.cluster.local or authz/opa.example"
-            yield Problem("service", f"{self.service!r} is not [NAMESPACE/]HOST", hint)
+        yield from super().problems()
         if self.timeout < timedelta(milliseconds=1):
             yield Problem("timeout", "'timeout' leaves no time", "give it a millisecond at least, or remove it")
         if not self.status_on_error.isdecimal() or int(self.status_on_error) not in REFUSALS:
@@ -98,6 +86,10 @@ class ExtAuthzHttp(ExtAuthz):
     #: Without it all of them.
     headers_to_downstream_on_deny: tuple[str, ...] = ()
 
+    @property
+    def is_grpc(self) -> bool:
+        return False
+
     def problems(self) -> Iterator[Problem]:
         yield from super().problems()
         if self.path_prefix and not re.fullmatch(r"/[^?#\s]*", self.path_prefix):
@@ -124,38 +116,113 @@ class ExtAuthzHttp(ExtAuthz):
             yield Problem("", "'packAsBytes' is a matter of gRPC", hint, body.place("packAsBytes"))
 
 
-_ACCESS_LOG = "set the control plane's option --access-log"
-_NO_TRACING = "traces are not sent yet; remove it"
+_NO_TRACER = "describe a collector of OpenTelemetry with 'opentelemetry'"
+_NO_LOG_SERVICE = "write a log with 'envoyFileAccessLog', and name it in a Telemetry"
+
+#: The kinds of providers, by what they are for.
+_AUTHORIZERS = ("envoyExtAuthzGrpc", "envoyExtAuthzHttp")
+_TOLD = ("opentelemetry", "envoyFileAccessLog", "prometheus")
 
 
 @model
 class ExtensionProvider(Located):
-    """Somebody whom policies name."""
+    """Somebody whom policies and Telemetry resources name."""
 
     REFUSED: ClassVar = {
-        **dict.fromkeys(
-            ("zipkin", "lightstep", "datadog", "stackdriver", "opencensus", "skywalking", "opentelemetry"), _NO_TRACING
-        ),
-        **dict.fromkeys(("envoyFileAccessLog", "envoyHttpAls", "envoyTcpAls", "envoyOtelAls"), _ACCESS_LOG),
-        "prometheus": "every proxy serves its metrics on /stats/prometheus; remove it",
+        **dict.fromkeys(("zipkin", "lightstep", "datadog", "stackdriver", "opencensus", "skywalking"), _NO_TRACER),
+        **dict.fromkeys(("envoyHttpAls", "envoyTcpAls", "envoyOtelAls"), _NO_LOG_SERVICE),
         "sds": "keys are in Secrets; remove it",
     }
 
     name: str
     envoy_ext_authz_grpc: ExtAuthzGrpc | None = None
     envoy_ext_authz_http: ExtAuthzHttp | None = None
+    opentelemetry: OpenTelemetry | None = None
+    envoy_file_access_log: FileAccessLog | None = None
+    prometheus: Prometheus | None = None
 
     @property
-    def authorizer(self) -> ExtAuthzGrpc | ExtAuthzHttp:
-        """The one of the two that there is."""
-        found = self.envoy_ext_authz_grpc or self.envoy_ext_authz_http
-        assert found is not None, "decoding refuses a provider without one"
-        return found
+    def authorizer(self) -> ExtAuthzGrpc | ExtAuthzHttp | None:
+        """Who is asked, if that is what it is for."""
+        return self.envoy_ext_authz_grpc or self.envoy_ext_authz_http
+
+    @property
+    def service(self) -> ServiceProvider | None:
+        """What it is, if it is a service."""
+        return self.authorizer or self.opentelemetry
 
     def problems(self) -> Iterator[Problem]:
         if not _NAME.fullmatch(self.name):
             yield Problem("name", f"{self.name!r} is not a valid name", "letters, digits, '-', '.' and '_'")
-        yield from exactly_one(self, "envoyExtAuthzGrpc", "envoyExtAuthzHttp")
+        yield from exactly_one(self, *_AUTHORIZERS, *_TOLD)
+
+
+#: What is there unless it is described otherwise, as with Istio.
+BUILT_IN: Final = (
+    ExtensionProvider(name="prometheus", prometheus=Prometheus()),
+    ExtensionProvider(name="envoy", envoy_file_access_log=FileAccessLog(path="/dev/stdout")),
+)
+
+
+@model
+class DefaultProviders(Located):
+    """Who is told unless a Telemetry says otherwise, by name."""
+
+    tracing: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
+    access_logging: tuple[str, ...] = ()
+
+    def problems(self) -> Iterator[Problem]:
+        if len(self.tracing) > 1:
+            yield Problem("tracing", "spans go to one provider", "keep one of them")
+
+
+_PROXYS_OWN = "set the options of each proxy"
+
+
+@model
+class ProxyTracing(Located):
+    """What holds for traces where no Telemetry says otherwise."""
+
+    REFUSED: ClassVar = {
+        **dict.fromkeys(
+            ("zipkin", "lightstep", "datadog", "stackdriver", "openCensusAgent"),
+            "describe a collector under extensionProviders, with 'opentelemetry', for defaultProviders.tracing",
+        ),
+        "tlsSettings": "write a DestinationRule for the collector",
+    }
+
+    #: Percent of requests; 0: 1.
+    sampling: float = 0.0
+    custom_tags: Mapping[str, CustomTag] = field(default_factory=dict)
+    #: Octets of a path that are told; 0: 256.
+    max_path_tag_length: Annotated[int, Range(0, 65536)] = 0
+    enable_istio_tags: bool = True
+
+    def problems(self) -> Iterator[Problem]:
+        if not 0 <= self.sampling <= 100:
+            yield Problem("sampling", f"{self.sampling} is no share", "0 to 100")
+        yield from tag_problems(self.custom_tags)
+
+
+@model
+class ProxyConfig(Located):
+    """What holds for every proxy."""
+
+    REFUSED: ClassVar = dict.fromkeys(
+        (
+            "configPath", "binaryPath", "serviceCluster", "drainDuration", "discoveryAddress", "zipkinAddress",
+            "statsdUdpAddress", "proxyAdminPort", "controlPlaneAuthPolicy", "customConfigFile", "statNameLength",
+            "concurrency", "proxyBootstrapTemplatePath", "interceptionMode", "sds", "envoyAccessLogService",
+            "envoyMetricsService", "proxyMetadata", "runtimeValues", "statusPort", "extraStatTags", "gatewayTopology",
+            "terminationDrainDuration", "meshId", "readinessProbe", "proxyStatsMatcher", "caCertificatesPem",
+            "holdApplicationUntilProxyStarts", "image", "privateKeyProvider", "proxyHeaders", "tracingServiceName",
+            "fileFlushInterval", "fileFlushMinSizeKb",
+        ),
+        _PROXYS_OWN,
+    )  # fmt: skip
+
+    tracing: ProxyTracing = ProxyTracing()
 
 
 _AT_PORT = "the sidecars' ports are fixed as Istio's defaults; remove it"
@@ -175,13 +242,8 @@ class MeshConfig(Located):
         "protocolDetectionTimeout": "protocols are told by the ports' names or appProtocol; remove it",
         "tcpKeepalive": "set connectionPool.tcp.tcpKeepalive in a DestinationRule",
         **dict.fromkeys(("ingressClass", "ingressService", "ingressControllerMode", "ingressSelector"), _NO_INGRESS),
-        "enableTracing": _NO_TRACING,
-        "accessLogFile": "the log goes to the proxy's output; " + _ACCESS_LOG,
-        "accessLogFormat": _ACCESS_LOG,
-        "accessLogEncoding": _ACCESS_LOG,
-        "enableEnvoyAccessLogService": _ACCESS_LOG,
-        "disableEnvoyListenerLog": _ACCESS_LOG,
-        "defaultConfig": "set the options of each proxy",
+        "enableEnvoyAccessLogService": "a proxy writes its log itself; set accessLogFile",
+        "disableEnvoyListenerLog": "listeners log nothing; remove it",
         "outboundTrafficPolicy": "set the control plane's option --outbound-traffic-policy, or a Sidecar's",
         "inboundTrafficPolicy": "set defaultEndpoint of a Sidecar's ingress",
         "configSources": "name folders with the control plane's option --config",
@@ -203,7 +265,6 @@ class MeshConfig(Located):
         "serviceSettings": _NO_KUBERNETES,
         "enablePrometheusMerge": "the application's metrics are its own; remove it",
         "verifyCertificateAtClient": "servers are always verified; see insecureSkipVerify of a DestinationRule",
-        "defaultProviders": "set the control plane's options",
         "discoverySelectors": _NO_KUBERNETES,
         "pathNormalization": "paths are always normalized, at least as with MERGE_SLASHES; remove it",
         "defaultHttpRetryPolicy": "set retries in VirtualServices",
@@ -213,14 +274,45 @@ class MeshConfig(Located):
     }
 
     extension_providers: tuple[ExtensionProvider, ...] = ()
+    default_providers: DefaultProviders = DefaultProviders()
+    default_config: ProxyConfig = ProxyConfig()
+    #: Says nothing that its provider does not say; kept for those who have it.
+    enable_tracing: bool = False
+    #: Where requests are logged that no Telemetry speaks of, in place of what the option --access-log says.
+    access_log_file: str = ""
+    access_log_format: str = ""
+    access_log_encoding: Literal["TEXT", "JSON"] = "TEXT"
+
+    @property
+    def providers(self) -> Mapping[str, ExtensionProvider]:
+        """The extension providers by name, with those that are built in."""
+        return {one.name: one for one in (*BUILT_IN, *self.extension_providers)}
 
     def problems(self) -> Iterator[Problem]:
+        if self.access_log_file and (not self.access_log_file.startswith("/") or CONTROL.search(self.access_log_file)):
+            yield Problem("accessLogFile", f"{self.access_log_file!r} is no path of a file", "as in /dev/stdout")
+        if self.access_log_format and self.access_log_encoding == "JSON":
+            yield from self._json_problems()
+        else:
+            yield from log_problems("accessLogFormat", self.access_log_format)
         seen: dict[str, ExtensionProvider] = {}
         for one in self.extension_providers:
             first = seen.setdefault(one.name, one)
             if first is not one:
                 hint = f"the first is in line {first.place('name').line}"
                 yield Problem("", f"provider {one.name!r} is here twice", hint, one.place("name"))
+
+    def _json_problems(self) -> Iterator[Problem]:
+        try:
+            labels = json.loads(self.access_log_format)
+        except ValueError as error:
+            yield Problem("accessLogFormat", f"it is not JSON: {error}", 'as in {"status": "%RESPONSE_CODE%"}')
+            return
+        if not isinstance(labels, dict) or not all(isinstance(value, str) for value in labels.values()):
+            yield Problem("accessLogFormat", "an object of texts is wanted", 'as in {"status": "%RESPONSE_CODE%"}')
+            return
+        for name, value in labels.items():
+            yield from log_problems("accessLogFormat", value, f"{name}: ")
 
 
 @model

@@ -90,7 +90,7 @@ def _is_alike(before: Service, fresh: Service) -> bool:
 
 def _stands_elsewhere(store: Store, made: Mapping[str, Service]) -> bool:
     """Whether another part of the store holds one of these services, or its endpoints, as they were."""
-    if not made.keys().isdisjoint(provider.service.host for provider in store.providers.values()):
+    if not made.keys().isdisjoint(service.host for service in store.providers.services()):
         return True
     held = {id(backends) for host in made for backends in store.services[host].backends.values() if backends}
     others = (one for host, one in store.services.items() if host not in made)

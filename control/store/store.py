@@ -21,12 +21,13 @@ from pymesh.control.resources.health_check import HealthCheckPolicy
 from pymesh.control.resources.hosts import is_within
 from pymesh.control.resources.kubernetes import Secret
 from pymesh.control.resources.load import refuse_duplicates
-from pymesh.control.resources.mesh_config import ConfigMap
+from pymesh.control.resources.mesh_config import ConfigMap, MeshConfig
 from pymesh.control.resources.metadata import Resource
 from pymesh.control.resources.python_filter import PythonFilter
 from pymesh.control.resources.rate_limit import LocalRateLimit
 from pymesh.control.resources.request_authentication import RequestAuthentication
 from pymesh.control.resources.security import AuthorizationPolicy, PeerAuthentication
+from pymesh.control.resources.telemetry import Telemetry
 from pymesh.control.resources.traffic import VirtualService
 from pymesh.control.resources.workloads import OutboundMode, Sidecar
 from pymesh.control.store import (
@@ -40,12 +41,14 @@ from pymesh.control.store import (
     pods,
     providers,
     references,
+    telemetries,
 )
 from pymesh.control.store.health_checks import HealthChecks
 from pymesh.control.store.peers import Peers
-from pymesh.control.store.providers import Provider
+from pymesh.control.store.providers import Providers
 from pymesh.control.store.references import MESH
 from pymesh.control.store.services import Service
+from pymesh.control.store.telemetries import Telemetries
 from pymesh.control.store.workloads import Locality
 
 R = TypeVar("R", bound=Resource)
@@ -102,13 +105,15 @@ class Store:
     peers: Peers = field(default_factory=Peers)
     policies: Sequence[AuthorizationPolicy] = ()
     request_authentications: Sequence[RequestAuthentication] = ()
-    #: External authorizers by name, those that can be used.
-    providers: Mapping[str, Provider] = field(default_factory=dict)
+    #: Of the extension providers those that are services and can be used.
+    providers: Providers = field(default_factory=Providers)
     health_checks: HealthChecks = field(default_factory=dict)
     #: Hosts of the services whose clients are to stay at one endpoint because a route says so.
     sticky: frozenset[str] = frozenset()
     #: Namespace and name of a pod -> where it runs, as far as that is known.
     pod_localities: Mapping[tuple[str, str], Locality] = field(default_factory=dict)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    telemetries: Telemetries = field(default_factory=Telemetries)
     #: Room for what translation makes once for many proxies.
     memo: dict[object, Any] = field(default_factory=dict, repr=False)
     #: What may still be used of another store's memo.
@@ -199,6 +204,8 @@ def assemble(resources: Iterable[Resource], options: MeshOptions, report: Report
     if options.virtual_network is not None:
         services = addresses.allocate(services, options.virtual_network)
     bare = Store(options, services)
+    configured = [one for one in everything if isinstance(one, ConfigMap)]
+    mesh = providers.mesh_config(bare, configured, report)
 
     def of(kind: type[R]) -> list[R]:
         return [one for one in everything if isinstance(one, kind)]
@@ -221,13 +228,16 @@ def assemble(resources: Iterable[Resource], options: MeshOptions, report: Report
         peers.gather(of(PeerAuthentication), options.root_namespace, report),
         of(AuthorizationPolicy),
         of(RequestAuthentication),
-        providers.gather(bare, of(ConfigMap), report),
+        providers.gather(bare, mesh, report),
         health_checks.gather(bare, of(HealthCheckPolicy), report),
         frozenset(_sticky(bare, of(HTTPRoute))),
         known.places(),
+        mesh,
+        telemetries.gather(of(Telemetry), report),
     )
     references.check(store, report)
-    providers.check(store.policies, of(ConfigMap), report)
+    providers.check(store.policies, mesh, report)
+    telemetries.check(store.telemetries, mesh, report)
     return store
 
 

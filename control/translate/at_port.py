@@ -35,7 +35,6 @@ class AtPort:
         self, scope: Scope, any_address: str, unknown: dict[str, Any], allows_any: bool
     ) -> tuple[list[dict[str, Any]], dict[str, Any], Any | None]:
         """The filter chains, the one for the rest, and the route table if there is HTTP."""
-        options = scope.store.options
         chains = self._networks(scope)
         rules: list[L4Rule] = []
         for service, port in self.by_host:
@@ -51,7 +50,7 @@ class AtPort:
             self._cannot_be_told(scope, service)
         filters = selected_filters.outbound(scope, self.number)
         prefix = f"outbound_{any_address}_{self.number}"
-        network = listeners.http(options, prefix, "outbound", str(self.number), filters)
+        network = listeners.http(scope, prefix, "outbound", str(self.number), filters)
         return chains, {"filters": [network]}, self._table(scope, with_hosts, allows_any)
 
     def _networks(self, scope: Scope) -> list[dict[str, Any]]:

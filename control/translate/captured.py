@@ -23,6 +23,7 @@ from pymesh.control.translate import clusters, common, listeners, names, sidecar
 from pymesh.control.translate.at_port import PASSTHROUGH, TLS_PROTOCOLS, AtPort
 from pymesh.control.translate.common import Outbound
 from pymesh.control.translate.scope import Scope
+from pymesh.control.translate.telemetry import ListenerSide
 from pymesh.control.translate.wire import extension, wrapped
 from pymesh.control.xds import pb
 
@@ -73,22 +74,22 @@ def _allows_any(scope: Scope, resource: Sidecar | None) -> bool:
     return (own.mode if own else scope.store.options.outbound_traffic_policy) == "ALLOW_ANY"
 
 
-def _pass(scope: Scope, cluster: str) -> dict[str, Any]:
-    return {"filters": [listeners.tcp(scope.store.options, cluster, [(cluster, 1)])]}
+def _pass(scope: Scope, side: ListenerSide, cluster: str) -> dict[str, Any]:
+    return {"filters": listeners.tcp(scope, cluster, side, [(cluster, 1)])}
 
 
 def _unknown(scope: Scope, resource: Sidecar | None) -> dict[str, Any]:
     """The chain for connections to no service."""
-    return _pass(scope, PASSTHROUGH if _allows_any(scope, resource) else BLACK_HOLE)
+    return _pass(scope, "outbound", PASSTHROUGH if _allows_any(scope, resource) else BLACK_HOLE)
 
 
-def _to_itself(scope: Scope, port: int) -> dict[str, Any]:
+def _to_itself(scope: Scope, side: ListenerSide, port: int) -> dict[str, Any]:
     """Who asks for the virtual listener itself would be passed on to it again and again."""
-    return {**_pass(scope, BLACK_HOLE), "filter_chain_match": {"destination_port": wrapped(port)}}
+    return {**_pass(scope, side, BLACK_HOLE), "filter_chain_match": {"destination_port": wrapped(port)}}
 
 
 def _virtual_outbound(scope: Scope, resource: Sidecar | None, any_address: str, made: Captured) -> None:
-    chains = [_to_itself(scope, OUTBOUND_PORT)]
+    chains = [_to_itself(scope, "outbound", OUTBOUND_PORT)]
     one = listeners.listener("virtualOutbound", any_address, OUTBOUND_PORT, "OUTBOUND", chains)
     one.default_filter_chain.CopyFrom(_chain(_unknown(scope, resource)))
     one.use_original_dst.value = True
@@ -159,14 +160,14 @@ def _reachable(scope: Scope, resource: Sidecar | None) -> Iterator[tuple[Service
 
 
 def _virtual_inbound(scope: Scope, resource: Sidecar | None, any_address: str, source: str, made: Captured) -> None:
-    chains = [_to_itself(scope, INBOUND_PORT)]
+    chains = [_to_itself(scope, "inbound", INBOUND_PORT)]
     for number, own, cluster in _application(scope, resource, any_address, source):
         for chain in own:
             match = {**chain.get("filter_chain_match", {}), "destination_port": wrapped(number)}
             chains.append({**chain, "filter_chain_match": match})
         made.clusters.append(cluster)
     one = listeners.listener("virtualInbound", any_address, INBOUND_PORT, "INBOUND", chains)
-    one.default_filter_chain.CopyFrom(_chain(_pass(scope, INBOUND_PASSTHROUGH)))
+    one.default_filter_chain.CopyFrom(_chain(_pass(scope, "inbound", INBOUND_PASSTHROUGH)))
     restored = pb.message("envoy.extensions.filters.listener.original_dst.v3.OriginalDst")()
     one.listener_filters.add(**extension("envoy.filters.listener.original_dst", restored))
     if scope.proxy.interception == "TPROXY":

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from pymesh.control.resources.mesh_config import ExtAuthzGrpc, ExtAuthzHttp, RequestBody
 from pymesh.control.resources.security import AuthorizationPolicy
-from pymesh.control.store.providers import Provider
+from pymesh.control.store.providers import Authorizer
 from pymesh.control.translate import authorization
 from pymesh.control.translate.scope import Scope
 from pymesh.control.translate.wire import extension, seconds
@@ -30,7 +30,7 @@ def http(scope: Scope, selected: Sequence[AuthorizationPolicy]) -> list[Json]:
     """The filters for requests."""
     made = []
     for name, policies in _by_provider(selected):
-        provider = scope.store.providers.get(name)
+        provider = scope.store.providers.authorizers.get(name)
         made.append(authorization.http_filter(f"custom.{name}", _rules(name, policies, provider, http=True)))
         if provider is not None:
             made.append(extension(f"envoy.filters.http.ext_authz.{name}", _filter(scope, name, provider)))
@@ -41,8 +41,8 @@ def tcp(scope: Scope, selected: Sequence[AuthorizationPolicy]) -> list[Json]:
     """The filters for connections, about which only gRPC can ask."""
     made = []
     for name, policies in _by_provider(selected):
-        provider = scope.store.providers.get(name)
-        if provider is not None and not isinstance(provider.written.authorizer, ExtAuthzGrpc):
+        provider = scope.store.providers.authorizers.get(name)
+        if provider is not None and not isinstance(provider.written, ExtAuthzGrpc):
             scope.report.warning(
                 policies[0].spec.place("provider"),
                 f"{name!r} is asked over HTTP, which says nothing of TCP connections: {scope.proxy.name} refuses them",
@@ -55,7 +55,7 @@ def tcp(scope: Scope, selected: Sequence[AuthorizationPolicy]) -> list[Json]:
             message = pb.message("envoy.extensions.filters.network.ext_authz.v3.ExtAuthz")(
                 stat_prefix="tcp",
                 grpc_service=_grpc(scope, provider),
-                failure_mode_allow=provider.written.authorizer.fail_open,
+                failure_mode_allow=provider.written.fail_open,
                 transport_api_version="V3",
                 filter_enabled_metadata=_asks(authorization.NETWORK, name),
             )
@@ -71,7 +71,7 @@ def _by_provider(selected: Sequence[AuthorizationPolicy]) -> Iterator[tuple[str,
     yield from sorted(found.items())
 
 
-def _rules(name: str, policies: Sequence[AuthorizationPolicy], provider: Provider | None, *, http: bool) -> Json:
+def _rules(name: str, policies: Sequence[AuthorizationPolicy], provider: Authorizer | None, *, http: bool) -> Json:
     """The fields of RBAC: rules that mark what is asked about, or deny it."""
     end = "" if provider is not None else _NOBODY_TO_ASK
     named = authorization.named_rules(policies, http=http)
@@ -94,8 +94,8 @@ def _asks(rbac: str, provider: str) -> Json:
     }
 
 
-def _filter(scope: Scope, name: str, provider: Provider) -> Any:
-    asked = provider.written.authorizer
+def _filter(scope: Scope, name: str, provider: Authorizer) -> Any:
+    asked = provider.written
     message = pb.message("envoy.extensions.filters.http.ext_authz.v3.ExtAuthz")(
         transport_api_version="V3",
         failure_mode_allow=asked.fail_open,
@@ -122,16 +122,16 @@ def _body(wanted: RequestBody) -> Any:
     )
 
 
-def _grpc(scope: Scope, provider: Provider) -> Json:
+def _grpc(scope: Scope, provider: Authorizer) -> Json:
     cluster = scope.use(provider.service, provider.port)
     return {
         # A host has no '|' in it.
         "envoy_grpc": {"cluster_name": cluster, "authority": cluster.replace("|", "_.")},
-        "timeout": seconds(provider.written.authorizer.timeout),
+        "timeout": seconds(provider.written.timeout),
     }
 
 
-def _http_service(scope: Scope, provider: Provider, asked: ExtAuthzHttp) -> Any:
+def _http_service(scope: Scope, provider: Authorizer, asked: ExtAuthzHttp) -> Any:
     made = pb.message("envoy.extensions.filters.http.ext_authz.v3.HttpService")(
         server_uri={
             "uri": f"http://{provider.service.host}",

@@ -105,7 +105,7 @@ class _Claimed:
 def _http_chain(scope: Scope, site: Site, table: str) -> dict[str, Any]:
     stat_prefix = f"outbound_{site.bind}_{site.port}"
     filters = selected_filters.gateway(scope, site.gateway, site.port)
-    manager = listeners.http(scope.store.options, stat_prefix, "gateway", table, filters)
+    manager = listeners.http(scope, stat_prefix, "gateway", table, filters)
     return {"filters": [manager]}
 
 

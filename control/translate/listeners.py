@@ -1,4 +1,4 @@
-"""The parts that listeners are made of: connection managers, TCP proxies, access logs."""
+"""The parts that listeners are made of: connection managers and TCP proxies."""
 
 from __future__ import annotations
 
@@ -7,71 +7,20 @@ from ipaddress import ip_network
 from typing import Any, Literal
 
 from pymesh.control.resources.destination import TcpPool
-from pymesh.control.store.store import MeshOptions
-from pymesh.control.translate import clusters, http_filters, sticky
+from pymesh.control.translate import access_logs, clusters, http_filters, stats, sticky, tracing
 from pymesh.control.translate.l4 import L4Rule
 from pymesh.control.translate.scope import Scope
-from pymesh.control.translate.wire import ADS, extension, seconds, socket_address, struct, wrapped
+from pymesh.control.translate.telemetry import ListenerSide
+from pymesh.control.translate.wire import ADS, extension, seconds, socket_address, wrapped
 from pymesh.control.xds import pb
-
-#: Istio's default line.
-ACCESS_LOG_TEXT = (
-    '[%START_TIME%] "%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%" %RESPONSE_CODE% '
-    "%RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS% "
-    '"%UPSTREAM_TRANSPORT_FAILURE_REASON%" %BYTES_RECEIVED% %BYTES_SENT% %DURATION% '
-    '%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% "%REQ(X-FORWARDED-FOR)%" "%REQ(USER-AGENT)%" '
-    '"%REQ(X-REQUEST-ID)%" "%REQ(:AUTHORITY)%" "%UPSTREAM_HOST%" %UPSTREAM_CLUSTER_RAW% '
-    "%UPSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_REMOTE_ADDRESS% "
-    "%REQUESTED_SERVER_NAME% %ROUTE_NAME%\n"
-)
-
-#: Istio's default keys.
-ACCESS_LOG_JSON = {
-    "start_time": "%START_TIME%",
-    "method": "%REQ(:METHOD)%",
-    "path": "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%",
-    "protocol": "%PROTOCOL%",
-    "response_code": "%RESPONSE_CODE%",
-    "response_flags": "%RESPONSE_FLAGS%",
-    "response_code_details": "%RESPONSE_CODE_DETAILS%",
-    "connection_termination_details": "%CONNECTION_TERMINATION_DETAILS%",
-    "upstream_transport_failure_reason": "%UPSTREAM_TRANSPORT_FAILURE_REASON%",
-    "bytes_received": "%BYTES_RECEIVED%",
-    "bytes_sent": "%BYTES_SENT%",
-    "duration": "%DURATION%",
-    "upstream_service_time": "%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%",
-    "x_forwarded_for": "%REQ(X-FORWARDED-FOR)%",
-    "user_agent": "%REQ(USER-AGENT)%",
-    "request_id": "%REQ(X-REQUEST-ID)%",
-    "authority": "%REQ(:AUTHORITY)%",
-    "upstream_host": "%UPSTREAM_HOST%",
-    "upstream_cluster": "%UPSTREAM_CLUSTER_RAW%",
-    "upstream_local_address": "%UPSTREAM_LOCAL_ADDRESS%",
-    "downstream_local_address": "%DOWNSTREAM_LOCAL_ADDRESS%",
-    "downstream_remote_address": "%DOWNSTREAM_REMOTE_ADDRESS%",
-    "requested_server_name": "%REQUESTED_SERVER_NAME%",
-    "route_name": "%ROUTE_NAME%",
-}
 
 _MANAGER = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 
 
-def access_log(options: MeshOptions) -> list[dict[str, Any]]:
-    """Where and how requests are logged."""
-    log = pb.message("envoy.extensions.access_loggers.stream.v3.StdoutAccessLog")()
-    if options.access_log == "OFF":
-        return []
-    if options.access_log == "JSON":
-        log.log_format.json_format.CopyFrom(struct(ACCESS_LOG_JSON))
-    else:
-        log.log_format.text_format_source.inline_string = ACCESS_LOG_TEXT
-    return [extension("envoy.access_loggers.stdout", log)]
-
-
 def http(
-    options: MeshOptions,
+    scope: Scope,
     stat_prefix: str,
-    side: Literal["inbound", "outbound", "gateway"],
+    side: ListenerSide,
     routes: Any,
     filters: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
@@ -81,8 +30,8 @@ def http(
     manager = pb.message(_MANAGER)(
         codec_type="AUTO",
         stat_prefix=stat_prefix,
-        http_filters=[*filters, *built_in, router],
-        access_log=access_log(options),
+        http_filters=[*filters, *built_in, *stats.made(scope, side), router],
+        access_log=access_logs.made(scope, side),
         server_name="istio-envoy",
         use_remote_address=wrapped(side != "inbound"),
         generate_request_id=wrapped(True),
@@ -92,6 +41,7 @@ def http(
         path_with_escaped_slashes_action="UNESCAPE_AND_REDIRECT" if side == "gateway" else "REJECT_REQUEST",
         upgrade_configs=[{"upgrade_type": "websocket"}],
         stream_idle_timeout={"seconds": 300},
+        **tracing.made(scope, side),
     )
     if side == "inbound":
         manager.forward_client_cert_details = manager.APPEND_FORWARD
@@ -111,16 +61,17 @@ def http(
 
 
 def tcp(
-    options: MeshOptions,
+    scope: Scope,
     stat_prefix: str,
+    side: ListenerSide,
     shares: Sequence[tuple[str, int]],
     limits: TcpPool | None = None,
     *,
     hash_address: bool = False,
-) -> dict[str, Any]:
-    """A TCP proxy to clusters by weight; with ``hash_address`` a client stays at the same endpoint."""
+) -> list[dict[str, Any]]:
+    """A TCP proxy to clusters by weight, and what counts; with ``hash_address`` a client stays at the same endpoint."""
     proxy = pb.message("envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy")(
-        stat_prefix=stat_prefix, access_log=access_log(options)
+        stat_prefix=stat_prefix, access_log=access_logs.made(scope, side)
     )
     if len(shares) == 1:
         proxy.cluster = shares[0][0]
@@ -134,18 +85,19 @@ def tcp(
         proxy.max_downstream_connection_duration.CopyFrom(age)
     if hash_address:
         proxy.hash_policy.add(source_ip={})
-    return extension("envoy.filters.network.tcp_proxy", proxy)
+    return [*stats.made(scope, side), extension("envoy.filters.network.tcp_proxy", proxy)]
 
 
 def l4(scope: Scope, rules: Iterable[L4Rule], *, tls: bool = False) -> list[dict[str, Any]]:
     """Chains for connections, told apart by server name (``tls``) and destination. The first rule for both has it."""
     chains: list[dict[str, Any]] = []
     taken: set[tuple[str, str]] = set()
+    side: ListenerSide = "gateway" if scope.proxy.kind == "router" else "outbound"
     for rule in rules:
         first = rule.shares[0][0]
         hash_address = sticky.hash_address(scope, [cluster for cluster, _ in rule.shares])
         limits = clusters.tcp_limits(scope, first)
-        network = [tcp(scope.store.options, first, rule.shares, limits, hash_address=hash_address)]
+        network = tcp(scope, first, side, rule.shares, limits, hash_address=hash_address)
         by_subnets: dict[tuple[str, ...], list[str]] = {}
         for name in dict.fromkeys(rule.server_names or ("*",)):
             subnets = [str(ip_network(one, strict=False)) for one in rule.subnets] or [""]

@@ -29,6 +29,13 @@ _RULE = re.compile(r"ns\[(?P<namespace>[^\]]*)\]-policy\[(?P<name>[^\]]*)\]-rule
 _FILTERS = ("pymesh.filters.python.", "pymesh.local_rate_limit.")
 _GATEWAY_TABLE = re.compile(r"https?\.(\d+)")
 _TOKENS = "envoy.filters.http.jwt_authn"
+#: What comes of a Telemetry -> the field of it that says so.
+_TELEMETRY = {
+    "envoy.access_loggers.file": "accessLogging",
+    "envoy.tracers.opentelemetry": "tracing",
+    "tracing": "tracing",
+    "istio.stats": "metrics",
+}
 
 
 class Origins:
@@ -181,6 +188,12 @@ class Origins:
         if name == _TOKENS:
             own = (self._proxy.namespace, self._store.options.root_namespace)
             yield from (one.at for one in self._store.request_authentications if one.namespace in own)
+        if name in _TELEMETRY:
+            root, proxy = self._store.options.root_namespace, self._proxy
+            telemetries = list(self._store.telemetries.of(root, proxy.namespace, proxy.labels))
+            closest_first = [one.spec for one in reversed(telemetries)]
+            yield from (one.where[field] for one in closest_first for field in one.present(_TELEMETRY[name]))
+            yield from (self._store.mesh.where[key] for key in self._store.mesh.present("defaultProviders"))
         yield from self._routes.get(name, ())
         service = self._store.services.get(name.rpartition(":")[0])
         if service is not None:
@@ -201,6 +214,8 @@ def _names_along(message: Message, path: str) -> list[str]:
         try:
             if step["field"] is not None:
                 here = getattr(here, step["field"])
+                # It has no name of its own.
+                found += [step["field"]] if step["field"] == "tracing" else []
             elif step["index"] is not None:
                 here = here[int(step["index"])]
             else:

@@ -49,17 +49,17 @@ def inbound_chains(scope: Scope, number: int, is_http: bool, stat_prefix: str) -
     Where both are taken the mesh's clients are known by the protocol that they ask for. TLS of others is for the
     application, which the proxy does not look into.
     """
-    options, name = scope.store.options, names.inbound(number)
+    name = names.inbound(number)
     if is_http:
         filters = selected_filters.inbound(scope, number)
-        network = [listeners.http(options, stat_prefix, "inbound", _inbound_routes(name, number), filters)]
+        network = [listeners.http(scope, stat_prefix, "inbound", _inbound_routes(name, number), filters)]
     else:
-        network = [*access.inbound_tcp(scope), listeners.tcp(options, name, [(name, 1)])]
+        network = [*access.inbound_tcp(scope), *listeners.tcp(scope, name, "inbound", [(name, 1)])]
     chain = {"filters": network}
     mode = scope.store.peers.mode(scope.proxy.namespace, scope.proxy.labels, number)
     if mode == "DISABLE":
         return [chain]
-    mutual = {**chain, "transport_socket": tls.inbound(scope.proxy, options.trust_domain, http=is_http)}
+    mutual = {**chain, "transport_socket": tls.inbound(scope.proxy, scope.store.options.trust_domain, http=is_http)}
     if mode == "STRICT":
         return [mutual]
     return [{**mutual, "filter_chain_match": {"application_protocols": [tls.MESH_PROTOCOL]}}, chain]
@@ -80,7 +80,6 @@ def outbound(scope: Scope, one: EgressListener) -> tuple[Any | None, Any | None]
         )
         return None, None
     number, bind = one.port.number, one.bind or ("::1" if scope.proxy.is_ipv6 else "127.0.0.1")
-    options = scope.store.options
     found = _imported(scope, one, one.port)
     name = names.listener(bind, number)
     if one.port.protocol not in HTTP_PROTOCOLS:
@@ -91,7 +90,7 @@ def outbound(scope: Scope, one: EgressListener) -> tuple[Any | None, Any | None]
         chains = listeners.l4(scope, _tcp_rules(scope, one, number, found))
         return (listeners.listener(name, bind, number, "OUTBOUND", chains) if chains else None), None
     filters = selected_filters.outbound(scope, number)
-    network = listeners.http(options, f"outbound_{bind}_{number}", "outbound", str(number), filters)
+    network = listeners.http(scope, f"outbound_{bind}_{number}", "outbound", str(number), filters)
     made = listeners.listener(name, bind, number, "OUTBOUND", [{"filters": [network]}])
     return made, _outbound_routes(scope, number, found)
 

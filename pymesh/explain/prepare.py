@@ -101,6 +101,9 @@ def _listener(listener: Any, signer: Signer) -> Any:
             config = pb.unpack(one.typed_config)
             config.ClearField("access_log")
             config.access_log.add(**access_log())
+            if "tracing" in config.DESCRIPTOR.fields_by_name:
+                # Nobody collects spans here.
+                config.ClearField("tracing")
             for http in getattr(config, "http_filters", ()):
                 if tokens.is_jwt(http):
                     http.typed_config.CopyFrom(pb.pack(signer.believe(pb.unpack(http.typed_config))))

@@ -100,7 +100,7 @@ def test_a_provider_that_cannot_be_asked_is_told_and_left_out(name: str) -> None
     text, message = PROVIDERS[name]
     store, told = assembled(SERVICES + text)
     assert told == [message]
-    assert store.providers == {}
+    assert store.providers.authorizers == {}
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_provider_that_cannot_be_asked_is_told_and_left_out(name: str) -> None
 def test_a_provider_is_found_by_each_of_its_names(service: str) -> None:
     store, told = assembled(SERVICES + grpc(service, 9191))
     assert told == []
-    found = store.providers["opa"]
+    found = store.providers.authorizers["opa"]
     assert (found.service.host, found.port.number) == ("opa.authz.svc.cluster.local", 9191)
 
 
