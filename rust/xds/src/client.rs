@@ -25,6 +25,7 @@ use crate::session::{Request, Session};
 use crate::stream::{self, Event, Server};
 use crate::taken;
 use crate::translate::DnsSettings;
+use crate::transport::Target;
 use crate::Diagnostic;
 
 /// See the module.
@@ -171,15 +172,15 @@ impl Client {
 
     fn start_identity(&self, link: identity::Link) {
         let Some(identity) = self.identity.clone() else { return };
-        let Some(cluster) = self.static_cluster(&identity.ca_cluster) else { return };
+        let Some(target) = self.static_cluster(&identity.ca_cluster) else { return };
         let node = self.catalog.snapshot().node.id.clone();
-        let asking = identity::Asking { identity, cluster, node };
+        let asking = identity::Asking { identity, target, node };
         tokio::task::spawn_local(identity::run(asking, self.store.clone(), Chance::from_system(), link));
     }
 
     fn start_stream(&self, events: mpsc::Sender<Event>) -> Result<(), String> {
         let Some(discovery) = &self.discovery else { return Ok(()) };
-        let cluster = self
+        let target = self
             .static_cluster(&discovery.cluster)
             .ok_or_else(|| format!("the ADS cluster {} is not a static cluster", discovery.cluster))?;
         let metadata = discovery.metadata.clone();
@@ -187,14 +188,13 @@ impl Client {
         let is_told = metadata.iter().any(|(key, _)| key == identity::AUTHORIZATION);
         let own = self.identity.as_ref().filter(|own| own.ca_cluster == discovery.cluster && !is_told);
         let token_path = own.map(|own| own.token_path.clone());
-        let server = Server { cluster, variant: discovery.variant, metadata, token_path };
+        let server = Server { target, variant: discovery.variant, metadata, token_path };
         tokio::task::spawn_local(stream::run(server, self.store.clone(), Chance::from_system(), events));
         Ok(())
     }
 
-    fn static_cluster(&self, name: &str) -> Option<Arc<pymesh_model::cluster::Cluster>> {
-        let resource = self.catalog.clusters().get(name)?.newest()?;
-        Some(Arc::new(resource.value.cluster.clone()))
+    fn static_cluster(&self, name: &str) -> Option<Target> {
+        Some(Target::of(&self.catalog.clusters().get(name)?.newest()?.value))
     }
 }
 

@@ -12,7 +12,6 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use pymesh_model::cluster::Cluster;
 use pymesh_model::tls::SecretName;
 use pymesh_tls::csr::signing_request;
 use pymesh_tls::rotation::{Action, Rotation, ANSWER_TIMEOUT};
@@ -24,7 +23,7 @@ use tonic_prost::ProstCodec;
 use crate::bootstrap::WorkloadIdentity;
 use crate::chance::Chance;
 use crate::proto::istio::v1::auth::{IstioCertificateRequest, IstioCertificateResponse};
-use crate::transport;
+use crate::transport::{self, Target};
 
 /// The secret that holds the proxy's certificate.
 pub(crate) const CERTIFICATE: &str = "default";
@@ -56,7 +55,7 @@ pub(crate) struct Certified {
 /// Who asks, and whom.
 pub(crate) struct Asking {
     pub(crate) identity: WorkloadIdentity,
-    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) target: Target,
     /// `node.id`, by which the authority knows which certificate this one replaces.
     pub(crate) node: String,
 }
@@ -103,7 +102,7 @@ async fn ask(
     rotation: &mut Rotation,
     chance: &mut Chance,
 ) -> Result<Vec<u8>, String> {
-    let Asking { identity, cluster, node } = asking;
+    let Asking { identity, target, node } = asking;
     let token = bearer(&identity.token_path)?;
     let request = signing_request(&identity.spiffe_id).map_err(|error| error.to_string())?;
     rotation.begin(now(), request.key);
@@ -114,7 +113,7 @@ async fn ask(
         metadata: Some(named(NODE_ID, node)),
     };
     let turn = usize::try_from(now().as_secs()).unwrap_or(0);
-    let exchange = create_certificate(cluster, store, turn, message, &token);
+    let exchange = create_certificate(target, store, turn, message, &token);
     let response = tokio::time::timeout(ANSWER_TIMEOUT, exchange)
         .await
         .map_err(|_| format!("no answer within {ANSWER_TIMEOUT:?}"))??;
@@ -140,13 +139,13 @@ pub(crate) fn bearer(token_path: &str) -> Result<String, String> {
 }
 
 async fn create_certificate(
-    cluster: &Cluster,
+    target: &Target,
     store: &Arc<SecretStore>,
     turn: usize,
     message: IstioCertificateRequest,
     token: &str,
 ) -> Result<IstioCertificateResponse, String> {
-    let channel = transport::connect(cluster, store, turn).await?;
+    let channel = transport::connect(target, store, turn).await?;
     let mut grpc = tonic::client::Grpc::new(channel);
     grpc.ready().await.map_err(|error| error.to_string())?;
     let mut request = tonic::Request::new(message);

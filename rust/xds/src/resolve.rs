@@ -43,6 +43,19 @@ pub(crate) async fn run(settings: Arc<DnsSettings>, answers: mpsc::Sender<Answer
     }
 }
 
+/// Looks the names of a cluster up once.
+///
+/// # Errors
+/// One of them cannot be looked up now.
+pub(crate) async fn once(settings: &DnsSettings) -> Result<Endpoints, String> {
+    let mut known = Known::new(settings);
+    let asked: Vec<_> = settings.targets.iter().map(|target| look_up(target, settings.family)).collect();
+    for (index, question) in asked.into_iter().enumerate() {
+        known.learn(index, question.await.unwrap_or_else(|error| Err(error.to_string()))?);
+    }
+    Ok(known.endpoints(settings))
+}
+
 /// A question that is under way on a thread of its own: the system's resolver blocks.
 fn look_up(target: &DnsTarget, family: DnsFamily) -> tokio::task::JoinHandle<Result<Vec<IpAddr>, String>> {
     let host = target.host.clone();

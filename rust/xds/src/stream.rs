@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pymesh_model::cluster::Cluster;
 use pymesh_tls::SecretStore;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -16,7 +15,7 @@ use crate::chance::Chance;
 use crate::identity::{self, AUTHORIZATION};
 use crate::proto::envoy::service::discovery::v3 as discovery;
 use crate::session::{Request, Variant};
-use crate::transport;
+use crate::transport::{self, Target};
 
 const SERVICE: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService";
 /// Full jitter below this, doubled after each failure: a mesh that reconnects
@@ -31,7 +30,7 @@ const QUEUE: usize = 16;
 /// Which server, and how it is spoken to.
 #[derive(Clone)]
 pub(crate) struct Server {
-    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) target: Target,
     pub(crate) variant: Variant,
     pub(crate) metadata: Vec<(String, String)>,
     /// File with the token that every stream begins with, read anew for each.
@@ -78,7 +77,7 @@ async fn one_stream(
 ) -> (bool, String) {
     let mut had_answer = false;
     let result = async {
-        let channel = transport::connect(&server.cluster, store, turn).await?;
+        let channel = transport::connect(&server.target, store, turn).await?;
         let mut grpc = tonic::client::Grpc::new(channel).max_decoding_message_size(LARGEST_MESSAGE);
         grpc.ready().await.map_err(|error| error.to_string())?;
         let metadata = server.metadata()?;
@@ -155,7 +154,7 @@ mod tests {
     async fn who_finds_nobody_asks_less_and_less_often() {
         let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let server = Server {
-            cluster: testing::server(nobody),
+            target: testing::server("STATIC", "127.0.0.1", nobody),
             variant: Variant::Delta,
             metadata: Vec::new(),
             token_path: None,

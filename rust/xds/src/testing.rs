@@ -16,6 +16,7 @@ use crate::json::{self, Places};
 use crate::kind::ResourceKind;
 use crate::proto;
 use crate::translate::{self, Context, Environment, Machine};
+use crate::transport::Target;
 
 const TCP_PROXY: &str = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
 const MANAGER: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
@@ -38,20 +39,20 @@ pub(crate) fn catalog_that_asks(statics: Statics, is_warm: IsWarm) -> Catalog {
     Catalog::new(environment(), Arc::new(Node::default()), statics, store, is_warm)
 }
 
-/// A static cluster on loopback, as a bootstrap names its servers.
-pub(crate) fn server(port: u16) -> Arc<Cluster> {
+/// A cluster of one endpoint, as a bootstrap names its servers.
+pub(crate) fn server(kind: &str, host: &str, port: u16) -> Target {
     let endpoints = format!(
         "[{{lb_endpoints: [{{endpoint: {{address: {{socket_address: \
-         {{address: 127.0.0.1, port_value: {port}}}}}}}}}]}}]"
+         {{address: {host}, port_value: {port}}}}}}}}}]}}]"
     );
     let raw = packed(
         ResourceKind::Cluster,
-        &format!("{{name: ads, type: STATIC, load_assignment: {{cluster_name: ads, endpoints: {endpoints}}}}}"),
+        &format!("{{name: ads, type: {kind}, load_assignment: {{cluster_name: ads, endpoints: {endpoints}}}}}"),
     );
     let (environment, problems) = (environment(), Problems::default());
     let mut cx = Context::new(&environment);
     let config = prost::Message::decode(raw.value.as_slice()).unwrap();
-    Arc::new(translate::cluster(&config, &At::root("", &problems), &mut cx).cluster)
+    Target::of(&translate::cluster(&config, &At::root("", &problems), &mut cx))
 }
 
 pub(crate) fn environment() -> Environment {

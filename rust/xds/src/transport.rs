@@ -6,11 +6,15 @@ use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use pymesh_model::cluster::Cluster;
+use pymesh_model::endpoint::Endpoints;
 use pymesh_tls::{client_config, SecretStore};
 use tokio::net::TcpStream;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint, Uri};
+
+use crate::resolve;
+use crate::translate::{ClusterParts, DnsSettings, EndpointSource};
 
 /// A control plane that is silent for so long is asked whether it is there.
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -18,12 +22,40 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
+/// A cluster that gRPC services are called at.
+#[derive(Clone)]
+pub(crate) struct Target {
+    cluster: Arc<Cluster>,
+    /// Where its endpoints are known by names: asked anew for each connection, as a control plane may have moved.
+    names: Option<Arc<DnsSettings>>,
+}
+
+impl Target {
+    /// A cluster of the bootstrap.
+    pub(crate) fn of(parts: &ClusterParts) -> Target {
+        let names = match &parts.source {
+            EndpointSource::Dns(settings) => Some(settings.clone()),
+            EndpointSource::Given | EndpointSource::Eds(..) => None,
+        };
+        Target { cluster: Arc::new(parts.cluster.clone()), names }
+    }
+
+    async fn addresses(&self) -> Result<Vec<SocketAddr>, String> {
+        let of = |endpoints: &Endpoints| endpoints.iter().map(|(_, endpoint)| endpoint.address).collect();
+        match &self.names {
+            None => Ok(of(&self.cluster.endpoints)),
+            Some(names) => Ok(of(&resolve::once(names).await?)),
+        }
+    }
+}
+
 /// Connects to one endpoint of a cluster, with its transport socket.
 ///
 /// # Errors
 /// In words: nobody there, or somebody whose certificate is not good.
-pub(crate) async fn connect(cluster: &Cluster, store: &Arc<SecretStore>, turn: usize) -> Result<Channel, String> {
-    let addresses: Vec<SocketAddr> = cluster.endpoints.iter().map(|(_, endpoint)| endpoint.address).collect();
+pub(crate) async fn connect(target: &Target, store: &Arc<SecretStore>, turn: usize) -> Result<Channel, String> {
+    let cluster = &target.cluster;
+    let addresses = target.addresses().await.map_err(|error| format!("cluster {}: {error}", cluster.name))?;
     let address = match addresses.len() {
         0 => return Err(format!("cluster {} has no endpoints", cluster.name)),
         count => addresses.get(turn % count).copied().unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0))),
@@ -81,4 +113,28 @@ fn innermost(error: &dyn std::error::Error) -> String {
         cause = next;
     }
     cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_rustls::rustls::time_provider::DefaultTimeProvider;
+
+    use super::*;
+    use crate::testing;
+
+    #[tokio::test]
+    async fn a_server_is_found_by_its_name_at_each_connection() {
+        let listening = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listening.local_addr().unwrap().port();
+        let store = Arc::new(SecretStore::new(Arc::new(DefaultTimeProvider)));
+        let target = testing::server("STRICT_DNS", "localhost", port);
+        for _ in 0..2 {
+            let (connected, accepted) = tokio::join!(connect(&target, &store, 0), listening.accept());
+            assert!(connected.is_ok(), "{connected:?}");
+            assert!(accepted.is_ok());
+        }
+        let nobody = testing::server("STRICT_DNS", "nobody.invalid", port);
+        let refused = connect(&nobody, &store, 0).await.unwrap_err();
+        assert!(refused.starts_with("cluster ads"), "{refused}");
+    }
 }
