@@ -28,6 +28,7 @@ from pymesh.control.admin import logs
 from pymesh.control.admin.api import ConfigView
 from pymesh.control.admin.pages import application
 from pymesh.control.admin.serving import AdminServer
+from pymesh.control.admission.door import AdmissionDoor
 from pymesh.control.config import Address, Settings
 from pymesh.control.identity import door, operator, private_files, storage
 from pymesh.control.identity.authority import AuthorityError, CertificateAuthority, LifetimePolicy, self_signed
@@ -41,6 +42,8 @@ from pymesh.control.identity.spiffe import Identity
 from pymesh.control.identity.supplied import SuppliedAuthority
 from pymesh.control.identity.tokens import AnyOf, Authenticator, TokenFile, TokenFileError
 from pymesh.control.live.collector import Collector, Configured
+from pymesh.control.resources.diagnostics import ConfigError, Diagnostic
+from pymesh.control.resources.metadata import Resource
 from pymesh.control.translate.proxy import ProxyError
 from pymesh.control.xds import pb
 from pymesh.control.xds.cache import ResourceCache, Snapshot
@@ -70,6 +73,9 @@ class Mesh(ConfigView, Configured, Protocol):
 
     async def watch(self, changed: Callable[[], None]) -> None:
         """Follow the sources until cancelled; call ``changed`` after every change of what is in use."""
+
+    def about(self, new: Resource) -> Sequence[Diagnostic]:
+        """What would be found about a resource if it were among those in force."""
 
     def messages(self, node: Node) -> Mapping[str, Mapping[str, pb.Message]]:
         """What a proxy should have: type URL -> name -> message."""
@@ -131,9 +137,12 @@ class ControlPlane:
         self._certificate = None if settings.insecure_xds else self._server_certificate()
         self._xds_socket = _bound(settings.listen, "--listen")
         self._admin_socket = None
+        self.admission: AdmissionDoor | None = None
         try:
             self._admin_socket = _bound(settings.admin, "--admin") if settings.admin else None
             self._operator_socket = _operators_door(settings.state)
+            if settings.webhook is not None:
+                self.admission = self._admission_door(settings.webhook)
         except StartError:
             for one in filter(None, (self._xds_socket, self._admin_socket)):
                 one.close()
@@ -164,6 +173,9 @@ class ControlPlane:
                 await self._xds.start(self._xds_socket, self._certificate.context if self._certificate else None)
                 if self._certificate is not None:
                     tasks.append(group.create_task(self._renew(self._certificate)))
+                if self.admission is not None:
+                    await self.admission.start(lambda: self._ready)
+                    tasks.append(group.create_task(self.admission.renew()))
                 tasks += [group.create_task(one(self)) for one in self._companions]
                 if self._supplied is not None:
                     tasks.append(group.create_task(self._supplied.follow()))
@@ -176,15 +188,37 @@ class ControlPlane:
             self._ready = False
             await self.collector.stop()
             await self._xds.stop()
+            if self.admission is not None:
+                await self.admission.stop()
             await of_operator.stop()
             (self._settings.state / operator.SOCKET).unlink(missing_ok=True)
             if admin is not None:
                 await admin.stop()
 
     def _server_certificate(self) -> ServerCertificate:
-        host = self._settings.listen.host
-        hosts = dict.fromkeys((*self._settings.server_names, host, "localhost", "127.0.0.1"))
-        return ServerCertificate(self.rotation, tuple(hosts), self._settings.state, self._clock())
+        hosts = self._hosts(self._settings.listen)
+        return ServerCertificate(self.rotation, hosts, self._settings.state, self._clock())
+
+    def _hosts(self, listening: Address) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self._settings.server_names, listening.host, "localhost", "127.0.0.1")))
+
+    def _admission_door(self, address: Address) -> AdmissionDoor:
+        settings = self._settings
+        sock = _bound(address, "--webhook")
+        try:
+            return AdmissionDoor(
+                sock,
+                settings.injection,
+                self._mesh.about,
+                self.rotation,
+                self._hosts(address),
+                settings.state,
+                self.registry,
+                self._clock,
+            )
+        except ConfigError as error:
+            sock.close()
+            raise StartError(*map(str, error.diagnostics)) from error
 
     async def _renew(self, certificate: ServerCertificate) -> None:
         changed = asyncio.Event()
@@ -245,6 +279,8 @@ async def _run(
         addresses = {"xds": str(plane.xds_address)}
         if plane.admin_address is not None:
             addresses["admin"] = str(plane.admin_address)
+        if plane.admission is not None:
+            addresses["webhook"] = str(plane.admission.address)
         if settings.ports_file is not None:
             private_files.write(settings.ports_file, json.dumps(addresses).encode() + b"\n", mode=0o644)
         shown = " ".join(f"{name}={address}" for name, address in addresses.items())

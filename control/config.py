@@ -66,6 +66,10 @@ class Settings:
     server_names: tuple[str, ...] = ()
     #: Serve xDS in cleartext to everybody who can connect. For tests, on loopback.
     insecure_xds: bool = False
+    #: Where an API server asks about objects before it takes them (`pymesh.control.admission`).
+    webhook: Address | None = None
+    #: The settings of the sidecars that pods get.
+    injection: Path | None = None
     #: Where to write the addresses as JSON once everything serves.
     ports_file: Path | None = None
 
@@ -78,6 +82,8 @@ class Settings:
             raise SettingsError(f"--insecure-xds works on loopback only, not on {self.listen}")
         if not self.insecure_xds and self.tokens is None and not self.kubernetes:
             raise SettingsError("no proxy could authenticate; hint: --tokens FILE (or --insecure-xds for tests)")
+        if self.injection is not None and self.webhook is None:
+            raise SettingsError("injection settings are for the webhook; hint: --webhook 0.0.0.0:15017")
         if self.admin is not None and not self.admin.loopback:
             raise SettingsError(f"the admin address {self.admin} is not on loopback; hint: 127.0.0.1:{self.admin.port}")
         if self.certificate_lifetime < SHORTEST_CERTIFICATE_LIFETIME:

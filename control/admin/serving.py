@@ -1,10 +1,11 @@
-"""Runs the admin application inside the control plane's event loop."""
+"""Runs an application of pages inside the control plane's event loop: the admin pages, the operator's, the webhooks."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import Iterator
 
 import uvicorn
@@ -14,10 +15,12 @@ from starlette.applications import Starlette
 class AdminServer:
     """uvicorn on a bound socket, without its signal handlers: the control plane has its own."""
 
-    def __init__(self, application: Starlette, sock: socket.socket) -> None:
+    def __init__(self, application: Starlette, sock: socket.socket, tls: ssl.SSLContext | None = None) -> None:
         config = uvicorn.Config(
             application, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2
         )
+        config.load()
+        config.ssl = tls  # of files alone uvicorn would make one that cannot be renewed
         self._server = _Quiet(config)
         self._sock = sock
         self._task: asyncio.Task[None] | None = None

@@ -22,13 +22,16 @@ from pymesh.control.identity.rotation import Rotation
 class ServerCertificate:
     """A TLS context whose certificate can be renewed: new handshakes use the new one, connections stay."""
 
-    def __init__(self, rotation: Rotation, hosts: Sequence[str], folder: Path, now: datetime) -> None:
+    def __init__(
+        self, rotation: Rotation, hosts: Sequence[str], folder: Path, now: datetime, protocols: Sequence[str] = ("h2",)
+    ) -> None:
+        """``protocols`` are those of ALPN that are spoken behind it."""
         self._rotation = rotation
         self._hosts = tuple(hosts)
         self._folder = folder
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.minimum_version = ssl.TLSVersion.TLSv1_2
-        self.context.set_alpn_protocols(["h2"])
+        self.context.set_alpn_protocols(list(protocols))
         self.renew_at = self.renew(now)
 
     def renew(self, now: datetime) -> datetime:

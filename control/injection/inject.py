@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pymesh.control.identity.token_review import AUDIENCE
 from pymesh.control.injection import probes, wishes
 from pymesh.control.injection.policy import STATUS
 from pymesh.control.injection.problems import Fault, InjectionError
@@ -31,8 +32,6 @@ Json = dict[str, Any]
 CAPTURE, SIDECAR = "istio-init", "istio-proxy"
 #: The proxy's user and group, by which the capture rules know its connections.
 USER = 1337
-#: Of the token that proves the pod's service account to the control plane.
-AUDIENCE = "istio-ca"
 #: In every namespace, written by the control plane: the roots of the mesh.
 ROOTS_CONFIG_MAP, ROOTS_KEY = "istio-ca-root-cert", "root-cert.pem"
 READY_PORT, METRICS_PORT = 15021, 15090

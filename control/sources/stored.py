@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from pymesh.control.admission import among
 from pymesh.control.analysis import analyze, coded
 from pymesh.control.description import describe
 from pymesh.control.live import inventory
@@ -141,6 +142,10 @@ class StoredMesh:
                 for o in around
             ],
         }
+
+    def about(self, new: Resource) -> Sequence[Diagnostic]:
+        """What would be found about a resource if it were among those in use."""
+        return among.findings(new, self._resources, self._options)
 
     def standing(self) -> dict[str, Any]:
         """Since when the configuration is in force, and since when newer files are refused (None: they are not)."""

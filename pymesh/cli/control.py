@@ -83,6 +83,25 @@ PATH = click.Path(path_type=Path)
     flag_value=str(VIRTUAL_NETWORK),
     help=f"Give services without a virtual address one of this network, {VIRTUAL_NETWORK} if it is left out.",
 )
+@click.option(
+    "--webhook",
+    metavar="HOST:PORT",
+    help="For an API server: admission webhooks over TLS. Port 0 lets the system choose.",
+)
+@click.option(
+    "--namespace",
+    default="",
+    metavar="NAME",
+    help="With --kubernetes: that of the installation, where its Lease is; the pod's, or the kubeconfig's, by default.",
+)
+@click.option("--injection", type=PATH, metavar="FILE", help="InjectionSettings: pods get sidecars by the webhook.")
+@click.option(
+    "--server-name",
+    "server_names",
+    multiple=True,
+    metavar="NAME",
+    help="Another name that proxies and the API server know this by, for its certificates; repeatable.",
+)
 @click.option("--insecure-xds", is_flag=True, help="Cleartext, no authentication; loopback only, for tests.")
 @click.option("--ports-file", type=PATH, metavar="FILE", help="Write the addresses there as JSON when ready.")
 @click.option("--log-level", default="info", show_default=True)
@@ -101,6 +120,10 @@ def command(
     access_log: Literal["TEXT", "JSON", "OFF"],
     outbound_traffic_policy: Literal["ALLOW_ANY", "REGISTRY_ONLY"],
     auto_allocate: str | None,
+    webhook: str | None,
+    injection: Path | None,
+    namespace: str,
+    server_names: tuple[str, ...],
     insecure_xds: bool,
     ports_file: Path | None,
     log_level: str,
@@ -119,7 +142,10 @@ def command(
             trust_domain=trust_domain,
             authority=authority,
             certificate_lifetime=_lifetime(certificate_lifetime),
+            server_names=server_names,
             insecure_xds=insecure_xds,
+            webhook=Address.parse(webhook) if webhook else None,
+            injection=injection,
             ports_file=ports_file,
         )
     except SettingsError as error:
@@ -132,12 +158,14 @@ def command(
     )
     if not kubernetes:
         sys.exit(app.run(settings, FileMesh(config, options), log_level=log_level))
-    mesh, cluster = _of_cluster(kubeconfig, context, options)
+    mesh, cluster = _of_cluster(kubeconfig, context, options, namespace, has_webhooks=webhook is not None)
     authenticator = None if insecure_xds else cluster.authenticator
     sys.exit(app.run(settings, mesh, companions=[cluster.run], authenticator=authenticator, log_level=log_level))
 
 
-def _of_cluster(kubeconfig: Path | None, context: str, options: MeshOptions) -> tuple[app.Mesh, Cluster]:
+def _of_cluster(
+    kubeconfig: Path | None, context: str, options: MeshOptions, namespace: str, *, has_webhooks: bool
+) -> tuple[app.Mesh, Cluster]:
     try:
         from pymesh.control.sources.kubernetes.client import ApiClient
     except ModuleNotFoundError as error:
@@ -150,7 +178,8 @@ def _of_cluster(kubeconfig: Path | None, context: str, options: MeshOptions) -> 
     try:
         found = access.find(kubeconfig, context)
         mesh = KubernetesMesh(ApiClient(found), options)
-        return mesh, Cluster(ApiClient(found), mesh, found.namespace, options.trust_domain)
+        where = namespace or found.namespace
+        return mesh, Cluster(ApiClient(found), mesh, where, options.trust_domain, has_webhooks=has_webhooks)
     except CredentialsError as error:
         give_up(str(error))
 

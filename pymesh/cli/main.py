@@ -9,7 +9,7 @@ import click
 #: Verb -> what it does, for `--help` without importing any of them.
 VERBS = {
     "proxy": "Run the data plane on an Envoy v3 bootstrap file.",
-    "control": "Run the control plane on folders of YAML.",
+    "control": "Run the control plane on folders of YAML, or on a Kubernetes API server.",
     "ca": "Show and rotate the certificate authority.",
     "agent": "Serve a workload's key and certificate to a real Envoy.",
     "capture": "Lead a workload's connections through its proxy.",

@@ -1,4 +1,5 @@
-"""The definitions of Istio's and the Gateway API's resources, from the modules that tests/tools/apiserver names."""
+"""The definitions of all kinds that describe a mesh: Istio's and the Gateway API's, from the modules that
+tests/tools/apiserver names, and our own."""
 
 from __future__ import annotations
 
@@ -9,7 +10,11 @@ from typing import Any
 
 import yaml
 
+from pymesh.control.install import crds
 from tests.kubernetes.cluster import Cluster
+
+#: Names of our own.
+OWN = [one["metadata"]["name"] for one in crds.definitions()]
 
 _MODULE = Path(__file__).resolve().parents[1] / "tools" / "apiserver"
 _ISTIO = ("istio.io/api", "kubernetes/customresourcedefinitions.gen.yaml")
@@ -18,7 +23,7 @@ _GATEWAY_API = ("sigs.k8s.io/gateway-api", "config/crd/experimental")
 
 def install(cluster: Cluster) -> None:
     """Have the cluster serve all kinds that a mesh is described with."""
-    names = [one["metadata"]["name"] for one in cluster.apply(list(_definitions()))]
+    names = [one["metadata"]["name"] for one in cluster.apply([*_definitions(), *crds.definitions()])]
     for name in names:
         cluster.wait_established(name)
 

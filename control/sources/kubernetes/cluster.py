@@ -1,5 +1,6 @@
 """What a control plane does in its cluster beside serving: it has workloads' tokens judged, and writes as long as it
-holds the Lease: statuses, Events, the GatewayClass, and the roots that pods begin with.
+holds the Lease: statuses, Events, the GatewayClass, and the roots that pods begin with. Whom the API server trusts when
+it calls webhooks, each writes that serves them.
 
 Any number of control planes may run; each judges and serves, one writes.
 """
@@ -14,6 +15,7 @@ from dataclasses import replace
 from typing import Any, Final, Protocol
 
 from pymesh.control.admin import rejections
+from pymesh.control.admission.trust import TrustKeeper
 from pymesh.control.identity.rotation import Rotation
 from pymesh.control.identity.token_review import TokenReviews
 from pymesh.control.identity.tokens import UnavailableError
@@ -43,10 +45,14 @@ class Plane(Protocol):
 class Cluster:
     """See the module."""
 
-    def __init__(self, client: ApiClient, mesh: KubernetesMesh, namespace: str, trust_domain: str) -> None:
+    def __init__(
+        self, client: ApiClient, mesh: KubernetesMesh, namespace: str, trust_domain: str, *, has_webhooks: bool = False
+    ) -> None:
         """``client`` is ours alone, and closed when we have run; ``namespace`` is that of the control plane."""
         self._client = client
         self._mesh = mesh
+        self._namespace = namespace
+        self._has_webhooks = has_webhooks
         # As client-go's: another process on this machine is another candidate.
         self._identity = f"{socket.gethostname()}_{uuid.uuid4()}"
         self._lease = Lease(client, namespace, LEASE, self._identity)
@@ -68,6 +74,10 @@ class Cluster:
             async with asyncio.TaskGroup() as group:
                 for running in (self._class.run(), status.run(), roots.run(), self._lease.run(self._changed)):
                     group.create_task(running)
+                if self._has_webhooks:
+                    keeper = TrustKeeper(self._client, self._namespace, lambda: rotation.trust.bundle, ApiError)
+                    rotation.on_change(keeper.changed)
+                    group.create_task(keeper.run())
         finally:
             self._writers = ()
             await self._client.close()

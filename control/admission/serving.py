@@ -1,0 +1,129 @@
+"""The webhooks as pages of an HTTPS server, inside the control plane's event loop.
+
+Its certificate is of the mesh's authority, for the names that the API server calls us by, and is renewed under open
+connections. Whoever can reach it may ask: an answer changes nothing and tells nothing that the asker did not bring.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from pymesh.control.admission import mutating, validating
+from pymesh.control.admission.review import Answer, Asked, ReviewError, decoded, encoded
+from pymesh.control.admission.validating import Among
+from pymesh.control.injection import settings as injection_settings
+from pymesh.control.injection.settings import InjectionSettings
+from pymesh.control.install.webhooks import INJECT_PATH, VALIDATE_PATH
+from pymesh.control.resources.diagnostics import ConfigError
+
+log = logging.getLogger(__name__)
+
+#: An API server takes no object above 3 MiB from a client; a review has the object before and after.
+LARGEST_REVIEW = 8 * 1024 * 1024
+
+
+class SettingsFile:
+    """The injection settings, read again whenever the file is another; a bad one keeps what was."""
+
+    def __init__(self, file: Path) -> None:
+        """Raises :class:`ConfigError`."""
+        self._file = file
+        self._stamp = self._now()
+        self._settings = injection_settings.read(file)
+
+    def current(self) -> InjectionSettings:
+        """What holds now."""
+        stamp = self._now()
+        if stamp != self._stamp:
+            self._stamp = stamp
+            try:
+                self._settings = injection_settings.read(self._file)
+            except ConfigError as error:
+                log.error("injection settings not reloaded, the old ones stay\n%s", error)
+            else:
+                log.info("injection settings reloaded")
+        return self._settings
+
+    def _now(self) -> tuple[int, int] | None:
+        try:
+            found = self._file.stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns
+
+
+class Webhooks:
+    """The two webhooks, and what is counted of them."""
+
+    def __init__(self, settings: SettingsFile | None, among: Among, registry: CollectorRegistry) -> None:
+        """Without ``settings`` no pod gets a sidecar."""
+        self._settings = settings
+        self._among = among
+        self._answers = Counter(
+            "pymesh_admission_reviews", "Objects looked at, by what became of them.", ("webhook", "result"),
+            registry=registry,
+        )  # fmt: skip
+        self._seconds = Histogram("pymesh_admission_seconds", "Time for an answer.", ("webhook",), registry=registry)
+
+    def application(self, is_ready: Callable[[], bool]) -> Starlette:
+        """The pages."""
+
+        async def ready(_: Request) -> Response:
+            return PlainTextResponse("ready\n" if is_ready() else "not ready\n", 200 if is_ready() else 503)
+
+        async def inject(request: Request) -> Response:
+            return await self._answered(request, "inject", self._inject)
+
+        async def validate(request: Request) -> Response:
+            return await self._answered(request, "validate", self._validate)
+
+        return Starlette(
+            routes=[
+                Route("/ready", ready),
+                Route(INJECT_PATH, inject, methods=["POST"]),
+                Route(VALIDATE_PATH, validate, methods=["POST"]),
+            ]
+        )
+
+    def _inject(self, asked: Asked) -> Answer:
+        if self._settings is None:
+            return Answer(audit={"injection": "none: the control plane has no injection settings"})
+        return mutating.answer(asked, self._settings.current())
+
+    def _validate(self, asked: Asked) -> Answer:
+        return validating.answer(asked, self._among)
+
+    async def _answered(self, request: Request, name: str, judge: Callable[[Asked], Answer]) -> Response:
+        began = time.monotonic()
+        try:
+            asked = decoded(await _body(request))
+        except ReviewError as error:
+            self._answers.labels(name, "unreadable").inc()
+            return PlainTextResponse(f"{error}\n", 400)
+        # A mesh of thousands of resources takes long enough to be looked at to hold up the streams.
+        answer = await asyncio.to_thread(judge, asked)
+        result = "refused" if answer.refusal else "changed" if answer.patch else "allowed"
+        self._answers.labels(name, result).inc()
+        self._seconds.labels(name).observe(time.monotonic() - began)
+        if answer.refusal:
+            log.warning("refused by the %s webhook", name, extra={"object": asked.title, "why": answer.refusal})
+        return Response(encoded(asked.uid, answer), media_type="application/json")
+
+
+async def _body(request: Request) -> bytes:
+    found = bytearray()
+    async for part in request.stream():
+        found += part
+        if len(found) > LARGEST_REVIEW:
+            raise ReviewError(f"the review is larger than {LARGEST_REVIEW} bytes")
+    return bytes(found)

@@ -1,0 +1,1 @@
+"""The webhooks: what an API server asks and is told."""
