@@ -33,7 +33,7 @@ def _definitions() -> Iterator[dict[str, Any]]:
         path = _folder(module) / inside
         for file in [path] if path.is_file() else sorted(path.glob("*.yaml")):
             for one in yaml.load_all(file.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-                if one and one["kind"] == "CustomResourceDefinition":
+                if one and one.get("kind") == "CustomResourceDefinition":
                     yield one
 
 

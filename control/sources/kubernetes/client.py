@@ -7,6 +7,7 @@ would mean.
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -17,6 +18,9 @@ import orjson
 
 from pymesh.control.sources.kubernetes.access import Access
 from pymesh.control.sources.kubernetes.credential import CredentialsError, Shown
+
+# It tells of every request that it makes.
+logging.getLogger("httpx2").setLevel(logging.WARNING)
 
 Object = dict[str, Any]
 

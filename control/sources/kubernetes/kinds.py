@@ -80,4 +80,6 @@ def _narrowed(name: str, root_namespace: str) -> tuple[str, str]:
 def plural(name: str) -> str:
     """As all groups here have it: as in English."""
     lower = name.lower()
-    return f"{lower[:-1]}ies" if lower.endswith(("cy", "ry")) else f"{lower}s"
+    if lower.endswith(("cy", "ry")):
+        return f"{lower[:-1]}ies"
+    return f"{lower}es" if lower.endswith("s") else f"{lower}s"
