@@ -25,6 +25,8 @@ _KINDS = ("httpGet", "tcpSocket", "grpc")
 
 Json = dict[str, Any]
 
+_DEFAULTS: Mapping[str, Json] = {"httpGet": {"path": "/", "scheme": "HTTP"}, "tcpSocket": {}, "grpc": {"service": ""}}
+
 
 def rewrite(container: Json, path: str, faults: list[Fault]) -> tuple[Json, dict[str, Json]]:
     """The container with its probes rewritten, and what they were, by the paths that they are asked at now."""
@@ -70,7 +72,8 @@ def _asked(
             hint = f"its ports have the names {', '.join(names)}" if names else "write its number"
             faults.append(Fault(f"{path}.{kind}.port", f"{action.get('port')!r} is no port of the container", hint))
             return None
-        return {kind: {**action, "port": port}}
+        # With what an API server would add: it has added it already where the webhook is asked.
+        return {kind: {**_DEFAULTS[kind], **action, "port": port}}
     return None
 
 

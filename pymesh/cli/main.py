@@ -23,6 +23,8 @@ VERBS = {
     "bench": "Measure how fast and how late a server answers.",
     "run": "Run a command with a sidecar.",
     "inject": "Give the pods in a manifest sidecars.",
+    "install": "Install the mesh into a Kubernetes cluster.",
+    "uninstall": "Remove the mesh from a Kubernetes cluster.",
     "policy": "Write the mesh's policies as rules of the network below it.",
     "pod": "Run the proxy of a pod, as its environment describes it.",
     "up": "Run a mesh of plain processes on this machine.",

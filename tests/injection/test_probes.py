@@ -47,7 +47,10 @@ def test_each_kind_is_asked_over_http_and_keeps_its_times() -> None:
     assert container["livenessProbe"]["failureThreshold"] == 9
     assert "tcpSocket" not in container["livenessProbe"]
     assert told == {
-        "/app-health/web/readyz": {"httpGet": {"path": "/healthz?deep=1", "port": 8080}, "timeoutSeconds": 3},
+        "/app-health/web/readyz": {
+            "httpGet": {"path": "/healthz?deep=1", "port": 8080, "scheme": "HTTP"},
+            "timeoutSeconds": 3,
+        },
         "/app-health/web/livez": {"tcpSocket": {"port": 5432}, "timeoutSeconds": 1},
         "/app-health/web/startupz": {"grpc": {"port": 9000, "service": "shop"}, "timeoutSeconds": 1},
     }
@@ -58,7 +61,7 @@ def test_hooks_over_http_are_asked_the_same_way() -> None:
     container, told = probed({"lifecycle": hooks})
     assert container["lifecycle"]["preStop"]["httpGet"]["path"] == "/app-lifecycle/web/prestopz"
     assert container["lifecycle"]["postStart"] == {"exec": {"command": ["true"]}}
-    assert told == {"/app-lifecycle/web/prestopz": {"httpGet": {"path": "/bye", "port": 8080}}}
+    assert told == {"/app-lifecycle/web/prestopz": {"httpGet": {"path": "/bye", "port": 8080, "scheme": "HTTP"}}}
 
 
 def test_what_asks_nobody_in_the_pod_is_left_alone() -> None:

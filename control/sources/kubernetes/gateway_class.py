@@ -79,4 +79,4 @@ class GatewayClass:
         except ApiError as error:
             # 404: this cluster has no Gateway API. 409: it is there, and will be seen.
             if error.code not in (404, 409):
-                log.warning("the GatewayClass is not made", extra={"name": CLASS, "reason": str(error)})
+                log.warning("the GatewayClass is not made", extra={"class": CLASS, "reason": str(error)})
