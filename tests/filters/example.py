@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,8 +50,8 @@ class Deployed:
 
 
 @contextmanager
-def deployed(*filters: tuple[str, Mapping[str, Any]], **fields: Any) -> Iterator[Deployed]:
-    """A proxy with these examples, each `module:Class` with its config, in this order."""
+def deployed(*filters: tuple[str, Mapping[str, Any]], to: Deployed | None = None, **fields: Any) -> Iterator[Deployed]:
+    """A proxy with these examples, each `module:Class` with its config, in this order; `to` is the proxy behind it."""
     port, admin = free_ports(2)
     chain = [
         {
@@ -71,8 +71,9 @@ def deployed(*filters: tuple[str, Mapping[str, Any]], **fields: Any) -> Iterator
     chain.append(
         {"name": "router", "typed_config": {"@type": f"{_TYPES}/envoy.extensions.filters.http.router.v3.Router"}}
     )
-    with origin() as behind:
-        hosts = [virtual_host("all", [to_cluster("origin")])]
+    with nullcontext(to.behind) if to else origin() as behind:
+        hosts = [virtual_host("all", [to_cluster("next")])]
         listener = http_listener(port, hosts, http_filters=chain)
-        with ours(bootstrap([listener], [cluster("origin", [behind.port])], admin)) as proxy:
+        next_port = to.proxy.port if to else behind.port
+        with ours(bootstrap([listener], [cluster("next", [next_port])], admin)) as proxy:
             yield Deployed(proxy, behind)

@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 
-from service import serve
+from service import body, serve
 
 _seen = Counter()
 
@@ -16,6 +16,7 @@ def page(path, headers):
         "replica": os.environ["REPLICA"],
         "version": os.environ["VERSION"],
         "path": path,
+        "body": body(),
         "headers": {name.lower(): value for name, value in headers.items()},
     }
 

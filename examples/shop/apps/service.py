@@ -26,6 +26,7 @@ Json = dict[str, Any]
 Handler = Callable[[str, Mapping[str, str]], Json | None]
 
 _connections = threading.local()
+_request = threading.local()
 
 
 _behaviour: dict[str, str] = {}
@@ -60,6 +61,11 @@ def call(name: str, path: str, headers: Mapping[str, str]) -> Json:
     raise AssertionError("a fresh connection is always tried")
 
 
+def body() -> str:
+    """That of the request which this thread answers."""
+    return bytes(_request.body).decode("latin-1")
+
+
 def serve(handler: Handler) -> None:
     """Answer requests with what `handler` returns for (path, headers); nothing means 404."""
 
@@ -69,7 +75,7 @@ def serve(handler: Handler) -> None:
         wbufsize = -1  # head and body leave in one write
 
         def answer(self) -> None:
-            self.rfile.read(int(self.headers.get("content-length", 0)))
+            _request.body = self.rfile.read(int(self.headers.get("content-length", 0)))
             if self.path.startswith("/_behave?"):
                 _behaviour.clear()
                 _behaviour.update(parse_qsl(self.path.partition("?")[2]))

@@ -1,0 +1,1 @@
+../../filters/json_rewrite.py

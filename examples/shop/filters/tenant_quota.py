@@ -1,0 +1,1 @@
+../../filters/tenant_quota.py
