@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from pymesh._bridge.log import log
 from pymesh.filters import LogRecord, loader
@@ -38,22 +38,30 @@ class Loaded:
     instance: object | None = None
 
 
-def load(class_path: str, source: str, config: Mapping[str, Any]) -> Loaded:
-    """Loads a filter and sets it up; `FilterError` says why it cannot be used."""
+class Runner(Protocol):
+    """Who runs what is `async def`."""
+
+    def execute(self, coroutine: Coroutine[Any, Any, Any], seconds: float) -> Any:
+        """Runs it and waits for it."""
+
+
+def load(class_path: str, source: str, config: Mapping[str, Any], runner: Runner | None = None) -> Loaded:
+    """Loads a filter and sets it up; `FilterError` says why it cannot be used. `runner` is that of a simulated proxy;
+    without one it is the process's."""
     alone = None if source else loader.capsule(class_path)
     if alone is not None:
         return Loaded({}, [], [], 0, "inline", [], _report(class_path), lambda: None, alone)
     instance = loader.load(class_path, source, config)
     traits = loader.describe(type(instance), class_path)
     try:
-        _live(instance.setup)
+        _live(instance.setup, runner)
     except Exception as error:
         raise loader.FilterError(f"`{class_path}.setup` fails: {type(error).__name__}: {error}") from error
     report = _report(class_path)
 
     def close() -> None:
         try:
-            _live(instance.close)
+            _live(instance.close, runner)
         except (Exception, SystemExit) as error:
             report("close", "", error)
 
@@ -81,10 +89,12 @@ def _report(class_path: str) -> Callable[[str, str, BaseException], None]:
     return report
 
 
-def _live(step: Callable[[], Any]) -> None:
+def _live(step: Callable[[], Any], runner: Runner | None) -> None:
     """Calls `setup` or `close`; an `async def` one on the loop of its lane."""
     made = step()
     if inspect.iscoroutine(made):
-        from pymesh._bridge import lane  # a proxy without lane `async` needs no event loop
+        if runner is None:
+            from pymesh._bridge import lane  # a proxy without lane `async` needs no event loop
 
-        lane.runner().execute(made, _LIFE_SECONDS)
+            runner = lane.runner()
+        runner.execute(made, _LIFE_SECONDS)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pymesh._bridge import filters
@@ -22,15 +22,24 @@ class _TooLongError(BaseException):
     """Is raised in the thread that has taken too long."""
 
 
-def make(class_path: str, source: str, config: Mapping[str, Any], count: int) -> list[filters.Loaded]:
-    """Loads `count` instances; all or none. `FilterError` says why it cannot be done."""
-    made: list[filters.Loaded] = []
+def make(
+    class_path: str,
+    source: str,
+    config: Mapping[str, Any],
+    count: int,
+    finish: Callable[[filters.Loaded], Any],
+    runner: filters.Runner | None,
+) -> list[Any]:
+    """Loads `count` instances, all or none, each as `finish` has made it. `FilterError` says why it cannot be done."""
+    made: list[Any] = []
+    loaded: list[filters.Loaded] = []
     failure: list[BaseException] = []
 
     def load() -> None:
         try:
             for _ in range(count):
-                made.append(filters.load(class_path, source, config))
+                loaded.append(filters.load(class_path, source, config, runner))
+                made.append(finish(loaded[-1]))
         except BaseException as error:  # Whatever it is, it is the filter's, and its end.
             failure.append(error)
 
@@ -43,8 +52,8 @@ def make(class_path: str, source: str, config: Mapping[str, Any], count: int) ->
         failure = [FilterError(f"`{class_path}` takes longer than {LONGEST:.0f} s to load\nhint: {hint}")]
     if not failure:
         return made
-    for loaded in made:
-        loaded.close()
+    for one in loaded:
+        one.close()
     error = failure[0]
     if isinstance(error, FilterError):
         raise error

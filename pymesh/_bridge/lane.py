@@ -47,8 +47,8 @@ class Overrun(BaseException):
     """Raised by the watchdog in a hook that has overrun its time. No `except Exception` of the hook's stops it."""
 
 
-class LaneLoop(_Loop):
-    """An event loop that hooks cannot take from each other."""
+class Kept:
+    """Makes an event loop one that hooks cannot take from each other."""
 
     def stop(self) -> None:
         raise RuntimeError("the event loop belongs to the proxy: a filter cannot stop it")
@@ -69,21 +69,48 @@ class LaneLoop(_Loop):
         raise RuntimeError("the event loop belongs to the proxy: a filter cannot shut down its executor")
 
 
+class LaneLoop(Kept, _Loop):  # type: ignore[misc]  # as uvloop is typed
+    """That of the process."""
+
+
+class Tasks:
+    """The tasks of calls that run on a loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._of: dict[int, asyncio.Task[None]] = {}
+
+    def begin(self, call: Call) -> None:
+        """Calls an `async def` hook."""
+        context = contextvars.Context()
+        context.run(_current.set, call)
+        task = context.run(self._loop.create_task, _await(call))
+        self._of[call.id] = task
+        task.add_done_callback(lambda _: self._of.pop(call.id, None))
+
+    def cancel(self, call: Call) -> bool:
+        """Cancels its task; false if it has none."""
+        task = self._of.get(call.id)
+        return task is not None and (task.cancel() or True)
+
+
 class Runner:
     """The thread with the loop."""
 
     def __init__(self, lane: Lane) -> None:
         self.lane = lane
-        self._tasks: dict[int, asyncio.Task[None]] = {}
         self.loop = self._make_loop()
+        self._tasks = Tasks(self.loop)
         self.thread = threading.Thread(target=self._run, name="filters", daemon=True)
         self.thread.start()
 
     def _make_loop(self) -> LaneLoop:
         loop = LaneLoop()
-        _Loop.set_task_factory(loop, _unlisted)  # type: ignore[arg-type]
-        _Loop.set_exception_handler(loop, _log_lost)
-        loop.add_reader(self.lane.fileno(), self._work)
+        _Loop.set_task_factory(loop, unlisted)  # type: ignore[arg-type]
+        _Loop.set_exception_handler(loop, log_lost)
+        ear = self.lane.fileno()
+        assert ear is not None
+        loop.add_reader(ear, self._work)
         return loop
 
     def _run(self) -> None:
@@ -110,17 +137,10 @@ class Runner:
         if not call.is_async:
             call.pool.submit(call)
             return
-        context = contextvars.Context()
-        context.run(_current.set, call)
-        task = context.run(_unlisted, self.loop, _await(call))
-        self._tasks[call.id] = task
-        task.add_done_callback(lambda _: self._tasks.pop(call.id, None))
+        self._tasks.begin(call)
 
     def _end(self, call: Call) -> None:
-        task = self._tasks.get(call.id)
-        if task is not None:
-            task.cancel()
-        elif not call.is_async:
+        if not self._tasks.cancel(call) and not call.is_async:
             call.pool.forget(call)
 
     def execute(self, coroutine: Coroutine[Any, Any, Any], seconds: float) -> Any:
@@ -133,7 +153,8 @@ class Runner:
             raise
 
 
-def _unlisted(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **more: Any) -> asyncio.Task[Any]:
+def unlisted(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **more: Any) -> asyncio.Task[Any]:
+    """A task that nobody finds in `asyncio.all_tasks`: a task factory."""
     task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, **more)
     # Documented under "Task lifetime support" of asyncio's "Extending".
     asyncio.tasks._unregister_task(task)
@@ -171,8 +192,8 @@ def _settle(future: asyncio.Future[Any], answer: Any) -> None:
         return
 
 
-def _log_lost(_loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
-    """What was raised where nobody waits for it."""
+def log_lost(_loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
+    """What was raised where nobody waits for it: an exception handler."""
     call = _current.get()
     whose = f"filter {call.filter} (request {call.request_id or '-'})" if call else "filters"
     error = context.get("exception")
@@ -227,20 +248,26 @@ class Pool:
                     return None
             return self._waiting.popleft()
 
-    def _call(self, call: Call) -> None:
+    @staticmethod
+    def _call(call: Call) -> None:
         if call.has_ended:
             return
-        context = contextvars.Context()
-        context.run(_current.set, call)
         call.set_thread(threading.get_ident())
-        try:
-            result = context.run(call.begin)
-        except BaseException as error:  # whatever it is, it is this call's
-            call.set_thread(None)
-            call.fail(error)
-        else:
-            call.set_thread(None)
-            call.finish(result)
+        call_plain(call)
+
+
+def call_plain(call: Call) -> None:
+    """Calls a plain hook."""
+    context = contextvars.Context()
+    context.run(_current.set, call)
+    try:
+        result = context.run(call.begin)
+    except BaseException as error:  # whatever it is, it is this call's
+        call.set_thread(None)
+        call.fail(error)
+    else:
+        call.set_thread(None)
+        call.finish(result)
 
 
 async def ask(
@@ -253,6 +280,10 @@ async def ask(
     timeout: float | None,  # noqa: ASYNC109  # the engine's deadline, not the loop's
 ) -> Answer:
     """`Context.call`."""
+    if call.is_simulated and not call.is_async:
+        raise RuntimeError(
+            "a plain hook cannot wait for an answer where time is simulated\nhint: write it as `async def`"
+        )
     future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
     question = call.ask(future, cluster, method, path, list(headers.items()), body, timeout)
     try:

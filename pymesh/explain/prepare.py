@@ -44,7 +44,6 @@ ACCESS_LOG_FIELDS = {
     "duration": "%DURATION%",
 }
 
-_PYTHON_FILTER = "/pymesh.filters.v1.PythonFilter"
 _LOGGING = (
     "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
     "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
@@ -107,15 +106,8 @@ def _listener(listener: Any, signer: Signer) -> Any:
             for http in getattr(config, "http_filters", ()):
                 if tokens.is_jwt(http):
                     http.typed_config.CopyFrom(pb.pack(signer.believe(pb.unpack(http.typed_config))))
-                elif http.typed_config.type_url.endswith(_PYTHON_FILTER):
-                    http.typed_config.CopyFrom(pb.pack(_untimed(pb.unpack(http.typed_config))))
             one.typed_config.CopyFrom(pb.pack(config))
     return made
-
-
-def _untimed(python_filter: Any) -> Any:
-    python_filter.ClearField("timeout")
-    return python_filter
 
 
 def _cluster(cluster: Any, names: Names, at_rest: bool) -> Any:

@@ -82,6 +82,10 @@ class _OverError(Exception):
         self.details = details
 
 
+class _LateError(TimeoutError):
+    """The time of the hook was over, and not that of something in it."""
+
+
 @dataclass(slots=True)
 class _Running:
     """An exchange on its way."""
@@ -126,7 +130,8 @@ class FilterHarness:
         try:
             self._await(self.filter.setup())
         except Exception as error:
-            self.close()
+            # One that was never set up is not closed either.
+            self._end_loop()
             raise loader.FilterError(f"setup fails: {type(error).__name__}: {error}") from error
 
     @classmethod
@@ -147,9 +152,12 @@ class FilterHarness:
         try:
             self._await(self.filter.close())
         finally:
-            if self._loop is not None:
-                self._loop.close()
-                self._loop = None
+            self._end_loop()
+
+    def _end_loop(self) -> None:
+        if self._loop is not None:
+            self._loop.close()
+            self._loop = None
 
     @property
     def calls(self) -> Sequence[Call]:
@@ -312,11 +320,16 @@ class FilterHarness:
             return None
         loan = Loan()
         lent = [] if lend is None else [lend(loan)]
+        # Beside the workers, a request that does not wait any more goes on as it was.
+        undo = [view._undo() for view in lent] if self._loop is not None else []
         try:
             return _checked(name, self._called(running, name, *lent, *args))
         # What ends a program ends a call only, in a proxy.
         except (Exception, SystemExit, asyncio.CancelledError) as error:
             running.failures.append(_failure(name, error))
+            if isinstance(error, _LateError):
+                for put_back in undo:
+                    put_back()
             if self._policy == "OPEN":
                 return None
             raise _OverError(Answered(500), "UAEX", "filter_failed") from None
@@ -339,7 +352,7 @@ class FilterHarness:
         begun = time.monotonic()
         given = call()
         if self._timeout and time.monotonic() - begun > self._timeout:
-            raise TimeoutError(_too_long(self._timeout))
+            raise _LateError(_too_long(self._timeout))
         return given
 
     def _await(self, given: Any) -> Any:
@@ -408,7 +421,7 @@ async def _within(call: Any, limit: float) -> Any:
             return await call
     except TimeoutError as error:
         if deadline.expired():
-            raise TimeoutError(_too_long(limit)) from error
+            raise _LateError(_too_long(limit)) from error
         raise
 
 
@@ -417,5 +430,6 @@ def _too_long(limit: float) -> str:
 
 
 def _failure(hook: str, error: BaseException) -> Failure:
-    text = f"{type(error).__name__}: {error}"
+    kind = TimeoutError if isinstance(error, _LateError) else type(error)
+    text = f"{kind.__name__}: {error}"
     return Failure(hook, text, "".join(traceback.format_exception(error)))

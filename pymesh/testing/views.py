@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from pymesh.filters.api import Answer
@@ -134,6 +134,15 @@ class Headers:
         self._loan.check()
         self._loan.is_changed = True
 
+    def _undo(self) -> Callable[[], None]:
+        """Puts back what there is now."""
+        kept = list(self._pairs)
+
+        def put_back() -> None:
+            self._pairs[:] = kept
+
+        return put_back
+
 
 class RequestHead:
     """A request's head, as it is between two hooks."""
@@ -204,6 +213,16 @@ class Request:
         self._loan.is_changed = True
         self._head.authority = authority
 
+    def _undo(self) -> Callable[[], None]:
+        head, headers = self._head, self._headers._undo()
+        path, authority = head.path, head.authority
+
+        def put_back() -> None:
+            headers()
+            head.path, head.authority = path, authority
+
+        return put_back
+
 
 class Response:
     """A response, while it is lent."""
@@ -221,6 +240,9 @@ class Response:
     @property
     def headers(self) -> Headers:
         return self._headers
+
+    def _undo(self) -> Callable[[], None]:
+        return self._headers._undo()
 
 
 class Context:

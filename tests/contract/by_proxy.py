@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pymesh.simulated import answer as answers
@@ -16,65 +16,66 @@ from pymesh.testing.pieces import pieces
 from tests.contract.case import Case, Lane, Outcome
 from tests.contract.proxies import LOG_LINE, listener, name, outcome
 from tests.proxy.bootstrap import access_log, bootstrap, cluster
-from tests.proxy.running import Proxy, eventually, lines_of, ours
+from tests.proxy.running import eventually, lines_of, ours
 from tests.tools.ports import free_ports
 from tests.tools.serving import serving
 from tests.tools.wire import http1
 from tests.tools.wire.message import Exchange, whole
 
 
-class Running:
-    """A proxy that has the cases."""
-
-    def __init__(self, proxy: Proxy, cases: Sequence[Case], reached: list[list[Asked]], folder: Path) -> None:
-        self._proxy = proxy
-        self._cases = list(cases)
-        self._reached = reached
-        self._folder = folder
-
-    def run(self, case: Case) -> Outcome:
-        """What comes of it."""
-        number = self._cases.index(case)
-        client = self._exchange(case, self._proxy.ports[number])
-        log = self._folder / name(number)
-        assert eventually(lambda: bool(lines_of(log))), "nothing was logged"
-        process = self._proxy.process
-        assert eventually(lambda: set(case.printed) <= set(process.output().splitlines())), process.tail()
-        asked = next(iter(self._reached[number]), None)
-        line, stats = lines_of(log)[0], self._proxy.stats()
-        return outcome(number, line, stats, upstream=asked, client=client, output=process.output())
-
-    def _exchange(self, case: Case, port: int) -> Answered:
-        received = b""
-        with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            for octets in request_octets(case.request, pieces(case.request.body, case.split or None)):
-                connection.sendall(octets)
-            while True:
-                octets = connection.recv(65536)
-                received += octets
-                answer = answers.read(received, case.request.method, is_over=not octets)
-                if answer is not None:
-                    return answer
-                assert octets, f"no answer: {received!r}"
-
-
-@contextmanager
-def running(cases: Sequence[Case], lane: Lane) -> Iterator[Running]:
-    """A proxy with the cases, for the length of the block."""
+def run(cases: Sequence[Case], lane: Lane) -> dict[str, Outcome | Exception]:
+    """What comes of each, by name. All are sent side by side; what was logged and counted is read once."""
     reached: list[list[Asked]] = [[] for _ in cases]
+    numbers = range(len(cases))
     *ports, admin = free_ports(len(cases) + 1)
     with (
         tempfile.TemporaryDirectory(prefix="contract-") as folder,
         serving([_Upstream(case, into) for case, into in zip(cases, reached, strict=True)]) as origins,
     ):
+        logs = [Path(folder) / name(number) for number in numbers]
         listeners = [
-            listener(case, lane, number, ports[number], access_log(Path(folder) / name(number), LOG_LINE))
+            listener(case, lane, number, ports[number], access_log(logs[number], LOG_LINE))
             for number, case in enumerate(cases)
         ]
         clusters = [cluster(name(number), [port]) for number, port in enumerate(origins)]
         with ours(bootstrap(listeners, clusters, admin)) as proxy:
-            yield Running(proxy, cases, reached, Path(folder))
+            with ThreadPoolExecutor(8) as pool:
+                clients = list(pool.map(_answer, cases, ports))
+            wanted = {line for case in cases for line in case.printed}
+            eventually(lambda: all(map(lines_of, logs)) and wanted <= set(proxy.process.output().splitlines()), 60)
+            stats, output = proxy.stats(), proxy.process.output()
+        lines = [lines_of(log) for log in logs]
+    outcomes: dict[str, Outcome | Exception] = {}
+    for number, (case, client) in enumerate(zip(cases, clients, strict=True)):
+        if isinstance(client, Answered) and lines[number]:
+            asked = next(iter(reached[number]), None)
+            found = outcome(number, lines[number][0], stats, upstream=asked, client=client, output=output)
+            outcomes[case.name] = found
+        else:
+            outcomes[case.name] = client if isinstance(client, Exception) else AssertionError("nothing was logged")
+    return outcomes
+
+
+def _answer(case: Case, port: int) -> Answered | Exception:
+    try:
+        return _exchange(case, port)
+    except (OSError, AssertionError) as error:
+        return error
+
+
+def _exchange(case: Case, port: int) -> Answered:
+    received = b""
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for octets in request_octets(case.request, pieces(case.request.body, case.split or None)):
+            connection.sendall(octets)
+        while True:
+            octets = connection.recv(65536)
+            received += octets
+            answer = answers.read(received, case.request.method, is_over=not octets)
+            if answer is not None:
+                return answer
+            assert octets, f"no answer: {received!r}"
 
 
 class _Upstream:

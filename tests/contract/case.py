@@ -20,16 +20,12 @@ Runner = Literal["harness", "simulator", "proxy"]
 ALL: tuple[Runner, ...] = ("harness", "simulator", "proxy")
 #: Who calls the hooks: the worker, a thread beside it, or an event loop, for which they are written as coroutines.
 Lane = Literal["inline", "threads", "coroutines"]
-#: The lanes that a runner has.
-LANES: Mapping[Runner, tuple[Lane, ...]] = {
-    "harness": ("inline", "threads", "coroutines"),
-    "simulator": ("inline",),
-    "proxy": ("inline",),
-}
+#: Each runner has all of them.
+LANES: tuple[Lane, ...] = ("inline", "threads", "coroutines")
 #: A hook's definition. That of the log is plain in each lane.
 _HOOK = re.compile(r"^def (on_(?!log)\w+|setup|close)\(", re.MULTILINE)
-#: Of what the proxy does not do yet.
-HARNESS: tuple[Runner, ...] = ("harness",)
+#: Whoever waits in a coroutine lets others go on.
+_SLEEP = re.compile(r"\btime\.sleep\(")
 
 #: Whatever a filter prints goes where a proxy's tracebacks go.
 _MODULE = """\
@@ -86,6 +82,8 @@ class Case:
     entered: bool | None = True
     #: Who runs it; a case that leaves one out says why.
     by: tuple[Runner, ...] = ALL
+    #: Where it means the same.
+    lanes: tuple[Lane, ...] = LANES
     #: `module:Class` of the filter where it was compiled; its source is given otherwise.
     compiled: str = ""
 
@@ -95,7 +93,7 @@ class Case:
         if lane != "inline":
             body = f'lane = "async"\n{body}'
         if lane == "coroutines":
-            body = _HOOK.sub(r"async def \1(", body)
+            body = _SLEEP.sub("await asyncio.sleep(", _HOOK.sub(r"async def \1(", body))
         body = textwrap.indent(body, "    ")
         return _MODULE.format(module=textwrap.dedent(self.module), body=body)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pymesh.simulated.messages import Answered, Asked, Fields
-from tests.contract.case import ALL, Case
+from tests.contract.case import ALL, LANES, Case
 
 
 def asked(path: str = "/", method: str = "GET", body: bytes = b"", **headers: str) -> Asked:
@@ -263,7 +263,6 @@ GATES = [
 #: What a hook may do wrong -> its body.
 _WRONG = {
     "raises": 'raise RuntimeError("as it was told to")',
-    "takes too long": "time.sleep(0.3)",
     "calls sys.exit": "raise SystemExit(3)",
     "is interrupted": "raise KeyboardInterrupt",
     "returns text": 'return "no"',
@@ -276,6 +275,8 @@ _WRONG = {
     "uses a message that is over": 'kept.append(request); kept[0].headers["x"]; other()',
 }
 
+_TOO_LONG = "time.sleep(0.3)"
+
 FAILURES = [
     *(
         Case(
@@ -287,18 +288,25 @@ FAILURES = [
             """,
             module="kept = []",
             policy=policy,  # type: ignore[arg-type]
-            timeout=0.2,
+            timeout=0.2 if statement == _TOO_LONG else 60,
             reached=policy == "OPEN",
-            # What the hook has done before stays.
-            upstream={"x-seen": "yes"},
+            # What the hook has done before stays, unless the request goes on before it returns.
+            upstream={"x-seen": "yes" if lanes in (LANES, ("inline",)) else None},
             status=500 if policy == "CLOSED" else 200,
             flags="UAEX" if policy == "CLOSED" else "-",
             details="filter_failed" if policy == "CLOSED" else "via_upstream",
             failures=1,
             # In a test that is whoever runs it, and not the filter.
-            by=("simulator", "proxy") if "KeyboardInterrupt" in statement else ALL,
+            by=("simulator", "proxy") if "KeyboardInterrupt" in statement else by,
+            lanes=lanes,
         )
-        for title, statement in _WRONG.items()
+        for title, statement, lanes, by in [
+            *((*wrong, LANES, ALL) for wrong in _WRONG.items()),
+            # In a simulated proxy only what waits takes time.
+            ("takes too long in the worker", _TOO_LONG, ("inline",), ("harness", "proxy")),
+            ("takes too long in a thread", _TOO_LONG, ("threads",), ("harness", "proxy")),
+            ("waits too long", _TOO_LONG, ("coroutines",), ALL),
+        ]
         for policy in ("CLOSED", "OPEN")
     ),
     *(

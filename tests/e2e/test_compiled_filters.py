@@ -4,7 +4,6 @@ interpreted, and a filter in plain C needs nothing but the header."""
 from __future__ import annotations
 
 import subprocess
-import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,17 +12,14 @@ from typing import Any
 
 import pytest
 
-import pymesh.filters
 from pymesh.authoring import build, file
+from tests.filters import clicker
 from tests.proxy.bootstrap import bootstrap, cluster, http_listener, to_cluster, virtual_host
 from tests.proxy.running import Proxy, ours
 from tests.tools.ports import free_ports
 from tests.tools.wire.client import Answer, fetch
 from tests.tools.wire.message import Request
 from tests.tools.wire.origin import Origin, origin
-
-HERE = Path(__file__).parent
-HEADERS = Path(pymesh.filters.__file__).parent
 
 SOURCE = '''
 from __future__ import annotations
@@ -186,21 +182,11 @@ def test_compiled_and_interpreted_answer_alike(
 def test_the_header_is_c_and_c_plus_plus(compiler: list[str]) -> None:
     text = '#include "pymesh_filter.h"\nint main(void) { return PYMESH_OK; }\n'
     strict = ["-Wall", "-Wextra", "-pedantic", "-Werror", "-fsyntax-only"]
-    subprocess.run([*compiler, *strict, f"-I{HEADERS}", "-"], input=text, text=True, check=True)
-
-
-def in_c(folder: Path, *defines: str) -> Path:
-    """The filter in `clicker.c`, as a module."""
-    library = folder / f"clicker{sysconfig.get_config_var('EXT_SUFFIX')}"
-    flags = ["-std=c99", "-Wall", "-Wextra", "-pedantic", "-Werror", "-O1", "-shared", "-fPIC", *defines]
-    # Python's own headers are not pedantic.
-    include = [f"-I{HEADERS}", "-isystem", sysconfig.get_path("include")]
-    subprocess.run(["gcc", *flags, *include, str(HERE / "clicker.c"), "-o", str(library)], check=True)
-    return library
+    subprocess.run([*compiler, *strict, f"-I{clicker.HEADERS}", "-"], input=text, text=True, check=True)
 
 
 def test_a_filter_in_plain_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    in_c(tmp_path)
+    clicker.build(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with filtered({"class": "clicker:Clicker", "config": {"name": "tick"}}) as target:
         answer, [sent] = target.ask({"X-Old": "1", "x-many": "a"}, "/c/")
@@ -222,26 +208,26 @@ def test_a_filter_in_plain_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize(
-    ("defines", "words"),
+    ("defines", "name", "words"),
     [
-        (["-DREFUSES"], "clicker wants no such config"),
-        (["-DNEWER"], "has hooks that this proxy does not know"),
-        (["-DMISNAMED"], "PyCapsule_GetPointer called with incorrect name"),
+        ([], "refuse", "`clicker:Clicker` cannot be made: clicker wants no such config"),
+        (["-DNEWER"], "tick", "has hooks that this proxy does not know"),
+        (["-DMISNAMED"], "tick", "PyCapsule_GetPointer called with incorrect name"),
     ],
 )
 def test_what_cannot_be_loaded_says_why(
-    defines: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    defines: list[str], name: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    in_c(tmp_path, *defines)
+    clicker.build(tmp_path, *defines)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with filtered({"class": "clicker:Clicker"}) as target:
+    with filtered({"class": "clicker:Clicker", "config": {"name": name}}) as target:
         assert target.ask({}, "/c/")[0].status == 500
         assert words in target.proxy.process.output()
         assert target.proxy.process.alive()
 
 
 def test_an_older_filter_has_fewer_fields(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    in_c(tmp_path, "-DOLDER")
+    clicker.build(tmp_path, "-DOLDER")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with filtered({"class": "clicker:Clicker"}) as target:
         answer, [sent] = target.ask({}, "/c/")

@@ -24,13 +24,15 @@ static int is(pymesh_text one, const char *other) {
 
 static void *create(const pymesh_creation *creation) {
     struct clicker *made;
-#ifdef REFUSES
-    strncpy(creation->error, "clicker wants no such config", creation->error_size - 1);
-    return NULL;
-#endif
     if (creation->size < sizeof *creation || creation->instance != NULL) return NULL;
     made = calloc(1, sizeof *made);
-    if (made != NULL) memcpy(made->config, creation->config.data, creation->config.size);
+    if (made == NULL) return NULL;
+    memcpy(made->config, creation->config.data, creation->config.size);
+    if (strstr(made->config, "refuse") != NULL) {
+        strncpy(creation->error, "clicker wants no such config", creation->error_size - 1);
+        free(made);
+        return NULL;
+    }
     return made;
 }
 
@@ -73,11 +75,12 @@ static int on_request_headers(void *filter, const pymesh_host *host, pymesh_mess
 }
 
 static int on_response_headers(void *filter, const pymesh_host *host, pymesh_message *message) {
+    struct clicker *own = filter;
     char status[16];
-    (void)filter;
     if (host->get(message, PYMESH_PATH).data != NULL) return PYMESH_FAILED;
     snprintf(status, sizeof status, "%d", host->status(message));
     host->set_header(message, text("x-status"), text(status));
+    host->set_header(message, text("x-config"), text(own->config));
     return PYMESH_CONTINUE;
 }
 

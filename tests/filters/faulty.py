@@ -179,7 +179,7 @@ class Async(HttpFilter):
         if do == "stop-loop":
             loop.stop()
         if do == "stop-loop-behind-its-back":
-            type(loop).__mro__[1].stop(loop)
+            type(loop).__mro__[2].stop(loop)
             await asyncio.sleep(0.05)
         if do == "task-factory":
             loop.set_task_factory(None)

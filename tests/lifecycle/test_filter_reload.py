@@ -10,7 +10,7 @@ import asyncio
 import json
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from pymesh.control.xds import pb
+from tests.filters import clicker
 from tests.lifecycle.replica import PATIENCE, ROUNDS
 from tests.proxy import bootstrap
 from tests.proxy.running import Proxy, eventually, proxy
@@ -100,7 +101,11 @@ class Reloaded:
 
     def says(self, source: str) -> None:
         """The server has another source for the filter, and says so."""
-        self.server.put(filtered(self.port, source))
+        self.tells(filtered(self.port, source))
+
+    def tells(self, listener: object) -> None:
+        """The server has another listener, and says so."""
+        self.server.put(listener)
         self.server.push(pb.LISTENER)
         assert eventually(self.server.settled, PATIENCE), self.proxy.process.tail()
 
@@ -127,13 +132,15 @@ class Reloaded:
         return int(status.split("VmRSS:")[1].split()[0]) * 1024
 
 
-def filtered(port: int, source: str) -> object:
+def filtered(
+    port: int, source: str, class_path: str = "generation:Generation", config: Mapping[str, str] | None = None
+) -> object:
     """The listener, with the filter in front of the router."""
     made = resources.listener("http", port, "table")
     (network,) = made.filter_chains[0].filters
     manager = pb.unpack(network.typed_config)
     kind = pb.message("pymesh.filters.v1.PythonFilter")
-    one = kind(**{"class": "generation:Generation"}, name="shop/generation", source=source)
+    one = kind(**{"class": class_path}, name="shop/generation", source=source, config=dict(config or {}))
     router = manager.http_filters.pop()
     manager.http_filters.add(name="python").typed_config.CopyFrom(pb.pack(one))
     manager.http_filters.add().CopyFrom(router)
@@ -244,7 +251,36 @@ def test_what_cannot_be_loaded_is_refused_and_the_earlier_serves_on(variant: str
             assert one.generation() == str(one.number), name
         one.reload()
         assert eventually(lambda: one.generation() == str(one.number), PATIENCE)
+        counted = one.proxy.stats()
+        # The first generation is one, and so is the last.
+        assert counted["python_filter.shop/generation.config_reload"] == len(BROKEN) + 2
+        assert counted["python_filter.shop/generation.config_fail"] == len(BROKEN)
     assert not seen.wrong, seen.wrong[:5]
+
+
+def test_a_compiled_filter_that_refuses_its_settings_leaves_the_earlier_one(
+    variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a constructor in C says of the settings is known when the configuration comes, not in the workers."""
+    clicker.build(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with reloaded(variant, SOURCE % {"number": 0}) as one:
+        assert one.generation() == "0"
+        for name, reason in [("tick", ""), ("refuse", "clicker wants no such config"), ("tock", "")]:
+            refused = len(one.server.refusals())
+            one.tells(filtered(one.port, "", "clicker:Clicker", {"name": name}))
+            reasons = [refusal.reason or "" for refusal in one.server.refusals()[refused:]]
+            assert len(reasons) == bool(reason), reasons
+            if reason:
+                assert "cannot be loaded, its earlier generation goes on serving" in reasons[0]
+                assert f"`clicker:Clicker` cannot be made: {reason}" in reasons[0]
+            # One of its headers is the config that it runs on.
+            serving = "tock" if name == "tock" else "tick"
+            assert eventually(lambda: one.ask("/c/").header("x-config") == f'{{"name":"{serving}"}}', PATIENCE)  # noqa: B023
+        counted = one.proxy.stats()
+        assert counted["python_filter.shop/generation.config_reload"] == 3
+        assert counted["python_filter.shop/generation.config_fail"] == 1
+        assert counted["python_filter.shop/generation.failures"] == 0
 
 
 def test_a_first_generation_that_cannot_be_loaded_is_told_and_fails_closed(variant: str) -> None:

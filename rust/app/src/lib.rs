@@ -36,6 +36,8 @@ use pymesh_model::cluster::Cluster;
 use pymesh_model::filter::PythonFilter;
 use pymesh_net::{FilterHost, LogWriter, Shared, Worker, WorkerOptions};
 use pymesh_tls::SecretStore;
+use pymesh_xds::CountFilter;
+pub use pymesh_xds::Loaded;
 
 use lifecycle::Lifecycle;
 use pressure::Pressure;
@@ -116,7 +118,7 @@ pub fn run<H, F, L>(options: &Options, make_host: F, load_filter: L) -> Result<(
 where
     H: FilterHost,
     F: Fn(usize) -> H + Send + Sync + 'static,
-    L: Fn(&Arc<PythonFilter>, usize) -> Result<(), String> + Send + 'static,
+    L: Fn(&Arc<PythonFilter>, usize) -> Result<Loaded, String> + Send + 'static,
 {
     pymesh_net::keep_buffers_mapped();
     let bootstrap = load(&options.config)?;
@@ -137,7 +139,7 @@ async fn serve<H, F, L>(
 where
     H: FilterHost,
     F: Fn(usize) -> H + Send + Sync + 'static,
-    L: Fn(&Arc<PythonFilter>, usize) -> Result<(), String> + Send + 'static,
+    L: Fn(&Arc<PythonFilter>, usize) -> Result<Loaded, String> + Send + 'static,
 {
     let one = |error: std::io::Error| vec![error.to_string()];
     let workers = options.concurrency.unwrap_or_else(cores).max(1);
@@ -155,7 +157,7 @@ where
     });
     let commons = Arc::new(Commons::default());
     let client = client(bootstrap, &secrets, &commons)?;
-    let client = client.with_filters(Box::new(move |filter| load_filter(filter, workers)));
+    let client = client.with_filters(Box::new(move |filter| load_filter(filter, workers)), count_filters(&hub));
     let pages = client.pages();
     let state =
         Arc::new(State::new(hub.clone(), shards.clone(), secrets.clone(), shared.clone(), pressure, commons, pages));
@@ -229,6 +231,19 @@ where
         threads.push(thread);
     }
     Ok(threads)
+}
+
+/// Counts what configurations bring of Python filters.
+fn count_filters(hub: &Arc<Hub>) -> CountFilter {
+    let hub = hub.clone();
+    Box::new(move |name, is_loaded| {
+        let counters = hub.python_filter_config(name);
+        if is_loaded {
+            counters.config_reload.inc();
+        } else {
+            counters.config_fail.inc();
+        }
+    })
 }
 
 /// Cores that this process may use, cgroup quotas included.

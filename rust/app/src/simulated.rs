@@ -98,7 +98,8 @@ impl<H: FilterHost> SimulatedProxy<H> {
             commons: Arc::default(),
         });
         engine.explain();
-        let configuration = Offline::with_statics(bootstrap, secrets).with_filters(load_filter);
+        let counting = crate::count_filters(&hub);
+        let configuration = Offline::with_statics(bootstrap, secrets).with_filters(load_filter, counting);
         let mut proxy = SimulatedProxy { configuration, engine, host, clock, hub, version: 0, unread: HashMap::new() };
         let problems = proxy.apply();
         if problems.is_empty() {
@@ -272,7 +273,7 @@ impl<H: FilterHost> SimulatedProxy<H> {
 
     /// When a turn has something to do without any input.
     pub fn next_timeout(&self) -> Option<Time> {
-        self.engine.next_timeout()
+        [self.engine.next_timeout(), self.host.due()].into_iter().flatten().min()
     }
 
     /// Access log lines since the last time, to wherever they go. What the process itself would say on its standard

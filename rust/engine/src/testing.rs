@@ -96,6 +96,7 @@ pub fn numbers(hub: &Hub) -> Vec<(String, Kind, u64)> {
     group("cluster", &groups.clusters, &mut all);
     group("http", &groups.http, &mut all);
     group("python_filter", &groups.python_filters, &mut all);
+    group("python_filter", &groups.python_filter_configs, &mut all);
     group("cors", &groups.cors, &mut all);
     group("fault", &groups.fault, &mut all);
     group("jwt_authn", &groups.jwt, &mut all);

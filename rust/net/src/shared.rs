@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use pymesh_engine::base::time::Time;
 use pymesh_engine::filter::log::LogCall;
 use pymesh_engine::filter::{FilterCall, Gate};
 use pymesh_engine::Engine;
@@ -35,6 +36,11 @@ pub trait FilterHost {
 
     /// Tells the engine what other threads have come to, and them what it has. Called in each turn.
     fn turn(&mut self, _engine: &mut Engine) {}
+
+    /// When it has something to do by a clock that is not the system's: only in a simulated proxy.
+    fn due(&self) -> Option<Time> {
+        None
+    }
 }
 
 /// Wakes a worker from another thread, so that it calls [`FilterHost::turn`].

@@ -13,7 +13,7 @@ use std::mem::size_of;
 
 use pymesh_engine::filter::{FilterCall, Heads, Hook, Outcome};
 use pymesh_http::Known;
-use pyo3::exceptions::PyRuntimeError;
+use pymesh_model::filter::PythonFilter;
 use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyCapsuleMethods};
 
@@ -34,20 +34,26 @@ unsafe impl Send for Compiled {}
 
 impl Compiled {
     /// Makes the object of a capsule; `instance` is that of the class which has it.
-    pub fn load(capsule: &Bound<'_, PyAny>, instance: Option<&Bound<'_, PyAny>>, config_json: &str) -> PyResult<Self> {
+    pub fn load(
+        capsule: &Bound<'_, PyAny>,
+        instance: Option<&Bound<'_, PyAny>>,
+        wanted: &PythonFilter,
+    ) -> PyResult<Self> {
         let at = capsule.cast::<PyCapsule>()?.pointer_checked(Some(abi::CAPSULE))?;
         // SAFETY: a capsule of this name holds a `pymesh_filter`, which stays as long as the capsule.
         let filter = unsafe { Filter::read(at.as_ptr().cast::<Filter>().cast_const()) };
         let filter = filter.ok_or_else(|| {
-            PyRuntimeError::new_err(
-                "the compiled filter has hooks that this proxy does not know\n\
-                 hint: build it with the pymesh_filter.h of this release (`pymesh filter build`), or upgrade the proxy",
-            )
+            let class = &wanted.class;
+            let text = format!(
+                "`{class}` has hooks that this proxy does not know\n\
+                 hint: build it with the pymesh_filter.h of this release (`pymesh filter build`), or upgrade the proxy"
+            );
+            refused(capsule.py(), text)
         })?;
         let mut error = [0; 1024];
         let creation = Creation {
             size: size_of::<Creation>(),
-            config: Text::of(config_json.as_bytes()),
+            config: Text::of(wanted.config_json.as_bytes()),
             instance: instance.map_or(std::ptr::null_mut(), |instance| instance.as_ptr().cast()),
             error: error.as_mut_ptr(),
             error_size: error.len(),
@@ -57,7 +63,11 @@ impl Compiled {
             Some(create) => {
                 let object = unsafe { create(&raw const creation) };
                 if object.is_null() {
-                    return Err(PyErr::take(capsule.py()).unwrap_or_else(|| PyRuntimeError::new_err(told(&error))));
+                    let class = &wanted.class;
+                    return Err(match PyErr::take(capsule.py()) {
+                        Some(raised) => raised,
+                        None => refused(capsule.py(), format!("`{class}` cannot be made: {}", told(&error))),
+                    });
                 }
                 object
             }
@@ -116,6 +126,12 @@ impl Drop for Compiled {
     }
 }
 
+/// A `pymesh.filters.FilterError`.
+fn refused(py: Python<'_>, text: String) -> PyErr {
+    let made = py.import("pymesh.filters.loader").and_then(|loader| loader.call_method1("FilterError", (text,)));
+    made.map_or_else(|error| error, PyErr::from_value)
+}
+
 /// A terminated string; NULL is an empty one.
 fn text(at: *const c_char) -> String {
     if at.is_null() {
@@ -129,7 +145,7 @@ fn text(at: *const c_char) -> String {
 fn told(error: &[c_char]) -> String {
     let octets: Vec<u8> = error.iter().take_while(|c| **c != 0).map(|c| c.cast_unsigned()).collect();
     match octets.is_empty() {
-        true => "the compiled filter cannot be made, and has not said why".to_owned(),
+        true => "it has not said why".to_owned(),
         false => String::from_utf8_lossy(&octets).into_owned(),
     }
 }

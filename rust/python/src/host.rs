@@ -12,6 +12,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use pymesh_engine::base::time::Time;
 use pymesh_engine::filter::log::{LogCall, LogRecord};
 use pymesh_engine::filter::{Change, FilterCall, Gate, Heads, Hook, Kept, Outcome};
 use pymesh_engine::Engine;
@@ -46,7 +47,8 @@ struct Loaded {
     result: Result<Instance, String>,
 }
 
-struct Instance {
+/// A filter as one worker has it.
+pub(crate) struct Instance {
     gate: Gate,
     compiled: Option<Compiled>,
     /// In the order of [`Hook::ALL`].
@@ -69,17 +71,14 @@ impl PythonHost {
 
     /// The worker's instance of a filter that it has not had.
     fn take(&self, py: Python<'_>, filter: &Arc<PythonFilter>) -> Result<Instance, String> {
-        let loaded = match self.generations.take(filter, self.worker) {
-            Some(result) => result?.into_bound(py),
-            None => load(py, filter).map_err(|error| {
-                let reason = error.value(py).to_string();
-                eprintln!("filter {}: {reason}", filter.class);
-                reason
-            })?,
-        };
-        instance(&loaded, filter).map_err(|error| {
-            eprintln!("filter {}: {error}", filter.class);
-            error.to_string()
+        if let Some(made) = self.generations.take(filter, self.worker) {
+            return made;
+        }
+        let loaded = load(py, filter, self.generations.runner()).and_then(|loaded| instance(&loaded, filter));
+        loaded.map_err(|error| {
+            let reason = error.value(py).to_string();
+            eprintln!("filter {}: {reason}", filter.class);
+            reason
         })
     }
 
@@ -112,13 +111,19 @@ impl PythonHost {
 
     /// Calls a hook outside of an exchange, as one that is alone in its turn.
     pub(crate) fn call(&mut self, call: &FilterCall, heads: &mut Heads) -> Outcome {
+        let mut lap = self.lap();
         match self.compiled(call) {
-            Some(compiled) => Lap::start().of(call, compiled.call(call, heads)),
+            Some(compiled) => lap.of(call, compiled.call(call, heads)),
             None => Python::attach(|py| {
-                let mut lap = Lap::start();
+                lap.begin();
                 lap.of(call, self.call_python(py, call, heads))
             }),
         }
+    }
+
+    /// In a simulated proxy a hook that computes takes no time, however long it takes here.
+    fn lap(&self) -> Lap {
+        Lap(self.generations.runner().is_none().then(Instant::now))
     }
 
     fn call_python(&mut self, py: Python<'_>, call: &FilterCall, heads: &mut Heads) -> Outcome {
@@ -181,7 +186,7 @@ impl FilterHost for PythonHost {
                 let is_beside = result.as_ref().is_ok_and(|instance| instance.beside.is_some());
                 let result = match self.lane.is_none() && is_beside {
                     false => result,
-                    true => Calls::new(py, self.waker.clone())
+                    true => Calls::new(py, self.waker.clone(), self.generations.runner())
                         .map(|lane| self.lane = Some(lane))
                         .map_err(|error| format!("lane `async` does not start: {error}"))
                         .and(result),
@@ -203,11 +208,11 @@ impl FilterHost for PythonHost {
 
     fn run(&mut self, engine: &mut Engine, calls: &[FilterCall]) {
         let mut in_python = Vec::new();
-        let mut lap = Lap::start();
+        let mut lap = self.lap();
         for call in calls {
             if let Some((filter, lane)) = self.beside(&call.filter).zip(self.lane.as_mut()) {
                 lane.hand_over(engine, call, &filter);
-                lap = Lap::start();
+                lap.begin();
             } else if !self.run_compiled(engine, call, &mut lap) {
                 in_python.push(call);
             }
@@ -217,7 +222,7 @@ impl FilterHost for PythonHost {
         }
         Python::attach(|py| {
             // Waiting for the interpreter was nobody's hook.
-            let mut lap = Lap::start();
+            lap.begin();
             for call in in_python {
                 let Some(mut heads) = engine.lend_heads(call) else { continue };
                 let outcome = lap.of(call, self.call_python(py, call, &mut heads));
@@ -236,6 +241,10 @@ impl FilterHost for PythonHost {
         }
     }
 
+    fn due(&self) -> Option<Time> {
+        self.lane.as_ref()?.due()
+    }
+
     fn log(&mut self, calls: &[LogCall]) {
         Python::attach(|py| {
             for call in calls {
@@ -250,27 +259,34 @@ impl FilterHost for PythonHost {
 impl Drop for PythonHost {
     fn drop(&mut self) {
         let loaded = std::mem::take(&mut self.loaded);
-        if !loaded.is_empty() {
-            let _interpreter_is_gone = Python::try_attach(|py| close_all(py, loaded));
+        if loaded.is_empty() && self.lane.is_none() {
+            return;
         }
+        let _interpreter_is_gone = Python::try_attach(|py| {
+            close_all(py, loaded);
+            if let Some(lane) = self.lane.take() {
+                lane.close(py);
+            }
+        });
     }
 }
 
 /// A hook cannot be stopped from outside; one that has taken too long is found out afterwards.
 ///
 /// The clock is read once for a hook: where one ends the next begins. What the engine does between the two is microseconds.
-struct Lap(Instant);
+struct Lap(Option<Instant>);
 
 impl Lap {
-    fn start() -> Lap {
-        Lap(Instant::now())
+    fn begin(&mut self) {
+        self.0 = self.0.map(|_| Instant::now());
     }
 
     /// What has become of a hook that has just returned.
     fn of(&mut self, call: &FilterCall, outcome: Outcome) -> Outcome {
+        let Some(begun) = &mut self.0 else { return outcome };
         let limit = call.filter.timeout;
         let now = Instant::now();
-        let took = now - std::mem::replace(&mut self.0, now);
+        let took = now - std::mem::replace(begun, now);
         match took > limit && !limit.is_zero() {
             true => Outcome::TimedOut,
             false => outcome,
@@ -280,17 +296,17 @@ impl Lap {
 
 /// Instances that nobody passes any more.
 fn close_all(py: Python<'_>, instances: Vec<Loaded>) {
-    for instance in instances.into_iter().filter_map(|loaded| loaded.result.ok()) {
-        close(instance.whole.bind(py));
-    }
+    instances.into_iter().filter_map(|loaded| loaded.result.ok()).for_each(|instance| instance.close(py));
 }
 
-fn load<'py>(py: Python<'py>, filter: &PythonFilter) -> PyResult<Bound<'py, PyAny>> {
+fn load<'py>(py: Python<'py>, filter: &PythonFilter, runner: Option<&Py<PyAny>>) -> PyResult<Bound<'py, PyAny>> {
     let bridge = py.import("pymesh._bridge.filters")?;
-    bridge.call_method1("load", (&*filter.class, &*filter.source, config(py, filter)?))
+    let runner = runner.map(|runner| runner.clone_ref(py));
+    bridge.call_method1("load", (&*filter.class, &*filter.source, config(py, filter)?, runner))
 }
 
-fn instance(loaded: &Bound<'_, PyAny>, filter: &PythonFilter) -> PyResult<Instance> {
+/// What the host needs of a filter that `pymesh._bridge.filters.load` has loaded.
+pub(crate) fn instance(loaded: &Bound<'_, PyAny>, filter: &PythonFilter) -> PyResult<Instance> {
     let py = loaded.py();
     let bridge = py.import("pymesh._bridge.filters")?;
     let known = loaded.getattr("hooks")?;
@@ -302,7 +318,7 @@ fn instance(loaded: &Bound<'_, PyAny>, filter: &PythonFilter) -> PyResult<Instan
     let (capsule, instance) = (loaded.getattr("capsule")?, loaded.getattr("instance")?);
     let compiled = match capsule.is_none() {
         true => None,
-        false => Some(Compiled::load(&capsule, Some(&instance).filter(|one| !one.is_none()), &filter.config_json)?),
+        false => Some(Compiled::load(&capsule, Some(&instance).filter(|one| !one.is_none()), filter)?),
     };
     let conditions: Vec<(String, String, String)> = match &compiled {
         Some(compiled) if instance.is_none() => compiled.when(),
@@ -358,6 +374,11 @@ fn condition(name: &str, test: &str, value: &str) -> PyResult<HeaderMatch> {
 }
 
 impl Instance {
+    /// It is of no more use.
+    pub(crate) fn close(self, py: Python<'_>) {
+        close(self.whole.bind(py));
+    }
+
     fn hook(&self, hook: Hook) -> Option<&Py<PyAny>> {
         self.hooks.get(hook as usize)?.as_ref()
     }

@@ -19,15 +19,21 @@
 //! * Of one filter on one worker no more than [`MOST_CALLS`] are on their way, those included that were ended and do not
 //!   return; a call beyond is refused at once. So the queue and the mailbox are bounded.
 //! * A call is ended once, whoever is first.
+//!
+//! # Simulated
+//! A simulated proxy has a lane of its own, without a thread and by its own clock (`pymesh/_bridge/stepped.py`): in each turn
+//! its loop does what can be done at that time, and says when it has something to do again ([`Calls::due`]). Nothing in
+//! it waits, so a run comes to the same each time. Hooks that compute take no time there, however long they take here.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use pymesh_engine::base::time::Time;
 use pymesh_engine::filter::{Change, FilterCall, Heads, Hook, Outcome};
 use pymesh_engine::{Asker, CallAnswer, CallQuestion, Engine, NoAnswer};
 use pymesh_model::filter::PythonFilter;
@@ -42,13 +48,29 @@ use crate::views::{field_value, headers_view, request_view, response_view, text,
 
 /// Calls of one filter on one worker that may be on their way.
 const MOST_CALLS: usize = 1024;
-/// How long a turn of a proxy without threads waits for hooks.
-const SETTLES_IN: Duration = Duration::from_secs(1);
 /// Octets of an answer's body.
 const MOST_ANSWER: usize = 1024 * 1024;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// By which the time of hooks is measured.
+#[derive(Clone)]
+enum Clock {
+    /// The system's, since a time.
+    System(Instant),
+    /// A simulated proxy's: nanoseconds, as in [`Time`].
+    Simulated(Arc<AtomicU64>),
+}
+
+impl Clock {
+    fn now(&self) -> Duration {
+        match self {
+            Clock::System(origin) => origin.elapsed(),
+            Clock::Simulated(nanos) => Duration::from_nanos(nanos.load(Ordering::Relaxed)),
+        }
+    }
 }
 
 /// A filter whose hooks run beside the workers, as one worker has loaded it.
@@ -93,9 +115,10 @@ enum Job {
 
 /// The way to the loop.
 pub(crate) struct Queue {
+    clock: Clock,
     jobs: Mutex<Vec<Job>>,
-    /// One octet wakes the loop.
-    bell: UnixStream,
+    /// One octet wakes the loop; one that is stepped sleeps never.
+    bell: Option<UnixStream>,
     is_rung: AtomicBool,
     /// What has begun and not returned, for the watchdog.
     running: Mutex<Vec<Weak<Ongoing>>>,
@@ -104,6 +127,18 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
+    fn new(clock: Clock, bell: Option<UnixStream>) -> Queue {
+        Queue {
+            clock,
+            jobs: Mutex::default(),
+            bell,
+            is_rung: AtomicBool::new(false),
+            running: Mutex::default(),
+            pinged: AtomicU64::new(0),
+            heard: AtomicU64::new(0),
+        }
+    }
+
     /// Asks the loop whether it listens, while it has something to do. The number of a ping that it has not heard yet.
     pub fn ping(&self) -> Option<u64> {
         let pinged = self.pinged.load(Ordering::Relaxed);
@@ -137,7 +172,7 @@ impl Queue {
         lock(&self.jobs).append(jobs);
         if !self.is_rung.swap(true, Ordering::AcqRel) {
             // A full socket rings already.
-            let _rung = (&self.bell).write(&[0]);
+            let _rung = self.bell.as_ref().map(|mut bell| bell.write(&[0]));
         }
     }
 }
@@ -151,8 +186,6 @@ fn is_running(call: &Weak<Ongoing>) -> bool {
 pub(crate) struct Mailbox {
     said: Mutex<Vec<Said>>,
     is_full: AtomicBool,
-    /// Told with each, for who waits here because nobody can be woken.
-    came: Condvar,
     worker: Option<WorkerWaker>,
 }
 
@@ -163,19 +196,9 @@ enum Said {
     AsksNoMore(Arc<Ongoing>, u64),
 }
 
-impl Said {
-    /// [`FilterCall::id`] of whose it is.
-    fn of(&self) -> u64 {
-        match self {
-            Said::Finished(ongoing, _) | Said::Asks { ongoing, .. } | Said::AsksNoMore(ongoing, _) => ongoing.call.id,
-        }
-    }
-}
-
 impl Mailbox {
     fn put(&self, said: Said) {
         lock(&self.said).push(said);
-        self.came.notify_one();
         if !self.is_full.swap(true, Ordering::AcqRel) {
             self.worker.iter().for_each(WorkerWaker::wake);
         }
@@ -204,7 +227,9 @@ pub(crate) struct Ongoing {
     /// Its worker has ended it.
     is_released: AtomicBool,
     has_returned: AtomicBool,
-    due: Option<Instant>,
+    clock: Clock,
+    /// By that clock.
+    due: Option<Duration>,
     questions: AtomicU64,
     request_id: String,
     /// Set while a plain hook runs.
@@ -214,7 +239,13 @@ pub(crate) struct Ongoing {
 static LAST_CALL: AtomicU64 = AtomicU64::new(0);
 
 impl Ongoing {
-    fn new(call: &FilterCall, filter: &Arc<Beside>, mailbox: &Arc<Mailbox>, mut heads: Heads) -> Arc<Ongoing> {
+    fn new(
+        call: &FilterCall,
+        filter: &Arc<Beside>,
+        mailbox: &Arc<Mailbox>,
+        clock: &Clock,
+        mut heads: Heads,
+    ) -> Arc<Ongoing> {
         filter.on_its_way.fetch_add(1, Ordering::Relaxed);
         heads.origin.request_id = heads.request_id().to_vec();
         let request_id = text(&heads.origin.request_id).into_owned();
@@ -240,7 +271,8 @@ impl Ongoing {
             has_ended: AtomicBool::new(false),
             is_released: AtomicBool::new(false),
             has_returned: AtomicBool::new(false),
-            due: (!timeout.is_zero()).then(|| Instant::now() + timeout),
+            clock: clock.clone(),
+            due: (!timeout.is_zero()).then(|| clock.now().saturating_add(timeout)),
             questions: AtomicU64::new(0),
             request_id,
             thread: Mutex::new(None),
@@ -276,7 +308,11 @@ impl Ongoing {
 
     /// Seconds until the failure policy applies.
     pub(crate) fn seconds_left(&self) -> Option<f64> {
-        Some(self.due?.saturating_duration_since(Instant::now()).as_secs_f64())
+        Some(self.due?.saturating_sub(self.clock.now()).as_secs_f64())
+    }
+
+    fn is_simulated(&self) -> bool {
+        matches!(self.clock, Clock::Simulated(_))
     }
 }
 
@@ -345,13 +381,22 @@ pub(crate) fn loop_thread(py: Python<'_>) -> Option<u64> {
 /// The calls of one worker.
 pub(crate) struct Calls {
     queue: Arc<Queue>,
+    /// Of a simulated proxy.
+    stepped: Option<Stepped>,
     mailbox: Arc<Mailbox>,
     live: HashMap<u64, Arc<Ongoing>>,
-    /// Who waits for an answer, by call and question.
-    futures: HashMap<(u64, u64), Py<PyAny>>,
+    /// Who waits for an answer, by call and question, in whose order they are told that there is none.
+    futures: BTreeMap<(u64, u64), Py<PyAny>>,
     jobs: Vec<Job>,
     released: Vec<u64>,
     answers: Vec<(Asker, Result<CallAnswer, NoAnswer>)>,
+}
+
+/// The loop that does only what it is told to.
+struct Stepped {
+    /// A `pymesh._bridge.stepped.Runner`.
+    runner: Py<PyAny>,
+    due: Option<Time>,
 }
 
 impl Calls {
@@ -360,20 +405,20 @@ impl Calls {
         &self.queue
     }
 
-    /// Starts the lane of the process, if it does not run yet.
-    pub fn new(py: Python<'_>, worker: Option<WorkerWaker>) -> PyResult<Calls> {
-        let lane = py.import("pymesh._bridge.lane")?.call_method0("running")?;
+    /// On the lane of a simulated proxy, or that of the process, which is started if it does not run yet.
+    pub fn new(py: Python<'_>, worker: Option<WorkerWaker>, runner: Option<&Py<PyAny>>) -> PyResult<Calls> {
+        let lane = match runner {
+            Some(runner) => runner.bind(py).getattr("lane")?,
+            None => py.import("pymesh._bridge.lane")?.call_method0("running")?,
+        };
         let queue = lane.cast::<Lane>()?.get().queue.clone();
         Ok(Calls {
             queue,
-            mailbox: Arc::new(Mailbox {
-                said: Mutex::default(),
-                is_full: AtomicBool::new(false),
-                came: Condvar::new(),
-                worker,
-            }),
+            // What the filter's `setup` has begun is to be looked at.
+            stepped: runner.map(|runner| Stepped { runner: runner.clone_ref(py), due: Some(Time::default()) }),
+            mailbox: Arc::new(Mailbox { said: Mutex::default(), is_full: AtomicBool::new(false), worker }),
             live: HashMap::new(),
-            futures: HashMap::new(),
+            futures: BTreeMap::new(),
             jobs: Vec::new(),
             released: Vec::new(),
             answers: Vec::new(),
@@ -389,7 +434,7 @@ impl Calls {
             return;
         }
         let Some(heads) = engine.hand_over(call) else { return };
-        let ongoing = Ongoing::new(call, filter, &self.mailbox, heads);
+        let ongoing = Ongoing::new(call, filter, &self.mailbox, &self.queue.clock, heads);
         self.live.insert(call.id, ongoing.clone());
         self.jobs.push(Job::Begin(ongoing));
     }
@@ -413,39 +458,48 @@ impl Calls {
                 self.jobs.push(Job::Answer(future, answer));
             }
         }
+        let now = Time::default() + self.queue.clock.now();
+        let is_wanted = |stepped: &Stepped| !self.jobs.is_empty() || stepped.due.is_some_and(|due| due <= now);
+        let is_stepped = self.stepped.as_ref().is_some_and(is_wanted);
         self.queue.push(&mut self.jobs);
-        if self.mailbox.worker.is_none() && !self.live.is_empty() {
-            self.settle(engine);
+        if is_stepped {
+            self.step(engine);
         }
     }
 
-    /// In a proxy without threads nobody can be woken: the turn waits until each hook has returned, or waits for an
-    /// answer, and takes them in the order of their calls, so that it comes to the same each time. A hook that waits for
-    /// something else, a time say, is heard in a later turn.
-    fn settle(&mut self, engine: &mut Engine) {
-        let until = Instant::now() + SETTLES_IN;
-        let (mailbox, live, futures) = (&self.mailbox, &self.live, &self.futures);
-        let rests = |said: &[Said]| {
-            live.keys().all(|id| said.iter().any(|said| said.of() == *id) || futures.keys().any(|(of, _)| of == id))
-        };
-        Python::attach(|py| {
-            py.detach(|| {
-                let mut said = lock(&mailbox.said);
-                while !rests(&said) {
-                    let left = until.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        break;
-                    }
-                    said = mailbox.came.wait_timeout(said, left).unwrap_or_else(PoisonError::into_inner).0;
-                }
-            });
-        });
-        let mut said = self.mailbox.take();
-        said.sort_by_key(Said::of);
-        for one in said {
-            self.hear(engine, one);
+    /// Has the loop of a simulated proxy do what can be done now.
+    fn step(&mut self, engine: &mut Engine) {
+        while let Some(stepped) = &mut self.stepped {
+            let next = Python::attach(|py| stepped.runner.call_method0(py, "step")?.extract::<Option<u64>>(py));
+            stepped.due = next.map_or_else(
+                |error| {
+                    eprintln!("filters: {error}");
+                    None
+                },
+                |nanos| nanos.map(Time::from_nanos),
+            );
+            for said in self.mailbox.take() {
+                self.hear(engine, said);
+            }
+            if self.jobs.is_empty() {
+                return;
+            }
+            self.queue.push(&mut self.jobs);
         }
-        self.queue.push(&mut self.jobs);
+    }
+
+    /// When the loop of a simulated proxy has something to do again.
+    pub fn due(&self) -> Option<Time> {
+        self.stepped.as_ref()?.due
+    }
+
+    /// Ends the loop of a simulated proxy, whatever still runs on it.
+    pub fn close(self, py: Python<'_>) {
+        if let Some(stepped) = self.stepped {
+            if let Err(error) = stepped.runner.call_method0(py, "close") {
+                eprintln!("filters: {error}");
+            }
+        }
     }
 
     fn hear(&mut self, engine: &mut Engine, said: Said) {
@@ -476,9 +530,10 @@ impl Calls {
         if self.futures.is_empty() {
             return;
         }
-        for (_, future) in self.futures.extract_if(|(of, _), _| *of == call) {
-            self.jobs.push(Job::Answer(future, Err(is_over())));
-        }
+        let mut own = self.futures.split_off(&(call, 0));
+        let mut others = own.split_off(&(call.saturating_add(1), 0));
+        self.futures.append(&mut others);
+        self.jobs.extend(own.into_values().map(|future| Job::Answer(future, Err(is_over()))));
     }
 }
 
@@ -490,7 +545,14 @@ fn is_over() -> NoAnswer {
 #[pyclass(module = "pymesh._proxy", frozen)]
 pub(crate) struct Lane {
     queue: Arc<Queue>,
-    ear: UnixStream,
+    ear: Option<UnixStream>,
+}
+
+impl Lane {
+    /// Of a simulated proxy, with its clock.
+    pub(crate) fn simulated(nanos: Arc<AtomicU64>) -> Lane {
+        Lane { queue: Arc::new(Queue::new(Clock::Simulated(nanos), None)), ear: None }
+    }
 }
 
 #[pymethods]
@@ -500,26 +562,24 @@ impl Lane {
         let (ear, bell) = UnixStream::pair()?;
         ear.set_nonblocking(true)?;
         bell.set_nonblocking(true)?;
-        let queue = Queue {
-            jobs: Mutex::default(),
-            bell,
-            is_rung: AtomicBool::new(false),
-            running: Mutex::default(),
-            pinged: AtomicU64::new(0),
-            heard: AtomicU64::new(0),
-        };
-        Ok(Lane { queue: Arc::new(queue), ear })
+        Ok(Lane { queue: Arc::new(Queue::new(Clock::System(Instant::now()), Some(bell))), ear: Some(ear) })
     }
 
-    /// Readable when there is something to take.
-    fn fileno(&self) -> i32 {
-        self.ear.as_raw_fd()
+    /// Readable when there is something to take; none where nobody would wait for it.
+    fn fileno(&self) -> Option<i32> {
+        Some(self.ear.as_ref()?.as_raw_fd())
+    }
+
+    /// Nanoseconds by the clock of its hooks.
+    #[getter]
+    fn now(&self) -> u64 {
+        u64::try_from(self.queue.clock.now().as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// What there is to do: `("begin" | "end", call)`, or `("answer", (future, answer or error))`.
     fn take<'py>(&self, py: Python<'py>) -> PyResult<Vec<(&'static str, Bound<'py, PyAny>)>> {
         let mut octets = [0; 64];
-        let _drained = (&self.ear).read(&mut octets);
+        let _drained = self.ear.as_ref().map(|mut ear| ear.read(&mut octets));
         self.queue.is_rung.store(false, Ordering::Release);
         let jobs = std::mem::take(&mut *lock(&self.queue.jobs));
         let (mut told, mut begun) = (Vec::with_capacity(jobs.len()), Vec::new());
@@ -604,6 +664,12 @@ impl Call {
     #[getter]
     fn has_ended(&self) -> bool {
         self.0.has_ended.load(Ordering::Acquire)
+    }
+
+    /// Its time is that of a simulated proxy.
+    #[getter]
+    fn is_simulated(&self) -> bool {
+        self.0.is_simulated()
     }
 
     /// The thread pool of the filter.

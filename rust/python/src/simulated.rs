@@ -4,6 +4,7 @@
 //! `pymesh._bridge.simulated` gives them types.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,17 +17,22 @@ use pyo3::types::{PyBytes, PyDict};
 
 use crate::generations::Generations;
 use crate::host::PythonHost;
+use crate::lane::Lane;
 
 type Proxy = pymesh_app::simulated::SimulatedProxy<PythonHost>;
 
 /// One proxy, without sockets, threads and clock. Any thread may use it, or let go of it (Python's collector runs on
 /// whichever it likes), one at a time: every method wants it whole, so nobody ever waits for the lock.
 #[pyclass]
-pub(crate) struct SimulatedProxy(Mutex<Proxy>);
+pub(crate) struct SimulatedProxy {
+    proxy: Mutex<Proxy>,
+    /// The time of its last turn, by which hooks beside it live.
+    now: Arc<AtomicU64>,
+}
 
 impl SimulatedProxy {
     fn whole(&mut self) -> &mut Proxy {
-        self.0.get_mut().unwrap_or_else(PoisonError::into_inner)
+        self.proxy.get_mut().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -34,11 +40,14 @@ impl SimulatedProxy {
 impl SimulatedProxy {
     /// Raises RuntimeError with one problem of the bootstrap a line.
     #[new]
-    fn new(bootstrap: &str, seed: u64, unix_nanos: u64) -> PyResult<Self> {
-        let generations = Arc::new(Generations::default());
+    fn new(py: Python<'_>, bootstrap: &str, seed: u64, unix_nanos: u64) -> PyResult<Self> {
+        let now: Arc<AtomicU64> = Arc::default();
+        let lane = Py::new(py, Lane::simulated(now.clone()))?;
+        let runner = py.import("pymesh._bridge.stepped")?.call_method1("Runner", (lane,))?;
+        let generations = Arc::new(Generations::of(runner.unbind()));
         let host = PythonHost::new(0, generations.clone());
         Proxy::new(bootstrap, seed, unix_nanos, host, Box::new(move |filter| generations.load(filter, 1)))
-            .map(|proxy| SimulatedProxy(Mutex::new(proxy)))
+            .map(|proxy| SimulatedProxy { proxy: Mutex::new(proxy), now })
             .map_err(|problems| PyRuntimeError::new_err(problems.join("\n")))
     }
 
@@ -80,6 +89,7 @@ impl SimulatedProxy {
     }
 
     fn turn<'py>(&mut self, py: Python<'py>, now: u64) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        self.now.fetch_max(now, Ordering::Relaxed);
         let effects = self.whole().turn(Time::from_nanos(now));
         effects.into_iter().map(|effect| shown(py, effect)).collect()
     }

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, Notify};
 use tokio::task::JoinHandle;
 
 use crate::bootstrap::{Bootstrap, Discovery, WorkloadIdentity};
-use crate::catalog::{check_material, Catalog, IsWarm, LoadFilter};
+use crate::catalog::{check_material, Catalog, CountFilter, IsWarm, LoadFilter};
 use crate::chance::Chance;
 use crate::dump;
 use crate::identity;
@@ -85,8 +85,8 @@ impl Client {
 
     /// Loads Python filters by this, so that one that cannot be loaded is refused while the earlier one serves.
     #[must_use]
-    pub fn with_filters(mut self, load_filter: LoadFilter) -> Client {
-        self.catalog.load_filters_by(load_filter);
+    pub fn with_filters(mut self, load_filter: LoadFilter, count_filter: CountFilter) -> Client {
+        self.catalog.load_filters_by(load_filter, count_filter);
         self
     }
 

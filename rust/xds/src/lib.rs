@@ -32,7 +32,7 @@ mod translate;
 mod transport;
 mod unsupported;
 pub use bootstrap::{load_bootstrap, Bootstrap};
-pub use catalog::LoadFilter;
+pub use catalog::{CountFilter, LoadFilter, Loaded};
 pub use client::{Client, Latest, Pages};
 pub use diagnostic::{Diagnostic, Place};
 pub use kind::ResourceKind;

@@ -10,7 +10,7 @@ use pymesh_model::{Node, Snapshot};
 use pymesh_tls::SecretStore;
 
 use crate::bootstrap::{self, Bootstrap};
-use crate::catalog::{Catalog, LoadFilter, Statics};
+use crate::catalog::{Catalog, CountFilter, LoadFilter, Statics};
 use crate::diagnostic::Diagnostic;
 use crate::dump;
 use crate::kind::ResourceKind;
@@ -79,8 +79,8 @@ impl Offline {
 
     /// As [`crate::Client::with_filters`].
     #[must_use]
-    pub fn with_filters(mut self, load_filter: LoadFilter) -> Offline {
-        self.catalog.load_filters_by(load_filter);
+    pub fn with_filters(mut self, load_filter: LoadFilter, count_filter: CountFilter) -> Offline {
+        self.catalog.load_filters_by(load_filter, count_filter);
         self
     }
 

@@ -162,6 +162,7 @@ fn each(groups: &Groups, mut f: impl FnMut(&Family, &str, &'static str, Kind, u6
     walk(&HTTP2, &groups.http2, &mut f);
     walk(&HTTP, &groups.http, &mut f);
     walk(&PYTHON_FILTER, &groups.python_filters, &mut f);
+    walk(&PYTHON_FILTER, &groups.python_filter_configs, &mut f);
     walk(&CORS, &groups.cors, &mut f);
     walk(&HTTP_TRACING, &groups.http_tracing, &mut f);
     walk(&TRACING, &groups.tracing, &mut f);

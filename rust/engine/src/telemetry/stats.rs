@@ -200,6 +200,14 @@ stats! {
 }
 
 stats! {
+    /// `python_filter.<name>.*`: what configurations have brought of it. Names as those of Envoy's extension discovery.
+    PythonFilterConfigStats {
+        config_reload: Counter,
+        config_fail: Counter,
+    }
+}
+
+stats! {
     /// `http.<stat_prefix>.cors.*`, names as Envoy's.
     CorsStats {
         origin_valid: Counter,
@@ -521,6 +529,8 @@ pub struct Groups {
     pub cluster_http2: Group<Http2Stats>,
     pub http: Group<HttpStats>,
     pub python_filters: Group<PythonFilterStats>,
+    /// One for all workers.
+    pub python_filter_configs: Group<PythonFilterConfigStats>,
     pub cors: Group<CorsStats>,
     pub http_tracing: Group<HttpTracingStats>,
     /// Of all spans.
@@ -583,6 +593,12 @@ impl Hub {
     /// Adds a worker's counters for the Python filters of a name.
     pub fn python_filter(&self, worker: usize, name: &Arc<str>) -> Arc<PythonFilterStats> {
         join(&mut self.lock().python_filters, worker, name)
+    }
+
+    /// The counters of what configurations have brought of the Python filters of a name. Who writes them makes sure that
+    /// nobody else does.
+    pub fn python_filter_config(&self, name: &Arc<str>) -> Arc<PythonFilterConfigStats> {
+        join(&mut self.lock().python_filter_configs, 0, name)
     }
 
     /// Adds a worker's counters for the CORS filters of a connection manager's prefix.

@@ -16,7 +16,7 @@ use pymesh_model::filter::{FilterKind, HttpFilter, PythonFilter};
 use pymesh_model::http::HttpConnectionManager;
 use pymesh_model::listener::{FilterChain, FilterChains, Listener, NetworkFilter};
 
-use super::{Catalog, Slot};
+use super::{Catalog, Loaded, Slot};
 use crate::diagnostic::Diagnostic;
 use crate::proto::envoy::config::listener::v3 as listener;
 use crate::proto::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
@@ -170,8 +170,14 @@ impl Loading<'_> {
         let equal = self.catalog.python_filters().find(|(_, other)| *other == python);
         let shared = equal.map_or_else(|| python.clone(), |(_, other)| other.clone());
         let usable = match (self.catalog.load_filter)(&shared) {
-            Ok(()) => with(shared),
+            Ok(loaded) => {
+                if loaded == Loaded::Now {
+                    (self.catalog.count_filter)(&filter.name, true);
+                }
+                with(shared)
+            }
             Err(reason) => {
+                (self.catalog.count_filter)(&filter.name, false);
                 let earlier = self.earlier(filter);
                 self.remark(&filter.name, earlier.is_some(), &reason);
                 with(earlier.unwrap_or(shared))

@@ -73,6 +73,7 @@ pub(crate) struct Catalog {
     asked: BTreeMap<Arc<str>, LiveCluster>,
     is_warm: IsWarm,
     load_filter: LoadFilter,
+    count_filter: CountFilter,
     /// The bootstrap's clusters are warm, and were waited for.
     is_open: bool,
     /// When [`Catalog::settle`] was called last.
@@ -85,7 +86,20 @@ pub(crate) struct Catalog {
 pub type IsWarm = Box<dyn Fn(&Arc<Cluster>) -> bool + Send>;
 
 /// Loads a Python filter for all workers before they are told of it; says why that cannot be done.
-pub type LoadFilter = Box<dyn Fn(&Arc<PythonFilter>) -> Result<(), String> + Send>;
+pub type LoadFilter = Box<dyn Fn(&Arc<PythonFilter>) -> Result<Loaded, String> + Send>;
+
+/// Is told, by a filter's name in its chains, that a configuration brought another generation of it, and whether that
+/// could be loaded.
+pub type CountFilter = Box<dyn Fn(&Arc<str>, bool) + Send>;
+
+/// When a filter was loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loaded {
+    /// By this call.
+    Now,
+    /// By an earlier one.
+    Before,
+}
 
 /// Cluster or listener: the one that serves and the one that will replace it.
 pub(crate) struct Slot<T> {
@@ -161,7 +175,8 @@ impl Catalog {
             live: BTreeMap::new(),
             asked: BTreeMap::new(),
             is_warm,
-            load_filter: Box::new(|_| Ok(())),
+            load_filter: Box::new(|_| Ok(Loaded::Before)),
+            count_filter: Box::new(|_, _| {}),
             is_open: false,
             settled: Duration::ZERO,
             no_endpoints: Arc::default(),
@@ -205,8 +220,9 @@ impl Catalog {
     }
 
     /// Has Python filters loaded when their listeners come, instead of by each worker for itself.
-    pub(crate) fn load_filters_by(&mut self, load_filter: LoadFilter) {
+    pub(crate) fn load_filters_by(&mut self, load_filter: LoadFilter, count_filter: CountFilter) {
         self.load_filter = load_filter;
+        self.count_filter = count_filter;
     }
 
     /// Names that ADS must be asked for, beside those it decides itself.

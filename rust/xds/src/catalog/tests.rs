@@ -240,19 +240,25 @@ fn filter_chains_that_do_not_change_stay_the_same() {
     assert!(!Arc::ptr_eq(&changed, &moved), "more than chains has changed");
 }
 
-/// A catalog in which filters that say `bad` cannot be loaded; and what was asked to be loaded.
-fn loading() -> (Catalog, Arc<std::sync::Mutex<Vec<String>>>) {
-    let (mut catalog, asked) = (catalog(), Arc::<std::sync::Mutex<Vec<String>>>::default());
-    let said = asked.clone();
-    catalog.load_filters_by(Box::new(move |filter| {
+type Told<T> = Arc<std::sync::Mutex<Vec<T>>>;
+
+/// A catalog in which filters that say `bad` cannot be loaded; what was asked to be loaded; and what was counted.
+fn loading() -> (Catalog, Told<String>, Told<(String, bool)>) {
+    let (mut catalog, asked, counted) = (catalog(), Told::default(), Told::default());
+    let said: Told<String> = asked.clone();
+    let load: LoadFilter = Box::new(move |filter| {
         said.lock().unwrap().push(filter.source.to_string());
         if filter.source.contains("bad") {
             Err("it is bad\nhint: write good".to_owned())
         } else {
-            Ok(())
+            let is_first = said.lock().unwrap().iter().filter(|source| **source == *filter.source).count() == 1;
+            Ok(if is_first { Loaded::Now } else { Loaded::Before })
         }
-    }));
-    (catalog, asked)
+    });
+    let told = counted.clone();
+    let count = move |name: &Arc<str>, is_loaded| told.lock().unwrap().push((name.to_string(), is_loaded));
+    catalog.load_filters_by(load, Box::new(count));
+    (catalog, asked, counted)
 }
 
 fn only_chain(catalog: &Catalog) -> Arc<pymesh_model::listener::FilterChain> {
@@ -268,7 +274,7 @@ fn only_filter(catalog: &Catalog) -> String {
 
 #[test]
 fn a_filter_that_cannot_be_loaded_leaves_its_earlier_generation_in_force() {
-    let (mut catalog, asked) = loading();
+    let (mut catalog, asked, counted) = loading();
     assert_eq!(catalog.hears(Listener, [filtered_listener("l", 80, "r", "good1")]), Vec::<String>::new());
     let refused = catalog.hears(Listener, [filtered_listener("l", 80, "other", "bad")]);
     let said = "l: filter shop/greet: cannot be loaded, its earlier generation goes on serving: it is bad \
@@ -282,21 +288,25 @@ fn a_filter_that_cannot_be_loaded_leaves_its_earlier_generation_in_force() {
     assert_eq!(catalog.hears(Listener, [filtered_listener("l", 80, "other", "good2")]), Vec::<String>::new());
     assert_eq!((only_filter(&catalog).as_str(), catalog.rejected().len()), ("good2", 0));
     assert_eq!(asked.lock().unwrap().iter().filter(|source| *source == "good2").count(), 1);
+    let counted: Vec<bool> = counted.lock().unwrap().iter().map(|(_, is_loaded)| *is_loaded).collect();
+    assert_eq!(counted, [true, false, false, true], "each generation once, and each time that it was refused");
 }
 
 #[test]
 fn a_first_generation_that_cannot_be_loaded_is_judged_by_its_failure_policy() {
-    let (mut catalog, _) = loading();
+    let (mut catalog, _, counted) = loading();
     let said = "l: filter shop/greet: cannot be loaded, its requests are judged by its failure policy: it is bad \
                 (hint: write good)";
     assert_eq!(catalog.hears(Listener, [filtered_listener("l", 80, "r", "bad1")]), [said]);
     assert_eq!(catalog.hears(Listener, [filtered_listener("l", 80, "r", "bad2")]), [said]);
     assert_eq!(only_filter(&catalog), "bad2", "one that never served is no refuge");
+    let name = counted.lock().unwrap().first().map(|(name, _)| name.clone());
+    assert_eq!((counted.lock().unwrap().len(), name.as_deref()), (2, Some("shop/greet")));
 }
 
 #[test]
 fn generations_of_a_chain_are_of_one_lineage() {
-    let (mut catalog, _) = loading();
+    let (mut catalog, ..) = loading();
     let mut chain = |resource: prost_types::Any| {
         assert_eq!(catalog.hears(Listener, [resource]), Vec::<String>::new());
         only_chain(&catalog)
