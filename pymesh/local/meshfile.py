@@ -76,7 +76,7 @@ class App(Located):
         return self.service_account or self.name
 
     def problems(self) -> Iterator[Problem]:
-        yield from _labels({"name": self.name, "service": self.service_name, "serviceAccount": self.account})
+        yield from _labels({"name": self.name, "service": self.service, "serviceAccount": self.service_account})
         if not self.command:
             yield Problem("command", "the command is empty", "write it as in [python3, apps/web.py]")
         if not self.ports:
@@ -114,7 +114,7 @@ class Gateway(Located):
         return self.service_account or self.name
 
     def problems(self) -> Iterator[Problem]:
-        yield from _labels({"name": self.name, "serviceAccount": self.account})
+        yield from _labels({"name": self.name, "serviceAccount": self.service_account})
 
 
 @model
@@ -237,5 +237,6 @@ def _config(document: Document, folder: Path, report: Report) -> tuple[Path, ...
 
 def _labels(names: Mapping[str, str]) -> Iterator[Problem]:
     for key, name in names.items():
-        if not _LABEL.fullmatch(name):
+        # Services and accounts that are not said have the name of the app.
+        if (name or key in ("name", "metadata")) and not _LABEL.fullmatch(name):
             yield Problem(key, f"{name!r} is not a DNS label", _LABEL_HINT)
