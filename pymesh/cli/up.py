@@ -74,13 +74,13 @@ def command(
     try:
         mesh = meshfile.read(target)
         plays = scenario.chosen(mesh, scenarios)
+        if door is not None:
+            plays = _captured(plays, scenarios)
         mesh = scenario.with_apps(mesh, plays)
     except LocalMeshError as error:
         give_up(str(error))
     if checked and mesh.traffic is None:
         give_up(f"{target}: --check needs `traffic` in the mesh file")
-    if capture and plays:
-        give_up("--scenario cannot be played with --capture\nhint: scenarios speak of explicit ports")
     if capture:
         _on_own_ground(checked)
     with tempfile.TemporaryDirectory(prefix="pymesh-") as temporary:
@@ -108,6 +108,21 @@ def _on_own_ground(checked: bool) -> None:
     if received is not None:
         code = 128 + received if checked else 0
     sys.exit(code)
+
+
+def _captured(plays: tuple[Scenario, ...], wanted: tuple[str, ...]) -> tuple[Scenario, ...]:
+    """Those that can be played where each workload has an address of its own; gives up if another one was asked for."""
+    bound = [one for one in plays if one.explicit_port]
+    for one in bound:
+        if one.name in wanted:
+            give_up(
+                f"{one.file}: {one.explicit_port} is a port on loopback, so this cannot be played with --capture\n"
+                "hint: play it without --capture"
+            )
+    if bound:
+        names = ", ".join(one.name for one in bound)
+        console.print(f"not played with --capture, since they speak of ports on loopback: {names}", soft_wrap=True)
+    return tuple(one for one in plays if not one.explicit_port)
 
 
 def _ids(text: str | None) -> tuple[int, int] | None:

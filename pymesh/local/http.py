@@ -46,14 +46,16 @@ class Tls:
     server_name: str | None = None
 
 
-async def connect(port: int, tls: Tls | None = None, namespace: NetworkNamespace | None = None) -> Streams:
-    """A connection to a port on loopback, ours or another network namespace's."""
+async def connect(
+    port: int, tls: Tls | None = None, namespace: NetworkNamespace | None = None, host: str = ADDRESS
+) -> Streams:
+    """A connection to a port, on loopback unless a `host` is named, from our network namespace or another one."""
     context, name = tls and tls.context, tls and (tls.server_name or "")
     if namespace is None:
-        return await asyncio.open_connection(ADDRESS, port, limit=MAX_HEAD, ssl=context, server_hostname=name)
+        return await asyncio.open_connection(host, port, limit=MAX_HEAD, ssl=context, server_hostname=name)
     made = namespace.connection()
     try:
-        await asyncio.get_running_loop().sock_connect(made, (ADDRESS, port))
+        await asyncio.get_running_loop().sock_connect(made, (host, port))
     except BaseException:
         made.close()
         raise
@@ -67,7 +69,8 @@ def presented(writer: asyncio.StreamWriter) -> bytes | None:
 
 
 class Client(ABC):
-    """Who asks a port on loopback: its connection is opened at the first request, and anew when it was closed."""
+    """Who asks a port, as :func:`connect` finds it: its connection is opened at the first request, and anew when it was
+    closed."""
 
     #: What a request fails by.
     _FAILURES: ClassVar[tuple[type[Exception], ...]] = (
@@ -76,10 +79,16 @@ class Client(ABC):
     )
 
     def __init__(
-        self, port: int, timeout: float = 15.0, tls: Tls | None = None, namespace: NetworkNamespace | None = None
+        self,
+        port: int,
+        timeout: float = 15.0,
+        tls: Tls | None = None,
+        namespace: NetworkNamespace | None = None,
+        host: str = ADDRESS,
     ) -> None:
         self._port = port
         self._namespace = namespace
+        self._host = host
         self._timeout = timeout
         self._tls = tls
         self._streams: Streams | None = None
@@ -95,7 +104,9 @@ class Client(ABC):
                 return await self._exchange(method, path, headers or {}, body)
         except self._FAILURES as error:
             await self.close()
-            raise HttpError(f"{method} {ADDRESS}:{self._port}{path}: {str(error) or type(error).__name__}") from error
+            raise HttpError(
+                f"{method} {self._host}:{self._port}{path}: {str(error) or type(error).__name__}"
+            ) from error
         except BaseException:
             await self.close()
             raise
@@ -111,7 +122,7 @@ class Client(ABC):
 
     async def _open(self) -> Streams:
         if self._streams is None:
-            self._streams = await connect(self._port, self._tls, self._namespace)
+            self._streams = await connect(self._port, self._tls, self._namespace, self._host)
             self.certificate = presented(self._streams[1])
         return self._streams
 

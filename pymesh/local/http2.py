@@ -12,6 +12,7 @@ import h2.errors
 import h2.events
 import h2.exceptions
 
+from pymesh.capture.namespace import NetworkNamespace
 from pymesh.local.http import MAX_BODY, Answer, Client, Streams, Tls
 from pymesh.local.plan import ADDRESS
 
@@ -23,8 +24,15 @@ class Connection(Client):
 
     _FAILURES = (*Client._FAILURES, h2.exceptions.ProtocolError)
 
-    def __init__(self, port: int, timeout: float = 15.0, tls: Tls | None = None) -> None:
-        super().__init__(port, timeout, tls)
+    def __init__(
+        self,
+        port: int,
+        timeout: float = 15.0,
+        tls: Tls | None = None,
+        namespace: NetworkNamespace | None = None,
+        host: str = ADDRESS,
+    ) -> None:
+        super().__init__(port, timeout, tls, namespace, host)
         if tls is not None:
             tls.context.set_alpn_protocols(["h2"])
         self._h2 = h2.connection.H2Connection()

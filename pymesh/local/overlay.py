@@ -17,13 +17,11 @@ import yaml
 
 from pymesh.local import config
 from pymesh.local.errors import LocalMeshError
+from pymesh.local.scenario import APP_PORT
 
 Resource = Mapping[str, Any]
 
 _FILE = "scenario.yaml"
-#: The port on which an app itself listens, behind its sidecar, `$(partner.http)`; the sidecar's for it,
-#: `$(partner.http.sidecar)`.
-_APP_PORT = re.compile(r"'?\$\(([a-z0-9.-]+)\)'?")
 
 
 class Overlay:
@@ -92,7 +90,7 @@ class Overlay:
 
     def _moved(self, resource: Resource, namespace: str) -> dict[str, Any]:
         """The resource with its namespace, and with gateway ports that are free here."""
-        made: dict[str, Any] = yaml.safe_load(_APP_PORT.sub(self._app_port, yaml.safe_dump(dict(resource))))
+        made: dict[str, Any] = yaml.safe_load(APP_PORT.sub(self._app_port, yaml.safe_dump(dict(resource))))
         if isinstance(metadata := made.get("metadata"), dict):
             metadata.setdefault("namespace", namespace)
         spec = made.get("spec")

@@ -30,6 +30,9 @@ _WITHOUT = {
     "WebSocket": ("method", "cookies"),
     "GRPC": ("method", "cookies"),
 }
+#: The port on which an app itself listens, behind its sidecar, `$(partner.http)`; the sidecar's for it,
+#: `$(partner.http.sidecar)`.
+APP_PORT = re.compile(r"'?\$\(([a-z0-9.-]+)\)'?")
 _METHOD = re.compile(r"/[\w.]+/\w+")
 _PERCENT = re.compile(r"(\d{1,3}(?:\.\d+)?)%")
 
@@ -219,6 +222,13 @@ class Scenario:
     name: str
     spec: Spec
     resources: tuple[Mapping[str, Any], ...]
+
+    @property
+    def explicit_port(self) -> str:
+        """A port on loopback that it speaks of, as in `$(partner.http)`; empty if it can be played anywhere."""
+        changed = [resource for step in self.spec.steps for resource in step.apply]
+        found = APP_PORT.search(yaml.safe_dump_all([*map(dict, self.resources), *changed]))
+        return f"$({found[1]})" if found else ""
 
 
 def names(mesh: LocalMesh) -> list[str]:

@@ -12,8 +12,10 @@ from pathlib import Path
 
 from cryptography import x509
 
+from pymesh.capture.namespace import NetworkNamespace
 from pymesh.local import http, http2, websocket
 from pymesh.local.judge import Received
+from pymesh.local.plan import ADDRESS
 from pymesh.local.scenario import Send
 
 #: No answer by then is no answer.
@@ -38,6 +40,10 @@ class Target:
     host: str
     #: Whom TLS trusts, where the step asks for it.
     authority: Path
+    #: Where the port is: an address, or a name that the mesh's DNS knows.
+    address: str = ADDRESS
+    #: From which network namespace it is asked; None: ours.
+    namespace: NetworkNamespace | None = None
 
 
 async def send(step: Send, target: Target) -> list[Received]:
@@ -50,7 +56,8 @@ async def send(step: Send, target: Target) -> list[Received]:
             for _ in left:
                 received.append(await _exchange(step, target))
             return
-        connection = _CLIENTS[step.protocol](target.port, TIMEOUT_S, _tls(step, target))
+        make = _CLIENTS[step.protocol]
+        connection = make(target.port, TIMEOUT_S, _tls(step, target), target.namespace, target.address)
         cookies: dict[str, str] = {}
         try:
             for _ in left:
@@ -85,7 +92,7 @@ async def _exchange(step: Send, target: Target) -> Received:
     said = bytearray()
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            reader, writer = await http.connect(target.port, _tls(step, target))
+            reader, writer = await http.connect(target.port, _tls(step, target), target.namespace, target.address)
             certificate = _names(http.presented(writer))
             writer.write(step.body.encode())
             await writer.drain()

@@ -19,6 +19,7 @@ from pymesh.control.identity import operator
 from pymesh.local import certificates, http, judge, sending, stats
 from pymesh.local.errors import LocalMeshError
 from pymesh.local.judge import Received, Verdict
+from pymesh.local.meshfile import EVERYTHING
 from pymesh.local.overlay import Overlay
 from pymesh.local.plan import Workload
 from pymesh.local.runner import Runner
@@ -118,21 +119,35 @@ class Stage:
             await asyncio.sleep(_AGAIN_S)
 
     async def _send(self, send: Send) -> Sequence[Received]:
+        return await sending.send(send, self._target(send))
+
+    def _target(self, send: Send) -> sending.Target:
         if send.to:
-            workload = self._workload(send.source)
-            if send.to not in workload.outbound:
-                known = ", ".join(sorted(workload.outbound)) or "nothing"
-                raise LocalMeshError(f"{send.at}: {send.source} calls {known}, not {send.to!r}")
-            target = sending.Target(workload.outbound[send.to], send.to, self._authority.file)
-            return await sending.send(send, target)
+            return self._outbound(self._workload(send.source), send)
         if send.direct:
-            port = self._workload(send.direct).inbound[0].sidecar
-            return await sending.send(send, sending.Target(port, f"127.0.0.1:{port}", self._authority.file))
+            called = self._workload(send.direct)
+            port = called.inbound[0].sidecar
+            return sending.Target(port, f"{called.address}:{port}", self._authority.file, called.address)
         gateways = list(self.runner.gateway_ports.values())
         if send.port is None and not gateways:
             raise LocalMeshError(f"{send.at}: the mesh has no gateway; hint: name the sender with 'from' and 'to'")
         port = gateways[0] if send.port is None else self.runner.gateway_port(send.port)
-        return await sending.send(send, sending.Target(port, f"127.0.0.1:{port}", self._authority.file))
+        return sending.Target(port, f"127.0.0.1:{port}", self._authority.file)
+
+    def _outbound(self, caller: Workload, send: Send) -> sending.Target:
+        """Where the workload finds a service that it calls: a port of its sidecar, or the service's name."""
+        calls = caller.app.calls if caller.app else ()
+        if send.to not in calls:
+            known = ", ".join(sorted(calls)) or "nothing"
+            raise LocalMeshError(f"{send.at}: {send.source} calls {known}, not {send.to!r}")
+        if not caller.is_captured:
+            return sending.Target(caller.outbound[send.to], send.to, self._authority.file)
+        name, port = send.to, caller.named.get(send.to, 80)
+        if send.to == EVERYTHING:
+            host = next(value for name, value in send.headers.items() if name.lower() == "host")
+            name, _, written = host.partition(":")
+            port = int(written or 80)
+        return sending.Target(port, send.to, self._authority.file, name, caller.network)
 
     async def _judge(
         self, expected: Sequence[Expectation], received: Sequence[Received], before: Mapping[Expectation, int]
@@ -165,7 +180,7 @@ class Stage:
         workload = self._workload(wanted.of)
         if wanted.stat is not None:
             try:
-                page = (await http.get(workload.admin_port, "/stats")).body.decode()
+                page = (await http.get(workload.admin_port, "/stats", namespace=workload.network)).body.decode()
             except http.HttpError:
                 return 0
             return sum(value for name, value in _stats(page) if fnmatchcase(name, wanted.stat))
@@ -202,7 +217,8 @@ class Stage:
         if not replicas:
             raise LocalMeshError(f"there is no app {app!r}")
         for workload in replicas:
-            answer = await http.get(workload.inbound[0].app, f"/_behave?{quote(query, safe='=&')}")
+            path = f"/_behave?{quote(query, safe='=&')}"
+            answer = await http.get(workload.inbound[0].app, path, namespace=workload.network)
             if answer.status != 200:
                 raise LocalMeshError(f"{workload.name} does not take {query!r}: {answer.body[:200]!r}")
         self._misbehaving.add(app)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -356,15 +355,24 @@ def test_a_program_that_is_missing_is_told(name: str, package: str, monkeypatch:
         ground.choose()
 
 
-def test_scenarios_are_refused(tmp_path: Path) -> None:
-    shutil.copytree(SHOP, tmp_path / "shop")
-    done = subprocess.run(
-        [*PYMESH, "up", str(tmp_path / "shop"), "--capture", "--scenario", "canary"],
-        capture_output=True,
-        text=True,
-        cwd="/",
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert "--scenario cannot be played with --capture" in done.stderr
+#: Of each way to ask one: by the gateway, from a workload, from outside, over TCP and gRPC, with processes that end and
+#: applications that misbehave.
+SCENARIOS = ["all"] if WHOLE else ["canary", "async-filter", "tcp-routing", "grpc-routing"]
+
+
+@pytest.mark.parametrize("who", ["root", "user"] if WHOLE else ["user"])
+def test_scenarios_hold(who: str, tmp_path: Path) -> None:
+    words = [word for name in SCENARIOS for word in ("--scenario", name)]
+    with run(tmp_path, who, str(SHOP), "--check", *words) as mesh:
+        code = mesh.child.wait(1200)
+        broken = [line for line in mesh.said.splitlines() if line.startswith("  broken")]
+        assert (code, broken) == (0, []), mesh.said
+        assert mesh.said.count("  held ") > 10
+        assert mesh.mark.all_gone(), mesh.mark.processes()
+
+
+def test_a_scenario_of_ports_on_loopback_is_refused_by_name(tmp_path: Path) -> None:
+    with run(tmp_path, "root", str(SHOP), "--scenario", "egress") as mesh:
+        assert mesh.child.wait(PATIENCE_S) == 1, mesh.said
+        assert "scenarios/egress.yaml: $(outsider.http) is a port on loopback" in mesh.said
+        assert "hint: play it without --capture" in mesh.said
