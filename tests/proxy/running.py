@@ -113,10 +113,12 @@ def envoy(config: Json) -> Iterator[Proxy]:
 def eventually(condition: Callable[[], bool], timeout: float = 10.0) -> bool:
     """Whether the condition comes true within `timeout`; no test passes or fails by how long it took."""
     deadline = time.monotonic() + timeout
+    pause = 0.005
     while not condition():
         if time.monotonic() > deadline:
             return False
-        time.sleep(0.05)
+        time.sleep(pause)
+        pause = min(0.05, 1.5 * pause)
     return True
 
 
