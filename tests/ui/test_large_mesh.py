@@ -51,7 +51,6 @@ def test_it_begins_with_one_namespace_that_can_be_read(base: str, open_page: Ope
     assert seen(page)["zoom"] >= 0.45
     assert eventually(lambda: len(seen(page)["labels"]) > 15, PATIENCE)
     assert overlapping(seen(page)) == []
-    page.wait_for_timeout(2500)
     keep(page, "large-namespace")
 
 
