@@ -18,6 +18,7 @@ from pymesh.control.store.workloads import Locality
 from pymesh.control.translate import translate
 from pymesh.control.translate.origins import Origins
 from pymesh.control.translate.proxy import Proxy
+from pymesh.control.xds import pb
 from tests.golden.test_golden import CASES, HERE
 
 #: What capture brings, for which nobody wrote anything.
@@ -50,3 +51,18 @@ def test_everything_leads_back(case: str) -> None:
 
 def _stands(at: Position, lines: list[str]) -> bool:
     return at.file == "in.yaml" and 0 < at.line <= len(lines)
+
+
+@pytest.mark.parametrize(
+    ("case", "path", "line"),
+    [
+        ("telemetry-tracing", "typed_config.tracing.custom_tags[0].tag", "- providers: [{name: otel-http}]"),
+        ("telemetry-access-logs", "typed_config.access_log[0].filter.or_filter", "- providers: [{name: labels}]"),
+        ("telemetry-metrics", "typed_config.http_filters[0].typed_config.metrics[0].dimensions", "- overrides:"),
+    ],
+)
+def test_what_comes_of_a_telemetry_leads_to_the_closest(case: str, path: str, line: str) -> None:
+    text, store, proxy = next(proxies(case))
+    listener = translate(store, proxy).messages[pb.LISTENER]["127.0.0.1_8080"]
+    found = Origins(store, proxy).of(listener, f"filter_chains[0].filters[0].{path}")
+    assert text.splitlines()[found[0].line - 1].strip() == line
