@@ -128,7 +128,7 @@ class Cluster(Api):
                 "--service-account-issuer=https://kubernetes.default.svc",
                 f"--service-account-key-file={accounts.key}",
                 f"--service-account-signing-key-file={accounts.key}",
-                "--service-cluster-ip-range=10.96.0.0/16",
+                "--service-cluster-ip-range=10.96.0.0/16,fd01::/112",
                 "--endpoint-reconciler-type=none",
                 "--allow-privileged=true",
                 "--profiling=false",

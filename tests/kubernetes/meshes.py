@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -95,6 +97,10 @@ def following(
         if "task" in held:
             held["loop"].call_soon_threadsafe(held["task"].cancel)
         thread.join(30)
+        with warnings.catch_warnings():
+            # httpcore2 drops a connection whose TLS handshake is cancelled, as at the end of a process.
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
     if "failure" in held:
         raise held["failure"]
 

@@ -23,7 +23,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 WHOLE = "PYMESH_KUBERNETES_WHOLE" in os.environ
 #: One for each kind of resource; the long form has all of them.
 FEW = (
-    "captured-sidecar", "gateway-api-routes", "gateway-tls", "python-filter", "slices-and-localities",
+    "captured-sidecar", "gateway-api", "gateway-tls", "python-filter", "slices-and-localities",
     "weights-and-subsets",
 )  # fmt: skip
 CASES = sorted(path.parent.name for path in GOLDEN.glob("*/in.yaml")) if WHOLE else FEW
@@ -38,7 +38,8 @@ def test_a_folder_and_a_cluster_mean_the_same(case: str, mesh_apis: Cluster, tmp
             for name in namespaces:
                 mesh_apis.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}])
             made = mesh_apis.apply(documents)
-            (tmp_path / "all.yaml").write_text(yaml.safe_dump_all(map(decided, documents, made)))
+            folder = [*map(decided, documents, made), own_service(mesh_apis)]
+            (tmp_path / "all.yaml").write_text(yaml.safe_dump_all(folder))
             of_files = FileMesh([tmp_path], options)
             assert of_files.load() == []
             proxies = [described(one) for one in head["proxies"]]
@@ -51,7 +52,13 @@ def test_a_folder_and_a_cluster_mean_the_same(case: str, mesh_apis: Cluster, tmp
 
 
 def read(case: str) -> tuple[Any, list[Object], MeshOptions]:
-    head, _, rest = (GOLDEN / case / "in.yaml").read_text().replace("10.1.0.", "10.96.1.").partition("\n---\n")
+    head, _, rest = (
+        (GOLDEN / case / "in.yaml")
+        .read_text()
+        .replace("10.96.0.", "10.96.2.")
+        .replace("10.1.0.", "10.96.1.")
+        .partition("\n---\n")
+    )
     asked = yaml.safe_load(head)
     return asked, [one for one in yaml.safe_load_all(rest) if one], MeshOptions(**asked.get("options", {}))
 
@@ -64,6 +71,15 @@ def decided(written: Object, made: Object) -> Object:
         given = {name: made["spec"][name] for name in ("clusterIP", "clusterIPs")}
         found["spec"] = {**written["spec"], **given}
     return found
+
+
+def own_service(cluster: Cluster) -> Object:
+    """The Service that every API server makes for itself."""
+    made = cluster.get("v1", "Service", "kubernetes")
+    assert made is not None
+    ports = [{name: one[name] for name in ("name", "port", "targetPort")} for one in made["spec"]["ports"]]
+    written = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "kubernetes"}, "spec": {"ports": ports}}
+    return decided(written, made)
 
 
 def described(one: Any) -> Described:

@@ -108,7 +108,7 @@ def test_each_is_told_of_and_the_rest_goes_on(mesh_apis: Cluster, filled: str) -
         f"sidecar~10.1.0.8~web-1.{filled}~x", {"INTERCEPTION_MODE": "REDIRECT", "LABELS": {"app": "web"}}
     )
     with following(mesh_apis.kubeconfig, grace_seconds=0) as followed:
-        assert told(followed.mesh) == []
+        followed.until(lambda mesh: told(mesh) == [])
         alone = configuration(followed.mesh, [proxy, guarded])
         for wrong, field, message in WRONG:
             mesh_apis.apply([placed(wrong, filled)])

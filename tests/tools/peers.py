@@ -84,6 +84,7 @@ PEERS: dict[str, Source] = {
     "grpc-interop-client": Go("google.golang.org/grpc/interop/client@v1.85.0", "grpc-interop-client"),
     "grpc-interop-server": Go("google.golang.org/grpc/interop/server@v1.85.0", "grpc-interop-server"),
     "kube-apiserver": GoFolder("apiserver", "kube-apiserver"),
+    "xds-clients": GoFolder("xdsclients", "xds-clients"),
     "xds-server": GoFolder("xdsserver", "xds-server"),
     "opa-authz": GoFolder("opa", "opa-authz"),
     "helm-template": GoFolder("helm", "helm-template"),

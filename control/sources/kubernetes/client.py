@@ -70,6 +70,7 @@ class ApiClient:
         self._client: httpx.AsyncClient | None = None
         #: What the connections of the client have shown.
         self._certificate: tuple[str, str] | None = None
+        self._making = asyncio.Lock()
 
     @property
     def server(self) -> str:
@@ -166,16 +167,17 @@ class ApiClient:
 
     async def _of(self, shown: Shown) -> httpx.AsyncClient:
         """The connections for a certificate: another certificate needs others."""
-        if self._client is None or self._certificate != shown.certificate:
-            await self.close()
-            transport = httpx.AsyncHTTPTransport(
-                verify=await asyncio.to_thread(self._access.tls, shown),
-                socket_options=_KEEP_ALIVE,
-                limits=httpx.Limits(max_connections=None, max_keepalive_connections=8),
-            )
-            self._client = httpx.AsyncClient(transport=transport)
-            self._certificate = shown.certificate
-        return self._client
+        async with self._making:
+            if self._client is None or self._certificate != shown.certificate:
+                await self.close()
+                transport = httpx.AsyncHTTPTransport(
+                    verify=await asyncio.to_thread(self._access.tls, shown),
+                    socket_options=_KEEP_ALIVE,
+                    limits=httpx.Limits(max_connections=None, max_keepalive_connections=8),
+                )
+                self._client = httpx.AsyncClient(transport=transport)
+                self._certificate = shown.certificate
+            return self._client
 
 
 async def _refusal(method: str, path: str, response: httpx.Response) -> ApiError:

@@ -165,13 +165,13 @@ class KubernetesMesh(StoredMesh):
             before, now = self._read.get(file), read.get(file)
             if before is now:
                 continue
-            if now is not None and (now.found or now.resource is None):
+            if any(one is not None and (one.found or one.resource is None) for one in (before, now)):
                 return False
-            gone = used.pop(file, None)
-            moved += [gone] if gone is not None else []
+            used.pop(file, None)
+            # Also what was left out: then more than endpoints has changed.
+            moved += [one.resource for one in (before, now) if one is not None and one.resource is not None]
             if now is not None and now.resource is not None:
                 used[file] = now.resource
-                moved.append(now.resource)
         resources = list(used.values())
         store = refreshed(self.store, resources, moved)
         if store is None:

@@ -1,0 +1,1 @@
+"""The control plane at scale: one API server, many services, many sidecars."""
