@@ -7,7 +7,7 @@ time, and an event that nobody told of.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -131,8 +131,8 @@ def shop(mesh_apis: Cluster) -> Iterator[str]:
 
 def between(cluster: Cluster, namespace: str) -> Iterator[Step]:
     """The steps at which there is a fault; the others are done before each of them."""
-    for number, step in enumerate(STEPS):
-        if number % EVERY:
+    for number, step in enumerate(STEPS, start=1):
+        if number % EVERY and number < len(STEPS):
             step(cluster, namespace)
         else:
             yield step
@@ -190,8 +190,10 @@ class Deaf(ApiClient):
         super().__init__(access)
         self.missed: set[tuple[str, str]] = set()
 
-    async def watch(self, path: str, query: Mapping[str, str]) -> AsyncIterator[Object]:
-        async for event in super().watch(path, query):
+    async def watch(
+        self, path: str, query: Mapping[str, str], opened: Callable[[], None] = lambda: None
+    ) -> AsyncGenerator[Object, None]:
+        async for event in super().watch(path, query, opened):
             what = (path, event["type"])
             if event["type"] in ("ADDED", "MODIFIED", "DELETED") and what not in self.missed:
                 self.missed.add(what)

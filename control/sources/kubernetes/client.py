@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -103,10 +103,16 @@ class ApiClient:
             raise ApiError(f"{method} {path}: the answer is no document")
         return found
 
-    async def watch(self, path: str, query: Mapping[str, str]) -> AsyncGenerator[Object, None]:
-        """The events of a watch as they come, until the server ends it. Raises ApiError."""
+    async def watch(
+        self, path: str, query: Mapping[str, str], opened: Callable[[], None] = lambda: None
+    ) -> AsyncGenerator[Object, None]:
+        """The events of a watch as they come, until the server ends it; ``opened`` is called when it begins.
+
+        Raises ApiError.
+        """
         patience = httpx.Timeout(10.0, read=_SILENCE)
         async with self._sent("GET", path, {**query, "watch": "true"}, None, JSON, patience) as response:
+            opened()
             rest = bytearray()
             try:
                 async for chunk in response.aiter_bytes():

@@ -164,7 +164,7 @@ class Reflector:
             query["fieldSelector"] = self.kind.field_selector
         began, quiet = self._clock(), True
         path = self.kind.path(self._served)
-        async with aclosing(self._client.watch(path, query)) as events:
+        async with aclosing(self._client.watch(path, query, self._in_touch)) as events:
             async for event in events:
                 self._take(event)
                 self._untroubled()
@@ -218,6 +218,10 @@ class Reflector:
 
     def _untroubled(self) -> None:
         self._backoff.succeeded()
+        self._in_touch()
+
+    def _in_touch(self) -> None:
+        """As soon as a watch begins: where nothing happens it says nothing for a minute."""
         if self.trouble:
             log.info("in touch with the API server again", extra={"kind": self.kind.title})
             self.trouble = ""

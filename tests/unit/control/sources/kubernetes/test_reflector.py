@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import pytest
@@ -46,8 +46,10 @@ class Script:
         self.asked.append((path, dict(query)))
         return await self._next(self.lists)
 
-    async def watch(self, path: str, query: Mapping[str, str]) -> AsyncIterator[Any]:
+    async def watch(self, path: str, query: Mapping[str, str], opened: Callable[[], None]) -> AsyncIterator[Any]:
         self.asked.append((f"watch {path}", dict(query)))
+        if not (self.watches and self.watches[0] and isinstance(self.watches[0][0], Exception)):
+            opened()
         if not self.watches:
             await self._end()
         for one in self.watches.pop(0):
@@ -224,6 +226,11 @@ def test_a_definition_that_is_gone_withdraws_nothing_that_was_not_told_gone() ->
     _, made, seen = run([listed(7, item("a", 3)), NOT_FOUND, NOT_FOUND], [[GONE]])
     assert seen == [{"a": 3}]
     assert made.is_synced
+
+
+def test_a_watch_that_is_quiet_is_in_touch_again() -> None:
+    _, made, _ = run([listed(7)], [[DOWN]])
+    assert made.trouble == "", "the last watch has begun, and nothing has happened yet"
 
 
 def test_watches_that_end_at_once_are_a_failure() -> None:
