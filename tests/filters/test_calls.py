@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -83,7 +84,7 @@ def asked() -> Iterator[Asked]:
         deaf.bind(("127.0.0.1", 0))  # and nobody listens
         hosts = [virtual_host("all", [to_cluster("asked")])]
         kinds = ["Asking", "Plain", "Inline"]
-        python = {"@type": "type.googleapis.com/pymesh.filters.v1.PythonFilter", "source": SOURCE, "timeout": "5s"}
+        python = {"@type": "type.googleapis.com/pymesh.filters.v1.PythonFilter", "source": SOURCE, "timeout": "60s"}
         router = {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}
         listeners = [
             http_listener(
@@ -169,6 +170,8 @@ def test_a_question_ends_with_its_request(asked: Asked) -> None:
     with socket.create_connection(("127.0.0.1", asked.proxy.port)) as client:
         client.sendall(f"GET / HTTP/1.1\r\nhost: a\r\nx-ask: {json.dumps(question)}\r\n\r\n".encode())
         assert eventually(lambda: asked.proxy.stats()["cluster.asked.upstream_rq_active"] == 1)
+        # A reset: who has only ended its half still waits for the answer.
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     assert eventually(lambda: asked.proxy.stats()["cluster.asked.upstream_rq_active"] == 0)
     assert asked.proxy.stats()["http.Asking.downstream_rq_active"] == 0
 
