@@ -19,6 +19,7 @@ FILES = {
     "other.py": "class Kees:\n    pass\n\nclass Locks:\n    pass\n",
     "empty.py": "# nothing yet\n",
     "zero.py": "x = 1\0\n",
+    "large.py": "#" * 262145,
 }
 
 
@@ -122,11 +123,64 @@ CASES = {
         spec("file: other.py"),
         "f.yaml:6:10: error: the filter's source has no class 'Keys'\n  hint: did you mean 'Kees'?",
     ),
+    "a large source": (
+        spec(f"source: '{'#' * 262145}'"),
+        "f.yaml:7:11: error: spec: the source is larger than 262144 bytes\n  hint: install it as a package",
+    ),
+    "a large file": (
+        spec("file: large.py"),
+        "f.yaml:7:9: error: 'large.py' is too large\n  hint: install it as a package",
+    ),
+    "a file that is no text": (
+        spec("file: octets.py"),
+        "f.yaml:7:9: error: 'octets.py' cannot be read: 'utf-8' codec can't decode byte 0xff in position 0: "
+        "invalid start byte\n  hint: the path is relative to this YAML file",
+    ),
+    "a target of another kind": (
+        spec(target="  targetRefs: [{kind: Deployment, name: a}]\n"),
+        "f.yaml:5:23: error: kind: 'Deployment' is not supported\n  hint: known: Gateway, Service",
+    ),
+    "a target in another group": (
+        spec(target="  targetRefs: [{kind: Gateway, group: gateway.k8s.io, name: a}]\n"),
+        "f.yaml:5:39: error: group: 'gateway.k8s.io' is not supported\n"
+        "  hint: did you mean 'gateway.networking.k8s.io'?",
+    ),
+    "a target without a name": (
+        spec(target="  targetRefs: [{kind: Service}]\n"),
+        "f.yaml:5:16: error: targetRefs[0]: 'name' is missing",
+    ),
+    "labels that are a list": (
+        spec(target="  selector: {matchLabels: [app]}\n"),
+        "f.yaml:5:27: error: matchLabels: expected a mapping, found a list",
+    ),
+    "settings that are a list": (
+        spec("config: [a]"),
+        "f.yaml:7:11: error: config: expected a mapping, found a list",
+    ),
+    "a misspelt field": (
+        spec("failurePolici: OPEN"),
+        "f.yaml:7:3: error: spec: unknown field 'failurePolici'\n  hint: did you mean 'failurePolicy'?",
+    ),
+    "a class that is no text": (
+        spec(cls="  class: 7\n"),
+        "f.yaml:6:10: error: class: expected a string, found an integer (7)\n  hint: quote it",
+    ),
+    "another version": (
+        spec().replace("v1alpha1", "v1"),
+        "f.yaml:1:13: error: PythonFilter has no version 'v1'\n  hint: use extensions.pymesh.dev/v1alpha1",
+    ),
+    "another group": (
+        spec().replace("extensions.pymesh.dev", "extensions.istio.io"),
+        "f.yaml:2:7: error: there is no PythonFilter in group 'extensions.istio.io'\n"
+        "  hint: apiVersion: extensions.pymesh.dev/v1alpha1",
+    ),
     "no class at all": (spec("file: empty.py"), "f.yaml:6:10: error: the filter's source has no class 'Keys'"),
 }
 
 
 def read(file: str) -> str:
+    if file == "octets.py":
+        return b"\xff".decode()
     try:
         return FILES[file]
     except KeyError:
