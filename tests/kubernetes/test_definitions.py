@@ -126,7 +126,7 @@ def test_good_ones_are_taken_by_both(mesh_apis: Cluster) -> None:
 
 
 def test_both_judge_alike(mesh_apis: Cluster) -> None:
-    rounds = 1500 if os.environ.get("PYMESH_KUBERNETES_WHOLE") else 250
+    rounds = 1500 if os.environ.get("PYMESH_KUBERNETES_WHOLE") else 150
     chance = random.Random(1)
     refused = 0
     for _ in range(rounds):

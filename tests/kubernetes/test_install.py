@@ -156,9 +156,15 @@ def test_a_cluster_that_is_not_there(mesh_apis: Cluster) -> None:
     assert "/nowhere" in done.stderr
 
 
-def test_what_the_cluster_lacks_is_told(tmp_path: Any) -> None:
+def test_a_bare_cluster_is_told_what_it_lacks_and_is_bare_again_afterwards(tmp_path: Any) -> None:
     with Cluster.running(tmp_path) as bare:
         done = command(bare, "install", "--dry-run=server")
         assert done.exit_code == 0, done.output
         assert "note: the cluster has no networking.istio.io (VirtualService, " in done.stderr
         assert "note: the cluster has no gateway.networking.k8s.io (the Gateway API)" in done.stderr
+        # Alone in a cluster it can be removed to the last object.
+        assert command(bare, "install", "--no-gateway").exit_code == 0
+        assert command(bare, "uninstall", "--purge").exit_code == 0
+        # What waits for controllers that this cluster lacks is marked for its end.
+        left = {where for where, one in there(bare).items() if "deletionTimestamp" not in one["metadata"]}
+        assert left == set()
