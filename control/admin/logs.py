@@ -36,3 +36,5 @@ def configure(level: str) -> None:
     logging.getLogger("grpclib").setLevel(logging.ERROR)
     logging.getLogger("h2").setLevel(logging.ERROR)
     logging.getLogger("hpack").setLevel(logging.ERROR)
+    # Every request to an API server is no news.
+    logging.getLogger("httpx2").setLevel(logging.WARNING)

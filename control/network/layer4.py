@@ -34,10 +34,12 @@ class Origin:
     networks: tuple[Network, ...] | None = None
     #: Not from there.
     without: tuple[Network, ...] = ()
+    #: Only with an identity, be it of another mesh: that may be anywhere, and mutual TLS does not keep it out.
+    is_known: bool = False
 
     @property
     def is_anyone(self) -> bool:
-        """Whether it says nothing at all."""
+        """Whether it says nothing that a network could look at."""
         return self.namespaces is None and self.networks is None and not self.without
 
     def narrowed(self, other: Origin) -> Origin | None:
@@ -52,10 +54,12 @@ class Origin:
             networks = other.networks if networks is None else tuple(_common(networks, other.networks))
             if not networks:
                 return None
-        return Origin(namespaces, networks, (*self.without, *other.without))
+        return Origin(namespaces, networks, (*self.without, *other.without), self.is_known or other.is_known)
 
 
 ANYONE: Final = Origin()
+#: Who has an identity of another mesh, or perhaps.
+ANOTHER_MESH: Final = Origin(is_known=True)
 #: Who has an identity of the mesh.
 THE_MESH: Final = Origin(frozenset())
 
@@ -192,7 +196,7 @@ def _of_principals(values: Sequence[str], trust_domain: str) -> Origin:
         if value == "*":
             return THE_MESH
         if parts[0] != trust_domain:
-            return ANYONE  # of another mesh, or perhaps: wherever that is
+            return ANOTHER_MESH
         if len(parts) < 3 or parts[1] != "ns" or "*" in parts[2]:
             return THE_MESH
         found.add(parts[2])
@@ -201,7 +205,7 @@ def _of_principals(values: Sequence[str], trust_domain: str) -> Origin:
 
 def _of_namespaces(values: Sequence[str]) -> Origin:
     if any("*" in value for value in values):
-        return ANYONE  # a pattern may be meant for another trust domain's, too
+        return THE_MESH
     return Origin(frozenset(values)) if values else ANYONE
 
 

@@ -61,6 +61,8 @@ def test_whoever_the_mesh_could_let_in_is_let_in(tmp_path: Path) -> None:
         ([], set()),
         ([{"from": [{"source": {"namespaces": ["shop"]}}]}], {"shop"}),
         ([{"from": [{"source": {"principals": ["cluster.local/ns/shop/sa/web"]}}]}], {"shop"}),
+        ([{"from": [{"source": {"principals": ["other.mesh/ns/shop/sa/web"]}}]}], {"shop", "bank", "outside"}),
+        ([{"from": [{"source": {"namespaces": ["sho*"]}}]}], {"shop", "bank"}),
         ([{"from": [{"source": {"serviceAccounts": ["web"]}}]}], {"bank"}),
         ([{"from": [{"source": {"ipBlocks": ["203.0.113.0/24"]}}]}], {"outside"}),
         ([{"to": [{"operation": {"paths": ["/a"]}}]}], {"shop", "bank"}),
