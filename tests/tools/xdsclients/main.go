@@ -119,7 +119,8 @@ func (c *client) run(address string, node *core.Node) {
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)),
 	)
 	must(err)
-	stream, err := discovery.NewAggregatedDiscoveryServiceClient(connection).DeltaAggregatedResources(context.Background())
+	stream, err := discovery.NewAggregatedDiscoveryServiceClient(connection).DeltaAggregatedResources(
+		context.Background(), grpc.WaitForReady(true)) // as Envoy, which tries again
 	must(err)
 	ask := func(request *discovery.DeltaDiscoveryRequest) { must(stream.Send(request)) }
 	ask(&discovery.DeltaDiscoveryRequest{Node: node, TypeUrl: clusters})
