@@ -50,7 +50,7 @@ from pymesh.control.xds.cache import ResourceCache, Snapshot
 from pymesh.control.xds.fleet import Fleet
 from pymesh.control.xds.grpc import GrpcServer
 from pymesh.control.xds.metrics import XdsMetrics
-from pymesh.control.xds.node import Node, NodeRefusedError
+from pymesh.control.xds.node import Node, NodeRefusedError, NotYetError
 from pymesh.control.xds.server import DiscoveryService
 
 log = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ class ControlPlane:
         self._mesh = mesh
         self._clock = clock
         self._companions = companions
-        self._ready = False
+        self._ready = self._synced = False
         self.registry = CollectorRegistry()
         self.rotation, self._supplied = _authority(settings, clock)
         judges = [one for one in (_tokens(settings), authenticator) if one is not None]
@@ -118,6 +118,8 @@ class ControlPlane:
         bundle = TrustBundle(self.rotation, cache)
 
         def snapshot(node: Node, previous: Snapshot | None) -> Snapshot:
+            if not self._synced:
+                raise NotYetError("the mesh's configuration was not seen whole yet")
             try:
                 return cache.snapshot(bundle.beside(mesh.messages(node)), previous)
             except ProxyError as error:
@@ -160,28 +162,26 @@ class ControlPlane:
                 pages = application(self.fleet, self.registry, self._mesh, self.collector, lambda: self._ready)
                 admin = AdminServer(pages, self._admin_socket)
                 await admin.start()
+            await self._xds.start(self._xds_socket, self._certificate.context if self._certificate else None)
             async with asyncio.TaskGroup() as group:
                 tasks = [
                     group.create_task(self._mesh.watch(self.fleet.changed)),
                     group.create_task(self.fleet.run()),
                 ]
-                if not await _before(stop, self._mesh.synced()):
-                    for task in tasks:
-                        task.cancel()
-                    return
-                # Not before: a proxy that asks too early would be told that there is nothing.
-                await self._xds.start(self._xds_socket, self._certificate.context if self._certificate else None)
                 if self._certificate is not None:
                     tasks.append(group.create_task(self._renew(self._certificate)))
-                if self.admission is not None:
-                    await self.admission.start(lambda: self._ready)
-                    tasks.append(group.create_task(self.admission.renew()))
-                tasks += [group.create_task(one(self)) for one in self._companions]
                 if self._supplied is not None:
                     tasks.append(group.create_task(self._supplied.follow()))
-                self._ready = True
-                started()
-                await stop.wait()
+                # Certificates are signed meanwhile; a proxy that asks for more would be told that there is nothing.
+                self._synced = await _before(stop, self._mesh.synced())
+                if self._synced:
+                    if self.admission is not None:
+                        await self.admission.start(lambda: self._ready)
+                        tasks.append(group.create_task(self.admission.renew()))
+                    tasks += [group.create_task(one(self)) for one in self._companions]
+                    self._ready = True
+                    started()
+                    await stop.wait()
                 for task in tasks:
                     task.cancel()
         finally:

@@ -21,6 +21,10 @@ class NodeRefusedError(Exception):
     """The node's description cannot be accepted."""
 
 
+class NotYetError(Exception):
+    """There is no configuration for anybody yet: ask again."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Node:
     """A proxy's description of itself."""

@@ -21,7 +21,7 @@ from pymesh.control.xds.delta import DeltaSession
 from pymesh.control.xds.fleet import Connection, Fleet
 from pymesh.control.xds.grpc import Call, GRPCError, Method, Status
 from pymesh.control.xds.metrics import XdsMetrics, short_type
-from pymesh.control.xds.node import NodeRefusedError, accept, is_gateway
+from pymesh.control.xds.node import NodeRefusedError, NotYetError, accept, is_gateway
 from pymesh.control.xds.session import Outcome, Session, SessionError
 from pymesh.control.xds.sotw import SotwSession
 
@@ -129,6 +129,8 @@ class DiscoveryService:
                     "namespace"
                 )
             return self._fleet.connect(node, session, call.peer, variant), first
+        except NotYetError as early:
+            raise GRPCError(Status.UNAVAILABLE, str(early)) from early
         except NodeRefusedError as refused:
             raise GRPCError(Status.PERMISSION_DENIED, str(refused)) from refused
         except UnavailableError as error:
