@@ -79,9 +79,10 @@ def _behind() -> Iterator[Origins]:
 
 
 @pytest.fixture(name="mesh")
-def _mesh(mesh_apis: Cluster, behind: Origins, tmp_path: Path) -> Iterator[InCluster]:
+def _mesh(mesh_apis: Cluster, behind: Origins, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[InCluster]:
+    lifetime = getattr(request, "param", "12s")
     with mesh_apis.namespace(NAMESPACE), ExitStack() as stack:
-        made = InCluster(tmp_path / "mesh", behind, stack, lifetime="12s", cluster=mesh_apis)
+        made = InCluster(tmp_path / "mesh", behind, stack, lifetime=lifetime, cluster=mesh_apis)
         made.start()
         yield made
 
@@ -125,6 +126,8 @@ def test_what_is_known_stays_in_force(how: str, mesh: InCluster) -> None:
     assert mesh.resources() == known
 
 
+# A control plane that is killed takes a while to start, and nobody signs meanwhile.
+@pytest.mark.parametrize("mesh", ["10m"], indirect=True)
 def test_who_starts_while_it_is_away_serves_nothing_until_it_has_seen_everything(mesh: InCluster) -> None:
     mesh.put_header("before")
     assert eventually(lambda: mesh.header() == "before", PATIENCE)
