@@ -92,7 +92,7 @@ def main() -> int:
     parser.add_argument("--endpoints", type=int, default=10)
     parser.add_argument("--sidecars", type=int, default=500)
     parser.add_argument("--changes", type=int, default=7)
-    parser.add_argument("--only", nargs="*", choices=list(PLANES), default=list(PLANES))
+    parser.add_argument("--only", nargs="*", choices=list(PLANES), default=["pymesh"])
     asked = parser.parse_args()
     world = World(asked.services, asked.endpoints, asked.sidecars)
     with tempfile.TemporaryDirectory() as name:

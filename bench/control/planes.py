@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bench.cpu import resident_kib, used
 from tests.kubernetes.cluster import Cluster
-from tests.tools.peers import peer
+from tests.tools.peers import TOOLS
 from tests.tools.ports import free_port
 from tests.tools.processes import Running, running
 
@@ -59,7 +59,7 @@ def istiod(cluster: Cluster, folder: Path) -> Iterator[Plane]:
     """Istio's, without what a sidecar other than its own would not understand."""
     grpc, http, monitoring, tls = free_port(), free_port(), free_port(), free_port()
     argv = [
-        peer("pilot-discovery"), "discovery", "--kubeconfig", str(cluster.kubeconfig),
+        str(_pilot()), "discovery", "--kubeconfig", str(cluster.kubeconfig),
         "--grpcAddr", f"127.0.0.1:{grpc}", "--httpAddr", f"127.0.0.1:{http}", "--httpsAddr", "",
         "--secureGRPCAddr", f"127.0.0.1:{tls}", "--monitoringAddr", f"127.0.0.1:{monitoring}",
         "--log_output_level", "default:warn",
@@ -84,6 +84,15 @@ def istiod(cluster: Cluster, folder: Path) -> Iterator[Plane]:
             except OSError:
                 time.sleep(0.02)
         yield Plane("istiod", f"127.0.0.1:{grpc}", process, time.monotonic() - began)
+
+
+def _pilot() -> Path:
+    """Ten minutes of building that tests do not need: not among their peers."""
+    path = TOOLS / "bin" / "pilot-discovery"
+    if not path.exists():
+        module = "istio.io/istio/pilot/cmd/pilot-discovery@v0.0.0-20260827124520-eed52ebb66ad"
+        raise SystemExit(f"{path} is not there\nhint: GOBIN={path.parent} go install {module}")
+    return path
 
 
 PLANES = {"pymesh": pymesh, "istiod": istiod}
