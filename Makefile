@@ -5,6 +5,7 @@
 # make capture     the shop in network namespaces, as root with an Envoy and as an ordinary user, and all of tests/capture
 # make test-kubernetes   everything that needs a real Kubernetes API server, in its long form
 # make routing     random routes under twenty seeds, judged by second readings of the standards and by Envoy
+# make observability   telemetry under every fault, with a real collector and disks in trouble, in the long form
 # make seeds       a simulated mesh of three services with faults, under a thousand seeds
 # make fuzz        look for inputs that break a promise, ten minutes for each target
 # Each target does its own set-up in .venv, dist and .tools; only Python 3.11, Rust, Node.js (and Go for `test`) are
@@ -19,17 +20,17 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 SOURCES := $(shell find rust pymesh control -type f \( -name '*.rs' -o -name '*.toml' -o -name '*.py' -o -name '*.pyi' \
 	-o -name '*.proto' -o -name '*.binpb' -o -name '*.md' -o -name '*.h' -o -name '*.hpp' -o -name '*.pxd' \
-	-o -name '*.html' -o -name '*.js' -o -name '*.css' \) -not -path '*/__pycache__/*' -not -path 'rust/fuzz/*')
+	-o -name '*.html' -o -name '*.js' -o -name '*.css' -o -name '*.json' -o -name '*.yaml' \) -not -path '*/__pycache__/*' -not -path 'rust/fuzz/*')
 
 UI := control/ui/static/index.html
 UI_SOURCES := $(shell find ui -type f -not -path 'ui/node_modules/*')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-kubernetes bench lifecycle attacks capture routing seeds fuzz wheel lint lock clean
+.PHONY: help demo check test test-kubernetes bench lifecycle attacks capture routing observability seeds fuzz wheel lint lock clean
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '1,9s/^# //p' Makefile
+	@sed -n '1,10s/^# //p' Makefile
 
 demo: $(VENV)/installed
 	$(BIN)/pymesh up examples/shop
@@ -73,6 +74,9 @@ lifecycle: $(VENV)/installed $(VENV)/tools .tools/installed
 
 routing: $(VENV)/installed $(VENV)/tools .tools/installed
 	for seed in $$(seq 20); do PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -q tests/routing --seed $$seed || exit 1; done
+
+observability: $(VENV)/installed $(VENV)/tools .tools/installed
+	PYMESH_OBSERVABILITY_WHOLE=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest tests/observability
 
 seeds: $(VENV)/installed $(VENV)/tools
 	PYMESH_SEEDS=1000 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest tests/unit/testing/test_seeds.py -q -s

@@ -24,7 +24,7 @@ from typing import Any, Protocol
 import uvloop
 from prometheus_client import CollectorRegistry
 
-from pymesh.control.admin import logs
+from pymesh.control.admin import logs, process
 from pymesh.control.admin.api import ConfigView
 from pymesh.control.admin.pages import application
 from pymesh.control.admin.serving import AdminServer
@@ -113,6 +113,7 @@ class ControlPlane:
         errors = mesh.load()
         if errors:
             raise StartError(*errors)
+        process.register(self.registry)
         metrics = XdsMetrics(self.registry)
         cache = ResourceCache()
         bundle = TrustBundle(self.rotation, cache)

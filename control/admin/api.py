@@ -17,7 +17,9 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
+from pymesh.control.admin import sync
 from pymesh.control.admin.rejections import Trace
+from pymesh.control.admin.sync import TypeState
 from pymesh.control.live import deltas
 from pymesh.control.live.collector import Collector, TooManyError
 from pymesh.control.live.graph import State
@@ -60,7 +62,7 @@ def routes(fleet: Fleet, config: ConfigView, collector: Collector) -> list[BaseR
     """The API over a running control plane."""
 
     def shown(namespace: str) -> State:
-        return deltas.of_namespace(_with_totals(collector.state, fleet, config), namespace)
+        return deltas.of_namespace(_with_totals(collector, fleet, config), namespace)
 
     async def graph(request: Request) -> Response:
         try:
@@ -90,7 +92,7 @@ def routes(fleet: Fleet, config: ConfigView, collector: Collector) -> list[BaseR
         return _json({**config.standing(), **told})
 
     async def proxies(_: Request) -> Response:
-        return _json([_proxy(one, collector.problems.get(one.node.id)) for one in fleet.connections()])
+        return _json([_proxy(one, collector) for one in fleet.connections()])
 
     return [
         Route("/api/v1/graph", graph),
@@ -135,9 +137,10 @@ def _event(name: str, data: dict[str, Any]) -> bytes:
     return b"event: " + name.encode() + b"\nid: %d\ndata: " % data["sequence"] + orjson.dumps(data) + b"\n\n"
 
 
-def _with_totals(state: State, fleet: Fleet, config: ConfigView) -> State:
-    """With what stands above every page: how many proxies are in step, how much is wrong."""
-    states = [sync_state(one) for one in fleet.connections()]
+def _with_totals(collector: Collector, fleet: Fleet, config: ConfigView) -> State:
+    """The picture with what stands above every page: how many proxies are in step, how much is wrong."""
+    state = collector.state
+    states = [sync.overall(_states(one, collector)) for one in fleet.connections()]
     found = [one["severity"] for one in config.diagnostics()]
     totals = {
         "synced": states.count("SYNCED"),
@@ -148,16 +151,20 @@ def _with_totals(state: State, fleet: Fleet, config: ConfigView) -> State:
     return {**state, "mesh": {key: {**item, **totals} for key, item in state.get("mesh", {}).items()}}
 
 
-def sync_state(connection: Connection) -> str:
-    """`SYNCED`, `STALE` (sent, not yet acknowledged) or `NACK` (refused by the proxy), over all types."""
-    statuses = connection.session.status()
-    if any(one.rejection for one in statuses):
-        return "NACK"
-    return "SYNCED" if all(one.sent_version == one.acked_version for one in statuses) else "STALE"
+def _states(connection: Connection, collector: Collector) -> dict[str, TypeState]:
+    """How far a proxy is, by what is known of it on both sides. Whose doing a refusal is, is not asked."""
+    told = sync.entry(connection, lambda *_: ())
+    return sync.judge(told, collector.own(connection.node.id), lambda *_: ())
 
 
-def _proxy(connection: Connection, problem: str | None) -> dict[str, Any]:
-    node = connection.node
+def _proxy(connection: Connection, collector: Collector) -> dict[str, Any]:
+    node, states = connection.node, _states(connection, collector)
+    own = collector.own(node.id)
+    workers = sync.workers(own) if own is not None else None
+
+    def of(url: str) -> TypeState:
+        return states.get(short_type(url).upper(), TypeState("NOT SENT"))
+
     return {
         "id": node.id,
         "cluster": node.cluster,
@@ -166,8 +173,9 @@ def _proxy(connection: Connection, problem: str | None) -> dict[str, Any]:
         "peer": connection.peer,
         "variant": connection.variant,
         "connectedAt": connection.connected_at.isoformat(),
-        "state": sync_state(connection),
-        "metricsProblem": problem,
+        "state": sync.overall(states),
+        "workers": {"current": workers.current, "total": workers.total} if workers else None,
+        "metricsProblem": collector.problems.get(node.id),
         "types": [
             {
                 "type": short_type(one.type_url),
@@ -175,6 +183,8 @@ def _proxy(connection: Connection, problem: str | None) -> dict[str, Any]:
                 "acked": one.acked_version,
                 "rejected": one.rejected_version,
                 "reason": one.rejection,
+                "state": of(one.type_url).state,
+                "why": of(one.type_url).reason,
                 "resources": len(connection.snapshot[one.type_url].resources)
                 if one.type_url in connection.snapshot
                 else 0,

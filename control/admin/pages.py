@@ -19,15 +19,16 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from pymesh.control import ui
-from pymesh.control.admin import api, rejections
+from pymesh.control.admin import api, sync, targets
 from pymesh.control.admin.api import ConfigView
 from pymesh.control.admin.guard import LoopbackHosts
+from pymesh.control.admin.rejections import Trace
 from pymesh.control.description import KINDS, UnknownError
 from pymesh.control.live.collector import Collector
 from pymesh.control.xds import pb
 from pymesh.control.xds.cache import Resource
 from pymesh.control.xds.fleet import Connection, Fleet
-from pymesh.control.xds.node import ADMIN_ADDRESS, Node
+from pymesh.control.xds.node import Node
 
 
 def application(
@@ -35,14 +36,21 @@ def application(
 ) -> Starlette:
     """The admin application over a running control plane."""
 
+    def traced_for(node: Node) -> Trace:
+        # Asked for only where something was refused.
+        return lambda message, path: config.origins(node)(message, path)
+
     async def is_ready(_: Request) -> Response:
         return PlainTextResponse("ready\n") if ready() else PlainTextResponse("not ready\n", status_code=503)
 
     async def metrics(_: Request) -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
+    async def prometheus_targets(_: Request) -> Response:
+        return _json(targets.groups(fleet.connections()))
+
     async def syncz(_: Request) -> Response:
-        return _json([_synced(connection, config) for connection in fleet.connections()])
+        return _json([sync.entry(one, traced_for(one.node)) for one in fleet.connections()])
 
     async def configz(_: Request) -> Response:
         return _json({"resources": list(config.resources()), "diagnostics": list(config.diagnostics())})
@@ -89,6 +97,7 @@ def application(
         routes=[
             Route("/ready", is_ready),
             Route("/metrics", metrics),
+            Route("/prometheus/targets", prometheus_targets),
             Route("/debug/syncz", syncz),
             Route("/debug/configz", configz),
             Route("/debug/ndsz", ndsz),
@@ -122,46 +131,6 @@ def _selected(connection: Connection, request: Request) -> list[Resource]:
         for resource in table.resources.values()
         if kind in (None, url) and name in (None, resource.name)
     ]
-
-
-def _synced(connection: Connection, config: ConfigView) -> dict[str, Any]:
-    types = {}
-    for status in connection.session.status():
-        types[status.type_url] = {
-            "sent": status.sent_version,
-            "acked": status.acked_version,
-            "synced": status.sent_version == status.acked_version,
-            "sent_nonce": status.sent_nonce,
-            "acked_nonce": status.acked_nonce,
-            "behind": status.is_behind,
-            "resources": status.resources,
-            "wildcard": status.wildcard,
-            "subscribed": status.subscribed,
-        }
-        if status.rejection:
-            types[status.type_url]["rejected"] = {
-                "version": status.rejected_version,
-                "reason": status.rejection,
-                "problems": rejections.traced(
-                    connection.snapshot.get(status.type_url), status.rejection, config.origins(connection.node)
-                ),
-            }
-    return {
-        "proxy": connection.node.id,
-        "cluster": connection.node.cluster,
-        "identity": str(connection.node.identity) if connection.node.identity else None,
-        "peer": connection.peer,
-        "variant": connection.variant,
-        "version": _version(connection.node),
-        "admin": str(connection.node.metadata.get(ADMIN_ADDRESS, "")) or None,
-        "waits_for_endpoints": connection.session.unasked_endpoints(),
-        "connected_at": connection.connected_at.isoformat(),
-        "types": types,
-    }
-
-
-def _version(node: Node) -> str:
-    return f"{node.user_agent}/{node.user_agent_version}".strip("/")
 
 
 def _dump(connection: Connection) -> dict[str, Any]:

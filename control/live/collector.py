@@ -12,7 +12,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -27,6 +27,8 @@ from pymesh.control.xds.node import is_gateway
 
 log = logging.getLogger(__name__)
 
+#: The agent that our proxies say they are.
+OURS: Final = "pymesh"
 #: From the start of a round to the start of the next, at least.
 INTERVAL_SECONDS: Final = 1.0
 #: How much longer than a round the rest after it is.
@@ -62,6 +64,8 @@ class _Run:
 
     pages: dict[str, Page] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
+    #: Node id -> what it says of its configuration, if it has such a page.
+    own: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     window: Window = field(default_factory=Window)
     last: float | None = None
     #: Service id -> (time, signals) of each tick.
@@ -76,7 +80,7 @@ class Collector:
         fleet: Fleet,
         configured: Configured,
         *,
-        fetch: Callable[[Target], Awaitable[str]] = scrape.fetch,
+        fetch: Callable[[Target, str], Awaitable[str]] = scrape.fetch,
         interval: float = INTERVAL_SECONDS,
         linger: float = LINGER_SECONDS,
     ) -> None:
@@ -110,6 +114,10 @@ class Collector:
     def problems(self) -> dict[str, str]:
         """Node id -> why its metrics are not part of the picture."""
         return self._run.problems
+
+    def own(self, node_id: str) -> Mapping[str, Any] | None:
+        """What a proxy says of its configuration (`/config_sync`); None where it does not, or nobody looks."""
+        return self._run.own.get(node_id)
 
     @contextlib.asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
@@ -174,6 +182,7 @@ class Collector:
         connections = {one.node.id: one for one in self._fleet.connections()}
         asked = list(connections.values())[:MOST_PROXIES]
         run.pages = {name: page for name, page in run.pages.items() if name in connections}
+        run.own = {name: page for name, page in run.own.items() if name in connections}
         run.problems = {one.node.id: "not asked: too many proxies" for one in list(connections.values())[MOST_PROXIES:]}
         limit = asyncio.Semaphore(AT_ONCE)
         growths = await asyncio.gather(*(self._read(one, limit) for one in asked))
@@ -181,7 +190,7 @@ class Collector:
         seconds, run.last = (now - run.last if run.last is not None else 0.0), now
         links = added(growth.links for growth in growths if growth is not None)
         in_flight = {
-            _workload(one): growth.in_flight for one, growth in zip(asked, growths, strict=True) if growth is not None
+            workload(one): growth.in_flight for one, growth in zip(asked, growths, strict=True) if growth is not None
         }
         tick = Tick(time.time(), seconds, links, in_flight)
         total = run.window.add(tick) if seconds else Total(tick.at, 0.0, links, in_flight)
@@ -199,11 +208,22 @@ class Collector:
         name = connection.node.id
         async with limit:
             try:
-                text = await self._fetch(scrape.target(connection))
+                where = scrape.target(connection)
+                text = await self._fetch(where, scrape.PATH)
             except ScrapeError as error:
                 self._run.problems[name] = str(error)
+                self._run.own.pop(name, None)
                 return None
+            if connection.node.user_agent == OURS:
+                await self._read_own(name, where)
         return self._run.pages.setdefault(name, Page()).read(text)
+
+    async def _read_own(self, name: str, where: Target) -> None:
+        try:
+            self._run.own[name] = scrape.own(await self._fetch(where, scrape.SYNC_PATH))
+        except ScrapeError:
+            # An older one has no such page. What it acknowledges is known all the same.
+            self._run.own.pop(name, None)
 
     def _told(self, proxies: int) -> dict[str, Any]:
         return {"proxies": proxies, "silent": len(self._run.problems), "window": SECONDS}
@@ -217,7 +237,7 @@ class Collector:
             history.setdefault(key, deque(maxlen=HISTORY)).append((round(at, 1), *values))
 
 
-def _workload(connection: Connection) -> tuple[str, str]:
+def workload(connection: Connection) -> tuple[str, str]:
     """Namespace and name in Istio's node id ``KIND~ADDRESS~NAME.NAMESPACE~DOMAIN``; another id is the name."""
     parts = connection.node.id.split("~")
     name, _, namespace = parts[2].rpartition(".") if len(parts) == 4 else (connection.node.id, "", "")
@@ -225,7 +245,7 @@ def _workload(connection: Connection) -> tuple[str, str]:
 
 
 def _of_proxy(connection: Connection) -> Known:
-    namespace, name = _workload(connection)
+    namespace, name = workload(connection)
     metadata = connection.node.metadata
     labels = metadata.get("LABELS")
     return described(

@@ -18,6 +18,8 @@ VERBS = {
     "analyze": "Find what is wrong, or probably not meant, with resources in files.",
     "describe": "Show what applies to a service, a workload or a gateway.",
     "stat": "Show how much, how well and how fast each service answers, now.",
+    "tap": "Show requests as they end, live.",
+    "dashboards": "Write out Grafana's dashboards and Prometheus's alert rules.",
     "explain": "Explain what becomes of a request, and why.",
     "filter": "Write, check, time and compile filters.",
     "bench": "Measure how fast and how late a server answers.",

@@ -7,9 +7,10 @@ from typing import Any
 import click
 
 from pymesh.cli.problem import give_up
-from pymesh.operate import show, status
+from pymesh.control.admin import sync
+from pymesh.control.admin.sync import TYPES, TypeState, Workers
+from pymesh.operate import show
 from pymesh.operate.mesh import ConnectedProxy, ControlPlane, PageError, each, json_page
-from pymesh.operate.status import TYPES, TypeState, Workers
 
 _Own = dict[str, Any] | None
 
@@ -68,11 +69,11 @@ def _look(plane: ControlPlane, one: ConnectedProxy) -> _Looked:
         found = plane.page("/debug/provenance", proxyID=one.node_id, type=url, name=name, path=path)
         return found[0]["objects"] if found else []
 
-    return one, own, why, status.judge(one.synced, own, trace)
+    return one, own, why, sync.judge(one.synced, own, trace)
 
 
 def _workers(own: _Own) -> Workers | None:
-    return status.workers(own) if own is not None else None
+    return sync.workers(own) if own is not None else None
 
 
 def _all(looked: list[_Looked], *, wide: bool) -> str:

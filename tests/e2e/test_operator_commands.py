@@ -3,73 +3,30 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import subprocess
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from threading import Thread
 
 import pytest
 
-from pymesh.local import check
 from pymesh.operate.mesh import page
-from tests.e2e.test_shop import PYMESH, SHOP, run
+from tests.e2e.test_shop import SHOP
 from tests.proxy.running import eventually
-from tests.tools import peers
+from tests.tools.shop import Shop, running_shop
+from tests.tools.wire.client import fetch
+from tests.tools.wire.message import Request
 
 #: Accepted by the control plane; its automaton is larger than our proxy lets one become.
 HUGE = "/(a{1000}){1000}"
 WORKLOADS = ("catalog-0", "catalog-1", "ingress", "ratings", "reviews-v1", "reviews-v2", "web")
 
 
-@dataclass(frozen=True)
-class Shop:
-    """A running shop whose second version of the reviews stands behind Envoy."""
-
-    folder: Path
-    admin: str
-
-    def pymesh(self, *words: str, code: int = 0) -> str:
-        """The output of a command."""
-        done = run(*words, PYMESH_ADMIN=self.admin, NO_COLOR="1")
-        assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout + done.stderr
-
-    def json(self, *words: str) -> Any:
-        return json.loads(self.pymesh(*words, "-o", "json"))
-
-    def edit(self, name: str, change: Callable[[str], str]) -> Path:
-        """Change a file of its configuration."""
-        (file,) = (self.folder / "config").rglob(name)
-        file.write_text(change(file.read_text()))
-        return file
-
-    def state(self, proxy: str, kind: str) -> str:
-        return str(self.json("proxy-status", proxy)["types"][kind]["state"])
-
-
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    folder = tmp_path_factory.mktemp("shop")
-    output = folder / "output"
-    path = os.pathsep.join((str(Path(peers.peer("envoy")).parent), os.environ["PATH"]))
-    words = [*PYMESH, "up", str(SHOP), "--port", "0", "--envoy", "reviews-v2", "--keep", str(folder / "run")]
-    with output.open("wb") as sink:
-        process = subprocess.Popen(
-            words, stdout=sink, stderr=subprocess.STDOUT, cwd="/", env={**os.environ, "COLUMNS": "400", "PATH": path}
-        )
-    try:
-        assert eventually(lambda: "logs: " in output.read_text(), 120), output.read_text()
-        found = re.search(r"control plane: http://(\S+)/debug", output.read_text())
-        assert found is not None
-        yield Shop(folder / "run", found[1])
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(60)
-    assert check.leftovers(folder / "run") == []
+    """The second version of the reviews stands behind Envoy."""
+    with running_shop(tmp_path_factory.mktemp("shop"), words=["--envoy", "reviews-v2"]) as running:
+        yield running
 
 
 def test_every_proxy_runs_what_it_was_sent_on_all_of_its_workers(shop: Shop) -> None:
@@ -131,6 +88,62 @@ spec:
     finally:
         file.unlink()
     assert eventually(lambda: shop.state("ingress", "LDS") == "SYNCED", 20), shop.pymesh("proxy-status")
+
+
+STUCK = """import time
+from pathlib import Path
+
+from pymesh.filters import HttpFilter, When
+
+
+class Stuck(HttpFilter):
+    when = (When(":path", "prefix", "/stuck"),)
+
+    def on_request_headers(self, request, ctx):
+        while not Path({release!r}).exists():
+            time.sleep(0.02)
+"""
+
+
+def test_what_one_worker_does_not_run_yet_is_not_in_force(shop: Shop, tmp_path: Path) -> None:
+    """A filter holds up one of the workers; the others take a change, and the proxy is not in sync before all have."""
+    (config,) = (one.parent for one in (shop.folder / "config").rglob("gateway.yaml"))
+    release, file, resource = tmp_path / "release", config / "stuck.py", config / "stuck.yaml"
+    file.write_text(STUCK.format(release=str(release)))
+    resource.write_text(
+        "apiVersion: extensions.pymesh.dev/v1alpha1\nkind: PythonFilter\nmetadata: {name: stuck, namespace: shop}\n"
+        'spec: {selector: {matchLabels: {app: web}}, class: "stuck:Stuck", file: stuck.py, timeout: 60s}\n'
+    )
+
+    def workers() -> tuple[int, int]:
+        told = shop.json("proxy-status", "web")["workers"]
+        return told["current"], told["total"]
+
+    def is_filtered() -> bool:
+        return "stuck" in json.dumps(shop.json("proxy-config", "listeners", "web"))
+
+    held = Thread(target=lambda: fetch(shop.gateway, Request("GET", "/stuck", "shop.example")))
+    try:
+        assert eventually(lambda: is_filtered() and shop.state("web", "LDS") == "SYNCED", 20)
+        current, total = workers()
+        assert current == total > 1
+        held.start()
+        assert eventually(lambda: "filters.blocked: 1" in shop.page("/stats", "web.shop"), 20)
+        shop.edit("reviews.yaml", lambda text: text.replace("weight: 80", "weight: 79"))
+        assert eventually(lambda: workers() == (total - 1, total), 20), shop.pymesh("proxy-status")
+        assert shop.state("web", "RDS") == "STALE"
+        told = shop.pymesh("proxy-status", "web")
+        assert f"RDS: in force on {total - 1}/{total} workers" in told
+        release.touch()
+        assert eventually(lambda: workers() == (total, total) and shop.state("web", "RDS") == "SYNCED", 20)
+    finally:
+        release.touch()
+        if held.ident is not None:
+            held.join(60)
+        shop.edit("reviews.yaml", lambda text: text.replace("weight: 79", "weight: 80"))
+        resource.unlink()
+        file.unlink()
+    assert eventually(lambda: shop.state("web", "LDS") == "SYNCED" and not is_filtered(), 20)
 
 
 def test_a_proxys_configuration_as_tables_and_from_a_file(shop: Shop, tmp_path: Path) -> None:

@@ -32,6 +32,8 @@ def test_both_planes_are_in_the_wheel() -> None:
         "pymesh/control/app.py",
         "pymesh/control/xds/proto/envoy.binpb",
         "pymesh/cli/main.py",
+        "pymesh/dashboards/service.json",
+        "pymesh/dashboards/alerts.yaml",
         "pymesh/filters/SPEC.md",
         "pymesh/filters/pymesh_filter.h",
         "pymesh/filters/native.hpp",

@@ -19,9 +19,10 @@ from prometheus_client import CollectorRegistry
 
 from pymesh.control.admin.pages import application
 from pymesh.control.admin.serving import AdminServer
+from pymesh.control.live import scrape
 from pymesh.control.live.collector import Collector
 from pymesh.control.live.inventory import Known, KnownService
-from pymesh.control.live.scrape import Target
+from pymesh.control.live.scrape import ScrapeError, Target
 from pymesh.control.xds import pb
 from pymesh.control.xds.delta import DeltaSession
 from pymesh.control.xds.fleet import Fleet
@@ -64,8 +65,10 @@ class SyntheticMesh:
     def standing(self) -> dict[str, Any]:
         return {"inForceSince": None, "refusedSince": None}
 
-    async def page(self, where: Target) -> str:
-        """The metrics of the proxy with this port."""
+    async def page(self, where: Target, path: str) -> str:
+        """The metrics of the proxy with this port; it has no other page."""
+        if path != scrape.PATH:
+            raise ScrapeError("no such page")
         service, passed = self.services[where.port - 1], time.monotonic() - self.started
         lines = []
         for call in self.calls:

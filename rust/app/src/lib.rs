@@ -163,7 +163,7 @@ where
         Arc::new(State::new(hub.clone(), shards.clone(), secrets.clone(), shared.clone(), pressure, commons, pages));
     let _first = state.filter_watch.set(options.filter_watch.clone());
 
-    let log = LogWriter::start().map_err(one)?;
+    let log = LogWriter::start(shared.tap().clone(), &hub, workers).map_err(one)?;
     let threads = start_workers(options, &state, &log, make_host)?;
 
     let publish = {

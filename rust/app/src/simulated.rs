@@ -281,7 +281,7 @@ impl<H: FilterHost> SimulatedProxy<H> {
     pub fn take_log(&mut self) -> Vec<u8> {
         let mut log = Vec::new();
         self.engine.take_log_lines(|sink, lines| match sink {
-            LogSink::Stderr => lines.clear(),
+            LogSink::Stderr | LogSink::Tap => lines.clear(),
             LogSink::Stdout | LogSink::File(_) => log.append(lines),
         });
         log

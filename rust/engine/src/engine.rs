@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use pymesh_http::h2;
 use pymesh_model::cluster::{Cluster, UpstreamBind};
-use pymesh_model::format::LogSink;
+use pymesh_model::format::{AccessLog, LogSink};
 use pymesh_model::listener::Listener;
 use pymesh_model::overload::OverloadAction;
 use pymesh_model::route::RouteTable;
@@ -190,7 +190,12 @@ impl Engine {
             released_calls: Vec::new(),
             call_answers: Vec::new(),
             log_calls: Vec::new(),
-            telemetry: Recorder::new(options.clock, Arc::default(), options.shard.clone()),
+            telemetry: Recorder::new(
+                options.clock,
+                Arc::default(),
+                options.shard.clone(),
+                options.hub.file_log(options.worker),
+            ),
             decisions: Decisions::default(),
             http2_stats: options.hub.http2(options.worker),
             dates: Dates::default(),
@@ -662,6 +667,16 @@ impl Engine {
         self.telemetry.has_lines()
     }
 
+    /// From now on every request is written to this log as well; to none with `None`.
+    pub fn tap(&mut self, log: Option<Arc<AccessLog>>) {
+        self.telemetry.tap = log;
+    }
+
+    /// True if requests are written to a log of [`Engine::tap`].
+    pub fn is_tapped(&self) -> bool {
+        self.telemetry.tap.is_some()
+    }
+
     /// From now on decisions are kept for [`Engine::take_decisions`].
     pub fn explain(&mut self) {
         self.decisions = Decisions::wanted();
@@ -670,10 +685,5 @@ impl Engine {
     /// What was decided since the last time, in order; nothing unless [`Engine::explain`] was called.
     pub fn take_decisions(&mut self) -> Vec<Decision> {
         self.decisions.take()
-    }
-
-    /// Log lines lost because their sink was too slow.
-    pub fn dropped_log_lines(&self) -> u64 {
-        self.telemetry.dropped_lines()
     }
 }

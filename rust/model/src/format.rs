@@ -256,6 +256,8 @@ pub enum LogSink {
     Stdout,
     Stderr,
     File(Arc<str>),
+    /// Whoever looks at requests at the moment; no configuration names it.
+    Tap,
 }
 
 /// What a line says.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pymesh_engine::base::time::WallClock;
+use pymesh_engine::telemetry::stats::Hub;
 use pymesh_engine::Options;
 use pymesh_model::cluster::UpstreamProtocol;
 use pymesh_model::listener::NetworkFilter;
@@ -23,7 +24,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if let Some(error) = shared.publish(&Arc::new(snapshot)).pop() {
         return Err(error.into());
     }
-    let log = LogWriter::start()?;
+    let hub = Arc::<Hub>::default();
+    let log = LogWriter::start(shared.tap().clone(), &hub, 1)?;
     let engine = Options {
         worker: 0,
         seed: 1,
@@ -32,7 +34,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         commons: Arc::default(),
         stream_buffer: 256 * 1024,
         drain_time: Duration::from_secs(30),
-        hub: Arc::default(),
+        hub,
         shard: Arc::default(),
         secrets: Arc::new(pymesh_tls::SecretStore::new(Arc::new(rustls::time_provider::DefaultTimeProvider))),
     };

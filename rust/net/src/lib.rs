@@ -19,6 +19,7 @@ mod log;
 mod memory;
 mod shared;
 mod sockets;
+mod tap;
 mod worker;
 
 pub use bound::inherit;
@@ -27,4 +28,5 @@ pub use handover::{is_same_user, receive, send};
 pub use log::LogWriter;
 pub use memory::keep_buffers_mapped;
 pub use shared::{FilterHost, NoFilters, Shared, WorkerWaker};
+pub use tap::{Tap, Watcher};
 pub use worker::{Worker, WorkerOptions};

@@ -18,6 +18,7 @@ use pymesh_model::Snapshot;
 
 use crate::bound::Bound;
 use crate::listen::SocketOptions;
+use crate::tap::{Tap, Watcher};
 
 /// Runs the filters that live outside the engine.
 pub trait FilterHost {
@@ -80,6 +81,7 @@ pub struct Shared {
     applied: Vec<AtomicU64>,
     state: Mutex<State>,
     wakers: Mutex<Vec<Arc<mio::Waker>>>,
+    tap: Arc<Tap>,
     draining: AtomicBool,
     stopping: AtomicBool,
 }
@@ -117,6 +119,7 @@ impl Shared {
             applied: (0..workers).map(|_| AtomicU64::new(0)).collect(),
             state: Mutex::new(State { snapshot: Arc::default(), bound, accepting }),
             wakers: Mutex::default(),
+            tap: Arc::default(),
             draining: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
         }
@@ -184,6 +187,19 @@ impl Shared {
         state.bound.leave_all_but(&[], Instant::now());
         drop(state);
         self.tell();
+    }
+
+    /// Tells a watcher of every request from now on; false if there are too many already.
+    #[must_use]
+    pub fn watch(&self, watcher: Box<dyn Watcher>) -> bool {
+        let is_taken = self.tap.add(watcher);
+        self.wake();
+        is_taken
+    }
+
+    /// Where requests are told to those who watch.
+    pub fn tap(&self) -> &Arc<Tap> {
+        &self.tap
     }
 
     /// Ends the workers now.

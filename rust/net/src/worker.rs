@@ -256,6 +256,10 @@ impl<H: FilterHost> Worker<H> {
             self.bind();
             self.shared.set_applied(self.options.worker, generation);
         }
+        let tap = self.shared.tap().log();
+        if tap.is_some() != self.engine.is_tapped() {
+            self.engine.tap(tap.cloned());
+        }
         if self.shared.is_draining() && !self.engine.is_draining() {
             self.engine.drain();
         }

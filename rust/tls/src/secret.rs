@@ -201,6 +201,8 @@ pub struct CertificateDescription {
     pub not_before: i64,
     /// Seconds since the Unix epoch.
     pub not_after: i64,
+    /// The certificate itself.
+    pub der: CertificateDer<'static>,
 }
 
 impl CertificateDescription {
@@ -229,6 +231,7 @@ fn describe(certificates: &[CertificateDer<'_>]) -> Result<Vec<CertificateDescri
             sans: facts.sans,
             not_before: facts.not_before,
             not_after: facts.not_after,
+            der: der.clone().into_owned(),
         })
     };
     certificates.iter().enumerate().map(one).collect()

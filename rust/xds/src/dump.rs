@@ -1,4 +1,7 @@
 //! The `/config_dump` page: Envoy's `ConfigDump` as JSON, without keys.
+//!
+//! It is a `ConfigDump` to the letter (each packed message with its type, what was taken out replaced by something of the
+//! same type), so that programs that read Envoy's read ours: `istioctl proxy-config -f` does.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,11 +9,15 @@ use std::sync::Arc;
 use base64::engine::general_purpose::STANDARD;
 use base64::Engine as _;
 use prost_reflect::{DynamicMessage, SerializeOptions};
+use pymesh_tls::SecretDescription;
 use serde_json::{json, Value};
 
 use crate::catalog::{Catalog, Resource, Slot};
 use crate::kind::ResourceKind;
 use crate::{optional, proto};
+
+const REDACTED: &str = "[redacted]";
+const SECRET: &str = "envoy.extensions.transport_sockets.tls.v3.Secret";
 
 /// Fields that hold or may hold a key.
 const SECRET_FIELDS: [&str; 3] = ["private_key", "password", "token"];
@@ -43,9 +50,7 @@ pub(crate) fn json(bootstrap: &Value, catalog: &Catalog) -> String {
         },
         {
             "@type": "type.googleapis.com/envoy.admin.v3.SecretsConfigDump",
-            "dynamic_active_secrets": catalog.secrets().iter()
-                .map(|(name, secret)| json!({"name": **name, "version_info": secret.version}))
-                .collect::<Vec<_>>(),
+            "dynamic_active_secrets": catalog.store().describe().iter().map(|one| secret(one, catalog)).collect::<Vec<_>>(),
         },
     ], "rejected": rejected(catalog) });
     serde_json::to_string_pretty(&page).unwrap_or_default()
@@ -83,6 +88,30 @@ fn named<T>(resources: &BTreeMap<Arc<str>, Arc<Resource<T>>>, field: &str) -> Ve
     resources.values().map(|one| json!({ "version_info": one.version, field: message(&one.raw) })).collect()
 }
 
+/// A secret as Envoy shows it: its certificates, and in the place of its key that there is one.
+fn secret(described: &SecretDescription, catalog: &Catalog) -> Value {
+    let name = described.name.as_str();
+    let version = catalog.secrets().get(name).map_or("", |secret| secret.version.as_str());
+    let pem: String = described.certificates.iter().map(|one| pem(&one.der)).collect();
+    let certificates = json!({ "inline_bytes": STANDARD.encode(pem) });
+    let (field, content) = match described.is_trust {
+        true => ("validation_context", json!({ "trusted_ca": certificates })),
+        false => {
+            let key = json!({ "inline_bytes": STANDARD.encode(REDACTED) });
+            ("tls_certificate", json!({ "certificate_chain": certificates, "private_key": key }))
+        }
+    };
+    let secret = json!({ "@type": type_url(SECRET), "name": name, field: content });
+    json!({ "name": name, "version_info": version, "secret": secret })
+}
+
+/// RFC 7468.
+fn pem(der: &[u8]) -> String {
+    let text = STANDARD.encode(der);
+    let lines = text.as_bytes().chunks(64).map(String::from_utf8_lossy);
+    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.collect::<Vec<_>>().join("\n"))
+}
+
 fn rejected(catalog: &Catalog) -> Vec<Value> {
     let of = |kind: &ResourceKind| kind.noun();
     catalog
@@ -97,10 +126,17 @@ fn rejected(catalog: &Catalog) -> Vec<Value> {
 
 /// A packed message as JSON.
 pub(crate) fn message(any: &prost_types::Any) -> Value {
-    let Some(descriptor) = proto::pool().get_message_by_name(proto::type_name(&any.type_url)) else {
-        return Value::Null;
-    };
-    DynamicMessage::decode(descriptor, any.value.as_slice()).map_or(Value::Null, shown)
+    let name = proto::type_name(&any.type_url);
+    let Some(descriptor) = proto::pool().get_message_by_name(name) else { return Value::Null };
+    let mut value = DynamicMessage::decode(descriptor, any.value.as_slice()).map_or(Value::Null, shown);
+    if let Value::Object(fields) = &mut value {
+        fields.insert("@type".to_owned(), type_url(name).into());
+    }
+    value
+}
+
+fn type_url(name: &str) -> String {
+    format!("{}{name}", proto::TYPE_PREFIX)
 }
 
 /// A message as JSON, without keys.
@@ -117,7 +153,11 @@ fn redact(value: &mut Value) {
         Value::Object(fields) => {
             for (name, value) in fields {
                 match name.as_str() {
-                    name if SECRET_FIELDS.contains(&name) => *value = redacted(),
+                    // A `DataSource`, or plain text: what stands there is of the same type.
+                    name if SECRET_FIELDS.contains(&name) => match value {
+                        Value::Object(_) => *value = json!({ "inline_string": REDACTED }),
+                        _ => *value = redacted(),
+                    },
                     "local_jwks" => redact_key_set(value),
                     // What a proxy says to its control plane first is who it is.
                     "initial_metadata" => redact_values(value),
@@ -151,14 +191,17 @@ fn redact_key_set(source: &mut Value) {
         let is_public = |key: &Value| ["k", "d"].iter().all(|secret| key.get(secret).is_none());
         if !keys.is_some_and(|keys| keys.iter().all(is_public)) {
             if let Some(value) = source.get_mut(inline) {
-                *value = redacted();
+                *value = match inline {
+                    "inline_bytes" => STANDARD.encode(REDACTED).into(),
+                    _ => redacted(),
+                };
             }
         }
     }
 }
 
 fn redacted() -> Value {
-    Value::String("[redacted]".to_owned())
+    Value::String(REDACTED.to_owned())
 }
 
 #[cfg(test)]
@@ -169,7 +212,10 @@ mod tests {
     fn keys_are_left_out_wherever_they_stand() {
         let mut value = json!({"a": [{"private_key": {"inline_string": "KEY"}, "name": "x"}]});
         redact(&mut value);
-        assert_eq!(value, json!({"a": [{"private_key": "[redacted]", "name": "x"}]}));
+        assert_eq!(value, json!({"a": [{"private_key": {"inline_string": "[redacted]"}, "name": "x"}]}));
+        let mut value = json!({"token": "TOKEN"});
+        redact(&mut value);
+        assert_eq!(value, json!({"token": "[redacted]"}));
         let mut value = json!({"initial_metadata": [{"key": "authorization", "value": "Bearer TOKEN"}]});
         redact(&mut value);
         assert_eq!(value, json!({"initial_metadata": [{"key": "authorization", "value": "[redacted]"}]}));
@@ -188,7 +234,8 @@ mod tests {
         ] {
             let mut value = json!({"local_jwks": {field: text}});
             redact(&mut value);
-            let expected = if is_shown { text.clone() } else { "[redacted]".to_owned() };
+            let hidden = if field == "inline_bytes" { STANDARD.encode(REDACTED) } else { REDACTED.to_owned() };
+            let expected = if is_shown { text.clone() } else { hidden };
             assert_eq!(value, json!({"local_jwks": {field: expected}}), "{text}");
         }
     }

@@ -1,4 +1,4 @@
-// The connected proxies: what each was sent, has acknowledged, or has refused and why.
+// The connected proxies: what each was sent, has acknowledged or refused and why, and whether all of its workers act by it.
 
 import { useState } from "preact/hooks";
 import { ago } from "../format";
@@ -11,6 +11,9 @@ interface Type {
   acked: string;
   rejected: string;
   reason: string;
+  /** Of the type: whether what was sent is in force on every worker, and if not, why. */
+  state: "SYNCED" | "STALE" | "NOT SENT";
+  why: string;
   resources: number;
 }
 
@@ -22,6 +25,8 @@ interface Proxy {
   peer: string;
   connectedAt: string;
   state: "SYNCED" | "STALE" | "NACK";
+  /** Which of its workers run the newest snapshot; only our own proxies tell. */
+  workers: { current: number; total: number } | null;
   metricsProblem: string | null;
   types: Type[];
 }
@@ -57,10 +62,11 @@ export function ProxiesPage() {
           { title: "Proxy", by: name, cell: (one) => name(one) },
           { title: "Role", by: (one) => one.id.split("~")[0] ?? "", cell: (one) => (one.id.startsWith("router~") ? "gateway" : "sidecar") },
           { title: "State", by: (one) => ORDER[one.state], cell: (one) => <Badge tone={TONES[one.state]}>{one.state}</Badge> },
-          { title: "Sent / acknowledged", cell: (one) => <Types of={one} /> },
+          { title: "In force", cell: (one) => <Types of={one} /> },
           { title: "Program", by: (one) => one.agent, cell: (one) => one.agent },
           { title: "Connected", numeric: true, by: (one) => Date.parse(one.connectedAt), cell: (one) => ago(one.connectedAt) },
           { title: "Metrics", cell: (one) => (one.metricsProblem ? <span title={one.metricsProblem}><Badge tone="degraded">none</Badge></span> : <span class="muted">read</span>) },
+          { title: "Workers", numeric: true, cell: (one) => (one.workers ? `${one.workers.current}/${one.workers.total}` : <span class="muted">?</span>) },
         ]}
       />
       {chosen && <Details of={chosen} />}
@@ -72,8 +78,8 @@ function Types({ of }: { of: Proxy }) {
   return (
     <span class="types">
       {of.types.map((one) => {
-        const tone = one.reason ? "failing" : one.sent === one.acked ? "good" : "degraded";
-        const text = { failing: "refused", good: "acknowledged", degraded: "sent" }[tone];
+        const tone = one.reason ? "failing" : one.state === "STALE" ? "degraded" : "good";
+        const text = { failing: "refused", good: "in force", degraded: one.why }[tone];
         return <span class={tone} title={`${one.type}: ${text}`}><i aria-hidden="true" />{one.type.toUpperCase()}<span class="hidden"> {text}</span></span>;
       })}
     </span>
@@ -101,6 +107,7 @@ function Details({ of }: { of: Proxy }) {
           { title: "Sent", cell: (one) => <code>{one.sent.slice(0, SHORT) || "–"}</code> },
           { title: "Acknowledged", cell: (one) => <code>{one.acked.slice(0, SHORT) || "–"}</code> },
           { title: "Refused", cell: (one) => (one.reason ? <span class="reason"><code>{one.rejected.slice(0, SHORT)}</code> {one.reason}</span> : "–") },
+          { title: "In force", cell: (one) => (one.state === "SYNCED" ? one.why || "on all workers" : one.state === "STALE" ? <span class="reason">{one.why}</span> : "–") },
         ]}
       />
     </section>

@@ -3,14 +3,17 @@
 //! Nothing here runs on a worker: a page reads counters and the last
 //! snapshot, so that a scrape cannot slow a request.
 
+mod clusters;
 mod istio;
 pub(crate) mod pages;
+mod tap;
 
 use std::convert::Infallible;
 use std::fs::File;
 use std::sync::Arc;
 
-use http_body_util::Full;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{HeaderValue, CONTENT_TYPE};
 use hyper::{Method, Request, Response, StatusCode};
@@ -18,8 +21,11 @@ use tokio::net::TcpListener;
 
 use crate::state::State;
 
+type Page = BoxBody<Bytes, Infallible>;
+
 const TEXT: &str = "text/plain; charset=UTF-8";
 const JSON: &str = "application/json";
+const LINES: &str = "application/x-ndjson";
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Descriptors kept for these pages: whoever has used up all others must not hide what is going on.
@@ -55,7 +61,7 @@ pub(crate) async fn serve(listener: TcpListener, state: Arc<State>) {
     }
 }
 
-fn answer(request: &Request<Incoming>, state: &State) -> Response<Full<Bytes>> {
+fn answer(request: &Request<Incoming>, state: &State) -> Response<Page> {
     let query = request.uri().query().unwrap_or_default();
     let is_json = query.split('&').any(|pair| pair == "format=json");
     let changes = request.method() == Method::POST;
@@ -69,12 +75,14 @@ fn answer(request: &Request<Incoming>, state: &State) -> Response<Full<Bytes>> {
         "/stats" if query.contains("format=prometheus") => page(PROMETHEUS, prometheus(state, &process)),
         "/stats" => page(TEXT, pages::stats(&state.hub, &state.gauges(), &process)),
         "/stats/prometheus" => page(PROMETHEUS, prometheus(state, &process)),
-        "/clusters" => page(TEXT, pages::clusters(&state.snapshot(), &state.commons)),
+        "/clusters" if is_json => page(JSON, clusters::json(&state.snapshot(), &state.commons)),
+        "/clusters" => page(TEXT, clusters::text(&state.snapshot(), &state.commons)),
         "/listeners" if is_json => page(JSON, pages::listeners_json(&state.snapshot())),
         "/listeners" => page(TEXT, pages::listeners(&state.snapshot())),
         "/certs" => page(JSON, pages::certs(&state.secrets)),
         "/config_dump" => page(JSON, state.config_dump()),
         "/config_sync" => page(JSON, state.config_sync()),
+        "/tap" => watch(state),
         "/server_info" => page(JSON, state.server_info()),
         "/drain_listeners" | "/quitquitquit" if !changes => {
             error(StatusCode::METHOD_NOT_ALLOWED, "this page changes things: use POST\n".to_owned())
@@ -92,17 +100,27 @@ fn answer(request: &Request<Incoming>, state: &State) -> Response<Full<Bytes>> {
     }
 }
 
+fn watch(state: &State) -> Response<Page> {
+    let (told, lines) = tap::open();
+    if !state.shared.watch(Box::new(told)) {
+        return error(StatusCode::SERVICE_UNAVAILABLE, "too many look at requests already\n".to_owned());
+    }
+    let mut response = Response::new(lines.boxed());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(LINES));
+    response
+}
+
 fn prometheus(state: &State, process: &[(String, u64)]) -> String {
     pages::prometheus(&state.hub, &state.gauges(), &state.shards, process)
 }
 
-fn page(content_type: &'static str, body: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+fn page(content_type: &'static str, body: String) -> Response<Page> {
+    let mut response = Response::new(Full::new(Bytes::from(body)).boxed());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
 
-fn error(status: StatusCode, body: String) -> Response<Full<Bytes>> {
+fn error(status: StatusCode, body: String) -> Response<Page> {
     let mut response = page(TEXT, body);
     *response.status_mut() = status;
     response
@@ -116,6 +134,7 @@ const HELP: &str = "admin pages:
   /certs               certificates, without keys
   /config_dump         accepted and rejected configuration
   /config_sync         what was taken from the control plane, and which workers run it
+  /tap                 requests as they are answered, a line of JSON each
   /server_info         version, state, uptime
   /drain_listeners     POST: end connections in order
   /quitquitquit        POST: stop

@@ -4,8 +4,6 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use pymesh_engine::health::Flags;
-use pymesh_engine::shared::Commons;
 use pymesh_engine::telemetry::date;
 use pymesh_engine::telemetry::istio::Shard;
 use pymesh_engine::telemetry::stats::{sum, Groups, Hub, Kind, Stats};
@@ -85,6 +83,8 @@ const HEALTH_CHECKS: Family = Family {
     metric: "envoy_cluster_health_check",
     label: "envoy_cluster_name",
 };
+const FILESYSTEM: Family = Family { stat: "filesystem", infix: "", metric: "envoy_filesystem", label: "" };
+const FILE_LOG: Family = Family { stat: "access_logs.file", infix: "", metric: "envoy_access_logs_file", label: "" };
 const HTTP2: Family = Family { stat: "http2", infix: "", metric: "envoy_http2", label: "" };
 
 /// `/stats`: one `name: value` a line, sorted.
@@ -108,7 +108,10 @@ pub(crate) fn stats(hub: &Hub, gauges: &[Gauge], process: &[(String, u64)]) -> S
 
 /// `/stats/prometheus`, in the text exposition format 0.0.4.
 pub(crate) fn prometheus(hub: &Hub, gauges: &[Gauge], shards: &[Arc<Shard>], process: &[(String, u64)]) -> String {
-    let mut out = String::new();
+    let mut out = format!(
+        "# TYPE istio_build gauge\nistio_build{{component=\"proxy\",tag=\"{}\"}} 1\n",
+        env!("CARGO_PKG_VERSION")
+    );
     istio::write(&mut out, shards);
     let mut families: HashMap<String, (Kind, Vec<String>)> = HashMap::new();
     each(&hub.lock(), |family, name, stat, kind, value| {
@@ -182,64 +185,13 @@ fn each(groups: &Groups, mut f: impl FnMut(&Family, &str, &'static str, Kind, u6
     walk(&HTTP_INSPECTOR, &groups.http_inspector, &mut f);
     walk(&PROXY_PROTOCOL, &groups.proxy_protocol, &mut f);
     walk(&PROXY_PROTOCOL_VERSION, &groups.proxy_protocol_versions, &mut f);
+    walk(&FILESYSTEM, &groups.filesystem, &mut f);
+    walk(&FILE_LOG, &groups.file_log, &mut f);
 }
 
 /// Label values (exposition format: backslash, quote and newline are escaped).
 pub(super) fn escape(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
-}
-
-/// `/clusters`: Envoy's text, for what exists here.
-pub(crate) fn clusters(snapshot: &Snapshot, commons: &Commons) -> String {
-    let mut out = String::new();
-    let mut names: Vec<&Arc<str>> = snapshot.clusters.keys().collect();
-    names.sort_unstable();
-    for name in names {
-        let Some(cluster) = snapshot.clusters.get(name) else { continue };
-        let breakers = &cluster.circuit_breakers;
-        let health = commons.health(name);
-        let _infallible = writeln!(out, "{name}::observability_name::{}", cluster.stat_name);
-        if let Some(health) = health.as_ref().filter(|_| cluster.outlier_detection.is_some()) {
-            let [(average, threshold), (local_average, local_threshold)] = health.averages();
-            let _infallible = writeln!(
-                out,
-                "{name}::outlier::success_rate_average::{average}\n\
-                 {name}::outlier::success_rate_ejection_threshold::{threshold}\n\
-                 {name}::outlier::local_origin_success_rate_average::{local_average}\n\
-                 {name}::outlier::local_origin_success_rate_ejection_threshold::{local_threshold}",
-            );
-        }
-        for (priority, limits) in [("default", breakers.default), ("high", breakers.high)] {
-            let _infallible = writeln!(
-                out,
-                "{name}::{priority}_priority::max_connections::{}\n\
-                 {name}::{priority}_priority::max_pending_requests::{}\n\
-                 {name}::{priority}_priority::max_requests::{}\n{name}::{priority}_priority::max_retries::{}",
-                limits.connections, limits.pending_requests, limits.requests, limits.retries
-            );
-        }
-        for (locality, endpoint) in cluster.endpoints.iter() {
-            let address = endpoint.address;
-            let known = health.as_ref().and_then(|health| health.describe(endpoint));
-            let (found, [rate, local_rate]) = known.unwrap_or((Flags::default(), [-1.0; 2]));
-            let flags = Flags::of_eds(endpoint.health).with(found);
-            let _infallible = writeln!(
-                out,
-                "{name}::{address}::hostname::{}\n{name}::{address}::health_flags::{flags}\n\
-                 {name}::{address}::weight::{}\n{name}::{address}::region::{}\n{name}::{address}::zone::{}\n\
-                 {name}::{address}::sub_zone::{}\n{name}::{address}::priority::{}\n\
-                 {name}::{address}::success_rate::{rate}\n\
-                 {name}::{address}::local_origin_success_rate::{local_rate}",
-                endpoint.hostname,
-                endpoint.weight,
-                locality.region,
-                locality.zone,
-                locality.sub_zone,
-                locality.priority
-            );
-        }
-    }
-    out
 }
 
 /// `/listeners`: `name::address` a line.

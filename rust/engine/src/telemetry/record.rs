@@ -17,6 +17,7 @@ use super::istio::{Counting, IstioMetrics, Request, SeriesKey, Shard};
 use super::labels::{Counted, Names, Principals};
 use super::log_filter::admits;
 use super::notices::Notices;
+use super::stats::FileLogStats;
 use super::view::View;
 use super::{Facts, Flags};
 use crate::base::rng::Rng;
@@ -30,7 +31,10 @@ pub(crate) struct Recorder {
     node: Arc<Node>,
     metrics: IstioMetrics,
     lines: Lines,
+    logs: Arc<FileLogStats>,
     notices: Notices,
+    /// One more log, of everything, while somebody looks.
+    pub tap: Option<Arc<AccessLog>>,
     peers: HashMap<String, u64>,
     names: Names,
 }
@@ -56,13 +60,15 @@ pub(crate) struct Connection<'a> {
 }
 
 impl Recorder {
-    pub fn new(clock: WallClock, node: Arc<Node>, shard: Arc<Shard>) -> Self {
+    pub fn new(clock: WallClock, node: Arc<Node>, shard: Arc<Shard>, logs: Arc<FileLogStats>) -> Self {
         Recorder {
             clock,
             node,
             metrics: IstioMetrics::new(shard),
             lines: Lines::default(),
+            logs,
             notices: Notices::default(),
+            tap: None,
             peers: HashMap::new(),
             names: Names::default(),
         }
@@ -101,15 +107,12 @@ impl Recorder {
 
     /// Hands out log lines, by sink.
     pub fn take_lines(&mut self, write: impl FnMut(&LogSink, &mut Vec<u8>)) {
+        self.logs.logs_dropped.add(std::mem::take(&mut self.lines.dropped));
         self.lines.take(write);
     }
 
     pub fn has_lines(&self) -> bool {
         !self.lines.is_empty()
-    }
-
-    pub fn dropped_lines(&self) -> u64 {
-        self.lines.dropped
     }
 
     /// A view of an exchange, for logs and header formats.
@@ -154,12 +157,12 @@ impl Recorder {
         if http.direction != Direction::Unspecified || exchange.cluster_config.is_some() {
             self.count(exchange, http.direction, facts, now, upstream);
         }
-        if http.config.access_logs.is_empty() {
+        if http.config.access_logs.is_empty() && self.tap.is_none() {
             return;
         }
         let mut lines = std::mem::take(&mut self.lines);
         let view = self.view(exchange, facts, now);
-        for log in &http.config.access_logs {
+        for log in http.config.access_logs.iter().chain(&self.tap) {
             if log.filter.as_ref().is_none_or(|filter| admits(filter, &view, rng)) {
                 lines.log(log, &view);
             }

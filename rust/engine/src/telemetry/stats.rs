@@ -503,6 +503,21 @@ stats! {
     }
 }
 
+stats! {
+    /// `filesystem.*`, names as Envoy's: blocks of log lines, written or not.
+    FilesystemStats {
+        write_completed: Counter,
+        write_failed: Counter,
+    }
+}
+
+stats! {
+    /// `access_logs.file.*`: lines that no file has, as Envoy counts those of its other loggers.
+    FileLogStats {
+        logs_dropped: Counter,
+    }
+}
+
 /// A group of counters, found by its name.
 type Group<T> = HashMap<Arc<str>, Vec<Arc<T>>>;
 
@@ -557,6 +572,10 @@ pub struct Groups {
     pub http_inspector: Group<HttpInspectorStats>,
     pub proxy_protocol: Group<ProxyProtocolStats>,
     pub proxy_protocol_versions: Group<ProxyProtocolVersionStats>,
+    /// Of all files.
+    pub filesystem: Group<FilesystemStats>,
+    /// Of all access logs in files.
+    pub file_log: Group<FileLogStats>,
 }
 
 impl Hub {
@@ -694,6 +713,16 @@ impl Hub {
     /// Adds a worker's counters for a version of the PROXY protocol, `v1` or `v2`.
     pub fn proxy_protocol_version(&self, worker: usize, version: &'static str) -> Arc<ProxyProtocolVersionStats> {
         join(&mut self.lock().proxy_protocol_versions, worker, &version.into())
+    }
+
+    /// Adds the counters of whoever writes files.
+    pub fn filesystem(&self, writer: usize) -> Arc<FilesystemStats> {
+        join(&mut self.lock().filesystem, writer, &"".into())
+    }
+
+    /// Adds the counters of a worker, or of whoever writes, for lines of access logs.
+    pub fn file_log(&self, worker: usize) -> Arc<FileLogStats> {
+        join(&mut self.lock().file_log, worker, &"".into())
     }
 
     /// Everything, for as long as the guard lives.

@@ -399,7 +399,7 @@ impl World {
         let census = self.engine.census();
         assert!(census.is_empty(), "something is left: {census:?}");
         assert_eq!(testing::imbalances(&self.hub), Vec::<String>::new());
-        let lost = self.engine.dropped_log_lines();
+        let lost = self.hub.file_log(0).logs_dropped.value();
         assert_eq!(lost, 0);
     }
 }

@@ -286,6 +286,11 @@ impl Catalog {
         &self.endpoints
     }
 
+    /// Where its keys and certificates are.
+    pub(crate) fn store(&self) -> &SecretStore {
+        &self.store
+    }
+
     pub(crate) fn secrets(&self) -> &BTreeMap<Arc<str>, Arc<Resource<()>>> {
         &self.secrets
     }

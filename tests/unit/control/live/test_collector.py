@@ -10,9 +10,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from pymesh.control.live import collector as module
+from pymesh.control.live import scrape
 from pymesh.control.live.collector import Collector, TooManyError
 from pymesh.control.live.inventory import Known, KnownService
-from pymesh.control.live.scrape import ScrapeError, Target, fetch
+from pymesh.control.live.scrape import SYNC_PATH, ScrapeError, Target, fetch
 from pymesh.control.xds.delta import DeltaSession
 from pymesh.control.xds.fleet import Fleet
 from pymesh.control.xds.metrics import XdsMetrics
@@ -39,7 +40,9 @@ def fleet(**metadata: Any) -> Fleet:
 def test_it_asks_while_somebody_looks_and_forgets() -> None:
     asked: list[Target] = []
 
-    async def page(where: Target) -> str:
+    async def page(where: Target, path: str) -> str:
+        if path == SYNC_PATH:
+            return '{"generation": 3, "workers": [3, 2], "unbound": [], "types": {}}'
         asked.append(where)
         return LINE.format(10 * len(asked))
 
@@ -52,6 +55,9 @@ def test_it_asks_while_somebody_looks_and_forgets() -> None:
             assert collector.is_running
             assert set(collector.state["edges"]) == {"shop/web>shop/cart"}
             assert collector.state["edges"]["shop/web>shop/cart"]["rate"] > 0
+            assert collector.own("sidecar~10.0.0.1~web.shop~x") == {
+                "generation": 3, "workers": [3, 2], "unbound": [], "types": {},
+            }  # fmt: skip
             history = collector.history("shop/cart")
             assert len(history["at"]) == len(history["rate"]) == collector.sequence
             assert history["rate"][0] is None
@@ -72,7 +78,7 @@ def test_it_asks_while_somebody_looks_and_forgets() -> None:
 
 @pytest.mark.parametrize("port", [None, "x", -1, 0, 65536, float("inf"), [1], "15090 "])
 def test_a_proxy_that_does_not_tell_where_its_metrics_are_is_told_of(port: object) -> None:
-    async def page(where: Target) -> str:
+    async def page(where: Target, path: str) -> str:
         assert where == Target("127.0.0.1", 15090)
         raise ScrapeError("nobody there")
 
@@ -82,6 +88,31 @@ def test_a_proxy_that_does_not_tell_where_its_metrics_are_is_told_of(port: objec
         assert list(collector.problems) == ["sidecar~10.0.0.1~web.shop~x"]
         assert state["mesh"]["mesh"]["silent"] == 1
         assert set(state["nodes"]) == {"shop/web"}
+        await collector.stop()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"generation": "3", "workers": [3], "unbound": [], "types": {}}',
+        '{"generation": 3, "workers": 3, "unbound": [], "types": {}}',
+        '{"generation": 3, "workers": [3], "unbound": [], "types": {"x": {"nonce": 1}}}',
+    ],
+)
+def test_a_proxy_that_tells_rubbish_of_itself_tells_nothing(told: str) -> None:
+    async def page(_: Target, path: str) -> str:
+        return told if path == SYNC_PATH else LINE.format(1)
+
+    async def main() -> None:
+        collector = Collector(fleet(ENVOY_PROMETHEUS_PORT=15090), Nothing(), fetch=page)
+        await collector.latest()
+        assert collector.own("sidecar~10.0.0.1~web.shop~x") is None
+        assert collector.problems == {}
         await collector.stop()
 
     asyncio.run(main())
@@ -127,15 +158,24 @@ def test_so_many_may_look_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
         (b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nabc", "abc"),
         (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n2\r\nbc\r\n0\r\n\r\n", "abc"),
         (b"HTTP/1.0 200 OK\r\n\r\nabc", "abc"),
-        (b"HTTP/1.1 503 No\r\ncontent-length: 3\r\n\r\nabc", "metrics: status 503"),
-        (b"HTTP/1.1 302 Go\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n", "metrics: status 302"),
-        (b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc", "metrics: "),
-        (b"hello\r\n\r\n", "metrics: "),
-        (b"", "metrics: "),
-        (b"HTTP/1.1 200 OK\r\ncontent-length: 300000000\r\n\r\n" + b"x" * 40_000_000, "metrics: more than 32 MiB"),
+        (b"HTTP/1.1 503 No\r\ncontent-length: 3\r\n\r\nabc", "refused: status 503"),
+        (
+            b"HTTP/1.1 302 Go\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n",
+            "refused: status 302",
+        ),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc", "refused: "),
+        (b"hello\r\n\r\n", "refused: "),
+        (b"", "refused: "),
+        (
+            b"HTTP/1.1 200 OK\r\ncontent-length: 300000000\r\n\r\n" + b"x" * 40_000_000,
+            "refused: more than 32 MiB",
+        ),
     ],
 )
-def test_what_a_page_may_be(answer: bytes, expected: str) -> None:
+def test_what_a_page_may_be(answer: bytes, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Not what this is about, on a machine that is busy.
+    monkeypatch.setattr(scrape, "PATIENCE_SECONDS", 60.0)
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(answer)
@@ -145,8 +185,8 @@ def test_what_a_page_may_be(answer: bytes, expected: str) -> None:
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         where = Target("127.0.0.1", server.sockets[0].getsockname()[1])
         async with server:
-            if expected.startswith("metrics"):
-                with pytest.raises(ScrapeError, match=expected):
+            if expected.startswith("refused: "):
+                with pytest.raises(ScrapeError, match="/stats/prometheus: " + expected.removeprefix("refused: ")):
                     await fetch(where)
             else:
                 assert await fetch(where) == expected

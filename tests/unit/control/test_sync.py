@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from pymesh.control.admin.sync import TypeState, judge, path_of
 from pymesh.control.xds import pb
-from pymesh.operate.status import TypeState, judge, path_of
 
 OBJECT = {"kind": "VirtualService", "namespace": "shop", "name": "reviews", "at": "reviews.yaml:7:3"}
 

@@ -3,7 +3,7 @@
 Three things can be behind: the control plane has something newer that it has not sent; the proxy has not taken what was
 sent, or has refused it; or what it took is not in force on all of its workers yet. Only the proxy's own page
 (`/config_sync`) knows the last; it names the answer (nonce) that it took in last, so that nothing is guessed from
-versions.
+versions. Judgements are functions of two entries: the control plane's (:func:`entry`) and the proxy's.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pymesh.control.admin import rejections
 from pymesh.control.xds import pb
+from pymesh.control.xds.fleet import Connection
+from pymesh.control.xds.node import ADMIN_ADDRESS, Node
 
 #: In the order in which people read them; and their type URLs.
 TYPES: tuple[tuple[str, str], ...] = (
@@ -27,6 +30,8 @@ _MOST_NAMES = 5
 _PATH = re.compile(r'([a-z_]\w*(?:\.\w+|\[\d+\]|\["[^"]*"\])*): ')
 
 State = Literal["SYNCED", "STALE", "NOT SENT"]
+#: Of a proxy, over all types: NACK is that it has refused something.
+Overall = Literal["SYNCED", "STALE", "NACK"]
 #: From a type URL, a resource's name and a path in it to the users' resources behind.
 Trace = Callable[[str, str, str], Sequence[Mapping[str, Any]]]
 
@@ -95,6 +100,47 @@ class Workers:
         return f"{self.current}/{self.total}"
 
 
+def entry(connection: Connection, trace: rejections.Trace) -> dict[str, Any]:
+    """What the control plane knows of a connection: its entry on `/debug/syncz`."""
+    types = {}
+    for status in connection.session.status():
+        types[status.type_url] = {
+            "sent": status.sent_version,
+            "acked": status.acked_version,
+            "synced": status.sent_version == status.acked_version,
+            "sent_nonce": status.sent_nonce,
+            "acked_nonce": status.acked_nonce,
+            "behind": status.is_behind,
+            "resources": status.resources,
+            "wildcard": status.wildcard,
+            "subscribed": status.subscribed,
+        }
+        if status.rejection:
+            table = connection.snapshot.get(status.type_url)
+            types[status.type_url]["rejected"] = {
+                "version": status.rejected_version,
+                "reason": status.rejection,
+                "problems": rejections.traced(table, status.rejection, trace),
+            }
+    node = connection.node
+    return {
+        "proxy": node.id,
+        "cluster": node.cluster,
+        "identity": str(node.identity) if node.identity else None,
+        "peer": connection.peer,
+        "variant": connection.variant,
+        "version": _version(node),
+        "admin": str(node.metadata.get(ADMIN_ADDRESS, "")) or None,
+        "waits_for_endpoints": connection.session.unasked_endpoints(),
+        "connected_at": connection.connected_at.isoformat(),
+        "types": types,
+    }
+
+
+def _version(node: Node) -> str:
+    return f"{node.user_agent}/{node.user_agent_version}".strip("/")
+
+
 def workers(own: Mapping[str, Any]) -> Workers:
     """From the proxy's page."""
     return Workers(sum(one == own["generation"] for one in own["workers"]), len(own["workers"]))
@@ -103,6 +149,13 @@ def workers(own: Mapping[str, Any]) -> Workers:
 def judge(synced: Mapping[str, Any], own: Mapping[str, Any] | None, trace: Trace) -> dict[str, TypeState]:
     """By the type's short name. ``own`` is the proxy's page, None where it has none or does not answer."""
     return {short: _judge(url, synced, own, trace) for short, url in TYPES}
+
+
+def overall(states: Mapping[str, TypeState]) -> Overall:
+    """The worst of them."""
+    if any(one.problems for one in states.values()):
+        return "NACK"
+    return "STALE" if any(one.state == "STALE" for one in states.values()) else "SYNCED"
 
 
 def _judge(url: str, synced: Mapping[str, Any], own: Mapping[str, Any] | None, trace: Trace) -> TypeState:

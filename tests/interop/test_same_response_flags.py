@@ -1,0 +1,267 @@
+"""Every response flag, provoked one by one on ours and on Envoy: the same flag, the same details, the same status.
+
+One bootstrap for both; each case is one request (or what a broken client sends), and its line in the access log.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.proxy.bootstrap import Json, access_log, bootstrap, cluster, http_listener, to_cluster, virtual_host
+from tests.proxy.running import Proxy, eventually, lines_of, proxy
+from tests.tools.ports import free_port, free_ports
+from tests.tools.wire.client import fetch
+from tests.tools.wire.message import Aborted, Request
+from tests.tools.wire.origin import origin
+
+KINDS = ("pymesh", "envoy")
+LINE = "%RESPONSE_FLAGS%\t%RESPONSE_CODE%\t%RESPONSE_CODE_DETAILS%\t%UPSTREAM_CLUSTER%\n"
+_HTTP = "type.googleapis.com/envoy.extensions.filters.http"
+_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+_ALL = {"default_value": {"numerator": 100, "denominator": "HUNDRED"}}
+
+
+def _fault(**what: Any) -> Json:
+    return {"envoy.filters.http.fault": {"@type": f"{_HTTP}.fault.v3.HTTPFault", **what}}
+
+
+def _limit() -> Json:
+    bucket = {"max_tokens": 1, "tokens_per_fill": 1, "fill_interval": "3600s"}
+    return {
+        "envoy.filters.http.local_ratelimit": {
+            "@type": f"{_HTTP}.local_ratelimit.v3.LocalRateLimit",
+            "stat_prefix": "limit",
+            "token_bucket": bucket,
+            "filter_enabled": _ALL,
+            "filter_enforced": _ALL,
+        }
+    }
+
+
+def _authorizer(port: int) -> Json:
+    uri = {"uri": f"http://127.0.0.1:{port}", "cluster": "authorizer", "timeout": "5s"}
+    return {
+        "name": "envoy.filters.http.ext_authz",
+        "typed_config": {
+            "@type": f"{_HTTP}.ext_authz.v3.ExtAuthz",
+            "transport_api_version": "V3",
+            # It is the origin, which answers what it is asked to.
+            "http_service": {
+                "server_uri": uri,
+                "authorization_request": {"headers_to_add": [{"key": "x-want-status", "value": "403"}]},
+            },
+        },
+    }
+
+
+#: Where a flag comes of one request: what the origin is asked to do.
+WANTS: dict[str, dict[str, str]] = {
+    "/none": {},
+    "/UH": {},
+    "/UF": {},
+    "/UO": {},
+    "/NC": {},
+    "/URX": {"x-want-status": "503"},
+    "/URX-UF": {},
+    "/UT": {"x-want-delay": "20"},
+    "/URX-UT": {"x-want-delay": "20"},
+    "/UC": {"x-want-reset": "before"},
+    "/UPE-late": {"x-want-reset": "after"},
+    "/UR": {"x-want-reset": "before"},
+    "/UPE": {},
+    "/SI": {"x-want-delay": "20"},
+    "/UMSDR": {"x-want-delay": "20"},
+    "/DI": {},
+    "/FI": {},
+    "/DI-FI": {},
+    "/UDO": {},
+}
+
+
+def _routes() -> list[Json]:
+    retry = {"retry_on": "5xx,connect-failure", "num_retries": 1, "retry_back_off": {"base_interval": "0.001s"}}
+    delay = {"delay": {"fixed_delay": "0.01s", "percentage": {"numerator": 100}}}
+    abort = {"abort": {"http_status": 418, "percentage": {"numerator": 100}}}
+    return [
+        to_cluster("empty", "/UH"),
+        to_cluster("down", "/URX-UF", retry_policy=retry),
+        to_cluster("down", "/UF"),
+        to_cluster("full", "/UO"),
+        to_cluster("unknown", "/NC"),
+        to_cluster("a", "/URX-UT", retry_policy={"retry_on": "reset", "num_retries": 0, "per_try_timeout": "0.2s"}),
+        to_cluster("a", "/URX", retry_policy=retry),
+        to_cluster("a", "/UT", timeout="0.2s"),
+        to_cluster("http2", "/UR"),
+        to_cluster("a", "/UPE-late"),
+        to_cluster("garbage", "/UPE"),
+        to_cluster("a", "/SI", idle_timeout="0.2s"),
+        to_cluster("brief", "/UMSDR"),
+        {**to_cluster("a", "/DI-FI"), "typed_per_filter_config": _fault(**delay, **abort)},
+        {**to_cluster("a", "/DI"), "typed_per_filter_config": _fault(**delay)},
+        {**to_cluster("a", "/FI"), "typed_per_filter_config": _fault(**abort)},
+        {**to_cluster("a", "/RL"), "typed_per_filter_config": _limit()},
+        to_cluster("dropped", "/UDO"),
+        to_cluster("a", "/DC", timeout="0s"),
+        to_cluster("a"),
+    ]
+
+
+@dataclass
+class Both:
+    """Both proxies: listeners `plain` and `guarded`, and their logs."""
+
+    proxies: dict[str, Proxy]
+    logs: dict[str, Path]
+
+    def line(self, kind: str, provoke: Callable[[Proxy], None]) -> list[str]:
+        """The line that comes of it: flags, status, details, cluster."""
+        before = len(lines_of(self.logs[kind]))
+        provoke(self.proxies[kind])
+        assert eventually(lambda: len(lines_of(self.logs[kind])) > before, 20), self.proxies[kind].process.tail()
+        [line] = lines_of(self.logs[kind])[before:]
+        # Envoy goes on with what the system said of a connection.
+        return re.sub(r"\|[^}]*}", "}", line).split("\t")
+
+    def same(self, provoke: Callable[[Proxy], None]) -> list[str]:
+        ours, envoys = (self.line(kind, provoke) for kind in KINDS)
+        assert ours == envoys
+        return ours
+
+
+@contextmanager
+def rubbish() -> Iterator[int]:
+    """A server that speaks no HTTP."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    taken, _ = server.accept()
+                    with taken:
+                        taken.recv(4096)
+                        taken.sendall(b"220 ready to serve you\r\n\r\n")
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        try:
+            yield server.getsockname()[1]
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
+    folder = tmp_path_factory.mktemp("logs")
+    with ExitStack() as stack:
+        behind = {name: stack.enter_context(origin(name, http2=name == "http2")) for name in ("a", "http2")}
+        garbage, down = stack.enter_context(rubbish()), free_port()
+        proxies, logs = {}, {}
+        for kind in KINDS:
+            logs[kind] = folder / kind
+            log = [access_log(logs[kind], LINE)]
+            filters = [
+                {"name": "envoy.filters.http.fault", "typed_config": {"@type": f"{_HTTP}.fault.v3.HTTPFault"}},
+                {
+                    "name": "envoy.filters.http.local_ratelimit",
+                    "typed_config": {"@type": f"{_HTTP}.local_ratelimit.v3.LocalRateLimit", "stat_prefix": "limit"},
+                },
+            ]
+            router = {
+                "name": "envoy.filters.http.router",
+                "typed_config": {"@type": f"{_HTTP}.router.v3.Router"},
+            }
+            plain, guarded, admin = free_ports(3)
+            hosts = [virtual_host("all", _routes(), ["a.test"])]
+            first = http_listener(plain, hosts, name="plain", access_log=log, http_filters=[*filters, router])
+            first["filter_chains"][0]["filters"][0]["typed_config"]["route_config"]["validate_clusters"] = False
+            asks = [_authorizer(behind["a"].port), router]
+            open_ = [virtual_host("all", [to_cluster("a")])]
+            second = http_listener(guarded, open_, name="guarded", access_log=log, http_filters=asks)
+            limits = {"thresholds": [{"max_pending_requests": 0, "max_connections": 0}]}
+            brief = cluster("brief", [behind["a"].port], idle_timeout="3600s")
+            options = brief["typed_extension_protocol_options"][_OPTIONS]
+            options["common_http_protocol_options"]["max_stream_duration"] = "0.2s"
+            dropped = cluster("dropped", [behind["a"].port])
+            share = {"numerator": 100, "denominator": "HUNDRED"}
+            dropped["load_assignment"]["policy"] = {"drop_overloads": [{"category": "x", "drop_percentage": share}]}
+            clusters = [
+                cluster("a", [behind["a"].port]),
+                cluster("http2", [behind["http2"].port], http2=True),
+                cluster("authorizer", [behind["a"].port]),
+                cluster("empty", []),
+                cluster("down", [down]),
+                cluster("full", [behind["a"].port], circuit_breakers=limits),
+                cluster("garbage", [garbage]),
+                brief,
+                dropped,
+            ]
+            proxies[kind] = stack.enter_context(proxy(kind, bootstrap([first, second], clusters, admin)))
+        yield Both(proxies, logs)
+
+
+def _asking(path: str, wants: dict[str, str], port: int = 0, host: str = "a.test") -> Callable[[Proxy], None]:
+    def provoke(started: Proxy) -> None:
+        with suppress(Aborted):
+            fetch(started.ports[port], Request("GET", path, host, list(wants.items())), b"")
+
+    return provoke
+
+
+@pytest.mark.parametrize(("path", "wants"), WANTS.items(), ids=str)
+def test_a_request_provokes_it(path: str, wants: dict[str, str], both: Both) -> None:
+    flags, *_ = both.same(_asking(path, wants))
+    expected = path.strip("/").removesuffix("-late").replace("-", ",").replace("none", "-")
+    assert flags == expected
+
+
+def test_no_host_is_no_route(both: Both) -> None:
+    assert both.same(_asking("/", {}, host="unknown.test"))[0] == "NR"
+
+
+def test_one_request_too_many(both: Both) -> None:
+    flags = [both.same(_asking("/RL", {}))[0] for _ in range(2)]
+    assert flags == ["-", "RL"]
+
+
+def test_an_authorizer_denies(both: Both) -> None:
+    assert both.same(_asking("/", {}, port=1))[0] == "UAEX"
+
+
+def test_a_client_that_goes_away(both: Both) -> None:
+    def leave(started: Proxy) -> None:
+        with socket.create_connection(("127.0.0.1", started.port)) as client:
+            client.sendall(b"GET /DC HTTP/1.1\r\nhost: a.test\r\nx-want-delay: 20\r\n\r\n")
+            assert eventually(lambda: started.stats()["cluster.a.upstream_rq_active"] >= 1)
+            # Gone altogether: who only closes his half may still read the answer.
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    assert both.same(leave)[0] == "DC"
+
+
+def test_a_client_that_breaks_the_protocol(both: Both) -> None:
+    def break_it(started: Proxy) -> None:
+        with socket.create_connection(("127.0.0.1", started.port)) as client:
+            client.sendall(b"GET / HTTP/1.1\r\nno header at all\r\n\r\n")
+            while client.recv(4096):
+                pass
+
+    assert both.same(break_it)[0] == "DPE"
+
+
+def test_all_flags_of_requests_are_provoked_here() -> None:
+    """Those of the engine's own list, but for those of connections, and of a proxy at its limits (`tests/flow`)."""
+    source = Path(__file__).resolve().parents[2] / "rust" / "engine" / "src" / "telemetry" / "flags.rs"
+    known = set(re.findall(r'^    [A-Z_]+ = "([A-Z]+)",', source.read_text(), re.MULTILINE))
+    here = {part for path in WANTS for part in re.findall(r"[A-Z]{2,}", path)} | {"NR", "RL", "UAEX", "DC", "DPE"}
+    assert known - here == {"LR", "DT", "OM", "DO"}

@@ -1,0 +1,1 @@
+"""What is told of traffic, held against those who read it: Prometheus, the OpenTelemetry Collector, istioctl."""

@@ -1,0 +1,34 @@
+"""One shop and one Prometheus for all of these tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pymesh import dashboards
+from tests.observability.prometheus import Prometheus, scraping
+from tests.tools.shop import Shop, running_shop
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    """The shop, with traffic."""
+    with running_shop(tmp_path_factory.mktemp("shop")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def rules(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The alert rules of the package, as a file."""
+    file = tmp_path_factory.mktemp("rules") / dashboards.ALERTS
+    file.write_text(dashboards.text(dashboards.ALERTS))
+    return file
+
+
+@pytest.fixture(scope="session")
+def prometheus(shop: Shop, rules: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """Prometheus, which has read the shop for some seconds."""
+    with scraping(shop, tmp_path_factory.mktemp("prometheus"), rules) as started:
+        yield started
