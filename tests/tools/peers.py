@@ -80,6 +80,7 @@ PEERS: dict[str, Source] = {
     "setpriv": Debian("util-linux"),
     "unshare": Debian("util-linux"),
     "nsenter": Debian("util-linux"),
+    "chroot": Debian("coreutils"),
     "bash": Debian("bash"),
     "h2spec": Go("github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible", "h2spec"),
     "h2specd": Go("github.com/summerwind/h2spec/cmd/h2specd@v2.2.1+incompatible", "h2specd"),

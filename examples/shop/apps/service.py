@@ -1,7 +1,8 @@
 """What the shop's services share: serve JSON over plain HTTP/1.1, call each other, and misbehave when told to.
 
-Nothing here knows of a mesh. A service listens on `PORT` and finds the others as Kubernetes would tell it, in
-`CATALOG_SERVICE_HOST` and `CATALOG_SERVICE_PORT`. Connections are kept and reused, per thread.
+Nothing here knows of a mesh. A service listens on `PORT` (at `HOST`, by default for this machine alone) and finds the
+others as Kubernetes would tell it, in `CATALOG_SERVICE_HOST` and `CATALOG_SERVICE_PORT`. Connections are kept and
+reused, per thread.
 
 `GET /_behave?status=503&delay=0.5` makes every page answer so, `drop=1` answers nothing at all, until `GET /_behave?`.
 """
@@ -110,4 +111,4 @@ def serve(handler: Handler) -> None:
     class Server(ThreadingHTTPServer):
         request_queue_size = 128
 
-    Server(("127.0.0.1", int(os.environ["PORT"])), Requests).serve_forever()
+    Server((os.environ.get("HOST", "127.0.0.1"), int(os.environ["PORT"])), Requests).serve_forever()

@@ -1,0 +1,148 @@
+"""The shop in a cluster: `pymesh install`, the manifests of `examples/shop`, and what is asked of it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pymesh.control.install.objects import objects
+from pymesh.control.install.values import NAMESPACE, Values
+from tests.kubernetes.api import Object
+from tests.kubernetes.cluster import Cluster
+from tests.kubernetes.kubelet.node import Node, node
+from tests.kubernetes.kubelet.pod import Image, Pod
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "shop"
+IMAGE = "pymesh"
+#: The environment that the tests run in is the image's, also below a volume that is mounted over a part of its path.
+_ENVIRONMENT = Path(sys.prefix)
+_PATH = {"PATH": f"{_ENVIRONMENT}/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "PYTHONDONTWRITEBYTECODE": "1"}
+IMAGES = {
+    IMAGE: Image(("pymesh",), {str(_ENVIRONMENT): _ENVIRONMENT}, _PATH),
+    "pymesh-shop": Image(files={"/shop": EXAMPLE}, env=_PATH),
+}
+_CONFIGURATION = ("services", "catalog", "reviews", "ratings")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Of a request."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: Any
+
+
+@dataclass(frozen=True)
+class Shop:
+    """See the module."""
+
+    cluster: Cluster
+    node: Node
+
+    def get(self, path: str = "/products/1", headers: Mapping[str, str] | None = None, timeout: float = 30) -> Answer:
+        """What a client outside of the mesh is told at the ingress gateway."""
+        service = self.cluster.get("v1", "Service", "istio-ingressgateway", NAMESPACE)
+        assert service is not None
+        return self.ask(service["spec"]["clusterIP"], 80, path, headers, timeout)
+
+    def ask(
+        self, address: str, port: int, path: str, headers: Mapping[str, str] | None = None, timeout: float = 30
+    ) -> Answer:
+        """A request from the node, which is in no mesh. Raises OSError or HTTPException."""
+        connection = http.client.HTTPConnection(address, port, timeout=timeout)
+        connection.sock = self.node.network.from_node(address, port, timeout)
+        try:
+            connection.request("GET", path, headers=dict(headers or {}))
+            answer = connection.getresponse()
+            body = answer.read()
+        finally:
+            connection.close()
+        is_json = answer.headers.get("content-type", "").startswith("application/json")
+        return Answer(answer.status, dict(answer.headers), json.loads(body) if is_json else body.decode())
+
+    def serves(self, path: str = "/products/1") -> bool:
+        """Whether a request is answered as it should be."""
+        try:
+            return self.get(path).status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+
+    def versions(self, requests: int) -> dict[str, int]:
+        """Which versions of the reviews have answered so many requests."""
+        found: dict[str, int] = {}
+        for _ in range(requests):
+            answer = self.get()
+            assert answer.status == 200, answer
+            version = answer.body["reviews"]["version"]
+            found[version] = found.get(version, 0) + 1
+        return found
+
+    def apply(self, text: str) -> None:
+        """Resources of the shop."""
+        self.cluster.apply(text)
+
+    def pod(self, app: str, **labels: str) -> Pod:
+        """A pod of an application."""
+        return self.node.all("shop", app=app, **labels)[0]
+
+    def requests_total(self, pod: Pod, **labels: str) -> int:
+        """What a sidecar has counted as ``istio_requests_total`` with these labels."""
+        text = str(self.ask(pod.address, 15090, "/stats/prometheus").body)
+        total = 0.0
+        for line in text.splitlines():
+            match = re.fullmatch(r"istio_requests_total\{(.*)\} (\S+)", line)
+            if match and all(f'{name}="{value}"' in match[1] for name, value in labels.items()):
+                total += float(match[2])
+        return int(total)
+
+
+@contextmanager
+def shop(cluster: Cluster, **values: Any) -> Iterator[Shop]:
+    """The mesh and the shop in it, all pods ready; gone afterwards."""
+    with ExitStack() as stack:
+        stack.enter_context(_without_remains(cluster))
+        stack.enter_context(cluster.namespace(NAMESPACE))
+        stack.enter_context(cluster.namespace("shop", {"istio-injection": "enabled"}))
+        made = Shop(cluster, stack.enter_context(node(cluster, IMAGES)))
+        cluster.apply(list(_installed(made, Values(image=IMAGE, gateway_service_type="ClusterIP", **values))))
+        made.node.wait_ready(NAMESPACE)
+        for file in ("kubernetes/shop", *(f"config/{one}" for one in _CONFIGURATION), "kubernetes/ingress"):
+            cluster.apply((EXAMPLE / f"{file}.yaml").read_text())
+        made.node.wait_ready("shop")
+        made.node.wait("the shop serves", made.serves)
+        yield made
+
+
+def _installed(shop: Shop, values: Values) -> Iterator[Object]:
+    """What `pymesh install` applies; only that this API server is outside of the network of Services."""
+    address = f"pymesh-control.{values.namespace}.svc.cluster.local"
+
+    def connect() -> Any:
+        return shop.node.network.from_node(shop.node.network.names[address][0], 443, 10)
+
+    port = shop.node.network.from_host(connect)
+    for one in objects(values):
+        for webhook in one.get("webhooks", ()):
+            service = webhook["clientConfig"].pop("service")
+            webhook["clientConfig"]["url"] = f"https://127.0.0.1:{port}{service['path']}"
+        yield one
+
+
+@contextmanager
+def _without_remains(cluster: Cluster) -> Iterator[None]:
+    """What is in no namespace goes too, the webhooks first: nobody answers them any more."""
+    try:
+        yield
+    finally:
+        made = objects(Values(image=IMAGE))
+        for one in sorted(made, key=lambda one: "Webhook" not in one["kind"]):
+            if "namespace" not in one["metadata"] and one["kind"] not in ("Namespace", "CustomResourceDefinition"):
+                cluster.delete(one["apiVersion"], one["kind"], one["metadata"]["name"])
