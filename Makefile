@@ -5,7 +5,7 @@
 # make capture     the shop in network namespaces, as root with an Envoy and as an ordinary user, and all of tests/capture
 # make test-kubernetes   everything that needs a real Kubernetes API server, in its long form
 # make routing     random routes under twenty seeds, judged by second readings of the standards and by Envoy
-# make observability   telemetry under every fault, with a real collector and disks in trouble, in the long form
+# make observability   telemetry under every fault, with a real collector and disks in trouble; what istioctl reads
 # make seeds       a simulated mesh of three services with faults, under a thousand seeds
 # make fuzz        look for inputs that break a promise, ten minutes for each target
 # Each target does its own set-up in .venv, dist and .tools; only Python 3.11, Rust, Node.js (and Go for `test`) are
@@ -76,6 +76,7 @@ routing: $(VENV)/installed $(VENV)/tools .tools/installed
 	for seed in $$(seq 20); do PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -q tests/routing --seed $$seed || exit 1; done
 
 observability: $(VENV)/installed $(VENV)/tools .tools/installed
+	$(BIN)/python tests/tools/install.py istioctl
 	PYMESH_OBSERVABILITY_WHOLE=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest tests/observability
 
 seeds: $(VENV)/installed $(VENV)/tools

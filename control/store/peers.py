@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pymesh.control.resources.diagnostics import Report
-from pymesh.control.resources.security import MtlsMode, PeerAuthentication
+from pymesh.control.resources.security import MtlsMode, PeerAuthentication, PeerAuthenticationSpec
 from pymesh.control.store.services import Backend
 
 DEFAULT: MtlsMode = "STRICT"
@@ -28,6 +28,10 @@ class Peers:
         """Of connections to a port of a workload; never UNSET."""
         return next((mode for mode in self._said(namespace, labels, port) if mode != "UNSET"), DEFAULT)
 
+    def ports(self, namespace: str, labels: Mapping[str, str]) -> list[int]:
+        """Those of a workload that have a setting of their own."""
+        return [int(port) for spec in self._selecting(namespace, labels)[:1] for port in spec.port_level_mtls]
+
     def accepts_mutual_tls(self, backend: Backend) -> bool:
         """Whether clients speak it to a port of a workload: its proxy can, and no policy forbids it."""
         workload = backend.workload
@@ -37,15 +41,7 @@ class Peers:
 
     def _said(self, namespace: str, labels: Mapping[str, str], port: int) -> Iterator[MtlsMode]:
         """What the policies say, the closest first."""
-        selecting = [
-            one.spec
-            for one in self.policies
-            if one.namespace == namespace
-            and one.spec.selector is not None
-            and one.spec.selector.match_labels
-            and one.spec.selector.selects(labels)
-        ]
-        for spec in selecting[:1]:
+        for spec in self._selecting(namespace, labels)[:1]:
             ported = spec.port_level_mtls.get(str(port))
             if ported is not None:
                 yield ported.mode
@@ -55,6 +51,17 @@ class Peers:
                 if one.namespace == owner and _is_general(one):
                     yield one.spec.mtls.mode
                     break
+
+    def _selecting(self, namespace: str, labels: Mapping[str, str]) -> list[PeerAuthenticationSpec]:
+        """Of policies for this workload and not for all of its namespace."""
+        return [
+            one.spec
+            for one in self.policies
+            if one.namespace == namespace
+            and one.spec.selector is not None
+            and one.spec.selector.match_labels
+            and one.spec.selector.selects(labels)
+        ]
 
 
 def gather(written: Sequence[PeerAuthentication], root_namespace: str, report: Report) -> Peers:

@@ -5,7 +5,8 @@ Those are not bound; there is one for each virtual IP and port of TCP services, 
 wildcard address (`at_port.py`), where host, server name or network tells services apart. What is for no service passes
 as it is, or is refused, by the outbound traffic policy.
 
-Into the workload: `virtualInbound` has a filter chain for each port of the application. Other ports pass as they are.
+Into the workload: `virtualInbound` has a filter chain for each port of the application. Who comes to another port needs
+to prove and to be allowed the same, with no look into what is said: it is a connection, whatever it carries.
 
 A Sidecar resource narrows this, as with Istio: its ingress replaces the ports that services tell of, and with egress
 listeners the workload reaches what those name, with a port on that port alone. Names, ports and addresses are Istio's.
@@ -28,6 +29,8 @@ from pymesh.control.translate.wire import extension, wrapped
 from pymesh.control.xds import pb
 
 OUTBOUND_PORT, INBOUND_PORT = 15001, 15006
+#: Which no PeerAuthentication has a setting for.
+_NO_PORT = 0
 INBOUND_PASSTHROUGH, BLACK_HOLE = "InboundPassthroughCluster", "BlackHoleCluster"
 
 
@@ -162,17 +165,27 @@ def _reachable(scope: Scope, resource: Sidecar | None) -> Iterator[tuple[Service
 def _virtual_inbound(scope: Scope, resource: Sidecar | None, any_address: str, source: str, made: Captured) -> None:
     chains = [_to_itself(scope, "inbound", INBOUND_PORT)]
     for number, own, cluster in _application(scope, resource, any_address, source):
-        for chain in own:
-            match = {**chain.get("filter_chain_match", {}), "destination_port": wrapped(number)}
-            chains.append({**chain, "filter_chain_match": match})
+        chains += _at_port(number, own)
         made.clusters.append(cluster)
-    one = listeners.listener("virtualInbound", any_address, INBOUND_PORT, "INBOUND", chains)
-    one.default_filter_chain.CopyFrom(_chain(_pass(scope, "inbound", INBOUND_PASSTHROUGH)))
+    served = {chain["filter_chain_match"]["destination_port"]["value"] for chain in chains}
+    for number in scope.store.peers.ports(scope.proxy.namespace, scope.proxy.labels):
+        if number not in served:
+            chains += _at_port(number, sidecar.inbound_tcp(scope, number, INBOUND_PASSTHROUGH))
+    *mutual, rest = sidecar.inbound_tcp(scope, _NO_PORT, INBOUND_PASSTHROUGH)
+    one = listeners.listener("virtualInbound", any_address, INBOUND_PORT, "INBOUND", [*chains, *mutual])
+    one.default_filter_chain.CopyFrom(_chain(rest))
     restored = pb.message("envoy.extensions.filters.listener.original_dst.v3.OriginalDst")()
     one.listener_filters.add(**extension("envoy.filters.listener.original_dst", restored))
     if scope.proxy.interception == "TPROXY":
         one.transparent.value = True
     made.listeners.append(one)
+
+
+def _at_port(number: int, chains: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The chains, for connections to one port."""
+    for chain in chains:
+        match = {**chain.get("filter_chain_match", {}), "destination_port": wrapped(number)}
+        yield {**chain, "filter_chain_match": match}
 
 
 def _application(

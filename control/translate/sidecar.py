@@ -44,17 +44,27 @@ def ingress(scope: Scope, one: IngressListener) -> tuple[list[dict[str, Any]], A
 
 
 def inbound_chains(scope: Scope, number: int, is_http: bool, stat_prefix: str) -> list[dict[str, Any]]:
-    """To the inbound cluster of a port: from the mesh, over mutual TLS, and as the port's policy says in plain text.
+    """To the inbound cluster of a port."""
+    name = names.inbound(number)
+    if not is_http:
+        return inbound_tcp(scope, number, name)
+    filters = selected_filters.inbound(scope, number)
+    network = [listeners.http(scope, stat_prefix, "inbound", _inbound_routes(name, number), filters)]
+    return _as_peers_may(scope, number, network, is_http=True)
+
+
+def inbound_tcp(scope: Scope, number: int, cluster: str) -> list[dict[str, Any]]:
+    """To a cluster, as connections that nobody looks into; the last chain takes whatever the others do not."""
+    network = [*access.inbound_tcp(scope), *listeners.tcp(scope, cluster, "inbound", [(cluster, 1)])]
+    return _as_peers_may(scope, number, network, is_http=False)
+
+
+def _as_peers_may(scope: Scope, number: int, network: list[dict[str, Any]], *, is_http: bool) -> list[dict[str, Any]]:
+    """From the mesh, over mutual TLS, and as the port's policy says in plain text.
 
     Where both are taken the mesh's clients are known by the protocol that they ask for. TLS of others is for the
     application, which the proxy does not look into.
     """
-    name = names.inbound(number)
-    if is_http:
-        filters = selected_filters.inbound(scope, number)
-        network = [listeners.http(scope, stat_prefix, "inbound", _inbound_routes(name, number), filters)]
-    else:
-        network = [*access.inbound_tcp(scope), *listeners.tcp(scope, name, "inbound", [(name, 1)])]
     chain = {"filters": network}
     mode = scope.store.peers.mode(scope.proxy.namespace, scope.proxy.labels, number)
     if mode == "DISABLE":

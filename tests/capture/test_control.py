@@ -67,6 +67,19 @@ addressType: IPv4
 ports: [{{name: http, port: 8081}}, {{name: tcp, port: 3307}}]
 endpoints: [{{addresses: [{WORLD[4]}], hostname: store-0}}, {{addresses: [{ANYWHERE[4]}], hostname: store-1}}]
 ---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {{name: client, namespace: shop}}
+spec: {{selector: {{matchLabels: {{app: client}}}}, mtls: {{mode: DISABLE}}}}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: client, namespace: shop}}
+spec:
+  selector: {{matchLabels: {{app: client}}}}
+  action: DENY
+  rules: [{{to: [{{operation: {{ports: ["8080"]}}}}]}}]
+---
 apiVersion: networking.istio.io/v1
 kind: ServiceEntry
 metadata: {{name: wild, namespace: shop}}
@@ -138,9 +151,11 @@ def test_the_unknown_is_let_through(allowing: Sidecar) -> None:
     assert hello == f"hello {ANYWHERE[4]} 9999 {POD[4]}"
 
 
-def test_ports_that_no_service_tells_of_pass_inbound(allowing: Sidecar) -> None:
+def test_ports_that_no_service_tells_of_are_reached_as_policies_say(allowing: Sidecar) -> None:
     hello, _ = allowing.world.talk(POD[4], 9000)
     assert hello == f"hello {POD[4]} 9000 127.0.0.6"
+    assert allowing.pod.curl("http://127.0.0.1:8080/").returncode == 0
+    assert allowing.world.curl(url(POD[4], 8080)).returncode != 0
 
 
 def test_who_asks_for_the_proxy_itself_meets_nobody(allowing: Sidecar) -> None:

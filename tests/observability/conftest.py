@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import pytest
 from pymesh import dashboards
 from tests.observability.prometheus import Prometheus, scraping
 from tests.tools.shop import Shop, running_shop
+
+#: Building istioctl takes as long as everything else together: `make observability` does, and runs what needs it.
+collect_ignore = [] if "PYMESH_OBSERVABILITY_WHOLE" in os.environ else ["test_istioctl.py"]
 
 
 @pytest.fixture(scope="session")

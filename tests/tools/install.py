@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-from tests.tools.peers import PEERS, TOOLS, Debian, Go, GoFolder, Wheel, location
+from tests.tools.peers import ON_DEMAND, PEERS, TOOLS, Debian, Go, GoFolder, Wheel, location
 
 START = time.monotonic()
 POLICY = Path("/usr/sbin/policy-rc.d")  # what Debian asks before it starts a service
@@ -122,12 +122,12 @@ def install(names: list[str]) -> list[str]:
 
 
 def main(arguments: list[str]) -> int:
-    """Install everything, or the named peers."""
+    """Install what every run needs, or the named peers."""
     unknown = [name for name in arguments if name not in PEERS]
     if unknown:
         print(f"unknown: {', '.join(unknown)}\nhint: known names are {', '.join(PEERS)}", file=sys.stderr)
         return 2
-    failures = install(arguments or list(PEERS))
+    failures = install(arguments or [name for name in PEERS if name not in ON_DEMAND])
     for failure in failures:
         print(f"error: {failure}", file=sys.stderr)
     say("failed" if failures else "everything is there")

@@ -99,6 +99,9 @@ PEERS: dict[str, Source] = {
     "sslyze": Wheel("sslyze==6.3.*"),
 }
 
+#: Asked by long suites only, whose targets of `make` install them by name: to build it takes as long as all the others.
+ON_DEMAND = frozenset({"istioctl"})
+
 
 class MissingPeer(RuntimeError):
     """A program that a test needs is not installed."""

@@ -179,7 +179,8 @@ DOORS = [
     Door(
         "a workload as a gateway", "of-the-cart", EDGE, NOT_HE,
         "node.id is a gateway's, 'spiffe://cluster.local/ns/shop/sa/cart' is none; "
-        'hint: a gateway\'s token has "gateway": true in the token file',
+        'hint: a gateway\'s token has "gateway": true in the token file; '
+        "in a cluster its service account may list the Secrets of its namespace",
     ),
     Door(
         "another namespace's gateway", "of-another-edge", EDGE, NOT_HE,
