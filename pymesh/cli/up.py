@@ -51,6 +51,8 @@ _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 )
 @click.option("--port", type=click.IntRange(0, 65535), help="The gateway's port; 0 takes a free one.")
 @click.option("--envoy", multiple=True, metavar="WORKLOAD", help="Run a real Envoy as this workload's proxy.")
+@click.option("--concurrency", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+              help="Worker threads of each proxy.")  # fmt: skip
 @click.option("--capture", is_flag=True,
               help="Each workload in a network of its own; apps call each other by name.")  # fmt: skip
 @click.option("--inside", hidden=True, metavar="USER:GROUP", help="For --capture itself.")
@@ -63,6 +65,7 @@ def command(
     scenarios: tuple[str, ...],
     port: int | None,
     envoy: tuple[str, ...],
+    concurrency: int,
     capture: bool,
     inside: str | None,
     door: int | None,
@@ -86,7 +89,7 @@ def command(
     with tempfile.TemporaryDirectory(prefix="pymesh-") as temporary:
         folder = keep.resolve() if keep else Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        options = Options(port, copied=checked or bool(plays), envoy=envoy)
+        options = Options(port, copied=checked or bool(plays), envoy=envoy, concurrency=concurrency)
         if door is not None:
             options = replace(options, door=Inside(socket.socket(fileno=door)), user=_ids(inside))
         runner = Runner(mesh, folder, options)

@@ -46,6 +46,8 @@ class Options:
     copied: bool = False
     #: Workloads whose sidecar is a real Envoy.
     envoy: Collection[str] = ()
+    #: Worker threads of each proxy.
+    concurrency: int = 1
     #: To the process outside, if the mesh has a network of its own.
     door: Inside | None = None
     #: What applications run as there; None: as we do.
@@ -256,7 +258,7 @@ class Runner:
         if workload.name not in self.options.envoy:
             written = bootstrap.for_pymesh(workload, control, token_file)
             argv = [sys.executable, "-m", "pymesh", "proxy", "-c", str(file)]
-            argv += ["--concurrency", "1", "--drain-time-s", "2"]
+            argv += ["--concurrency", str(self.options.concurrency), "--drain-time-s", "2"]
         else:
             socket = self.folder / "proxies" / f"{workload.name}.sock"
             await self._start(
@@ -269,7 +271,7 @@ class Runner:
                 network=workload.network,
             )
             written = bootstrap.for_envoy(workload, control, token, socket)
-            argv = ["envoy", "-c", str(file), "--concurrency", "1", "--disable-hot-restart"]
+            argv = ["envoy", "-c", str(file), "--concurrency", str(self.options.concurrency), "--disable-hot-restart"]
         private_files.write(file, json.dumps(written, indent=1).encode())
         await self._start(workload.proxy_name, argv, network=workload.network)
 

@@ -24,8 +24,10 @@ WORKLOADS = ("catalog-0", "catalog-1", "ingress", "ratings", "reviews-v1", "revi
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    """The second version of the reviews stands behind Envoy."""
-    with running_shop(tmp_path_factory.mktemp("shop"), words=["--envoy", "reviews-v2"]) as running:
+    """The second version of the reviews stands behind Envoy. Every proxy has two workers."""
+    with running_shop(
+        tmp_path_factory.mktemp("shop"), words=["--envoy", "reviews-v2", "--concurrency", "2"]
+    ) as running:
         yield running
 
 
@@ -41,7 +43,7 @@ def test_every_proxy_runs_what_it_was_sent_on_all_of_its_workers(shop: Shop) -> 
             assert one["workers"] is None
             assert "not pymesh's own proxy" in one["unknown"]
             continue
-        assert one["workers"]["current"] == one["workers"]["total"] > 0
+        assert one["workers"]["current"] == one["workers"]["total"] == 2
         for kind in one["types"].values():
             if kind["state"] == "SYNCED":
                 assert kind["effective"] == kind["acknowledged"]["nonce"] == kind["sent"]["nonce"] != ""
@@ -126,7 +128,7 @@ def test_what_one_worker_does_not_run_yet_is_not_in_force(shop: Shop, tmp_path: 
     try:
         assert eventually(lambda: is_filtered() and shop.state("web", "LDS") == "SYNCED", 20)
         current, total = workers()
-        assert current == total > 0
+        assert current == total == 2
         held.start()
         assert eventually(lambda: "filters.blocked: 1" in shop.page("/stats", "web.shop"), 20)
         shop.edit("reviews.yaml", lambda text: text.replace("weight: 80", "weight: 79"))
