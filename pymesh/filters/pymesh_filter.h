@@ -123,7 +123,7 @@ typedef struct pymesh_filter {
     size_t when_count;
     /* Makes the object that is given to the hooks; the GIL is held. NULL is a failure to load. */
     void *(*create)(const pymesh_creation *creation);
-    /* Ends it; the GIL is not held. */
+    /* Ends it, on any thread, with or without the GIL: what needs it says PyGILState_Ensure. */
     void (*destroy)(void *filter);
     pymesh_hook on_request_headers;
     pymesh_hook on_response_headers;
