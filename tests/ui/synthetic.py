@@ -140,7 +140,8 @@ class _Refusing(DeltaSession):
     def status(self) -> list[TypeStatus]:
         refused = "two" if self._reason else ""
         sent = "two" if self._reason else "one"
-        return [TypeStatus(pb.LISTENER, True, 0, 0, "2", sent, "1", "one", refused, self._reason, False)]
+        acked = "1" if self._reason else "2"
+        return [TypeStatus(pb.LISTENER, True, 0, 0, "2", sent, acked, "one", refused, self._reason, False)]
 
 
 def _lines(call: Call, reporter: str, count: float) -> Iterator[str]:
