@@ -9,10 +9,10 @@ from typing import Any
 from pymesh.control.resources.diagnostics import Diagnostic
 from pymesh.control.resources.workloads import EgressListener, Sidecar
 from pymesh.control.store.store import Store
-from pymesh.control.translate import captured, clusters, gateway, origination, own_part, sidecar
+from pymesh.control.translate import captured, gateway, own_part, sidecar
+from pymesh.control.translate.common import by_type
 from pymesh.control.translate.proxy import Proxy
 from pymesh.control.translate.scope import Scope
-from pymesh.control.xds import pb
 from pymesh.control.xds.layers import Layered
 
 __all__ = ["Translation", "translate"]
@@ -89,23 +89,4 @@ def _egress(scope: Scope, egress: EgressListener, part: _Part) -> None:
 
 def _messages(scope: Scope, part: _Part, but: Container[tuple[str, int]] = frozenset()) -> dict[str, Mapping[str, Any]]:
     """A part with the clusters that it needs, ``but`` those of these services' ports."""
-    own = [*part.clusters, *scope.key_servers.values()]
-    endpoints: list[Any] = []
-    secrets = dict(part.secrets)
-    for key, (service, port) in scope.needed.items():
-        if key in but:
-            continue
-        made, assignments = clusters.outbound(scope.store, scope.proxy, service, port)
-        own += made
-        endpoints += assignments
-        secrets |= origination.secrets(scope, service, port)
-    if scope.proxy.mark is not None:
-        for cluster in own:
-            clusters.mark(cluster, scope.proxy.mark)
-    return {
-        pb.LISTENER: {one.name: one for one in part.listeners},
-        pb.ROUTES: {one.name: one for one in part.tables},
-        pb.CLUSTER: {one.name: one for one in own},
-        pb.ENDPOINTS: {one.cluster_name: one for one in endpoints},
-        pb.SECRET: secrets,
-    }
+    return by_type(scope, part.listeners, part.tables, part.clusters, part.secrets, but)

@@ -6,8 +6,9 @@ same values of those labels that were asked for while it was made: which they ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, ItemsView, Iterator, Mapping
+from collections.abc import Callable, Container, ItemsView, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from pymesh.control.resources.diagnostics import Diagnostic
@@ -105,26 +106,40 @@ def _refreshed(found: Outbound, scope: Scope, hosts: frozenset[str]) -> Outbound
 def _made(scope: Scope, resource: Sidecar | None, make: Make) -> Outbound:
     labels = _Asked(scope.proxy.labels)
     inner = Scope(scope.store, replace(scope.proxy, labels=labels))
-    listeners, tables, own = make(inner)
-    own += inner.key_servers.values()
-    endpoints: list[Any] = []
-    secrets: dict[str, Any] = {}
-    for service, port in inner.needed.values():
-        made, assignments = clusters.outbound(inner.store, inner.proxy, service, port)
-        own += made
-        endpoints += assignments
-        secrets |= origination.secrets(inner, service, port)
-    if inner.proxy.mark is not None:
-        for cluster in own:
-            clusters.mark(cluster, inner.proxy.mark)
-    layers = {
-        pb.LISTENER: Layer((one.name, one) for one in listeners),
-        pb.ROUTES: Layer((one.name, one) for one in tables),
-        pb.CLUSTER: Layer((one.name, one) for one in own),
-        pb.ENDPOINTS: Layer((one.cluster_name, one) for one in endpoints),
-        pb.SECRET: Layer(secrets),
-    }
+    found = by_type(inner, *make(inner))
+    layers = {url: Layer(resources) for url, resources in found.items()}
     return Outbound(layers, inner.needed, inner.report.diagnostics, labels.asked, resource)
+
+
+def by_type(
+    scope: Scope,
+    listeners: Sequence[Any],
+    tables: Sequence[Any],
+    own: Sequence[Any],
+    secrets: Mapping[str, Any] = MappingProxyType({}),
+    but: Container[tuple[str, int]] = frozenset(),
+) -> dict[str, Mapping[str, Any]]:
+    """All of it by type and name, with the clusters that it needs, ``but`` those of these services' ports."""
+    found = [*own, *scope.key_servers.values()]
+    endpoints: list[Any] = []
+    held = dict(secrets)
+    for key, (service, port) in scope.needed.items():
+        if key in but:
+            continue
+        made, assignments = clusters.outbound(scope.store, scope.proxy, service, port)
+        found += made
+        endpoints += assignments
+        held |= origination.secrets(scope, service, port)
+    if scope.proxy.mark is not None:
+        for cluster in found:
+            clusters.mark(cluster, scope.proxy.mark)
+    return {
+        pb.LISTENER: {one.name: one for one in listeners},
+        pb.ROUTES: {one.name: one for one in tables},
+        pb.CLUSTER: {one.name: one for one in found},
+        pb.ENDPOINTS: {one.cluster_name: one for one in endpoints},
+        pb.SECRET: held,
+    }
 
 
 class _Asked(Mapping[str, str]):
