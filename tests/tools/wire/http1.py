@@ -64,8 +64,10 @@ class Outgoing:
             self._writer.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunks else data)
             await self._writer.drain()
 
-    async def end(self, trailers: Headers = ()) -> None:
-        """The body is complete."""
+    async def end(self, trailers: Headers = (), last: bytes = b"") -> None:
+        """The body is complete, with `last`."""
+        if last:
+            await self.write(last)
         if self._chunks:
             fields = "".join(f"{name}: {value}\r\n" for name, value in trailers)
             self._writer.write(f"0\r\n{fields}\r\n".encode())

@@ -50,20 +50,25 @@ class Stream:
 
     async def write(self, data: bytes) -> None:
         """Send a piece as far as the windows allow, then wait for them."""
+        await self._data(data, end=False)
+
+    async def end(self, trailers: Headers = (), last: bytes = b"") -> None:
+        """The body is complete, with `last`: its last frame says so itself, as that of most servers does."""
+        await self._data(last, end=not trailers)
+        protocol = self._connection.protocol
+        if trailers:
+            protocol.send_headers(self.number, list(trailers), end_stream=True)
+        elif not last:
+            protocol.end_stream(self.number)
+        await self._connection.flush()
+
+    async def _data(self, data: bytes, *, end: bool) -> None:
         protocol = self._connection.protocol
         while data:
             room = min(await self._connection.room(self.number), protocol.max_outbound_frame_size, len(data))
-            protocol.send_data(self.number, data[:room])
+            piece, data = data[:room], data[room:]
+            protocol.send_data(self.number, piece, end_stream=end and not data)
             await self._connection.flush()
-            data = data[room:]
-
-    async def end(self, trailers: Headers = ()) -> None:
-        """The body is complete."""
-        if trailers:
-            self._connection.protocol.send_headers(self.number, list(trailers), end_stream=True)
-        else:
-            self._connection.protocol.end_stream(self.number)
-        await self._connection.flush()
 
     async def reset(self) -> None:
         """Break the stream off."""

@@ -55,8 +55,8 @@ class Sink(Protocol):
     async def write(self, data: bytes) -> None:
         """Send a piece."""
 
-    async def end(self, trailers: Headers = ()) -> None:
-        """The body is complete."""
+    async def end(self, trailers: Headers = (), last: bytes = b"") -> None:
+        """The body is complete, with `last`."""
 
     async def reset(self) -> None:
         """Break the message off in a way that the peer can tell from its end."""

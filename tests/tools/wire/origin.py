@@ -122,7 +122,10 @@ class Origin:
             head = [*headers, ("content-type", "application/json"), ("content-length", str(len(body)))]
             await exchange.respond(status, head)
             if request.method != "HEAD":
-                await exchange.write(body)
+                # Octets and end at once: a client that has them all may leave, and a proxy that still waits for the
+                # end would rightly call it gone.
+                await exchange.end(last=body)
+                return
         await exchange.end()
 
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, http2_: bool) -> None:
