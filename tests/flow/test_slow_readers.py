@@ -15,7 +15,8 @@ from tests.flow.mesh import MIB, PAIRS, WAYS, Call, Mesh, call, read_at_least, r
 from tests.tools.wire import http2
 from tests.tools.wire.message import Sink
 
-BODY = 64 * MIB
+#: A receive buffer grows up to 32 MiB where the system allows it (`tcp_rmem`), and there are two on the way.
+BODY = 256 * MIB
 STREAMS = 4
 #: For all the streams of a test together: buffers of 1 MiB in and out, and the room that they grow into. What one body
 #: alone would take is more.
