@@ -1,4 +1,4 @@
-"""One shop and one Prometheus for all of these tests."""
+"""One shop, one Prometheus and the ports of one Collector for all of these tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from pymesh import dashboards
+from tests.observability.collector import Collector, not_started
 from tests.observability.prometheus import Prometheus, scraping
+from tests.observability.shop import mesh
 from tests.tools.shop import Shop, running_shop
 
 #: Building istioctl takes as long as everything else together: `make observability` does, and runs what needs it.
@@ -17,9 +19,16 @@ collect_ignore = [] if "PYMESH_OBSERVABILITY_WHOLE" in os.environ else ["test_is
 
 
 @pytest.fixture(scope="session")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+def collector(tmp_path_factory: pytest.TempPathFactory) -> Collector:
+    """The shop's tracing provider; who wants traces runs it."""
+    return not_started(tmp_path_factory.mktemp("collector"))
+
+
+@pytest.fixture(scope="session")
+def shop(collector: Collector, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     """The shop, with traffic."""
-    with running_shop(tmp_path_factory.mktemp("shop")) as running:
+    folder = tmp_path_factory.mktemp("shop")
+    with running_shop(folder, mesh(folder, collector)) as running:
         yield running
 
 

@@ -15,14 +15,15 @@ from pymesh import dashboards
 from pymesh.cli.main import main
 from tests.observability import grafana
 from tests.observability.prometheus import Prometheus
+from tests.observability.shop import CHOSEN
 from tests.proxy.running import eventually
 from tests.tools.peers import peer
 
 OURS = [name for name in dashboards.names() if name != dashboards.ALERTS]
 
-#: What a mesh without failures, traces and TCP services has no series of: panels that show trouble.
+#: What a mesh without failures and traces has no series of: panels that show trouble.
 QUIET = re.compile(
-    r'response_flags!="-"|istio_tcp_|_spans_|pilot_total_xds_rejects|pilot_xds_refused_streams|convergence_time|"5\.\.|_bytes_bucket'
+    r'response_flags!="-"|_spans_|pilot_total_xds_rejects|pilot_xds_refused_streams|convergence_time|"5\.\.|_bytes_bucket'
 )
 _METRIC = re.compile(r"\b(?:istio|envoy|pymesh|pilot|citadel|process)_[a-z0-9_]+")
 #: Labels that look like metrics.
@@ -37,11 +38,11 @@ def _dashboard(name: str) -> grafana.Json:
 @pytest.mark.parametrize("name", OURS)
 def test_every_query_is_answered(name: str, prometheus: Prometheus) -> None:
     ours = _dashboard(name)
-    chosen = {"service": "reviews.shop.svc.cluster.local", "namespace": "shop", "workload": "web"}
-    known = grafana.values(ours, prometheus, chosen)
+    known = {protocol: grafana.values(ours, prometheus, chosen) for protocol, chosen in CHOSEN.items()}
     silent = []
     for panel in grafana.panels(ours):
-        found = prometheus.query(grafana.filled(panel.expression, known))
+        protocol = "tcp" if "istio_tcp_" in panel.expression else "http"
+        found = prometheus.query(grafana.filled(panel.expression, known[protocol]))
         if not found and not QUIET.search(panel.expression):
             silent.append(str(panel))
         for labels, value in found:
