@@ -33,7 +33,8 @@ def http(
         http_filters=[*filters, *built_in, *stats.made(scope, side), router],
         access_log=access_logs.made(scope, side),
         server_name="istio-envoy",
-        use_remote_address=wrapped(side != "inbound"),
+        # A sidecar takes its app's word for who asks, as Istio's does: ids and addresses that an app passes on stay.
+        use_remote_address=wrapped(side == "gateway"),
         generate_request_id=wrapped(True),
         normalize_path=wrapped(True),
         merge_slashes=True,
