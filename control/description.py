@@ -180,7 +180,7 @@ def _kube_gateway(store: Store, gateway: KubeGateway, made: Description) -> None
     for listener in gateway.spec.listeners:
         made.add("Servers", f"{listener.port} {listener.protocol} for {listener.hostname or '*'}", listener.at)
         for route in all_routes(store):
-            if binds(route, gateway, listener):
+            if binds(store.namespaces, route, gateway, listener):
                 made.add("Routes", f"{route.title} at listener {listener.name}", route.at)
 
 

@@ -73,21 +73,13 @@ class LabelRequirement(Located):
 
 @model
 class NamespaceSelector(Located):
-    """Namespaces by their labels. The one that every namespace has is its name."""
-
-    NAME: ClassVar = "kubernetes.io/metadata.name"
+    """Namespaces by their labels."""
 
     match_labels: Mapping[str, str] = field(default_factory=dict)
     match_expressions: tuple[LabelRequirement, ...] = ()
 
-    def problems(self) -> Iterator[Problem]:
-        for one in (*self.match_labels, *(one.key for one in self.match_expressions)):
-            if one != self.NAME:
-                yield Problem("", f"namespaces have no label {one!r} here", f"select by {self.NAME}")
-
-    def selects(self, namespace: str) -> bool:
-        """Whether a namespace is meant."""
-        labels = {self.NAME: namespace}
+    def selects(self, labels: Mapping[str, str]) -> bool:
+        """Whether a namespace with these labels is meant."""
         return self.match_labels.items() <= labels.items() and all(one.holds(labels) for one in self.match_expressions)
 
 
@@ -102,10 +94,10 @@ class RouteNamespaces(Located):
         if (self.from_ == "Selector") != (self.selector is not None):
             yield Problem("selector", "'selector' belongs to from: Selector, which needs it")
 
-    def admits(self, namespace: str, own: str) -> bool:
-        """Whether routes of a namespace may bind to a Gateway in ``own``."""
+    def admits(self, namespace: str, labels: Mapping[str, str], own: str) -> bool:
+        """Whether routes of a namespace, which has these labels, may bind to a Gateway in ``own``."""
         if self.selector is not None:
-            return self.selector.selects(namespace)
+            return self.selector.selects(labels)
         return self.from_ == "All" or (self.from_ == "Same" and namespace == own)
 
 

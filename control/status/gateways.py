@@ -56,7 +56,7 @@ def gateway_status(store: Store, found: Object, services: Sequence[Object], now:
     listeners = []
     for one in gateway.spec.listeners:
         kinds = [{"group": GROUP, "kind": kind} for kind in one.kinds]
-        attached = sum(_attaches(route, gateway, one) for route in all_routes(store))
+        attached = sum(_attaches(store, route, gateway, one) for route in all_routes(store))
         of_listener = [
             Condition("Accepted", True, "Accepted"),
             Condition("Conflicted", False, "NoConflicts"),
@@ -144,7 +144,7 @@ def _unresolved(store: Store, gateway: KubeGateway, listener: Listener) -> Itera
             yield "InvalidCertificateRef", told(report.diagnostics)
 
 
-def _attaches(route: Route, gateway: KubeGateway, listener: Listener) -> bool:
+def _attaches(store: Store, route: Route, gateway: KubeGateway, listener: Listener) -> bool:
     names: tuple[str, ...] = getattr(route.spec, "hostnames", ()) or ("*",)
     shares = any(intersection(listener.hostname or "*", name) is not None for name in names)
-    return shares and binds(route, gateway, listener)
+    return shares and binds(store.namespaces, route, gateway, listener)

@@ -7,17 +7,18 @@ from typing import TypeVar
 
 from pymesh.control.resources.gateway_api import HTTPRoute, KubeGateway, Listener
 from pymesh.control.resources.gateway_routes import GRPCRoute, TCPRoute, TLSRoute
+from pymesh.control.store.namespaces import Namespaces
 from pymesh.control.store.services import Service
 
 Route = HTTPRoute | GRPCRoute | TLSRoute | TCPRoute
 R = TypeVar("R", HTTPRoute, GRPCRoute, TLSRoute, TCPRoute)
 
 
-def binds(route: Route, gateway: KubeGateway, listener: Listener) -> bool:
+def binds(namespaces: Namespaces, route: Route, gateway: KubeGateway, listener: Listener) -> bool:
     """Whether a route is bound to a listener: it asks for it, and the listener takes it."""
     if type(route).__name__ not in listener.kinds:
         return False
-    if not listener.allowed_routes.namespaces.admits(route.namespace, gateway.namespace):
+    if not is_admitted(namespaces, route, gateway, listener):
         return False
     return any(
         parent.kind == "Gateway"
@@ -27,6 +28,12 @@ def binds(route: Route, gateway: KubeGateway, listener: Listener) -> bool:
         and parent.port in (None, listener.port)
         for parent in route.spec.parent_refs
     )
+
+
+def is_admitted(namespaces: Namespaces, route: Route, gateway: KubeGateway, listener: Listener) -> bool:
+    """Whether a listener takes routes of the namespace that a route is in."""
+    labels = namespaces.labels(route.namespace)
+    return listener.allowed_routes.namespaces.admits(route.namespace, labels, gateway.namespace)
 
 
 def for_service(

@@ -20,7 +20,8 @@ from pymesh.control.resources.gateway_api import (
 from pymesh.control.resources.gateway_routes import GRPCRoute, GrpcRule, L4Rule
 from pymesh.control.resources.hosts import intersection
 from pymesh.control.store import lookup
-from pymesh.control.store.parents import Route, binds
+from pymesh.control.store.namespaces import Namespaces
+from pymesh.control.store.parents import Route, binds, is_admitted
 from pymesh.control.store.services import Service
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def _gateway(store: Store, route: Route, parent: ParentRef, namespace: str, repo
             did_you_mean(parent.name, gateways, otherwise="a Gateway of group gateway.networking.k8s.io is meant"),
         )
         return
-    found = refusal(route, parent, gateway)
+    found = refusal(store.namespaces, route, parent, gateway)
     if found is not None and found.reason == "NoMatchingListenerHostname":
         report.warning(route.spec.place("hostnames"), found.message, found.hint)
     elif found is not None:
@@ -112,13 +113,13 @@ class Refusal:
     field: str = ""
 
 
-def refusal(route: Route, parent: ParentRef, gateway: KubeGateway) -> Refusal | None:
+def refusal(namespaces: Namespaces, route: Route, parent: ParentRef, gateway: KubeGateway) -> Refusal | None:
     """Why a Gateway that a route names does not take it; None if it does."""
     kind = type(route).__name__
     listeners = [one for one in gateway.spec.listeners if parent.section_name in ("", one.name)]
     ported = [one for one in listeners if parent.port in (None, one.port)]
     of_kind = [one for one in ported if kind in one.kinds]
-    admitting = [one for one in of_kind if one.allowed_routes.namespaces.admits(route.namespace, gateway.namespace)]
+    admitting = [one for one in of_kind if is_admitted(namespaces, route, gateway, one)]
     names = _hostnames(route)
     if not listeners:
         message = f"{gateway.title} has no listener {parent.section_name!r}"
@@ -135,6 +136,8 @@ def refusal(route: Route, parent: ParentRef, gateway: KubeGateway) -> Refusal | 
     if not admitting:
         message = f"{gateway.title} takes no routes of namespace {route.namespace!r}"
         hint = "set allowedRoutes.namespaces on the listener; from: All lets every namespace in"
+        if any(one.allowed_routes.namespaces.selector is not None for one in of_kind):
+            hint = "give the namespace the labels that allowedRoutes.namespaces.selector of the listener asks for"
         return Refusal("NotAllowedByListeners", message, hint, field="namespace")
     if names and not any(intersection(one.hostname or "*", name) for one in admitting for name in names):
         hosts = ", ".join(one.hostname or "*" for one in admitting)
@@ -178,10 +181,10 @@ def _one_kind_for_each_host(store: Store, gateway: KubeGateway, listener: Listen
     """Whether a request is a call is not known before it is routed, so that one kind of route has each host."""
     taken: dict[str, HTTPRoute] = {}
     for route in store.http_routes:
-        if binds(route, gateway, listener):
+        if binds(store.namespaces, route, gateway, listener):
             taken |= dict.fromkeys(_shared(route, listener), route)
     for call in store.grpc_routes:
-        if not binds(call, gateway, listener):
+        if not binds(store.namespaces, call, gateway, listener):
             continue
         for host in _shared(call, listener):
             if host in taken:
@@ -198,7 +201,7 @@ def _shared(route: HTTPRoute | GRPCRoute, listener: Listener) -> list[str]:
 
 
 def _one_route_for_connections(store: Store, gateway: KubeGateway, listener: Listener, report: Report) -> None:
-    bound = [route for route in store.tcp_routes if binds(route, gateway, listener)]
+    bound = [route for route in store.tcp_routes if binds(store.namespaces, route, gateway, listener)]
     for second in bound[1:]:
         report.error(
             second.spec.place("parentRefs"),

@@ -20,6 +20,7 @@ from pymesh.control.resources.gateway_routes import GRPCRoute, ReferenceGrant, T
 from pymesh.control.resources.health_check import HealthCheckPolicy
 from pymesh.control.resources.hosts import is_within
 from pymesh.control.resources.kubernetes import Secret
+from pymesh.control.resources.kubernetes_workloads import Namespace
 from pymesh.control.resources.load import refuse_duplicates
 from pymesh.control.resources.mesh_config import ConfigMap, MeshConfig
 from pymesh.control.resources.metadata import Resource
@@ -36,6 +37,7 @@ from pymesh.control.store import (
     discovery,
     health_checks,
     lookup,
+    namespaces,
     parents,
     peers,
     pods,
@@ -44,6 +46,7 @@ from pymesh.control.store import (
     telemetries,
 )
 from pymesh.control.store.health_checks import HealthChecks
+from pymesh.control.store.namespaces import Namespaces
 from pymesh.control.store.peers import Peers
 from pymesh.control.store.providers import Providers
 from pymesh.control.store.references import MESH
@@ -114,6 +117,7 @@ class Store:
     pod_localities: Mapping[tuple[str, str], Locality] = field(default_factory=dict)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     telemetries: Telemetries = field(default_factory=Telemetries)
+    namespaces: Namespaces = field(default_factory=Namespaces)
     #: Room for what translation makes once for many proxies.
     memo: dict[object, Any] = field(default_factory=dict, repr=False)
     #: What may still be used of another store's memo.
@@ -234,6 +238,7 @@ def assemble(resources: Iterable[Resource], options: MeshOptions, report: Report
         known.places(),
         mesh,
         telemetries.gather(of(Telemetry), report),
+        namespaces.gather(of(Namespace)),
     )
     references.check(store, report)
     providers.check(store.policies, mesh, report)

@@ -66,10 +66,10 @@ def _site(scope: Scope, gateway: KubeGateway, listener: Listener) -> Site:
     if site.is_http:
         site.hosts = _hosts(scope, gateway, listener, hostname, site.terminates)
     elif listener.passes_on:
-        for host, found in _by_host(scope.store.tls_routes, gateway, listener, hostname).items():
+        for host, found in _by_host(scope, scope.store.tls_routes, gateway, listener, hostname).items():
             site.rules += [tcp_rule(scope, route, rule, (host,)) for route in found for rule in route.spec.rules]
     else:
-        bound = [route for route in scope.store.tcp_routes if binds(route, gateway, listener)]
+        bound = [route for route in scope.store.tcp_routes if binds(scope.store.namespaces, route, gateway, listener)]
         site.rules = [tcp_rule(scope, route, rule) for route in bound for rule in route.spec.rules]
     return site
 
@@ -83,8 +83,8 @@ def _hosts(
     scope: Scope, gateway: KubeGateway, listener: Listener, hostname: str, terminates: bool
 ) -> dict[str, list[Any]]:
     place = Place((gateway.namespace, gateway.name), listener.port, None, terminates)
-    http = _by_host(scope.store.http_routes, gateway, listener, hostname)
-    grpc = _by_host(scope.store.grpc_routes, gateway, listener, hostname)
+    http = _by_host(scope, scope.store.http_routes, gateway, listener, hostname)
+    grpc = _by_host(scope, scope.store.grpc_routes, gateway, listener, hostname)
     found: dict[str, list[Any]] = {}
     for host in dict.fromkeys((*http, *grpc)):
         wider = [one for one in dict.fromkeys((*http, *grpc)) if intersection(host, one) == host]
@@ -100,11 +100,13 @@ def _hosts(
     return found
 
 
-def _by_host(written: Sequence[R], gateway: KubeGateway, listener: Listener, hostname: str) -> dict[str, list[R]]:
+def _by_host(
+    scope: Scope, written: Sequence[R], gateway: KubeGateway, listener: Listener, hostname: str
+) -> dict[str, list[R]]:
     """The bound routes for each host name that they share with the listener."""
     found: dict[str, list[R]] = {}
     for route in written:
-        if not binds(route, gateway, listener):
+        if not binds(scope.store.namespaces, route, gateway, listener):
             continue
         for wanted in route.spec.hostnames or ("*",):
             shared = intersection(hostname, wanted)

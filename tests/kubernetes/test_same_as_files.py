@@ -23,7 +23,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 WHOLE = "PYMESH_KUBERNETES_WHOLE" in os.environ
 #: One for each kind of resource; the long form has all of them.
 FEW = (
-    "captured-sidecar", "gateway-api", "gateway-tls", "python-filter", "slices-and-localities",
+    "captured-sidecar", "gateway-api", "gateway-tls", "namespace-labels", "python-filter", "slices-and-localities",
     "weights-and-subsets",
 )  # fmt: skip
 CASES = sorted(path.parent.name for path in GOLDEN.glob("*/in.yaml")) if WHOLE else FEW

@@ -271,6 +271,33 @@ def test_a_route_that_leads_nowhere_says_so_for_its_parent(
     assert any(one.startswith("Accepted=False") for one in said()), "what is not in force is not accepted"
 
 
+def test_a_namespace_is_let_in_by_the_label_that_it_is_given(where: tuple[Cluster, str], planes: Planes) -> None:
+    cluster, namespace = where
+    allowed = {"namespaces": {"from": "Selector", "selector": {"matchLabels": {"exposed": "yes"}}}}
+    listener = {"name": "http", "port": 8090, "protocol": "HTTP", "allowedRoutes": allowed}
+    spec: Object = {"gatewayClassName": "pymesh", "listeners": [listener]}
+    meta = {"name": "picky", "namespace": namespace}
+    cluster.apply([{"apiVersion": _GATEWAY_API, "kind": "Gateway", "metadata": meta, "spec": spec}])
+    with cluster.namespace() as another:
+        spec = {"parentRefs": [{"name": "picky", "namespace": namespace}]}
+        meta = {"name": "guest", "namespace": another}
+        cluster.apply([{"apiVersion": _GATEWAY_API, "kind": "HTTPRoute", "metadata": meta, "spec": spec}])
+
+        def accepted() -> str:
+            found = cluster.get(_GATEWAY_API, "HTTPRoute", "guest", another) or {}
+            told = [c for p in found.get("status", {}).get("parents", ()) for c in p["conditions"]]
+            return next((f"{c['status']} {c['reason']}" for c in told if c["type"] == "Accepted"), "")
+
+        def labelled(value: str) -> None:
+            meta = {"name": another, "labels": {"exposed": value}}
+            cluster.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": meta}])
+
+        for value, wanted in (("", "False NotAllowedByListeners"), ("yes", "True Accepted"), ("no", "False")):
+            if value:
+                labelled(value)
+            _until(planes, f"with label {value!r}", lambda wanted=wanted: accepted().startswith(wanted))  # type: ignore[misc]
+
+
 def test_each_namespace_has_the_roots_that_its_pods_begin_with(where: tuple[Cluster, str], planes: Planes) -> None:
     cluster, namespace = where
 

@@ -208,11 +208,6 @@ CASES = {
         listener("port: 1, protocol: UDP"),
         ["4:76: error: protocol: 'UDP' is not supported\n  hint: known: HTTP, HTTPS, TCP, TLS"],
     ),
-    "label of namespaces": (
-        listener("port: 1, protocol: HTTP, allowedRoutes: "
-                 "{namespaces: {from: Selector, selector: {matchLabels: {a: b}}}}"),
-        ["4:137: error: selector: namespaces have no label 'a' here\n  hint: select by kubernetes.io/metadata.name"],
-    ),
     "selector that is not asked": (
         listener("port: 1, protocol: HTTP, allowedRoutes: {namespaces: {from: All, selector: {}}}"),
         ["4:132: error: namespaces: 'selector' belongs to from: Selector, which needs it"],

@@ -24,6 +24,17 @@ GATEWAY = document(
     "gatewayClassName: pymesh, listeners: [{name: http, port: 8080, protocol: HTTP, hostname: '*.test'}, "
     "{name: tcp, port: 9000, protocol: TCP}]",
 )
+
+
+def selecting(labels: str) -> str:
+    allowed = f"allowedRoutes: {{namespaces: {{from: Selector, selector: {{matchLabels: {{{labels}}}}}}}}}"
+    listeners = f"listeners: [{{name: http, port: 8080, protocol: HTTP, {allowed}}}]"
+    return document("Gateway", "edge", f"gatewayClassName: pymesh, {listeners}")
+
+
+SELECTING, BY_NAME = selecting("team: shop"), selecting("kubernetes.io/metadata.name: other")
+NAMESPACE = "apiVersion: v1\nkind: Namespace\nmetadata: {{name: other, labels: {{team: {team}}}}}\n---\n"
+OF_SHOP = "parentRefs: [{name: edge, namespace: shop}]"
 HERE = "parentRefs: [{name: edge}]"
 TO_CART = "rules: [{backendRefs: [{name: cart, port: 80}]}]"
 TO_TCP = "rules: [{backendRefs: [{name: cart, port: 81}]}]"
@@ -56,6 +67,24 @@ CASES = {
         GATEWAY + route("HTTPRoute", "parentRefs: [{name: edge, namespace: shop}]", namespace="other"),
         ["9:45: error: Gateway shop/edge takes no routes of namespace 'other'\n"
          "  hint: set allowedRoutes.namespaces on the listener; from: All lets every namespace in"],
+    ),
+    "namespace without the label": (
+        NAMESPACE.format(team="billing") + SELECTING + route("HTTPRoute", OF_SHOP, namespace="other"),
+        ["13:45: error: Gateway shop/edge takes no routes of namespace 'other'\n"
+         "  hint: give the namespace the labels that allowedRoutes.namespaces.selector of the listener asks for"],
+    ),
+    "namespace of which nothing is written": (
+        SELECTING + route("HTTPRoute", OF_SHOP, namespace="other"),
+        ["9:45: error: Gateway shop/edge takes no routes of namespace 'other'\n"
+         "  hint: give the namespace the labels that allowedRoutes.namespaces.selector of the listener asks for"],
+    ),
+    "namespace with the label": (
+        NAMESPACE.format(team="shop") + SELECTING + route("HTTPRoute", OF_SHOP, namespace="other"), [],
+    ),
+    "name that is written otherwise": (
+        "apiVersion: v1\nkind: Namespace\n"
+        "metadata: {name: other, labels: {kubernetes.io/metadata.name: third}}\n---\n"
+        + BY_NAME + route("HTTPRoute", OF_SHOP, namespace="other"), [],
     ),
     "no hostname in common": (
         GATEWAY + route("HTTPRoute", f"{HERE}, hostnames: [test, a.example]"),
