@@ -26,7 +26,7 @@ class AtPort:
     """The services that share a port number."""
 
     number: int
-    #: HTTP and TLS.
+    #: HTTP, and TLS with networks for addresses or with none.
     by_host: list[tuple[Service, Port]] = field(default_factory=list)
     #: TCP, with networks for addresses or with none.
     by_network: list[tuple[Service, Port]] = field(default_factory=list)
@@ -39,9 +39,7 @@ class AtPort:
         rules: list[L4Rule] = []
         for service, port in self.by_host:
             if port.protocol in TLS_PROTOCOLS:
-                domains = tuple(names.domains(service, scope.proxy.namespace))
-                told = sidecar.tls_rules(scope, service, port)
-                rules += told or [replace(one, server_names=domains) for one in sidecar.tcp_rules(scope, service, port)]
+                rules += by_server_name(scope, service, port)
         chains += listeners.l4(scope, rules, tls=True)
         with_hosts = [(service, port) for service, port in self.by_host if port.is_http]
         if not with_hosts:
@@ -113,6 +111,13 @@ class AtPort:
             route = {"name": "allow_any", "match": {"prefix": "/"}, "route": action}
         table.virtual_hosts.add(name=route["name"], domains=["*"], routes=[route])
         return routes.allow_bodies(table)
+
+
+def by_server_name(scope: Scope, service: Service, port: Port) -> list[L4Rule]:
+    """Where connections to a TLS service go, by the server names that VirtualServices ask for, or by its own."""
+    domains = tuple(names.domains(service, scope.proxy.namespace))
+    told = sidecar.tls_rules(scope, service, port, domains)
+    return told or [replace(one, server_names=domains) for one in sidecar.tcp_rules(scope, service, port)]
 
 
 def _domains(scope: Scope, service: Service, port: Port) -> list[str]:

@@ -1,9 +1,9 @@
 """A sidecar behind transparent capture: the kernel leads every connection to one of two virtual listeners.
 
 Out of the workload: `virtualOutbound` hands each connection to the listener at the address that the client wanted.
-Those are not bound; there is one for each virtual IP and port of TCP services, and one for each port number at the
-wildcard address (`at_port.py`), where host, server name or network tells services apart. What is for no service passes
-as it is, or is refused, by the outbound traffic policy.
+Those are not bound; there is one for each virtual IP and port of TCP and TLS services, and one for each port number at
+the wildcard address (`at_port.py`), where host, server name or network tells services apart. What is for no service
+passes as it is, or is refused, by the outbound traffic policy.
 
 Into the workload: `virtualInbound` has a filter chain for each port of the application. Who comes to another port needs
 to prove and to be allowed the same, with no look into what is said: it is a connection, whatever it carries.
@@ -21,8 +21,9 @@ from typing import Any
 from pymesh.control.resources.workloads import Sidecar
 from pymesh.control.store.services import Port, Service
 from pymesh.control.translate import clusters, common, listeners, names, sidecar
-from pymesh.control.translate.at_port import PASSTHROUGH, TLS_PROTOCOLS, AtPort
+from pymesh.control.translate.at_port import PASSTHROUGH, TLS_PROTOCOLS, AtPort, by_server_name
 from pymesh.control.translate.common import Outbound
+from pymesh.control.translate.l4 import L4Rule
 from pymesh.control.translate.scope import Scope
 from pymesh.control.translate.telemetry import ListenerSide
 from pymesh.control.translate.wire import extension, wrapped
@@ -102,29 +103,44 @@ def _virtual_outbound(scope: Scope, resource: Sidecar | None, any_address: str, 
 def _services(scope: Scope, resource: Sidecar | None, any_address: str, made: Captured) -> None:
     """The listeners that `virtualOutbound` hands connections to."""
     ports: dict[int, AtPort] = {}
-    at_address: dict[tuple[str, int], Service] = {}
+    at_address: dict[tuple[str, int], list[tuple[Service, Port]]] = {}
     for service, port in _reachable(scope, resource):
-        if port.is_http or port.protocol in TLS_PROTOCOLS:
+        if port.is_http:
             ports.setdefault(port.number, AtPort(port.number)).by_host.append((service, port))
             continue
         for address in _own_addresses(service, port):
-            first = at_address.setdefault((address, port.number), service)
-            if first is not service:
-                scope.report.warning(
-                    service.at, f"{address}:{port.number} is that of {first.host!r}", "give each its own address"
-                )
-                continue
-            chains = listeners.l4(scope, sidecar.tcp_rules(scope, service, port))
-            made.listeners.append(_unbound(address, port.number, chains))
+            at_address.setdefault((address, port.number), []).append((service, port))
         if "/" in "".join(service.addresses) or not (service.addresses or service.headless):
-            ports.setdefault(port.number, AtPort(port.number)).by_network.append((service, port))
+            at_port = ports.setdefault(port.number, AtPort(port.number))
+            (at_port.by_host if port.protocol in TLS_PROTOCOLS else at_port.by_network).append((service, port))
+    for (address, number), found in at_address.items():
+        rules = _at_address(scope, address, found)
+        is_by_name = any(rule.server_names for rule in rules)
+        made.listeners.append(_unbound(address, number, listeners.l4(scope, rules, tls=is_by_name)))
     allows_any = _allows_any(scope, resource)
-    for number, found in sorted(ports.items()):
-        chains, rest, table = found.build(scope, any_address, _unknown(scope, resource), allows_any)
+    for number, shared in sorted(ports.items()):
+        chains, rest, table = shared.build(scope, any_address, _unknown(scope, resource), allows_any)
         made.tables += [table] if table is not None else []
         one = _unbound(any_address, number, chains)
         one.default_filter_chain.CopyFrom(_chain(rest))
         made.listeners.append(one)
+
+
+def _at_address(scope: Scope, address: str, found: list[tuple[Service, Port]]) -> list[L4Rule]:
+    """Where connections go at an address. It tells its service, so no server name is asked for but those that
+    VirtualServices ask for, and those of further TLS services at the same address.
+    """
+    (first, port), *others = found
+    is_tls = port.protocol in TLS_PROTOCOLS
+    rules = (sidecar.tls_rules(scope, first, port, ()) if is_tls else []) or sidecar.tcp_rules(scope, first, port)
+    for service, own in others:
+        if is_tls and own.protocol in TLS_PROTOCOLS:
+            rules = [*rules, *by_server_name(scope, service, own)]
+        else:
+            scope.report.warning(
+                service.at, f"{address}:{own.number} is that of {first.host!r}", "give each its own address"
+            )
+    return rules
 
 
 def _own_addresses(service: Service, port: Port) -> list[str]:
@@ -132,7 +148,7 @@ def _own_addresses(service: Service, port: Port) -> list[str]:
     if not service.headless:
         return list(service.virtual_ips)
     found = [one.workload for one in service.backends[port.number]]
-    return [address for one in found for address in (one.address, one.second_address) if address]
+    return list(dict.fromkeys(address for one in found for address in (one.address, one.second_address) if address))
 
 
 def _reachable(scope: Scope, resource: Sidecar | None) -> Iterator[tuple[Service, Port]]:

@@ -230,19 +230,18 @@ def _by_server_name(scope: Scope, port: ListenerPort, found: Sequence[tuple[Serv
     rules: list[L4Rule] = []
     is_asked = len(found) > 1
     for service, served in found:
-        told = tls_rules(scope, service, served)
-        is_asked = is_asked or bool(told)
         domains = tuple(names.domains(service, scope.proxy.namespace))
+        told = tls_rules(scope, service, served, domains)
+        is_asked = is_asked or bool(told)
         rules += told or [L4Rule([(scope.use(service, served), 1)], domains)]
     return rules if is_asked else []
 
 
-def tls_rules(scope: Scope, service: Service, port: Port) -> list[L4Rule]:
-    """Server names, and where connections for them go, as VirtualServices say."""
+def tls_rules(scope: Scope, service: Service, port: Port, domains: tuple[str, ...]) -> list[L4Rule]:
+    """Server names, and where connections for them go, as VirtualServices say. A TLSRoute is for `domains`."""
     place = routes.Place(None, port.number, port.number)
     bound = scope.store.mesh_routes(scope.store.tls_routes, service, port.number, scope.proxy.namespace)
     if bound:
-        domains = tuple(names.domains(service, scope.proxy.namespace))
         return [kube_gateway.tcp_rule(scope, route, rule, domains) for route in bound for rule in route.spec.rules]
     virtuals = scope.store.mesh_virtual_services(service, scope.proxy.namespace)
     return [rule for virtual in virtuals for rule in l4.tls_rules(scope, virtual, place)]

@@ -355,15 +355,12 @@ def test_a_program_that_is_missing_is_told(name: str, package: str, monkeypatch:
         ground.choose()
 
 
-#: Of each way to ask one: by the gateway, from a workload, from outside, over TCP and gRPC, with processes that end and
-#: applications that misbehave.
-SCENARIOS = ["canary", "async-filter", "tcp-routing", "grpc-routing"]
+#: Of each way to ask one: by the gateway, from a workload, from outside, over TCP, gRPC and TLS, with processes that
+#: end and applications that misbehave.
+SCENARIOS = ["canary", "async-filter", "tcp-routing", "grpc-routing", "tls-passthrough"]
 if WHOLE:
-    # What is asked by another server name than the service's, at the service's own address, is led past it: where
-    # connections are captured, TLS services are told apart by their names alone (Istio's have a listener each).
-    OTHER_NAMES = {"tls-passthrough"}
-    every = [one for one in scenario.chosen(meshfile.read(SHOP), ("all",)) if not one.explicit_port]
-    SCENARIOS = [one.name for one in every if one.name not in OTHER_NAMES]
+    every = scenario.chosen(meshfile.read(SHOP), ("all",))
+    SCENARIOS = [one.name for one in every if not one.explicit_port]
 
 
 @pytest.mark.parametrize("who", ["root", "user"] if WHOLE else ["user"])
