@@ -73,6 +73,7 @@ def istiod(cluster: Cluster, folder: Path) -> Iterator[Plane]:
         "ENABLE_CA_SERVER": "false",
         "INJECTION_WEBHOOK_CONFIG_NAME": "",
         "VALIDATION_WEBHOOK_CONFIG_NAME": "",
+        "PILOT_MAX_REQUESTS_PER_SECOND": "100000",
     }
     began = time.monotonic()
     with running(argv, title="istiod", ports=[http], timeout=120, cwd=folder, env=env) as process:

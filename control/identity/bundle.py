@@ -10,6 +10,7 @@ from pymesh.control.identity.rotation import Rotation
 from pymesh.control.xds import pb
 from pymesh.control.xds.cache import Resource, ResourceCache
 from pymesh.control.xds.fleet import Fleet
+from pymesh.control.xds.layers import Layer, Layered
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +28,13 @@ class TrustBundle:
         self._rotation = rotation
         self._cache = cache
         self._resource: Resource
-        self._secret: pb.Message
+        self._layer: Layer
         self._renew()
         rotation.on_change(self._renew)
 
     def beside(self, messages: Mapping[str, Mapping[str, pb.Message]]) -> Mapping[str, Mapping[str, pb.Message]]:
         """A proxy's messages with the bundle among its secrets."""
-        return {**messages, pb.SECRET: {**messages.get(pb.SECRET, {}), ROOTS: self._secret}}
+        return {**messages, pb.SECRET: Layered(self._layer, messages.get(pb.SECRET, {}))}
 
     def asking(self, fleet: Fleet) -> Iterator[Asking]:
         """Every stream that has asked for the bundle, and whether it acknowledged the one that is in use."""
@@ -46,5 +47,5 @@ class TrustBundle:
     def _renew(self) -> None:
         secret = pb.Secret(name=ROOTS)
         secret.validation_context.trusted_ca.inline_bytes = self._rotation.trust.bundle.encode()
-        self._secret = secret
+        self._layer = Layer({ROOTS: secret})
         self._resource = self._cache.resource(pb.SECRET, ROOTS, secret)

@@ -53,7 +53,12 @@ def refreshed(store: Store, resources: Sequence[Resource], changed: Iterable[Res
         return None
     since = Refreshment(store.memo, frozenset(made), _shortened(store.refreshment, _MEMOS - 1))
     return replace(
-        store, services={**store.services, **made}, pod_localities=known.places(), memo={}, refreshment=since
+        store,
+        services={**store.services, **made},
+        pod_localities=known.places(),
+        memo={},
+        made_of={host: kept for host, kept in store.made_of.items() if host not in made},
+        refreshment=since,
     )
 
 

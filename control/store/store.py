@@ -120,6 +120,8 @@ class Store:
     namespaces: Namespaces = field(default_factory=Namespaces)
     #: Room for what translation makes once for many proxies.
     memo: dict[object, Any] = field(default_factory=dict, repr=False)
+    #: The same of one service, by its host: nothing of it depends on the endpoints of another service.
+    made_of: dict[str, dict[object, Any]] = field(default_factory=dict, repr=False)
     #: What may still be used of another store's memo.
     refreshment: Refreshment | None = field(default=None, repr=False)
 

@@ -13,7 +13,7 @@ from pymesh.control.translate import captured, gateway, own_part, sidecar
 from pymesh.control.translate.common import by_type
 from pymesh.control.translate.proxy import Proxy
 from pymesh.control.translate.scope import Scope
-from pymesh.control.xds.layers import Layered
+from pymesh.control.xds.layers import Layer, Layered
 
 __all__ = ["Translation", "translate"]
 
@@ -87,6 +87,6 @@ def _egress(scope: Scope, egress: EgressListener, part: _Part) -> None:
     part.tables.extend([table] if table is not None else [])
 
 
-def _messages(scope: Scope, part: _Part, but: Container[tuple[str, int]] = frozenset()) -> dict[str, Mapping[str, Any]]:
+def _messages(scope: Scope, part: _Part, but: Container[tuple[str, int]] = frozenset()) -> dict[str, Layer]:
     """A part with the clusters that it needs, ``but`` those of these services' ports."""
     return by_type(scope, part.listeners, part.tables, part.clusters, part.secrets, but)

@@ -7,6 +7,7 @@ from typing import Any
 from pymesh.control.resources.destination import (
     ClientTls,
     ConnectionPool,
+    DestinationRule,
     LoadBalancer,
     PortPolicy,
     RetryBudget,
@@ -33,9 +34,12 @@ _SO_MARK = (1, 36)
 _NO_LIMIT = 2**32 - 1
 
 
-def outbound(store: Store, proxy: Proxy, service: Service, port: Port) -> tuple[list[Any], list[Any]]:
-    """The clusters for a port of a service, and the endpoints of those that discover them."""
-    rule = store.destination_rule(service, proxy.namespace)
+def outbound(
+    store: Store, proxy: Proxy, service: Service, port: Port, rule: DestinationRule | None
+) -> tuple[list[Any], list[Any]]:
+    """The clusters for a port of a service, as the proxy's rule about it says, and the endpoints of those that discover
+    them.
+    """
     subsets: list[Subset | None] = [None, *(rule.spec.subsets if rule else ())]
     general = rule.spec.traffic_policy if rule else None
     clusters, assignments = [], []

@@ -1,12 +1,11 @@
-"""What a sidecar has in common with others: everything on the way out of its workload.
-
-It is made once for all that are alike. Alike are those with the same namespace, place and kind of capture, and with the
-same values of those labels that were asked for while it was made: which they are is not declared anywhere, it is seen.
+"""What a sidecar has in common with others: everything on the way out of its workload, made once for all that are alike
+(:mod:`pymesh.control.translate.asked`). The clusters of one service are alike for many more: each is made once for
+those, and encoded once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, ItemsView, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -14,12 +13,15 @@ from typing import Any
 from pymesh.control.resources.diagnostics import Diagnostic
 from pymesh.control.resources.workloads import Sidecar
 from pymesh.control.store.services import Port, Service
+from pymesh.control.store.store import Store
 from pymesh.control.translate import clusters, origination
+from pymesh.control.translate.asked import Alike, Asked
+from pymesh.control.translate.proxy import Proxy
 from pymesh.control.translate.scope import Scope
 from pymesh.control.xds import pb
 from pymesh.control.xds.layers import Layer
 
-#: Listeners and route tables of the way out, for a scope that has not been used.
+#: Listeners, route tables and clusters of no service on the way out, for a scope that has not been used.
 Make = Callable[[Scope], tuple[list[Any], list[Any], list[Any]]]
 
 
@@ -30,85 +32,83 @@ class Outbound:
     layers: Mapping[str, Layer]
     needed: Mapping[tuple[str, int], tuple[Service, Port]]
     warnings: tuple[Diagnostic, ...]
-    #: The labels that were asked for, with what they were; None: there was none.
-    asked: Mapping[str, str | None]
     #: Held, so that nothing else gets its identity.
     resource: Sidecar | None
-
-    def is_for(self, labels: Mapping[str, str]) -> bool:
-        """Whether a workload with these labels has the same."""
-        return all(labels.get(name) == value for name, value in self.asked.items())
 
 
 def outbound(scope: Scope, resource: Sidecar | None, make: Make) -> Outbound:
     """The way out of a workload; its warnings are reported."""
-    proxy = scope.proxy
-    key = (
-        "outbound",
-        proxy.namespace,
-        proxy.is_ipv6,
-        proxy.is_envoy,
-        proxy.interception,
-        proxy.locality,
-        proxy.cluster_id,
-        proxy.mark,
-        id(resource),
-    )
-    found = _known(scope, key)
+    store, proxy, key = scope.store, Asked.of(scope.proxy), ("outbound", id(resource))
+    found = _known(store, proxy, key)
     if found is None:
-        found = _made(scope, resource, make)
-        # What names the proxy is not what others should read.
-        if not any(proxy.name in one.message for one in found.warnings):
-            scope.store.memo.setdefault(key, []).append(found)
+        inner = Scope(store, proxy)
+        layers = by_type(inner, *make(inner))
+        found = _kept(store, key).add(proxy, Outbound(layers, inner.needed, inner.report.diagnostics, resource))
     scope.report.add(found.warnings)
     return found
 
 
-def _known(scope: Scope, key: object) -> Outbound | None:
+def _kept(store: Store, key: object) -> Alike[Outbound]:
+    kept: Alike[Outbound] = store.memo.setdefault(key, Alike())
+    return kept
+
+
+def _known(store: Store, proxy: Proxy, key: object) -> Outbound | None:
     """What was made of this store, or of one before it and is refreshed."""
-    for memo, hosts in scope.store.memos():
-        found = next((one for one in memo.get(key, ()) if one.is_for(scope.proxy.labels)), None)
-        if found is None:
-            continue
-        if memo is not scope.store.memo:
-            found = _refreshed(found, scope, hosts)
-            scope.store.memo.setdefault(key, []).append(found)
-        return found
+    for memo, hosts in store.memos():
+        alike: Alike[Outbound] | None = memo.get(key)
+        found = alike.find(proxy) if alike is not None else None
+        if found is not None:
+            return found if memo is store.memo else _kept(store, key).add(proxy, _refreshed(found, store, proxy, hosts))
     return None
 
 
-def _refreshed(found: Outbound, scope: Scope, hosts: frozenset[str]) -> Outbound:
+def _refreshed(found: Outbound, store: Store, proxy: Proxy, hosts: frozenset[str]) -> Outbound:
     """The same with the endpoints that services of these hosts have now."""
     moved = [key for key in found.needed if key[0] in hosts]
     if not moved:
         return found
     needed = dict(found.needed)
-    own: dict[str, Any] = {}
-    endpoints: dict[str, Any] = {}
+    made = []
     for host, number in moved:
-        service = scope.store.services[host]
-        port = found.needed[host, number][1]
+        service, port = store.services[host], found.needed[host, number][1]
         needed[host, number] = (service, port)
-        made, assignments = clusters.outbound(scope.store, scope.proxy, service, port)
-        if scope.proxy.mark is not None:
-            for cluster in made:
-                clusters.mark(cluster, scope.proxy.mark)
-        own |= {one.name: one for one in made}
-        endpoints |= {one.cluster_name: one for one in assignments}
+        made.append(_of_service(store, proxy, service, port))
     layers = {
         **found.layers,
-        pb.CLUSTER: found.layers[pb.CLUSTER].replaced(own),
-        pb.ENDPOINTS: found.layers[pb.ENDPOINTS].replaced(endpoints),
+        pb.CLUSTER: found.layers[pb.CLUSTER].replaced([one.clusters for one in made]),
+        pb.ENDPOINTS: found.layers[pb.ENDPOINTS].replaced([one.endpoints for one in made]),
     }
     return replace(found, layers=layers, needed=needed)
 
 
-def _made(scope: Scope, resource: Sidecar | None, make: Make) -> Outbound:
-    labels = _Asked(scope.proxy.labels)
-    inner = Scope(scope.store, replace(scope.proxy, labels=labels))
-    found = by_type(inner, *make(inner))
-    layers = {url: Layer(resources) for url, resources in found.items()}
-    return Outbound(layers, inner.needed, inner.report.diagnostics, labels.asked, resource)
+@dataclass(frozen=True, slots=True)
+class _OfService:
+    """The clusters of a port of a service, and the endpoints of those that discover them."""
+
+    clusters: Layer
+    endpoints: Layer
+
+
+def _of_service(store: Store, proxy: Proxy, service: Service, port: Port) -> _OfService:
+    rule = store.destination_rule(service, proxy.namespace)
+    of_host = store.made_of.setdefault(service.host, {})
+    alike: Alike[_OfService] = of_host.setdefault((port.number, id(rule)), Alike())
+    found = alike.find(proxy)
+    if found is not None:
+        return found
+    asked = Asked.again(proxy)
+    made, assignments = clusters.outbound(store, asked, service, port, rule)
+    _mark(asked, made)
+    named = Layer((one.name, one) for one in made), Layer((one.cluster_name, one) for one in assignments)
+    fresh = alike.add(asked, _OfService(*named))
+    return alike.find(proxy) or fresh  # which notes what was asked
+
+
+def _mark(proxy: Proxy, made: Sequence[Any]) -> None:
+    if proxy.mark is not None:
+        for cluster in made:
+            clusters.mark(cluster, proxy.mark)
 
 
 def by_type(
@@ -118,56 +118,21 @@ def by_type(
     own: Sequence[Any],
     secrets: Mapping[str, Any] = MappingProxyType({}),
     but: Container[tuple[str, int]] = frozenset(),
-) -> dict[str, Mapping[str, Any]]:
+) -> dict[str, Layer]:
     """All of it by type and name, with the clusters that it needs, ``but`` those of these services' ports."""
-    found = [*own, *scope.key_servers.values()]
-    endpoints: list[Any] = []
-    held = dict(secrets)
+    of_services: list[_OfService] = []
+    held = Layer(secrets)
     for key, (service, port) in scope.needed.items():
-        if key in but:
-            continue
-        made, assignments = clusters.outbound(scope.store, scope.proxy, service, port)
-        found += made
-        endpoints += assignments
-        held |= origination.secrets(scope, service, port)
-    if scope.proxy.mark is not None:
-        for cluster in found:
-            clusters.mark(cluster, scope.proxy.mark)
+        if key not in but:
+            of_services.append(_of_service(scope.store, scope.proxy, service, port))
+            held.update(origination.secrets(scope, service, port))
+    of_none = [*own, *scope.key_servers.values()]
+    _mark(scope.proxy, of_none)
+    first = Layer((one.name, one) for one in of_none)
     return {
-        pb.LISTENER: {one.name: one for one in listeners},
-        pb.ROUTES: {one.name: one for one in tables},
-        pb.CLUSTER: {one.name: one for one in found},
-        pb.ENDPOINTS: {one.cluster_name: one for one in endpoints},
+        pb.LISTENER: Layer((one.name, one) for one in listeners),
+        pb.ROUTES: Layer((one.name, one) for one in tables),
+        pb.CLUSTER: Layer.joined([first, *(one.clusters for one in of_services)]),
+        pb.ENDPOINTS: Layer.joined([one.endpoints for one in of_services]),
         pb.SECRET: held,
     }
-
-
-class _Asked(Mapping[str, str]):
-    """Labels that note which of them somebody asked for."""
-
-    def __init__(self, labels: Mapping[str, str]) -> None:
-        self._labels = labels
-        self.asked: dict[str, str | None] = {}
-
-    def __getitem__(self, name: str) -> str:
-        self.asked[name] = self._labels.get(name)
-        return self._labels[name]
-
-    def __iter__(self) -> Iterator[str]:
-        raise TypeError("who looks at all labels can have nothing in common with others")
-
-    def __len__(self) -> int:
-        raise TypeError("how many labels there are is nobody's business")
-
-    def __bool__(self) -> bool:
-        raise TypeError("whether there are labels is nobody's business")
-
-    def items(self) -> ItemsView[str, str]:
-        return _Items(self)
-
-
-class _Items(ItemsView[str, str]):
-    """For ``selector.items() <= labels.items()``: each label of the selector is asked for."""
-
-    def __len__(self) -> int:
-        return 1 << 30

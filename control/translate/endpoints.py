@@ -28,7 +28,7 @@ def assignment(
     """The endpoints of a port that have all ``labels`` (those of a subset), by priority and locality."""
     chosen = [one for one in service.backends[port] if labels.items() <= one.workload.labels.items()]
     made = pb.message("envoy.config.endpoint.v3.ClusterLoadAssignment")(cluster_name=name)
-    for one in locality.groups(_hinted(chosen, proxy.locality.zone), proxy, setting, fails_over):
+    for one in locality.groups(_hinted(chosen, proxy), proxy, setting, fails_over):
         group = made.endpoints.add(
             lb_endpoints=[_endpoint(backend, proxy, peers) for backend in one.backends],
             load_balancing_weight=wrapped(one.weight),
@@ -42,14 +42,15 @@ def assignment(
     return made
 
 
-def _hinted(found: list[Backend], zone: str) -> list[Backend]:
+def _hinted(found: list[Backend], proxy: Proxy) -> list[Backend]:
     """Those that are meant for the proxy's zone. As for Kubernetes, hints hold if every endpoint that gets new
     connections has one, and one of those is for the zone.
     """
     ready = [one for one in found if one.workload.health == "HEALTHY"]
-    if not zone or not all(one.workload.for_zones for one in ready):
+    if not all(one.workload.for_zones for one in ready):
         return found
-    if not any(zone in one.workload.for_zones for one in ready):
+    zone = proxy.locality.zone
+    if not zone or not any(zone in one.workload.for_zones for one in ready):
         return found
     return [one for one in found if zone in one.workload.for_zones or one.workload.health != "HEALTHY"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from pymesh.control.resources.diagnostics import Diagnostic
 from pymesh.control.translate.proxy import Proxy
@@ -29,7 +28,7 @@ class _Own:
         return self.proxy == proxy
 
 
-def of(scope: Scope, make: Callable[[Scope], Mapping[str, Mapping[str, Any]]]) -> Mapping[str, Layer]:
+def of(scope: Scope, make: Callable[[Scope], Mapping[str, Layer]]) -> Mapping[str, Layer]:
     """A proxy's own messages; their warnings are reported."""
     proxy, store = scope.proxy, scope.store
     key = ("own", proxy.namespace, proxy.name, proxy.address)
@@ -38,7 +37,7 @@ def of(scope: Scope, make: Callable[[Scope], Mapping[str, Mapping[str, Any]]]) -
     )
     if found is None:
         inner = Scope(store, proxy)
-        layers = {url: Layer(named) for url, named in make(inner).items()}
+        layers = make(inner)
         served = {host for host, one in store.services.items() if one.selects(proxy.namespace, proxy.labels)}
         hosts = frozenset(served | {host for host, _ in inner.needed})
         found = _Own(proxy, layers, inner.report.diagnostics, hosts, bool(inner.key_servers))

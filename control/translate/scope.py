@@ -71,8 +71,8 @@ class Scope:
 
     def _caution(self, service: Service, port: Port) -> None:
         """Warn of a service that this proxy cannot reach as its resource says."""
-        who = f"{self.proxy.name}.{self.proxy.namespace}"
         if service.resolution == "NONE" and not self.proxy.is_captured:
+            who = f"{self.proxy.name}.{self.proxy.namespace}"  # asked only here: few have their name in common
             self.report.warning(
                 service.at,
                 f"{service.host!r} is where the client goes, and {who} cannot see that",

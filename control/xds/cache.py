@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakValueDictionary
+from weakref import ReferenceType, WeakValueDictionary, ref
 
 from pymesh.control.xds import pb
 from pymesh.control.xds.layers import Layer, Layered
@@ -44,13 +44,47 @@ class Resource:
         return pb.unpack(pb.Any(type_url=self.type_url, value=self.body))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+#: So many tables in a row, each known to be another but for a few names, are looked through for a change.
+_STEPS = 8
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class Table:
     """All resources of one type for one proxy."""
 
+    #: In the order of names.
     resources: Mapping[str, Resource]
     #: Hash over the names and versions of the resources.
     version: str
+    #: The tables that it is put together from, if it is.
+    layers: tuple[Table, ...] = ()
+    #: The table that it is but for resources of these names.
+    origin: tuple[ReferenceType[Table], frozenset[str]] | None = None
+
+    def all(self) -> Iterable[Resource]:
+        """The resources, in the order of names."""
+        if not isinstance(self.resources, Layered):
+            return self.resources.values()
+        merged = {**self.resources.common, **self.resources.own}
+        return [merged[name] for name in sorted(merged)]
+
+    def differing(self, before: Table) -> frozenset[str] | None:
+        """The names about which it may say something else than a table before it; None: that is not known."""
+        if len(self.layers) == len(before.layers) != 0:
+            parts = [mine.differing(theirs) for mine, theirs in zip(self.layers, before.layers, strict=True)]
+            known = [names for names in parts if names is not None]
+            return frozenset().union(*known) if len(known) == len(parts) else None
+        names, at = frozenset[str](), self
+        for _ in range(_STEPS):
+            if at is before:
+                return names
+            if at.origin is None:
+                return None
+            earlier, changed = at.origin[0](), at.origin[1]
+            if earlier is None:
+                return None
+            names, at = names | changed, earlier
+        return None
 
 
 #: What one proxy should have: type URL -> table.
@@ -99,47 +133,55 @@ class ResourceCache:
             before = previous.get(type_url) if previous is not None else None
             if isinstance(named, Layered):
                 table = self._layered(type_url, named, before)
+            elif isinstance(named, Layer):
+                table = self._layer(type_url, named)
             else:
                 table = self._table(type_url, named)
             tables[type_url] = before if before and before.version == table.version else table
         return tables
 
     def _table(self, type_url: str, named: Mapping[str, pb.Message]) -> Table:
-        resources = {name: self.resource(type_url, name, named[name]) for name in sorted(named)}
-        return Table(resources, _table_version(resources))
+        return _table({name: self.resource(type_url, name, message) for name, message in named.items()})
 
-    def _layered(self, type_url: str, named: Layered, before: Table | None) -> Table:
-        common = self._layer(type_url, named.common)
-        if not named.own:
-            return common
-        own = self._layer(type_url, named.own)
+    def _layered(self, type_url: str, named: Layered[pb.Message], before: Table | None) -> Table:
+        common, own = (self._layer(type_url, one) for one in (named.common, named.own))
+        if not own.resources or not common.resources:
+            return common if common.resources else own
         version = _digest([common.version, own.version])
         if before is not None and before.version == version:
             return before
-        merged = {**common.resources, **own.resources}
-        return Table({name: merged[name] for name in sorted(merged)}, version)
+        return Table(Layered(common.resources, own.resources), version, (common, own))
 
-    def _layer(self, type_url: str, layer: Layer) -> Table:
+    def _layer(self, type_url: str, layer: Mapping[str, pb.Message]) -> Table:
         """A layer is encoded once, whoever gets it and however often."""
+        if not isinstance(layer, Layer):
+            return self._table(type_url, layer)
         if layer.encoded is None or layer.encoded[0] is not self:
-            layer.encoded = (self, self._of_origin(type_url, layer) or self._table(type_url, layer))
+            layer.encoded = (self, self._encoded(type_url, layer))
             layer.origin = None  # of which nothing more is needed
         table: Table = layer.encoded[1]
         return table
 
-    def _of_origin(self, type_url: str, layer: Layer) -> Table | None:
-        """The table of a layer that is another one but for a few messages; None: it is not."""
+    def _encoded(self, type_url: str, layer: Layer) -> Table:
+        if not layer.parts:
+            return self._table(type_url, layer)
+        parts: dict[str, Resource] = {}
+        for part in layer.parts:
+            parts.update(self._layer(type_url, part).resources)
         if layer.origin is None:
-            return None
-        origin, names = layer.origin
-        if origin.encoded is None or origin.encoded[0] is not self:
-            return None
-        before: Table = origin.encoded[1]
-        fresh = {name: self.resource(type_url, name, layer[name]) for name in names}
-        if all(before.resources.get(name) is one for name, one in fresh.items()):
+            return _table(parts)
+        before = self._layer(type_url, layer.origin)
+        changed = frozenset(name for name, one in parts.items() if before.resources.get(name) is not one)
+        if not changed:
             return before
-        resources = {**before.resources, **fresh}
-        return Table(resources, _table_version(resources))
+        return _table({**before.resources, **parts}, (ref(before), changed))
+
+
+def _table(
+    resources: Mapping[str, Resource], origin: tuple[ReferenceType[Table], frozenset[str]] | None = None
+) -> Table:
+    ordered = {name: resources[name] for name in sorted(resources)}
+    return Table(ordered, _table_version(ordered), origin=origin)
 
 
 def _table_version(resources: Mapping[str, Resource]) -> str:

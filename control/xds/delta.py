@@ -104,7 +104,7 @@ class DeltaSession(Session):
     ) -> Response:
         self._note_sent(subscription, resources)
         for name in removed:
-            subscription.sent.pop(name, None)
+            subscription.forget(name)
             subscription.owed.discard(name)
         subscription.awaited = False
         subscription.nonce, subscription.sent_version = self._next_nonce(), version

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class Layer(dict[str, Any]):
@@ -11,31 +13,44 @@ class Layer(dict[str, Any]):
 
     #: What a cache has made of it, and which cache.
     encoded: tuple[object, Any] | None = None
-    #: The layer that it is but for the messages of these names.
-    origin: tuple[Layer, frozenset[str]] | None = None
+    #: The layers that it has its messages from, of which a later one comes before an earlier one.
+    parts: Sequence[Layer] = ()
+    #: The layer that it is but for the messages in its parts.
+    origin: Layer | None = None
 
-    def replaced(self, messages: Mapping[str, Any]) -> Layer:
-        """The layer with others in place of those of these names."""
-        made = Layer({**self, **messages})
-        made.origin = (self, frozenset(messages))
+    @classmethod
+    def joined(cls, parts: Iterable[Layer]) -> Layer:
+        """One of several, which others may have parts of as well."""
+        made = cls()
+        made.parts = tuple(parts)
+        for part in made.parts:
+            made.update(part)
+        return made
+
+    def replaced(self, parts: Sequence[Layer]) -> Layer:
+        """The layer with others in place of the messages of these names."""
+        made = Layer.joined([self, *parts])
+        made.origin, made.parts = self, tuple(parts)
         return made
 
 
-class Layered(Mapping[str, Any]):
-    """Both layers as one mapping; a name of its own comes before one in common."""
+class Layered(Mapping[str, T]):
+    """Two mappings as one, in the order of names; what is a proxy's own comes before what is in common."""
 
     __slots__ = ("common", "own")
 
-    def __init__(self, common: Layer, own: Layer) -> None:
+    def __init__(self, common: Mapping[str, T], own: Mapping[str, T]) -> None:
         self.common = common
         self.own = own
 
-    def __getitem__(self, name: str) -> Any:
+    def __getitem__(self, name: str) -> T:
         return self.own[name] if name in self.own else self.common[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.own or name in self.common
+
     def __iter__(self) -> Iterator[str]:
-        yield from (name for name in self.common if name not in self.own)
-        yield from self.own
+        return iter(sorted(self.common.keys() | self.own.keys()))
 
     def __len__(self) -> int:
         return len(self.common.keys() | self.own.keys())

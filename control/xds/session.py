@@ -118,8 +118,10 @@ class Subscription:
     owed: set[str] = field(default_factory=set)
     #: The proxy waits for a response, even an empty one.
     awaited: bool = False
-    #: The table that the proxy is up to date with; None when that is not known.
+    #: The table that the proxy was up to date with, owed nothing; None when that is not known.
     settled: Table | None = None
+    #: Names about which it was told since.
+    told: set[str] = field(default_factory=set)
     #: Nonce of the latest response.
     nonce: str = ""
     sent_version: str = ""
@@ -129,6 +131,11 @@ class Subscription:
     rejection: str = ""
     requested: bool = False
 
+    def forget(self, name: str) -> None:
+        """The proxy has it no longer."""
+        self.sent.pop(name, None)
+        self.told.add(name)
+
     def wants(self, name: str) -> bool:
         return self.wildcard or name in self.names
 
@@ -136,10 +143,24 @@ class Subscription:
         """Names that are owed and exist, but that the proxy did not ask for (yet)."""
         return [name for name in self.owed if name in table.resources and not self.wants(name)]
 
+    def doubtful(self, table: Table) -> frozenset[str] | None:
+        """The names about which ``table`` may say something that the proxy does not know; None: all may be."""
+        differing = None if self.settled is None else table.differing(self.settled)
+        return None if differing is None else differing | self.told
+
+    def settle(self, table: Table) -> None:
+        """The proxy is up to date with ``table``."""
+        self.settled = table
+        self.told.clear()
+
+    def is_settled(self, table: Table) -> bool:
+        """Whether the proxy is up to date with ``table``; False also where that is not known."""
+        return self.settled is table and not self.told and not self.awaited
+
     def wanted(self, table: Table) -> Iterator[Resource]:
         """The resources of ``table`` that the proxy subscribed to, in a stable order."""
         if self.wildcard:
-            yield from table.resources.values()
+            yield from table.all()
             return
         for name in sorted(self.names):
             resource = table.resources.get(name)
@@ -148,7 +169,13 @@ class Subscription:
 
     def changed(self, table: Table) -> list[Resource]:
         """The wanted resources that the proxy lacks, has in another version, or is owed."""
-        return [r for r in self.wanted(table) if self.sent.get(r.name) != r.version or r.name in self.owed]
+        doubtful = self.doubtful(table)
+        if doubtful is None:
+            wanted: Iterable[Resource] = self.wanted(table)
+        else:
+            names = sorted(name for name in doubtful if self.wants(name) and name in table.resources)
+            wanted = [table.resources[name] for name in names]
+        return [r for r in wanted if self.sent.get(r.name) != r.version or r.name in self.owed]
 
     def owe(self, name: str) -> None:
         """Answer for ``name`` with the next response."""
@@ -164,7 +191,9 @@ class Subscription:
 
     def retired(self, table: Table) -> list[str]:
         """Names that the proxy has and should not have."""
-        return sorted(n for n in self.sent if n not in table.resources or not self.wants(n))
+        doubtful = self.doubtful(table)
+        names = self.sent if doubtful is None else self.sent.keys() & doubtful
+        return sorted(n for n in names if n not in table.resources or not self.wants(n))
 
     def judge(self, nonce: str, version: str, reason: str | None) -> Received:
         """Record the proxy's answer to the response ``nonce``, which carried ``version``."""
@@ -188,7 +217,7 @@ class Subscription:
             self.acked_version,
             self.rejected_version,
             self.rejection,
-            self.awaited or (self.settled is not table and bool(self.changed(table) or self.retired(table))),
+            self.awaited or (not self.is_settled(table) and bool(self.changed(table) or self.retired(table))),
         )
 
 
@@ -220,7 +249,7 @@ class Session(ABC):
                 return None
             for subscription in subscribed:
                 table = self._snapshot.get(subscription.type_url, EMPTY_TABLE)
-                if subscription.settled is table and not subscription.awaited:
+                if subscription.is_settled(table):
                     continue
                 if subscription.type_url in AFTER_ENDPOINTS and self.awaits_endpoints():
                     continue
@@ -229,7 +258,7 @@ class Session(ABC):
                 if response is not None:
                     return response
                 if last:
-                    subscription.settled = table
+                    subscription.settle(table)
         return None
 
     def awaits_endpoints(self) -> bool:
@@ -287,6 +316,7 @@ class Session(ABC):
         """Record resources as sent, and owe the endpoints that a sent cluster will wait for."""
         for resource in resources:
             subscription.sent[resource.name] = resource.version
+            subscription.told.add(resource.name)
             subscription.owed.discard(resource.name)
             if resource.endpoints is not None:
                 self._subscription(pb.ENDPOINTS).owe(resource.endpoints)

@@ -67,7 +67,7 @@ class SotwSession(Session):
             return self._respond_complete(subscription, table, retire=retire)
         changed = subscription.changed(table)
         for name in subscription.retired(table):
-            del subscription.sent[name]
+            subscription.forget(name)
         # This variant has no way to say that a name does not exist.
         subscription.owed -= subscription.absent(table)
         if not changed and not subscription.awaited:
@@ -87,7 +87,7 @@ class SotwSession(Session):
             version += "-retiring"
         removed = len(retired) if retire else 0
         for name in retired if retire else ():
-            subscription.sent.pop(name, None)
+            subscription.forget(name)
         self._complete[subscription.type_url] = resources
         return self._response(subscription, version, list(resources.values()), removed, fresh=changed)
 

@@ -75,7 +75,7 @@ def test_no_endpoint_is_spoken_to_otherwise_than_asked_for(
 ) -> None:
     store, _ = build(load_text("f", ENDPOINTS.replace("POLICY", policy), Report()))
     service = store.services["api.shop.svc.cluster.local"]
-    ((cluster,), _) = clusters.outbound(store, OURS, service, service.ports[0])
+    ((cluster,), _) = clusters.outbound(store, OURS, service, service.ports[0], store.destination_rule(service, "shop"))
     assert [one.name for one in cluster.transport_socket_matches] == by_endpoint
     assert [cluster.transport_socket.name] == (sockets or [""])
     if "ISTIO_MUTUAL" in policy:
