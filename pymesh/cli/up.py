@@ -22,7 +22,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pymesh.cli.problem import give_up
-from pymesh.local import check, ground, http, meshfile, scenario, stats, traffic
+from pymesh.local import check, ground, http, meshfile, scenario, scenario_names, stats, traffic
 from pymesh.local.door import GoneError, Inside
 from pymesh.local.errors import LocalMeshError
 from pymesh.local.findings import findings
@@ -80,6 +80,7 @@ def command(
         if door is not None:
             plays = _captured(plays, scenarios)
         mesh = scenario.with_apps(mesh, plays)
+        scenario_names.check(mesh, plays)
     except LocalMeshError as error:
         give_up(str(error))
     if checked and mesh.traffic is None:

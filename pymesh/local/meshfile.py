@@ -212,19 +212,26 @@ def document_of(kind: type[T], file: Path, title: str, report: Report) -> T | No
         return None
     try:
         root = yaml.compose(content, Loader=yaml.CSafeLoader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = Position(str(file), mark.line + 1, mark.column + 1) if mark else whole
-        report.error(place, f"is not YAML: {error.problem or error.context}")
-        return None
     except (yaml.YAMLError, RecursionError) as error:
-        report.error(whole, f"is not YAML: {error}")
+        not_yaml(file, error, report)
         return None
     if root is None:
         report.error(whole, "is empty")
         return None
     decoded = Decoder(str(file), report).decode(kind, root, title)
     return None if decoded is BAD else decoded
+
+
+def not_yaml(file: Path, error: yaml.YAMLError | RecursionError, report: Report) -> None:
+    """Tell what the parser has said of a file."""
+    place, said = Position(str(file)), str(error)
+    if isinstance(error, yaml.MarkedYAMLError):
+        said = error.problem or error.context or said
+        if mark := error.problem_mark or error.context_mark:
+            place = Position(str(file), mark.line + 1, mark.column + 1)
+    elif isinstance(error, yaml.reader.ReaderError):
+        said = said.splitlines()[0]
+    report.error(place, f"is not YAML: {said}")
 
 
 def _config(document: Document, folder: Path, report: Report) -> tuple[Path, ...]:

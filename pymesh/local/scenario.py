@@ -21,7 +21,7 @@ from pymesh.control.resources.decode import plain as plain_data
 from pymesh.control.resources.diagnostics import ConfigError, Position, Report, did_you_mean
 from pymesh.control.resources.metadata import Metadata
 from pymesh.local.errors import LocalMeshError
-from pymesh.local.meshfile import EVERYTHING, App, LocalMesh
+from pymesh.local.meshfile import EVERYTHING, App, LocalMesh, not_yaml
 
 FOLDER = "scenarios"
 #: What a request of a protocol has not.
@@ -34,6 +34,10 @@ _WITHOUT = {
 #: `$(partner.http.sidecar)`.
 APP_PORT = re.compile(r"'?\$\(([a-z0-9.-]+)\)'?")
 _METHOD = re.compile(r"/[\w.]+/\w+")
+_REMOVED = re.compile(r"[A-Z]\w*/[^/\s]+")
+_RESOURCE = "a resource has a kind and metadata with a name"
+#: RFC 9110, section 5.6.2.
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _PERCENT = re.compile(r"(\d{1,3}(?:\.\d+)?)%")
 
 
@@ -92,6 +96,8 @@ class Send(Located):
             yield Problem("port", "a port belongs to the gateway", "leave out 'from' and 'to', or the port")
         if not self.path.startswith("/"):
             yield Problem("path", f"{self.path!r} is not a path", "it starts with '/'")
+        if not _TOKEN.fullmatch(self.method):
+            yield Problem("method", f"{self.method!r} is not a method", "write it as in GET")
 
 
 @model
@@ -140,7 +146,10 @@ class Expectation(Located):
     of: str = ""
 
     def problems(self) -> Iterator[Problem]:
-        yield from exactly_one(self, *self.SUBJECTS)
+        subjects = list(exactly_one(self, *self.SUBJECTS))
+        yield from subjects
+        if subjects:
+            return
         about_proxy = bool(self.present("stat", "metric", "log"))
         if about_proxy != bool(self.of):
             yield Problem(
@@ -150,10 +159,22 @@ class Expectation(Located):
             yield Problem("", "a number is missing", "is: 1, atLeast: 1 or atMost: 1")
         for name in self.present("share", "atLeast", "atMost"):
             value = {"share": self.share, "atLeast": self.at_least, "atMost": self.at_most}[name]
-            if not about_proxy and (not isinstance(value, str) or not _PERCENT.fullmatch(value)):
+            if not about_proxy and (not isinstance(value, str) or not _is_share(value)):
                 yield Problem(name, f"{value!r} is no share", "a share of the answers is written as in 80%")
             elif about_proxy and not isinstance(value, int):
                 yield Problem(name, f"{value!r} is no number", "what a proxy counts is a number")
+        if about_proxy and self.equals is not None and not isinstance(self.equals, int):
+            yield Problem("is", f"{self.equals!r} is no number", "what a proxy counts is a number")
+        about_values = bool(self.present("header", "json"))
+        for name in () if about_values else self.present("matches", "absent", "distinct"):
+            yield Problem(name, f"{name!r} is for 'header' and 'json'", "leave it out")
+        if not about_values and not about_proxy and self.present("is"):
+            yield Problem("is", "'is' is for 'header', 'json' and what proxies count", "leave it out")
+        if self.labels and self.metric is None:
+            yield Problem("labels", "'labels' are those of a 'metric'", "leave them out")
+        for name, *others in (("distinct", "share", "atLeast", "atMost"), ("share", "atLeast", "atMost")):
+            if self.present(name) and (found := self.present(*others)):
+                yield Problem(found[0], f"{name!r} and {found[0]!r} exclude each other", "keep one of them")
         if self.matches is not None and (problem := _bad_pattern("matches", self.matches)):
             yield problem
         if self.log is not None and (problem := _bad_pattern("log", self.log)):
@@ -187,6 +208,12 @@ class Step(Located):
     within: timedelta = timedelta(seconds=15)
 
     def problems(self) -> Iterator[Problem]:
+        for number, resource in enumerate(self.apply):
+            if not _is_resource(resource):
+                yield Problem("apply", f"apply[{number}] is no resource", _RESOURCE)
+        for name in self.remove:
+            if not _REMOVED.fullmatch(name):
+                yield Problem("remove", f"{name!r} is not KIND/NAME", "write it as in VirtualService/reviews")
         if self.expect and self.send is None and any(not one.of for one in self.expect):
             yield Problem("expect", "answers are expected, but nothing is sent", "add 'send'")
 
@@ -202,6 +229,10 @@ class Spec(Located):
     apps: tuple[App, ...] = ()
     #: Name of a Secret that is made -> the host names of its certificate.
     certificates: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def problems(self) -> Iterator[Problem]:
+        if not self.steps:
+            yield Problem("steps", "nothing is done", "a step has a title, and what to send and to expect")
 
 
 @model
@@ -263,19 +294,22 @@ def read(file: Path) -> Scenario:
 
 
 def with_apps(mesh: LocalMesh, scenarios: tuple[Scenario, ...]) -> LocalMesh:
-    """The mesh with the apps that scenarios bring. Raises :class:`ScenarioError` if two have one name."""
+    """The mesh with the apps that scenarios bring. Raises :class:`ScenarioError` with all that do not fit in."""
+    report = Report()
     apps = {app.name: app for app in mesh.apps}
     for one in scenarios:
         for app in one.spec.apps:
             known = apps.setdefault(app.name, app)
             if known != app:
-                raise ScenarioError(f"{app.at}: the mesh has another app {app.name!r}; hint: choose another name")
+                report.error(app.place("name"), f"the mesh has another app {app.name!r}", "choose another name")
     services = {app.service_name for app in apps.values()}
     for app in apps.values():
         for called in app.calls:
             if called not in (*services, EVERYTHING):
                 hint = did_you_mean(called, services)
-                raise ScenarioError(f"{app.at}: {app.name} calls {called!r}, which no app offers; hint: {hint}")
+                report.error(app.place("calls"), f"{app.name} calls {called!r}, which no app offers", hint)
+    if report.failed:
+        raise ScenarioError(str(ConfigError(report.diagnostics)))
     brought = {name for app in apps.values() for name in app.calls} - {app.service_name for app in mesh.apps}
     described = {
         str(resource["metadata"]["name"]): resource
@@ -288,27 +322,48 @@ def with_apps(mesh: LocalMesh, scenarios: tuple[Scenario, ...]) -> LocalMesh:
 
 def _documents(file: Path, report: Report) -> tuple[Document | None, tuple[Mapping[str, Any], ...]]:
     try:
-        first, *others = yaml.compose_all(file.read_bytes(), Loader=yaml.CSafeLoader)
+        nodes = list(yaml.compose_all(file.read_bytes(), Loader=yaml.CSafeLoader))
     except OSError as error:
         report.error(Position(str(file)), f"cannot be read: {error.strerror}")
         return None, ()
-    except ValueError:
-        report.error(Position(str(file)), "is empty")
+    except (yaml.YAMLError, RecursionError) as error:
+        not_yaml(file, error, report)
         return None, ()
-    except yaml.YAMLError as error:
-        report.error(Position(str(file)), f"is not YAML: {str(error).splitlines()[0]}")
+    if not nodes:
+        report.error(Position(str(file)), "is empty", "its first document is of kind Scenario")
         return None, ()
-    decoded = Decoder(str(file), report).decode(Document, first, "Scenario")
-    resources = tuple(one for one in map(plain_data, others) if isinstance(one, dict))
-    return None if decoded is BAD else decoded, resources
+    first, *others = nodes
+    decoder = Decoder(str(file), report)
+    decoded = decoder.decode(Document, first, "Scenario")
+    resources = []
+    for node in others:
+        # A document of nothing but comments is none.
+        resource = plain_data(node)
+        if _is_resource(resource):
+            resources.append(resource)
+        elif resource is not None:
+            report.error(decoder.position(node), "this document is no resource", _RESOURCE)
+    return None if decoded is BAD else decoded, tuple(resources)
+
+
+def _is_resource(document: Any) -> bool:
+    """Whether it can be told from others: by its kind and name."""
+    if not isinstance(document, dict) or not isinstance(document.get("metadata"), dict):
+        return False
+    return isinstance(document.get("kind"), str) and isinstance(document["metadata"].get("name"), str)
 
 
 def _bad_pattern(name: str, pattern: str) -> Problem | None:
     try:
         re.compile(pattern)
     except re.error as error:
-        return Problem(name, f"{pattern!r} is not a regular expression: {error}")
+        hint = "a backslash takes a character as it is: '\\('"
+        return Problem(name, f"{pattern!r} is not a regular expression: {error}", hint)
     return None
+
+
+def _is_share(text: str) -> bool:
+    return bool(_PERCENT.fullmatch(text)) and percent(text) <= 1
 
 
 def percent(text: str) -> float:

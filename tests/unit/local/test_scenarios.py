@@ -1,4 +1,4 @@
-"""Scenario files: read or refused with every error; answers judged; and README's table of them."""
+"""Scenarios: answers judged, resources laid over the mesh's, and README's table of them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ from pymesh.local import judge, overlay, scenario
 from pymesh.local.errors import LocalMeshError
 from pymesh.local.http import Answer
 from pymesh.local.judge import Received
-from pymesh.local.scenario import Expectation, ScenarioError
+from pymesh.local.scenario import Expectation
 
 ROOT = Path(__file__).resolve().parents[3]
 SHOP = ROOT / "examples" / "shop"
-
-HEAD = "apiVersion: local.pymesh.dev/v1alpha1\nkind: Scenario\nmetadata: {name: one}\nspec:\n  shows: x\n  steps:\n"
 
 
 def test_readme_lists_every_scenario_with_what_it_shows() -> None:
@@ -25,57 +23,6 @@ def test_readme_lists_every_scenario_with_what_it_shows() -> None:
     listed = {row[3].strip().strip("`"): row[1].strip() for row in rows if len(row) == 6}
     for file in sorted((SHOP / "scenarios").glob("*.yaml")):
         assert listed.get(file.stem) == scenario.read(file).spec.shows, file.stem
-
-
-@pytest.mark.parametrize(
-    ("step", "place", "message"),
-    [
-        ("title: a\n      sned: {}", "8:7", "unknown field 'sned' (did you mean 'send'?)"),
-        ("title: a\n      send: {to: reviews}", "8:18", "'from' and 'to' go together (from: web, to: reviews)"),
-        ("title: a\n      send: {from: web, to: '*'}", "8:29", "nothing says which host is meant (add it: headers:"),
-        ("title: a\n      send: {protocol: SMTP}", "8:24", "'SMTP' is not supported"),
-        ("title: a\n      send: {protocol: TCP, path: /a}", "8:35", "'path' has no meaning for TCP (leave it out)"),
-        (
-            "title: a\n      send: {protocol: GRPC, method: PUT, path: /a.B/C}",
-            "8:38",
-            "'method' has no meaning for GRPC",
-        ),
-        ("title: a\n      send: {protocol: GRPC, path: /a}", "8:36", "'/a' is no method of gRPC (write it as in"),
-        (
-            "title: a\n      send: {protocol: WebSocket, cookies: true}",
-            "8:44",
-            "'cookies' has no meaning for WebSocket",
-        ),
-        ("title: a\n      send: {path: x}", "8:20", "'x' is not a path (it starts with '/')"),
-        ("title: a\n      expect: [{status: 200}]", "8:15", "answers are expected, but nothing is sent (add 'send')"),
-        (
-            "title: a\n      expect: [{stat: x, is: 1}]",
-            "8:16",
-            "'stat', 'metric' and 'log' need the proxy that is meant",
-        ),
-        ("title: a\n      expect: [{stat: x, of: web}]", "8:16", "a number is missing"),
-        ("title: a\n      send: {}\n      expect: [{json: x, share: 0.8}]", "9:33", "share: expected a string"),
-        ("title: a\n      send: {}\n      expect: [{json: x, share: '0.8'}]", "9:33", "'0.8' is no share"),
-        ("title: a\n      send: {}\n      expect: [{header: x, matches: '('}]", "9:37", "is not a regular expression"),
-        ("title: a\n      send: {}\n      expect: [{header: x, body: y}]", "9:34", "exclude each other"),
-        ("title: a\n      processes: {web: burn}", "8:24", "web: 'burn' is not supported"),
-    ],
-)
-def test_every_error_is_told_with_its_place(tmp_path: Path, step: str, place: str, message: str) -> None:
-    file = tmp_path / "one.yaml"
-    file.write_text(f"{HEAD}    - {step}\n")
-    with pytest.raises(ScenarioError) as caught:
-        scenario.read(file)
-    text = str(caught.value).replace("; hint: ", " (").replace("hint: ", "(")
-    assert f"{file}:{place}:" in text, text
-    assert message.split(" (")[0] in text, text
-
-
-def test_a_scenario_has_the_name_of_its_file(tmp_path: Path) -> None:
-    file = tmp_path / "two.yaml"
-    file.write_text(f"{HEAD}    - title: a\n")
-    with pytest.raises(ScenarioError, match="'one' is not the name of its file"):
-        scenario.read(file)
 
 
 def answers(*values: str | None, status: int = 200) -> list[Received]:
