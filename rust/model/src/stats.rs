@@ -12,6 +12,8 @@ pub enum Metric {
     RequestDuration,
     RequestBytes,
     ResponseBytes,
+    RequestMessages,
+    ResponseMessages,
     ConnectionsOpened,
     ConnectionsClosed,
     SentBytes,
@@ -20,11 +22,13 @@ pub enum Metric {
 
 impl Metric {
     /// Every one.
-    pub const ALL: [Metric; 8] = [
+    pub const ALL: [Metric; 10] = [
         Metric::Requests,
         Metric::RequestDuration,
         Metric::RequestBytes,
         Metric::ResponseBytes,
+        Metric::RequestMessages,
+        Metric::ResponseMessages,
         Metric::ConnectionsOpened,
         Metric::ConnectionsClosed,
         Metric::SentBytes,
@@ -38,6 +42,8 @@ impl Metric {
             Metric::RequestDuration => "request_duration_milliseconds",
             Metric::RequestBytes => "request_bytes",
             Metric::ResponseBytes => "response_bytes",
+            Metric::RequestMessages => "request_messages_total",
+            Metric::ResponseMessages => "response_messages_total",
             Metric::ConnectionsOpened => "tcp_connections_opened_total",
             Metric::ConnectionsClosed => "tcp_connections_closed_total",
             Metric::SentBytes => "tcp_sent_bytes_total",
@@ -48,11 +54,11 @@ impl Metric {
 
 /// Some of Istio's metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Metrics(u8);
+pub struct Metrics(u16);
 
 impl Metrics {
     /// All of them.
-    pub const ALL: Metrics = Metrics(u8::MAX);
+    pub const ALL: Metrics = Metrics(u16::MAX);
 
     /// This one as well.
     pub fn with(self, metric: Metric) -> Metrics {
@@ -85,6 +91,11 @@ impl Default for Stats {
 }
 
 impl Stats {
+    /// Whether one of these metrics is counted.
+    pub fn counts(&self, metrics: &[Metric]) -> bool {
+        self.groups.iter().any(|group| metrics.iter().any(|metric| group.metrics.has(*metric)))
+    }
+
     /// Whether the labels depend on nothing but what the standard's depend on.
     pub fn is_fixed(&self) -> bool {
         let mut values = self.groups.iter().flat_map(|group| &group.labels).filter_map(|label| label.value.as_ref());

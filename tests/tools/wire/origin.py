@@ -72,7 +72,9 @@ class Origin:
         if wants.get("x-want-reset") == "before":
             await exchange.reset()
         elif "x-want-echo" in wants:
-            await exchange.respond(status, [*headers, ("content-type", "application/octet-stream")])
+            if all(name != "content-type" for name, _ in headers):
+                headers.append(("content-type", "application/octet-stream"))
+            await exchange.respond(status, headers)
             while piece := await exchange.read():
                 self.received += len(piece)
                 await exchange.write(piece)

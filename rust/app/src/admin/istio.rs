@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use pymesh_engine::telemetry::istio::{Counts, Histogram, Series, Shard, BUCKETS, CONNECTIONS, REQUESTS};
+use pymesh_engine::telemetry::istio::{Counts, Histogram, Series, Shard, BUCKETS};
 use pymesh_model::stats::Metric;
 
 use super::pages::escape;
@@ -14,12 +14,9 @@ pub(super) fn write(out: &mut String, shards: &[Arc<Shard>]) {
     let mut merged: BTreeMap<(Metric, String), Sum> = BTreeMap::new();
     for series in shards.iter().flat_map(|shard| shard.series()) {
         let labels = labels(&series);
-        let kind = match &series.counts {
-            Counts::Requests(_) => REQUESTS,
-            Counts::Connections(_) => CONNECTIONS,
-        };
-        for metric in kind.into_iter().filter(|metric| series.metrics.has(*metric)) {
-            merged.entry((metric, labels.clone())).or_default().add(&series, metric);
+        let metrics = series.counts.kind().metrics().iter();
+        for metric in metrics.filter(|metric| series.metrics.has(**metric)) {
+            merged.entry((*metric, labels.clone())).or_default().add(&series, *metric);
         }
     }
     let mut current = None;
@@ -57,6 +54,8 @@ impl Sum {
             (Counts::Requests(counts), Metric::RequestBytes) => self.observed(&counts.request_bytes),
             (Counts::Requests(counts), Metric::ResponseBytes) => self.observed(&counts.response_bytes),
             (Counts::Requests(counts), _) => self.count += counts.requests.value(),
+            (Counts::Messages(counts), Metric::ResponseMessages) => self.count += counts.response.value(),
+            (Counts::Messages(counts), _) => self.count += counts.request.value(),
             (Counts::Connections(counts), Metric::ConnectionsClosed) => self.count += counts.closed.value(),
             (Counts::Connections(counts), Metric::SentBytes) => self.count += counts.sent_bytes.value(),
             (Counts::Connections(counts), Metric::ReceivedBytes) => self.count += counts.received_bytes.value(),

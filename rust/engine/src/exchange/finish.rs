@@ -131,6 +131,7 @@ impl Engine {
     /// It is over: who has asked for it is told, or else logs and metrics are.
     fn record(&mut self, key: ExchangeKey) {
         self.tell_filters(key);
+        self.tell_messages(key);
         match self.exchanges.get(key) {
             Some(exchange) if exchange.detached.is_some() => self.conclude(key),
             Some(exchange) => {

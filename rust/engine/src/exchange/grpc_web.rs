@@ -12,11 +12,11 @@ use base64::engine::general_purpose::STANDARD;
 use base64::Engine as _;
 use pymesh_http::{Headers, Known, RequestHead, ResponseHead};
 
+use crate::base::grpc::{Frame, FRAME_HEAD};
+
 const WEB: &[u8] = b"application/grpc-web";
 const WEB_TEXT: &[u8] = b"application/grpc-web-text";
 const TRAILERS: u8 = 0x80;
-/// Type and length of a frame.
-const FRAME_HEAD: usize = 5;
 
 /// A request that is gRPC-Web, and its answer.
 #[derive(Debug, Default)]
@@ -59,41 +59,6 @@ impl Group {
     fn take(&mut self) -> &[u8] {
         let length = std::mem::take(&mut self.length);
         self.octets.get(..length).unwrap_or_default()
-    }
-}
-
-/// Where in a frame of gRPC an octet stands.
-#[derive(Debug, Default)]
-struct Frame {
-    head: [u8; FRAME_HEAD],
-    seen: usize,
-    /// Octets of the message that are to come.
-    left: usize,
-}
-
-impl Frame {
-    /// How many of `data` belong to the frame, and whether it ends with them.
-    fn advance(&mut self, data: &[u8]) -> (usize, bool) {
-        let mut used = 0;
-        while self.seen < FRAME_HEAD {
-            let (Some(octet), Some(place)) = (data.get(used), self.head.get_mut(self.seen)) else {
-                return (used, false);
-            };
-            *place = *octet;
-            used += 1;
-            self.seen += 1;
-            if self.seen == FRAME_HEAD {
-                let [_, a, b, c, d] = self.head;
-                self.left = u32::from_be_bytes([a, b, c, d]) as usize;
-            }
-        }
-        let message = self.left.min(data.len() - used);
-        self.left -= message;
-        let ends = self.left == 0;
-        if ends {
-            self.seen = 0;
-        }
-        (used + message, ends)
     }
 }
 

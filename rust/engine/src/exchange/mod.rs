@@ -17,6 +17,7 @@ pub(crate) mod forward;
 mod grpc_web;
 mod health;
 mod ids;
+mod messages;
 mod mirror;
 mod pipe;
 mod reply;
@@ -61,6 +62,7 @@ pub(crate) use detached::{Answer, Detached, Owner, Unanswered};
 pub(crate) use edit::{add_field, Due};
 pub(crate) use failure::Failure;
 pub(crate) use grpc_web::GrpcWeb;
+pub(crate) use messages::Messages;
 pub(crate) use pipe::Pipe;
 pub(crate) use reply::LocalReply;
 pub(crate) use tunnel::{from_extended_connect, Tunnel, TunnelEnd, Verdict};
@@ -162,6 +164,8 @@ pub struct Exchange {
     pub(crate) mirrors: Vec<ExchangeKey>,
     /// The client speaks gRPC-Web: both bodies are translated.
     pub(crate) grpc_web: Option<Box<GrpcWeb>>,
+    /// It is gRPC, and its messages are counted.
+    pub(crate) messages: Option<Box<Messages>>,
 
     pub(crate) routed: Option<Routed>,
     /// Why, if there is none.

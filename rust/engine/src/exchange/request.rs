@@ -166,6 +166,7 @@ impl Engine {
                 exchange.forwarded = self.now;
                 exchange.priority = forward.priority;
                 exchange.attempt = 1;
+                exchange.count_messages();
                 exchange.adopt_retry_policy(&routed);
                 let retry = exchange.retry().filter(|retry| !retry.on.is_empty());
                 exchange.retries_left = retry.map_or(0, |retry| retry.num_retries);
@@ -235,6 +236,9 @@ impl Engine {
         if exchange.is_translated(Way::Request) {
             self.stream_data(key, Way::Request, None, data);
             return 0;
+        }
+        if let Some(messages) = &mut exchange.messages {
+            messages.request_data(data);
         }
         let exchange = match exchange.mirrors.is_empty() {
             true => exchange,

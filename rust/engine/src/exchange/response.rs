@@ -16,6 +16,7 @@ impl Engine {
     pub(crate) fn response_head(&mut self, key: ExchangeKey, ended: bool) {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         std::mem::swap(&mut exchange.response, &mut self.scratch.response);
+        exchange.answer_messages();
         exchange.has_response = true;
         exchange.response_received = Some(self.now);
         exchange.last_progress = self.now;
@@ -31,6 +32,9 @@ impl Engine {
         let Some(exchange) = self.exchanges.get_mut(key) else { return data.len() };
         exchange.last_progress = self.now;
         exchange.response_body.total += data.len() as u64;
+        if let Some(messages) = &mut exchange.messages {
+            messages.response_data(data);
+        }
         if exchange.is_translated(Way::Response) {
             self.stream_data(key, Way::Response, None, data);
             return 0;
@@ -201,8 +205,11 @@ impl Engine {
             }
             self.drain_conn(down);
         }
-        if self.exchanges.get(key).is_some_and(|exchange| exchange.tunnel.open) {
+        let Some(exchange) = self.exchanges.get(key) else { return };
+        if exchange.tunnel.open {
             self.become_tunnel(key, down);
+        } else if exchange.messages.is_some() {
+            self.tell_messages(key);
         }
     }
 

@@ -1,4 +1,4 @@
-//! Istio's standard metrics (Istio, "Istio Standard Metrics"), of requests and of connections.
+//! Istio's standard metrics (Istio, "Istio Standard Metrics"), of requests, of their messages and of connections.
 //!
 //! A request finds its series by a key of small integers; the strings of the labels are made once, when a series is new.
 //! Where the configuration gives some metrics other labels than others, a request has several series, each of some
@@ -75,8 +75,53 @@ pub struct Series {
 pub enum Counts {
     /// Of requests.
     Requests(Box<RequestCounts>),
+    /// Of gRPC's messages.
+    Messages(MessageCounts),
     /// Of connections.
     Connections(ConnectionCounts),
+}
+
+/// What is counted together, under the same labels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// When a request is over.
+    Requests,
+    /// While a request of gRPC lasts.
+    Messages,
+    /// While a connection lasts.
+    Connections,
+}
+
+impl Kind {
+    /// Its metrics.
+    pub fn metrics(self) -> &'static [Metric] {
+        match self {
+            Kind::Requests => &[Metric::Requests, Metric::RequestDuration, Metric::RequestBytes, Metric::ResponseBytes],
+            Kind::Messages => &[Metric::RequestMessages, Metric::ResponseMessages],
+            Kind::Connections => {
+                &[Metric::ConnectionsOpened, Metric::ConnectionsClosed, Metric::SentBytes, Metric::ReceivedBytes]
+            }
+        }
+    }
+}
+
+impl Counts {
+    fn none(kind: Kind) -> Counts {
+        match kind {
+            Kind::Requests => Counts::Requests(Box::default()),
+            Kind::Messages => Counts::Messages(MessageCounts::default()),
+            Kind::Connections => Counts::Connections(ConnectionCounts::default()),
+        }
+    }
+
+    /// What they are of.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Counts::Requests(_) => Kind::Requests,
+            Counts::Messages(_) => Kind::Messages,
+            Counts::Connections(_) => Kind::Connections,
+        }
+    }
 }
 
 /// `istio_requests_total` and what goes with it.
@@ -87,6 +132,14 @@ pub struct RequestCounts {
     pub duration: Histogram,
     pub request_bytes: Histogram,
     pub response_bytes: Histogram,
+}
+
+/// `istio_request_messages_total`, `istio_response_messages_total`.
+#[derive(Debug, Default)]
+#[allow(missing_docs)]
+pub struct MessageCounts {
+    pub request: Counter,
+    pub response: Counter,
 }
 
 /// `istio_tcp_*`.
@@ -122,11 +175,21 @@ pub(crate) struct Request {
     pub response_bytes: u64,
 }
 
-/// The series that an open connection counts in.
-#[derive(Debug, Default)]
-pub(crate) struct Counting(Vec<Arc<Series>>);
+/// The series that something counts in as long as it lasts: a connection, or a request of gRPC.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Counting(Arc<[Arc<Series>]>);
 
 impl Counting {
+    /// Messages of gRPC, to and from the endpoint.
+    pub fn messages(&self, request: u64, response: u64) {
+        for series in &*self.0 {
+            if let Counts::Messages(counts) = &series.counts {
+                counts.request.add(request);
+                counts.response.add(response);
+            }
+        }
+    }
+
     pub fn opened(&self) {
         self.0.iter().for_each(|series| series.connection(|counts| counts.opened.inc()));
     }
@@ -216,7 +279,9 @@ pub(crate) trait Source {
 pub(crate) struct IstioMetrics {
     standard: Arc<Stats>,
     fast: HashMap<SeriesKey, Vec<Arc<Series>>, BuildHasherDefault<Mix>>,
-    by_labels: HashMap<(Labels, Metrics), Arc<Series>>,
+    /// Likewise; what an answer says is no part of the key.
+    messages: HashMap<SeriesKey, Counting, BuildHasherDefault<Mix>>,
+    by_labels: HashMap<(Labels, Metrics, Kind), Arc<Series>>,
     shard: Arc<Shard>,
 }
 
@@ -232,6 +297,7 @@ impl IstioMetrics {
     /// Keys may mean something else after a change of configuration.
     pub fn forget_keys(&mut self) {
         self.fast.clear();
+        self.messages.clear();
     }
 
     /// Counts a request whose series are known; false if they are not.
@@ -246,7 +312,7 @@ impl IstioMetrics {
 
     /// Counts one whose series are not known by its key, or that has labels of its own.
     pub fn count_new(&mut self, key: SeriesKey, stats: Option<&Stats>, request: &Request, source: &impl Source) {
-        let series = self.make(stats, &REQUESTS, source);
+        let series = self.make(stats, Kind::Requests, source);
         series.iter().for_each(|series| series.request(request));
         if stats.is_none_or(Stats::is_fixed) {
             self.fast.insert(key, series);
@@ -255,14 +321,28 @@ impl IstioMetrics {
 
     /// The series for a connection. There are fewer of them than of requests: their labels are made for each.
     pub fn connection(&mut self, stats: Option<&Stats>, source: &impl Source) -> Counting {
-        Counting(self.make(stats, &CONNECTIONS, source))
+        Counting(self.make(stats, Kind::Connections, source).into())
     }
 
-    fn make(&mut self, stats: Option<&Stats>, kind: &[Metric], source: &impl Source) -> Vec<Arc<Series>> {
+    /// The series for the messages of a request, if they are known by its key.
+    pub fn known_messages(&self, key: &SeriesKey) -> Option<Counting> {
+        self.messages.get(key).cloned()
+    }
+
+    /// Those that are not, or that have labels of their own.
+    pub fn messages(&mut self, key: SeriesKey, stats: Option<&Stats>, source: &impl Source) -> Counting {
+        let counting = Counting(self.make(stats, Kind::Messages, source).into());
+        if stats.is_none_or(Stats::is_fixed) {
+            self.messages.insert(key, counting.clone());
+        }
+        counting
+    }
+
+    fn make(&mut self, stats: Option<&Stats>, kind: Kind, source: &impl Source) -> Vec<Arc<Series>> {
         let standard = self.standard.clone();
         let groups = &stats.unwrap_or(&standard).groups;
         let mut found = Vec::with_capacity(1);
-        for group in groups.iter().filter(|group| kind.iter().any(|metric| group.metrics.has(*metric))) {
+        for group in groups.iter().filter(|group| kind.metrics().iter().any(|metric| group.metrics.has(*metric))) {
             let mut labels = source.labels();
             for label in &group.labels {
                 let known = labels.iter().position(|(name, _)| *name == label.name);
@@ -282,28 +362,17 @@ impl IstioMetrics {
         found
     }
 
-    fn series(&mut self, labels: Labels, metrics: Metrics, kind: &[Metric]) -> Option<Arc<Series>> {
-        let key = (labels, metrics);
+    fn series(&mut self, labels: Labels, metrics: Metrics, kind: Kind) -> Option<Arc<Series>> {
+        let key = (labels, metrics, kind);
         if let Some(known) = self.by_labels.get(&key) {
             return Some(known.clone());
         }
         if self.by_labels.len() >= MOST_SERIES {
             return None;
         }
-        let counts = match kind.contains(&Metric::Requests) {
-            true => Counts::Requests(Box::default()),
-            false => Counts::Connections(ConnectionCounts::default()),
-        };
-        let series = Arc::new(Series { labels: key.0.clone(), metrics, counts });
+        let series = Arc::new(Series { labels: key.0.clone(), metrics, counts: Counts::none(kind) });
         self.by_labels.insert(key, series.clone());
         self.shard.series.lock().unwrap_or_else(PoisonError::into_inner).push(series.clone());
         Some(series)
     }
 }
-
-/// Metrics of requests.
-pub const REQUESTS: [Metric; 4] =
-    [Metric::Requests, Metric::RequestDuration, Metric::RequestBytes, Metric::ResponseBytes];
-/// Metrics of connections.
-pub const CONNECTIONS: [Metric; 4] =
-    [Metric::ConnectionsOpened, Metric::ConnectionsClosed, Metric::SentBytes, Metric::ReceivedBytes];

@@ -33,7 +33,8 @@ impl Default for Names {
     }
 }
 
-/// In the order in which they are written; the last two are of requests alone.
+/// In the order in which they are written. Messages have those before [`OF_MESSAGES`] alone, which tell who talks to
+/// whom: of a request that goes on nobody knows more. The last two are of requests alone.
 const NAMES: [&str; 25] = [
     "reporter",
     "source_workload",
@@ -62,6 +63,8 @@ const NAMES: [&str; 25] = [
     "grpc_response_status",
 ];
 
+const OF_MESSAGES: usize = 20;
+
 /// Clusters that stand for no service and are called by their own names.
 const OWN_NAMES: [&str; 3] = ["BlackHoleCluster", "PassthroughCluster", "InboundPassthroughCluster"];
 
@@ -84,10 +87,19 @@ pub(crate) struct Counted<'a> {
     /// Where traffic goes out.
     pub upstream: Principals,
     pub flags: Flags,
-    /// `http`, `grpc` or `tcp`.
-    pub protocol: &'static str,
-    /// Of requests: the status, and gRPC's.
-    pub answer: Option<(u16, Option<u8>)>,
+    pub what: What,
+}
+
+/// What is counted.
+pub(crate) enum What {
+    Request {
+        is_grpc: bool,
+        status: u16,
+        grpc_status: Option<u8>,
+    },
+    /// Those of a request.
+    Messages,
+    Connection,
 }
 
 impl Source for Counted<'_> {
@@ -140,14 +152,24 @@ impl Source for Counted<'_> {
             or_unknown(&self.service_name(service)),
             or_unknown(&service.namespace),
             or_unknown(&destination.cluster),
-            self.protocol.into(),
+            match self.what {
+                What::Request { is_grpc: false, .. } => "http",
+                What::Request { is_grpc: true, .. } | What::Messages => "grpc",
+                What::Connection => "tcp",
+            }
+            .into(),
             self.flags.to_string().into(),
             policy.into(),
         ];
-        let answer = self.answer.map(|(status, grpc)| -> [Arc<str>; 2] {
-            [status.to_string().into(), grpc.map_or("".into(), |status| status.to_string().into())]
-        });
-        names.iter().cloned().zip(values.into_iter().chain(answer.into_iter().flatten())).collect()
+        let (shown, answer) = match self.what {
+            What::Request { status, grpc_status, .. } => {
+                let grpc_status = grpc_status.map_or("".into(), |status| status.to_string().into());
+                (values.len(), Some([status.to_string().into(), grpc_status]))
+            }
+            What::Connection => (values.len(), None),
+            What::Messages => (OF_MESSAGES, None),
+        };
+        names.iter().cloned().zip(values.into_iter().take(shown).chain(answer.into_iter().flatten())).collect()
     }
 
     fn value(&self, value: &LabelValue) -> Arc<str> {

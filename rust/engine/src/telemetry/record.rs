@@ -14,12 +14,13 @@ use pymesh_model::Node;
 
 use super::access_log::Lines;
 use super::istio::{Counting, IstioMetrics, Request, SeriesKey, Shard};
-use super::labels::{Counted, Names, Principals};
+use super::labels::{Counted, Names, Principals, What};
 use super::log_filter::admits;
 use super::notices::Notices;
 use super::stats::FileLogStats;
 use super::view::View;
 use super::{Facts, Flags};
+use crate::base::grpc;
 use crate::base::rng::Rng;
 use crate::base::time::{Time, WallClock};
 use crate::exchange::Exchange;
@@ -205,10 +206,41 @@ impl Recorder {
             endpoint: record.endpoint,
             upstream,
             flags: record.flags,
-            protocol: "tcp",
-            answer: None,
+            what: What::Connection,
         };
         let counting = metrics.connection(stats, &counted);
+        self.metrics = metrics;
+        counting
+    }
+
+    /// What counts the messages of a request. `upstream` says who its endpoint is.
+    pub fn messages(
+        &mut self,
+        exchange: &Exchange,
+        now: Time,
+        upstream: impl FnOnce(&Exchange) -> Principals,
+    ) -> Counting {
+        let (Some(http), Some(facts)) = (&exchange.http, &exchange.facts) else { return Counting::default() };
+        let stats = http.config.stats.as_deref();
+        let key = key_of(exchange, stats, http.direction, facts);
+        if let Some(known) = self.metrics.known_messages(&key) {
+            return known;
+        }
+        let mut metrics = std::mem::take(&mut self.metrics);
+        let view = self.view(exchange, facts, now);
+        let counted = Counted {
+            names: &self.names,
+            node: &self.node,
+            view: &view,
+            direction: http.direction,
+            facts,
+            cluster: exchange.cluster_config.as_deref(),
+            endpoint: exchange.endpoint.as_deref(),
+            upstream: upstream(exchange),
+            flags: exchange.flags,
+            what: What::Messages,
+        };
+        let counting = metrics.messages(key, stats, &counted);
         self.metrics = metrics;
         counting
     }
@@ -254,15 +286,10 @@ impl Recorder {
         let stats = http.config.stats.as_deref();
         let grpc = grpc_status(exchange);
         let key = SeriesKey {
-            stats: stats.map_or(0, |stats| std::ptr::from_ref(stats).addr()),
-            direction: direction as u8,
-            cluster: exchange.cluster.map_or(u64::MAX, |key| key.to_bits()),
-            host: exchange.host.map_or(u64::MAX, |key| key.to_bits()),
-            peer: facts.peer_id,
             status: exchange.response.status,
             flags: exchange.flags.bits(),
             grpc: grpc.unwrap_or(u8::MAX),
-            policy: u8::from(facts.is_mutual_tls()),
+            ..key_of(exchange, stats, direction, facts)
         };
         let request = Request {
             duration_micros: now.since(exchange.started).as_micros() as u64,
@@ -284,22 +311,35 @@ impl Recorder {
             endpoint: exchange.endpoint.as_deref(),
             upstream: upstream(exchange),
             flags: exchange.flags,
-            protocol: if is_grpc(exchange) { "grpc" } else { "http" },
-            answer: Some((exchange.response.status, grpc)),
+            what: What::Request {
+                is_grpc: grpc::is_grpc(&exchange.request.headers),
+                status: exchange.response.status,
+                grpc_status: grpc,
+            },
         };
         metrics.count_new(key, stats, &request, &counted);
         self.metrics = metrics;
     }
 }
 
-fn is_grpc(exchange: &Exchange) -> bool {
-    let content_type = exchange.request.headers.get_known(Known::ContentType);
-    content_type.is_some_and(|value| value.starts_with(b"application/grpc"))
+/// What tells the series of an exchange from others, but for how it was answered.
+fn key_of(exchange: &Exchange, stats: Option<&Stats>, direction: Direction, facts: &Facts) -> SeriesKey {
+    SeriesKey {
+        stats: stats.map_or(0, |stats| std::ptr::from_ref(stats).addr()),
+        direction: direction as u8,
+        cluster: exchange.cluster.map_or(u64::MAX, |key| key.to_bits()),
+        host: exchange.host.map_or(u64::MAX, |key| key.to_bits()),
+        peer: facts.peer_id,
+        policy: u8::from(facts.is_mutual_tls()),
+        status: 0,
+        flags: 0,
+        grpc: 0,
+    }
 }
 
 /// The gRPC status of a finished exchange, if it was gRPC.
 fn grpc_status(exchange: &Exchange) -> Option<u8> {
-    if !is_grpc(exchange) {
+    if !grpc::is_grpc(&exchange.request.headers) {
         return None;
     }
     let trailers = &exchange.response_body.trailers;

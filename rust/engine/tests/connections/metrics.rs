@@ -22,14 +22,22 @@ fn connections(series: &Series) -> [u64; 4] {
         Counts::Connections(counts) => {
             [&counts.opened, &counts.closed, &counts.sent_bytes, &counts.received_bytes].map(|counter| counter.value())
         }
-        Counts::Requests(_) => panic!("it counts requests"),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Those of the request, and of the response.
+fn messages(series: &Series) -> [u64; 2] {
+    match &series.counts {
+        Counts::Messages(counts) => [counts.request.value(), counts.response.value()],
+        other => panic!("{other:?}"),
     }
 }
 
 fn requests(series: &Series) -> u64 {
     match &series.counts {
         Counts::Requests(counts) => counts.requests.value(),
-        Counts::Connections(_) => panic!("it counts connections"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -117,10 +125,11 @@ fn metrics_with_labels_of_their_own_have_series_of_their_own() {
     assert_eq!(labels.map(|name| label(own, name)), [None, Some("any"), Some("here")]);
     assert_eq!(labels.map(|name| label(rest, name)), [Some("source"), Some("200"), None]);
     let shown = |series: &Series| Metric::ALL.map(|metric| series.metrics.has(metric));
-    assert_eq!(shown(own), [true, false, false, false, false, false, false, false]);
+    let only = |wanted: &[Metric]| Metric::ALL.map(|metric| wanted.contains(&metric));
+    assert_eq!(shown(own), only(&[Metric::Requests]));
     assert_eq!(
         shown(rest),
-        [false, true, true, false, false, false, false, false],
+        only(&[Metric::RequestDuration, Metric::RequestBytes]),
         "what is in no group is not counted"
     );
 }
@@ -139,4 +148,87 @@ fn a_label_may_be_what_the_client_says() {
 #[test]
 fn nothing_is_counted_where_nothing_is_wanted() {
     assert!(ask(Stats { groups: vec![] }).is_empty());
+}
+
+/// gRPC over HTTP/1.1: the engine looks at bodies, whatever carries them.
+const CALL: &[u8] = b"POST /s/m HTTP/1.1\r\nhost: a\r\ncontent-type: application/grpc\r\ncontent-length: 14\r\n\r\n";
+const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\ncontent-length: 12\r\n\r\n";
+/// One of four octets and an empty one.
+const TWO: &[u8] = b"\0\0\0\0\x04abcd\0\0\0\0\0";
+/// One of two octets and an empty one.
+const SMALL: &[u8] = b"\0\0\0\0\x02ab\0\0\0\0\0";
+
+fn of_messages(rig: &Rig) -> Vec<Arc<Series>> {
+    rig.shard.series().into_iter().filter(|series| matches!(series.counts, Counts::Messages(_))).collect()
+}
+
+#[test]
+fn messages_are_counted_while_they_pass() {
+    let mut rig = Rig::new(&Setup { direction: Direction::Outbound, ..Setup::default() });
+    let client = rig.accept();
+    rig.receive(client, &[CALL, &TWO[..9]].concat());
+    let upstream = rig.open();
+    assert!(of_messages(&rig).is_empty(), "nobody knows yet who answers");
+    rig.receive(upstream, &[ANSWER, &SMALL[..1]].concat());
+    let [series] = &of_messages(&rig)[..] else { panic!("one series") };
+    assert_eq!(messages(series), [1, 1], "each counts with its first octet");
+    rig.receive(client, &TWO[9..]);
+    rig.receive(upstream, &SMALL[1..3]);
+    assert_eq!(messages(series), [2, 1], "the request goes on");
+    rig.receive(upstream, &SMALL[3..]);
+    assert_eq!(messages(series), [2, 2]);
+    let labels = ["reporter", "destination_service", "destination_cluster", "request_protocol", "response_code"];
+    assert_eq!(labels.map(|name| label(series, name)), [Some("source"), Some("unknown"), Some("unknown"), None, None]);
+
+    // An answer before the end of its request closes a connection of HTTP/1.
+    let client = rig.accept();
+    rig.receive(client, &[CALL, TWO].concat());
+    rig.receive(upstream, b"HTTP/1.1 404 No\r\ncontent-type: application/grpc\r\ncontent-length: 1\r\n\r\n\0");
+    assert_eq!(messages(series), [4, 2], "what is no answer of gRPC has no messages");
+    rig.receive(client, GET);
+    rig.receive(upstream, OK);
+    assert_eq!(messages(series), [4, 2]);
+    assert_eq!(of_messages(&rig).len(), 1);
+}
+
+#[test]
+fn messages_of_a_request_that_nobody_answers_are_counted_at_its_end() {
+    let mut rig = Rig::new(&Setup { direction: Direction::Outbound, ..Setup::default() });
+    let client = rig.accept();
+    rig.receive(client, &[CALL, TWO].concat());
+    let upstream = rig.connecting();
+    rig.engine.failed(upstream, "refused");
+    rig.work();
+    let [series] = &of_messages(&rig)[..] else { panic!("one series") };
+    assert_eq!(messages(series), [2, 0]);
+}
+
+#[test]
+fn messages_are_not_counted_where_they_are_not_wanted() {
+    let groups = vec![group(&[Metric::Requests], &[])];
+    let stats = Some(Arc::new(Stats { groups }));
+    let mut rig = Rig::new(&Setup { direction: Direction::Outbound, stats, ..Setup::default() });
+    let client = rig.accept();
+    rig.receive(client, &[CALL, TWO].concat());
+    let upstream = rig.open();
+    rig.receive(upstream, &[ANSWER, SMALL].concat());
+    let [series] = &rig.shard.series()[..] else { panic!("one series") };
+    assert_eq!(requests(series), 1);
+}
+
+/// Labels that are equal do not make one series of two kinds.
+#[test]
+fn what_is_counted_is_part_of_what_a_series_is() {
+    let gone = ["request_protocol", "response_flags", "connection_security_policy", "response_code"];
+    let labels: Vec<_> = gone.into_iter().chain(["grpc_response_status"]).map(|name| (name, None)).collect();
+    let stats = Some(Arc::new(Stats { groups: vec![group(&Metric::ALL, &labels)] }));
+    let mut rig = Rig::new(&Setup { direction: Direction::Outbound, stats, ..Setup::default() });
+    let client = rig.accept();
+    rig.receive(client, &[CALL, TWO].concat());
+    let upstream = rig.open();
+    rig.receive(upstream, &[ANSWER, SMALL].concat());
+    let series = rig.shard.series();
+    let [of_messages, of_requests] = &series[..] else { panic!("two series") };
+    assert_eq!((messages(of_messages), requests(of_requests)), ([2, 2], 1));
+    assert_eq!(of_messages.labels, of_requests.labels);
 }

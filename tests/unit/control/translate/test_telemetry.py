@@ -242,4 +242,4 @@ def test_metrics(name: str) -> None:
 def test_all_metrics_are_each_of_them() -> None:
     found = telemetry.metrics(scope("{}", mesh=f"metrics: [{{overrides: [{{{REMOVE}}}]}}]"), "CLIENT")
     assert found is not None
-    assert len(found) == 8 and all(sorted(one.tags) == ["a"] for one in found.values())
+    assert len(found) == 10 and all(sorted(one.tags) == ["a"] for one in found.values())
