@@ -137,6 +137,7 @@ def from_kubernetes(
         spec.virtual_ips,
         spec.is_headless,
         export_to=_exported(service, report),
+        awaited={port.number: slices.awaited(sliced, port) for port in ports if isinstance(port.target, str)},
         distribution=spec.traffic_distribution or _distribution(service, report),
     )
 

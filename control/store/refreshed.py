@@ -89,7 +89,7 @@ def _is_alike(before: Service, fresh: Service) -> bool:
     """Whether nothing but the endpoints is another, and nothing but clusters tells of those."""
     if before.headless or before.resolution != "EDS":
         return False
-    names = (one.name for one in fields(Service) if one.name not in ("backends", "at"))
+    names = (one.name for one in fields(Service) if one.name not in ("backends", "awaited", "at"))
     return all(getattr(before, name) == getattr(fresh, name) for name in names)
 
 

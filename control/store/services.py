@@ -68,6 +68,9 @@ class Service:
     subject_alt_names: tuple[str, ...] = ()
     #: The namespaces that see it; all if empty.
     export_to: tuple[str, ...] = ()
+    #: Port -> address -> where an endpoint that nobody uses yet serves it, for ports whose target is a name. Its own
+    #: sidecar has to know before others do: what comes first must not find it without a chain for the port.
+    awaited: Mapping[int, Mapping[str, int]] = field(default_factory=dict, repr=False)
     #: Which endpoints its clients prefer, unless a DestinationRule says so.
     distribution: TrafficDistribution | None = None
 

@@ -31,6 +31,17 @@ def backends(
     return list(found.values())
 
 
+def awaited(slices: Iterable[EndpointSlice], port: Port) -> dict[str, int]:
+    """Address -> where an endpoint that gets nothing now serves a port."""
+    found: dict[str, int] = {}
+    for one in slices:
+        numbers = [known.port for known in one.ports if known.name == port.name]
+        for endpoint in one.endpoints:
+            if numbers and _health(endpoint, publish_not_ready=False) is None:
+                found |= dict.fromkeys(endpoint.addresses, numbers[0])
+    return found
+
+
 def orphan(one: EndpointSlice, namespace: str, owner: str, report: Report) -> None:
     """Report a slice whose service does not exist."""
     label = EndpointSlice.SERVICE_LABEL

@@ -227,8 +227,9 @@ def _served(scope: Scope) -> dict[int, tuple[Service, Port]]:
             continue
         for port in service.ports:
             own = [one.port for one in service.backends[port.number] if one.workload.is_at(proxy.address)]
-            numbers = own or ([port.target] if isinstance(port.target, int) else [])
-            for number in numbers:
+            awaited = service.awaited.get(port.number, {}).get(proxy.address)
+            known = port.target if isinstance(port.target, int) else awaited
+            for number in own or ([] if known is None else [known]):
                 found.setdefault(number, (service, port))
     return found
 

@@ -6,9 +6,10 @@ import http.client
 import json
 import re
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,14 @@ class Answer:
     body: Any
 
 
+@dataclass
+class Traffic:
+    """What became of many requests."""
+
+    answered: int = 0
+    lost: list[str] = field(default_factory=list)
+
+
 @dataclass(frozen=True)
 class Shop:
     """See the module."""
@@ -67,6 +76,31 @@ class Shop:
             connection.close()
         is_json = answer.headers.get("content-type", "").startswith("application/json")
         return Answer(answer.status, dict(answer.headers), json.loads(body) if is_json else body.decode())
+
+    @contextmanager
+    def traffic(self) -> Iterator[Traffic]:
+        """Requests at the ingress gateway, one after the other, for the length of a block."""
+        service = self.cluster.get("v1", "Service", "istio-ingressgateway", NAMESPACE)
+        assert service is not None
+        address, made, over = service["spec"]["clusterIP"], Traffic(), threading.Event()
+
+        def ask() -> None:
+            while not over.is_set():
+                try:
+                    answer = self.ask(address, 80, "/products/1")
+                except (OSError, http.client.HTTPException) as error:
+                    made.lost.append(repr(error))
+                else:
+                    made.answered += answer.status == 200
+                    made.lost += [f"{answer.status} {answer.body}"] if answer.status != 200 else []
+
+        thread = threading.Thread(target=ask, daemon=True)
+        thread.start()
+        try:
+            yield made
+        finally:
+            over.set()
+            thread.join()
 
     def serves(self, path: str = "/products/1") -> bool:
         """Whether a request is answered as it should be."""
@@ -105,14 +139,18 @@ class Shop:
 
 
 @contextmanager
-def shop(cluster: Cluster, **values: Any) -> Iterator[Shop]:
+def shop(cluster: Cluster, certificate_lifetime: str = "24h", **values: Any) -> Iterator[Shop]:
     """The mesh and the shop in it, all pods ready; gone afterwards."""
     with ExitStack() as stack:
         stack.enter_context(_without_remains(cluster))
         stack.enter_context(cluster.namespace(NAMESPACE))
         stack.enter_context(cluster.namespace("shop", {"istio-injection": "enabled"}))
         made = Shop(cluster, stack.enter_context(node(cluster, IMAGES)))
-        cluster.apply(list(_installed(made, Values(image=IMAGE, gateway_service_type="ClusterIP", **values))))
+        cluster.apply(
+            list(
+                _installed(made, certificate_lifetime, Values(image=IMAGE, gateway_service_type="ClusterIP", **values))
+            )
+        )
         made.node.wait_ready(NAMESPACE)
         for file in ("kubernetes/shop", *(f"config/{one}" for one in _CONFIGURATION), "kubernetes/ingress"):
             cluster.apply((EXAMPLE / f"{file}.yaml").read_text())
@@ -121,8 +159,10 @@ def shop(cluster: Cluster, **values: Any) -> Iterator[Shop]:
         yield made
 
 
-def _installed(shop: Shop, values: Values) -> Iterator[Object]:
-    """What `pymesh install` applies; only that this API server is outside of the network of Services."""
+def _installed(shop: Shop, certificate_lifetime: str, values: Values) -> Iterator[Object]:
+    """What `pymesh install` applies; only that this API server is outside of the network of Services, and that
+    certificates may live for less than a test.
+    """
     address = f"pymesh-control.{values.namespace}.svc.cluster.local"
 
     def connect() -> Any:
@@ -133,6 +173,9 @@ def _installed(shop: Shop, values: Values) -> Iterator[Object]:
         for webhook in one.get("webhooks", ()):
             service = webhook["clientConfig"].pop("service")
             webhook["clientConfig"]["url"] = f"https://127.0.0.1:{port}{service['path']}"
+        if (one["kind"], one["metadata"]["name"]) == ("Deployment", "pymesh-control"):
+            (container,) = one["spec"]["template"]["spec"]["containers"]
+            container["args"] += ["--certificate-lifetime", certificate_lifetime]
         yield one
 
 

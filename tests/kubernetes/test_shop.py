@@ -1,33 +1,49 @@
 """The shop as pods of a cluster: a real API server, the installation that `pymesh install` makes, sidecars put in by
 the webhook, connections led through them by nftables, and everybody known by the token of a service account.
 
-Where a request was and how it came there say the sidecars' own numbers.
+Where a request was and how it came there say the sidecars' own numbers, and the node's cables. `make test-kubernetes`
+has the API server away for five minutes.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
+import time
+import urllib.request
+import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
+from pymesh.control.install.values import NAMESPACE
 from tests.kubernetes.cluster import Cluster
+from tests.kubernetes.kubelet.pod import Pod
+from tests.kubernetes.kubelet.wire import watched
 from tests.kubernetes.shop import Shop, shop
 from tests.tools.peers import peer
 
 _PRINCIPAL = "spiffe://cluster.local/ns/shop/sa"
 _ASK = """
-import sys, urllib.error, urllib.request
+import http.client, sys, urllib.error, urllib.request
 try:
     print(urllib.request.urlopen(sys.argv[1], timeout=20).status)
 except urllib.error.HTTPError as error:
     print(error.code)
+except (OSError, http.client.HTTPException) as error:  # the end of the connection, or the alert of who expects TLS
+    print(f"refused: {error!r}")
 """
+WHOLE = "PYMESH_KUBERNETES_WHOLE" in os.environ
+AWAY_SECONDS = 300.0 if WHOLE else 0.0
+#: What a request or an answer of the shop has, and nobody may read who looks at a cable.
+_READABLE = (b"HTTP/1.1", b"PRI * HTTP/2.0", b"Boils before I am awake.", b"tin kettle")
 
 
 @pytest.fixture(scope="module")
 def mesh(mesh_apis: Cluster) -> Iterator[Shop]:
-    with shop(mesh_apis) as made:
+    with shop(mesh_apis, certificate_lifetime="60s") as made:
         yield made
 
 
@@ -134,3 +150,136 @@ def test_a_deployment_is_rolled_while_requests_are_answered(mesh: Shop) -> None:
     mesh.node.wait("the catalog's pods are new", rolled)
     for _ in range(20):
         assert mesh.get().status == 200
+
+
+@contextmanager
+def _outsider(mesh: Shop) -> Iterator[Pod]:
+    """A pod without a sidecar, in a namespace of its own."""
+    with mesh.cluster.namespace("outside"):
+        spec = {
+            "containers": [
+                {"name": "idle", "image": "pymesh-shop", "command": ["python3", "-c", "import time; time.sleep(3600)"]}
+            ]
+        }
+        meta = {"name": "outsider", "namespace": "outside", "labels": {"app": "outsider"}}
+        mesh.cluster.apply([{"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}])
+
+        def runs() -> bool:
+            return any(one.container("idle").is_running for one in mesh.node.all("outside"))
+
+        mesh.node.wait("the outsider runs", runs)
+        outsider = mesh.node.pod("outside", app="outsider")
+        yield outsider
+    mesh.node.wait("the outsider is gone", lambda: outsider.is_gone)
+
+
+def test_strict_mutual_tls_shuts_out_plaintext_and_nobody_can_read_along(mesh: Shop) -> None:
+    with _outsider(mesh) as outsider:
+
+        def asked() -> str:
+            where = f"http://catalog.shop/products?{uuid.uuid4()}"
+            return outsider.run("idle", "python3", "-c", _ASK, where).strip()
+
+        def refused() -> bool:
+            return asked().startswith("refused")
+
+        assert refused(), "this is the default"
+        try:
+            mesh.apply(_policy("PeerAuthentication", "default", "mtls: {mode: PERMISSIVE}"))
+            mesh.node.wait("plaintext is taken", lambda: asked() == "200")
+            with watched(mesh.node.network) as wire:
+                assert asked() == "200"
+            assert wire.with_text(*_READABLE), "and can be read"
+
+            mesh.apply(_policy("PeerAuthentication", "default", "mtls: {mode: STRICT}"))
+            mesh.node.wait("plaintext is refused", refused)
+            gateways = {one.address for one in mesh.node.all(NAMESPACE, app="istio-ingressgateway")}
+            members = {one.address for one in mesh.node.all("shop")}
+            with watched(mesh.node.network) as wire:
+                for _ in range(10):
+                    assert mesh.get().status == 200
+            for senders in (gateways, members):
+                assert len(wire.between(senders, members)) >= 10, "requests have gone from pod to pod"
+            assert wire.with_text(*_READABLE) == []
+            mesh.node.wait_ready("shop")
+        finally:
+            mesh.cluster.delete("security.istio.io/v1", "PeerAuthentication", "default", "shop")
+
+
+def _scale(mesh: Shop, deployment: str, replicas: int) -> None:
+    path = f"/apis/apps/v1/namespaces/shop/deployments/{deployment}"
+    patch = {"spec": {"replicas": replicas}}
+    mesh.cluster.request("PATCH", path, patch, content_type="application/merge-patch+json")
+
+
+def _newcomer_serves(mesh: Shop) -> None:
+    """One more pod joins, takes its share of the requests, and goes.
+
+    The application ends at SIGTERM, while others do not know it yet: requests for the catalog are tried again.
+    """
+    before = {one.name for one in mesh.node.all("shop", app="catalog")}
+    _scale(mesh, "catalog", len(before) + 1)
+
+    def serves() -> bool:
+        new = [one for one in mesh.node.all("shop", app="catalog") if one.name not in before]
+        ready = [one for one in new if all(each.is_ready for each in (*one.init[1:], *one.main))]
+        return bool(ready) and mesh.requests_total(ready[0], reporter="destination", response_code="200") > 0
+
+    mesh.node.wait("a new pod answers", serves)
+    _scale(mesh, "catalog", len(before))
+    mesh.node.wait("it is gone again", lambda: len(mesh.node.all("shop", app="catalog")) == len(before))
+
+
+def test_the_control_plane_starts_again_and_no_request_is_lost(mesh: Shop) -> None:
+    with mesh.traffic() as traffic:
+        first = mesh.node.pod(NAMESPACE, app="pymesh-control")
+        first.container("control").kill()
+        mesh.node.wait("its container runs again", lambda: first.container("control").restarts == 1)
+        mesh.node.wait_ready(NAMESPACE)
+        mesh.apply(_canary(100, 0))
+        mesh.node.wait("changes arrive", lambda: set(mesh.versions(5)) == {"v1"})
+
+        mesh.cluster.request("DELETE", f"/api/v1/namespaces/{NAMESPACE}/pods/{first.name}")
+        mesh.node.wait("its pod is another", lambda: first.is_gone)
+        mesh.node.wait_ready(NAMESPACE)
+        mesh.apply(_canary(0, 100))
+        mesh.node.wait("changes arrive", lambda: set(mesh.versions(5)) == {"v2"})
+        _newcomer_serves(mesh)
+        answered = traffic.answered
+        mesh.node.wait("requests are answered", lambda: traffic.answered >= answered + 5)
+    assert traffic.lost == []
+
+
+def _serial(pod: Pod) -> str:
+    """Of the certificate that a sidecar shows."""
+
+    def read() -> str:
+        with urllib.request.urlopen("http://127.0.0.1:15000/certs", timeout=20) as page:
+            entries = json.load(page)["certificates"]
+        return str(next(one["cert_chain"][0]["serial_number"] for one in entries if one["cert_chain"]))
+
+    return pod.space.call(read)
+
+
+def test_certificates_are_replaced_while_the_api_server_is_away_and_no_request_is_lost(mesh: Shop) -> None:
+    pods = mesh.node.all("shop")
+    with mesh.traffic() as traffic:
+        mesh.node.wait("requests are answered", lambda: traffic.answered >= 5)
+        began, before = time.monotonic(), {one.name: _serial(one) for one in pods}
+        mesh.cluster.apiserver.stop()
+        try:
+
+            def replaced() -> bool:
+                others = sum(_serial(one) != before[one.name] for one in pods)
+                return others >= (len(pods) if WHOLE else 1) and time.monotonic() - began >= AWAY_SECONDS
+
+            mesh.node.wait("certificates are replaced", replaced, AWAY_SECONDS + 120)
+            answered = traffic.answered
+            mesh.node.wait("requests are answered", lambda: traffic.answered >= answered + 5)
+        finally:
+            mesh.cluster.start_apiserver()
+        mesh.apply(_canary(50, 50))
+        mesh.node.wait("both answer", lambda: set(mesh.versions(20)) == {"v1", "v2"})
+        if WHOLE:
+            _newcomer_serves(mesh)
+    assert traffic.lost == []

@@ -30,7 +30,7 @@ APPLY: Final = "application/apply-patch+yaml"
 MERGE: Final = "application/merge-patch+json"
 
 _TIMEOUT: Final = httpx.Timeout(30.0, connect=10.0)
-#: The server says something on every watch about once a minute.
+#: A server says something on most watches about once a minute; one that hangs has to be noticed.
 _SILENCE: Final = 150.0
 #: A watch's document: the largest object that etcd takes, and what the server adds.
 _LONGEST_LINE: Final = 8 * 1024 * 1024
@@ -106,7 +106,8 @@ class ApiClient:
     async def watch(
         self, path: str, query: Mapping[str, str], opened: Callable[[], None] = lambda: None
     ) -> AsyncGenerator[Object, None]:
-        """The events of a watch as they come, until the server ends it; ``opened`` is called when it begins.
+        """The events of a watch as they come, until the server ends it or says nothing for too long; ``opened`` is
+        called when it begins.
 
         Raises ApiError.
         """
@@ -124,6 +125,10 @@ class ApiClient:
                     rest = bytearray(last)
                     if len(rest) > _LONGEST_LINE:
                         raise ApiError(f"watch {path}: an event is longer than {_LONGEST_LINE} bytes")
+            except httpx.ReadTimeout:
+                # Of a kind of which nothing changes some servers say nothing for minutes. It is asked anew, and if it
+                # hangs, that is told.
+                return
             except (httpx.HTTPError, orjson.JSONDecodeError) as error:
                 raise ApiError(f"watch {path}: broken off ({error!r})") from error
 

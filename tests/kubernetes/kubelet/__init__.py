@@ -7,6 +7,7 @@
 | `volumes.py` | what of a pod's spec is files and environment: projected tokens, ConfigMaps, the downward API |
 | `probes.py` | startup, readiness and liveness |
 | `pod.py` | the kubelet's part for one pod: init containers, native sidecars, restarts, graceful end |
+| `wire.py` | a look at what pods say to each other |
 | `node.py` | the kubelet's loop, and the controllers that a mesh needs: Deployments, EndpointSlices |
 
 A pod is run by what its spec says; a field that is not known here is an error with its name, so that nothing that an

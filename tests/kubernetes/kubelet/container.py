@@ -78,6 +78,7 @@ def _inside(spec: Any) -> int:
         _bind(one["source"], _within(root, one["path"]), one["readonly"])
     if spec["readonly"]:
         _mount("none", root, flags=_REMOUNT | _BIND | _RDONLY)
+    Path(spec["folder"], "made").touch()
     os.chroot(root)
     os.chdir(spec["cwd"])
     argv = [shutil.which("setpriv", path="/usr/bin:/bin") or "setpriv", "--no-new-privs"]

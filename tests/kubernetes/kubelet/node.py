@@ -116,6 +116,12 @@ class Node:
             self._replicas(deployment, [one for one in pods if _is_of(one, deployment)])
         for one in pods:
             self._keep(one)
+        there = {one["metadata"]["uid"] for one in pods}
+        for uid in [uid for uid in self.pods if uid not in there]:
+            # Removed without grace.
+            self.pods[uid].end(grace=0)
+            if self.pods[uid].is_gone:
+                del self.pods[uid]
         slices = [self._slice(service, pods) for service in self._services if service["spec"].get("selector")]
         for made in slices:
             self._apply(made)

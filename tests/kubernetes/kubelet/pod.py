@@ -79,6 +79,12 @@ class Container:
         """Whether there is a process."""
         return self.process is not None and self.process.poll() is None
 
+    def kill(self) -> None:
+        """End it at once, as a crash does; it is started again."""
+        if self.process is not None and self.process.stdin is not None:
+            self.process.stdin.close()
+            self.process.wait()
+
     @property
     def is_started(self) -> bool:
         """By its startup probe, if it has one."""
@@ -317,6 +323,11 @@ class Pod:
     def _entered(self, inside: Path, argv: Sequence[str], timeout: float) -> subprocess.CompletedProcess[bytes]:
         """Run a command in a container that runs, with its user's rights over the network."""
         spec = json.loads((inside / "spec.json").read_text())
+        deadline = time.monotonic() + 30
+        while not all((inside / name).exists() for name in ("pid", "made")):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{inside} was not made within 30 s")
+            time.sleep(0.01)
         enter = [peer("nsenter"), "-t", (inside / "pid").read_text(), "--mount", "--net", "--pid"]
         root = inside / "root"
         become = [peer("setpriv"), f"--reuid={spec['user']}", f"--regid={spec['group']}", "--clear-groups"]

@@ -11,11 +11,12 @@ import os
 import re
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.kubernetes.api import Api, Object
+from tests.kubernetes.api import Api, ApiRefused, Object
 from tests.kubernetes.kubelet.network import ADDRESS
 
 _REFERENCE = re.compile(r"\$\$|\$\(([A-Za-z_][A-Za-z0-9_.-]*)\)")
@@ -59,7 +60,9 @@ class Volumes:
         """Renew tokens whose time has come."""
         for path, (wanted, due) in list(self._tokens.items()):
             if time.time() >= due:
-                self._token(path, wanted)
+                # One that cannot be had now is asked for at the next turn; the old one is good for a while.
+                with suppress(OSError, ApiRefused):
+                    self._token(path, wanted)
 
     def environment(self, container: Object, services: list[Object]) -> dict[str, str]:
         """The variables of a container: those of services, and its own, which may refer to each other."""
