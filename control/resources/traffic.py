@@ -408,7 +408,7 @@ class HttpRoute(Located):
         if "route" not in self.where and self.delegate is None:
             for name in self.present("rewrite", "timeout", "retries", "corsPolicy", *_MIRRORING):
                 yield Problem(name, f"{name!r} needs 'route'")
-        yield from weight_problems(self.route, "route")
+        yield from share_problems(self)
         yield from self._mirror_problems()
         redirect = self.redirect
         if redirect is not None and redirect.uri is not None and redirect.uri.startswith(PREFIX_MARK):
@@ -461,7 +461,7 @@ class TcpRoute(Located):
     match: tuple[L4Match, ...] = ()
 
     def problems(self) -> Iterator[Problem]:
-        yield from weight_problems(self.route, "route")
+        yield from share_problems(self)
 
 
 @model
@@ -490,7 +490,7 @@ class TlsRoute(Located):
     def problems(self) -> Iterator[Problem]:
         if not self.match:
             yield Problem("match", "a TLS route needs a match", "give match.sniHosts")
-        yield from weight_problems(self.route, "route")
+        yield from share_problems(self)
 
 
 @model
@@ -541,10 +541,13 @@ def _empty_problems(text: StringMatch | HeaderMatch, hint: str) -> Iterator[Prob
             yield Problem(name, f"an empty {name} takes everything", hint)
 
 
-def weight_problems(route: tuple[HttpDestination, ...] | tuple[TcpDestination, ...], key: str) -> Iterator[Problem]:
+def share_problems(rule: HttpRoute | TcpRoute | TlsRoute) -> Iterator[Problem]:
     """What is wrong with the shares of one rule: a lone destination may leave its weight out."""
-    if len(route) > 1 and not sum(share.weight or 0 for share in route):
-        yield Problem(key, "the weights of the destinations add up to 0", "give each destination a weight")
+    if not rule.route:
+        if rule.present("route"):
+            yield Problem("route", "a route without destinations leads nowhere", "name a destination")
+    elif len(rule.route) > 1 and not sum(share.weight or 0 for share in rule.route):
+        yield Problem("route", "the weights of the destinations add up to 0", "give each destination a weight")
 
 
 def back_off_problems(value: timedelta | None) -> Iterator[Problem]:

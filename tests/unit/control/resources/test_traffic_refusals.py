@@ -212,6 +212,18 @@ CASES = {
         rule(f"{DIRECT}, timeout: 1s"),
         ["6:51: error: http[0]: 'timeout' needs 'route'"],
     ),
+    "no destination of requests": (
+        rule("route: []"),
+        ["6:19: error: http[0]: a route without destinations leads nowhere\n  hint: name a destination"],
+    ),
+    "no destination of connections": (
+        VIRTUAL + "  tcp: [{route: []}]\n",
+        ["6:18: error: tcp[0]: a route without destinations leads nowhere\n  hint: name a destination"],
+    ),
+    "no destination of TLS connections": (
+        VIRTUAL + "  tls: [{match: [{sniHosts: [a]}], route: []}]\n",
+        ["6:43: error: tls[0]: a route without destinations leads nowhere\n  hint: name a destination"],
+    ),
     "no subnet": (
         VIRTUAL + f"  tcp: [{{match: [{{destinationSubnets: [10.0.0.0/33]}}], {ROUTE}}}]\n",
         ["6:39: error: match[0]: '10.0.0.0/33' is no subnet\n  hint: write it as in 10.1.0.0/16"],
