@@ -51,7 +51,7 @@ impl Engine {
                 None => self.close_after_flush(conn),
             },
             Protocol::Http2Server(_) => {
-                self.abandon_exchanges_of(conn.key, Flags::DOWNSTREAM_TERMINATION, GONE);
+                self.abandon_exchanges_of(conn, Flags::DOWNSTREAM_TERMINATION, GONE);
                 self.close_now(conn);
             }
             Protocol::Http1Client(h1) => {
@@ -96,7 +96,7 @@ impl Engine {
     pub fn failed(&mut self, key: ConnKey, reason: &str) {
         let Some(mut conn) = self.conns.lend(key) else { return };
         match &conn.side {
-            Side::Down(_) => self.abandon_exchanges_of(key, Flags::DOWNSTREAM_TERMINATION, GONE),
+            Side::Down(_) => self.abandon_exchanges_of(&conn, Flags::DOWNSTREAM_TERMINATION, GONE),
             Side::Up(_) => {
                 self.last_transport_failure = Some(reason.to_owned());
                 let failure = loss_of(&conn);
@@ -121,7 +121,7 @@ impl Engine {
         match &conn.side {
             Side::Down(_) => {
                 self.decisions.tell(|| Decision::Failed { conn: conn.key, reason: reason.into() });
-                self.abandon_exchanges_of(conn.key, flags, GONE);
+                self.abandon_exchanges_of(conn, flags, GONE);
             }
             Side::Up(_) => {
                 self.last_transport_failure = Some(reason.to_owned());
@@ -371,7 +371,7 @@ impl Engine {
         if let Protocol::Http2Server(h2) = &mut conn.protocol {
             h2.go_away(h2::ErrorCode::ENHANCE_YOUR_CALM);
         }
-        self.abandon_exchanges_of(conn.key, Flags::NONE, details::REQUEST_HEADER_TIMEOUT);
+        self.abandon_exchanges_of(conn, Flags::NONE, details::REQUEST_HEADER_TIMEOUT);
         self.close_after_flush(conn);
     }
 

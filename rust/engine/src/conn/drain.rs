@@ -63,8 +63,11 @@ impl Engine {
         if let Protocol::Http2Server(h2) = &mut conn.protocol {
             h2.go_away(h2::ErrorCode::NO_ERROR);
         }
+        let exchanges = self.exchanges_of(&conn);
         self.conns.give_back(key, conn);
-        self.abandon_exchanges_of(key, Flags::DURATION_TIMEOUT, details::DRAIN_DEADLINE);
+        for exchange in exchanges {
+            self.abandon(exchange, Flags::DURATION_TIMEOUT, details::DRAIN_DEADLINE);
+        }
         let Some(mut conn) = self.conns.lend(key) else { return };
         self.close_after_flush(&mut conn);
         self.conns.give_back(key, conn);

@@ -189,7 +189,7 @@ impl Engine {
                 http.stats.downstream_cx_protocol_error.inc();
             }
             self.count_http2_failure(conn, error);
-            self.abandon_exchanges_of(conn.key, Flags::DOWNSTREAM_PROTOCOL_ERROR, error.reason);
+            self.abandon_exchanges_of(conn, Flags::DOWNSTREAM_PROTOCOL_ERROR, error.reason);
             self.fail_conn(conn, Flags::DOWNSTREAM_PROTOCOL_ERROR, error.reason);
         } else if closing {
             self.close_http2_if_drained(conn);
@@ -308,7 +308,7 @@ impl Engine {
     }
 
     /// The exchange of a stream, unless it is over.
-    pub(super) fn exchange_by_tag(&self, conn: &Conn, stream: h2::StreamId, tag: u32) -> Option<ExchangeKey> {
+    pub(crate) fn exchange_by_tag(&self, conn: &Conn, stream: h2::StreamId, tag: u32) -> Option<ExchangeKey> {
         let key = self.exchanges.key_at(tag as usize)?;
         let exchange = self.exchanges.get(key)?;
         let ours = exchange.down == Some(conn.key) && exchange.down_stream == Some(stream)

@@ -6,7 +6,7 @@ use super::asking::Waiter;
 use super::tunnel::reset_code;
 use super::{Exchange, ExchangeKey, Failure, LocalReply, Stage};
 use crate::base::time::Time;
-use crate::conn::{Protocol, Reading};
+use crate::conn::{Conn, Protocol, Reading};
 use crate::engine::Engine;
 use crate::shared::Resource;
 use crate::telemetry::{details, Flags};
@@ -120,12 +120,31 @@ impl Engine {
     }
 
     /// All exchanges of a client's connection end with it.
-    pub(crate) fn abandon_exchanges_of(&mut self, conn: crate::conn::ConnKey, flags: Flags, why: &'static str) {
-        let of_it = |key: &ExchangeKey| self.exchanges.get(*key).is_some_and(|x| x.down == Some(conn));
-        let keys: Vec<ExchangeKey> = self.exchanges.keys().filter(of_it).collect();
-        for key in keys {
+    pub(crate) fn abandon_exchanges_of(&mut self, conn: &Conn, flags: Flags, why: &'static str) {
+        for key in self.exchanges_of(conn) {
             self.abandon(key, flags, why);
         }
+    }
+
+    /// The exchanges of a client's connection. It names them itself: when ten thousand clients leave at once, nobody may
+    /// look at ten thousand exchanges for each.
+    pub(crate) fn exchanges_of(&self, conn: &Conn) -> Vec<ExchangeKey> {
+        let walk = || -> Vec<ExchangeKey> {
+            let of_it = |key: &ExchangeKey| self.exchanges.get(*key).is_some_and(|x| x.down == Some(conn.key));
+            self.exchanges.keys().filter(of_it).collect()
+        };
+        let named: Vec<ExchangeKey> = match &conn.protocol {
+            Protocol::Http1Server(h1) => h1.exchange.into_iter().collect(),
+            Protocol::Tunnel(end) => end.exchange.into_iter().collect(),
+            Protocol::Http2Server(codec) => {
+                codec.tags().filter_map(|(stream, tag)| self.exchange_by_tag(conn, stream, tag)).collect()
+            }
+            // The codec is with the function that feeds it.
+            Protocol::Lent => walk(),
+            _ => Vec::new(),
+        };
+        debug_assert!(walk().iter().all(|key| named.contains(key)), "an exchange that its connection does not name");
+        named
     }
 
     /// It is over: who has asked for it is told, or else logs and metrics are.

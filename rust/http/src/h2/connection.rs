@@ -4,7 +4,7 @@ use super::frame::{kind, ErrorCode, DEFAULT_WINDOW, HEADER_LEN, MAX_31, PREFACE}
 use super::output::Output;
 use super::receive::Reading;
 use super::settings::{own_settings, PeerSettings};
-use super::streams::{Ending, Stream, Streams};
+use super::streams::{Ending, Stream, Streams, NO_TAG};
 use super::{Config, ConnectionError, Role, StreamId, Tally};
 use crate::hpack::{Decoder, Encoder};
 use crate::Limits;
@@ -100,6 +100,11 @@ impl Connection {
         if let Some(stream) = self.streams.get_mut(stream.0) {
             stream.tag = tag;
         }
+    }
+
+    /// The streams that are known, each with the engine's key for it.
+    pub fn tags(&self) -> impl Iterator<Item = (StreamId, u32)> + '_ {
+        self.streams.iter().filter(|stream| stream.tag != NO_TAG).map(|stream| (StreamId(stream.id), stream.tag))
     }
 
     /// The consumer took `n` octets of DATA of this stream.

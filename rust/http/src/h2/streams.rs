@@ -104,6 +104,10 @@ impl Streams {
         self.slab.get_mut(place)
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Stream> {
+        self.slab.iter().filter(|stream| stream.id != 0)
+    }
+
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Stream> {
         self.slab.iter_mut().filter(|stream| stream.id != 0)
     }
