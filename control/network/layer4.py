@@ -79,6 +79,8 @@ class Closed:
     policy: AuthorizationPolicy
     selector: Labels
     openings: tuple[Opening, ...]
+    #: The kind and name of the one of its targets that this is about.
+    target: str = ""
 
 
 def policies(store: Store, namespace: str) -> list[Closed]:
@@ -91,7 +93,7 @@ def policies(store: Store, namespace: str) -> list[Closed]:
             continue
         if one.spec.action == "ALLOW" and not one.is_dry_run:
             openings = tuple(_openings(one, namespace, store.options.trust_domain))
-            found += [Closed(one, selector, openings) for selector in _selectors(store, one)]
+            found += [Closed(one, selector, openings, target) for target, selector in _selectors(store, one)]
     return found
 
 
@@ -125,16 +127,18 @@ def in_mesh(selector: Labels) -> dict[str, str]:
     return {**selector, TLS_MODE_LABEL: "istio"}
 
 
-def _selectors(store: Store, one: AuthorizationPolicy) -> Iterator[Labels]:
+def _selectors(store: Store, one: AuthorizationPolicy) -> Iterator[tuple[str, Labels]]:
+    """Of each target; of none, what it selects itself."""
     if not one.spec.target_refs:
-        yield one.spec.selector.match_labels if one.spec.selector is not None else {}
+        yield "", one.spec.selector.match_labels if one.spec.selector is not None else {}
     for reference in one.spec.target_refs:
+        target = f"{reference.kind}/{reference.name}"
         if reference.kind == "Gateway":
-            yield {KubeGateway.PROXY_LABEL: reference.name}
+            yield target, {KubeGateway.PROXY_LABEL: reference.name}
         else:
             service = store.service(reference.name, one.namespace)
             if service is not None and service.selector:
-                yield service.selector
+                yield target, service.selector
 
 
 def _openings(one: AuthorizationPolicy, namespace: str, trust_domain: str) -> Iterator[Opening]:

@@ -45,12 +45,16 @@ def export(
         for one in closed:
             strict = layer4.is_strict(store, namespace, one.selector)
             openings = [_of_the_mesh(opening) if strict else opening for opening in one.openings]
-            name = f"{one.policy.namespace}-{one.policy.name}"
-            made.append(writer.policy(name, _labels(layer4.in_mesh(one.selector)), openings))
-            for number, gateway in enumerate(edge):
+            # No namespace has a dot.
+            name = f"{one.policy.namespace}.{one.policy.name}"
+            of_target = [one.target] if one.target else []
+            selector = _labels(layer4.in_mesh(one.selector))
+            made.append(writer.policy(_told_apart(name, of_target), selector, openings))
+            for gateway in edge:
                 if not layer4.contradict(gateway, one.selector):
                     selector = _labels({**gateway, **one.selector})
-                    made.append(writer.policy(f"{name}-gateway-{number}", selector, one.openings))
+                    at_edge = [*of_target, *(f"{key}={value}" for key, value in sorted(gateway.items()))]
+                    made.append(writer.policy(_told_apart(f"{name}-gateway", at_edge), selector, one.openings))
         if layer4.is_strict(store, namespace, {}):
             others = _others([one.selector for one in closed])
             if others is None:
@@ -168,6 +172,11 @@ def _in(key: str, values: Sequence[str]) -> Json:
 
 def _port(number: int) -> Json:
     return {"protocol": "TCP", "port": number}
+
+
+def _told_apart(name: str, more: Sequence[str]) -> str:
+    """With what tells it from others of the same AuthorizationPolicy, whatever that is called."""
+    return f"{name}-{hashlib.sha256(repr(more).encode()).hexdigest()[:10]}" if more else name
 
 
 def _name(text: str) -> str:

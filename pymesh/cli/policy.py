@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import yaml
 
+from pymesh.capture.rules import OPEN_PORTS
 from pymesh.cli.problem import give_up
 from pymesh.control.config import DEFAULT_TRUST_DOMAIN
 from pymesh.control.network import network_policy, nftables
@@ -78,7 +79,8 @@ def export(
             give_up(str(error))
         return
     wanted = namespaces or {one.namespace for one in resources}
-    found, notes = network_policy.export(store, entries, wanted, open_ports)
+    # What capture leaves alone reaches the application past the proxy, and its policies.
+    found, notes = network_policy.export(store, entries, wanted, (*OPEN_PORTS, *open_ports))
     for note in notes:
         click.echo(f"note: {note}", err=True)
     click.echo(yaml.safe_dump_all(found, sort_keys=False, width=4096), nl=False)

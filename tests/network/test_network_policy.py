@@ -79,8 +79,9 @@ def test_no_more_than_the_mesh_where_a_network_can_say_it(tmp_path: Path, rules:
     }
     found = {name for name, client in who.items() if network_allows(written, "bank", LABELS[0], client, 8080)}
     assert found == admitted
-    # Metrics and readiness are the sidecar's own, and a pod without one is nobody's business.
-    assert all(network_allows(written, "bank", LABELS[0], client, 15090) for client in who.values())
+    # Metrics and readiness are the sidecar's own, SSH and HBONE are never captured: no policy is about them.
+    for port in (15020, 15021, 15090, 22, 15008):
+        assert all(network_allows(written, "bank", LABELS[0], client, port) for client in who.values())
     assert all(network_allows(written, "bank", {}, client, 8080) for client in who.values())
 
 
@@ -109,6 +110,26 @@ def test_gateways_let_in_whoever_comes_unless_a_policy_says_otherwise(tmp_path: 
     written = exported(tmp_path, [gateway, policy])
     assert network_allows(written, "shop", selector, stranger, 80)
     assert not network_allows(written, "shop", selector, other, 80)
+
+
+def test_no_policy_takes_the_place_of_another(tmp_path: Path) -> None:
+    """`kubectl apply` keeps one of a name: one for each target, and for policies whose names read alike."""
+    head = {"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy"}
+    resources: list[Json] = []
+    for name in ("a", "b"):
+        ports = [{"name": "http", "port": 8080}]
+        service = {"metadata": {"name": name, "namespace": "shop"}, "spec": {"selector": {"app": name}, "ports": ports}}
+        resources.append({"apiVersion": "v1", "kind": "Service", **service})
+    both = [{"group": "", "kind": "Service", "name": name} for name in ("a", "b")]
+    resources.append({**head, "metadata": {"name": "p", "namespace": "shop"}, "spec": {"targetRefs": both}})
+    # Of the root namespace and of its own; joined by a hyphen the two read the same.
+    for namespace, name in (("istio-system", "x"), ("shop", "system-x"), ("shop", "system.x")):
+        resources.append({**head, "metadata": {"name": name, "namespace": namespace}, "spec": {}})
+    written = exported(tmp_path, resources)
+    names = [(one["metadata"]["namespace"], one["metadata"]["name"]) for one in written]
+    assert len(set(names)) == len(names), names
+    selected = [one["spec"]["podSelector"]["matchLabels"].get("app") for one in written]
+    assert {"a", "b"} <= set(selected)
 
 
 def test_a_host_that_is_a_name_may_be_anywhere(tmp_path: Path) -> None:
