@@ -214,11 +214,11 @@ CASES = {
     ),
     "no destination of requests": (
         rule("route: []"),
-        ["6:19: error: http[0]: a route without destinations leads nowhere\n  hint: name a destination"],
+        ["6:18: error: http[0]: a route without destinations leads nowhere\n  hint: name a destination"],
     ),
     "no destination of connections": (
         VIRTUAL + "  tcp: [{route: []}]\n",
-        ["6:18: error: tcp[0]: a route without destinations leads nowhere\n  hint: name a destination"],
+        ["6:17: error: tcp[0]: a route without destinations leads nowhere\n  hint: name a destination"],
     ),
     "no destination of TLS connections": (
         VIRTUAL + "  tls: [{match: [{sniHosts: [a]}], route: []}]\n",
