@@ -1,4 +1,4 @@
-"""Every reference from one resource to another must lead somewhere."""
+"""Every reference from one resource to another must lead somewhere; targets of policies and filters are told of."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MESH = "mesh"
 
 
 def check(store: Store, report: Report) -> None:
-    """Report every reference that leads nowhere."""
+    """Report every reference that leads nowhere: an error, or a warning where nothing is lost by it."""
     for virtual in store.virtual_services:
         _virtual_service(store, virtual, report)
     route_references.check(store, report)
@@ -184,17 +184,23 @@ def _sidecar(store: Store, sidecar: Sidecar, report: Report) -> None:
 def _selected(
     store: Store, one: PythonFilter | LocalRateLimit | AuthorizationPolicy | RequestAuthentication, report: Report
 ) -> None:
+    """A target that is not there selects nothing, as with Istio: the others are guarded whatever happens to it."""
     for target in one.spec.target_refs:
         if target.kind == "Service":
-            lookup.service(store, target, "name", target.name, one.namespace, report)
-            continue
-        known = [g.name for g in (*store.gateways, *store.kube_gateways) if g.namespace == one.namespace]
-        if target.name not in known:
-            report.error(
-                target.place("name"),
-                f"there is no Gateway {one.namespace}/{target.name}",
-                did_you_mean(target.name, known),
-            )
+            # Whether it is exported does not matter: what serves it is meant, not who asks for it.
+            found = store.service(target.name, one.namespace)
+            known = [each.name for each in store.services.values() if each.namespace == one.namespace]
+            if found is not None and found.namespace == one.namespace:
+                continue
+        else:
+            known = [g.name for g in (*store.gateways, *store.kube_gateways) if g.namespace == one.namespace]
+            if target.name in known:
+                continue
+        report.warning(
+            target.place("name"),
+            f"there is no {target.kind} {one.namespace}/{target.name}: nothing is selected by it",
+            did_you_mean(target.name, known),
+        )
 
 
 def _one_kind_of_route(store: Store, host: str, known: Service, report: Report) -> None:

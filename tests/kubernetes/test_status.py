@@ -44,7 +44,9 @@ WRONG = [
      "tls: {certificateRefs: [{name: none}]}}]}", "there is no Secret"),
     (_OURS, "PythonFilter",
      "{class: 'f:F', selector: {matchLabels: {a: b}}, source: 'class F(:'}", "spec.source"),
-    (_OURS, "LocalRateLimit", "{targetRefs: [{kind: Service, name: nowhere}], total: {requests: 1}}", _NO_SERVICE),
+    (_OURS, "LocalRateLimit",
+     "{selector: {matchLabels: {a: b}}, rules: [{limit: {requests: 1}, headers: {a: {regex: '('}}}]}",
+     "'(' is not a regular expression"),
     (_OURS, "HealthCheckPolicy", "{targetRefs: [{kind: Service, name: nowhere}], http: {path: /}}", _NO_SERVICE),
 ]  # fmt: skip
 #: A kind whose status is others' has an Event alone.

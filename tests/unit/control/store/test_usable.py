@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from pymesh.control.resources.closed import closed
 from pymesh.control.resources.diagnostics import Report
 from pymesh.control.resources.metadata import Resource
 from pymesh.control.resources.objects import load_object
@@ -71,3 +74,79 @@ def test_what_stands_in_is_judged_as_well() -> None:
     assert used == ["Service shop/a", "VirtualService shop/v"]
     _, used, _ = usable(service("a"), wrong, instead={wrong.at.file: [still_wrong]})
     assert used == ["Service shop/a"]
+
+
+SECURITY = "security.istio.io/v1"
+TARGETS = [{"kind": "Service", "name": "a"}, {"kind": "Service", "name": "gone"}]
+
+
+def test_what_is_gone_takes_no_policy_from_what_is_left() -> None:
+    """A Service that is deleted, a Gateway that is left out: the policy is there for its other targets."""
+    gateway = {
+        "gatewayClassName": "pymesh",
+        "listeners": [
+            {"name": "h", "port": 443, "protocol": "HTTPS", "tls": {"certificateRefs": [{"name": "no-secret"}]}}
+        ],
+    }
+    group = "gateway.networking.k8s.io"
+    targets = [{"kind": "Gateway", "group": group, "name": "left-out"}, *TARGETS]
+    keys = [{"issuer": "i", "jwksUri": "https://keys.example"}]
+    rules = {"targetRefs": targets, "action": "DENY", "rules": [{"to": [{"operation": {"paths": ["/admin*"]}}]}]}
+    store, used, found = usable(
+        service("a"),
+        one(f"{group}/v1", "Gateway", "left-out", gateway),
+        one(SECURITY, "AuthorizationPolicy", "p", rules),
+        one(SECURITY, "RequestAuthentication", "r", {"targetRefs": targets, "jwtRules": keys}),
+        one("extensions.pymesh.dev/v1alpha1", "PythonFilter", "f", {"class": "f:F", "targetRefs": TARGETS}),
+        one("extensions.pymesh.dev/v1alpha1", "LocalRateLimit", "l", {"targetRefs": TARGETS, "total": {"requests": 1}}),
+    )
+    assert used == [
+        "AuthorizationPolicy shop/p",
+        "LocalRateLimit shop/l",
+        "PythonFilter shop/f",
+        "RequestAuthentication shop/r",
+        "Service shop/a",
+    ]
+    assert [each.spec.action for each in store.policies] == ["DENY"]
+    assert sum("nothing is selected by it" in text for text in found) == 6
+
+
+#: Kind -> version and what is wrong in its spec, so that it cannot be read.
+UNREADABLE: dict[str, tuple[str, dict[str, Any]]] = {
+    "AuthorizationPolicy": (SECURITY, {"rules": [{"form": []}]}),
+    "PeerAuthentication": (SECURITY, {"mtls": {"mode": "STRIKT"}}),
+}
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+@pytest.mark.parametrize(
+    "selecting",
+    [
+        {},
+        {"selector": {"matchLabels": {"app": "gone"}}},
+        {"selector": {"app": "gone"}},
+        {"selector": None},
+        {"targetRefs": TARGETS},
+        {"targetRefs": [{"kind": "Service", "name": "gone"}]},
+        {"targetRefs": [{"kind": "Gateway", "name": "gone", "group": "gateway.networking.k8s.io"}]},
+        {"targetRefs": [{"kind": "Nobody"}]},
+        {"targetRefs": "gone"},
+        {"selector": {"matchLabels": {"app": "a"}}, "targetRefs": TARGETS},
+    ],
+)
+def test_nothing_takes_away_what_closes(kind: str, selecting: dict[str, Any]) -> None:
+    """Whatever else is wrong or missing: what stands in for a policy refers to nothing that would have to be there."""
+    version, wrong = UNREADABLE[kind]
+    written = {
+        "apiVersion": version,
+        "kind": kind,
+        "metadata": {"name": "p", "namespace": "shop"},
+        "spec": {**wrong, **selecting},
+    }
+    assert load_object(written, Report()) is None
+    shut = closed(written)
+    assert shut is not None
+    # The only one that stands in: were it dropped, nothing would be left.
+    _, used, found = usable(shut)
+    assert used == [f"{kind} shop/p"]
+    assert all(": warning: " in text for text in found)
