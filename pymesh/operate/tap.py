@@ -70,9 +70,12 @@ def _has_status(line: Line, wanted: str) -> bool:
 def has_failed(line: Line) -> bool:
     """No answer, one that says so, or one that the proxy had to make."""
     status = int(line.get("response_code") or 0)
-    return (
-        status == 0 or status >= 500 or line.get("grpc_status") not in (None, "0") or bool(line.get("response_flags"))
-    )
+    return status == 0 or status >= 500 or line.get("grpc_status") not in (None, "0") or has_flags(line)
+
+
+def has_flags(line: Line) -> bool:
+    """Whether it has response flags; `-` is Envoy's word for none."""
+    return line.get("response_flags") not in (None, "", "-")
 
 
 def direction(line: Line) -> str:
@@ -178,7 +181,7 @@ def text(line: Line, title: str = "") -> str:
     if "missed" in line:
         return f"{title}: {line['missed']} requests were not shown: they come faster than they are read"
     status = str(line.get("response_code") or "-")
-    flags = f" {line['response_flags']}" if line.get("response_flags") else ""
+    flags = f" {line['response_flags']}" if has_flags(line) else ""
     grpc = f" grpc-status {line['grpc_status']}" if line.get("grpc_status") is not None else ""
     details = str(line.get("response_code_details") or "")
     why = f" ({details})" if details not in ("", "via_upstream") else ""

@@ -64,13 +64,16 @@ pub fn log_line(log: &AccessLog, request: &RequestHead, response: &ResponseHead)
         route: Some("route"),
         cluster: Some("cluster"),
         upstream: Some(address),
+        upstream_name: "",
         upstream_local: None,
+        upstream_version: None,
         attempts: 1,
         received: 0,
         sent: 0,
         started: Time::default(),
         request_received: None,
         response_received: None,
+        moments: Default::default(),
         now: Time::default(),
     };
     let mut lines = crate::telemetry::access_log::Lines::default();

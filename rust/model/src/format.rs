@@ -1,6 +1,12 @@
 //! Substitution formats: header values and access logs (Envoy command operators).
 
+mod operator;
+mod time;
+
 use std::sync::Arc;
+
+pub use operator::{Address, GrpcStatusForm, HostSource, Instant, Operator, PathSource, Shape, Unit};
+pub use time::{TimeField, TimeFormat, TimePart};
 
 use crate::log_filter::LogFilter;
 
@@ -18,59 +24,6 @@ pub enum Part {
     Text(Box<str>),
     /// Filled in for each request.
     Op(Operator),
-}
-
-/// Command operators. A value that is not there is `-` in a text log, null in
-/// a JSON log and nothing in a header.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum Operator {
-    /// RFC 3339 with milliseconds, UTC.
-    StartTime,
-    Protocol,
-    ResponseCode,
-    ResponseCodeDetails,
-    ConnectionTerminationDetails,
-    ResponseFlags,
-    DownstreamTransportFailureReason,
-    UpstreamTransportFailureReason,
-    BytesReceived,
-    BytesSent,
-    /// Milliseconds from the first octet in to the last octet out.
-    Duration,
-    /// Milliseconds until the first octet of the response from the upstream.
-    ResponseDuration,
-    /// Milliseconds until the last octet of the request was read.
-    RequestDuration,
-    /// Name, alternative name, longest length.
-    Request(Box<str>, Option<Box<str>>, Option<usize>),
-    Response(Box<str>, Option<Box<str>>, Option<usize>),
-    Trailer(Box<str>, Option<Box<str>>, Option<usize>),
-    UpstreamHost,
-    UpstreamCluster,
-    UpstreamLocalAddress,
-    UpstreamRequestAttemptCount,
-    DownstreamLocalAddress,
-    DownstreamLocalAddressWithoutPort,
-    DownstreamLocalPort,
-    DownstreamRemoteAddress,
-    DownstreamRemoteAddressWithoutPort,
-    DownstreamDirectRemoteAddress,
-    DownstreamDirectRemoteAddressWithoutPort,
-    RequestedServerName,
-    RouteName,
-    DownstreamPeerUriSan,
-    DownstreamPeerSubject,
-    DownstreamTlsVersion,
-    DownstreamTlsCipher,
-    VirtualClusterName,
-    Hostname,
-    /// Of the trace that the request is part of.
-    TraceId,
-    /// Of the request's span in it.
-    SpanId,
-    /// Namespace, keys from the outside in, longest length.
-    DynamicMetadata(Box<str>, Vec<Box<str>>, Option<usize>),
 }
 
 impl Template {
@@ -135,108 +88,6 @@ fn command_end(after: &str) -> Option<usize> {
     }
     None
 }
-
-impl Operator {
-    fn parse(command: &str) -> Result<Operator, String> {
-        let (name, argument, length) = split_command(command)?;
-        let plain = |operator: Operator| match (argument, length) {
-            (None, None) => Ok(operator),
-            _ => Err(format!("`%{name}%` takes no argument and no length")),
-        };
-        match name {
-            "REQ" | "RESP" | "TRAILER" => {
-                let argument = argument
-                    .filter(|a| !a.is_empty())
-                    .ok_or_else(|| format!("`%{name}%` needs a header name: `%{name}(x-name)%`"))?;
-                let (first, other) = match argument.split_once('?') {
-                    Some((first, other)) => (first, Some(other.to_ascii_lowercase().into())),
-                    None => (argument, None),
-                };
-                let first = first.to_ascii_lowercase().into();
-                Ok(match name {
-                    "REQ" => Operator::Request(first, other, length),
-                    "RESP" => Operator::Response(first, other, length),
-                    _ => Operator::Trailer(first, other, length),
-                })
-            }
-            "DYNAMIC_METADATA" => {
-                let mut path = argument.unwrap_or_default().split(':').map(Box::<str>::from);
-                let namespace = path.next().filter(|namespace| !namespace.is_empty()).ok_or_else(|| {
-                    format!(
-                        "`%{name}%` needs a namespace, and may have keys: `%{name}(envoy.filters.http.jwt_authn:key)%`"
-                    )
-                })?;
-                Ok(Operator::DynamicMetadata(namespace, path.collect(), length))
-            }
-            _ => match PLAIN.iter().find(|(known, _)| *known == name) {
-                Some((_, operator)) => plain(operator.clone()),
-                None => {
-                    let known: Vec<&str> = PLAIN.iter().map(|(known, _)| *known).collect();
-                    Err(format!(
-                        "operator `%{name}%` is not supported; supported: REQ, RESP, TRAILER, DYNAMIC_METADATA, {}",
-                        known.join(", ")
-                    ))
-                }
-            },
-        }
-    }
-}
-
-/// Splits `NAME(argument):length`.
-fn split_command(command: &str) -> Result<(&str, Option<&str>, Option<usize>), String> {
-    let (head, length) = match command.rsplit_once(':') {
-        Some((head, digits)) if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) => {
-            let length = digits.parse().map_err(|_| format!("`{digits}` is too large a length"))?;
-            (head, Some(length))
-        }
-        _ => (command, None),
-    };
-    match head.split_once('(') {
-        None => Ok((head, None, length)),
-        Some((name, tail)) => match tail.strip_suffix(')') {
-            Some(argument) => Ok((name, Some(argument), length)),
-            None => Err(format!("`%{command}%` lacks a closing parenthesis")),
-        },
-    }
-}
-
-const PLAIN: &[(&str, Operator)] = &[
-    ("START_TIME", Operator::StartTime),
-    ("PROTOCOL", Operator::Protocol),
-    ("RESPONSE_CODE", Operator::ResponseCode),
-    ("RESPONSE_CODE_DETAILS", Operator::ResponseCodeDetails),
-    ("CONNECTION_TERMINATION_DETAILS", Operator::ConnectionTerminationDetails),
-    ("RESPONSE_FLAGS", Operator::ResponseFlags),
-    ("DOWNSTREAM_TRANSPORT_FAILURE_REASON", Operator::DownstreamTransportFailureReason),
-    ("UPSTREAM_TRANSPORT_FAILURE_REASON", Operator::UpstreamTransportFailureReason),
-    ("BYTES_RECEIVED", Operator::BytesReceived),
-    ("BYTES_SENT", Operator::BytesSent),
-    ("DURATION", Operator::Duration),
-    ("RESPONSE_DURATION", Operator::ResponseDuration),
-    ("REQUEST_DURATION", Operator::RequestDuration),
-    ("UPSTREAM_HOST", Operator::UpstreamHost),
-    ("UPSTREAM_CLUSTER", Operator::UpstreamCluster),
-    ("UPSTREAM_CLUSTER_RAW", Operator::UpstreamCluster),
-    ("UPSTREAM_LOCAL_ADDRESS", Operator::UpstreamLocalAddress),
-    ("UPSTREAM_REQUEST_ATTEMPT_COUNT", Operator::UpstreamRequestAttemptCount),
-    ("DOWNSTREAM_LOCAL_ADDRESS", Operator::DownstreamLocalAddress),
-    ("DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT", Operator::DownstreamLocalAddressWithoutPort),
-    ("DOWNSTREAM_LOCAL_PORT", Operator::DownstreamLocalPort),
-    ("DOWNSTREAM_REMOTE_ADDRESS", Operator::DownstreamRemoteAddress),
-    ("DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT", Operator::DownstreamRemoteAddressWithoutPort),
-    ("DOWNSTREAM_DIRECT_REMOTE_ADDRESS", Operator::DownstreamDirectRemoteAddress),
-    ("DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT", Operator::DownstreamDirectRemoteAddressWithoutPort),
-    ("REQUESTED_SERVER_NAME", Operator::RequestedServerName),
-    ("ROUTE_NAME", Operator::RouteName),
-    ("DOWNSTREAM_PEER_URI_SAN", Operator::DownstreamPeerUriSan),
-    ("DOWNSTREAM_PEER_SUBJECT", Operator::DownstreamPeerSubject),
-    ("DOWNSTREAM_TLS_VERSION", Operator::DownstreamTlsVersion),
-    ("DOWNSTREAM_TLS_CIPHER", Operator::DownstreamTlsCipher),
-    ("VIRTUAL_CLUSTER_NAME", Operator::VirtualClusterName),
-    ("HOSTNAME", Operator::Hostname),
-    ("TRACE_ID", Operator::TraceId),
-    ("SPAN_ID", Operator::SpanId),
-];
 
 /// Where one line per request (or TCP connection) goes.
 #[derive(Clone, Debug)]
@@ -310,5 +161,27 @@ mod tests {
         assert!(Template::parse("%REQ").unwrap_err().contains("not closed"));
         assert!(Template::parse("%REQ()%").unwrap_err().contains("header name"));
         assert!(Template::parse("%PROTOCOL(x)%").unwrap_err().contains("no argument"));
+        for (wrong, said) in [
+            ("%START_TIME(%Q)%", "`%Q`"),
+            ("%START_TIME(%0f)%", "`%0f`"),
+            ("%START_TIME(%Y):3%", "no length"),
+            ("%GRPC_STATUS(HEX)%", "CAMEL_STRING, SNAKE_STRING or NUMBER"),
+            ("%GRPC_STATUS_NUMBER(x)%", "no argument"),
+            ("%COMMON_DURATION(DS_RX_BEG:DS_TX_END)%", "COMMON_DURATION(DS_RX_BEG:DS_TX_END:ms)"),
+            ("%COMMON_DURATION(DS_RX_BEG:US_CX_BEG:ms)%", "`US_CX_BEG`"),
+            ("%COMMON_DURATION(DS_RX_BEG:DS_TX_END:s)%", "`s`"),
+            ("%METADATA(CLUSTER:a)%", "DYNAMIC"),
+            ("%PATH(X)%", "`X`"),
+            ("%PATH(NQ:X)%", "`X`"),
+            ("%REQUESTED_SERVER_NAME(X)%", "SNI_ONLY, SNI_FIRST, HOST_FIRST"),
+            ("%QUERY_PARAM%", "parameter"),
+            ("%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT(129)%", "129"),
+            ("%DOWNSTREAM_REMOTE_ADDRESS(16)%", "no argument"),
+            ("%UPSTREAM_WIRE_BYTES_SENT%", "not supported"),
+            ("%REQ_WITHOUT_QUERY(:PATH)%", "not supported"),
+        ] {
+            let error = Template::parse(wrong).unwrap_err();
+            assert!(error.contains(said), "{wrong}: {error}");
+        }
     }
 }

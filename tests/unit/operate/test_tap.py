@@ -23,7 +23,7 @@ LINE = {
     "path": "/reviews/1",
     "protocol": "HTTP/1.1",
     "response_code": 200,
-    "response_flags": None,
+    "response_flags": "-",
     "response_code_details": "via_upstream",
     "grpc_status": None,
     "duration": 3,

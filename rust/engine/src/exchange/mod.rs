@@ -34,7 +34,7 @@ mod websocket;
 use std::sync::Arc;
 
 use pymesh_http::h2::StreamId;
-use pymesh_http::{RequestHead, ResponseHead};
+use pymesh_http::{RequestHead, ResponseHead, Version};
 use pymesh_model::cluster::{Cluster, RoutingPriority};
 use pymesh_model::endpoint::Endpoint;
 use pymesh_model::filter::RouteFilters;
@@ -209,13 +209,20 @@ pub struct Exchange {
     pub(crate) details: Details,
     pub(crate) transport_failure: Option<String>,
     pub(crate) upstream_local: Option<std::net::SocketAddr>,
+    pub(crate) upstream_version: Option<Version>,
 
     pub(crate) started: Time,
     pub(crate) request_received: Option<Time>,
     /// When the router sent it on its way, all filters behind it.
     pub(crate) forwarded: Time,
     pub(crate) upstream_started: Option<Time>,
+    /// All of it has gone to the endpoint.
+    pub(crate) request_sent: Option<Time>,
     pub(crate) response_received: Option<Time>,
+    /// All of the answer has come from the endpoint.
+    pub(crate) response_ended: Option<Time>,
+    /// The client is told an answer since.
+    pub(crate) answered: Option<Time>,
     pub(crate) last_progress: Time,
     pub(crate) retry_at: Time,
     /// From `grpc-timeout`, in place of the route's.

@@ -21,6 +21,7 @@ impl Engine {
         exchange.response_received = Some(self.now);
         exchange.last_progress = self.now;
         exchange.response_body.ended = ended;
+        exchange.response_ended = Some(self.now).filter(|_| ended);
         if exchange.cluster_config.as_ref().is_some_and(|cluster| ClusterHealth::is_for(cluster)) {
             self.tell_answer(key);
         }
@@ -57,6 +58,7 @@ impl Engine {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         std::mem::swap(&mut exchange.response_body.trailers, trailers);
         exchange.response_body.ended = true;
+        exchange.response_ended = Some(self.now);
         exchange.last_progress = self.now;
         self.stream_end(key, Way::Response, None);
     }
@@ -133,6 +135,7 @@ impl Engine {
             sticky::set_cookies(exchange);
         }
         exchange.response_started = true;
+        exchange.answered = Some(self.now);
         exchange.request_body.stop_replay();
         let Some(http) = exchange.http.as_ref() else { return self.tell_progress(key) };
         let headers = &mut exchange.response.headers;

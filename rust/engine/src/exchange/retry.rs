@@ -161,6 +161,7 @@ impl Engine {
         exchange.was_sent |= exchange.request_started;
         exchange.request_started = false;
         exchange.upstream_started = None;
+        exchange.request_sent = None;
         exchange.is_judged = false;
         exchange.request_body.rewind();
         if let Some(host) = exchange.host.take() {

@@ -26,6 +26,7 @@ impl Engine {
         }
         exchange.request_started = true;
         let is_http2 = matches!(conn.protocol, Protocol::Http2Client(_));
+        exchange.upstream_version = Some(if is_http2 { Version::Http2 } else { Version::Http11 });
         match &exchange.detached {
             Some(detached) if detached.tells_the_way => mirror::tell_the_way(exchange, &mut self.text),
             _ => {
@@ -70,6 +71,7 @@ impl Engine {
                     Ok(stream) => {
                         exchange.up_stream = Some(stream);
                         exchange.request_body.finished = ended;
+                        exchange.request_sent = Some(self.now).filter(|_| ended);
                     }
                     Err(_) => refused = true,
                 }
@@ -176,6 +178,7 @@ impl Engine {
         let Some(conn) = self.conns.get_mut(up) else { return };
         conn.end_message(exchange.up_stream, &exchange.request_body.trailers);
         exchange.request_body.finished = true;
+        exchange.request_sent = Some(self.now);
         if !conn.is_dirty {
             conn.is_dirty = true;
             self.dirty.push(up);

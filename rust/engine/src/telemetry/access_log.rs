@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use pymesh_model::format::{AccessLog, LogFormat, LogSink, Operator, Part, Template};
+use pymesh_model::format::{AccessLog, GrpcStatusForm, LogFormat, LogSink, Operator, Part, Shape, Template};
 use pymesh_model::metadata::Value;
 
 use super::json;
@@ -119,7 +119,9 @@ fn is_number(operator: &Operator) -> bool {
             | Operator::Duration
             | Operator::RequestDuration
             | Operator::ResponseDuration
+            | Operator::Between(..)
+            | Operator::GrpcStatus(GrpcStatusForm::Number)
             | Operator::UpstreamRequestAttemptCount
-            | Operator::DownstreamLocalPort
+            | Operator::Address(_, Shape::Port)
     )
 }

@@ -1,5 +1,7 @@
 //! Dates in the two formats of the field, from nanoseconds since the epoch.
 
+use pymesh_model::format::{TimeField, TimeFormat, TimePart};
+
 /// Calendar date and time, UTC.
 struct Civil {
     year: u64,
@@ -65,6 +67,78 @@ pub(crate) fn rfc3339(unix_nanos: u64, out: &mut Vec<u8>) {
     out.push(b'Z');
 }
 
+const WEEKDAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
+const MONTH_NAMES: [&str; 12] = [
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+];
+
+/// In any format.
+pub(crate) fn formatted(unix_nanos: u64, format: &TimeFormat, out: &mut Vec<u8>) {
+    let (seconds, nanos) = (unix_nanos / 1_000_000_000, unix_nanos % 1_000_000_000);
+    let c = civil(seconds);
+    let weekday = WEEKDAYS.get(c.weekday as usize).copied().unwrap_or_default();
+    let month = MONTH_NAMES.get((c.month as usize).wrapping_sub(1)).copied().unwrap_or_default();
+    let short = |name: &'static str| name.get(..3).unwrap_or_default();
+    for part in &format.parts {
+        let field = match part {
+            TimePart::Text(text) => {
+                out.extend(text.bytes());
+                continue;
+            }
+            TimePart::Field(field) => *field,
+        };
+        let text = match field {
+            TimeField::MonthShort => short(month),
+            TimeField::MonthLong => month,
+            TimeField::WeekdayShort => short(weekday),
+            TimeField::WeekdayLong => weekday,
+            TimeField::AmPm if c.hour < 12 => "AM",
+            TimeField::AmPm => "PM",
+            TimeField::Offset => "+0000",
+            TimeField::Zone => "UTC",
+            TimeField::DaySpaced if c.day < 10 => " ",
+            _ => "",
+        };
+        out.extend(text.bytes());
+        let (value, width) = match field {
+            TimeField::Year => (c.year, 4),
+            TimeField::YearOfCentury => (c.year % 100, 2),
+            TimeField::Century => (c.year / 100, 2),
+            TimeField::Month => (c.month, 2),
+            TimeField::Day => (c.day, 2),
+            TimeField::DaySpaced => (c.day, if c.day < 10 { 1 } else { 2 }),
+            TimeField::DayOfYear => (seconds / 86_400 - first_day(c.year) + 1, 3),
+            TimeField::WeekdayFromMonday => ((c.weekday + 6) % 7 + 1, 1),
+            TimeField::WeekdayFromSunday => (c.weekday, 1),
+            TimeField::Hour => (c.hour, 2),
+            TimeField::HourOfTwelve => ((c.hour + 11) % 12 + 1, 2),
+            TimeField::Minute => (c.minute, 2),
+            TimeField::Second => (c.second, 2),
+            TimeField::Fraction(digits) => (nanos / 10u64.pow(9u32.saturating_sub(digits.into())), digits.into()),
+            TimeField::Epoch => (seconds, seconds.max(1).ilog10() as usize + 1),
+            _ => continue,
+        };
+        digits(out, value, width);
+    }
+}
+
+/// Of a year, in days since the epoch.
+fn first_day(year: u64) -> u64 {
+    let before = year - 1;
+    (before * 365 + before / 4 - before / 100 + before / 400).saturating_sub(719_162)
+}
+
 const DAYS: [&str; 7] = ["Sun, ", "Mon, ", "Tue, ", "Wed, ", "Thu, ", "Fri, ", "Sat, "];
 const MONTHS: [&str; 12] =
     [" Jan ", " Feb ", " Mar ", " Apr ", " May ", " Jun ", " Jul ", " Aug ", " Sep ", " Oct ", " Nov ", " Dec "];
@@ -108,6 +182,27 @@ mod tests {
         rfc3339(unix_nanos, &mut out);
         let http = Dates::default().http_date(unix_nanos).to_vec();
         (String::from_utf8(out).unwrap(), String::from_utf8(http).unwrap())
+    }
+
+    #[test]
+    fn any_format() {
+        let text = |nanos, format: &str| {
+            let mut out = Vec::new();
+            formatted(nanos, &TimeFormat::parse(format).unwrap(), &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        let leap = 1_709_210_096_789_012_345;
+        for (format, expected) in [
+            ("%Y/%m/%dT%H:%M:%S%z %s", "2024/02/29T12:34:56+0000 1709210096"),
+            ("%s.%3f %s.%6f %9f %f", "1709210096.789 1709210096.789012 789012345 789012345"),
+            ("%F %T %R %D %y %C", "2024-02-29 12:34:56 12:34 02/29/24 24 20"),
+            ("%a %A %b %B %e %j %u %w", "Thu Thursday Feb February 29 060 4 4"),
+            ("%I %p %Z 100%%", "12 PM UTC 100%"),
+        ] {
+            assert_eq!(text(leap, format), expected);
+        }
+        assert_eq!(text(0, "%s %j %e %I%p %f"), "0 001  1 12AM 000000000");
+        assert_eq!(text(1_735_603_200_000_000_000, "%F %j"), "2024-12-31 366");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 macro_rules! flags {
-    ($($name:ident = $short:literal, $doc:literal;)*) => {
+    ($($name:ident = $short:literal, $long:literal, $doc:literal;)*) => {
         /// Numbers the flags, so that no two have one bit.
         #[allow(non_camel_case_types, clippy::upper_case_acronyms)]
         enum Bit {
@@ -13,7 +13,7 @@ macro_rules! flags {
 
         impl Flags {
             $(#[doc = $doc] pub const $name: Flags = Flags(1 << Bit::$name as u32);)*
-            const NAMES: &'static [(Flags, &'static str)] = &[$((Flags::$name, $short),)*];
+            const NAMES: &'static [(Flags, &'static str, &'static str)] = &[$((Flags::$name, $short, $long),)*];
         }
     };
 }
@@ -24,29 +24,29 @@ pub struct Flags(u32);
 
 // In the order in which they are printed: Envoy sets that of the retry before that of the failure.
 flags! {
-    DELAY_INJECTED = "DI", "The request was held back on purpose.";
-    FAULT_INJECTED = "FI", "The request was answered with a failure on purpose.";
-    RATE_LIMITED = "RL", "The request was one too many.";
-    UPSTREAM_RETRY_LIMIT = "URX", "The last retry failed too.";
-    NO_HEALTHY_UPSTREAM = "UH", "No healthy endpoint in the cluster.";
-    UPSTREAM_CONNECTION_FAILURE = "UF", "The connection to the endpoint failed.";
-    UPSTREAM_OVERFLOW = "UO", "A circuit breaker is open.";
-    NO_ROUTE = "NR", "No route matched.";
-    NO_CLUSTER = "NC", "The route names a cluster that is not known.";
-    DOWNSTREAM_TERMINATION = "DC", "The client went away.";
-    UPSTREAM_REQUEST_TIMEOUT = "UT", "The upstream took too long.";
-    UPSTREAM_RESET = "UR", "The upstream reset the stream.";
-    UPSTREAM_TERMINATION = "UC", "The upstream closed the connection.";
-    UPSTREAM_MAX_STREAM_DURATION = "UMSDR", "The attempt lasted as long as the cluster lets any.";
-    STREAM_IDLE_TIMEOUT = "SI", "The stream made no progress.";
-    DOWNSTREAM_PROTOCOL_ERROR = "DPE", "The client broke the protocol.";
-    UPSTREAM_PROTOCOL_ERROR = "UPE", "The upstream broke the protocol.";
-    LOCAL_RESET = "LR", "The proxy reset the stream.";
-    DURATION_TIMEOUT = "DT", "A connection or stream lived too long.";
-    OVERLOAD_MANAGER = "OM", "The proxy sheds load.";
-    DROP_OVERLOAD = "DO", "The cluster's endpoints are to be spared this share of requests.";
-    UNCONDITIONAL_DROP_OVERLOAD = "UDO", "The cluster's endpoints are to be spared all requests.";
-    UNAUTHORIZED_EXTERNAL = "UAEX", "A filter refused the request.";
+    DELAY_INJECTED = "DI", "DelayInjected", "The request was held back on purpose.";
+    FAULT_INJECTED = "FI", "FaultInjected", "The request was answered with a failure on purpose.";
+    RATE_LIMITED = "RL", "RateLimited", "The request was one too many.";
+    UPSTREAM_RETRY_LIMIT = "URX", "UpstreamRetryLimitExceeded", "The last retry failed too.";
+    NO_HEALTHY_UPSTREAM = "UH", "NoHealthyUpstream", "No healthy endpoint in the cluster.";
+    UPSTREAM_CONNECTION_FAILURE = "UF", "UpstreamConnectionFailure", "The connection to the endpoint failed.";
+    UPSTREAM_OVERFLOW = "UO", "UpstreamOverflow", "A circuit breaker is open.";
+    NO_ROUTE = "NR", "NoRouteFound", "No route matched.";
+    NO_CLUSTER = "NC", "NoClusterFound", "The route names a cluster that is not known.";
+    DOWNSTREAM_TERMINATION = "DC", "DownstreamConnectionTermination", "The client went away.";
+    UPSTREAM_REQUEST_TIMEOUT = "UT", "UpstreamRequestTimeout", "The upstream took too long.";
+    UPSTREAM_RESET = "UR", "UpstreamRemoteReset", "The upstream reset the stream.";
+    UPSTREAM_TERMINATION = "UC", "UpstreamConnectionTermination", "The upstream closed the connection.";
+    UPSTREAM_MAX_STREAM_DURATION = "UMSDR", "UpstreamMaxStreamDurationReached", "The attempt lasted as long as the cluster lets any.";
+    STREAM_IDLE_TIMEOUT = "SI", "StreamIdleTimeout", "The stream made no progress.";
+    DOWNSTREAM_PROTOCOL_ERROR = "DPE", "DownstreamProtocolError", "The client broke the protocol.";
+    UPSTREAM_PROTOCOL_ERROR = "UPE", "UpstreamProtocolError", "The upstream broke the protocol.";
+    LOCAL_RESET = "LR", "LocalReset", "The proxy reset the stream.";
+    DURATION_TIMEOUT = "DT", "DurationTimeout", "A connection or stream lived too long.";
+    OVERLOAD_MANAGER = "OM", "OverloadManagerTerminated", "The proxy sheds load.";
+    DROP_OVERLOAD = "DO", "DropOverload", "The cluster's endpoints are to be spared this share of requests.";
+    UNCONDITIONAL_DROP_OVERLOAD = "UDO", "UnconditionalDropOverload", "The cluster's endpoints are to be spared all requests.";
+    UNAUTHORIZED_EXTERNAL = "UAEX", "UnauthorizedExternalService", "A filter refused the request.";
 }
 
 impl Flags {
@@ -55,7 +55,7 @@ impl Flags {
 
     /// The flag with this short name.
     pub fn named(short: &str) -> Option<Flags> {
-        Flags::NAMES.iter().find(|(_, name)| *name == short).map(|(flag, _)| *flag)
+        Flags::NAMES.iter().find(|(_, name, _)| *name == short).map(|(flag, ..)| *flag)
     }
 
     /// This set and another.
@@ -84,20 +84,37 @@ impl Flags {
     }
 }
 
-impl fmt::Display for Flags {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Flags {
+    /// By their long names.
+    pub fn long(self) -> impl fmt::Display {
+        Long(self)
+    }
+
+    fn names(self, names: impl Iterator<Item = (Flags, &'static str)>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_empty() {
             return f.write_str("-");
         }
-        let mut first = true;
-        for (_, short) in Flags::NAMES.iter().filter(|(flag, _)| self.contains(*flag)) {
-            if !first {
-                f.write_str(",")?;
-            }
-            first = false;
-            f.write_str(short)?;
+        let mut separator = "";
+        for (_, name) in names.filter(|(flag, _)| self.contains(*flag)) {
+            write!(f, "{separator}{name}")?;
+            separator = ",";
         }
         Ok(())
+    }
+}
+
+/// By their short names.
+impl fmt::Display for Flags {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.names(Flags::NAMES.iter().map(|(flag, short, _)| (*flag, *short)), f)
+    }
+}
+
+struct Long(Flags);
+
+impl fmt::Display for Long {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.names(Flags::NAMES.iter().map(|(flag, _, long)| (*flag, *long)), f)
     }
 }
 
@@ -205,7 +222,7 @@ mod tests {
 
     #[test]
     fn each_has_a_bit_of_its_own() {
-        let all = Flags::NAMES.iter().fold(Flags::NONE, |all, (flag, _)| all.with(*flag));
+        let all = Flags::NAMES.iter().fold(Flags::NONE, |all, (flag, ..)| all.with(*flag));
         assert_eq!(all.bits().count_ones() as usize, Flags::NAMES.len());
     }
 

@@ -23,7 +23,9 @@ pub(crate) fn admits(filter: &LogFilter, view: &View<'_>, rng: &mut Rng) -> bool
             true => !view.flags.is_empty(),
             false => wanted.iter().any(|name| Flags::named(name).is_some_and(|flag| view.flags.contains(flag))),
         },
-        LogFilter::GrpcStatus { statuses, exclude } => statuses.contains(&grpc_status(view)) != *exclude,
+        LogFilter::GrpcStatus { statuses, exclude } => {
+            u8::try_from(said_grpc_status(view)).is_ok_and(|status| statuses.contains(&status)) != *exclude
+        }
         LogFilter::And(filters) => filters.iter().all(|filter| admits(filter, view, rng)),
         LogFilter::Or(filters) => filters.iter().any(|filter| admits(filter, view, rng)),
     }
@@ -31,8 +33,8 @@ pub(crate) fn admits(filter: &LogFilter, view: &View<'_>, rng: &mut Rng) -> bool
 
 /// What the trailers or the headers say, else what an answer that is not gRPC's stands for (gRPC, "HTTP to gRPC Status
 /// Code Mapping").
-fn grpc_status(view: &View<'_>) -> u8 {
-    const UNKNOWN: u8 = 2;
+pub(crate) fn said_grpc_status(view: &View<'_>) -> u64 {
+    const UNKNOWN: u64 = 2;
     let said = view.trailers.and_then(|trailers| trailers.get_known(Known::GrpcStatus));
     let said = said.or_else(|| view.response?.headers.get_known(Known::GrpcStatus));
     let said = said.and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());

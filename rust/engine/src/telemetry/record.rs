@@ -18,7 +18,7 @@ use super::labels::{Counted, Names, Principals, What};
 use super::log_filter::admits;
 use super::notices::Notices;
 use super::stats::FileLogStats;
-use super::view::View;
+use super::view::{Moments, View};
 use super::{Facts, Flags};
 use crate::base::grpc;
 use crate::base::rng::Rng;
@@ -135,13 +135,22 @@ impl Recorder {
             route: exchange.routed.as_ref().map(|routed| &*routed.route.name),
             cluster: exchange.cluster_config.as_ref().map(|cluster| &*cluster.name),
             upstream: exchange.endpoint.as_ref().map(|endpoint| endpoint.address),
+            upstream_name: exchange.endpoint.as_ref().map_or("", |endpoint| &endpoint.hostname),
             upstream_local: exchange.upstream_local,
+            upstream_version: exchange.upstream_version,
             attempts: exchange.attempt,
             received: exchange.request_body.total,
             sent: exchange.bytes_sent,
             started: exchange.started,
             request_received: exchange.request_received,
             response_received: exchange.response_received,
+            moments: Moments {
+                upstream_request_began: exchange.upstream_started,
+                upstream_request_ended: exchange.request_sent,
+                upstream_response_ended: exchange.response_ended,
+                response_began: exchange.answered,
+                response_ended: Some(now).filter(|_| exchange.response_body.finished),
+            },
             now,
         }
     }
@@ -263,13 +272,16 @@ impl Recorder {
             route: None,
             cluster: record.cluster.map(|cluster| &*cluster.name),
             upstream: record.upstream,
+            upstream_name: record.endpoint.map_or("", |endpoint| &endpoint.hostname),
             upstream_local: record.upstream_local,
+            upstream_version: None,
             attempts: record.attempts,
             received: record.received,
             sent: record.sent,
             started: record.started,
             request_received: None,
             response_received: None,
+            moments: Moments::default(),
             now: record.ended,
         }
     }

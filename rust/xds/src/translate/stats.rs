@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use pymesh_model::format::Operator;
+use pymesh_model::format::{Address, HostSource, Operator, Shape};
 use pymesh_model::stats::{LabelOverride, LabelValue, Metric, MetricGroup, Metrics, Stats};
 
 use crate::diagnostic::At;
@@ -113,6 +113,8 @@ fn literal(quoted: &str) -> Result<String, String> {
     Ok(text)
 }
 
+const LOCAL_PORT: Operator = Operator::Address(Address::DownstreamLocal, Shape::Port);
+
 const ATTRIBUTES: [(&str, &str); 16] = [
     ("request.method", ":method"),
     ("request.path", ":path"),
@@ -147,8 +149,8 @@ fn attribute(name: &str) -> Result<Operator, String> {
         "request.protocol" => Operator::Protocol,
         "response.code" => Operator::ResponseCode,
         "response.code_details" => Operator::ResponseCodeDetails,
-        "destination.port" => Operator::DownstreamLocalPort,
-        "connection.requested_server_name" => Operator::RequestedServerName,
+        "destination.port" => LOCAL_PORT,
+        "connection.requested_server_name" => Operator::RequestedServerName(HostSource::ServerName),
         "xds.cluster_name" => Operator::UpstreamCluster,
         "xds.route_name" => Operator::RouteName,
         "upstream.address" => Operator::UpstreamHost,
@@ -175,7 +177,7 @@ mod tests {
         for (text, sources, otherwise) in [
             ("'a \\' b'", vec![], "a ' b"),
             ("request.method", vec![header(":method")], "unknown"),
-            (" string(destination.port) ", vec![Operator::DownstreamLocalPort], "unknown"),
+            (" string(destination.port) ", vec![LOCAL_PORT], "unknown"),
             ("request.headers['X-User']", vec![header("x-user")], "unknown"),
             (
                 "has(request.headers[\"x-user\"]) ? request.headers[\"x-user\"] : 'nobody'",
