@@ -47,6 +47,10 @@ def check(source: Source, spec: PythonFilterSpec, report: Report) -> bool:
     except ValueError as error:
         report.error(source.position(0, 0), f"the filter's source is not Python: {error}")
         return False
+    except (RecursionError, MemoryError):  # MemoryError: what the parser says of its own stack
+        hint = "split the longest expression; data in it goes into `config`"
+        report.error(source.position(0, 0), "the filter's source is nested too deeply to be parsed", hint)
+        return False
     wanted = spec.class_.partition(":")[2]
     bound = set(_bound(tree))
     if wanted and wanted not in bound and "*" not in bound:

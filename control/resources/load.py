@@ -37,9 +37,12 @@ Loader: type[yaml.SafeLoader] | type[yaml.CSafeLoader] = getattr(yaml, "CSafeLoa
 
 #: No file of a mesh is larger; a larger one is a mistake or an attack.
 LARGEST_FILE = 8 * 1024 * 1024
-_DEEPEST = 64
+#: Levels of one document. Nothing that is read has half as many.
+DEEPEST = 64
 #: Nodes of one document, aliases written out.
 _MOST_NODES = 500_000
+#: What is told of more than that, and the remedy.
+_TOO_DEEP = ("the document is too deep, too large, or contains itself", "write aliases out, and split it")
 
 #: (group, kind) -> accepted versions and the class.
 KINDS: Mapping[tuple[str, str], tuple[tuple[str, ...], type[Resource]]] = {
@@ -113,12 +116,19 @@ def load_text(file: str, text: str, report: Report, read: Callable[[str], str] |
 def resource(
     decoder: decoding.Decoder, node: yaml.Node, text: str, report: Report, read: Callable[[str], str] | None = None
 ) -> Resource | None:
-    """The resource of one document, with the documents inside of it; ``text`` is what stands around those."""
-    made = _resource(decoder, node, report)
-    if isinstance(made, python_filter.PythonFilter):
-        return _with_source(made, text, read, report)
-    if isinstance(made, mesh_config.ConfigMap):
-        return _with_mesh(made, text, report)
+    """The resource of one document, with the documents inside of it; ``text`` is what stands around those.
+
+    Whatever is in it, no more than this document is lost.
+    """
+    try:
+        made = _resource(decoder, node, report)
+        if isinstance(made, python_filter.PythonFilter):
+            return _with_source(made, text, read, report)
+        if isinstance(made, mesh_config.ConfigMap):
+            return _with_mesh(made, text, report)
+    except (RecursionError, MemoryError):
+        report.error(decoder.position(node), *_TOO_DEEP)
+        return None
     return made
 
 
@@ -147,11 +157,7 @@ def _documents(decoder: decoding.Decoder, file: str, text: str, report: Report) 
             if node is None or (isinstance(node, yaml.ScalarNode) and node.value in ("", "null", "~")):
                 continue  # an empty document, as between two separators
             if _too_big(node):
-                report.error(
-                    decoder.position(node),
-                    "the document is too deep, too large, or contains itself",
-                    "write aliases out, and split it",
-                )
+                report.error(decoder.position(node), *_TOO_DEEP)
                 continue
             yield node
     except RecursionError:
@@ -173,7 +179,7 @@ def _too_big(root: yaml.Node) -> bool:
     while pending:
         node, depth = pending.pop()
         count += 1
-        if depth > _DEEPEST or count > _MOST_NODES:
+        if depth > DEEPEST or count > _MOST_NODES:
             return True
         if isinstance(node, yaml.SequenceNode):
             pending.extend((item, depth + 1) for item in node.value)

@@ -305,6 +305,9 @@ class MeshConfig(Located):
     def _json_problems(self) -> Iterator[Problem]:
         try:
             labels = json.loads(self.access_log_format)
+        except RecursionError:
+            yield Problem("accessLogFormat", "the JSON is nested too deeply", 'as in {"status": "%RESPONSE_CODE%"}')
+            return
         except ValueError as error:
             yield Problem("accessLogFormat", f"it is not JSON: {error}", 'as in {"status": "%RESPONSE_CODE%"}')
             return

@@ -15,7 +15,7 @@ import yaml
 
 from pymesh.control.resources.decode import Decoder
 from pymesh.control.resources.diagnostics import Position, Report
-from pymesh.control.resources.load import KINDS, resource
+from pymesh.control.resources.load import DEEPEST, KINDS, resource
 from pymesh.control.resources.metadata import Resource
 
 Object = Mapping[str, Any]
@@ -33,6 +33,9 @@ _OF_OTHERS: Final = (
 )  # fmt: skip
 #: Of the reference from an endpoint to its pod.
 _TARGET: Final = ("kind", "name", "namespace", "uid")
+_TOO_DEEP: Final = ("the object is nested too deeply", f"nothing in it may be deeper than {DEEPEST} levels")
+#: Of the path of a field that is too deep.
+_SHOWN: Final = 40
 #: Kinds that more than one group has.
 _AMBIGUOUS: Final = frozenset(kind for kind, times in Counter(kind for _, kind in KINDS).items() if times > 1)
 _STR, _INT, _FLOAT, _BOOL, _NULL, _MAP, _SEQ = (
@@ -44,6 +47,10 @@ class _Mark(NamedTuple):
     """Where a node is: in place of a line and a column."""
 
     field: str
+
+
+class _TooDeepError(Exception):
+    """There is more below this field than any document has."""
 
 
 class _ObjectDecoder(Decoder):
@@ -62,7 +69,12 @@ def place(one: Object) -> str:
 def load_object(one: Object, report: Report) -> Resource | None:
     """The resource that an object is; None, with everything wrong in ``report``, if it cannot be used."""
     own = Report()
-    made = resource(_ObjectDecoder(place(one), own), _node(without_others(one), ""), "", own)
+    try:
+        node = _node(without_others(one), "", 1)
+    except _TooDeepError as error:
+        report.error(Position(place(one), field=str(error)), *_TOO_DEEP)
+        return None
+    made = resource(_ObjectDecoder(place(one), own), node, "", own)
     report.add(own.diagnostics)
     return None if own.failed else made
 
@@ -124,15 +136,23 @@ def _is_tcp(port: Object) -> bool:
     return bool(port.get("protocol", "TCP") == "TCP")
 
 
-def _node(value: Any, field: str) -> yaml.Node:
+def _node(value: Any, field: str, depth: int) -> yaml.Node:
+    """The node of a YAML document that says the same. Raises _TooDeepError."""
     mark: Any = _Mark(field)
+    if depth > DEEPEST:
+        raise _TooDeepError(field[:_SHOWN].rstrip("."))
     if isinstance(value, Mapping):
-        pairs = [(_node(name, _inside(field, name)), _node(one, _inside(field, name))) for name, one in value.items()]
+        pairs = []
+        for name, one in value.items():
+            inner = _inside(field, name)
+            pairs.append((_node(name, inner, depth + 1), _node(one, inner, depth + 1)))
         return yaml.MappingNode(_MAP, pairs, mark, mark)
     if isinstance(value, str):
         return yaml.ScalarNode(_STR, value, mark, mark)
     if isinstance(value, Sequence):
-        return yaml.SequenceNode(_SEQ, [_node(one, f"{field}[{n}]") for n, one in enumerate(value)], mark, mark)
+        return yaml.SequenceNode(
+            _SEQ, [_node(one, f"{field}[{n}]", depth + 1) for n, one in enumerate(value)], mark, mark
+        )
     if value is None:
         return yaml.ScalarNode(_NULL, "null", mark, mark)
     if isinstance(value, bool):

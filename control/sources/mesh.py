@@ -44,7 +44,12 @@ class FileMesh(StoredMesh):
         """Follow the folders until cancelled; call ``changed`` after every change of what is in use."""
         async for _ in files.changes(self._folders):
             # Parsing takes long enough to hold up the streams, so it happens beside them.
-            errors = await asyncio.to_thread(self.load)
+            try:
+                errors = await asyncio.to_thread(self.load)
+            except Exception:
+                # A fault of ours must not end what still serves the last good configuration.
+                log.exception("the configuration cannot be read, the last good one stays in use")
+                continue
             if errors:
                 log.error("configuration refused, the last good one stays in use\n%s", "\n".join(errors))
             else:

@@ -50,7 +50,10 @@ class Api:
         token: str | None = None,
         timeout: float = 60,
     ) -> Any:
-        """The answer's document; raises `ApiRefused`, or `OSError` where there is no server."""
+        """The answer's document, or its text where that is too deep for one; `body` may be octets.
+
+        Raises `ApiRefused`, or `OSError` where there is no server.
+        """
         connection = http.client.HTTPSConnection(self._address, context=self._tls, timeout=timeout)
         shown = self.token if token is None else token
         headers = {"Accept": "application/json", "Content-Type": content_type}
@@ -58,14 +61,19 @@ class Api:
             headers["Authorization"] = f"Bearer {shown}"
         try:
             target = f"{path}?{urlencode(query)}" if query else path
-            connection.request(method, target, None if body is None else json.dumps(body), headers)
+            connection.request(
+                method, target, body if body is None or isinstance(body, bytes) else json.dumps(body), headers
+            )
             answer = connection.getresponse()
             text = answer.read().decode()
         except http.client.HTTPException as error:
             raise OSError(f"no answer: {error!r}") from error
         finally:
             connection.close()
-        told = json.loads(text) if text.startswith("{") else text
+        try:
+            told = json.loads(text) if text.startswith("{") else text
+        except RecursionError:
+            told = text
         if answer.status >= 400:
             known = told if isinstance(told, dict) else {}
             raise ApiRefused(answer.status, known.get("reason", ""), known.get("message", str(told)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -86,6 +87,14 @@ WRONG: tuple[tuple[Object, str, str], ...] = (
 )  # fmt: skip
 
 
+#: What no parser of ours takes, in fields that a definition leaves open: a name, the field as JSON -> the message.
+WITHOUT_END = (
+    ("sum", "source", f'"x = 1{"+1" * 60000}"', "the filter's source is nested too deeply to be parsed"),
+    ("deep", "config", '{"k":' * 600 + "1" + "}" * 600, "the object is nested too deeply"),
+    ("deeper", "config", '{"k":' * 1500 + "1" + "}" * 1500, "the object is nested too deeply"),
+)
+
+
 def told(mesh: KubernetesMesh) -> list[tuple[str, str]]:
     return [(found["at"], found["message"]) for found in mesh.diagnostics() if found["severity"] == "error"]
 
@@ -125,6 +134,36 @@ def test_each_is_told_of_and_the_rest_goes_on(mesh_apis: Cluster, filled: str) -
             mesh_apis.delete(wrong["apiVersion"], wrong["kind"], wrong["metadata"]["name"], filled)
             followed.until(lambda mesh: told(mesh) == [])
         assert configuration(followed.mesh, [proxy, guarded]) == alone
+
+
+def test_what_has_no_end_is_an_error_of_its_own(mesh_apis: Cluster, filled: str) -> None:
+    """By list as by watch: who comes when it is there already has the rest, too."""
+    proxy = Described(
+        f"sidecar~10.1.0.9~cart-1.{filled}~x", {"INTERCEPTION_MODE": "REDIRECT", "LABELS": {"app": "cart"}}
+    )
+    version, kind = "extensions.pymesh.dev/v1alpha1", "PythonFilter"
+
+    def all_told(mesh: KubernetesMesh) -> bool:
+        found = dict(told(mesh))
+        return len(found) == len(WITHOUT_END) and all(
+            any(at.startswith(f"{kind}/{filled}/{name}:spec.{field}") and text == message for at, text in found.items())
+            for name, field, _, message in WITHOUT_END
+        )
+
+    with following(mesh_apis.kubeconfig, grace_seconds=0) as followed:
+        followed.until(lambda mesh: told(mesh) == [])
+        alone = configuration(followed.mesh, [proxy])
+        for name, field, value, _ in WITHOUT_END:
+            # No encoder of ours goes that deep either.
+            bare = placed(one(version, kind, name, spec={"selector": {"matchLabels": {"app": "web"}}}), filled)
+            whole = json.dumps(bare | {"spec": {**bare["spec"], "class": "f:F", field: "HERE"}})
+            posted = whole.replace('"HERE"', value).encode()
+            mesh_apis.request("POST", mesh_apis.path(version, kind, "", filled), posted)
+        followed.until(all_told)
+        assert configuration(followed.mesh, [proxy]) == alone
+        with following(mesh_apis.kubeconfig, grace_seconds=0) as newcomer:
+            newcomer.until(all_told)
+            assert configuration(newcomer.mesh, [proxy]) == alone
 
 
 def test_a_change_that_is_wrong_for_a_moment_changes_nothing(mesh_apis: Cluster, filled: str) -> None:

@@ -18,6 +18,7 @@ import orjson
 
 from pymesh.control.sources.kubernetes.access import Access
 from pymesh.control.sources.kubernetes.credential import CredentialsError, Shown
+from pymesh.control.sources.kubernetes.documents import decoded
 
 # It tells of every request that it makes.
 logging.getLogger("httpx2").setLevel(logging.WARNING)
@@ -96,7 +97,7 @@ class ApiClient:
         content = None if body is None else orjson.dumps(body)
         async with self._sent(method, path, query, content, content_type, _TIMEOUT) as response:
             try:
-                found = orjson.loads(await response.aread())
+                found = decoded(await response.aread())
             except (httpx.HTTPError, orjson.JSONDecodeError) as error:
                 raise ApiError(f"{method} {path}: the answer broke off or is no JSON ({error!r})") from error
         if not isinstance(found, dict):
@@ -121,7 +122,7 @@ class ApiClient:
                     *lines, last = rest.split(b"\n")
                     for line in lines:
                         if line:
-                            yield orjson.loads(line)
+                            yield decoded(line)
                     rest = bytearray(last)
                     if len(rest) > _LONGEST_LINE:
                         raise ApiError(f"watch {path}: an event is longer than {_LONGEST_LINE} bytes")

@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 SETTLE_SECONDS: Final = 0.02
 #: How long the last good version of an object stands in for one that has become wrong.
 GRACE_SECONDS: Final = 2.0
+#: After a fault nothing is read for this long; then everything is.
+_FAULT_SECONDS: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,8 @@ class KubernetesMesh(StoredMesh):
         self._good: dict[str, Resource] = {}
         self._wrong_since: dict[str, float] = {}
         self._told: set[Diagnostic] = set()
+        #: Why the newest configuration could not be read at all; empty while it can.
+        self._fault = ""
         self._listeners: list[Callable[[], None]] = []
 
     def load(self) -> list[str]:
@@ -112,8 +116,18 @@ class KubernetesMesh(StoredMesh):
             if not all(one.is_synced for one in self.reflectors):
                 continue
             objects = [one for reflector in self.reflectors for one in reflector.objects.values()]
-            # Reading takes long enough to hold up the streams, so it happens beside them.
-            if await asyncio.to_thread(self._replace, objects, self._clock()):
+            try:
+                # Reading takes long enough to hold up the streams, so it happens beside them.
+                is_used = await asyncio.to_thread(self._replace, objects, self._clock())
+                self._fault = ""
+            except Exception as error:
+                # A fault of ours must not end what still serves the last good configuration.
+                log.exception("the configuration cannot be read, the last good one stays in use")
+                self._fault = repr(error)
+                await asyncio.sleep(_FAULT_SECONDS)
+                self._dirty.set()
+                continue
+            if is_used:
                 self._synced.set()
                 changed()
                 for told in self._listeners:
@@ -238,15 +252,24 @@ class KubernetesMesh(StoredMesh):
         return State(self.store, objects)
 
     def _troubles(self) -> list[dict[str, Any]]:
+        fault = {
+            "at": "(all objects)",
+            "severity": "error",
+            "message": f"the configuration cannot be read: {self._fault}",
+            "hint": "the last good one stays in use; this is a fault of pymesh, and its log tells more",
+        }
         return [
-            {
-                "at": str(Position(one.kind.title)),
-                "severity": "error",
-                "message": f"out of touch with the API server: {one.trouble}",
-                "hint": "what was known of it stays in force",
-            }
-            for one in self.reflectors
-            if one.trouble
+            *([fault] if self._fault else ()),
+            *(
+                {
+                    "at": str(Position(one.kind.title)),
+                    "severity": "error",
+                    "message": f"out of touch with the API server: {one.trouble}",
+                    "hint": "what was known of it stays in force",
+                }
+                for one in self.reflectors
+                if one.trouble
+            ),
         ]
 
     def standing(self) -> dict[str, Any]:

@@ -112,6 +112,45 @@ def test_documents_within_are_read_and_placed() -> None:
     assert wrong.startswith("PythonFilter/shop/f:spec.source: error: the filter's source is not Python")
 
 
+def nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = {"k": value}
+    return value
+
+
+@pytest.mark.parametrize("levels", [70, 470, 600, 5000])
+def test_an_object_may_be_of_any_depth_and_is_refused_by_itself(levels: int) -> None:
+    spec = {"selector": {"matchLabels": {"a": "b"}}, "class": "f:F", "config": nested(levels)}
+    head = {"apiVersion": "extensions.pymesh.dev/v1alpha1", "kind": "PythonFilter"}
+    (wrong,) = errors({**head, "metadata": {"name": "f", "namespace": "shop"}, "spec": spec})
+    assert wrong == (
+        "PythonFilter/shop/f:spec.config.k.k.k.k.k.k.k.k.k.k.k.k.k.k: error: the object is nested too deeply\n"
+        "  hint: nothing in it may be deeper than 64 levels"
+    )
+    assert (
+        errors({**head, "metadata": {"name": "f", "namespace": "shop"}, "spec": {**spec, "config": nested(60)}}) == []
+    )
+
+
+def test_a_source_that_python_cannot_parse_is_no_fault_of_ours() -> None:
+    spec = {"selector": {"matchLabels": {"a": "b"}}, "class": "f:F", "source": "x = 1" + "+1" * 60000}
+    head = {"apiVersion": "extensions.pymesh.dev/v1alpha1", "kind": "PythonFilter"}
+    (wrong,) = errors({**head, "metadata": {"name": "f", "namespace": "shop"}, "spec": spec})
+    assert wrong.startswith("PythonFilter/shop/f:spec.source: error: the filter's source is nested too deeply")
+
+
+def test_a_format_of_json_without_end_is_told() -> None:
+    mesh = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "istio", "namespace": "istio-system"},
+        "data": {"mesh": f"accessLogEncoding: JSON\naccessLogFormat: '{'[' * 100000}'\n"},
+    }
+    (wrong,) = errors(mesh)
+    assert wrong.startswith("ConfigMap/istio-system/istio:data.mesh: error: mesh: the JSON is nested too deeply")
+
+
 def test_a_secret_is_never_quoted() -> None:
     secret = {
         "apiVersion": "v1",

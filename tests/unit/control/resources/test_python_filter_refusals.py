@@ -9,6 +9,10 @@ from pymesh.control.resources.python_filter import PythonFilter
 HEAD = "apiVersion: extensions.pymesh.dev/v1alpha1\nkind: PythonFilter\nmetadata: {name: a}\nspec:\n"
 TARGET = "  selector: {matchLabels: {app: a}}\n"
 CLASS = "  class: keys:Keys\n"
+NESTED = (
+    "the filter's source is nested too deeply to be parsed\n"
+    "  hint: split the longest expression; data in it goes into `config`"
+)
 IMAGE = "a filter is no image: give its source, or install its package where the proxy runs"
 
 #: A file beside the YAML file, and what is in it.
@@ -20,6 +24,8 @@ FILES = {
     "empty.py": "# nothing yet\n",
     "zero.py": "x = 1\0\n",
     "large.py": "#" * 262145,
+    "sum.py": "x = 1" + " + 1" * 60000,
+    "signs.py": "x = " + "-" * 60000 + "1",
 }
 
 
@@ -107,6 +113,9 @@ CASES = {
         spec("file: tabs.py"),
         "tabs.py:3:1: error: the filter's source is not Python: inconsistent use of tabs and spaces in indentation",
     ),
+    # CPython's parser says RecursionError of the one and MemoryError of the other.
+    "an expression without end": (spec("file: sum.py"), f"sum.py:1:1: error: {NESTED}"),
+    "signs without end": (spec("file: signs.py"), f"signs.py:1:1: error: {NESTED}"),
     "octet zero": (
         spec("file: zero.py"),
         "zero.py:1:1: error: the filter's source is not Python: source code string cannot contain null bytes",

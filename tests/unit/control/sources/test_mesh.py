@@ -31,6 +31,20 @@ def test_a_misspelt_field_hides_nothing_and_starts_no_avalanche(tmp_path: Path) 
     ]
 
 
+def test_a_file_without_end_is_an_error_of_that_file(tmp_path: Path) -> None:
+    head = "apiVersion: extensions.pymesh.dev/v1alpha1\nkind: PythonFilter\nmetadata: {name: f}\n"
+    spec = "spec: {selector: {matchLabels: {a: b}}, class: 'f:F', "
+    (tmp_path / "a.yaml").write_text(f"{head}{spec}source: 'x = 1{'+1' * 60000}'}}\n")
+    (tmp_path / "b.yaml").write_text(f"{head}{spec}config: {'{k: ' * 600}1{'}' * 600}}}\n")
+    (tmp_path / "c.yaml").write_text("[" * 100000)
+    errors = [error.removeprefix(f"{tmp_path}/").partition("\n")[0] for error in FileMesh([tmp_path]).load()]
+    assert errors == [
+        "a.yaml:4:63: error: the filter's source is nested too deeply to be parsed",
+        "b.yaml:1:1: error: the document is too deep, too large, or contains itself",
+        "c.yaml:1:1001: error: not YAML: exceeded maximum nesting depth",
+    ]
+
+
 def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     (error,) = FileMesh([tmp_path / "no"]).load()
     assert "there is no such folder" in error
