@@ -121,7 +121,7 @@ class DeltaSession(Session):
             type_url=subscription.type_url,
             nonce=subscription.nonce,
             version=version,
-            body=encoded(header, (r.delta for r in resources)),
+            parts=encoded(header, (r.delta for r in resources)),
             resources=len(resources),
             removed=len(removed),
         )

@@ -193,10 +193,10 @@ class DiscoveryService:
                 log.warning("endpoints not asked for", extra={"node": connection.node.id, "names": unasked[:10]})
             connection.wake.clear()
             while (response := connection.session.pull()) is not None:
-                await call.send(response.body)
+                await call.send(*response.parts)
                 short = short_type(response.type_url)
                 self._metrics.pushes.inc(short)
-                self._metrics.sent_bytes.inc(short, len(response.body))
+                self._metrics.sent_bytes.inc(short, response.size)
                 log.debug(
                     "pushed",
                     extra={

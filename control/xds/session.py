@@ -26,6 +26,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
+from sys import intern
 from types import MappingProxyType
 from typing import Any
 
@@ -80,9 +81,20 @@ class Response:
     type_url: str
     nonce: str
     version: str
-    body: bytes
+    #: The message's octets: its header, and the fields that it shares with the responses to other proxies.
+    parts: tuple[bytes, ...]
     resources: int
     removed: int
+
+    @property
+    def size(self) -> int:
+        """How many octets it has."""
+        return sum(map(len, self.parts))
+
+    @property
+    def body(self) -> bytes:
+        """Its octets in one piece."""
+        return b"".join(self.parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,7 +336,7 @@ class Session(ABC):
 
 def checked(names: Iterable[str], type_url: str, already: int = 0) -> list[str]:
     """``names`` as a list, refused when the stream would have to remember too many."""
-    listed = list(names)
+    listed = [intern(name) for name in names]  # hundreds of streams ask for the same
     if already + len(listed) > MAX_NAMES:
         raise SessionError(f"more than {MAX_NAMES} names subscribed of {type_url}")
     return listed
@@ -337,9 +349,9 @@ def rejection(request: Any) -> str | None:
     return str(request.error_detail.message) or f"code {request.error_detail.code}"
 
 
-def encoded(header: Any, fields: Iterable[bytes]) -> bytes:
+def encoded(header: Any, fields: Iterable[bytes]) -> tuple[bytes, ...]:
     """A response: its header's fields followed by the pre-encoded resource fields."""
-    return b"".join((pb.encode(header), *fields))
+    return (pb.encode(header), *fields)
 
 
 def _rank(type_url: str) -> tuple[int, str]:

@@ -108,7 +108,7 @@ class SotwSession(Session):
             type_url=subscription.type_url,
             nonce=subscription.nonce,
             version=version,
-            body=encoded(header, (r.sotw for r in resources)),
+            parts=encoded(header, (r.sotw for r in resources)),
             resources=len(resources),
             removed=removed,
         )
