@@ -2,7 +2,9 @@
 
 The API server judges a token (TokenReview); it must be one for :data:`AUDIENCE`, so that a token that a workload
 shows to somebody else is worth nothing here. A gateway is who may list the Secrets of its namespace by the cluster's
-own rules (SubjectAccessReview): it is given nothing that it could not read itself.
+own rules (SubjectAccessReview): it is given nothing that it could not read itself. So are the
+proxies that we have started for a Gateway, by their service account: who may start a pod as that could have it read
+the Secrets.
 
 What cannot be such a token is refused without asking, so that nobody makes us ask for nothing.
 """
@@ -54,12 +56,19 @@ class TokenReviews:
     """An ``Authenticator`` that asks the cluster's API server."""
 
     def __init__(
-        self, create: Create, trust_domain: str, audience: str = AUDIENCE, clock: Callable[[], datetime] = _now
+        self,
+        create: Create,
+        trust_domain: str,
+        audience: str = AUDIENCE,
+        clock: Callable[[], datetime] = _now,
+        runs_gateway: Callable[[Identity], bool] = lambda _: False,
     ) -> None:
+        """``runs_gateway`` tells of who runs a Gateway by our doing."""
         self._create = create
         self._trust_domain = trust_domain
         self._audience = audience
         self._clock = clock
+        self._runs_gateway = runs_gateway
         self._at_once = asyncio.Semaphore(_AT_ONCE)
         #: By the token's hash: the tokens themselves are not kept.
         self._identities: Verdicts[bytes, Identity | None] = Verdicts(clock)
@@ -78,7 +87,9 @@ class TokenReviews:
 
     async def is_gateway(self, identity: Identity) -> bool:
         """See ``Authenticator``."""
-        return bool(await self._gateways.of(identity, lambda: self._may_list_secrets(identity)))
+        return self._runs_gateway(identity) or bool(
+            await self._gateways.of(identity, lambda: self._may_list_secrets(identity))
+        )
 
     async def _review(self, token: str, ends: datetime) -> Verdict[Identity | None]:
         asked = {

@@ -6,10 +6,11 @@ from typing import Any, Final
 
 import yaml
 
-from pymesh.control.injection.inject import READY_PORT, USER, gateway_container
+from pymesh.control.injection.inject import READY_PORT, gateway_container
 from pymesh.control.injection.settings import API_VERSION, KIND, InjectionSettings
-from pymesh.control.install import crds, rights, webhooks
+from pymesh.control.install import crds, pods, rights, webhooks
 from pymesh.control.install.values import VERSION, Values
+from pymesh.control.resources.gateway_api import KubeGateway
 
 Json = dict[str, Any]
 
@@ -116,7 +117,7 @@ def _control(values: Values) -> Json:
         ],
         "readinessProbe": {"httpGet": probe, "periodSeconds": 5, "timeoutSeconds": 5},
         "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "2Gi"}},
-        "securityContext": _restricted(),
+        "securityContext": pods.restricted(),
         "volumeMounts": [
             {"name": "state", "mountPath": _STATE_FOLDER},
             {"name": "injection", "mountPath": _SETTINGS_FOLDER, "readOnly": True},
@@ -129,7 +130,8 @@ def _control(values: Values) -> Json:
         {"name": "scratch", "emptyDir": {"medium": "Memory"}},
     ]
     # The state has one writer: the old one goes before the new one comes. Proxies go on meanwhile.
-    return _deployment(CONTROL, values, 1, {"type": "Recreate"}, CONTROL, [container], volumes)
+    template = pods.template(CONTROL, [container], volumes, _pod_labels(CONTROL))
+    return _deployment(CONTROL, values, 1, {"type": "Recreate"}, template)
 
 
 def _gateway_service(values: Values) -> Json:
@@ -138,7 +140,8 @@ def _gateway_service(values: Values) -> Json:
         **_object("v1", "Service", GATEWAY, values.namespace),
         "spec": {
             "type": values.gateway_service_type,
-            "selector": {"istio": "ingressgateway"},
+            # By the second it is known for what runs the Gateway API's Gateway of that name.
+            "selector": {"istio": "ingressgateway", KubeGateway.PROXY_LABEL: GATEWAY},
             "ports": [
                 {"name": name, "port": port, "protocol": "TCP", "targetPort": target} for name, port, target in ports
             ],
@@ -155,59 +158,24 @@ def _gateway(values: Values) -> Json:
         cluster_id=values.cluster_id,
     )
     container, volumes = gateway_container(settings, GATEWAY)
-    container["securityContext"] = _restricted()
-    rolling = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "100%", "maxUnavailable": 0}}
-    made = _deployment(GATEWAY, values, values.gateway_replicas, rolling, GATEWAY, [container], volumes)
-    # Gateways listen on the ports that they name, 80 among them, and not as root.
-    unprivileged = [{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}]
-    made["spec"]["template"]["spec"]["securityContext"]["sysctls"] = unprivileged
-    return made
+    template = pods.of_gateway(container, volumes, GATEWAY, labels=_pod_labels(GATEWAY))
+    return _deployment(GATEWAY, values, values.gateway_replicas, pods.ROLLING, template)
 
 
-def _deployment(
-    name: str, values: Values, replicas: int, strategy: Json, account: str, containers: list[Json], volumes: list[Json]
-) -> Json:
-    labels = {"app": name}
+def _pod_labels(name: str) -> dict[str, str]:
     if name == GATEWAY:
-        # By the first Istio's Gateways select it, by the second it serves the Gateway API's Gateway of that name.
-        labels |= {"istio": "ingressgateway", "gateway.networking.k8s.io/gateway-name": GATEWAY}
-    spec = {
-        "serviceAccountName": account,
-        "containers": containers,
-        "volumes": volumes,
-        "securityContext": {
-            "fsGroup": USER,
-            # The state's files are their owner's alone: nothing is to be changed about them at each mount.
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "runAsGroup": USER,
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "terminationGracePeriodSeconds": 60,
-    }
+        # By the second Istio's Gateways select it, by the third it serves the Gateway API's Gateway of that name.
+        return {"app": name, "istio": "ingressgateway", KubeGateway.PROXY_LABEL: GATEWAY}
+    return {"app": name}
+
+
+def _deployment(name: str, values: Values, replicas: int, strategy: Json, template: Json) -> Json:
     return {
         **_object("apps/v1", "Deployment", name, values.namespace),
         "spec": {
             "replicas": replicas,
             "strategy": strategy,
             "selector": {"matchLabels": {"app": name}},
-            "template": {
-                "metadata": {
-                    "labels": {**labels, "sidecar.istio.io/inject": "false"},
-                    "annotations": {"kubectl.kubernetes.io/default-container": containers[0]["name"]},
-                },
-                "spec": spec,
-            },
+            "template": template,
         },
-    }
-
-
-def _restricted() -> Json:
-    """Kubernetes' Pod Security Standard of that name."""
-    return {
-        "allowPrivilegeEscalation": False,
-        "capabilities": {"drop": ["ALL"]},
-        "privileged": False,
-        "readOnlyRootFilesystem": True,
     }

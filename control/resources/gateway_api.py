@@ -164,18 +164,31 @@ class Listener(Located):
 
 
 @model
+class Infrastructure(Located):
+    """What everything carries that a cluster makes to run a Gateway."""
+
+    REFUSED: ClassVar = {
+        "parametersRef": "run the proxies yourself, with a Service that selects them by their label "
+        "gateway.networking.k8s.io/gateway-name",
+    }
+
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+@model
 class KubeGatewaySpec(Located):
     """Listeners. The proxies that run them carry the Gateway's name in a label."""
 
     REFUSED: ClassVar = {
         "addresses": "use Istio's Gateway with `bind`",
-        "infrastructure": "remove it",
         "backendTLS": "use a DestinationRule",
         "allowedListeners": "write the listeners here",
     }
 
     gateway_class_name: Literal["pymesh"]
     listeners: tuple[Listener, ...]
+    infrastructure: Infrastructure = Infrastructure()
 
     def problems(self) -> Iterator[Problem]:
         if not self.listeners:
@@ -212,8 +225,21 @@ class KubeGateway(Resource):
     #: A proxy runs the Gateway of its namespace that this label of the proxy names.
     PROXY_LABEL: ClassVar = "gateway.networking.k8s.io/gateway-name"
 
+    #: Istio's annotation: the type of the Service before the proxies.
+    SERVICE_TYPE: ClassVar = "networking.istio.io/service-type"
+
     spec: KubeGatewaySpec
     status: Any = None
+
+    def problems(self) -> Iterator[Problem]:
+        if self.service_type not in ("LoadBalancer", "NodePort", "ClusterIP"):
+            hint = "LoadBalancer, NodePort or ClusterIP"
+            yield Problem("metadata", f"{self.SERVICE_TYPE}: there are no Services of type {self.service_type!r}", hint)
+
+    @property
+    def service_type(self) -> str:
+        """Of the Service that a cluster makes for it."""
+        return self.metadata.annotations.get(self.SERVICE_TYPE, "LoadBalancer")
 
     @property
     def title(self) -> str:

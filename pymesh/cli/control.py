@@ -14,6 +14,7 @@ from pymesh.cli.problem import give_up
 from pymesh.control import app
 from pymesh.control.config import DEFAULT_TRUST_DOMAIN, Address, Settings, SettingsError
 from pymesh.control.resources.decode import duration
+from pymesh.control.resources.diagnostics import ConfigError
 from pymesh.control.sources.mesh import FileMesh
 from pymesh.control.store.addresses import VIRTUAL_NETWORK
 from pymesh.control.store.store import MeshOptions
@@ -158,18 +159,25 @@ def command(
     )
     if not kubernetes:
         sys.exit(app.run(settings, FileMesh(config, options), log_level=log_level))
-    mesh, cluster = _of_cluster(kubeconfig, context, options, namespace, has_webhooks=webhook is not None)
+    mesh, cluster = _of_cluster(kubeconfig, context, options, namespace, injection, has_webhooks=webhook is not None)
     authenticator = None if insecure_xds else cluster.authenticator
     sys.exit(app.run(settings, mesh, companions=[cluster.run], authenticator=authenticator, log_level=log_level))
 
 
 def _of_cluster(
-    kubeconfig: Path | None, context: str, options: MeshOptions, namespace: str, *, has_webhooks: bool
+    kubeconfig: Path | None,
+    context: str,
+    options: MeshOptions,
+    namespace: str,
+    injection: Path | None,
+    *,
+    has_webhooks: bool,
 ) -> tuple[app.Mesh, Cluster]:
     try:
         from pymesh.control.sources.kubernetes.client import ApiClient
     except ModuleNotFoundError as error:
         give_up(f"--kubernetes needs {error.name}; hint: pip install 'pymesh-proxy[kubernetes]'")
+    from pymesh.control.admission.serving import SettingsFile
     from pymesh.control.sources.kubernetes import access
     from pymesh.control.sources.kubernetes.cluster import Cluster
     from pymesh.control.sources.kubernetes.credential import CredentialsError
@@ -179,9 +187,18 @@ def _of_cluster(
         found = access.find(kubeconfig, context)
         mesh = KubernetesMesh(ApiClient(found), options)
         where = namespace or found.namespace
-        return mesh, Cluster(ApiClient(found), mesh, where, options.trust_domain, has_webhooks=has_webhooks)
+        return mesh, Cluster(
+            ApiClient(found),
+            mesh,
+            where,
+            options.trust_domain,
+            has_webhooks=has_webhooks,
+            injection=SettingsFile(injection) if injection else None,
+        )
     except CredentialsError as error:
         give_up(str(error))
+    except ConfigError as error:
+        give_up("\n".join(map(str, error.diagnostics)))
 
 
 def _network(text: str | None) -> ipaddress.IPv4Network | None:

@@ -7,8 +7,10 @@ has the API server away for five minutes.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import ssl
 import subprocess
 import time
 import urllib.request
@@ -36,6 +38,8 @@ except (OSError, http.client.HTTPException) as error:  # the end of the connecti
     print(f"refused: {error!r}")
 """
 WHOLE = "PYMESH_KUBERNETES_WHOLE" in os.environ
+_GATEWAY_API = "gateway.networking.k8s.io/v1"
+_RUNS_A_GATEWAY = (("v1", "ServiceAccount"), ("apps/v1", "Deployment"), ("v1", "Service"))
 AWAY_SECONDS = 300.0 if WHOLE else 0.0
 #: What a request or an answer of the shop has, and nobody may read who looks at a cable.
 _READABLE = (b"HTTP/1.1", b"PRI * HTTP/2.0", b"Boils before I am awake.", b"tin kettle")
@@ -150,6 +154,89 @@ def test_a_deployment_is_rolled_while_requests_are_answered(mesh: Shop) -> None:
     mesh.node.wait("the catalog's pods are new", rolled)
     for _ in range(20):
         assert mesh.get().status == 200
+
+
+_EDGE = """
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata:
+  name: edge
+  namespace: shop
+  annotations: {networking.istio.io/service-type: ClusterIP}
+spec:
+  gatewayClassName: pymesh
+  infrastructure: {labels: {team: front}, annotations: {example.com/paid-by: front}}
+  listeners:
+    - {name: http, port: 80, protocol: HTTP}
+    - name: https
+      port: 443
+      protocol: HTTPS
+      tls: {certificateRefs: [{name: edge}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: edge, namespace: shop}
+spec:
+  parentRefs: [{name: edge}]
+  rules: [{backendRefs: [{name: web, port: 80}]}]
+"""
+
+
+def test_a_gateway_gets_proxies_and_a_service_and_they_go_with_it(mesh: Shop) -> None:
+    cluster = mesh.cluster
+    issued = cluster.authority.issue("edge", dns=["edge.test"])
+    pair = {"tls.crt": issued.chain.read_bytes(), "tls.key": issued.key.read_bytes()}
+    data = {name: base64.b64encode(content).decode() for name, content in pair.items()}
+    meta = {"name": "edge", "namespace": "shop"}
+    cluster.apply([{"apiVersion": "v1", "kind": "Secret", "metadata": meta, "type": "kubernetes.io/tls", "data": data}])
+    (gateway, _) = cluster.apply(_EDGE)
+
+    def programmed() -> bool:
+        found = cluster.get(_GATEWAY_API, "Gateway", "edge", "shop") or {}
+        told = {one["type"]: one["status"] for one in found.get("status", {}).get("conditions", ())}
+        return told.get("Programmed") == "True"
+
+    mesh.node.wait("the Gateway is programmed", programmed)
+    made = {kind: cluster.get(version, kind, "edge-pymesh", "shop") or {} for version, kind in _RUNS_A_GATEWAY}
+    for one in made.values():
+        meta = one["metadata"]
+        assert meta["labels"]["gateway.networking.k8s.io/gateway-name"] == "edge"
+        assert (meta["labels"]["team"], meta["annotations"]["example.com/paid-by"]) == ("front", "front")
+        assert [each["uid"] for each in meta["ownerReferences"]] == [gateway["metadata"]["uid"]]
+    address = made["Service"]["spec"]["clusterIP"]
+    status = (cluster.get(_GATEWAY_API, "Gateway", "edge", "shop") or {})["status"]
+    assert status["addresses"] == [{"type": "IPAddress", "value": address}]
+    assert mesh.ask(address, 80, "/products/1").status == 200
+    (proxy,) = mesh.node.all("shop", team="front")
+    assert [one.name for one in proxy.main] == ["istio-proxy"]
+    # Its key is in a Secret, which no Role of the namespace lets it read.
+    trusting = ssl.create_default_context(cafile=str(cluster.ca))
+    with mesh.node.network.from_node(address, 443, 20) as plain:
+        with trusting.wrap_socket(plain, server_hostname="edge.test") as secured:
+            assert secured.version() == "TLSv1.3"
+
+    # What somebody changes by hand, or removes, is put right; another port is another port of the Service.
+    cluster.delete("v1", "Service", "edge-pymesh", "shop")
+    listeners = [{"name": "http", "port": 8080, "protocol": "HTTP"}]
+    patch = {"spec": {"listeners": listeners}}
+    path = "/apis/gateway.networking.k8s.io/v1/namespaces/shop/gateways/edge"
+    cluster.request("PATCH", path, patch, content_type="application/merge-patch+json")
+
+    def ports() -> list[int]:
+        service = cluster.get("v1", "Service", "edge-pymesh", "shop")
+        return [one["port"] for one in service["spec"]["ports"]] if service else []
+
+    mesh.node.wait("the Service has the new port", lambda: ports() == [15021, 8080])
+
+    cluster.delete(_GATEWAY_API, "Gateway", "edge", "shop")
+    cluster.delete(_GATEWAY_API, "HTTPRoute", "edge", "shop")
+
+    def gone() -> bool:
+        return not any(cluster.get(version, kind, "edge-pymesh", "shop") for version, kind in _RUNS_A_GATEWAY)
+
+    mesh.node.wait("what ran it is gone", gone)
+    mesh.node.wait("its pod is gone", lambda: proxy.is_gone)
+    assert mesh.get().status == 200
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """What a control plane does in its cluster beside serving: it has workloads' tokens judged, and writes as long as it
-holds the Lease: statuses, Events, the GatewayClass, and the roots that pods begin with. Whom the API server trusts when
-it calls webhooks, each writes that serves them.
+holds the Lease: statuses, Events, the GatewayClass, what runs Gateways, and the roots that pods begin with. Whom the
+API server trusts when it calls webhooks, each writes that serves them.
 
 Any number of control planes may run; each judges and serves, one writes.
 """
@@ -15,12 +15,16 @@ from dataclasses import replace
 from typing import Any, Final, Protocol
 
 from pymesh.control.admin import rejections
+from pymesh.control.admission.serving import SettingsFile
 from pymesh.control.admission.trust import TrustKeeper
 from pymesh.control.identity.rotation import Rotation
+from pymesh.control.identity.spiffe import Identity
 from pymesh.control.identity.token_review import TokenReviews
 from pymesh.control.identity.tokens import UnavailableError
+from pymesh.control.resources.gateway_api import GROUP
 from pymesh.control.sources.kubernetes.client import ApiClient, ApiError
 from pymesh.control.sources.kubernetes.gateway_class import GatewayClass
+from pymesh.control.sources.kubernetes.gateway_deployments import GatewayDeployments
 from pymesh.control.sources.kubernetes.lease import Lease
 from pymesh.control.sources.kubernetes.mesh import KubernetesMesh
 from pymesh.control.sources.kubernetes.roots import RootsWriter
@@ -46,9 +50,19 @@ class Cluster:
     """See the module."""
 
     def __init__(
-        self, client: ApiClient, mesh: KubernetesMesh, namespace: str, trust_domain: str, *, has_webhooks: bool = False
+        self,
+        client: ApiClient,
+        mesh: KubernetesMesh,
+        namespace: str,
+        trust_domain: str,
+        *,
+        has_webhooks: bool = False,
+        injection: SettingsFile | None = None,
     ) -> None:
-        """``client`` is ours alone, and closed when we have run; ``namespace`` is that of the control plane."""
+        """``client`` is ours alone, and closed when we have run; ``namespace`` is that of the control plane.
+
+        ``injection`` tells what proxies are to be started with; without it nobody starts those of Gateways.
+        """
         self._client = client
         self._mesh = mesh
         self._namespace = namespace
@@ -56,9 +70,12 @@ class Cluster:
         # As client-go's: another process on this machine is another candidate.
         self._identity = f"{socket.gethostname()}_{uuid.uuid4()}"
         self._lease = Lease(client, namespace, LEASE, self._identity)
-        self._writers: tuple[StatusWriter | RootsWriter | GatewayClass, ...] = ()
+        self._writers: tuple[StatusWriter | RootsWriter | GatewayClass | GatewayDeployments, ...] = ()
         self._class = GatewayClass(client, self._lease, self._changed)
-        self.authenticator = TokenReviews(self._create, trust_domain)
+        self._deployments: GatewayDeployments | None = None
+        if injection is not None:
+            self._deployments = GatewayDeployments(client, self._lease, self._gateways, injection.current)
+        self.authenticator = TokenReviews(self._create, trust_domain, runs_gateway=self._runs_gateway)
 
     async def run(self, plane: Plane) -> None:
         """Beside a control plane that serves, until cancelled."""
@@ -67,13 +84,15 @@ class Cluster:
             self._client, self._lease, self._state, lambda: by_resource(self._refused(fleet)), self._identity
         )
         roots = RootsWriter(self._client, self._lease, self._mesh.namespaces, lambda: rotation.trust.bundle)
-        self._writers = (status, roots, self._class)
+        deployments = (self._deployments,) if self._deployments is not None else ()
+        self._writers = (status, roots, self._class, *deployments)
         rotation.on_change(roots.changed)
         self._mesh.on_change(self._changed)
         try:
             async with asyncio.TaskGroup() as group:
-                for running in (self._class.run(), status.run(), roots.run(), self._lease.run(self._changed)):
-                    group.create_task(running)
+                for one in self._writers:
+                    group.create_task(one.run())
+                group.create_task(self._lease.run(self._changed))
                 if self._has_webhooks:
                     keeper = TrustKeeper(self._client, self._namespace, lambda: rotation.trust.bundle, ApiError)
                     rotation.on_change(keeper.changed)
@@ -89,6 +108,12 @@ class Cluster:
     def _state(self) -> State:
         state = self._mesh.state()
         return replace(state, objects=[*state.objects, *self._class.objects])
+
+    def _gateways(self) -> tuple[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]]:
+        return self._mesh.present("Gateway", GROUP), self._mesh.present("Service")
+
+    def _runs_gateway(self, identity: Identity) -> bool:
+        return self._deployments is not None and self._deployments.runs(identity.namespace, identity.service_account)
 
     def _refused(self, fleet: Fleet) -> Iterator[tuple[str, Sequence[Mapping[str, Any]]]]:
         """What proxies have refused: node, and problems with the resources behind them."""

@@ -232,6 +232,15 @@ class KubernetesMesh(StoredMesh):
         """Those that there are."""
         return [name for one in self.reflectors if one.kind.name == "Namespace" for _, name in one.objects]
 
+    def present(self, name: str, group: str = "") -> list[Object]:
+        """All objects of a kind, as the API server has them."""
+        return [
+            one
+            for reflector in self.reflectors
+            if (reflector.kind.name, reflector.kind.group) == (name, group)
+            for one in reflector.objects.values()
+        ]
+
     def state(self) -> State:
         """What is in force, and every object with what was found about it.
 

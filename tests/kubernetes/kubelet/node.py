@@ -112,8 +112,10 @@ class Node:
             self._apply(self._roots(one["metadata"]["name"]))
         self._services = self.cluster.list("v1", "Service")
         pods = self.cluster.list("v1", "Pod")
-        for deployment in self.cluster.list("apps/v1", "Deployment"):
+        deployments = self.cluster.list("apps/v1", "Deployment")
+        for deployment in deployments:
             self._replicas(deployment, [one for one in pods if _is_of(one, deployment)])
+        self._collect(pods, {one["metadata"]["uid"] for one in deployments})
         for one in pods:
             self._keep(one)
         there = {one["metadata"]["uid"] for one in pods}
@@ -170,6 +172,16 @@ class Node:
                     "generateName": f"{meta['name']}-{hashed}-",
                     "namespace": meta["namespace"],
                     "labels": labels,
+                    # As of the ReplicaSet that a Deployment has.
+                    "ownerReferences": [
+                        {
+                            "apiVersion": "apps/v1",
+                            "kind": "ReplicaSet",
+                            "name": f"{meta['name']}-{hashed}",
+                            "uid": meta["uid"],
+                            "controller": True,
+                        }
+                    ],
                 },
                 "spec": template["spec"],
             }
@@ -179,6 +191,14 @@ class Node:
             for one in [*old, *new[wanted:]]:
                 path = f"/api/v1/namespaces/{meta['namespace']}/pods/{one['metadata']['name']}"
                 self.cluster.request("DELETE", path)
+
+    def _collect(self, pods: list[Object], owners: set[str]) -> None:
+        """Pods whose Deployment is gone go, too."""
+        for one in pods:
+            meta = one["metadata"]
+            owned = {each["uid"] for each in meta.get("ownerReferences", ())}
+            if owned and not owned & owners and _is_live(one):
+                self.cluster.request("DELETE", f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}")
 
     def _roots(self, namespace: str) -> Object:
         """What pods trust the API server by."""

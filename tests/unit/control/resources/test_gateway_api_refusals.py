@@ -217,6 +217,20 @@ CASES = {
                  "{matchExpressions: [{key: kubernetes.io/metadata.name, operator: In}]}}}"),
         ["4:157: error: matchExpressions[0]: operator In needs values"],
     ),
+    "parameters of what a cluster makes": (
+        document("Gateway", "gatewayClassName: pymesh, listeners: [{name: l, port: 1, protocol: HTTP}], "
+                 "infrastructure: {parametersRef: {group: '', kind: ConfigMap, name: c}}"),
+        ["4:100: error: infrastructure: 'parametersRef' is not supported yet\n"
+         "  hint: run the proxies yourself, with a Service that selects them by their label "
+         "gateway.networking.k8s.io/gateway-name"],
+    ),
+    "type of the Service": (
+        listener("port: 1, protocol: HTTP").replace(
+            "{name: a}", "{name: a, annotations: {networking.istio.io/service-type: Cloud}}"
+        ),
+        ["3:11: error: Gateway: networking.istio.io/service-type: there are no Services of type 'Cloud'\n"
+         "  hint: LoadBalancer, NodePort or ClusterIP"],
+    ),
     "listener twice": (
         listener("port: 1, protocol: HTTP", "port: 1, protocol: HTTP"),
         ["4:45: error: spec: listeners 'l0' and 'l1' are both for every hostname on port 1\n"
