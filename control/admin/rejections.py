@@ -13,7 +13,7 @@ from typing import Any
 from pymesh.control.xds import pb
 from pymesh.control.xds.cache import Table
 
-_PATH = re.compile(r'(?P<path>[a-z_]\w*(?:\.\w+|\[\d+\]|\["[^"]*"\])*): ')
+_PATH = re.compile(r'([a-z_]\w*(?:\.\w+|\[\d+\]|\["[^"]*"\])*): ')
 
 #: From a message that a proxy was sent, and a path in it, to the users' resources behind.
 Trace = Callable[[pb.Message, str], Sequence[dict[str, Any]]]
@@ -26,12 +26,17 @@ def traced(table: Table | None, reason: str, trace: Trace) -> list[dict[str, Any
     for line in reason.splitlines():
         name, problem = _about(line, resources)
         resource = resources.get(name)
-        path = _PATH.match(problem)
         objects: Sequence[dict[str, Any]] = ()
         if resource is not None:
-            objects = trace(resource.message(), path["path"] if path else "")
+            objects = trace(resource.message(), path_of(problem))
         found.append({"resource": name, "problem": problem, "objects": list(objects)})
     return found
+
+
+def path_of(problem: str) -> str:
+    """The path that the text of a problem begins with, if it does."""
+    found = _PATH.match(problem)
+    return found[1] if found else ""
 
 
 def _about(line: str, resources: Any) -> tuple[str, str]:

@@ -8,12 +8,12 @@ versions. Judgements are functions of two entries: the control plane's (:func:`e
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pymesh.control.admin import rejections
+from pymesh.control.admin.rejections import path_of
 from pymesh.control.xds import pb
 from pymesh.control.xds.fleet import Connection
 from pymesh.control.xds.node import ADMIN_ADDRESS, Node
@@ -27,7 +27,6 @@ TYPES: tuple[tuple[str, str], ...] = (
     ("SDS", pb.SECRET),
 )
 _MOST_NAMES = 5
-_PATH = re.compile(r'([a-z_]\w*(?:\.\w+|\[\d+\]|\["[^"]*"\])*): ')
 
 State = Literal["SYNCED", "STALE", "NOT SENT"]
 #: Of a proxy, over all types: NACK is that it has refused something.
@@ -221,9 +220,3 @@ def _problems(url: str, told: Mapping[str, Any], taken: Mapping[str, Any] | None
     refused = told.get("rejected")
     listed = refused["problems"] if refused is not None else ()
     return tuple(Problem(one["resource"], one["problem"], tuple(one["objects"])) for one in listed)
-
-
-def path_of(problem: str) -> str:
-    """The path that the text of a problem begins with, if it does."""
-    found = _PATH.match(problem)
-    return found[1] if found else ""

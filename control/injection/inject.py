@@ -63,7 +63,7 @@ class Owner:
         metadata = pod.get("metadata") or {}
         controller = next((one for one in metadata.get("ownerReferences") or () if one.get("controller")), None)
         if controller is None:
-            return cls(str(metadata.get("name") or metadata.get("generateName", "").rstrip("-")))
+            return cls(str(metadata.get("name") or (metadata.get("generateName") or "").rstrip("-")))
         name, labels = str(controller.get("name", "")), metadata.get("labels") or {}
         hashed = labels.get("pod-template-hash")
         if controller.get("kind") == "ReplicaSet" and hashed and name.endswith(f"-{hashed}"):
@@ -108,6 +108,10 @@ def shape(pod: Any) -> list[Fault]:
     for path, value in (("metadata", pod.get("metadata")), *_maps(pod.get("metadata"))):
         if value is not None and not isinstance(value, Mapping):
             faults.append(Fault(path, "expected a mapping"))
+        elif path != "metadata":
+            wrong = [key for key, text in (value or {}).items() if not isinstance(text, str)]
+            faults += [Fault(f"{path}[{key!r}]", "expected a string", "put it in quotes") for key in wrong]
+    faults += _unowned(pod.get("metadata"))
     for field in ("initContainers", "containers"):
         listed = spec.get(field)
         if listed is None and field == "initContainers":
@@ -118,9 +122,26 @@ def shape(pod: Any) -> list[Fault]:
         for number, one in enumerate(listed):
             if not isinstance(one, Mapping) or not isinstance(one.get("name"), str):
                 faults.append(Fault(f"spec.{field}[{number}]", "expected a container with a name"))
+            elif not _is_list_of_maps(one.get("ports")):
+                faults.append(Fault(f"spec.{field}[{number}].ports", "expected a list of ports"))
     if not isinstance(spec.get("volumes") or [], list):
         faults.append(Fault("spec.volumes", "expected a list"))
     return faults
+
+
+def _unowned(metadata: Any) -> list[Fault]:
+    """What is wrong with the fields that tell whose the pod is."""
+    if not isinstance(metadata, Mapping):
+        return []
+    fields = [field for field in ("name", "generateName") if not isinstance(metadata.get(field) or "", str)]
+    faults = [Fault(f"metadata.{field}", "expected a string") for field in fields]
+    if not _is_list_of_maps(metadata.get("ownerReferences")):
+        faults.append(Fault("metadata.ownerReferences", "expected a list of references"))
+    return faults
+
+
+def _is_list_of_maps(value: Any) -> bool:
+    return isinstance(value or [], list) and all(isinstance(one, Mapping) for one in value or ())
 
 
 def _maps(metadata: Any) -> list[tuple[str, Any]]:
@@ -263,7 +284,8 @@ def _mark(metadata: Json, workload: Owner, first: str, ours: Sequence[str]) -> N
     labels = metadata.get("labels") or {}
     name = next((labels[key] for key in _APP_LABELS if labels.get(key)), workload.name)
     revision = next((labels[key] for key in _VERSION_LABELS if labels.get(key)), "latest")
-    given = {TLS_MODE_LABEL: "istio", CANONICAL_NAME: name[:63], CANONICAL_REVISION: revision}
+    # A label ends with a letter or a digit, also where a long name is cut.
+    given = {TLS_MODE_LABEL: "istio", CANONICAL_NAME: name[:63].rstrip("-_."), CANONICAL_REVISION: revision}
     metadata["labels"] = {**labels, **{key: value for key, value in given.items() if key not in labels}}
     status = {"initContainers": list(ours), "volumes": list(_VOLUMES), "revision": "default"}
     scraped = {

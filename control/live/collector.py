@@ -216,7 +216,11 @@ class Collector:
                 return None
             if connection.node.user_agent == OURS:
                 await self._read_own(name, where)
-        return self._run.pages.setdefault(name, Page()).read(text)
+        try:
+            return self._run.pages.setdefault(name, Page()).read(text)
+        except (ValueError, OverflowError) as error:
+            self._run.problems[name] = f"its metrics cannot be read: {error}"
+            return None
 
     async def _read_own(self, name: str, where: Target) -> None:
         try:

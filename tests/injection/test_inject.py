@@ -157,6 +157,16 @@ def test_the_workload_is_who_owns_the_pod(owner: Json, labels: Json, name: str) 
     assert made["metadata"]["labels"]["service.istio.io/canonical-name"] == name
 
 
+@pytest.mark.parametrize("mark", "-._")
+def test_a_long_name_is_cut_to_a_label(mark: str) -> None:
+    made = inject(pod(metadata={"labels": {}, "name": "a" * 62 + mark + "b"}), SETTINGS)
+    assert made["metadata"]["labels"]["service.istio.io/canonical-name"] == "a" * 62
+
+
+def test_a_name_that_is_null_is_none() -> None:
+    assert Owner.of_pod({"metadata": {"generateName": None}}).name == ""
+
+
 #: What is wrong -> where, and what is said of it.
 REFUSED: list[tuple[Any, str, str]] = [
     ({}, "spec", "expected a mapping"),
@@ -164,6 +174,10 @@ REFUSED: list[tuple[Any, str, str]] = [
     ({"spec": {"containers": []}}, "spec.containers", "expected a list of containers"),
     ({"spec": {"containers": [{"image": "a"}]}}, "spec.containers[0]", "expected a container with a name"),
     ({"metadata": [], "spec": {"containers": [{"name": "a"}]}}, "metadata", "expected a mapping"),
+    (pod(metadata={"labels": {"app": 5}}), "metadata.labels['app']", "expected a string; hint: put it in quotes"),
+    (pod(metadata={"generateName": 5}), "metadata.generateName", "expected a string"),
+    (pod(metadata={"ownerReferences": ["x"]}), "metadata.ownerReferences", "expected a list of references"),
+    ({"spec": {"containers": [{"name": "a", "ports": 5}]}}, "spec.containers[0].ports", "expected a list of ports"),
     (wishes(excludeInboundPorts="80,http"), "excludeInboundPorts", "'http' is not a port"),
     (wishes(excludeInboundPorts="*"), "excludeInboundPorts", "'*' is not a port"),
     (wishes(includeOutboundIPRanges="10.0.0/8"), "includeOutboundIPRanges", "'10.0.0/8' is neither an IP address"),

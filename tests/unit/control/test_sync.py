@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from pymesh.control.admin.sync import TypeState, judge, path_of
+from pymesh.control.admin.rejections import path_of
+from pymesh.control.admin.sync import TypeState, judge
 from pymesh.control.xds import pb
 
 OBJECT = {"kind": "VirtualService", "namespace": "shop", "name": "reviews", "at": "reviews.yaml:7:3"}

@@ -192,3 +192,24 @@ def test_what_a_page_may_be(answer: bytes, expected: str, monkeypatch: pytest.Mo
                 assert await fetch(where) == expected
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'envoy_http_downstream_rq_active{envoy_http_conn_manager_prefix="inbound_x"} inf',
+        'istio_request_duration_milliseconds_bucket{le="x"} 1',
+    ],
+)
+def test_a_page_that_cannot_be_read_is_told_of_its_proxy(line: str) -> None:
+    async def page(_: Target, path: str) -> str:
+        return "{}" if path == SYNC_PATH else LINE.format(1) + line + "\n"
+
+    async def main() -> None:
+        collector = Collector(fleet(ENVOY_PROMETHEUS_PORT=15090), Nothing(), fetch=page)
+        await collector.latest()
+        problem = collector.problems["sidecar~10.0.0.1~web.shop~x"]
+        assert problem.startswith("its metrics cannot be read: ")
+        await collector.stop()
+
+    asyncio.run(main())
