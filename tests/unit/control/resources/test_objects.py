@@ -11,6 +11,7 @@ from pymesh.control.resources.closed import closed
 from pymesh.control.resources.diagnostics import Report
 from pymesh.control.resources.load import load_text
 from pymesh.control.resources.objects import is_for_mesh, load_object, place
+from pymesh.testing import FilterHarness
 
 #: What a server adds to a Service of a user who has written but its name, selector and port.
 SERVICE: dict[str, Any] = {
@@ -230,3 +231,31 @@ def test_a_policy_that_cannot_be_read_closes_what_it_was_for() -> None:
     made = closed({**peers, "spec": {"mtls": {"mode": "STRIKT"}}})
     assert made.spec.mtls.mode == "STRICT"
     assert closed(SERVICE) is None
+
+
+FILTER: dict[str, Any] = {**POLICY, "apiVersion": "extensions.pymesh.dev/v1alpha1", "kind": "PythonFilter"}
+
+
+def test_a_filter_that_cannot_be_used_refuses_what_it_would_have_seen() -> None:
+    wrong = {"class": "f:F", "source": "class F(:", "selector": {"matchLabels": {"app": "web"}}}
+    where = {"phase": "AUTHZ", "priority": 7, "match": [{"mode": "CLIENT", "ports": [{"number": 80}]}]}
+    made: Any = closed({**FILTER, "spec": {**wrong, **where}})
+    assert made.spec.selector.match_labels == {"app": "web"}
+    assert (made.spec.phase, made.spec.priority, made.spec.failure_policy) == ("AUTHZ", 7, "CLOSED")
+    assert made.spec.takes("CLIENT", 80)
+    assert not made.spec.takes("SERVER", 80)
+    with FilterHarness.from_source(made.spec.class_, made.spec.source) as harness:
+        done = harness.request()
+    assert (done.status, done.flags, done.upstream) == (500, "UAEX", None)
+
+
+def test_a_filter_of_which_more_is_wrong_refuses_more() -> None:
+    wrong = {"class": "f:F", "selector": {"matchLabels": {"app": "web"}}, "match": [{"mode": "BOTH"}]}
+    made: Any = closed({**FILTER, "spec": wrong})
+    assert (made.spec.selector.match_labels, made.spec.match) == ({"app": "web"}, ())
+    made = closed({**FILTER, "spec": {**wrong, "selector": {"app": "web"}}})
+    assert (made.spec.selector.match_labels, made.spec.target_refs) == ({}, ())
+
+
+def test_a_filter_that_fails_open_is_left_out() -> None:
+    assert closed({**FILTER, "spec": {"class": "f:F", "source": "class F(:", "failurePolicy": "OPEN"}}) is None

@@ -115,6 +115,7 @@ def test_what_is_gone_takes_no_policy_from_what_is_left() -> None:
 UNREADABLE: dict[str, tuple[str, dict[str, Any]]] = {
     "AuthorizationPolicy": (SECURITY, {"rules": [{"form": []}]}),
     "PeerAuthentication": (SECURITY, {"mtls": {"mode": "STRIKT"}}),
+    "PythonFilter": ("extensions.pymesh.dev/v1alpha1", {"class": "f:F", "source": "class F(:"}),
 }
 
 
