@@ -257,7 +257,7 @@ class MeshConfig(Located):
             ("defaultServiceExportTo", "defaultVirtualServiceExportTo", "defaultDestinationRuleExportTo"),
             _PER_RESOURCE,
         ),
-        "rootNamespace": "it is istio-system; remove it",
+        "rootNamespace": "it is that of the installation; remove it",
         "localityLbSetting": "set loadBalancer.localityLbSetting in a DestinationRule",
         "dnsRefreshRate": "nothing replaces it yet; remove it",
         "h2UpgradePolicy": "set connectionPool.http.h2UpgradePolicy in a DestinationRule",

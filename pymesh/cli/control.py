@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import sys
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -93,7 +94,8 @@ PATH = click.Path(path_type=Path)
     "--namespace",
     default="",
     metavar="NAME",
-    help="With --kubernetes: that of the installation, where its Lease is; the pod's, or the kubeconfig's, by default.",
+    help="With --kubernetes: that of the installation, where its Lease is and what holds for the whole mesh; "
+    "by default the Lease is in the pod's, or the kubeconfig's, and what holds for all in istio-system.",
 )
 @click.option("--injection", type=PATH, metavar="FILE", help="InjectionSettings: pods get sidecars by the webhook.")
 @click.option(
@@ -185,6 +187,9 @@ def _of_cluster(
 
     try:
         found = access.find(kubeconfig, context)
+        if namespace:
+            # As in Istio: what holds for the whole mesh stands where the control plane is installed.
+            options = replace(options, root_namespace=namespace)
         mesh = KubernetesMesh(ApiClient(found), options)
         where = namespace or found.namespace
         return mesh, Cluster(
