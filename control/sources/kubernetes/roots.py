@@ -1,6 +1,8 @@
 """The roots that a pod trusts at first: a ConfigMap in each namespace, by Istio's name, kept as the authority's are.
 
-A pod's proxy begins with these and is told of changes on its stream; so they matter to those that start.
+A pod's proxy begins with these and is told of changes on its stream; so they matter to those that start. Namespaces are
+independent: one whose map cannot be written (it is immutable, a webhook forbids it, the namespace ends) keeps none of
+the others from theirs, is told of once, and is tried again at each look around.
 """
 
 from __future__ import annotations
@@ -36,6 +38,8 @@ class RootsWriter:
     #: PEM.
     bundle: Callable[[], str]
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    #: Namespace -> why its map is not as it should be.
+    _told: dict[str, str] = field(default_factory=dict)
 
     def changed(self) -> None:
         """There is a new namespace, or a new root."""
@@ -54,20 +58,35 @@ class RootsWriter:
             wait = RESYNC_SECONDS
             if self.leader.leads:
                 try:
-                    await self.round()
+                    if not await self.round():
+                        wait = _RETRY_SECONDS
                 except ApiError as error:
                     log.warning("the roots are not written yet", extra={"reason": str(error)})
                     wait = _RETRY_SECONDS
 
-    async def round(self) -> None:
-        """Write those that are missing or old. Raises :class:`ApiError`."""
+    async def round(self) -> bool:
+        """Write those that are missing or old; False: some are worth another try soon.
+
+        Raises :class:`ApiError` if nobody can tell which they are.
+        """
         only = {"fieldSelector": f"metadata.name={CONFIG_MAP}"}
         answer = await self.api.request("GET", "/api/v1/configmaps", query=only)
         known = {one["metadata"]["namespace"]: one.get("data") or {} for one in answer.get("items") or ()}
         bundle = self.bundle()
+        wrong: dict[str, str] = {}
+        is_done = True
         for namespace in sorted(set(self.namespaces()) - _LEFT_OUT):
-            if known.get(namespace, {}).get(KEY) != bundle and self.leader.leads:
+            if known.get(namespace, {}).get(KEY) == bundle or not self.leader.leads:
+                continue
+            try:
                 await self._apply(namespace, bundle)
+            except ApiError as error:
+                is_done &= _is_final(error)
+                wrong[namespace] = str(error)
+                if self._told.get(namespace) != wrong[namespace]:
+                    log.warning("no roots there", extra={"namespace": namespace, "reason": str(error)})
+        self._told = wrong
+        return is_done
 
     async def _apply(self, namespace: str, bundle: str) -> None:
         path = f"/api/v1/namespaces/{namespace}/configmaps/{CONFIG_MAP}"
@@ -77,11 +96,10 @@ class RootsWriter:
             "metadata": {"name": CONFIG_MAP, "namespace": namespace},
             "data": {KEY: bundle},
         }
-        try:
-            query = {"fieldManager": _MANAGER, "force": "true"}
-            await self.api.request("PATCH", path, wanted, query=query, content_type=APPLY)
-        except ApiError as error:
-            # A namespace that ends takes nothing new.
-            if error.code not in (403, 404):
-                raise
-            log.info("no roots there", extra={"namespace": namespace, "reason": str(error)})
+        query = {"fieldManager": _MANAGER, "force": "true"}
+        await self.api.request("PATCH", path, wanted, query=query, content_type=APPLY)
+
+
+def _is_final(error: ApiError) -> bool:
+    """Whether the same would be answered in a moment: the server has understood, and refuses."""
+    return 400 <= error.code < 500 and error.code not in (408, 409, 429)
