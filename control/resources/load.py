@@ -75,7 +75,7 @@ KINDS: Mapping[tuple[str, str], tuple[tuple[str, ...], type[Resource]]] = {
     (gateway_api.GROUP, "HTTPRoute"): (("v1", "v1beta1"), gateway_api.HTTPRoute),
     (gateway_api.GROUP, "GRPCRoute"): (("v1", "v1alpha2"), gateway_routes.GRPCRoute),
     (gateway_api.GROUP, "TLSRoute"): (("v1", "v1alpha3", "v1alpha2"), gateway_routes.TLSRoute),
-    (gateway_api.GROUP, "TCPRoute"): (("v1alpha2",), gateway_routes.TCPRoute),
+    (gateway_api.GROUP, "TCPRoute"): (("v1", "v1alpha2"), gateway_routes.TCPRoute),
     (gateway_api.GROUP, "ReferenceGrant"): (("v1", "v1beta1"), gateway_routes.ReferenceGrant),
     ("extensions.pymesh.dev", "PythonFilter"): (("v1alpha1",), python_filter.PythonFilter),
     ("extensions.pymesh.dev", "HealthCheckPolicy"): (("v1alpha1",), health_check.HealthCheckPolicy),

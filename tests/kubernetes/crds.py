@@ -18,18 +18,21 @@ OWN = [one["metadata"]["name"] for one in crds.definitions()]
 
 _MODULE = Path(__file__).resolve().parents[1] / "tools" / "apiserver"
 _ISTIO = ("istio.io/api", "kubernetes/customresourcedefinitions.gen.yaml")
-_GATEWAY_API = ("sigs.k8s.io/gateway-api", "config/crd/experimental")
+_GATEWAY_API = "sigs.k8s.io/gateway-api"
+#: Of the Gateway API's definitions; what is served in which version differs.
+CHANNELS = ("standard", "experimental")
 
 
-def install(cluster: Cluster) -> None:
+def install(cluster: Cluster, channel: str = "experimental") -> None:
     """Have the cluster serve all kinds that a mesh is described with."""
-    names = [one["metadata"]["name"] for one in cluster.apply([*_definitions(), *crds.definitions()])]
+    names = [one["metadata"]["name"] for one in cluster.apply([*definitions(channel), *crds.definitions()])]
     for name in names:
         cluster.wait_established(name)
 
 
-def _definitions() -> Iterator[dict[str, Any]]:
-    for module, inside in (_ISTIO, _GATEWAY_API):
+def definitions(channel: str) -> Iterator[dict[str, Any]]:
+    """Istio's definitions, and the Gateway API's of a channel."""
+    for module, inside in (_ISTIO, (_GATEWAY_API, f"config/crd/{channel}")):
         path = _folder(module) / inside
         for file in [path] if path.is_file() else sorted(path.glob("*.yaml")):
             for one in yaml.load_all(file.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader)):

@@ -167,8 +167,8 @@ CASES = {
         ["4:55: error: rules[0]: the weights of the backends add up to 0\n  hint: name a backend with a weight"],
     ),
     "version": (
-        document("TCPRoute", "parentRefs: [{name: g}], rules: []"),
-        ["1:13: error: TCPRoute has no version 'v1'\n  hint: use gateway.networking.k8s.io/v1alpha2"],
+        document("TCPRoute", "parentRefs: [{name: g}], rules: []", "v1beta1"),
+        ["1:13: error: TCPRoute has no version 'v1beta1'\n  hint: use gateway.networking.k8s.io/v1"],
     ),
     "grant from nobody": (
         document("ReferenceGrant", "to: [{group: '', kind: Service}]"),
