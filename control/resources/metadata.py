@@ -63,3 +63,8 @@ class Resource(Located):
     def title(self) -> str:
         """For messages: kind, namespace and name."""
         return f"{type(self).__name__} {self.namespace}/{self.name}"
+
+    @property
+    def seniority(self) -> tuple[tuple[bool, str], str, str]:
+        """Sorts the oldest first, then by name: the first of those that exclude each other counts."""
+        return (self.metadata.age, f"{self.namespace}/{self.name}", self.title)

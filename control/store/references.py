@@ -18,6 +18,7 @@ from pymesh.control.resources.security import AuthorizationPolicy
 from pymesh.control.resources.traffic import CLAIMS, Destination, TcpRoute, TlsRoute, VirtualService
 from pymesh.control.resources.workloads import Sidecar
 from pymesh.control.store import credentials, jwks, lookup, route_references
+from pymesh.control.store.parents import Route
 from pymesh.control.store.services import Service
 
 if TYPE_CHECKING:
@@ -204,7 +205,7 @@ def _selected(
 
 
 def _one_kind_of_route(store: Store, host: str, known: Service, report: Report) -> None:
-    """Which of two resources wins would be a guess: a service has one VirtualService, or HTTPRoutes."""
+    """A service has one VirtualService, or routes of the Gateway API: the oldest says which."""
     virtual = [one for one in store.virtual_services if MESH in one.spec.gateways and store.closeness(one, known)]
     for number, second in enumerate(virtual):
         for first in virtual[:number]:
@@ -218,11 +219,16 @@ def _one_kind_of_route(store: Store, host: str, known: Service, report: Report) 
                     f"move this into the one at {first.at}",
                 )
                 break
-    if not virtual:
+    routes = route_references.mesh_routes(store, known)
+    if not virtual or not routes:
         return
-    for route in route_references.mesh_routes(store, known):
-        report.error(
-            route.spec.place("parentRefs"),
-            f"{host!r} has both a {type(route).__name__} and a VirtualService",
-            f"keep one of them; the VirtualService is at {virtual[0].at}",
-        )
+    # The oldest decides, whoever wrote it: a newer resource takes no traffic from it.
+    rivals: list[VirtualService | Route] = [*virtual, *routes]
+    oldest = min(rivals, key=lambda one: one.seniority)
+    for one in rivals:
+        if isinstance(one, VirtualService) is not isinstance(oldest, VirtualService):
+            report.error(
+                one.spec.place("hosts" if isinstance(one, VirtualService) else "parentRefs"),
+                f"{host!r} has both a {type(one).__name__} and a {type(oldest).__name__}",
+                f"keep one of them; the {type(oldest).__name__} is at {oldest.at}",
+            )

@@ -178,21 +178,24 @@ def check_backend(store: Store, route: Route, backend: Backend, report: Report) 
 
 
 def _one_kind_for_each_host(store: Store, gateway: KubeGateway, listener: Listener, report: Report) -> None:
-    """Whether a request is a call is not known before it is routed, so that one kind of route has each host."""
-    taken: dict[str, HTTPRoute] = {}
-    for route in store.http_routes:
-        if binds(store.namespaces, route, gateway, listener):
-            taken |= dict.fromkeys(_shared(route, listener), route)
-    for call in store.grpc_routes:
-        if not binds(store.namespaces, call, gateway, listener):
+    """Whether a request is a call is not known before it is routed, so that one kind of route has each host: by the
+    standard that of the oldest.
+    """
+    taken: dict[str, HTTPRoute | GRPCRoute] = {}
+    routes: list[HTTPRoute | GRPCRoute] = [*store.http_routes, *store.grpc_routes]
+    for route in sorted(routes, key=lambda one: one.seniority):
+        if not binds(store.namespaces, route, gateway, listener):
             continue
-        for host in _shared(call, listener):
-            if host in taken:
-                report.error(
-                    call.spec.place("hostnames"),
-                    f"{host!r} at listener {listener.name!r} has an HTTPRoute already",
-                    f"give the calls another hostname; the HTTPRoute is at {taken[host].at}",
-                )
+        shared = _shared(route, listener)
+        lost = [(host, taken[host]) for host in shared if type(taken.get(host, route)) is not type(route)]
+        for host, first in lost:
+            report.error(
+                route.spec.place("hostnames"),
+                f"{host!r} at listener {listener.name!r} is that of {first.title} already",
+                f"give one of them another hostname; the {type(first).__name__} is at {first.at}",
+            )
+        if not lost:
+            taken |= dict.fromkeys(shared, route)
 
 
 def _shared(route: HTTPRoute | GRPCRoute, listener: Listener) -> list[str]:

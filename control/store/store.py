@@ -250,7 +250,7 @@ def assemble(resources: Iterable[Resource], options: MeshOptions, report: Report
 
 def in_order(resources: Iterable[R]) -> list[R]:
     """The oldest first, then by name."""
-    return sorted(resources, key=lambda one: (one.metadata.age, f"{one.namespace}/{one.name}", one.title))
+    return sorted(resources, key=lambda one: one.seniority)
 
 
 def _sticky(bare: Store, routes: Iterable[HTTPRoute]) -> Iterator[str]:

@@ -159,8 +159,8 @@ CASES = {
         + GATEWAY
         + route("HTTPRoute", f"{HERE}, hostnames: [a.test], {TO_CART}", "h")
         + route("GRPCRoute", f"{HERE}, hostnames: [b.test, a.test], {TO_CART}", "c"),
-        ["19:47: error: 'a.test' at listener 'http' has an HTTPRoute already\n"
-         "  hint: give the calls another hostname; the HTTPRoute is at f:11:1"],
+        ["14:47: error: 'a.test' at listener 'http' is that of GRPCRoute shop/c already\n"
+         "  hint: give one of them another hostname; the GRPCRoute is at f:16:1"],
     ),
     "two for the same connections": (
         SERVICE + GATEWAY + route("TCPRoute", f"{HERE}, {TO_TCP}", "a") + route("TCPRoute", f"{HERE}, {TO_TCP}", "b"),
@@ -172,8 +172,8 @@ CASES = {
         + route("GRPCRoute", f"parentRefs: [{{group: '', kind: Service, name: cart}}], {TO_CART}")
         + "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: v, namespace: shop}\n"
         "spec: {hosts: [cart], http: [{directResponse: {status: 200}}]}\n",
-        ["9:20: error: 'cart.shop.svc.cluster.local' has both a GRPCRoute and a VirtualService\n"
-         "  hint: keep one of them; the VirtualService is at f:11:1"],
+        ["14:15: error: 'cart.shop.svc.cluster.local' has both a VirtualService and a GRPCRoute\n"
+         "  hint: keep one of them; the GRPCRoute is at f:6:1"],
     ),
 }  # fmt: skip
 
@@ -182,3 +182,31 @@ CASES = {
 def test_told(case: str) -> None:
     text, wanted = CASES[case]
     assert told(text) == wanted
+
+
+def aged(text: str, year: int) -> str:
+    return text.replace("metadata: {", f"metadata: {{creationTimestamp: '{year}-01-01T00:00:00Z', ", 1)
+
+
+@pytest.mark.parametrize("older", ["HTTPRoute", "GRPCRoute"])
+def test_the_oldest_kind_of_route_has_a_host(older: str) -> None:
+    """As the standard says, whatever their names are."""
+    written = [
+        aged(route(kind, f"{HERE}, hostnames: [a.test], {TO_CART}", name), 2024 if kind == older else 2026)
+        for kind, name in (("HTTPRoute", "m"), ("GRPCRoute", "a" if older == "HTTPRoute" else "z"))
+    ]
+    (found,) = told(SERVICE + GATEWAY + "".join(written))
+    assert f"'a.test' at listener 'http' is that of {older} shop/" in found
+    assert f"the {older} is at" in found
+
+
+@pytest.mark.parametrize("older", ["HTTPRoute", "VirtualService"])
+def test_a_newer_resource_of_another_namespace_takes_no_service_over(older: str) -> None:
+    kept = aged(route("HTTPRoute", f"parentRefs: [{{group: '', kind: Service, name: cart}}], {TO_CART}", "z"), 2025)
+    other = (
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: a, namespace: other}\n"
+        "spec: {hosts: [cart.shop], http: [{directResponse: {status: 200}}]}\n"
+    )
+    (found,) = told(SERVICE + kept + aged(other, 2026 if older == "HTTPRoute" else 2024))
+    newer = "VirtualService" if older == "HTTPRoute" else "HTTPRoute"
+    assert f"has both a {newer} and a {older}\n" in found
