@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import heapq
+import operator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from itertools import takewhile
+from typing import Final, Literal
+
+#: As many wrong names of one report are looked for among all there are: whoever writes more of them knows by then, and
+#: a mesh of thousands of services is read anew at every change.
+MOST_SEARCHES: Final = 10
+#: As many names are compared in every way.
+_MOST_COMPARED: Final = 50
 
 Severity = Literal["error", "warning", "info"]
 
@@ -50,6 +59,12 @@ class Report:
 
     def __init__(self) -> None:
         self._found: list[Diagnostic] = []
+        self._searches = 0
+
+    def closest(self, wrong: str, known: Callable[[], Iterable[str]], *, otherwise: str = "") -> str:
+        """As :func:`did_you_mean`, for names of which a mesh may have thousands: only the first few times."""
+        self._searches += 1
+        return did_you_mean(wrong, known(), otherwise=otherwise) if self._searches <= MOST_SEARCHES else otherwise
 
     def error(self, at: Position, message: str, hint: str = "", code: str = "") -> None:
         """Something that keeps the configuration from being used."""
@@ -90,10 +105,27 @@ def did_you_mean(wrong: str, known: Iterable[str], *, otherwise: str = "") -> st
     """A hint that names the closest of ``known``, else ``otherwise``, else what there is."""
     names = sorted(set(known))
     folded = {name.lower(): name for name in names}
-    close = difflib.get_close_matches(wrong.lower(), folded, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(wrong.lower(), _likely(wrong.lower(), folded), n=1, cutoff=0.6)
     if close:
         return f"did you mean {folded[close[0]]!r}?"
     if otherwise or not names:
         return otherwise
     shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
     return f"known: {shown}"
+
+
+def _likely(wrong: str, names: Iterable[str]) -> list[str]:
+    """Those that begin and end as ``wrong`` does, if there are many: whoever mistypes a name has most of it right."""
+    backwards = wrong[::-1]
+
+    def unlike(name: str) -> tuple[int, int]:
+        longer = abs(len(name) - len(wrong))
+        return longer - _same(wrong, name) - _same(backwards, name[::-1]), longer
+
+    found = list(names)
+    return found if len(found) <= _MOST_COMPARED else heapq.nsmallest(_MOST_COMPARED, found, key=unlike)
+
+
+def _same(one: str, other: str) -> int:
+    """How many letters at their begin are the same."""
+    return sum(takewhile(bool, map(operator.eq, one, other)))

@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from pymesh.control.resources.decode import Located
-from pymesh.control.resources.diagnostics import Report, did_you_mean
+from pymesh.control.resources.diagnostics import Report
 from pymesh.control.resources.kubernetes import Secret
 
 Secrets = Mapping[tuple[str, str], Secret]
@@ -56,9 +56,10 @@ def check(
     """Report what is wrong with a credential of which these parts are needed."""
     found = find(secrets, namespace, name)
     if found is None:
-        names = [one for where, one in secrets if where == namespace]
-        hint = did_you_mean(
-            name, names, otherwise=f"put a Secret of type kubernetes.io/tls into namespace {namespace!r}"
+        hint = report.closest(
+            name,
+            lambda: (one for where, one in secrets if where == namespace),
+            otherwise=f"put a Secret of type kubernetes.io/tls into namespace {namespace!r}",
         )
         report.error(owner.place(field), f"there is no Secret {namespace}/{name}", hint)
         return

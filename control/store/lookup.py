@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from pymesh.control.resources.decode import Located
-from pymesh.control.resources.diagnostics import Report, did_you_mean
+from pymesh.control.resources.diagnostics import Report
 from pymesh.control.store.services import Port, Service
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ def service(store: Store, owner: Located, field: str, host: str, namespace: str,
     """The service that ``host`` means, or None and an error."""
     found = store.service(host, namespace)
     if found is None:
-        known = [name for one in store.services.values() for name in (one.host, *_names(one, namespace))]
-        report.error(owner.place(field), f"there is no service {host!r}", did_you_mean(host, known))
+        hint = report.closest(host, lambda: _known(store, namespace))
+        report.error(owner.place(field), f"there is no service {host!r}", hint)
     elif not found.is_visible(namespace):
         report.error(
             owner.place(field),
@@ -26,6 +26,12 @@ def service(store: Store, owner: Located, field: str, host: str, namespace: str,
             f"add it to exportTo of the service at {found.at}",
         )
     return found
+
+
+def _known(store: Store, namespace: str) -> Iterator[str]:
+    for one in store.services.values():
+        yield one.host
+        yield from _names(one, namespace)
 
 
 def _names(one: Service, namespace: str) -> Iterable[str]:

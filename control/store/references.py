@@ -178,8 +178,10 @@ def _sidecar(store: Store, sidecar: Sidecar, report: Report) -> None:
                 continue  # a pattern may match nothing
             found = store.services.get(host)
             if found is None or found.namespace != namespace:
-                known = [f"{one.namespace}/{one.host}" for one in store.services.values()]
-                report.error(listener.place("hosts"), f"there is no service {written!r}", did_you_mean(written, known))
+                hint = report.closest(
+                    written, lambda: (f"{one.namespace}/{one.host}" for one in store.services.values())
+                )
+                report.error(listener.place("hosts"), f"there is no service {written!r}", hint)
 
 
 def _selected(
