@@ -169,3 +169,52 @@ def test_metrics_are_istios(target: Filtered) -> None:
     } == set(labels)  # fmt: skip
     for name in ("istio_request_duration_milliseconds", "istio_request_bytes", "istio_response_bytes"):
         assert families[name].type == "histogram", name
+
+
+KEEPER = """
+import threading
+from pymesh.filters import HttpFilter
+
+class Keeper(HttpFilter):
+    def on_request_headers(self, request, ctx):
+        self.local.calls = getattr(self.local, "calls", 0) + 1
+        if request.path == "/keep":
+            self.kept.append(ctx)
+        if request.path == "/put":
+            ctx["put"] = request.headers["x-request-id"]
+        request.headers["x-put"] = ctx.get("put", "nothing")
+        request.headers["x-id"] = ctx.request_id
+
+    def on_response_headers(self, response, ctx):
+        response.headers["x-put"] = ctx.get("put", "nothing")
+        response.headers["x-id"] = ctx.request_id
+        response.headers["x-same"] = str([one is ctx for one in self.kept])
+        response.headers["x-kept"] = " ".join(one.request_id for one in self.kept)
+        response.headers["x-calls"] = str(self.local.calls)
+
+    local = threading.local()
+    kept = []
+"""
+
+
+def test_a_context_is_its_requests_alone() -> None:
+    """Whether a filter keeps it, puts something into it, or neither."""
+    port, admin = free_ports(2)
+    with origin() as behind:
+        hosts = [virtual_host("all", [to_cluster("origin")])]
+        listener = http_listener(port, hosts, **filtered(**{"class": "keeper:Keeper"}, source=KEEPER))
+        with ours(bootstrap([listener], [cluster("origin", [behind.port])], admin)) as proxy:
+            seen = []
+            for number, path in enumerate(["/", "/keep", "/", "/put", "/keep", "/"]):
+                answer = fetch(port, Request("GET", path, "a.test", [("x-request-id", f"id-{number}")]))
+                assert behind.requests[-1].header("x-id") == answer.header("x-id") == f"id-{number}"
+                assert behind.requests[-1].header("x-put") == answer.header("x-put")
+                seen.append([answer.header(f"x-{what}") for what in ("put", "same", "kept", "calls")])
+    assert seen == [
+        ["nothing", "[]", "", "1"],
+        ["nothing", "[True]", "id-1", "2"],
+        ["nothing", "[False]", "id-1", "3"],
+        ["id-3", "[False]", "id-1", "4"],
+        ["nothing", "[False, True]", "id-1 id-4", "5"],
+        ["nothing", "[False, False]", "id-1 id-4", "6"],
+    ], proxy.process.tail()

@@ -339,7 +339,7 @@ impl Engine {
             _ => Buffer::default(),
         };
         let (request, response) = (std::mem::take(&mut exchange.request), std::mem::take(&mut exchange.response));
-        Some(Heads { request, response, body, origin, kept, ..Heads::default() })
+        Some(Heads { request, response, body, end: false, trailers: Headers::new(), origin, kept })
     }
 
     /// A hook has returned.

@@ -342,8 +342,8 @@ impl Headers {
         match Known::from_name(name) {
             Some(known) => self.set_known(known, value),
             None => {
-                self.remove(name);
-                self.append(name, value);
+                self.remove_unknown(name);
+                self.append_resolved(None, name, value);
             }
         }
     }
@@ -358,8 +358,14 @@ impl Headers {
     pub fn remove(&mut self, name: &[u8]) -> bool {
         match Known::from_name(name) {
             Some(known) => self.remove_known(known),
-            None => self.retain(|_, field_name, _| field_name != name),
+            None => self.remove_unknown(name),
         }
+    }
+
+    fn remove_unknown(&mut self, name: &[u8]) -> bool {
+        // Mostly there is none.
+        self.fields.iter().any(|field| self.is_named(field, None, name))
+            && self.retain(|_, field_name, _| field_name != name)
     }
 
     /// Removes every field of this known name; true if there was one.

@@ -2,7 +2,8 @@
 
 /// `tchar` of RFC 9110 section 5.6.2.
 pub fn is_token_octet(octet: u8) -> bool {
-    octet.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&octet)
+    // As ranges, which cost a comparison or two, where a search in a list of the signs is a call.
+    matches!(octet, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'0'..=b'9' | b'A'..=b'Z' | b'^'..=b'z' | b'|' | b'~')
 }
 
 /// `token` of RFC 9110 section 5.6.2: a method, the name of a field.

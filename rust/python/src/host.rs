@@ -10,11 +10,10 @@
 //! the filter's failure policy here; it concerns no other request.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use pymesh_engine::base::time::Time;
 use pymesh_engine::filter::log::{LogCall, LogRecord};
-use pymesh_engine::filter::{Change, FilterCall, Gate, Heads, Hook, Kept, Outcome};
+use pymesh_engine::filter::{Change, FilterCall, Gate, Heads, Hook, Outcome};
 use pymesh_engine::Engine;
 use pymesh_model::filter::PythonFilter;
 use pymesh_model::matcher::{HeaderMatch, HeaderTest, StringMatch, StringPattern};
@@ -25,9 +24,13 @@ use pyo3::types::{PyByteArray, PyBytes};
 
 use crate::compiled::Compiled;
 use crate::generations::{close, config, Generations};
+use crate::interpreter::{self, Known};
 use crate::lane::{Beside, Calls, Function};
+use crate::lap::{Clock, Lap};
 use crate::rules;
-use crate::views::{field_value, text, with_trailers, Context, Head, Request, Response, Reusable};
+use crate::views::{
+    field_value, kept_context, text, with_trailers, Context, Head, Request, Response, Reusable, SpareContext,
+};
 use crate::watchdog::{Slot, Watched};
 
 /// The Python filters of one worker.
@@ -40,6 +43,10 @@ pub(crate) struct PythonHost {
     /// Once there is a filter of lane `async`.
     lane: Option<Calls>,
     watched: Option<Watched>,
+    /// Once a worker has filters.
+    known: Option<Known>,
+    clock: Clock,
+    context: SpareContext,
 }
 
 struct Loaded {
@@ -66,7 +73,17 @@ pub(crate) struct Instance {
 
 impl PythonHost {
     pub(crate) fn new(worker: usize, generations: Arc<Generations>) -> Self {
-        PythonHost { worker, generations, loaded: Vec::new(), waker: None, lane: None, watched: None }
+        PythonHost {
+            worker,
+            generations,
+            loaded: Vec::new(),
+            waker: None,
+            lane: None,
+            watched: None,
+            known: None,
+            clock: Clock::default(),
+            context: SpareContext::default(),
+        }
     }
 
     /// The worker's instance of a filter that it has not had.
@@ -87,60 +104,44 @@ impl PythonHost {
         self
     }
 
-    fn beside(&self, filter: &Arc<PythonFilter>) -> Option<Arc<Beside>> {
-        let loaded = self.loaded.iter().find(|loaded| Arc::ptr_eq(&loaded.filter, filter))?;
-        loaded.result.as_ref().ok()?.beside.clone()
+    /// Where a filter stands among those that are loaded.
+    fn place(&self, filter: &Arc<PythonFilter>) -> Option<usize> {
+        self.loaded.iter().position(|loaded| Arc::ptr_eq(&loaded.filter, filter))
     }
 
-    fn instance(&mut self, filter: &Arc<PythonFilter>) -> Option<(&mut Instance, Watch<'_>)> {
-        let at = self.loaded.iter().position(|loaded| Arc::ptr_eq(&loaded.filter, filter))?;
-        let watch = Watch { slot: self.watched.as_ref().map(|watched| &*watched.slot), at };
-        Some((self.loaded.get_mut(at)?.result.as_mut().ok()?, watch))
+    fn instance(&self, place: Option<usize>) -> Option<&Instance> {
+        self.loaded.get(place?)?.result.as_ref().ok()
     }
 
     /// The compiled filter, if the hook is a function of it.
-    fn compiled(&mut self, call: &FilterCall) -> Option<&Compiled> {
-        let compiled = self.instance(&call.filter)?.0.compiled.as_ref();
-        compiled.filter(|compiled| compiled.has(call.hook))
+    fn compiled(&self, call: &FilterCall) -> Option<&Compiled> {
+        self.instance(self.place(&call.filter))?.compiled(call.hook)
     }
 
     /// True if the hook is compiled.
-    pub(crate) fn is_compiled(&mut self, call: &FilterCall) -> bool {
+    pub(crate) fn is_compiled(&self, call: &FilterCall) -> bool {
         self.compiled(call).is_some()
     }
 
     /// Calls a hook outside of an exchange, as one that is alone in its turn.
     pub(crate) fn call(&mut self, call: &FilterCall, heads: &mut Heads) -> Outcome {
-        let mut lap = self.lap();
+        let mut lap = self.clock.lap();
         match self.compiled(call) {
-            Some(compiled) => lap.of(call, compiled.call(call, heads)),
+            Some(compiled) => in_time(&mut lap, call, compiled.call(call, heads)),
             None => Python::attach(|py| {
                 lap.begin();
-                lap.of(call, self.call_python(py, call, heads))
+                let place = self.place(&call.filter);
+                in_time(&mut lap, call, self.call_python(py, place, call, heads))
             }),
         }
     }
 
-    /// In a simulated proxy a hook that computes takes no time, however long it takes here.
-    fn lap(&self) -> Lap {
-        Lap(self.generations.runner().is_none().then(Instant::now))
-    }
-
-    fn call_python(&mut self, py: Python<'_>, call: &FilterCall, heads: &mut Heads) -> Outcome {
-        match self.instance(&call.filter) {
-            Some((instance, watch)) => instance.call(py, call, heads, watch),
-            None => Outcome::Failed("the filter is not loaded".to_owned()),
-        }
-    }
-
-    /// Calls the hook if it is compiled; false if it is not.
-    fn run_compiled(&mut self, engine: &mut Engine, call: &FilterCall, lap: &mut Lap) -> bool {
-        let Some(compiled) = self.compiled(call) else { return false };
-        if let Some(mut heads) = engine.lend_heads(call) {
-            let outcome = lap.of(call, compiled.call(call, &mut heads));
-            engine.finish_filter(call, heads, outcome);
-        }
-        true
+    fn call_python(&mut self, py: Python<'_>, place: Option<usize>, call: &FilterCall, heads: &mut Heads) -> Outcome {
+        let PythonHost { loaded, watched, context, .. } = self;
+        let found = place.and_then(|at| Some((at, loaded.get_mut(at)?.result.as_mut().ok()?)));
+        let Some((at, instance)) = found else { return Outcome::Failed("the filter is not loaded".to_owned()) };
+        let watch = Watch { slot: watched.as_ref().map(|watched| &*watched.slot), at };
+        instance.call(py, call, heads, context, watch)
     }
 }
 
@@ -198,7 +199,13 @@ impl FilterHost for PythonHost {
                 self.lane.iter().for_each(|lane| watched.lane(lane.queue()));
             }
             close_all(py, old);
+            if self.waker.is_some() && self.known.is_none() {
+                self.known = Some(Known::this_thread(py));
+            }
         });
+        if self.generations.runner().is_none() {
+            self.clock = Clock::for_limits(self.loaded.iter().map(|loaded| loaded.filter.timeout));
+        }
         let gate = |loaded: &Loaded| {
             let gate = loaded.result.as_ref().map(|instance| instance.gate.clone()).map_err(Clone::clone);
             (loaded.filter.clone(), gate)
@@ -207,25 +214,41 @@ impl FilterHost for PythonHost {
     }
 
     fn run(&mut self, engine: &mut Engine, calls: &[FilterCall]) {
-        let mut in_python = Vec::new();
-        let mut lap = self.lap();
+        let mut lap = self.clock.lap();
+        let mut is_for_python = false;
         for call in calls {
-            if let Some((filter, lane)) = self.beside(&call.filter).zip(self.lane.as_mut()) {
-                lane.hand_over(engine, call, &filter);
+            let place = self.place(&call.filter);
+            let Some(instance) = self.instance(place) else {
+                is_for_python = true;
+                continue;
+            };
+            if let Some(filter) = instance.beside.clone() {
+                if let Some(lane) = &mut self.lane {
+                    lane.hand_over(engine, call, &filter);
+                }
                 lap.begin();
-            } else if !self.run_compiled(engine, call, &mut lap) {
-                in_python.push(call);
+            } else if let Some(compiled) = instance.compiled(call.hook) {
+                let Some(mut heads) = engine.lend_heads(call) else { continue };
+                let outcome = in_time(&mut lap, call, compiled.call(call, &mut heads));
+                engine.finish_filter(call, heads, outcome);
+            } else {
+                is_for_python = true;
             }
         }
-        if in_python.is_empty() {
+        if !is_for_python {
             return;
         }
         Python::attach(|py| {
             // Waiting for the interpreter was nobody's hook.
             lap.begin();
-            for call in in_python {
+            for call in calls {
+                let place = self.place(&call.filter);
+                if self.instance(place).is_some_and(|instance| !instance.is_inline(call.hook)) {
+                    continue;
+                }
                 let Some(mut heads) = engine.lend_heads(call) else { continue };
-                let outcome = lap.of(call, self.call_python(py, call, &mut heads));
+                let outcome = self.call_python(py, place, call, &mut heads);
+                let outcome = in_time(&mut lap, call, outcome);
                 engine.finish_filter(call, heads, outcome);
             }
         });
@@ -248,7 +271,9 @@ impl FilterHost for PythonHost {
     fn log(&mut self, calls: &[LogCall]) {
         Python::attach(|py| {
             for call in calls {
-                if let Some((instance, watch)) = self.instance(&call.filter) {
+                let place = self.place(&call.filter);
+                if let Some((at, instance)) = place.zip(self.instance(place)) {
+                    let watch = Watch { slot: self.watched.as_ref().map(|watched| &*watched.slot), at };
                     instance.log(py, call, watch);
                 }
             }
@@ -267,30 +292,18 @@ impl Drop for PythonHost {
             if let Some(lane) = self.lane.take() {
                 lane.close(py);
             }
+            if let Some(known) = self.known.take() {
+                known.forget(py);
+            }
         });
     }
 }
 
-/// A hook cannot be stopped from outside; one that has taken too long is found out afterwards.
-///
-/// The clock is read once for a hook: where one ends the next begins. What the engine does between the two is microseconds.
-struct Lap(Option<Instant>);
-
-impl Lap {
-    fn begin(&mut self) {
-        self.0 = self.0.map(|_| Instant::now());
-    }
-
-    /// What has become of a hook that has just returned.
-    fn of(&mut self, call: &FilterCall, outcome: Outcome) -> Outcome {
-        let Some(begun) = &mut self.0 else { return outcome };
-        let limit = call.filter.timeout;
-        let now = Instant::now();
-        let took = now - std::mem::replace(begun, now);
-        match took > limit && !limit.is_zero() {
-            true => Outcome::TimedOut,
-            false => outcome,
-        }
+/// What has become of a hook that has just returned.
+fn in_time(lap: &mut Lap, call: &FilterCall, outcome: Outcome) -> Outcome {
+    match lap.is_over(call.filter.timeout) {
+        true => Outcome::TimedOut,
+        false => outcome,
     }
 }
 
@@ -383,21 +396,40 @@ impl Instance {
         self.hooks.get(hook as usize)?.as_ref()
     }
 
+    /// What is compiled, if the hook is a function of it.
+    fn compiled(&self, hook: Hook) -> Option<&Compiled> {
+        self.compiled.as_ref().filter(|compiled| compiled.has(hook))
+    }
+
+    /// The hook is the worker's to call, and needs the interpreter.
+    fn is_inline(&self, hook: Hook) -> bool {
+        self.beside.is_none() && self.compiled(hook).is_none()
+    }
+
     /// Calls one hook on heads, and leaves them as it does.
-    fn call(&mut self, py: Python<'_>, call: &FilterCall, heads: &mut Heads, watch: Watch<'_>) -> Outcome {
-        let context = match context(py, heads) {
+    fn call(
+        &mut self,
+        py: Python<'_>,
+        call: &FilterCall,
+        heads: &mut Heads,
+        spare: &mut SpareContext,
+        watch: Watch<'_>,
+    ) -> Outcome {
+        let context = match spare.lend(py, heads) {
             Ok(context) => context,
             Err(error) => return Outcome::Failed(error.to_string()),
         };
         watch.enter(call.hook, &context);
         let result = self.call_with(py, call.hook, heads, &context);
         watch.leave(py);
-        result.unwrap_or_else(|error| {
+        let outcome = result.unwrap_or_else(|error| {
             let text = error.to_string();
             // The author wants the traceback; the client must not see it.
             self.report(call.hook.name(), &context.get().id(), error, py);
             Outcome::Failed(text)
-        })
+        });
+        spare.give_back(py, context, heads);
+        outcome
     }
 
     fn call_with(&mut self, py: Python<'_>, hook: Hook, heads: &mut Heads, context: &Py<Context>) -> PyResult<Outcome> {
@@ -405,27 +437,27 @@ impl Instance {
         match hook {
             Hook::RequestHeaders | Hook::RequestBody => {
                 let head = Head::Request(std::mem::take(&mut heads.request));
-                let body = (hook == Hook::RequestBody).then(|| PyBytes::new(py, heads.body.as_slice()));
-                let (head, changed, result) = self.request_view.with(py, head, |view| match body {
-                    Some(body) => function.call1(py, (view, body, context)),
-                    None => function.call1(py, (view, context)),
+                let body = (hook == Hook::RequestBody).then(|| octets_of(py, heads));
+                let (head, changed, result) = self.request_view.with(py, head, |view| match &body {
+                    Some(body) => interpreter::call(py, function, [view.as_any(), body, context.as_any()]),
+                    None => interpreter::call(py, function, [view.as_any(), context.as_any()]),
                 });
                 if let Some(Head::Request(head)) = head {
                     heads.request = head;
                 }
-                outcome(result?.bind(py), changed, hook)
+                outcome(&result?, changed, hook)
             }
             Hook::ResponseHeaders | Hook::ResponseBody => {
                 let head = Head::Response(std::mem::take(&mut heads.response));
-                let body = (hook == Hook::ResponseBody).then(|| PyBytes::new(py, heads.body.as_slice()));
-                let (head, changed, result) = self.response_view.with(py, head, |view| match body {
-                    Some(body) => function.call1(py, (view, body, context)),
-                    None => function.call1(py, (view, context)),
+                let body = (hook == Hook::ResponseBody).then(|| octets_of(py, heads));
+                let (head, changed, result) = self.response_view.with(py, head, |view| match &body {
+                    Some(body) => interpreter::call(py, function, [view.as_any(), body, context.as_any()]),
+                    None => interpreter::call(py, function, [view.as_any(), context.as_any()]),
                 });
                 if let Some(Head::Response(head)) = head {
                     heads.response = head;
                 }
-                outcome(result?.bind(py), changed, hook)
+                outcome(&result?, changed, hook)
             }
             Hook::RequestChunk | Hook::ResponseChunk => {
                 let chunk = PyBytes::new(py, heads.body.as_slice());
@@ -441,7 +473,7 @@ impl Instance {
         }
     }
 
-    fn log(&mut self, py: Python<'_>, call: &LogCall, watch: Watch<'_>) {
+    fn log(&self, py: Python<'_>, call: &LogCall, watch: Watch<'_>) {
         let Some(function) = self.hook(Hook::Log) else { return };
         let context = match kept_context(&call.kept) {
             Some(context) => Ok(context.clone_ref(py)),
@@ -488,21 +520,8 @@ impl Instance {
     }
 }
 
-/// The context of an exchange: the same object in all hooks.
-pub(crate) fn context(py: Python<'_>, heads: &mut Heads) -> PyResult<Py<Context>> {
-    if let Some(context) = kept_context(&heads.kept) {
-        return Ok(context.clone_ref(py));
-    }
-    let mut origin = heads.origin.clone();
-    origin.request_id = heads.request_id().to_vec();
-    let context = Py::new(py, Context::new(origin))?;
-    heads.kept = Kept(Some(Arc::new(context.clone_ref(py))));
-    Ok(context)
-}
-
-/// The context of an exchange that has one.
-pub(crate) fn kept_context(kept: &Kept) -> Option<&Py<Context>> {
-    kept.0.as_ref()?.downcast_ref()
+fn octets_of(py: Python<'_>, heads: &Heads) -> Py<PyAny> {
+    PyBytes::new(py, heads.body.as_slice()).into_any().unbind()
 }
 
 /// What a hook that has returned `made` has made of its message.

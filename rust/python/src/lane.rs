@@ -44,7 +44,7 @@ use pyo3::types::{PyBytes, PyDict};
 
 use crate::host;
 use crate::rules;
-use crate::views::{field_value, headers_view, request_view, response_view, text, Head, Lent};
+use crate::views::{self, field_value, headers_view, request_view, response_view, text, Head, Lent};
 
 /// Calls of one filter on one worker that may be on their way.
 const MOST_CALLS: usize = 1024;
@@ -300,7 +300,7 @@ impl Ongoing {
             Some(Head::Trailers(trailers)) => heads.trailers = trailers,
             None => {}
         }
-        if let Some(context) = host::kept_context(&heads.kept) {
+        if let Some(context) = views::kept_context(&heads.kept) {
             context.get().leave(self);
         }
         Some((heads, changed))
@@ -685,7 +685,7 @@ impl Call {
         let (context, body, end) = {
             let mut heads = lock(&ongoing.heads);
             let heads = heads.as_mut().ok_or_else(|| PyRuntimeError::new_err("the call has ended"))?;
-            (host::context(py, heads)?, PyBytes::new(py, heads.body.as_slice()), heads.end)
+            (views::context(py, heads)?, PyBytes::new(py, heads.body.as_slice()), heads.end)
         };
         context.get().enter(ongoing);
         let function = function.function.bind(py);

@@ -9,7 +9,9 @@
 mod compiled;
 mod generations;
 mod host;
+mod interpreter;
 mod lane;
+mod lap;
 mod load;
 mod rules;
 mod simulated;

@@ -10,7 +10,7 @@
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use pymesh_engine::filter::{Change, Origin};
+use pymesh_engine::filter::{Change, Heads, Kept, Origin};
 use pymesh_http::{Headers as HeaderBlock, RequestHead, ResponseHead};
 use pyo3::exceptions::{PyKeyError, PyRuntimeError};
 use pyo3::prelude::*;
@@ -117,8 +117,22 @@ pub(crate) fn text(bytes: &[u8]) -> Cow<'_, str> {
     }
 }
 
+/// The same for Python, which has such text without looking at it twice.
 pub(crate) fn string<'py>(py: Python<'py>, bytes: &[u8]) -> Bound<'py, PyString> {
-    PyString::new(py, &text(bytes))
+    let size = isize::try_from(bytes.len()).unwrap_or(isize::MAX);
+    // SAFETY: this thread is attached, and so many octets can be read. What is made is a string of ours, or NULL.
+    let made = unsafe {
+        let made = pyo3::ffi::PyUnicode_DecodeLatin1(bytes.as_ptr().cast(), size, std::ptr::null());
+        Bound::from_owned_ptr_or_opt(py, made)
+    };
+    match made.and_then(|made| made.cast_into::<PyString>().ok()) {
+        Some(string) => string,
+        None => {
+            // There was no memory for it. To try again is what can be done, and what fails loudly.
+            let _said = PyErr::take(py);
+            PyString::new(py, &text(bytes))
+        }
+    }
 }
 
 /// Latin-1 text as octets.
@@ -401,11 +415,57 @@ fn references<T>(_attached: Python<'_>, object: &Py<T>) -> isize {
     unsafe { pyo3::ffi::Py_REFCNT(object.as_ptr()) }
 }
 
+/// The context that is lent to one hook after the other, as long as none keeps it or puts anything in. One that does
+/// makes it the context of its exchange, and the next hook gets another.
+#[derive(Default)]
+pub(crate) struct SpareContext(Option<Py<Context>>);
+
+impl SpareContext {
+    /// The exchange's context, or the spare one. The caller gives it back when its hook is over.
+    pub(crate) fn lend(&mut self, py: Python<'_>, heads: &mut Heads) -> PyResult<Py<Context>> {
+        let context = match kept_context(&heads.kept) {
+            Some(context) => context.clone_ref(py),
+            None => self.0.take().map_or_else(|| Py::new(py, Context::new(Origin::default())), Ok)?,
+        };
+        context.get().tell(heads);
+        Ok(context)
+    }
+
+    /// The hook is over.
+    pub(crate) fn give_back(&mut self, py: Python<'_>, context: Py<Context>, heads: &mut Heads) {
+        if heads.kept.0.is_some() {
+            return;
+        }
+        match references(py, &context) == 1 && context.get().values.get().is_none() {
+            true => {
+                context.get().reset();
+                self.0 = Some(context);
+            }
+            false => heads.kept = Kept(Some(Arc::new(context))),
+        }
+    }
+}
+
+/// The context of an exchange: the same object in all hooks.
+pub(crate) fn context(py: Python<'_>, heads: &mut Heads) -> PyResult<Py<Context>> {
+    let mut none_to_spare = SpareContext::default();
+    let context = none_to_spare.lend(py, heads)?;
+    if heads.kept.0.is_none() {
+        heads.kept = Kept(Some(Arc::new(context.clone_ref(py))));
+    }
+    Ok(context)
+}
+
+/// The context of an exchange that has one.
+pub(crate) fn kept_context(kept: &Kept) -> Option<&Py<Context>> {
+    kept.0.as_ref()?.downcast_ref()
+}
+
 /// What a filter is told beside the message, and where it keeps things from
 /// hook to hook: `ctx["key"] = value`.
 #[pyclass(module = "pymesh._proxy", frozen, mapping)]
 pub(crate) struct Context {
-    origin: Origin,
+    origin: Mutex<Origin>,
     /// Most filters keep nothing.
     values: OnceLock<Py<PyDict>>,
     /// The hook of lane `async` that has it now.
@@ -414,7 +474,34 @@ pub(crate) struct Context {
 
 impl Context {
     pub(crate) fn new(origin: Origin) -> Self {
-        Context { origin, values: OnceLock::new(), hook: Mutex::default() }
+        Context { origin: Mutex::new(origin), values: OnceLock::new(), hook: Mutex::default() }
+    }
+
+    fn origin(&self) -> MutexGuard<'_, Origin> {
+        self.origin.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A hook begins that works on these heads: it is told what is so now.
+    pub(crate) fn tell(&self, heads: &mut Heads) {
+        let mut origin = self.origin();
+        // Its memory serves again. The heads of a stream have no id: then it is the one that was told before.
+        let mut id = std::mem::take(&mut origin.request_id);
+        let now = heads.request_id();
+        if !now.is_empty() {
+            id.clear();
+            id.extend_from_slice(now);
+        }
+        *origin = std::mem::take(&mut heads.origin);
+        origin.request_id = id;
+    }
+
+    /// Forgets what it was told.
+    fn reset(&self) {
+        let mut origin = self.origin();
+        let mut id = std::mem::take(&mut origin.request_id);
+        id.clear();
+        *origin = Origin::default();
+        origin.request_id = id;
     }
 
     fn hook(&self) -> MutexGuard<'_, Option<Arc<Ongoing>>> {
@@ -435,8 +522,8 @@ impl Context {
     }
 
     /// `x-request-id`, as text.
-    pub(crate) fn id(&self) -> Cow<'_, str> {
-        text(&self.origin.request_id)
+    pub(crate) fn id(&self) -> String {
+        text(&self.origin().request_id).into_owned()
     }
 
     fn kept<'py>(&self, py: Python<'py>, key: &Bound<'py, PyString>) -> PyResult<Option<Bound<'py, PyAny>>> {
@@ -448,20 +535,20 @@ impl Context {
 impl Context {
     /// Name of the chosen route, if any.
     #[getter]
-    fn route(&self) -> Option<&str> {
-        self.origin.route.as_deref()
+    fn route<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyString>> {
+        Some(PyString::new(py, self.origin().route.as_deref()?))
     }
 
     /// SPIFFE ID of the peer, if it has proved one.
     #[getter]
-    fn peer(&self) -> Option<&str> {
-        self.origin.peer()
+    fn peer<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyString>> {
+        Some(PyString::new(py, self.origin().peer()?))
     }
 
     /// The request's `x-request-id`; empty if it has none.
     #[getter]
-    fn request_id(&self) -> Cow<'_, str> {
-        self.id()
+    fn request_id<'py>(&self, py: Python<'py>) -> Bound<'py, PyString> {
+        string(py, &self.origin().request_id)
     }
 
     /// Seconds until the failure policy applies. Nobody stops a hook that the worker calls itself.

@@ -92,7 +92,7 @@ impl Slot {
         // interpreter; the worker holds a reference until it has left, for which it needs the interpreter.
         let context = unsafe { Bound::from_borrowed_ptr_or_opt(py, context) };
         let context = context.and_then(|context| context.cast_into::<Context>().ok());
-        context.map_or_else(String::new, |context| context.get().id().into_owned())
+        context.map_or_else(String::new, |context| context.get().id())
     }
 }
 
