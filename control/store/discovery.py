@@ -139,6 +139,7 @@ def from_kubernetes(
         export_to=_exported(service, report),
         awaited={port.number: slices.awaited(sliced, port) for port in ports if isinstance(port.target, str)},
         distribution=spec.traffic_distribution or _distribution(service, report),
+        precedence=(False, service.metadata.age, f"{namespace}/{name}"),
     )
 
 
@@ -202,6 +203,7 @@ def _from_service_entry(entry: ServiceEntry, entries: list[Workload], report: Re
                 subject_alt_names=spec.subject_alt_names,
                 export_to=spec.export_to,
                 distribution=_distribution(entry, report),
+                precedence=(True, entry.metadata.age, f"{entry.namespace}/{entry.name}/{host}"),
             )
         )
     return found

@@ -73,6 +73,8 @@ class Service:
     awaited: Mapping[int, Mapping[str, int]] = field(default_factory=dict, repr=False)
     #: Which endpoints its clients prefer, unless a DestinationRule says so.
     distribution: TrafficDistribution | None = None
+    #: Sorts first who has an address or a name that several give: Kubernetes' Services, then the oldest, then by name.
+    precedence: tuple[bool, tuple[bool, str], str] = (True, (True, ""), "")
 
     def is_visible(self, namespace: str) -> bool:
         """Whether clients in ``namespace`` see it."""

@@ -94,11 +94,18 @@ class AtPort:
         table = pb.RouteConfiguration(
             name=str(number), validate_clusters=wrapped(False), ignore_port_in_host_matching=True
         )
-        taken: set[str] = set()
+        # Services may have names and addresses in common; a domain can be in one virtual host only.
+        owner: dict[str, Service] = {}
+        for service, port in sorted(found, key=lambda pair: pair[0].precedence):
+            for domain in _domains(scope, service, port):
+                owner.setdefault(domain, service)
         for service, port in found:
-            # Hosts of one ServiceEntry have the same addresses; a domain can be in one virtual host only.
-            domains = [one for one in _domains(scope, service, port) if one not in taken]
-            taken.update(domains)
+            domains = [one for one in _domains(scope, service, port) if owner[one] is service]
+            if not domains:
+                first = owner[service.host]
+                message = f"{service.host!r} at port {number} is a name of {first.host!r}"
+                scope.report.warning(service.at, message, "give it a host of its own")
+                continue
             table.virtual_hosts.add(
                 name=f"{service.host}:{number}",
                 domains=domains,

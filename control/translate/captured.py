@@ -130,7 +130,7 @@ def _at_address(scope: Scope, address: str, found: list[tuple[Service, Port]]) -
     """Where connections go at an address. It tells its service, so no server name is asked for but those that
     VirtualServices ask for, and those of further TLS services at the same address.
     """
-    (first, port), *others = found
+    (first, port), *others = sorted(found, key=lambda pair: pair[0].precedence)
     is_tls = port.protocol in TLS_PROTOCOLS
     rules = (sidecar.tls_rules(scope, first, port, ()) if is_tls else []) or sidecar.tcp_rules(scope, first, port)
     for service, own in others:
