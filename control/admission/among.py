@@ -13,7 +13,8 @@ from pymesh.control.store.store import MeshOptions, assemble
 def findings(new: Resource, in_force: Sequence[Resource], options: MeshOptions) -> list[Diagnostic]:
     """Of the store and of `pymesh analyze`, those whose place is in the new resource."""
     others = [one for one in in_force if _key(one) != _key(new)]
-    report = Report()
+    # Who asks is not known, so that he is not helped to the names of others' services and Secrets.
+    report = Report(searches=0)
     store = assemble([*others, new], options, report)
     if not report.failed:
         analyze(store, [*others, new], (), report)

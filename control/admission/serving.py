@@ -1,7 +1,9 @@
 """The webhooks as pages of an HTTPS server, inside the control plane's event loop.
 
 Its certificate is of the mesh's authority, for the names that the API server calls us by, and is renewed under open
-connections. Whoever can reach it may ask: an answer changes nothing and tells nothing that the asker did not bring.
+connections. Whoever can reach it may ask: an answer changes nothing, and many questions hold up nobody but each other.
+Each webhook looks at one object at a time, on a thread of its own; a few wait, and who comes then is told so (503), and
+the API server does as its failure policy says. No names of services and Secrets are told that the asker did not bring.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -30,6 +33,32 @@ log = logging.getLogger(__name__)
 
 #: An API server takes no object above 3 MiB from a client; a review has the object before and after.
 LARGEST_REVIEW = 8 * 1024 * 1024
+#: The API server waits for an answer no longer than this.
+_BODY_SECONDS = 10.0
+#: Reviews of one webhook that are looked at, or wait for it.
+MOST_WAITING = 32
+
+
+class _BusyError(Exception):
+    """Too many wait already."""
+
+
+class _Desk:
+    """Where the reviews of one webhook are looked at, one after another."""
+
+    def __init__(self, name: str) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-webhook")
+        self._waiting = 0
+
+    async def judged(self, judge: Callable[[Asked], Answer], asked: Asked) -> Answer:
+        """Raises _BusyError."""
+        if self._waiting >= MOST_WAITING:
+            raise _BusyError
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, judge, asked)
+        finally:
+            self._waiting -= 1
 
 
 class SettingsFile:
@@ -69,6 +98,7 @@ class Webhooks:
         """Without ``settings`` no pod gets a sidecar."""
         self._settings = settings
         self._among = among
+        self._desks = {name: _Desk(name) for name in ("inject", "validate")}
         self._answers = Counter(
             "pymesh_admission_reviews", "Objects looked at, by what became of them.", ("webhook", "result"),
             registry=registry,
@@ -106,12 +136,21 @@ class Webhooks:
     async def _answered(self, request: Request, name: str, judge: Callable[[Asked], Answer]) -> Response:
         began = time.monotonic()
         try:
-            asked = decoded(await _body(request))
+            async with asyncio.timeout(_BODY_SECONDS):
+                body = await _body(request)
+            asked = decoded(body)
+        except TimeoutError:
+            self._answers.labels(name, "unreadable").inc()
+            return PlainTextResponse("the review did not come in time\n", 408, {"connection": "close"})
         except ReviewError as error:
             self._answers.labels(name, "unreadable").inc()
             return PlainTextResponse(f"{error}\n", 400)
-        # A mesh of thousands of resources takes long enough to be looked at to hold up the streams.
-        answer = await asyncio.to_thread(judge, asked)
+        try:
+            # A mesh of thousands of resources takes long enough to be looked at to hold up the streams.
+            answer = await self._desks[name].judged(judge, asked)
+        except _BusyError:
+            self._answers.labels(name, "busy").inc()
+            return PlainTextResponse("too many reviews are waiting\n", 503, {"retry-after": "1"})
         result = "refused" if answer.refusal else "changed" if answer.patch else "allowed"
         self._answers.labels(name, result).inc()
         self._seconds.labels(name).observe(time.monotonic() - began)

@@ -57,14 +57,17 @@ class Diagnostic:
 class Report:
     """Collects findings, so that all of them are told at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, searches: int = MOST_SEARCHES) -> None:
+        """``searches`` as in :meth:`closest`; 0: whoever reads it may not see all names."""
         self._found: list[Diagnostic] = []
-        self._searches = 0
+        self._searches = searches
 
     def closest(self, wrong: str, known: Callable[[], Iterable[str]], *, otherwise: str = "") -> str:
         """As :func:`did_you_mean`, for names of which a mesh may have thousands: only the first few times."""
-        self._searches += 1
-        return did_you_mean(wrong, known(), otherwise=otherwise) if self._searches <= MOST_SEARCHES else otherwise
+        if self._searches <= 0:
+            return otherwise
+        self._searches -= 1
+        return did_you_mean(wrong, known(), otherwise=otherwise)
 
     def error(self, at: Position, message: str, hint: str = "", code: str = "") -> None:
         """Something that keeps the configuration from being used."""

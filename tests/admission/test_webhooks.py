@@ -211,7 +211,7 @@ def test_what_is_wrong_among_others_is_a_warning(tmp_path: Path) -> None:
         assert served.review("/validate", deleted, operation="UPDATE") == {"uid": "u-1", "allowed": True}
     assert told["allowed"] is True
     (warning,) = told["warnings"]
-    assert "[IST0101] there is no service 'reviws'; hint: did you mean 'reviews'?" in warning
+    assert warning.endswith("[IST0101] there is no service 'reviws'"), "names of others are not told"
 
 
 @pytest.mark.parametrize(
