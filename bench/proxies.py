@@ -43,6 +43,12 @@ _ROUTER = {
     "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
 }
 
+#: What a Telemetry that disables every metric becomes: none of Istio's metrics.
+_UNCOUNTED = {
+    "name": "istio.stats",
+    "typed_config": {"@type": "type.googleapis.com/stats.PluginConfig", "metrics": [{"drop": True}]},
+}
+
 
 def _python(name: str, **fields: str) -> Json:
     kind = {"@type": "type.googleapis.com/pymesh.filters.v1.PythonFilter", "name": name}
@@ -143,8 +149,17 @@ def _built() -> Path:
     return folder
 
 
-def _on_bootstrap(kind: str, filters: Sequence[Json] = (), routes: int = 1, logged: int = 1, traced: int = 0) -> Start:
-    """`logged` and `traced` are the percent of the requests that are."""
+def _on_bootstrap(
+    kind: str,
+    filters: Sequence[Json] = (),
+    routes: int = 1,
+    logged: int = 1,
+    traced: int = 0,
+    counted: bool = True,
+) -> Start:
+    """`logged` and `traced` are the percent of the requests that are; `counted`: in Istio's metrics."""
+    if not counted:
+        filters = [*filters, _UNCOUNTED]
 
     @contextmanager
     def start(setup: Setup) -> Iterator[Started]:
@@ -350,15 +365,24 @@ FILTERED = (
     Competitor("envoy + Lua filter", _on_bootstrap("envoy", [_LUA]), base="envoy"),
     Competitor("mitmproxy + addon", _mitmproxy(_FILTERS / "stamp_mitmproxy.py"), tls=False, base="mitmproxy"),
 )
-#: Istio's metrics, a line for every request, one in a hundred traced: beside the same that logs and traces nothing.
-OBSERVED = tuple(
-    Competitor(f"{kind} + all logged, 1 % traced", _on_bootstrap(kind, logged=100, traced=1), base=f"{kind}, no log")
-    for kind in ("pymesh", "envoy")
+#: Istio's metrics alone, and with a line for every request and one in a hundred traced, beside the same that tells
+#: nothing of requests.
+OBSERVED = (
+    Competitor("pymesh + metrics", _on_bootstrap("pymesh", logged=0), base="pymesh, not observed"),
+    *(
+        Competitor(
+            f"{kind} + {'metrics, ' if kind == 'pymesh' else ''}all logged, 1 % traced",
+            _on_bootstrap(kind, logged=100, traced=1),
+            base=f"{kind}, not observed",
+        )
+        for kind in ("pymesh", "envoy")
+    ),
 )
 #: Who is there to be compared with itself only.
 BASES = (
     Competitor("mitmproxy", _mitmproxy(), tls=False),
-    *(Competitor(f"{kind}, no log", _on_bootstrap(kind, logged=0)) for kind in ("pymesh", "envoy")),
+    Competitor("pymesh, not observed", _on_bootstrap("pymesh", logged=0, counted=False)),
+    Competitor("envoy, not observed", _on_bootstrap("envoy", logged=0)),
 )
 ROUTED = (
     Competitor("pymesh + 10,000 routes", _on_bootstrap("pymesh", routes=10_000), base="pymesh"),

@@ -85,7 +85,6 @@ OPERATORS = [*PLAIN, *ARGUED]
 #: Where ours says something else.
 DIFFERENT = {
     "HOSTNAME": "ours is the node's id; Envoy's is the machine's name",
-    "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT(12)": "ours is the connection's, whatever x-forwarded-for tells of it",
     "UPSTREAM_TRANSPORT_FAILURE_REASON": "the same failures, in the words of the system and of Envoy's sockets",
 }
 #: Compared by their form: digits are any digits.

@@ -5,6 +5,7 @@ One bootstrap for both; each case is one request (or what a broken client sends)
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
 import struct
@@ -20,7 +21,7 @@ import pytest
 from tests.proxy.bootstrap import Json, access_log, bootstrap, cluster, http_listener, to_cluster, virtual_host
 from tests.proxy.running import Proxy, eventually, lines_of, proxy
 from tests.tools.ports import free_port, free_ports
-from tests.tools.wire.client import fetch
+from tests.tools.wire.client import fetch, http2_connection
 from tests.tools.wire.message import Aborted, Request
 from tests.tools.wire.origin import origin
 
@@ -249,6 +250,23 @@ def test_a_client_that_goes_away(both: Both) -> None:
     assert both.same(leave)[0] == "DC"
 
 
+def test_a_client_that_resets_its_stream(both: Both) -> None:
+    async def reset(started: Proxy) -> None:
+        def active(wanted: int) -> bool:
+            return eventually(lambda: started.stats()["cluster.a.upstream_rq_active"] == wanted, 20)
+
+        async with http2_connection(started.port) as connection:
+            asked = Request("GET", "/DC", "a.test", [("x-want-delay", "20")])
+            stream = await connection.send(asked, end=True)
+            assert await asyncio.to_thread(active, 1)
+            await stream.reset()
+            # It is read before the connection is closed.
+            assert await asyncio.to_thread(active, 0)
+
+    flags, _, details, _ = both.same(lambda started: asyncio.run(reset(started)))
+    assert (flags, details) == ("DR", "http2.remote_reset")
+
+
 def test_a_client_that_breaks_the_protocol(both: Both) -> None:
     def break_it(started: Proxy) -> None:
         with socket.create_connection(("127.0.0.1", started.port)) as client:
@@ -263,5 +281,5 @@ def test_all_flags_of_requests_are_provoked_here() -> None:
     """Those of the engine's own list, but for those of connections, and of a proxy at its limits (`tests/flow`)."""
     source = Path(__file__).resolve().parents[2] / "rust" / "engine" / "src" / "telemetry" / "flags.rs"
     known = set(re.findall(r'^    [A-Z_]+ = "([A-Z]+)",', source.read_text(), re.MULTILINE))
-    here = {part for path in WANTS for part in re.findall(r"[A-Z]{2,}", path)} | {"NR", "RL", "UAEX", "DC", "DPE"}
+    here = {part for path in WANTS for part in re.findall(r"[A-Z]{2,}", path)} | {"NR", "RL", "UAEX", "DC", "DR", "DPE"}
     assert known - here == {"LR", "DT", "OM", "DO"}

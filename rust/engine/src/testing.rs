@@ -51,6 +51,7 @@ pub fn log_line(log: &AccessLog, request: &RequestHead, response: &ResponseHead)
         clock: WallClock::default(),
         hostname: "host",
         facts: &facts,
+        forwarding: None,
         metadata: &facts.metadata,
         request: Some(request),
         response: Some(response),

@@ -268,7 +268,7 @@ impl Engine {
                 self.request_ended(key, &mut trailers);
                 self.scratch.trailers = trailers;
             }
-            h2::Event::Reset { stream, tag, local, .. } => {
+            h2::Event::Reset { stream, tag, code, local } => {
                 let Some(key) = self.exchange_by_tag(conn, stream, tag) else { return };
                 if let Some(http) = conn.http() {
                     match local {
@@ -279,9 +279,12 @@ impl Engine {
                 if !local && self.is_mature(key) {
                     codec.forgive_reset();
                 }
-                let (flags, why) = match local {
-                    true => (Flags::DOWNSTREAM_PROTOCOL_ERROR, details::DOWNSTREAM_LOCAL_DISCONNECT),
-                    false => (Flags::DOWNSTREAM_TERMINATION, details::DOWNSTREAM_REMOTE_RESET),
+                let (flags, why) = match (local, code) {
+                    (true, _) => (Flags::DOWNSTREAM_PROTOCOL_ERROR, details::DOWNSTREAM_LOCAL_DISCONNECT),
+                    (false, h2::ErrorCode::REFUSED_STREAM) => {
+                        (Flags::DOWNSTREAM_REMOTE_RESET, details::HTTP2_REMOTE_REFUSE)
+                    }
+                    (false, _) => (Flags::DOWNSTREAM_REMOTE_RESET, details::HTTP2_REMOTE_RESET),
                 };
                 self.abandon(key, flags, why);
             }

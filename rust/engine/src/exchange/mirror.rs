@@ -180,7 +180,7 @@ impl Engine {
     /// An exchange is over: mirrors that have not been told the whole request will not be.
     pub(super) fn cut_mirrors(&mut self, exchange: &mut Exchange) {
         for mirror in exchange.mirrors.drain(..) {
-            self.abandon(mirror, Flags::DOWNSTREAM_TERMINATION, details::DOWNSTREAM_REMOTE_RESET);
+            self.abandon(mirror, Flags::DOWNSTREAM_REMOTE_RESET, details::HTTP2_REMOTE_RESET);
         }
     }
 }

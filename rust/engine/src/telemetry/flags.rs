@@ -34,6 +34,7 @@ flags! {
     NO_ROUTE = "NR", "NoRouteFound", "No route matched.";
     NO_CLUSTER = "NC", "NoClusterFound", "The route names a cluster that is not known.";
     DOWNSTREAM_TERMINATION = "DC", "DownstreamConnectionTermination", "The client went away.";
+    DOWNSTREAM_REMOTE_RESET = "DR", "DownstreamRemoteReset", "The client reset the stream.";
     UPSTREAM_REQUEST_TIMEOUT = "UT", "UpstreamRequestTimeout", "The upstream took too long.";
     UPSTREAM_RESET = "UR", "UpstreamRemoteReset", "The upstream reset the stream.";
     UPSTREAM_TERMINATION = "UC", "UpstreamConnectionTermination", "The upstream closed the connection.";
@@ -175,7 +176,8 @@ pub mod details {
     pub const REQUEST_OVERALL_TIMEOUT: &str = "request_overall_timeout";
     pub const REQUEST_HEADER_TIMEOUT: &str = "request_header_timeout";
     pub const DOWNSTREAM_REMOTE_DISCONNECT: &str = "downstream_remote_disconnect";
-    pub const DOWNSTREAM_REMOTE_RESET: &str = "downstream_remote_reset";
+    pub const HTTP2_REMOTE_RESET: &str = "http2.remote_reset";
+    pub const HTTP2_REMOTE_REFUSE: &str = "http2.remote_refuse";
     /// Of a mirrored request, which no log tells.
     pub const MIRROR_TOO_SLOW: &str = "mirror_too_slow";
     /// Told to nobody: whoever has asked is gone, or was answered otherwise.

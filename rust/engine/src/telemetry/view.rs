@@ -7,12 +7,14 @@ use pymesh_http::{Headers, RequestHead, ResponseHead, Version};
 use pymesh_model::format::{
     Address, GrpcStatusForm, HostSource, Instant, Operator, Part, PathSource, Shape, Template, TimeFormat, Unit,
 };
+use pymesh_model::http::Forwarding;
 use pymesh_model::metadata::{Metadata, Value};
 
 use super::log_filter::said_grpc_status;
 use super::{date, json, Facts, Flags};
 use crate::base::grpc;
 use crate::base::time::{Time, WallClock};
+use crate::exchange::forward::trusted_client;
 use crate::route::matcher::query_value;
 
 /// One request or TCP connection, seen by a formatter. What is not known (yet)
@@ -21,6 +23,8 @@ pub(crate) struct View<'a> {
     pub clock: WallClock,
     pub hostname: &'a str,
     pub facts: &'a Facts,
+    /// Of a request: whom `x-forwarded-for` is believed from.
+    pub forwarding: Option<&'a Forwarding>,
     pub metadata: &'a Metadata,
     pub request: Option<&'a RequestHead>,
     pub response: Option<&'a ResponseHead>,
@@ -187,7 +191,7 @@ impl View<'_> {
 
     fn address(&self, address: Address, shape: Shape, out: &mut Vec<u8>) -> bool {
         let address = match address {
-            Address::DownstreamRemote => Some(self.facts.remote),
+            Address::DownstreamRemote => Some(self.client()),
             Address::DownstreamDirectRemote => Some(self.facts.direct_remote),
             Address::DownstreamLocal => Some(self.facts.local),
             // That of a connection, which there has to be.
@@ -202,6 +206,16 @@ impl View<'_> {
                 let network = address.and_then(|address| network(address.ip(), bits));
                 display(network.map(|network| format!("{network}/{bits}")), out)
             }
+        }
+    }
+
+    /// Who is at the other end of the connection, or of that of a proxy in front, as it tells (then without a port).
+    fn client(&self) -> SocketAddr {
+        let peer = self.facts.remote;
+        let (Some(request), Some(how)) = (self.request, self.forwarding) else { return peer };
+        match trusted_client(&request.headers, how, peer.ip()) {
+            client if client == peer.ip().to_canonical() => peer,
+            client => SocketAddr::new(client, 0),
         }
     }
 
