@@ -152,8 +152,10 @@ fn server_name(mut content: Reader<'_>) -> Option<Option<String>> {
     content.is_empty().then_some(host)
 }
 
-/// A name that could not be a host is refused, so that no rule has to expect it.
+/// A name that could not be a host is refused, so that no rule has to expect it. It is without the dot behind it that
+/// RFC 6066 section 3 does not allow: who chooses the certificate takes it off too, and a rule must not be gone around.
 fn host_name(octets: &[u8]) -> Option<String> {
+    let octets = octets.strip_suffix(b".").unwrap_or(octets);
     let is_fit = |octet: &u8| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'.' | b'_');
     if octets.is_empty() || octets.len() > 255 || !octets.iter().all(is_fit) {
         return None;

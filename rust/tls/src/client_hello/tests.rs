@@ -113,6 +113,17 @@ fn hello_with(extensions: &[(u16, &[u8])]) -> Vec<u8> {
 }
 
 #[test]
+fn a_name_is_without_the_dot_behind_it() {
+    let named = |name: &[u8]| {
+        let length = u8::try_from(name.len()).unwrap();
+        let list = [&[0, length + 3, 0, 0, length], name].concat();
+        inspect(&hello_with(&[(0, &list)]))
+    };
+    assert_eq!(named(b"Shop.example."), Inspect::Hello { sni: Some("shop.example".into()), alpn: Vec::new() });
+    assert_eq!(named(b"."), Inspect::NotTls);
+}
+
+#[test]
 fn broken_extensions_are_refused() {
     let good: &[u8] = b"\0\x04\0\0\x01a";
     assert_eq!(inspect(&hello_with(&[(0, good)])), Inspect::Hello { sni: Some("a".into()), alpn: Vec::new() });
