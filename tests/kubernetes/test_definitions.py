@@ -133,6 +133,12 @@ def test_both_judge_alike(mesh_apis: Cluster) -> None:
         kind = chance.choice(sorted(GOOD))
         one = document(kind, changed(chance.choice(GOOD[kind]), chance))
         server, ours = server_says(mesh_apis, one), we_say(one)
+        if (
+            ours
+            and not server
+            and all("the filter's source" in line for line in ours.splitlines() if ": error: " in line)
+        ):
+            continue  # no schema reads Python
         assert bool(server) == bool(ours), f"{one['spec']}\nserver: {server}\nwe: {ours}"
         refused += bool(ours)
     assert rounds / 4 < refused < rounds
