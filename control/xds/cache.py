@@ -147,6 +147,8 @@ class ResourceCache:
         common, own = (self._layer(type_url, one) for one in (named.common, named.own))
         if not own.resources or not common.resources:
             return common if common.resources else own
+        if before is not None and before.layers == (common, own):
+            return before
         version = _digest([common.version, own.version])
         if before is not None and before.version == version:
             return before

@@ -157,7 +157,8 @@ class DiscoveryService:
                 self._metrics.expired.inc(short)
             if received.type_url == pb.SECRET:
                 self._note_strange_secrets(connection, request)
-            connection.wake.set()
+            if connection.session.may_say(received.type_url):
+                connection.wake.set()
             content = await call.receive()
             if content is None:
                 return

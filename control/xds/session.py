@@ -297,6 +297,11 @@ class Session(ABC):
         """Endpoints that the proxy must ask for before it is sent what leads there."""
         return sorted(self._unasked())
 
+    def may_say(self, type_url: str) -> bool:
+        """Whether a request about a type may be answered: one that acknowledges all that there is need not be."""
+        known = self._types.get(type_url)
+        return known is None or not known.is_settled(self._snapshot.get(type_url, EMPTY_TABLE))
+
     def asks_for(self, type_url: str, name: str) -> bool:
         """Whether the proxy subscribed to this resource."""
         known = self._types.get(type_url)

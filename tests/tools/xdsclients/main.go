@@ -15,7 +15,9 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"io"
 	"log"
+	"math/rand/v2"
 	"os"
 	"sort"
 	"strings"
@@ -29,7 +31,9 @@ import (
 	hcm "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/anypb"
 )
@@ -119,14 +123,29 @@ func (c *client) run(address string, node *core.Node) {
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)),
 	)
 	must(err)
+	// As Envoy, which tries again: a control plane may refuse whom it cannot serve yet.
+	for !c.listen(connection, node) {
+		time.Sleep(time.Duration(500+rand.IntN(500)) * time.Millisecond)
+	}
+}
+
+// Until the stream ends; whether it was served until then.
+func (c *client) listen(connection *grpc.ClientConn, node *core.Node) bool {
 	stream, err := discovery.NewAggregatedDiscoveryServiceClient(connection).DeltaAggregatedResources(
-		context.Background(), grpc.WaitForReady(true)) // as Envoy, which tries again
+		context.Background(), grpc.WaitForReady(true))
 	must(err)
-	ask := func(request *discovery.DeltaDiscoveryRequest) { must(stream.Send(request)) }
+	ask := func(request *discovery.DeltaDiscoveryRequest) {
+		if err := stream.Send(request); err != io.EOF { // of which Recv tells the reason
+			must(err)
+		}
+	}
 	ask(&discovery.DeltaDiscoveryRequest{Node: node, TypeUrl: clusters})
 	ask(&discovery.DeltaDiscoveryRequest{TypeUrl: listeners})
-	for {
+	for served := false; ; served = true {
 		answer, err := stream.Recv()
+		if !served && (status.Code(err) == codes.ResourceExhausted || status.Code(err) == codes.Unavailable) {
+			return false
+		}
 		must(err)
 		c.Lock()
 		c.take(answer)
