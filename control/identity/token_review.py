@@ -72,7 +72,7 @@ class TokenReviews:
         self._at_once = asyncio.Semaphore(_AT_ONCE)
         #: By the token's hash: the tokens themselves are not kept.
         self._identities: Verdicts[bytes, Identity | None] = Verdicts(clock)
-        self._gateways: Verdicts[Identity, bool] = Verdicts(clock)
+        self._readers: Verdicts[Identity, bool] = Verdicts(clock)
 
     async def authenticate(self, token: str) -> Identity | None:
         """See ``Authenticator``."""
@@ -87,8 +87,12 @@ class TokenReviews:
 
     async def is_gateway(self, identity: Identity) -> bool:
         """See ``Authenticator``."""
+        return await self.reads_secrets(identity)
+
+    async def reads_secrets(self, identity: Identity) -> bool:
+        """See ``Authenticator``: a pod must not have by its proxy what its service account may not read."""
         return self._runs_gateway(identity) or bool(
-            await self._gateways.of(identity, lambda: self._may_list_secrets(identity))
+            await self._readers.of(identity, lambda: self._may_list_secrets(identity))
         )
 
     async def _review(self, token: str, ends: datetime) -> Verdict[Identity | None]:

@@ -45,13 +45,16 @@ class UnavailableError(Exception):
 
 
 class Authenticator(Protocol):
-    """Turns a bearer token into an identity. Both questions raise :class:`UnavailableError`."""
+    """Turns a bearer token into an identity. All questions raise :class:`UnavailableError`."""
 
     async def authenticate(self, token: str) -> Identity | None:
         """The identity that ``token`` proves, or None."""
 
     async def is_gateway(self, identity: Identity) -> bool:
         """Whether proxies of this identity may stand at the mesh's edge."""
+
+    async def reads_secrets(self, identity: Identity) -> bool:
+        """Whether it may have the Secrets of its namespace: without, a proxy is given none of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,13 @@ class AnyOf:
         """Whether one of them says so."""
         for one in self.judges:
             if await one.is_gateway(identity):
+                return True
+        return False
+
+    async def reads_secrets(self, identity: Identity) -> bool:
+        """Whether one of them says so."""
+        for one in self.judges:
+            if await one.reads_secrets(identity):
                 return True
         return False
 
@@ -123,6 +133,11 @@ class TokenFile:
     async def is_gateway(self, identity: Identity) -> bool:
         now = self._clock()
         return any(one.is_gateway and one.identity == identity and one.is_good(now) for one in self._entries)
+
+    async def reads_secrets(self, identity: Identity) -> bool:
+        """Whoever is in the file: the Secrets are files as well, of the same people."""
+        now = self._clock()
+        return any(one.identity == identity and one.is_good(now) for one in self._entries)
 
     def _reload_if_changed(self) -> None:
         stamp = private_files.stamp(self._path)

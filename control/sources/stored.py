@@ -54,6 +54,10 @@ class DescribedNode(Protocol):
     def locality(self) -> tuple[str, str, str]:
         """Region, zone and sub-zone."""
 
+    @property
+    def reads_secrets(self) -> bool:
+        """Whether it may have the Secrets of its namespace."""
+
 
 class StoredMesh:
     """The configuration in use, and what is wrong with what was read last."""
@@ -99,7 +103,7 @@ class StoredMesh:
         return self._of_files
 
     def _proxy(self, node: DescribedNode) -> Proxy:
-        proxy = Proxy.parse(node.id, node.metadata, node.user_agent, Locality(*node.locality))
+        proxy = Proxy.parse(node.id, node.metadata, node.user_agent, Locality(*node.locality), node.reads_secrets)
         if proxy.locality == SOMEWHERE:
             # A pod cannot tell where its node is; the nodes can.
             return replace(proxy, locality=self.store.pod_localities.get((proxy.namespace, proxy.name), SOMEWHERE))

@@ -1,4 +1,4 @@
-"""The Secrets behind TLS that a proxy begins: those of its own namespace, as with Istio, and only to proxies there."""
+"""The Secrets behind TLS that a proxy begins: those of its own namespace that its identity may read, as with Istio."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from pymesh.control.translate.scope import Scope
 
 
 def is_lacking(store: Store, proxy: Proxy, wanted: ClientTls | None) -> bool:
-    """Whether a policy asks for a Secret that the proxy's namespace does not have.
+    """Whether a policy asks for a Secret that the proxy's namespace does not have, or that the proxy may not have.
 
     Without a certificate, or with nobody to judge the other side, it is better not to connect.
     """
     if wanted is None or not wanted.credential_name:
         return False
+    if not proxy.reads_secrets:
+        return True
     found = credentials.find(store.secrets, proxy.namespace, wanted.credential_name)
     if found is None or (not wanted.insecure_skip_verify and not found.authority):
         return True
@@ -31,6 +33,14 @@ def secrets(scope: Scope, service: Service, port: Port) -> dict[str, Any]:
     """What a proxy is given for the policies of a port, with a warning for what it lacks."""
     made: dict[str, Any] = {}
     for wanted in _named(scope, service, port):
+        if not scope.proxy.reads_secrets:
+            scope.report.warning(
+                wanted.place("credentialName"),
+                f"service account {scope.proxy.service_account!r} of namespace {scope.proxy.namespace!r} may not "
+                f"list Secrets: {scope.proxy.name} has no {wanted.credential_name!r} and cannot reach {service.host!r}",
+                "let it by a Role, or begin TLS at an egress gateway",
+            )
+            continue
         if is_lacking(scope.store, scope.proxy, wanted):
             scope.report.warning(
                 wanted.place("credentialName"),

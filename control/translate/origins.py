@@ -122,7 +122,12 @@ class Origins:
         for service in self._store.services.values():
             if service.selects(self._proxy.namespace, self._proxy.labels):
                 backends = (one for ported in service.backends.values() for one in ported)
-                if any(one.port == port and one.workload.is_at(self._proxy.address) for one in backends):
+                targets = {one.port for one in backends if one.workload.is_at(self._proxy.address)}
+                targets |= {one.target for one in service.ports if isinstance(one.target, int)}
+                targets |= {
+                    each[self._proxy.address] for each in service.awaited.values() if self._proxy.address in each
+                }
+                if port in targets:
                     yield service.at
 
     def _listener(self, message: Any) -> Iterator[Position]:

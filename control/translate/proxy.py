@@ -34,6 +34,8 @@ class Proxy:
     locality: Locality = SOMEWHERE
     #: What its connections are marked with, for rules that know it by that (`SO_MARK`); None: they know it otherwise.
     mark: int | None = None
+    #: Whether it may have the Secrets of its namespace.
+    reads_secrets: bool = True
 
     @property
     def is_captured(self) -> bool:
@@ -47,7 +49,12 @@ class Proxy:
 
     @classmethod
     def parse(
-        cls, node_id: str, metadata: Mapping[str, Any], user_agent: str = "", locality: Locality = SOMEWHERE
+        cls,
+        node_id: str,
+        metadata: Mapping[str, Any],
+        user_agent: str = "",
+        locality: Locality = SOMEWHERE,
+        reads_secrets: bool = True,
     ) -> Proxy:
         """From Istio's node id ``KIND~ADDRESS~NAME.NAMESPACE~DOMAIN``, metadata, user agent, and locality."""
         parts = node_id.split("~")
@@ -72,6 +79,7 @@ class Proxy:
             _interception(metadata.get("INTERCEPTION_MODE") or "NONE"),
             locality,
             _mark(metadata.get("UPSTREAM_MARK")),
+            reads_secrets,
         )
 
 

@@ -39,6 +39,8 @@ class Node:
     identity: Identity | None
     #: Of the proxy's program, if it says so in a word; Envoy says it otherwise.
     user_agent_version: str = ""
+    #: Whether it may have the Secrets of its namespace.
+    reads_secrets: bool = True
 
 
 def accept(described: Any, identity: Identity | None) -> Node:

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from pymesh.control.identity.bearer import authenticated
@@ -21,7 +22,7 @@ from pymesh.control.xds.delta import DeltaSession
 from pymesh.control.xds.fleet import Connection, Fleet
 from pymesh.control.xds.grpc import Call, GRPCError, Method, Status
 from pymesh.control.xds.metrics import XdsMetrics, short_type
-from pymesh.control.xds.node import NodeRefusedError, NotYetError, accept, is_gateway
+from pymesh.control.xds.node import Node, NodeRefusedError, NotYetError, accept, is_gateway
 from pymesh.control.xds.session import Outcome, Session, SessionError
 from pymesh.control.xds.sotw import SotwSession
 
@@ -48,8 +49,16 @@ class DiscoveryService:
         self._authenticator = authenticator
         self._metrics = metrics
 
-    async def _may_be_gateway(self, identity: Identity) -> bool:
-        return self._authenticator is None or await self._authenticator.is_gateway(identity)
+    async def _may_be(self, node: Node) -> bool:
+        """Whether a proxy may be what it says."""
+        if self._authenticator is None or node.identity is None or not is_gateway(node.id):
+            return True
+        return await self._authenticator.is_gateway(node.identity)
+
+    async def _reads_secrets(self, node: Node) -> bool:
+        if self._authenticator is None or node.identity is None:
+            return True
+        return await self._authenticator.reads_secrets(node.identity)
 
     def methods(self) -> dict[str, Method]:
         """The aggregated service's methods, by path."""
@@ -88,8 +97,11 @@ class DiscoveryService:
                 ended, _ = await asyncio.wait(
                     {reader, writer}, timeout=REAUTHENTICATE_SECONDS, return_when=asyncio.FIRST_COMPLETED
                 )
-                if not ended and self._authenticator and await authenticated(call, self._authenticator) != identity:
+                if ended or not self._authenticator:
+                    continue
+                if await authenticated(call, self._authenticator) != identity:
                     raise GRPCError(Status.UNAUTHENTICATED, "the token is another workload's by now")
+                await self._still_allowed(connection.node)
         except GRPCError as error:
             self._metrics.refused.inc(error.status.name.lower())
             log.warning("xDS stream ended", extra={"node": connection.node.id, "reason": error.message})
@@ -121,13 +133,16 @@ class DiscoveryService:
         if first is None:
             raise GRPCError(Status.INVALID_ARGUMENT, "the stream carried no request")
         try:
-            node = accept(first.node, identity)
-            if identity is not None and is_gateway(node.id) and not await self._may_be_gateway(identity):
+            node = replace(accept(first.node, identity), reads_secrets=identity is None)
+            if not await self._may_be(node):
                 raise NodeRefusedError(
                     f"node.id is a gateway's, {str(identity)!r} is none; hint: a gateway's token has "
                     '"gateway": true in the token file; in a cluster its service account may list the Secrets of its '
                     "namespace"
                 )
+            # While nobody can tell it is served without; it is asked again.
+            with suppress(UnavailableError):
+                node = replace(node, reads_secrets=await self._reads_secrets(node))
             return self._fleet.connect(node, session, call.peer, variant), first
         except NotYetError as early:
             raise GRPCError(Status.UNAVAILABLE, str(early)) from early
@@ -138,6 +153,12 @@ class DiscoveryService:
         except Exception as error:
             log.exception("translation failed for a new proxy", extra={"node": first.node.id})
             raise GRPCError(Status.INTERNAL, "no configuration could be made for this proxy") from error
+
+    async def _still_allowed(self, node: Node) -> None:
+        """End the stream of a proxy that may have less, or more, by now: the next one has what is right."""
+        with suppress(UnavailableError):
+            if not await self._may_be(node) or await self._reads_secrets(node) != node.reads_secrets:
+                raise GRPCError(Status.PERMISSION_DENIED, "what the proxy's identity may have has changed")
 
     async def _read(self, call: Call, connection: Connection, decode: Callable[[bytes], Any], first: Any) -> None:
         request = first

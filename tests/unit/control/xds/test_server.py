@@ -32,6 +32,9 @@ class OneToken:
     async def is_gateway(self, identity: Identity) -> bool:
         return False
 
+    async def reads_secrets(self, identity: Identity) -> bool:
+        return False
+
 
 class Served:
     """A discovery service on its own thread; resources can be exchanged while it runs."""
