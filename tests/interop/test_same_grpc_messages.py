@@ -66,7 +66,6 @@ RAW = {
     ),
     "no answer of gRPC": Case(ONE, (1, 0), headers=GRPC),
     "another status": Case(ONE, (1, 0), headers=[*GRPC, *ECHOED, ("x-want-status", "404")]),
-    "nobody to ask": Case(ONE, (1, 0), path="/down/m"),
     "a direct answer": Case(ONE, (0, 0), path="/direct/m"),
     "no route": Case(ONE, (0, 0), path="/none/m"),
     "gRPC-Web": Case(ONE + EMPTY, (2, 2), headers=[("content-type", "application/grpc-web"), *ECHOED], use_http2=False),
@@ -101,7 +100,7 @@ def _filters(kind: str) -> list[Json]:
 @pytest.fixture(scope="module")
 def both() -> Iterator[list[Proxy]]:
     """Envoy and ours: calls go to the interoperability server, what is written by hand to an origin that echoes."""
-    server, down = free_port(), free_port()
+    server = free_port()
     with ExitStack() as stack:
         stack.enter_context(running([peer("grpc-interop-server"), f"--port={server}"], ports=[server]))
         behind = stack.enter_context(origin("a", http2=True))
@@ -110,14 +109,14 @@ def both() -> Iterator[list[Proxy]]:
             calls, raw, admin = free_ports(3)
             to_server = [to_cluster("server", timeout="0s")]
             direct = {"match": {"prefix": "/direct"}, "direct_response": {"status": 418}}
-            to_raw = [to_cluster("down", "/down"), direct, to_cluster("raw", "/s/")]
+            to_raw = [direct, to_cluster("raw", "/s/")]
             listeners = [
                 http_listener(port, [virtual_host("all", routes)], name=name, http_filters=_filters(kind))
                 for name, port, routes in (("calls", calls, to_server), ("raw", raw, to_raw))
             ]
             for listener in listeners:
                 listener["traffic_direction"] = "OUTBOUND"
-            ports = {"server": server, "raw": behind.port, "down": down}
+            ports = {"server": server, "raw": behind.port}
             clusters = [cluster(name, [port], http2=True) for name, port in ports.items()]
             proxies.append(stack.enter_context(proxy(kind, bootstrap(listeners, clusters, admin))))
         yield proxies

@@ -33,6 +33,7 @@ class Described:
     user_agent: str = ""
     locality: tuple[str, str, str] = ("", "", "")
     identity: object | None = None
+    reads_secrets: bool = True
 
 
 class Followed:

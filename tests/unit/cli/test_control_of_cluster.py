@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from pymesh.cli.main import main
 from pymesh.control import app
-from pymesh.control.install.objects import objects
+from pymesh.control.install.objects import SETTINGS, SETTINGS_KEY, objects
 from pymesh.control.install.values import Values
 
 KUBECONFIG = {
@@ -40,7 +40,13 @@ def test_what_holds_for_the_whole_mesh_is_where_it_is_installed(
     config.write_text(yaml.safe_dump(KUBECONFIG))
     made = objects(Values(namespace=namespace))
     deployment = next(one for one in made if (one["kind"], one["metadata"]["name"]) == ("Deployment", "pymesh-control"))
-    arguments = deployment["spec"]["template"]["spec"]["containers"][0]["args"]
+    (settings,) = [one for one in made if (one["kind"], one["metadata"]["name"]) == ("ConfigMap", SETTINGS)]
+    (tmp_path / SETTINGS_KEY).write_text(settings["data"][SETTINGS_KEY])
+    # The volume is here.
+    arguments = [
+        str(tmp_path / SETTINGS_KEY) if one.endswith(f"/{SETTINGS_KEY}") else one
+        for one in deployment["spec"]["template"]["spec"]["containers"][0]["args"]
+    ]
     done = CliRunner().invoke(main, [*arguments, "--kubeconfig", str(config)])
     assert done.exit_code == 0, done.output
     (mesh,) = started
