@@ -8,7 +8,6 @@ error before anything listens, and closes them in the reverse order.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import os
@@ -45,6 +44,7 @@ from pymesh.control.live.collector import Collector, Configured
 from pymesh.control.resources.diagnostics import ConfigError, Diagnostic
 from pymesh.control.resources.metadata import Resource
 from pymesh.control.translate.proxy import ProxyError
+from pymesh.control.waiting import changed_within
 from pymesh.control.xds import pb
 from pymesh.control.xds.cache import ResourceCache, Snapshot
 from pymesh.control.xds.fleet import Fleet
@@ -226,13 +226,8 @@ class ControlPlane:
         self.rotation.on_change(changed.set)
         while True:
             wait = max((certificate.renew_at - self._clock()).total_seconds(), 1.0)
-            with contextlib.suppress(TimeoutError):
-                # Not `wait_for`: until Python 3.12 it may forget a cancellation when what it waits for comes true.
-                async with asyncio.timeout(wait):
-                    await changed.wait()
-                changed.clear()
-                if not certificate.is_due:
-                    continue
+            if await changed_within(changed, wait) and not certificate.is_due:
+                continue
             certificate.renew(self._clock())
             log.info("server certificate renewed", extra={"next": certificate.renew_at.isoformat()})
 

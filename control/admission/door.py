@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from pymesh.control.admission.validating import Among
 from pymesh.control.config import Address
 from pymesh.control.identity.rotation import Rotation
 from pymesh.control.identity.serving import ServerCertificate
+from pymesh.control.waiting import changed_within
 
 log = logging.getLogger(__name__)
 
@@ -56,12 +56,8 @@ class AdmissionDoor:
         """Keep the certificate good, until cancelled."""
         while True:
             wait = max((self._certificate.renew_at - self._clock()).total_seconds(), 1.0)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait):
-                    await self._changed.wait()
-                self._changed.clear()
-                if not self._certificate.is_due:
-                    continue
+            if await changed_within(self._changed, wait) and not self._certificate.is_due:
+                continue
             self._certificate.renew(self._clock())
             log.info("webhook certificate renewed", extra={"next": self._certificate.renew_at.isoformat()})
 

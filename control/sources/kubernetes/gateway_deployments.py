@@ -26,6 +26,7 @@ from pymesh.control.sources.kubernetes.client import APPLY, JSON, ApiClient, Api
 from pymesh.control.sources.kubernetes.kinds import plural
 from pymesh.control.sources.kubernetes.status import Leader
 from pymesh.control.status.gateways import CLASS
+from pymesh.control.waiting import changed_within
 
 log = logging.getLogger(__name__)
 
@@ -67,12 +68,8 @@ class GatewayDeployments:
         """Until cancelled."""
         wait = RESYNC_SECONDS
         while True:
-            try:
-                async with asyncio.timeout(wait):
-                    await self._changed.wait()
-            except TimeoutError:
+            if not await changed_within(self._changed, wait):
                 self._done = None
-            self._changed.clear()
             wait = RESYNC_SECONDS
             if self.leader.leads and not await self.round():
                 wait = _RETRY_SECONDS

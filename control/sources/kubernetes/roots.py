@@ -15,6 +15,7 @@ from typing import Final
 
 from pymesh.control.sources.kubernetes.client import APPLY, ApiClient, ApiError
 from pymesh.control.sources.kubernetes.status import Leader
+from pymesh.control.waiting import changed_within
 
 log = logging.getLogger(__name__)
 
@@ -49,12 +50,7 @@ class RootsWriter:
         """Write until cancelled."""
         wait = RESYNC_SECONDS
         while True:
-            try:
-                async with asyncio.timeout(wait):
-                    await self._changed.wait()
-            except TimeoutError:
-                pass
-            self._changed.clear()
+            await changed_within(self._changed, wait)
             wait = RESYNC_SECONDS
             if self.leader.leads:
                 try:
