@@ -238,21 +238,34 @@ impl Recorder {
         }
         let mut metrics = std::mem::take(&mut self.metrics);
         let view = self.view(exchange, facts, now);
-        let counted = Counted {
-            names: &self.names,
-            node: &self.node,
-            view: &view,
-            direction: http.direction,
-            facts,
-            cluster: exchange.cluster_config.as_deref(),
-            endpoint: exchange.endpoint.as_deref(),
-            upstream: upstream(exchange),
-            flags: exchange.flags,
-            what: What::Messages,
-        };
+        let counted = self.counted(exchange, http.direction, facts, &view, upstream(exchange), What::Messages);
         let counting = metrics.messages(key, stats, &counted);
         self.metrics = metrics;
         counting
+    }
+
+    /// A request as metrics see it. `upstream` is who its endpoint is.
+    fn counted<'a>(
+        &'a self,
+        exchange: &'a Exchange,
+        direction: Direction,
+        facts: &'a Facts,
+        view: &'a View<'a>,
+        upstream: Principals,
+        what: What,
+    ) -> Counted<'a> {
+        Counted {
+            names: &self.names,
+            node: &self.node,
+            view,
+            direction,
+            facts,
+            cluster: exchange.cluster_config.as_deref(),
+            endpoint: exchange.endpoint.as_deref(),
+            upstream,
+            flags: exchange.flags,
+            what,
+        }
     }
 
     fn connection_view<'a>(&'a self, record: &'a Connection<'_>) -> View<'a> {
@@ -315,22 +328,12 @@ impl Recorder {
         }
         let mut metrics = std::mem::take(&mut self.metrics);
         let view = self.view(exchange, facts, now);
-        let counted = Counted {
-            names: &self.names,
-            node: &self.node,
-            view: &view,
-            direction,
-            facts,
-            cluster: exchange.cluster_config.as_deref(),
-            endpoint: exchange.endpoint.as_deref(),
-            upstream: upstream(exchange),
-            flags: exchange.flags,
-            what: What::Request {
-                is_grpc: grpc::is_grpc(&exchange.request.headers),
-                status: exchange.response.status,
-                grpc_status: grpc,
-            },
+        let what = What::Request {
+            is_grpc: grpc::is_grpc(&exchange.request.headers),
+            status: exchange.response.status,
+            grpc_status: grpc,
         };
+        let counted = self.counted(exchange, direction, facts, &view, upstream(exchange), what);
         metrics.count_new(key, stats, &request, &counted);
         self.metrics = metrics;
     }
