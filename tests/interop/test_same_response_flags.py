@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import signal
 import socket
 import struct
 import threading
@@ -18,7 +19,17 @@ from typing import Any
 
 import pytest
 
-from tests.proxy.bootstrap import Json, access_log, bootstrap, cluster, http_listener, to_cluster, virtual_host
+from pymesh.control.xds import pb
+from tests.proxy.bootstrap import (
+    Json,
+    access_log,
+    bootstrap,
+    cluster,
+    http_listener,
+    tcp_listener,
+    to_cluster,
+    virtual_host,
+)
 from tests.proxy.running import Proxy, eventually, lines_of, proxy
 from tests.tools.ports import free_port, free_ports
 from tests.tools.wire.client import fetch, http2_connection
@@ -86,6 +97,21 @@ WANTS: dict[str, dict[str, str]] = {
     "/FI": {},
     "/DI-FI": {},
     "/UDO": {},
+    "/DO": {},
+}
+#: Those that come of something else: tests of their own.
+OTHERS = {"NR", "RL", "UAEX", "DC", "DR", "DPE", "DT"}
+#: Envoy's others, and why nothing provokes them here. Where a field of Envoy's is named, ours refuses it by name.
+ABSENT = {
+    "LH": "the health check filter's answer for a host that was told to fail (`envoy.filters.http.health_check`)",
+    "LR": "the router's word for a stream that its own codec resets: only under the runtime guard "
+    "`allow_multiplexed_upstream_half_close`, off by default, where an HTTP/1 endpoint answers an unfinished request",
+    "RLSE": "a rate limit service that fails (`envoy.filters.http.ratelimit`)",
+    "IH": "the router's `strict_check_headers`",
+    "RFCF": "an answer from the cache filter (`envoy.filters.http.cache`)",
+    "NFCF": "a filter whose configuration ECDS has not brought (`config_discovery`)",
+    "OM": "the overload manager's action `reset_high_memory_stream`, and its load shed points",
+    "DF": "names of the dynamic forward proxy (`envoy.filters.http.dynamic_forward_proxy`)",
 }
 
 
@@ -112,6 +138,7 @@ def _routes() -> list[Json]:
         {**to_cluster("a", "/FI"), "typed_per_filter_config": _fault(**abort)},
         {**to_cluster("a", "/RL"), "typed_per_filter_config": _limit()},
         to_cluster("dropped", "/UDO"),
+        to_cluster("spared", "/DO"),
         to_cluster("a", "/DC", timeout="0s"),
         to_cluster("a"),
     ]
@@ -119,7 +146,7 @@ def _routes() -> list[Json]:
 
 @dataclass
 class Both:
-    """Both proxies: listeners `plain` and `guarded`, and their logs."""
+    """Both proxies: listeners `plain`, `guarded` and `raw`, and their logs."""
 
     proxies: dict[str, Proxy]
     logs: dict[str, Path]
@@ -182,20 +209,23 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
                 "name": "envoy.filters.http.router",
                 "typed_config": {"@type": f"{_HTTP}.router.v3.Router"},
             }
-            plain, guarded, admin = free_ports(3)
+            plain, guarded, raw, admin = free_ports(4)
             hosts = [virtual_host("all", _routes(), ["a.test"])]
             first = http_listener(plain, hosts, name="plain", access_log=log, http_filters=[*filters, router])
             first["filter_chains"][0]["filters"][0]["typed_config"]["route_config"]["validate_clusters"] = False
             asks = [_authorizer(behind["a"].port), router]
             open_ = [virtual_host("all", [to_cluster("a")])]
             second = http_listener(guarded, open_, name="guarded", access_log=log, http_filters=asks)
+            third = tcp_listener(raw, "a", name="raw", access_log=log, max_downstream_connection_duration="0.2s")
             limits = {"thresholds": [{"max_pending_requests": 0, "max_connections": 0}]}
             brief = cluster("brief", [behind["a"].port], idle_timeout="3600s")
             options = brief["typed_extension_protocol_options"][_OPTIONS]
             options["common_http_protocol_options"]["max_stream_duration"] = "0.2s"
-            dropped = cluster("dropped", [behind["a"].port])
-            share = {"numerator": 100, "denominator": "HUNDRED"}
-            dropped["load_assignment"]["policy"] = {"drop_overloads": [{"category": "x", "drop_percentage": share}]}
+            dropped, spared = (cluster(name, [behind["a"].port]) for name in ("dropped", "spared"))
+            # All of it is a flag of its own: but for one in a million it is the other.
+            for target, millionths in ((dropped, 1_000_000), (spared, 999_999)):
+                share = {"numerator": millionths, "denominator": "MILLION"}
+                target["load_assignment"]["policy"] = {"drop_overloads": [{"category": "x", "drop_percentage": share}]}
             clusters = [
                 cluster("a", [behind["a"].port]),
                 cluster("http2", [behind["http2"].port], http2=True),
@@ -206,8 +236,11 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
                 cluster("garbage", [garbage]),
                 brief,
                 dropped,
+                spared,
             ]
-            proxies[kind] = stack.enter_context(proxy(kind, bootstrap([first, second], clusters, admin)))
+            proxies[kind] = stack.enter_context(proxy(kind, bootstrap([first, second, third], clusters, admin)))
+            # Whoever waited for the ports was relayed too.
+            assert eventually(lambda kind=kind: bool(lines_of(logs[kind])) and not proxies[kind].active())
         yield Both(proxies, logs)
 
 
@@ -277,9 +310,71 @@ def test_a_client_that_breaks_the_protocol(both: Both) -> None:
     assert both.same(break_it)[0] == "DPE"
 
 
-def test_all_flags_of_requests_are_provoked_here() -> None:
-    """Those of the engine's own list, but for those of connections, and of a proxy at its limits (`tests/flow`)."""
+def test_a_relayed_connection_that_lives_too_long(both: Both) -> None:
+    def stay(started: Proxy) -> None:
+        with socket.create_connection(("127.0.0.1", started.ports[2]), timeout=30) as client:
+            assert client.recv(1) == b""
+
+    assert both.same(stay)[0] == "DT"
+
+
+@contextmanager
+def _alone(kind: str, log: Path, **fields: Any) -> Iterator[Proxy]:
+    """A proxy with one listener; `fields` are added to its bootstrap."""
+    with origin("a") as behind:
+        port, admin = free_ports(2)
+        hosts = [virtual_host("all", [to_cluster("a", timeout="0s")])]
+        listener = http_listener(port, hosts, access_log=[access_log(log, LINE)])
+        made = bootstrap([listener], [cluster("a", [behind.port])], admin)
+        with proxy(kind, {**made, **fields}) as started:
+            yield started
+
+
+def test_no_flag_for_a_request_that_an_overloaded_proxy_refuses(tmp_path: Path) -> None:
+    heap = "type.googleapis.com/envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig"
+    memory = "envoy.resource_monitors.fixed_heap"
+    # Any memory at all is above this threshold.
+    trigger = {"name": memory, "threshold": {"value": 0}}
+    action = {"name": "envoy.overload_actions.stop_accepting_requests", "triggers": [trigger]}
+    limit = {"@type": heap, "max_heap_size_bytes": 1 << 40}
+    manager = {
+        "refresh_interval": "0.05s",
+        "resource_monitors": [{"name": memory, "typed_config": limit}],
+        "actions": [action],
+    }
+    for kind in KINDS:
+        log = tmp_path / kind
+        with _alone(kind, log, overload_manager=manager) as started:
+            name = "overload.envoy.overload_actions.stop_accepting_requests.active"
+            assert eventually(lambda started=started, name=name: started.stats()[name] == 1)
+            assert fetch(started.port, Request("GET", "/", "a.test"), b"").status == 503
+            assert eventually(lambda log=log: lines_of(log) == ["-\t503\toverload\t-"]), (kind, lines_of(log))
+
+
+def test_a_request_that_outlives_the_proxy(tmp_path: Path) -> None:
+    for kind in KINDS:
+        log = tmp_path / kind
+        with _alone(kind, log) as started, socket.create_connection(("127.0.0.1", started.port)) as client:
+            client.sendall(b"GET / HTTP/1.1\r\nhost: a.test\r\nx-want-delay: 60\r\n\r\n")
+            assert eventually(lambda started=started: started.stats()["cluster.a.upstream_rq_active"] == 1)
+            started.process.signal(signal.SIGTERM)
+            started.process.wait(30)
+        # Each goes on with its own reason, in brackets.
+        assert [line.partition("(")[0] for line in lines_of(log)] == ["DC\t0\tdownstream_local_disconnect"], kind
+
+
+def test_all_flags_are_provoked_here() -> None:
+    """Those of the engine's own list, and no other is known to Envoy."""
     source = Path(__file__).resolve().parents[2] / "rust" / "engine" / "src" / "telemetry" / "flags.rs"
     known = set(re.findall(r'^    [A-Z_]+ = "([A-Z]+)",', source.read_text(), re.MULTILINE))
-    here = {part for path in WANTS for part in re.findall(r"[A-Z]{2,}", path)} | {"NR", "RL", "UAEX", "DC", "DR", "DPE"}
-    assert known - here == {"LR", "DT", "OM", "DO"}
+    assert known == {part for path in WANTS for part in re.findall(r"[A-Z]{2,}", path)} | OTHERS
+    assert not known & ABSENT.keys()
+    assert known | ABSENT.keys() == _envoys()
+
+
+def _envoys() -> set[str]:
+    """What Envoy's own rules let a filter of access logs name."""
+    flags = pb.message("envoy.config.accesslog.v3.ResponseFlagFilter").DESCRIPTOR.fields_by_name["flags"]
+    options = pb.message("google.protobuf.FieldOptions").FromString(flags.GetOptions().SerializeToString())
+    rules: Any = options.Extensions[pb.pool().FindExtensionByName("validate.rules")]
+    return set(getattr(rules.repeated.items.string, "in"))

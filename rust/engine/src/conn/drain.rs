@@ -66,7 +66,7 @@ impl Engine {
         let exchanges = self.exchanges_of(&conn);
         self.conns.give_back(key, conn);
         for exchange in exchanges {
-            self.abandon(exchange, Flags::DURATION_TIMEOUT, details::DRAIN_DEADLINE);
+            self.abandon(exchange, Flags::DOWNSTREAM_TERMINATION, details::DRAIN_DEADLINE);
         }
         let Some(mut conn) = self.conns.lend(key) else { return };
         self.close_after_flush(&mut conn);

@@ -29,8 +29,7 @@ impl Engine {
         exchange.stage = Stage::RequestFilter(0);
         if self.options.overload.is_active(OverloadAction::StopAcceptingRequests) {
             http.stats.downstream_rq_overload_close.inc();
-            let reply = LocalReply::new(503, details::OVERLOAD).with_flags(Flags::OVERLOAD_MANAGER);
-            return self.reply_locally(key, reply.with_body(b"envoy overloaded"));
+            return self.reply_locally(key, LocalReply::new(503, details::OVERLOAD).with_body(b"envoy overloaded"));
         }
         let port = exchange.facts.as_ref().map_or(0, |facts| facts.local.port());
         let request = &mut exchange.request;

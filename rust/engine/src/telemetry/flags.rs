@@ -22,7 +22,8 @@ macro_rules! flags {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Flags(u32);
 
-// In the order in which they are printed: Envoy sets that of the retry before that of the failure.
+// In the order in which they are printed: Envoy sets that of the retry before that of the failure. Envoy's others stand
+// in `tests/interop/test_same_response_flags.py`, each with the reason why nothing here provokes it.
 flags! {
     DELAY_INJECTED = "DI", "DelayInjected", "The request was held back on purpose.";
     FAULT_INJECTED = "FI", "FaultInjected", "The request was answered with a failure on purpose.";
@@ -42,9 +43,7 @@ flags! {
     STREAM_IDLE_TIMEOUT = "SI", "StreamIdleTimeout", "The stream made no progress.";
     DOWNSTREAM_PROTOCOL_ERROR = "DPE", "DownstreamProtocolError", "The client broke the protocol.";
     UPSTREAM_PROTOCOL_ERROR = "UPE", "UpstreamProtocolError", "The upstream broke the protocol.";
-    LOCAL_RESET = "LR", "LocalReset", "The proxy reset the stream.";
-    DURATION_TIMEOUT = "DT", "DurationTimeout", "A connection or stream lived too long.";
-    OVERLOAD_MANAGER = "OM", "OverloadManagerTerminated", "The proxy sheds load.";
+    DURATION_TIMEOUT = "DT", "DurationTimeout", "A relayed connection lived too long.";
     DROP_OVERLOAD = "DO", "DropOverload", "The cluster's endpoints are to be spared this share of requests.";
     UNCONDITIONAL_DROP_OVERLOAD = "UDO", "UnconditionalDropOverload", "The cluster's endpoints are to be spared all requests.";
     UNAUTHORIZED_EXTERNAL = "UAEX", "UnauthorizedExternalService", "A filter refused the request.";
@@ -183,7 +182,8 @@ pub mod details {
     /// Told to nobody: whoever has asked is gone, or was answered otherwise.
     pub const ASKED_NO_MORE: &str = "asked_no_more";
     pub const DOWNSTREAM_LOCAL_DISCONNECT: &str = "downstream_local_disconnect";
-    pub const DRAIN_DEADLINE: &str = "drain_deadline";
+    /// In brackets why, as Envoy writes it.
+    pub const DRAIN_DEADLINE: &str = "downstream_local_disconnect(drain_deadline)";
     pub const UPSTREAM_OVERFLOW: &str = "upstream_reset_before_response_started{overflow}";
     pub const UPSTREAM_CONNECTION_FAILURE: &str = "upstream_reset_before_response_started{remote_connection_failure}";
     pub const UPSTREAM_CONNECT_TIMEOUT: &str = "upstream_reset_before_response_started{connection_timeout}";
