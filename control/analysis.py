@@ -25,7 +25,8 @@ from pymesh.control.resources.security import AuthorizationPolicy, PeerAuthentic
 from pymesh.control.resources.traffic import HttpMatch, HttpRoute, VirtualService
 from pymesh.control.resources.workloads import ServiceEntry, Sidecar, WorkloadEntry
 from pymesh.control.store.discovery import tells_protocol
-from pymesh.control.store.references import MESH, gateway_key
+from pymesh.control.store.references import gateway_key
+from pymesh.control.store.route_conflicts import MESH
 from pymesh.control.store.store import Store
 
 #: Istio's code -> its name.

@@ -13,9 +13,8 @@ from pymesh.control.resources.gateway_api import KubeGateway
 from pymesh.control.resources.python_filter import FilterTarget
 from pymesh.control.resources.security import AuthorizationPolicy
 from pymesh.control.resources.traffic import HttpMatch, HttpRoute, StringMatch, TcpRoute, TlsRoute, VirtualService
-from pymesh.control.store.parents import binds
-from pymesh.control.store.references import MESH, gateway_key
-from pymesh.control.store.route_references import all_routes, mesh_routes
+from pymesh.control.store.references import gateway_key
+from pymesh.control.store.route_conflicts import MESH, all_routes, mesh_routes
 from pymesh.control.store.services import Service
 from pymesh.control.store.store import Store
 from pymesh.control.store.workloads import Workload
@@ -180,7 +179,7 @@ def _kube_gateway(store: Store, gateway: KubeGateway, made: Description) -> None
     for listener in gateway.spec.listeners:
         made.add("Servers", f"{listener.port} {listener.protocol} for {listener.hostname or '*'}", listener.at)
         for route in all_routes(store):
-            if binds(store.namespaces, route, gateway, listener):
+            if store.binds(route, gateway, listener):
                 made.add("Routes", f"{route.title} at listener {listener.name}", route.at)
 
 

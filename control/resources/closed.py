@@ -1,16 +1,30 @@
 """What takes the place of a resource that decides who gets in and cannot be read: it closes what that was for.
 
 It says nothing that it would not have to: so nothing is wrong with it, and it refers to nothing that could be missing.
+
+=====================  ================================================================================================
+AuthorizationPolicy    allows nothing
+PeerAuthentication     STRICT
+RequestAuthentication  no token is good where it would have looked for one, as with Istio, which puts a key that nobody
+                       has in place of one that cannot be read. Who brings none is asked for one by an
+                       AuthorizationPolicy, or by nobody: so it was, too
+PythonFilter           each request that it would see fails, unless it is `failurePolicy: OPEN`
+=====================  ================================================================================================
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import base64
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from pymesh.control.resources.diagnostics import Report
 from pymesh.control.resources.metadata import Resource
 from pymesh.control.resources.objects import Object, load_object
+
+Spec = dict[str, Any]
 
 #: Fails each request, which is answered as any failure of a filter that is `CLOSED`.
 _REFUSING: Final = """\
@@ -23,34 +37,65 @@ class Refusing(HttpFilter):
 """
 #: Of a filter: which requests it sees, and when.
 _PLACE: Final = ("phase", "priority", "match")
+#: Of a rule about tokens: where they stand.
+_TOKENS: Final = ("fromHeaders", "fromParams", "fromCookies")
+#: A public key that is the hash of a sentence: it has a private key, which nobody knows.
+_X: Final = base64.urlsafe_b64encode(hashlib.sha256(b"no one signs with this key").digest()).decode().rstrip("=")
+_NOBODY: Final[Mapping[str, str]] = {
+    "issuer": "https://cannot-be-used.invalid",
+    "jwks": json.dumps({"keys": [{"kty": "OKP", "crv": "Ed25519", "x": _X}]}),
+}
 
 
 def closed(one: Object) -> Resource | None:
     """What stands in for an object; None: it is nothing that closes."""
     spec = one.get("spec")
     written: Mapping[str, Any] = spec if isinstance(spec, Mapping) else {}
-    everybody: dict[str, Any] = {}
-    place: dict[str, Any] = {}
-    if one.get("kind") == "AuthorizationPolicy":
-        annotations = (one.get("metadata") or {}).get("annotations") or {}
-        if written.get("action") == "AUDIT" or annotations.get("istio.io/dry-run") == "true":
-            return None
-        closing: dict[str, Any] = {}  # no rules: it allows nothing
-    elif one.get("kind") == "PeerAuthentication":
-        closing = {"mtls": {"mode": "STRICT"}}
-    elif one.get("kind") == "PythonFilter":
-        if written.get("failurePolicy") == "OPEN":
-            return None
-        closing = {"class": "refusing:Refusing", "source": _REFUSING}
-        everybody = {"selector": {"matchLabels": {}}}
-        place = {name: written[name] for name in _PLACE if name in written}
-    else:
-        return None
+    annotations = (one.get("metadata") or {}).get("annotations") or {}
+    ways = list(_WAYS[one["kind"]](written, annotations)) if one.get("kind") in _WAYS else []
     # Whom it selects, if that is not what is wrong; else everybody in its namespace.
-    chosen = [{name: written[name]} for name in ("selector", "targetRefs") if written.get(name) is not None]
+    chosen: list[Spec] = [{name: written[name]} for name in ("selector", "targetRefs") if written.get(name) is not None]
+    everybody: Spec = {"selector": {"matchLabels": {}}} if one.get("kind") == "PythonFilter" else {}
     for selecting in (*chosen, everybody):
-        for where in (place, {}):
-            made = load_object({**one, "spec": {**closing, **where, **selecting}}, Report())
+        for closing in ways:
+            made = load_object({**one, "spec": {**closing, **selecting}}, Report())
             if made is not None:
                 return made
     return None
+
+
+def _policy(written: Mapping[str, Any], annotations: Mapping[str, Any]) -> Iterator[Spec]:
+    if written.get("action") != "AUDIT" and annotations.get("istio.io/dry-run") != "true":
+        yield {}  # no rules: it allows nothing
+
+
+def _mutual_tls(_: Mapping[str, Any], __: Mapping[str, Any]) -> Iterator[Spec]:
+    yield {"mtls": {"mode": "STRICT"}}
+
+
+def _tokens(written: Mapping[str, Any], _: Mapping[str, Any]) -> Iterator[Spec]:
+    rules = written.get("jwtRules")
+    if not rules:
+        return  # no token was to be looked at
+    places = [
+        {name: rule[name] for name in _TOKENS if name in rule} if isinstance(rule, Mapping) else {}
+        for rule in (rules if isinstance(rules, list) else ())
+    ]
+    yield {"jwtRules": [{**_NOBODY, **one} for one in places]}
+    yield {"jwtRules": [dict(_NOBODY)]}
+
+
+def _filter(written: Mapping[str, Any], _: Mapping[str, Any]) -> Iterator[Spec]:
+    if written.get("failurePolicy") != "OPEN":
+        refusing = {"class": "refusing:Refusing", "source": _REFUSING}
+        yield {**refusing, **{name: written[name] for name in _PLACE if name in written}}
+        yield refusing
+
+
+#: Kind -> what closes, the most exact first, from the spec as it is written and the annotations.
+_WAYS: Final = {
+    "AuthorizationPolicy": _policy,
+    "PeerAuthentication": _mutual_tls,
+    "RequestAuthentication": _tokens,
+    "PythonFilter": _filter,
+}

@@ -6,7 +6,7 @@ import difflib
 import heapq
 import operator
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Final, Literal
 
@@ -48,6 +48,8 @@ class Diagnostic:
     severity: Severity = "error"
     #: Istio's code of the finding, where `pymesh analyze` has given it one.
     code: str = ""
+    #: Where the other resource is without which nothing would be wrong with this one.
+    rival: Position | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         hint = f"\n  hint: {self.hint}" if self.hint else ""
@@ -60,18 +62,25 @@ class Report:
     def __init__(self, searches: int = MOST_SEARCHES) -> None:
         """``searches`` as in :meth:`closest`; 0: whoever reads it may not see all names."""
         self._found: list[Diagnostic] = []
-        self._searches = searches
+        #: One number, which the parts of a report have in common.
+        self._searches = [searches]
+
+    def part(self) -> Report:
+        """Another one, whose findings are not yet those of this one."""
+        made = Report()
+        made._searches = self._searches
+        return made
 
     def closest(self, wrong: str, known: Callable[[], Iterable[str]], *, otherwise: str = "") -> str:
         """As :func:`did_you_mean`, for names of which a mesh may have thousands: only the first few times."""
-        if self._searches <= 0:
+        if self._searches[0] <= 0:
             return otherwise
-        self._searches -= 1
+        self._searches[0] -= 1
         return did_you_mean(wrong, known(), otherwise=otherwise)
 
-    def error(self, at: Position, message: str, hint: str = "", code: str = "") -> None:
+    def error(self, at: Position, message: str, hint: str = "", code: str = "", rival: Position | None = None) -> None:
         """Something that keeps the configuration from being used."""
-        self._found.append(Diagnostic(at, message, hint, code=code))
+        self._found.append(Diagnostic(at, message, hint, code=code, rival=rival))
 
     def warning(self, at: Position, message: str, hint: str = "", code: str = "") -> None:
         """Something that is probably not meant."""

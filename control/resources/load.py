@@ -142,6 +142,7 @@ def refuse_duplicates(resources: Sequence[Resource], report: Report) -> None:
                 one.metadata.place("name"),
                 f"{one.title} is defined twice",
                 f"the first is at {first.metadata.place('name')}",
+                rival=first.at,
             )
 
 

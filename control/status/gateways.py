@@ -17,8 +17,8 @@ from pymesh.control.resources.kubernetes import is_ip
 from pymesh.control.status.conditions import Condition, merged, told
 from pymesh.control.status.objects import Json, Object
 from pymesh.control.store import credentials
-from pymesh.control.store.parents import Route, binds
-from pymesh.control.store.route_references import all_routes
+from pymesh.control.store.parents import Route
+from pymesh.control.store.route_conflicts import all_routes
 from pymesh.control.store.store import Store
 
 #: Who we are in statuses; the GatewayClass names it.
@@ -147,4 +147,4 @@ def _unresolved(store: Store, gateway: KubeGateway, listener: Listener) -> Itera
 def _attaches(store: Store, route: Route, gateway: KubeGateway, listener: Listener) -> bool:
     names: tuple[str, ...] = getattr(route.spec, "hostnames", ()) or ("*",)
     shares = any(intersection(listener.hostname or "*", name) is not None for name in names)
-    return shares and binds(store.namespaces, route, gateway, listener)
+    return shares and store.binds(route, gateway, listener)

@@ -79,7 +79,7 @@ def _accepted(
         if gateway.errors or not isinstance(gateway.resource, KubeGateway):
             text = f"{gateway.title} is refused itself: see its status"
             return Condition("Accepted", False, "Pending", text)
-        why = refusal(store.namespaces, route, parent, gateway.resource)
+        why = refusal(store, route, parent, gateway.resource)
         if why is not None:
             text = f"{why.message}; hint: {why.hint}" if why.hint else why.message
             return Condition("Accepted", False, why.reason, text)

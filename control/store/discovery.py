@@ -55,7 +55,9 @@ def derive(resources: Iterable[Resource], domain: str, report: Report, known: Po
         for service in made:
             first = found.setdefault(service.host, service)
             if first is not service:
-                report.error(service.at, f"host {service.host!r} is defined twice", f"the first is at {first.at}")
+                report.error(
+                    service.at, f"host {service.host!r} is defined twice", f"the first is at {first.at}", rival=first.at
+                )
     for (namespace, owner), orphans in sliced.items():
         for orphan in orphans:
             slices.orphan(orphan, namespace, owner, report)

@@ -18,26 +18,33 @@ HealthChecks = Mapping[tuple[str, str], HealthCheckPolicy]
 
 
 def gather(bare: Store, written: Iterable[HealthCheckPolicy], report: Report) -> HealthChecks:
-    """The policies by what they are for; two for the same are an error."""
+    """The policies by what they are for; two for the same are an error.
+
+    A target that is not there selects nothing: the endpoints of the others are asked whatever happens to it.
+    """
     found: dict[tuple[str, str], HealthCheckPolicy] = {}
     for policy in written:
         for target in policy.spec.target_refs:
-            service = lookup.service(bare, target, "name", target.name, policy.namespace, report)
-            if service is None:
-                continue
-            names = [port.name for port in service.ports]
-            if target.section_name and target.section_name not in names:
-                report.error(
+            looked = report.part()
+            service = lookup.service(bare, target, "name", target.name, policy.namespace, looked)
+            names = [port.name for port in service.ports] if service is not None else []
+            if service is not None and target.section_name and target.section_name not in names:
+                looked.error(
                     target.place("sectionName"),
                     f"{service.host!r} has no port {target.section_name!r}",
                     did_you_mean(target.section_name, names),
                 )
+            for one in looked.diagnostics:
+                report.warning(one.at, f"{one.message}: nothing is selected by it", one.hint)
+            if service is None or looked.failed:
+                continue
             first = found.setdefault((service.host, target.section_name), policy)
             if first is not policy:
                 report.error(
                     target.place("name"),
                     f"{service.host!r} has two HealthCheckPolicies",
                     f"change the one at {first.at}, or name different ports with sectionName",
+                    rival=first.at,
                 )
     return found
 

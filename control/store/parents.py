@@ -1,10 +1,15 @@
-"""Which routes of the Gateway API are bound to a listener, and which to a service."""
+"""Which routes of the Gateway API are bound to a listener, and which to a service.
+
+A route may have several parents, and each of them takes it or not: what one refuses is in force at the others.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
+from pymesh.control.resources.diagnostics import Position
 from pymesh.control.resources.gateway_api import HTTPRoute, KubeGateway, Listener
 from pymesh.control.resources.gateway_routes import GRPCRoute, TCPRoute, TLSRoute
 from pymesh.control.store.namespaces import Namespaces
@@ -13,9 +18,36 @@ from pymesh.control.store.services import Service
 Route = HTTPRoute | GRPCRoute | TLSRoute | TCPRoute
 R = TypeVar("R", HTTPRoute, GRPCRoute, TLSRoute, TCPRoute)
 
+#: A listener (of a Gateway's namespace and name), or a service by its host.
+Place = tuple[str, str, str] | str
+
+
+@dataclass(frozen=True, slots=True)
+class Displaced:
+    """An older resource has what a route asks for at one place."""
+
+    message: str
+    hint: str
+    #: Of the route's spec.
+    field: str
+    #: Where the older resource is.
+    rival: Position
+
+
+#: Title of a route and the place where it has to stand back.
+Displacements = Mapping[tuple[str, Place], Displaced]
+
+
+def listener_place(gateway: KubeGateway, listener: Listener) -> Place:
+    """As displacements know it."""
+    return gateway.namespace, gateway.name, listener.name
+
 
 def binds(namespaces: Namespaces, route: Route, gateway: KubeGateway, listener: Listener) -> bool:
-    """Whether a route is bound to a listener: it asks for it, and the listener takes it."""
+    """Whether a route asks for a listener that takes its kind and its namespace.
+
+    That an older one may have displaced it is :meth:`Store.binds`' business.
+    """
     if type(route).__name__ not in listener.kinds:
         return False
     if not is_admitted(namespaces, route, gateway, listener):

@@ -18,14 +18,11 @@ from pymesh.control.resources.security import AuthorizationPolicy
 from pymesh.control.resources.traffic import CLAIMS, Destination, TcpRoute, TlsRoute, VirtualService
 from pymesh.control.resources.workloads import Sidecar
 from pymesh.control.store import credentials, jwks, lookup, route_references
-from pymesh.control.store.parents import Route
+from pymesh.control.store.route_conflicts import MESH, rivals, virtual_services
 from pymesh.control.store.services import Service
 
 if TYPE_CHECKING:
     from pymesh.control.store.store import Store
-
-#: In ``VirtualService.gateways``: the sidecars.
-MESH = "mesh"
 
 
 def check(store: Store, report: Report) -> None:
@@ -48,7 +45,7 @@ def check(store: Store, report: Report) -> None:
     for tokens in store.request_authentications:
         jwks.check(store, tokens, report)
     for host, known in store.services.items():
-        _one_kind_of_route(store, host, known, report)
+        _one_virtual_service(store, host, known, report)
 
 
 def gateway_key(reference: str, namespace: str) -> tuple[str, str]:
@@ -206,9 +203,9 @@ def _selected(
         )
 
 
-def _one_kind_of_route(store: Store, host: str, known: Service, report: Report) -> None:
-    """A service has one VirtualService, or routes of the Gateway API: the oldest says which."""
-    virtual = [one for one in store.virtual_services if MESH in one.spec.gateways and store.closeness(one, known)]
+def _one_virtual_service(store: Store, host: str, known: Service, report: Report) -> None:
+    """A service has one VirtualService, or routes of the Gateway API if one of those is the oldest."""
+    virtual = virtual_services(store, known)
     for number, second in enumerate(virtual):
         for first in virtual[:number]:
             alike = store.closeness(first, known) == store.closeness(second, known)
@@ -219,18 +216,16 @@ def _one_kind_of_route(store: Store, host: str, known: Service, report: Report) 
                     second.spec.place("hosts"),
                     f"{host!r} has two VirtualServices in the mesh",
                     f"move this into the one at {first.at}",
+                    rival=first.at,
                 )
                 break
-    routes = route_references.mesh_routes(store, known)
-    if not virtual or not routes:
+    oldest, _ = rivals(store, known)
+    if oldest is None or isinstance(oldest, VirtualService):
         return
-    # The oldest decides, whoever wrote it: a newer resource takes no traffic from it.
-    rivals: list[VirtualService | Route] = [*virtual, *routes]
-    oldest = min(rivals, key=lambda one: one.seniority)
-    for one in rivals:
-        if isinstance(one, VirtualService) is not isinstance(oldest, VirtualService):
-            report.error(
-                one.spec.place("hosts" if isinstance(one, VirtualService) else "parentRefs"),
-                f"{host!r} has both a {type(one).__name__} and a {type(oldest).__name__}",
-                f"keep one of them; the {type(oldest).__name__} is at {oldest.at}",
-            )
+    for one in virtual:
+        report.error(
+            one.spec.place("hosts"),
+            f"{host!r} has both a VirtualService and a {type(oldest).__name__}",
+            f"keep one of them; the {type(oldest).__name__} is at {oldest.at}",
+            rival=oldest.at,
+        )

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 from pymesh.control.resources import visibility
 from pymesh.control.resources.destination import DestinationRule, Subset
 from pymesh.control.resources.diagnostics import ConfigError, Diagnostic, Report
 from pymesh.control.resources.gateway import Gateway
-from pymesh.control.resources.gateway_api import HTTPRoute, KubeGateway
+from pymesh.control.resources.gateway_api import HTTPRoute, KubeGateway, Listener
 from pymesh.control.resources.gateway_routes import GRPCRoute, ReferenceGrant, TCPRoute, TLSRoute
 from pymesh.control.resources.health_check import HealthCheckPolicy
 from pymesh.control.resources.hosts import is_within
@@ -43,13 +43,15 @@ from pymesh.control.store import (
     pods,
     providers,
     references,
+    route_conflicts,
     telemetries,
 )
 from pymesh.control.store.health_checks import HealthChecks
 from pymesh.control.store.namespaces import Namespaces
+from pymesh.control.store.parents import Displacements, Route
 from pymesh.control.store.peers import Peers
 from pymesh.control.store.providers import Providers
-from pymesh.control.store.references import MESH
+from pymesh.control.store.route_conflicts import MESH
 from pymesh.control.store.services import Service
 from pymesh.control.store.telemetries import Telemetries
 from pymesh.control.store.workloads import Locality
@@ -118,6 +120,8 @@ class Store:
     mesh: MeshConfig = field(default_factory=MeshConfig)
     telemetries: Telemetries = field(default_factory=Telemetries)
     namespaces: Namespaces = field(default_factory=Namespaces)
+    #: Which routes of the Gateway API stand back, and where.
+    displaced: Displacements = field(default_factory=dict)
     #: Room for what translation makes once for many proxies.
     memo: dict[object, Any] = field(default_factory=dict, repr=False)
     #: The same of one service, by its host: nothing of it depends on the endpoints of another service.
@@ -176,7 +180,13 @@ class Store:
 
     def mesh_routes(self, written: Sequence[AnyRoute], service: Service, port: int, namespace: str) -> list[AnyRoute]:
         """Those routes that sidecars in ``namespace`` apply to traffic for a port of a service."""
-        return parents.for_service(written, service, port, namespace, self.service)
+        heard = [one for one in written if (one.title, service.host) not in self.displaced]
+        return parents.for_service(heard, service, port, namespace, self.service)
+
+    def binds(self, route: Route, gateway: KubeGateway, listener: Listener) -> bool:
+        """Whether a route is in force at a listener."""
+        place = parents.listener_place(gateway, listener)
+        return parents.binds(self.namespaces, route, gateway, listener) and (route.title, place) not in self.displaced
 
     def is_granted(self, group: str, kind: str, namespace: str, to_kind: str, owner: str, name: str) -> bool:
         """Whether a resource of a kind in ``namespace`` may refer to one of the core kinds in ``owner``."""
@@ -242,6 +252,7 @@ def assemble(resources: Iterable[Resource], options: MeshOptions, report: Report
         telemetries.gather(of(Telemetry), report),
         namespaces.gather(of(Namespace)),
     )
+    store = replace(store, displaced=route_conflicts.displaced(store))
     references.check(store, report)
     providers.check(store.policies, mesh, report)
     telemetries.check(store.telemetries, mesh, report)
@@ -282,6 +293,7 @@ def _destination_rules(
                     rule.spec.place("host"),
                     f"{service.host!r} has two DestinationRules",
                     f"move this into the one at {first.at}",
+                    rival=first.at,
                 )
         rules.append(rule)
     wild.sort(key=lambda rule: -len(rule.spec.host))

@@ -6,9 +6,9 @@ every control plane leaves out the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 
-from pymesh.control.resources.diagnostics import ConfigError, Report
+from pymesh.control.resources.diagnostics import ConfigError, Diagnostic, Report
 from pymesh.control.resources.metadata import Resource
 from pymesh.control.store.store import MeshOptions, Store, assemble
 
@@ -27,14 +27,25 @@ def assemble_usable(
     while True:
         attempt = Report()
         store = assemble(used.values(), options, attempt)
-        report.add(attempt.diagnostics)
         if not attempt.failed:
+            report.add(attempt.diagnostics)
             return store, list(used.values())
-        wrong = {one.at.file for one in attempt.diagnostics if one.severity == "error"} & used.keys()
-        if not wrong:
+        gone = _to_leave_out([one for one in attempt.diagnostics if one.severity == "error"], used.keys())
+        if not gone:
             raise ConfigError(attempt.diagnostics)
-        for file in wrong:
+        # What is said of the others may be for the sake of those that are left out.
+        report.add(one for one in attempt.diagnostics if one.at.file in gone)
+        for file in gone:
             del used[file]
             other = stand_in(file)
             if other is not None:
                 used[file] = other
+
+
+def _to_leave_out(errors: Sequence[Diagnostic], used: Collection[str]) -> set[str]:
+    """The files of what is wrong. Who is so because of another one that is wrong itself has to wait: without that one
+    nothing may be wrong with it.
+    """
+    wrong = {one.at.file for one in errors if one.at.file in used}
+    by_itself = {one.at.file for one in errors if one.rival is None or one.rival.file not in wrong}
+    return wrong & by_itself or wrong

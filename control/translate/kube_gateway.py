@@ -14,7 +14,6 @@ from pymesh.control.resources.gateway_api import HTTPRoute, KubeGateway, Listene
 from pymesh.control.resources.gateway_routes import GRPCRoute, TCPRoute, TLSRoute
 from pymesh.control.resources.gateway_routes import L4Rule as RouteRule
 from pymesh.control.resources.hosts import intersection
-from pymesh.control.store.parents import binds
 from pymesh.control.translate import grpc_route, http_route
 from pymesh.control.translate.l4 import L4Rule
 from pymesh.control.translate.routes import Place
@@ -69,7 +68,7 @@ def _site(scope: Scope, gateway: KubeGateway, listener: Listener) -> Site:
         for host, found in _by_host(scope, scope.store.tls_routes, gateway, listener, hostname).items():
             site.rules += [tcp_rule(scope, route, rule, (host,)) for route in found for rule in route.spec.rules]
     else:
-        bound = [route for route in scope.store.tcp_routes if binds(scope.store.namespaces, route, gateway, listener)]
+        bound = [route for route in scope.store.tcp_routes if scope.store.binds(route, gateway, listener)]
         site.rules = [tcp_rule(scope, route, rule) for route in bound for rule in route.spec.rules]
     return site
 
@@ -106,7 +105,7 @@ def _by_host(
     """The bound routes for each host name that they share with the listener."""
     found: dict[str, list[R]] = {}
     for route in written:
-        if not binds(scope.store.namespaces, route, gateway, listener):
+        if not scope.store.binds(route, gateway, listener):
             continue
         for wanted in route.spec.hostnames or ("*",):
             shared = intersection(hostname, wanted)

@@ -57,11 +57,17 @@ CASES = {
     ),
     "no such service": (
         POLICY.replace("name: reviews", "name: review") + "  tcp: {}\n" + SERVICE,
-        ["f.yaml:5:38: error: there is no service 'review'\n  hint: did you mean 'reviews'?"],
+        [
+            "f.yaml:5:38: warning: there is no service 'review': nothing is selected by it\n"
+            "  hint: did you mean 'reviews'?"
+        ],
     ),
     "no such port": (
         POLICY.replace("name: reviews", "name: reviews, sectionName: htp") + "  tcp: {}\n" + SERVICE,
-        ["f.yaml:5:60: error: 'reviews.default.svc.cluster.local' has no port 'htp'\n  hint: did you mean 'http'?"],
+        [
+            "f.yaml:5:60: warning: 'reviews.default.svc.cluster.local' has no port 'htp': nothing is selected by it\n"
+            "  hint: did you mean 'http'?"
+        ],
     ),
     "two policies": (
         POLICY + "  tcp: {}\n---\n" + POLICY.replace("{name: a}", "{name: b}") + "  tcp: {}\n" + SERVICE,

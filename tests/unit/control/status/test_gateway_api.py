@@ -219,6 +219,24 @@ def test_a_route_that_is_not_in_force_is_never_accepted() -> None:
     assert "Accepted=False BackendNotFound" in shown(parent["conditions"])
 
 
+def test_each_parent_says_by_itself_whether_it_takes_the_route() -> None:
+    """The older route has the host at one listener only."""
+    listeners = "\n    - {name: other, port: 8081, protocol: HTTP}\n    - {name: tcp"
+    refs = "parentRefs: [{name: edge, sectionName: http}, {name: edge, sectionName: other}, {name: edge, port: 1}]"
+    first, second, third = of_route(
+        GATEWAY.replace("\n    - {name: tcp", listeners),
+        SERVICE,
+        route(f"parentRefs: [{{name: edge, sectionName: http}}], {TO_CART}", "calls", "GRPCRoute"),
+        route(f"{refs}, {TO_CART}"),
+    )
+    assert shown(first["conditions"]) == ["Accepted=False UnsupportedValue", "ResolvedRefs=True ResolvedRefs"]
+    assert (
+        "'*.shop.test' at listener 'http' is that of GRPCRoute shop/calls already" in first["conditions"][0]["message"]
+    )
+    assert shown(second["conditions"])[0] == "Accepted=True Accepted"
+    assert shown(third["conditions"])[0] == "Accepted=False NoMatchingParent"
+
+
 def test_a_route_of_a_refused_gateway_waits() -> None:
     broken = GATEWAY.replace("protocol: HTTP,", "protocol: SCTP,")
     (parent,) = of_route(broken, SERVICE, route(f"parentRefs: [{{name: edge}}], {TO_CART}"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -116,6 +117,7 @@ UNREADABLE: dict[str, tuple[str, dict[str, Any]]] = {
     "AuthorizationPolicy": (SECURITY, {"rules": [{"form": []}]}),
     "PeerAuthentication": (SECURITY, {"mtls": {"mode": "STRIKT"}}),
     "PythonFilter": ("extensions.pymesh.dev/v1alpha1", {"class": "f:F", "source": "class F(:"}),
+    "RequestAuthentication": (SECURITY, {"jwtRules": [{"issuer": "i", "jwks": "{", "fromHeaders": "x-jwt"}]}),
 }
 
 
@@ -151,3 +153,102 @@ def test_nothing_takes_away_what_closes(kind: str, selecting: dict[str, Any]) ->
     _, used, found = usable(shut)
     assert used == [f"{kind} shop/p"]
     assert all(": warning: " in text for text in found)
+
+
+GROUP = "gateway.networking.k8s.io/v1"
+HTTP = {"name": "http", "port": 80, "protocol": "HTTP"}
+
+
+def gateway(name: str, *listeners: dict[str, Any]) -> Resource:
+    return one(GROUP, "Gateway", name, {"gatewayClassName": "pymesh", "listeners": list(listeners or [HTTP])})
+
+
+def route(kind: str, name: str, *parents: dict[str, Any], to: str = "a") -> Resource:
+    return one(GROUP, kind, name, {"parentRefs": list(parents), "rules": [{"backendRefs": [{"name": to, "port": 80}]}]})
+
+
+def bound(store: Store) -> list[str]:
+    """Which routes are in force at which listener."""
+    routes = [*store.http_routes, *store.grpc_routes, *store.tcp_routes]
+    return [
+        f"{each.name} at {gateway.name}/{listener.name}"
+        for gateway in store.kube_gateways
+        for listener in gateway.spec.listeners
+        for each in routes
+        if store.binds(each, gateway, listener)
+    ]
+
+
+def test_a_route_that_one_parent_refuses_is_in_force_at_the_others() -> None:
+    here, gone, closed = {"name": "edge"}, {"name": "gone"}, {"name": "edge", "sectionName": "https"}
+    nobody = {"group": "", "kind": "Service", "name": "nobody"}
+    store, used, found = usable(
+        service("a"),
+        gateway("edge"),
+        route("HTTPRoute", "r", here, gone, closed, nobody),
+        route("HTTPRoute", "q", gone),
+    )
+    assert "HTTPRoute shop/r" in used
+    assert "HTTPRoute shop/q" not in used, "nobody takes it"
+    assert bound(store) == ["r at edge/http"]
+    assert [text.partition("\n")[0] for text in found] == [
+        "HTTPRoute/shop/q:spec.parentRefs[0].name: error: there is no Gateway shop/gone",
+        "HTTPRoute/shop/r:spec.parentRefs[1].name: warning: there is no Gateway shop/gone",
+        "HTTPRoute/shop/r:spec.parentRefs[2].sectionName: warning: Gateway shop/edge has no listener 'https'",
+        "HTTPRoute/shop/r:spec.parentRefs[3].name: warning: there is no service 'nobody'",
+    ]
+
+
+def test_who_has_to_stand_back_at_one_listener_is_in_force_at_another() -> None:
+    """And counts there: of calls and requests for one host the older has it, at each listener by itself."""
+    both = ({"name": "first"}, {"name": "second"})
+    store, used, found = usable(
+        service("a"),
+        gateway("first"),
+        gateway("second"),
+        route("HTTPRoute", "a-requests", both[0]),
+        route("GRPCRoute", "b-calls", *both),
+        route("HTTPRoute", "c-requests", both[1]),
+    )
+    assert [one for one in used if "Route" in one] == ["GRPCRoute shop/b-calls", "HTTPRoute shop/a-requests"]
+    assert bound(store) == ["a-requests at first/http", "b-calls at second/http"]
+    assert [text.partition(": ")[2].partition(" at ")[0] for text in found] == ["warning: '*'", "error: '*'"]
+
+
+def test_who_is_left_out_displaces_nobody() -> None:
+    at = {"name": "edge"}
+    store, used, found = usable(
+        service("a"), gateway("edge"), route("HTTPRoute", "a", at, to="nobody"), route("GRPCRoute", "b", at)
+    )
+    assert bound(store) == ["b at edge/http"]
+    assert "HTTPRoute shop/a" not in used
+    assert len(found) == 1, "nothing is said of what does not matter in the end"
+
+
+def test_the_second_of_two_is_used_if_the_first_is_wrong_otherwise() -> None:
+    _, used, _ = usable(service("a"), virtual("second", "a"), virtual("first", "a", "no-subset"))
+    assert used == ["Service shop/a", "VirtualService shop/second"]
+
+
+def test_the_second_route_for_connections_is_in_force_where_there_is_no_first() -> None:
+    tcp = {"name": "tcp", "port": 90, "protocol": "TCP"}
+    store, _, _ = usable(
+        service("a"),
+        gateway("first", tcp),
+        gateway("second", tcp),
+        route("TCPRoute", "a", {"name": "first"}),
+        route("TCPRoute", "b", {"name": "first"}, {"name": "second"}),
+    )
+    assert bound(store) == ["a at first/tcp", "b at second/tcp"]
+
+
+def test_a_route_beside_an_older_virtual_service_is_in_force_for_other_services() -> None:
+    written = virtual("v", "a")
+    older = replace(written, metadata=replace(written.metadata, creation_timestamp="2026-01-01T00:00:00Z"))
+    parents = [{"group": "", "kind": "Service", "name": name} for name in ("a", "b")]
+    store, used, (found,) = usable(service("a"), service("b"), older, route("HTTPRoute", "r", *parents))
+    assert "HTTPRoute shop/r" in used
+    of = {name: store.service(name, "shop") for name in ("a", "b")}
+    heard = {name: store.mesh_routes(store.http_routes, each, 80, "shop") for name, each in of.items() if each}
+    assert [len(each) for each in heard.values()] == [0, 1]
+    assert "warning: 'a.shop.svc.cluster.local' has both a HTTPRoute and a VirtualService" in found

@@ -1,0 +1,100 @@
+"""What takes the place of a RequestAuthentication that cannot be used: no token is good where it looked for one."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from pymesh.control.resources.closed import closed
+from pymesh.control.resources.request_authentication import RequestAuthentication
+from tests.unit.testing.shop import AT_THE_EDGE, shop
+
+RATINGS = "http://ratings:9080/ratings"
+OTHER = """\
+---
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: other, namespace: shop}
+spec:
+  selector: {matchLabels: {app: ratings}}
+  jwtRules: [{issuer: "https://other.test", jwksUri: "https://other.test/keys"}]
+"""
+
+
+def unusable(rules: Any, **spec: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "security.istio.io/v1",
+        "kind": "RequestAuthentication",
+        "metadata": {"name": "tokens", "namespace": "shop"},
+        "spec": {"selector": {"matchLabels": {"app": "ratings"}}, "jwtRules": rules, **spec},
+    }
+
+
+def standing_in(rules: Any) -> RequestAuthentication:
+    made = closed(unusable(rules))
+    assert isinstance(made, RequestAuthentication)
+    return made
+
+
+def written(one: RequestAuthentication) -> str:
+    """The stand-in as its author would have written it, for a mesh of files."""
+    rules = [
+        {
+            "issuer": rule.issuer,
+            "jwks": rule.jwks,
+            "fromHeaders": [{"name": header.name, "prefix": header.prefix} for header in rule.from_headers],
+            "fromParams": list(rule.from_params),
+        }
+        for rule in one.spec.jwt_rules
+    ]
+    return f"---\n{json.dumps(unusable(rules))}\n"
+
+
+def test_no_token_is_good_and_who_brings_none_passes() -> None:
+    instead = standing_in([{"issuer": "https://issuer.test", "jwks": "{"}])
+    with shop(AT_THE_EDGE + written(instead)) as mesh:
+
+        def status(**headers: str) -> int:
+            return mesh.get(RATINGS, source="reviews", headers=headers).status
+
+        token = mesh.token({"iss": "https://issuer.test", "sub": "anna"})
+        assert status() == 200
+        assert [status(authorization=f"Bearer {one}") for one in (token, "no-token")] == [401, 401]
+        assert mesh.get(f"{RATINGS}?access_token={token}", source="reviews").status == 401
+
+
+def test_tokens_of_another_resource_stay_good() -> None:
+    instead = standing_in([{"issuer": "https://issuer.test", "jwks": "{"}])
+    with shop(AT_THE_EDGE + OTHER + written(instead)) as mesh:
+        headers = {"authorization": f"Bearer {mesh.token({'iss': 'https://other.test', 'sub': 'anna'})}"}
+        assert mesh.get(RATINGS, source="reviews", headers=headers).status == 200
+
+
+def test_tokens_are_refused_where_the_rules_look_for_them() -> None:
+    place = {"fromHeaders": [{"name": "x-jwt"}], "fromParams": ["jwt"]}
+    instead = standing_in([{"issuer": "https://issuer.test", "jwks": "{", **place}])
+    with shop(AT_THE_EDGE + written(instead)) as mesh:
+        token = mesh.token({"iss": "https://issuer.test", "sub": "anna"})
+        statuses = [
+            mesh.get(RATINGS + query, source="reviews", headers=headers).status
+            for query, headers in (
+                ("", {"x-jwt": token}),
+                (f"?jwt={token}", {}),
+                ("", {"authorization": f"Bearer {token}"}),
+            )
+        ]
+        assert statuses == [401, 401, 200], "what stands elsewhere was no token to it before"
+
+
+@pytest.mark.parametrize(
+    "rules", ["no list", [5], [{"issuer": 5}], [{"fromHeaders": "x"}], [{"issuer": "i", "jwksUri": "ftp://a"}]]
+)
+def test_whatever_is_wrong_with_the_rules_something_stands_in(rules: Any) -> None:
+    assert standing_in(rules).spec.jwt_rules
+
+
+@pytest.mark.parametrize("rules", [None, []])
+def test_who_looks_at_no_token_closes_nothing(rules: Any) -> None:
+    assert closed(unusable(rules, surprise=1)) is None
