@@ -13,7 +13,7 @@ enum Did {
     HeadTooLarge(StreamId),
     Data(StreamId, Vec<u8>, bool),
     Trailers(StreamId, String),
-    Reset(StreamId, ErrorCode, bool),
+    Reset(StreamId, ErrorCode, Option<&'static str>),
     Other(String),
 }
 
@@ -37,7 +37,7 @@ fn did(event: &Event<'_>, scratch: &Scratch) -> Did {
             Did::Data(stream, data.to_vec(), end_stream)
         }
         Event::Trailers { stream, .. } => Did::Trailers(stream, format!("{:?}", scratch.trailers)),
-        Event::Reset { stream, code, local, .. } => Did::Reset(stream, code, local),
+        Event::Reset { stream, code, fault, .. } => Did::Reset(stream, code, fault),
         other => Did::Other(format!("{other:?}")),
     }
 }

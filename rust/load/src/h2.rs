@@ -172,7 +172,7 @@ impl H2 {
                     }
                 }
                 Event::Trailers { tag, .. } => self.finish(tag, outcomes),
-                Event::Reset { tag, code, local, .. } => self.reset(tag, code, local, outcomes),
+                Event::Reset { tag, code, fault, .. } => self.reset(tag, code, fault, outcomes),
                 Event::WindowOpened { .. } | Event::SettingsChanged => self.upload(),
                 _ => {}
             }
@@ -194,17 +194,17 @@ impl H2 {
         }
     }
 
-    fn reset(&mut self, tag: u32, code: ErrorCode, local: bool, outcomes: &mut Vec<Outcome>) {
+    fn reset(&mut self, tag: u32, code: ErrorCode, fault: Option<&str>, outcomes: &mut Vec<Outcome>) {
         let Some(Place { begun, .. }) = self.take(tag) else { return };
-        let is_refused = code == ErrorCode::REFUSED_STREAM && !local;
-        outcomes.push(match (local, is_refused) {
+        let is_refused = code == ErrorCode::REFUSED_STREAM && fault.is_none();
+        outcomes.push(match (fault, is_refused) {
             // Sent on its way before the target had said GOAWAY, and not processed: any client sends it again.
             (_, true) if self.connection.is_closing() => Outcome::Resend(begun),
             (_, true) => Outcome::Failed { begun, failure: Failure::new(Kind::Refused, "the stream was refused") },
-            (true, _) => {
-                Outcome::Failed { begun, failure: Failure::protocol(format!("the answer broke the protocol: {code}")) }
+            (Some(fault), _) => {
+                Outcome::Failed { begun, failure: Failure::protocol(format!("the answer broke the protocol: {fault}")) }
             }
-            (false, _) => {
+            (None, _) => {
                 Outcome::Failed { begun, failure: Failure::new(Kind::Reset, format!("the stream was reset: {code}")) }
             }
         });

@@ -8,7 +8,7 @@ of vectors that fill it; a vector may override anything of its family. Character
                                 others; a list of them for several requests
     refused = "400 detail"      the proxy answers itself and closes; nothing reaches the origin
     answered = "404 detail"     the proxy answers itself and goes on
-    dropped = true              the client leaves before there is a request: nothing is answered or logged
+    dropped = true              the client leaves in the middle of a head: nothing is answered, the log says who left
     broken = "400 detail"       the head was good, the body is not: never complete at the origin
     reset = "PROTOCOL_ERROR"    (HTTP/2) the stream ends; the connection goes on
     goaway = "PROTOCOL_ERROR"   (HTTP/2) the connection ends

@@ -214,17 +214,17 @@ impl Engine {
                 self.response_ended(key, &mut trailers);
                 self.scratch.trailers = trailers;
             }
-            h2::Event::Reset { stream, tag, code, local } => {
+            h2::Event::Reset { stream, tag, code, fault } => {
                 let Some(key) = self.exchange_by_tag(conn, stream, tag) else { return };
                 let is_tunnel = self.exchanges.get(key).is_some_and(|exchange| exchange.tunnel.open);
                 if self.response_is_ended(key) && !is_tunnel {
                     // A server that has answered may stop reading the request (RFC 9113, 8.1).
                     return self.make_ready(key);
                 }
-                let failure = match (local, code) {
-                    (true, _) => Failure::Protocol,
-                    (false, h2::ErrorCode::REFUSED_STREAM) => Failure::RefusedStream,
-                    (false, _) => Failure::Reset,
+                let failure = match (fault, code) {
+                    (Some(_), _) => Failure::Protocol,
+                    (None, h2::ErrorCode::REFUSED_STREAM) => Failure::RefusedStream,
+                    (None, _) => Failure::Reset,
                 };
                 self.upstream_failed(key, failure);
             }
@@ -237,7 +237,10 @@ impl Engine {
             // Who asks for a tunnel has waited for what the peer offers.
             h2::Event::SettingsChanged => self.on_window_opened(conn),
             h2::Event::GoAway { .. } => self.on_upstream_goaway(conn, codec),
-            h2::Event::Request { .. } | h2::Event::HeadTooLarge { .. } | h2::Event::PingAck(_) => {}
+            h2::Event::Request { .. }
+            | h2::Event::HeadTooLarge { .. }
+            | h2::Event::Malformed { .. }
+            | h2::Event::PingAck(_) => {}
         }
     }
 

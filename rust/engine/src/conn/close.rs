@@ -47,11 +47,15 @@ impl Engine {
                     self.abandon(key, Flags::DOWNSTREAM_TERMINATION, details::DOWNSTREAM_REMOTE_DISCONNECT);
                     self.close_now(conn);
                 }
-                // The last answer may still wait for the client to read.
-                None => self.close_after_flush(conn),
+                None => {
+                    self.log_unfinished_head(conn, Flags::DOWNSTREAM_TERMINATION, GONE);
+                    // The last answer may still wait for the client to read.
+                    self.close_after_flush(conn);
+                }
             },
             Protocol::Http2Server(_) => {
                 self.abandon_exchanges_of(conn, Flags::DOWNSTREAM_TERMINATION, GONE);
+                self.log_unfinished_head(conn, Flags::DOWNSTREAM_TERMINATION, GONE);
                 self.close_now(conn);
             }
             Protocol::Http1Client(h1) => {
@@ -96,7 +100,10 @@ impl Engine {
     pub fn failed(&mut self, key: ConnKey, reason: &str) {
         let Some(mut conn) = self.conns.lend(key) else { return };
         match &conn.side {
-            Side::Down(_) => self.abandon_exchanges_of(&conn, Flags::DOWNSTREAM_TERMINATION, GONE),
+            Side::Down(_) => {
+                self.abandon_exchanges_of(&conn, Flags::DOWNSTREAM_TERMINATION, GONE);
+                self.log_unfinished_head(&mut conn, Flags::DOWNSTREAM_TERMINATION, GONE);
+            }
             Side::Up(_) => {
                 self.last_transport_failure = Some(reason.to_owned());
                 let failure = loss_of(&conn);

@@ -188,6 +188,7 @@ impl Engine {
             if let Some(http) = conn.http() {
                 http.stats.downstream_cx_protocol_error.inc();
             }
+            self.log_unfinished_head(conn, Flags::DOWNSTREAM_PROTOCOL_ERROR, error.reason);
             self.count_http2_failure(conn, error);
             self.abandon_exchanges_of(conn, Flags::DOWNSTREAM_PROTOCOL_ERROR, error.reason);
             self.fail_conn(conn, Flags::DOWNSTREAM_PROTOCOL_ERROR, error.reason);
@@ -246,6 +247,12 @@ impl Engine {
                 let reply = LocalReply::new(431, "http2.headers_too_large");
                 self.reply_locally(key, reply.with_flags(Flags::DOWNSTREAM_PROTOCOL_ERROR));
             }
+            h2::Event::Malformed { fault } => {
+                if let Some(http) = conn.http() {
+                    http.stats.downstream_rq_tx_reset.inc();
+                }
+                self.log_unread(conn, Version::Http2, Flags::DOWNSTREAM_PROTOCOL_ERROR, fault);
+            }
             h2::Event::Data { stream, tag, data, end_stream } => {
                 let Some(key) = self.exchange_by_tag(conn, stream, tag) else {
                     codec.release(stream, data.len());
@@ -268,23 +275,23 @@ impl Engine {
                 self.request_ended(key, &mut trailers);
                 self.scratch.trailers = trailers;
             }
-            h2::Event::Reset { stream, tag, code, local } => {
+            h2::Event::Reset { stream, tag, code, fault } => {
                 let Some(key) = self.exchange_by_tag(conn, stream, tag) else { return };
                 if let Some(http) = conn.http() {
-                    match local {
-                        true => http.stats.downstream_rq_tx_reset.inc(),
-                        false => http.stats.downstream_rq_rx_reset.inc(),
+                    match fault {
+                        Some(_) => http.stats.downstream_rq_tx_reset.inc(),
+                        None => http.stats.downstream_rq_rx_reset.inc(),
                     }
                 }
-                if !local && self.is_mature(key) {
+                if fault.is_none() && self.is_mature(key) {
                     codec.forgive_reset();
                 }
-                let (flags, why) = match (local, code) {
-                    (true, _) => (Flags::DOWNSTREAM_PROTOCOL_ERROR, details::DOWNSTREAM_LOCAL_DISCONNECT),
-                    (false, h2::ErrorCode::REFUSED_STREAM) => {
+                let (flags, why) = match (fault, code) {
+                    (Some(fault), _) => (Flags::DOWNSTREAM_PROTOCOL_ERROR, fault),
+                    (None, h2::ErrorCode::REFUSED_STREAM) => {
                         (Flags::DOWNSTREAM_REMOTE_RESET, details::HTTP2_REMOTE_REFUSE)
                     }
-                    (false, _) => (Flags::DOWNSTREAM_REMOTE_RESET, details::HTTP2_REMOTE_RESET),
+                    (None, _) => (Flags::DOWNSTREAM_REMOTE_RESET, details::HTTP2_REMOTE_RESET),
                 };
                 self.abandon(key, flags, why);
             }
@@ -302,6 +309,32 @@ impl Engine {
             h2::Event::PingAck(payload) => self.on_ping_ack(conn, codec, payload),
             h2::Event::Response { .. } | h2::Event::SettingsChanged => {}
         }
+    }
+
+    /// The connection ends while a head is on its way: a request was begun, and is told of.
+    pub(super) fn log_unfinished_head(&mut self, conn: &mut Conn, flags: Flags, why: &'static str) {
+        let version = match &conn.protocol {
+            Protocol::Http1Server(h1) => {
+                // Empty lines before a request are none yet.
+                let is_begun = conn.input.as_slice().iter().any(|octet| !matches!(octet, b'\r' | b'\n'));
+                let reads_head = h1.exchange.is_none() && matches!(h1.reading, Reading::Head);
+                (reads_head && is_begun).then_some(Version::Http11)
+            }
+            Protocol::Http2Server(codec) => codec.is_in_new_head().then_some(Version::Http2),
+            _ => None,
+        };
+        if let Some(version) = version {
+            self.log_unread(conn, version, flags, why);
+        }
+    }
+
+    /// A request that nobody could read has a line in the access log, and no exchange behind it.
+    fn log_unread(&mut self, conn: &mut Conn, version: Version, flags: Flags, why: &'static str) {
+        let Some(key) = self.start_exchange(conn, None) else { return };
+        if let Some(exchange) = self.exchanges.get_mut(key) {
+            exchange.request.version = version;
+        }
+        self.abandon(key, flags, why);
     }
 
     /// The request was answered, or has lived so long that to end it is no attack (as Envoy counts).

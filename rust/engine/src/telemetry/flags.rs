@@ -181,7 +181,6 @@ pub mod details {
     pub const MIRROR_TOO_SLOW: &str = "mirror_too_slow";
     /// Told to nobody: whoever has asked is gone, or was answered otherwise.
     pub const ASKED_NO_MORE: &str = "asked_no_more";
-    pub const DOWNSTREAM_LOCAL_DISCONNECT: &str = "downstream_local_disconnect";
     /// In brackets why, as Envoy writes it.
     pub const DRAIN_DEADLINE: &str = "downstream_local_disconnect(drain_deadline)";
     pub const UPSTREAM_OVERFLOW: &str = "upstream_reset_before_response_started{overflow}";

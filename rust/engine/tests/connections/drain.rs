@@ -56,7 +56,7 @@ impl Client {
                     assert_eq!(code, ErrorCode::NO_ERROR);
                     self.last_streams.push(last_stream.value());
                 }
-                Event::Reset { stream, code: ErrorCode::REFUSED_STREAM, local: false, .. } => self.refused.push(stream),
+                Event::Reset { stream, code: ErrorCode::REFUSED_STREAM, fault: None, .. } => self.refused.push(stream),
                 Event::Data { end_stream: true, .. } => self.answered += 1,
                 _ => {}
             }

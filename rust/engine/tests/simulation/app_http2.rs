@@ -93,8 +93,8 @@ impl AppHttp2 {
                     }
                     (stream, true)
                 }
-                Event::Reset { stream, code, local, .. } => {
-                    assert!(!local, "the proxy broke the rules of a stream: {code}");
+                Event::Reset { stream, code, fault, .. } => {
+                    assert_eq!(fault, None, "the proxy broke the rules of a stream: {code}");
                     streams.remove(&stream);
                     continue;
                 }

@@ -178,8 +178,8 @@ impl Http2Client {
                     }
                     (stream, true)
                 }
-                Event::Reset { stream, code, local, .. } => {
-                    assert!(!local, "the proxy broke the rules of a stream: {code}");
+                Event::Reset { stream, code, fault, .. } => {
+                    assert_eq!(fault, None, "the proxy broke the rules of a stream: {code}");
                     if let Some(entry) = streams.remove(&stream) {
                         note!(env, &self.name, "is reset for {}: {code}", entry.id);
                         env.ledger.conclude(entry.id, Outcome::Broken("stream reset"));

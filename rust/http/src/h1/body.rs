@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{trim, Framing, Refusal};
+use super::{trim, unreadable, Framing, Refusal};
 use crate::{has_control_octets, is_token, Headers, Known, Limits};
 
 /// What one call of [`BodyDecoder::decode`] found.
@@ -174,7 +174,7 @@ impl BodyDecoder {
             let rest = buf.get(used..).unwrap_or_default();
             let Some(end) = rest.iter().position(|b| *b == b'\n') else {
                 return match buf.len() > self.trailer_limit {
-                    true => Err(Refusal { status: 431, reason: "http1.trailers_too_large" }),
+                    true => Err(Refusal { status: 431, reason: "http1.headers_too_large" }),
                     false => Ok(None),
                 };
             };
@@ -185,7 +185,7 @@ impl BodyDecoder {
             used += end + 1;
             if used > self.trailer_limit {
                 // White space counts too, or it would depend on where the input is cut.
-                return Err(Refusal { status: 431, reason: "http1.trailers_too_large" });
+                return Err(Refusal { status: 431, reason: "http1.headers_too_large" });
             }
             if line.is_empty() {
                 return Ok(Some(used));
@@ -194,11 +194,11 @@ impl BodyDecoder {
             let (name, value) = line.split_at(colon);
             let value = trim(value.get(1..).unwrap_or_default());
             if !is_token(name) || has_control_octets(value) {
-                return Err(Refusal::bad("http1.invalid_trailer"));
+                return Err(unreadable(line, "http1.invalid_trailer"));
             }
             trailers.append_lower(name, value);
             if trailers.len() > self.trailer_count || trailers.list_size() > self.trailer_limit {
-                return Err(Refusal { status: 431, reason: "http1.trailers_too_large" });
+                return Err(Refusal { status: 431, reason: "http1.headers_too_large" });
             }
             if trailers.iter().last().and_then(|field| field.known).is_some_and(Known::is_too_late) {
                 return Err(Refusal::bad("http1.forbidden_trailer"));

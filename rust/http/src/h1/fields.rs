@@ -83,7 +83,7 @@ pub(super) fn read(
         }
     }
     if signals.chunked && signals.length.is_some() {
-        return Err(Refusal::bad("http1.content_length_and_transfer_encoding"));
+        return Err(Refusal::bad("http1.content_length_and_chunked_not_allowed"));
     }
     if named_by_connection {
         remove_named(parsed, headers)?;
@@ -119,7 +119,7 @@ fn remove_named(parsed: &[httparse::Header<'_>], headers: &mut Headers) -> Resul
     let is_connection = |field: &&httparse::Header<'_>| field.name.eq_ignore_ascii_case("connection");
     let options = || parsed.iter().filter(is_connection).flat_map(|field| list(field.value));
     if options().count() > MAX_CONNECTION_OPTIONS {
-        return Err(Refusal::bad("http1.too_many_connection_options"));
+        return Err(Refusal::bad("http1.connection_header_rejected"));
     }
     const END_TO_END: [Known; 8] = [
         Known::Host,
@@ -132,7 +132,7 @@ fn remove_named(parsed: &[httparse::Header<'_>], headers: &mut Headers) -> Resul
         Known::XForwardedClientCert,
     ];
     if options().any(|option| END_TO_END.iter().any(|known| option.eq_ignore_ascii_case(known.name().as_bytes()))) {
-        return Err(Refusal::bad("http1.connection_names_end_to_end_field"));
+        return Err(Refusal::bad("http1.connection_header_rejected"));
     }
     headers.retain(|known, name, _| match known {
         // These two are read and rewritten below.

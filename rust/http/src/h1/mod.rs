@@ -16,6 +16,8 @@ mod write;
 #[cfg(test)]
 mod tests;
 
+use crate::is_token_octet;
+
 pub use body::{BodyDecoder, BodyEncoder, LengthMismatch, Step};
 pub use request::{parse_request, RequestInfo};
 pub use response::{parse_response, ResponseInfo};
@@ -40,7 +42,7 @@ pub enum Framing {
 pub struct Refusal {
     /// What a client is told: 400, 403, 414, 431, 501 or 505.
     pub status: u16,
-    /// A stable code for logs.
+    /// A stable code for logs, which is Envoy's unless that would say less (`tests/conformance/vectors/envoy.toml`).
     pub reason: &'static str,
 }
 
@@ -99,6 +101,21 @@ fn check_line_ends(head: &[u8]) -> Result<(), Refusal> {
         return Err(Refusal::bad("http1.bare_line_feed"));
     }
     Ok(())
+}
+
+/// What `httparse` could not read. What does not even begin like a message may be any protocol.
+fn syntax_error(buf: &[u8]) -> Refusal {
+    if !buf.first().is_some_and(|octet| is_token_octet(*octet)) {
+        return Refusal::bad("http1.codec_error");
+    }
+    let end = buf.windows(4).position(|octets| octets == b"\r\n\r\n").unwrap_or(buf.len());
+    unreadable(buf.get(..end).unwrap_or_default(), "http1.codec_error")
+}
+
+/// Control characters are told apart from other faults, as Envoy does: no client sends them by mistake.
+fn unreadable(octets: &[u8], otherwise: &'static str) -> Refusal {
+    let is_control = |octet: &u8| octet.is_ascii_control() && !matches!(octet, b'\t' | b'\r' | b'\n');
+    Refusal::bad(if octets.iter().any(is_control) { "http1.invalid_characters" } else { otherwise })
 }
 
 /// Octets by which an unfinished head grows before it is looked at again.

@@ -1,6 +1,6 @@
 //! Request heads.
 
-use super::{check_line_ends, check_unfinished, fields, Framing, Refusal, MAX_FIELDS};
+use super::{check_line_ends, check_unfinished, fields, syntax_error, Framing, Refusal, MAX_FIELDS};
 use crate::authority::is_authority;
 use crate::{is_token, Headers, Known, Limits, Method, RequestHead, Scheme, Span, Version};
 
@@ -54,7 +54,7 @@ pub fn parse_request(
         }
         Err(httparse::Error::TooManyHeaders) => return Err(Refusal { status: 431, reason: "http1.too_many_headers" }),
         Err(httparse::Error::Version) => return Err(version_refusal(rest)),
-        Err(_) => return Err(Refusal::bad("http1.codec_error")),
+        Err(_) => return Err(syntax_error(rest)),
     };
     check_line_ends(rest.get(..length).unwrap_or_default())?;
     let version = match parsed.version {
@@ -76,9 +76,6 @@ pub fn parse_request(
     if version == Version::Http10 && signals.expect_continue {
         // RFC 9110 section 10.1.1: to be ignored. The origin, which is asked in HTTP/1.1, would not.
         head.headers.remove_known(Known::Expect);
-    }
-    if signals.host.is_none() && version == Version::Http11 {
-        return Err(Refusal::bad("http1.missing_host"));
     }
     set_target(head, method, target, signals.host)?;
     if version == Version::Http10 && signals.chunked {
@@ -125,19 +122,24 @@ fn version_refusal(buf: &[u8]) -> Refusal {
     let version = line.split(|b| *b == b' ').nth(2).unwrap_or_default();
     match version {
         [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', ..] => Refusal { status: 505, reason: "http1.unsupported_version" },
-        _ => Refusal::bad("http1.codec_error"),
+        _ => syntax_error(buf),
     }
 }
 
 /// The four forms of a request target (RFC 9112 section 3.2).
 fn set_target(head: &mut RequestHead, method: &[u8], target: &[u8], host: Option<Span>) -> Result<(), Refusal> {
-    let invalid = Refusal::bad("http1.invalid_target");
+    let invalid = Refusal::bad("http1.invalid_url");
+    // Whoever judges the request says what it lacks; where the target has an authority, nobody would miss it.
+    let lacks_host = host.is_none() && head.version == Version::Http11;
     if !target.iter().all(u8::is_ascii_graphic) {
         return Err(invalid);
     }
     if method == b"CONNECT" {
         if !is_authority(target) || !target.contains(&b':') {
             return Err(invalid);
+        }
+        if lacks_host {
+            return Err(Refusal::bad("missing_host_header"));
         }
         check_same_host(head, host, target)?;
         head.set_authority(target);
@@ -147,7 +149,7 @@ fn set_target(head: &mut RequestHead, method: &[u8], target: &[u8], host: Option
         let host = host.unwrap_or_default();
         // An empty Host says that there is no authority (RFC 9110 section 7.2).
         if !host.is_empty() && !is_authority(head.headers.bytes(host)) {
-            return Err(Refusal::bad("http1.invalid_host"));
+            return Err(Refusal::bad("http.invalid_authority"));
         }
         head.set_authority_span(host);
         head.set_path(target);
@@ -158,11 +160,18 @@ fn set_target(head: &mut RequestHead, method: &[u8], target: &[u8], host: Option
         // Nobody behind us could tell that it came in the clear.
         return Err(Refusal { status: 403, reason: "http1.https_url_on_plaintext_connection" });
     }
-    let rest = secure.or_else(|| strip_scheme(target, b"http://")).ok_or(invalid)?;
+    let known = secure.or_else(|| strip_scheme(target, b"http://"));
+    let rest = known.or_else(|| strip_any_scheme(target)).ok_or(invalid)?;
     let end = rest.iter().position(|b| matches!(b, b'/' | b'?')).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(end);
     if !is_authority(authority) {
         return Err(invalid);
+    }
+    if known.is_none() {
+        return Err(Refusal::bad("http1.invalid_scheme"));
+    }
+    if lacks_host {
+        return Err(Refusal::bad("missing_host_header"));
     }
     check_same_host(head, host, authority)?;
     head.set_authority(authority);
@@ -189,4 +198,9 @@ fn check_same_host(head: &RequestHead, host: Option<Span>, authority: &[u8]) -> 
 fn strip_scheme<'a>(target: &'a [u8], scheme: &[u8]) -> Option<&'a [u8]> {
     let (start, rest) = target.split_at_checked(scheme.len())?;
     start.eq_ignore_ascii_case(scheme).then_some(rest)
+}
+
+fn strip_any_scheme(target: &[u8]) -> Option<&[u8]> {
+    let end = target.windows(3).position(|octets| octets == b"://")?;
+    target.get(end + 3..)
 }

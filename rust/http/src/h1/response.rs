@@ -1,6 +1,6 @@
 //! Response heads.
 
-use super::{check_line_ends, check_unfinished, fields, Framing, Refusal, MAX_FIELDS};
+use super::{check_line_ends, check_unfinished, fields, syntax_error, Framing, Refusal, MAX_FIELDS};
 use crate::{Known, Limits, Method, ResponseHead, Version};
 
 /// What a response head says beside its fields.
@@ -53,7 +53,7 @@ fn parse(
             return Ok(None);
         }
         Err(httparse::Error::TooManyHeaders) => return Err(Refusal::bad("http1.too_many_headers")),
-        Err(_) => return Err(Refusal::bad("http1.codec_error")),
+        Err(_) => return Err(syntax_error(buf)),
     };
     check_line_ends(buf.get(..length).unwrap_or_default())?;
     let status = parsed.code.unwrap_or_default();

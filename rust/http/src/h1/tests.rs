@@ -190,7 +190,7 @@ fn what_others_rely_on_is_not_for_this_connection_only() {
         let head =
             format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: close, {name}\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n");
         let (info, _) = request(head.as_bytes());
-        assert_eq!(info.unwrap_err().reason, "http1.connection_names_end_to_end_field", "{name}");
+        assert_eq!(info.unwrap_err().reason, "http1.connection_header_rejected", "{name}");
     }
 }
 

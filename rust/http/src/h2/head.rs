@@ -1,5 +1,6 @@
 //! Header blocks to checked heads (RFC 9113 section 8).
 
+use super::reason;
 use crate::authority::is_authority;
 use crate::head::is_target;
 use crate::hpack::{self, Decoder, Field, Pseudo, Token};
@@ -10,8 +11,8 @@ use crate::{is_token, Headers, Known, Limits, Method, RequestHead, ResponseHead,
 pub(super) enum Verdict {
     /// The head is good; this is its `content-length`.
     Good(Option<u64>),
-    /// A stream error (RFC 9113 section 8.1.1).
-    Malformed,
+    /// A stream error (RFC 9113 section 8.1.1), and which rule was broken.
+    Malformed(&'static str),
     /// Beyond the limits; what was stored is incomplete.
     TooLarge,
 }
@@ -41,6 +42,8 @@ struct Collector<'a> {
     count: usize,
     too_large: bool,
     malformed: bool,
+    /// Each field is good, but they make no message.
+    unfit: bool,
     /// A regular field has come: pseudo-headers may not follow.
     regular: bool,
     cookie_crumbs: usize,
@@ -59,6 +62,7 @@ impl<'a> Collector<'a> {
             count: 0,
             too_large: false,
             malformed: false,
+            unfit: false,
             regular: false,
             cookie_crumbs: 0,
             seen: Seen::default(),
@@ -130,9 +134,10 @@ impl<'a> Collector<'a> {
     }
 
     fn verdict(&self) -> Verdict {
-        match (self.malformed, self.too_large) {
-            (true, _) => Verdict::Malformed,
-            (_, true) => Verdict::TooLarge,
+        match (self.malformed, self.too_large, self.unfit) {
+            (true, ..) => Verdict::Malformed(reason::INVALID_FIELD),
+            (_, true, _) => Verdict::TooLarge,
+            (_, _, true) => Verdict::Malformed(reason::MESSAGING_RULE),
             _ => Verdict::Good(self.content_length),
         }
     }
@@ -166,6 +171,7 @@ pub(super) fn read_request(
                     Pseudo::Authority if is_authority(field.value) => head.set_authority(field.value),
                     Pseudo::Path if field.value.len() > limits.target_size => fields.too_large = true,
                     Pseudo::Path if is_target(field.value) => head.set_path(field.value),
+                    Pseudo::Path if !matches!(field.value, [] | [b'/', ..]) => fields.unfit = true,
                     Pseudo::Protocol if allow_protocol && is_token(field.value) => head.set_protocol(field.value),
                     _ => fields.malformed = true,
                 }
@@ -181,7 +187,7 @@ pub(super) fn read_request(
         }
     })?;
     if !fields.too_large {
-        fields.malformed |= !has_right_pseudos(fields.seen, head);
+        fields.unfit |= !has_right_pseudos(fields.seen, head);
     }
     // RFC 9113 section 8.3.1: `host` and `:authority` may not disagree.
     if let Some(host) = fields.host {
@@ -243,7 +249,7 @@ pub(super) fn read_response(
         }
     })?;
     if !fields.too_large {
-        fields.malformed |= head.status < 100 || head.status == 101;
+        fields.unfit |= head.status < 100 || head.status == 101;
     }
     fields.flush_cookies(&mut head.headers);
     Ok(fields.verdict())

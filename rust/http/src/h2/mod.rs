@@ -103,6 +103,11 @@ pub enum Event<'a> {
         /// The new stream.
         stream: StreamId,
     },
+    /// Server: a request head that broke a rule has come and was dropped; its stream was reset.
+    Malformed {
+        /// The rule.
+        fault: &'static str,
+    },
     /// Client: a response head, perhaps interim, is in [`Scratch::response`].
     Response {
         /// The stream.
@@ -136,10 +141,10 @@ pub enum Event<'a> {
         stream: StreamId,
         /// The engine's key for it.
         tag: u32,
-        /// Why. [`ErrorCode::REFUSED_STREAM`] with `local` false: not processed, safe to retry.
+        /// Why. [`ErrorCode::REFUSED_STREAM`] without a fault: not processed, safe to retry.
         code: ErrorCode,
-        /// The peer broke the protocol and we reset the stream; else the peer did.
-        local: bool,
+        /// The rule that the peer broke, for which we reset the stream; none: the peer did.
+        fault: Option<&'static str>,
     },
     /// More may be sent: on this stream, or perhaps on any.
     WindowOpened {
@@ -176,9 +181,25 @@ impl std::fmt::Display for ConnectionError {
 
 impl std::error::Error for ConnectionError {}
 
-/// Stable reasons of a [`ConnectionError`] that say that the peer has done too much of something, in Envoy's words
-/// where it has them.
+/// Stable reasons of a [`ConnectionError`] or of a stream's reset, in Envoy's words where it has them.
 pub mod reason {
+    use super::ErrorCode;
+
+    /// A field that no message may have, or not there, or not twice.
+    pub const INVALID_FIELD: &str = "http2.invalid.header.field";
+    /// Good fields that are no message, or a body that is not as long as they say (RFC 9113 section 8.1).
+    pub const MESSAGING_RULE: &str = "http2.violation.of.messaging.rule";
+
+    /// What a stream was reset for that was not malformed.
+    pub(super) fn of(code: ErrorCode) -> &'static str {
+        match code {
+            ErrorCode::STREAM_CLOSED => "http2.stream_closed",
+            ErrorCode::FLOW_CONTROL_ERROR => "http2.flow_control_error",
+            ErrorCode::ENHANCE_YOUR_CALM => "http2.enhance_your_calm",
+            _ => "http2.protocol_error",
+        }
+    }
+
     /// More frames in answer to the peer are unsent than `outbound_control_frames`.
     pub const OUTBOUND_CONTROL_FLOOD: &str = "http2.outbound_control_frames_flood";
     /// More frames are unsent than `outbound_frames`.

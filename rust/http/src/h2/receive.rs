@@ -44,6 +44,8 @@ pub(super) struct Reading {
     window_opened: bool,
     /// The peer's GOAWAY: streams of ours above are gone.
     refused_above: Option<u32>,
+    /// The frame that the connection failed with was of a new request's head.
+    failed_in_head: bool,
 }
 
 impl Reading {
@@ -56,6 +58,7 @@ impl Reading {
             first_frame: true,
             window_opened: false,
             refused_above: None,
+            failed_in_head: false,
         }
     }
 
@@ -201,7 +204,7 @@ impl Connection {
                 Some(stream) if stream.is_closed() => {}
                 Some(Stream { id, tag, .. }) => {
                     let code = ErrorCode::REFUSED_STREAM;
-                    return Some(Event::Reset { stream: StreamId(id), tag, code, local: false });
+                    return Some(Event::Reset { stream: StreamId(id), tag, code, fault: None });
                 }
                 None => self.reading.refused_above = None,
             }
@@ -320,18 +323,19 @@ impl Connection {
                 return self.data_on_missing(header.stream);
             }
             Some(stream) if stream.is_closed() => return error(ErrorCode::STREAM_CLOSED, "data_after_end"),
-            Some(stream) if stream.remote_done => Some(ErrorCode::STREAM_CLOSED),
-            Some(stream) if !stream.head_received => Some(ErrorCode::PROTOCOL_ERROR),
-            Some(stream) if charge > stream.recv_window => Some(ErrorCode::FLOW_CONTROL_ERROR),
+            Some(stream) if stream.remote_done => Some(reset_for(ErrorCode::STREAM_CLOSED)),
+            Some(stream) if !stream.head_received => Some(reset_for(ErrorCode::PROTOCOL_ERROR)),
+            Some(stream) if charge > stream.recv_window => Some(reset_for(ErrorCode::FLOW_CONTROL_ERROR)),
             Some(stream) => {
                 stream.recv_window -= charge;
-                take_expected(stream, length, end_stream).err()
+                let fits = take_expected(stream, length, end_stream);
+                (!fits).then_some((ErrorCode::PROTOCOL_ERROR, reason::MESSAGING_RULE))
             }
         };
-        if let Some(code) = refusal {
+        if let Some((code, fault)) = refusal {
             self.reading.state = State::Skip(length + padding);
             self.give_back(length);
-            return self.stream_error(header.stream, code);
+            return self.reset_faulty(header.stream, code, fault);
         }
         self.give_back_stream(header.stream, overhead);
         self.reading.state = State::Data { stream: header.stream, left: length, padding, end_stream };
@@ -372,8 +376,15 @@ impl Connection {
             octets.map_or(0, |octets| u32::from_be_bytes(*octets))
         };
         match header.kind {
-            kind::HEADERS => self.headers(header, payload, scratch),
-            kind::CONTINUATION => self.continuation(header, payload, scratch),
+            kind::HEADERS | kind::CONTINUATION => {
+                let is_new = self.is_new_request(header.stream);
+                let outcome = match header.kind {
+                    kind::HEADERS => self.headers(header, payload, scratch),
+                    _ => self.continuation(header, payload, scratch),
+                };
+                self.reading.failed_in_head = is_new && outcome.is_err();
+                outcome
+            }
             kind::PRIORITY => self.priority(header.stream, word(0) & MAX_31),
             kind::RST_STREAM => self.rst_stream(header.stream, ErrorCode(word(0))),
             kind::SETTINGS => self.settings(header, payload),
@@ -494,8 +505,10 @@ impl Connection {
             if refused && !self.settings_acked {
                 return self.refuse(id);
             }
-            let code = if refused { ErrorCode::REFUSED_STREAM } else { ErrorCode::PROTOCOL_ERROR };
-            return self.stream_error(id, code);
+            return match refused {
+                true => self.stream_error(id, ErrorCode::REFUSED_STREAM),
+                false => self.malformed(id, reason::of(ErrorCode::PROTOCOL_ERROR)),
+            };
         }
         let (limits, allow_protocol) = (&self.config.limits, self.config.enable_connect_protocol);
         let verdict = head::read_request(
@@ -514,7 +527,7 @@ impl Connection {
             Verdict::Good(length) => {
                 stream.expected = length.filter(|_| !is_tunnel).unwrap_or(NO_LENGTH);
                 if block.end_stream && length.is_some_and(|length| length != 0) {
-                    return self.stream_error(id, ErrorCode::PROTOCOL_ERROR);
+                    return self.malformed(id, reason::MESSAGING_RULE);
                 }
                 let size = scratch.request.memory();
                 if self.active > 0 && self.header_memory + size > self.config.limits.header_memory {
@@ -531,8 +544,17 @@ impl Connection {
                 self.announce(stream);
                 Ok(Some(Event::HeadTooLarge { stream: StreamId(id) }))
             }
-            Verdict::Malformed => self.messaging_error(id),
+            Verdict::Malformed(fault) => {
+                self.tally.rx_messaging_error += 1;
+                self.malformed(id, fault)
+            }
         }
+    }
+
+    /// A request that never becomes one.
+    fn malformed(&mut self, id: u32, fault: &'static str) -> Outcome<'static> {
+        self.reset_faulty(id, ErrorCode::PROTOCOL_ERROR, fault)?;
+        Ok(Some(Event::Malformed { fault }))
     }
 
     fn announce(&mut self, mut stream: Stream) {
@@ -551,9 +573,9 @@ impl Connection {
     }
 
     /// A malformed message (RFC 9113 section 8.1.1).
-    fn messaging_error(&mut self, id: u32) -> Outcome<'static> {
+    fn messaging_error(&mut self, id: u32, fault: &'static str) -> Outcome<'static> {
         self.tally.rx_messaging_error += 1;
-        self.stream_error(id, ErrorCode::PROTOCOL_ERROR)
+        self.reset_faulty(id, ErrorCode::PROTOCOL_ERROR, fault)
     }
 
     fn overflow(&mut self, id: u32) -> Outcome<'static> {
@@ -566,7 +588,7 @@ impl Connection {
         let verdict = head::read_response(&mut self.decoder, octets, &self.config.limits, &mut self.cookies, head);
         let length = match compressed(verdict)? {
             Verdict::Good(length) => length,
-            Verdict::Malformed => return self.messaging_error(id),
+            Verdict::Malformed(fault) => return self.messaging_error(id, fault),
             Verdict::TooLarge => return self.overflow(id),
         };
         let Some(stream) = self.streams.get_mut(id) else { return Ok(None) };
@@ -593,7 +615,7 @@ impl Connection {
         let missing = block.end_stream && !matches!(stream.expected, 0 | NO_LENGTH);
         if missing || (head.is_interim() && block.end_stream) {
             stream.remote_done = false;
-            return self.stream_error(id, ErrorCode::PROTOCOL_ERROR);
+            return self.reset_faulty(id, ErrorCode::PROTOCOL_ERROR, reason::MESSAGING_RULE);
         }
         let tag = stream.tag;
         self.settle(id);
@@ -614,7 +636,8 @@ impl Connection {
                 Ok(Some(Event::Trailers { stream: StreamId(id), tag }))
             }
             Verdict::TooLarge => self.overflow(id),
-            Verdict::Good(_) | Verdict::Malformed => self.messaging_error(id),
+            Verdict::Good(_) => self.messaging_error(id, reason::MESSAGING_RULE),
+            Verdict::Malformed(fault) => self.messaging_error(id, fault),
         }
     }
 
@@ -624,6 +647,10 @@ impl Connection {
 
     /// The peer broke a rule that costs it the stream only.
     fn stream_error(&mut self, id: u32, code: ErrorCode) -> Outcome<'static> {
+        self.reset_faulty(id, code, reason::of(code))
+    }
+
+    fn reset_faulty(&mut self, id: u32, code: ErrorCode, fault: &'static str) -> Outcome<'static> {
         let gone = self.forget(id, Ending::ResetByUs);
         if gone.is_none() {
             self.streams.remember(id, Ending::ResetByUs);
@@ -633,7 +660,7 @@ impl Connection {
         self.premature_resets += 1;
         self.reply_with(|output| output.rst_stream(id, code))?;
         let known = gone.filter(|stream| stream.announced && !stream.is_closed());
-        Ok(known.map(|stream| Event::Reset { stream: StreamId(id), tag: stream.tag, code, local: true }))
+        Ok(known.map(|stream| Event::Reset { stream: StreamId(id), tag: stream.tag, code, fault: Some(fault) }))
     }
 
     fn reply_with(&mut self, write: impl FnOnce(&mut super::output::Output)) -> Result<(), ConnectionError> {
@@ -671,7 +698,7 @@ impl Connection {
         self.tally.rx_reset += 1;
         // What a server takes back costs the client that asked nothing.
         self.premature_resets += u32::from(self.config.role == Role::Server);
-        Ok(Some(Event::Reset { stream: StreamId(id), tag, code, local: false }))
+        Ok(Some(Event::Reset { stream: StreamId(id), tag, code, fault: None }))
     }
 
     fn ping_frame(&mut self, header: FrameHeader, payload: &[u8]) -> Outcome<'static> {
@@ -747,6 +774,20 @@ impl Connection {
         }
     }
 
+    /// A request has begun and was neither announced nor refused: its head is being read, or the connection failed in it.
+    pub fn is_in_new_head(&self) -> bool {
+        let begun = match (&self.reading.open_block, &self.reading.state) {
+            (Some(block), _) => Some(block.stream),
+            (None, State::Payload(header)) if header.kind == kind::HEADERS => Some(header.stream),
+            _ => None,
+        };
+        self.reading.failed_in_head || begun.is_some_and(|id| self.is_new_request(id))
+    }
+
+    fn is_new_request(&self, id: u32) -> bool {
+        self.config.role == Role::Server && !id.is_multiple_of(2) && self.is_idle(id)
+    }
+
     pub(super) fn initial_recv_window(&self) -> i32 {
         let window = self.config.limits.stream_window.min(MAX_31);
         // Until it has seen our settings the peer may count on the default.
@@ -755,17 +796,18 @@ impl Connection {
     }
 }
 
-/// Counts DATA against `content-length` (RFC 9113 section 8.1.1).
-fn take_expected(stream: &mut Stream, length: u32, end_stream: bool) -> Result<(), ErrorCode> {
+fn reset_for(code: ErrorCode) -> (ErrorCode, &'static str) {
+    (code, reason::of(code))
+}
+
+/// Counts DATA against `content-length` (RFC 9113 section 8.1.1); false if it is too much or too little.
+fn take_expected(stream: &mut Stream, length: u32, end_stream: bool) -> bool {
     if stream.expected == NO_LENGTH {
-        return Ok(());
+        return true;
     }
-    let left = stream.expected.checked_sub(u64::from(length)).ok_or(ErrorCode::PROTOCOL_ERROR)?;
-    if end_stream && left > 0 {
-        return Err(ErrorCode::PROTOCOL_ERROR);
-    }
+    let Some(left) = stream.expected.checked_sub(u64::from(length)) else { return false };
     stream.expected = left;
-    Ok(())
+    !end_stream || left == 0
 }
 
 fn compressed<T>(decoded: Result<T, hpack::Error>) -> Result<T, ConnectionError> {

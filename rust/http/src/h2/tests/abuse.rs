@@ -137,7 +137,7 @@ fn interim_responses_end() {
     client.open(&head, true, 7).unwrap();
     let early_hints = frame(1, 4, 1, &[0x08, 3, b'1', b'0', b'3']);
     let events = feed(&mut client, &early_hints.repeat(17)).unwrap();
-    assert!(events[16].contains("code: ENHANCE_YOUR_CALM (0xb), local: true"), "{events:?}");
+    assert!(events[16].contains("code: ENHANCE_YOUR_CALM (0xb), fault: Some("), "{events:?}");
     assert_eq!(client.take_tally().too_many_header_frames, 1);
 }
 
