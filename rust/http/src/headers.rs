@@ -36,18 +36,9 @@ macro_rules! known_headers {
             pub const ALL: &'static [Known] = &[$(Known::$variant,)*];
 
             /// The lower-case field name.
+            #[inline]
             pub const fn name(self) -> &'static str {
                 match self { $(Known::$variant => $name,)* }
-            }
-
-            /// The known name that equals `name` (already lower case), if any.
-            pub fn from_name(name: &[u8]) -> Option<Known> {
-                // One length class at a time: the compiler turns each arm into a
-                // short chain of word comparisons.
-                match name {
-                    $(n if n == $name.as_bytes() => Some(Known::$variant),)*
-                    _ => None,
-                }
             }
         }
     };
@@ -110,7 +101,54 @@ known_headers! {
     XRequestId = "x-request-id",
 }
 
+/// Where each known name is found by [`place`], or behind that: open addressing, made by the compiler.
+#[expect(clippy::indexing_slicing, reason = "a mistake does not compile")]
+static PLACES: [u8; 256] = {
+    let mut places = [UNKNOWN; 256];
+    let mut rest = Known::ALL;
+    while let [known, others @ ..] = rest {
+        let mut at = place(known.name().as_bytes());
+        while places[at as usize] != UNKNOWN {
+            at = at.wrapping_add(1);
+        }
+        places[at as usize] = *known as u8;
+        rest = others;
+    }
+    places
+};
+
+/// Names differ in their length, their ends or their middle; the factors keep those that we know apart.
+const fn place(name: &[u8]) -> u8 {
+    let (front, back) = name.split_at(name.len() / 2);
+    let [first, .., last] = name else { return 0 };
+    let middle = match back {
+        [middle, ..] => *middle,
+        [] => 0,
+    };
+    let len = (front.len() + back.len()) as u8;
+    let ends = first.wrapping_mul(125).wrapping_add(last.wrapping_mul(42));
+    len.wrapping_mul(58).wrapping_add(middle.wrapping_mul(5)).wrapping_add(ends)
+}
+
 impl Known {
+    /// The known name that equals `name` (already lower case), if any.
+    pub fn from_name(name: &[u8]) -> Option<Known> {
+        let mut at = place(name);
+        loop {
+            // An empty place ends the search: its number is that of no name.
+            let known = Known::ALL.get(usize::from(*PLACES.get(usize::from(at))?))?;
+            if known.name().as_bytes() == name {
+                return Some(*known);
+            }
+            at = at.wrapping_add(1);
+        }
+    }
+
+    /// Its bit in [`Headers::present`].
+    fn bit(self) -> u64 {
+        1 << self as u8
+    }
+
     /// Fields that frame, route or authorise a message, say how to read it, or
     /// concern one connection: too late for them in a trailer (RFC 9110 section 6.5.1).
     pub(crate) fn is_too_late(self) -> bool {
@@ -135,6 +173,7 @@ impl Known {
 }
 
 const UNKNOWN: u8 = u8::MAX;
+const _: () = assert!(Known::ALL.len() <= u64::BITS as usize, "a bit for each");
 const SENSITIVE: u8 = 1;
 
 #[derive(Clone, Copy)]
@@ -159,6 +198,8 @@ struct Field {
 pub struct Headers {
     arena: Vec<u8>,
     fields: Vec<Field>,
+    /// A bit for each known name that there is a field of: most questions are about fields that are not there.
+    present: u64,
     list_size: usize,
     case: Case,
     /// Names as they were spelled, for [`Case::Kept`].
@@ -187,6 +228,7 @@ impl Headers {
     pub fn clear(&mut self) {
         self.arena.clear();
         self.fields.clear();
+        self.present = 0;
         self.list_size = 0;
         self.case = Case::Lower;
         self.spelled.clear();
@@ -309,6 +351,7 @@ impl Headers {
 
     /// Adds a field with a known name at the end.
     pub fn append_known(&mut self, known: Known, value: &[u8]) {
+        self.present |= known.bit();
         self.append_field(known as u8, Span::default(), value);
     }
 
@@ -387,6 +430,7 @@ impl Headers {
         let gone = fields.len() != before;
         if gone {
             self.list_size = fields.iter().map(|field| self.name_of(field).len() + field.value.len() + 32).sum();
+            self.present = fields.iter().filter_map(known_of).fold(0, |present, known| present | known.bit());
         }
         self.fields = fields;
         gone
@@ -395,6 +439,9 @@ impl Headers {
     /// The first value of this name (lower case).
     pub fn get(&self, name: &[u8]) -> Option<&[u8]> {
         let known = Known::from_name(name);
+        if known.is_some_and(|known| !self.contains_known(known)) {
+            return None;
+        }
         let field = self.fields.iter().find(|field| self.is_named(field, known, name))?;
         Some(self.bytes(field.value))
     }
@@ -414,7 +461,7 @@ impl Headers {
 
     /// The first value of this known name.
     pub fn get_known(&self, known: Known) -> Option<&[u8]> {
-        self.get_all_known(known).next()
+        self.contains_known(known).then(|| self.get_all_known(known).next()).flatten()
     }
 
     /// Every value of this known name, in order.
@@ -425,12 +472,15 @@ impl Headers {
     /// Where the first value of this known name stands in the arena. It stays there
     /// until the next `clear`, even if the field is removed.
     pub(crate) fn span_of_known(&self, known: Known) -> Option<Span> {
+        if !self.contains_known(known) {
+            return None;
+        }
         self.fields.iter().find(|field| field.known == known as u8).map(|field| field.value)
     }
 
     /// True if there is a field of this known name.
     pub fn contains_known(&self, known: Known) -> bool {
-        self.fields.iter().any(|field| field.known == known as u8)
+        self.present & known.bit() != 0
     }
 
     /// All fields in order.
@@ -502,10 +552,37 @@ mod tests {
     }
 
     #[test]
-    fn every_known_name_finds_itself() {
+    fn every_known_name_finds_itself_and_its_neighbours_find_nothing() {
         for &known in Known::ALL {
-            assert_eq!(Known::from_name(known.name().as_bytes()), Some(known));
+            let name = known.name().as_bytes();
+            assert_eq!(Known::from_name(name), Some(known));
+            // Of the same length and ends, and so of the same place.
+            let mut other = name.to_vec();
+            other[1] ^= 1;
+            let is_known = Known::ALL.iter().any(|known| known.name().as_bytes() == other);
+            assert_eq!(Known::from_name(&other).is_some(), is_known, "{}", String::from_utf8_lossy(&other));
         }
+        for name in ["", "a", "te-", "x"] {
+            assert_eq!(Known::from_name(name.as_bytes()), None);
+        }
+    }
+
+    #[test]
+    fn what_is_present_is_known_through_every_change() {
+        let mut headers = Headers::new();
+        let is_there = |headers: &Headers| Known::ALL.iter().filter(|known| headers.contains_known(**known)).count();
+        headers.append(b"host", b"a");
+        headers.append_lower(b"HOST", b"b");
+        headers.append_known(Known::Via, b"c");
+        headers.append(b"x-a", b"d");
+        assert_eq!((is_there(&headers), headers.get(b"via"), headers.get(b"te")), (2, Some(&b"c"[..]), None));
+        headers.retain(|_, _, value| value != b"a");
+        assert_eq!(headers.get_known(Known::Host), Some(&b"b"[..]), "the other is still there");
+        assert!(headers.remove(b"host") && !headers.remove_known(Known::Host));
+        headers.set(b"date", b"e");
+        assert_eq!((is_there(&headers), headers.clone().get(b"date")), (2, Some(&b"e"[..])));
+        headers.clear();
+        assert_eq!((is_there(&headers), headers.get_known(Known::Date)), (0, None));
     }
 
     #[test]

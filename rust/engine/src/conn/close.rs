@@ -185,6 +185,7 @@ impl Engine {
         conn.protocol = Protocol::Closing { lingering: true };
         if self.conns.contains(conn.key) {
             self.conns.remove(conn.key);
+            self.clients -= usize::from(conn.downstream().is_some());
             self.act(Action::Close(conn.key));
             self.log_connection(conn);
             // It counts as a connection only once it has a filter chain, as in Envoy.

@@ -20,19 +20,20 @@ enum Side {
 }
 
 impl Engine {
-    pub(super) fn edit_request_headers(&mut self, exchange: &mut Exchange, routed: &Routed) {
-        self.edit(exchange, routed, Side::Request);
+    pub(super) fn edit_request_headers(&mut self, exchange: &mut Exchange) {
+        self.edit(exchange, Side::Request);
     }
 
     /// Header operations of the route on the response.
     pub(super) fn edit_response_headers(&mut self, key: ExchangeKey) {
-        let Some(routed) = self.exchanges.get(key).and_then(|exchange| exchange.routed.clone()) else { return };
         let Some(mut exchange) = self.exchanges.lend(key) else { return };
-        self.edit(&mut exchange, &routed, Side::Response);
+        self.edit(&mut exchange, Side::Response);
         self.exchanges.give_back(key, exchange);
     }
 
-    fn edit(&mut self, exchange: &mut Exchange, routed: &Routed, side: Side) {
+    fn edit(&mut self, exchange: &mut Exchange, side: Side) {
+        // A handle of its own, while the exchange changes; most routes have nothing to say.
+        let Some(routed) = exchange.routed.as_ref().filter(|routed| routed.edits(side)).cloned() else { return };
         let virtual_host = routed.table.virtual_hosts.get(routed.virtual_host);
         // As Envoy: what the less specific levels say of the host is about this one, and the route's own rewrite
         // comes later and wins; only that one tells the old host.
@@ -55,7 +56,7 @@ impl Engine {
             levels.reverse();
         }
         for ops in levels.into_iter().flatten() {
-            let edit = if side == Side::Request { &ops.request } else { &ops.response };
+            let edit = on(ops, side);
             if !edit.is_empty() {
                 self.apply_edit(exchange, edit, side);
             }
@@ -139,6 +140,29 @@ impl Engine {
                 });
             }
         }
+    }
+}
+
+impl Routed {
+    /// Whether any level of it has something to say.
+    fn edits(&self, side: Side) -> bool {
+        let share = self.share();
+        let virtual_host = self.table.virtual_hosts.get(self.virtual_host);
+        let levels = [
+            share.map(|share| &share.headers),
+            Some(&self.route.headers),
+            virtual_host.map(|host| &host.headers),
+            Some(&self.table.headers),
+        ];
+        share.is_some_and(|share| share.host_rewrite.is_some())
+            || levels.into_iter().flatten().any(|ops| !on(ops, side).is_empty())
+    }
+}
+
+fn on(ops: &HeaderOps, side: Side) -> &HeaderEdit {
+    match side {
+        Side::Request => &ops.request,
+        Side::Response => &ops.response,
     }
 }
 

@@ -243,7 +243,7 @@ impl Engine {
             (None, Some(detached)) => detached.idle_timeout,
             (None, None) => return due,
         };
-        let forward = exchange.routed.as_ref().and_then(|routed| routed.forward.as_ref());
+        let forward = exchange.forward();
         let idle = forward.and_then(|f| f.idle_timeout).unwrap_or(stream_idle);
         due.idle = exchange.last_progress.after_limit(idle);
         let limit = exchange.timeout_override.or_else(|| Some(forward?.timeout));

@@ -2,7 +2,6 @@
 
 use std::io::Write as _;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use pymesh_http::{Headers, Known, RequestHead, Scheme, Version};
@@ -17,8 +16,8 @@ use crate::telemetry::{details, Facts};
 impl Engine {
     /// What the client said about itself is made true, before routing sees it.
     pub(super) fn sanitize_request(&mut self, key: ExchangeKey) {
-        let Some(exchange) = self.exchanges.get_mut(key) else { return };
-        let Some(http) = exchange.http.clone() else { return };
+        let Some(exchange) = self.exchanges.get_mut(key).map(|exchange| &mut **exchange) else { return };
+        let Some(http) = exchange.http.as_ref() else { return };
         let Some(conn) = exchange.down.and_then(|down| self.conns.get(down)) else { return };
         // Not what the client of HTTP/2 claims in `:scheme`.
         let transport = if conn.tls.is_some() { Scheme::Https } else { Scheme::Http };
@@ -34,7 +33,7 @@ impl Engine {
             let client = client_address(&exchange.request.headers, forwarding.xff_trusted_hops, conn.remote.ip());
             if is_edge {
                 self.text.clear();
-                let _infallible = write!(self.text, "{client}");
+                write_ip(client, &mut self.text);
                 exchange.request.headers.set_known(Known::XEnvoyExternalAddress, &self.text);
             }
             if !forwarding.skip_xff_append {
@@ -53,8 +52,8 @@ impl Engine {
             let told = headers.get_known(Known::XForwardedProto).and_then(Scheme::from_name);
             exchange.request.scheme = told.unwrap_or(transport);
         }
-        let facts = exchange.facts.clone().filter(|_| conn.tls.is_some());
-        forward_client_cert(&mut exchange.request.headers, forwarding, facts.as_deref(), &mut self.text);
+        let facts = exchange.facts.as_deref().filter(|_| conn.tls.is_some());
+        forward_client_cert(&mut exchange.request.headers, forwarding, facts, &mut self.text);
         let headers = &mut exchange.request.headers;
         if http.config.generate_request_id {
             let is_replaced = is_edge && !http.config.preserve_external_request_id;
@@ -68,35 +67,12 @@ impl Engine {
     }
 
     /// What the route says about the request on its way upstream.
-    pub(super) fn prepare_request(&mut self, key: ExchangeKey, routed: &Routed, forward: &Arc<Forward>) {
+    pub(super) fn prepare_request(&mut self, key: ExchangeKey) {
         let Some(mut exchange) = self.exchanges.lend(key) else { return };
-        exchange.timeout_override = effective_timeout(&exchange, forward);
-        if exchange.is_internal {
-            if let Some(ordered) = take_millis(&mut exchange.request.headers, b"x-envoy-upstream-rq-timeout-ms") {
-                exchange.timeout_override = Some(ordered);
-            }
-        }
-        let general = exchange.http.as_ref().map_or(Duration::ZERO, |http| http.config.timeouts.max_stream_duration);
-        exchange.max_duration = max_duration(&exchange, forward, general);
-        self.edit_request_headers(&mut exchange, routed);
-        if let Some(rewrite) = forward.path_rewrite.as_ref().filter(|_| !exchange.request.path().is_empty()) {
-            let path = route::rewrite::path(rewrite, &routed.route.matches, exchange.request.path());
-            let original = exchange.request.path().to_vec();
-            exchange.request.headers.set_known(Known::XEnvoyOriginalPath, &original);
-            exchange.request.set_path(&path);
-        }
+        exchange.limit_time();
+        self.edit_request_headers(&mut exchange);
         let mut host = std::mem::take(&mut self.text);
-        host.clear();
-        match &forward.host_rewrite {
-            Some(HostRewrite::Literal(literal)) => host.extend_from_slice(literal.as_bytes()),
-            Some(HostRewrite::Header(name)) => {
-                host.extend_from_slice(exchange.request.headers.get(name.as_bytes()).unwrap_or_default());
-            }
-            Some(HostRewrite::Endpoint) | None => {}
-        }
-        if !host.is_empty() {
-            rewrite_host(&mut exchange.request, &host, forward.append_x_forwarded_host);
-        }
+        exchange.rewrite(&mut host);
         self.text = host;
         if exchange.answers_expect() {
             exchange.request.headers.remove_known(Known::Expect);
@@ -131,6 +107,46 @@ impl Engine {
         if counts {
             let attempt = decimal(u64::from(exchange.attempt));
             exchange.response.headers.set_known(Known::XEnvoyAttemptCount, attempt.as_bytes());
+        }
+    }
+}
+
+impl Exchange {
+    /// How long its route lets the request take.
+    fn limit_time(&mut self) {
+        let Some(forward) = self.routed.as_ref().and_then(Routed::forward) else { return };
+        let general = self.http.as_ref().map_or(Duration::ZERO, |http| http.config.timeouts.max_stream_duration);
+        self.max_duration = max_duration(&self.request, forward, general);
+        self.timeout_override = effective_timeout(&self.request, forward);
+        if self.is_internal {
+            if let Some(ordered) = take_millis(&mut self.request.headers, b"x-envoy-upstream-rq-timeout-ms") {
+                self.timeout_override = Some(ordered);
+            }
+        }
+    }
+
+    /// Its path and its host, as the route rewrites them; `host` is memory to work with.
+    fn rewrite(&mut self, host: &mut Vec<u8>) {
+        let Exchange { routed, request, .. } = self;
+        let Some((routed, forward)) = routed.as_ref().and_then(|routed| Some((routed, routed.forward()?))) else {
+            return;
+        };
+        if let Some(rewrite) = forward.path_rewrite.as_ref().filter(|_| !request.path().is_empty()) {
+            let path = route::rewrite::path(rewrite, &routed.route.matches, request.path());
+            let original = request.path().to_vec();
+            request.headers.set_known(Known::XEnvoyOriginalPath, &original);
+            request.set_path(&path);
+        }
+        host.clear();
+        match &forward.host_rewrite {
+            Some(HostRewrite::Literal(literal)) => host.extend_from_slice(literal.as_bytes()),
+            Some(HostRewrite::Header(name)) => {
+                host.extend_from_slice(request.headers.get(name.as_bytes()).unwrap_or_default());
+            }
+            Some(HostRewrite::Endpoint) | None => {}
+        }
+        if !host.is_empty() {
+            rewrite_host(request, host, forward.append_x_forwarded_host);
         }
     }
 }
@@ -252,14 +268,28 @@ pub(super) fn append_forwarded_for(headers: &mut Headers, ip: IpAddr, text: &mut
         text.extend_from_slice(old);
         text.push(b',');
     }
-    let _infallible = write!(text, "{}", ip.to_canonical());
+    write_ip(ip.to_canonical(), text);
     headers.set_known(Known::XForwardedFor, text);
 }
 
+/// What `Display` writes, for the kind of address that most clients have without its machinery.
+fn write_ip(ip: IpAddr, text: &mut Vec<u8>) {
+    let IpAddr::V4(ip) = ip else {
+        let _infallible = write!(text, "{ip}");
+        return;
+    };
+    for (at, octet) in ip.octets().into_iter().enumerate() {
+        if at > 0 {
+            text.push(b'.');
+        }
+        text.extend_from_slice(decimal(u64::from(octet)).as_bytes());
+    }
+}
+
 /// The route's timeout as `grpc-timeout` has it, with the deprecated `max_grpc_timeout` (Envoy's rules, zero included).
-fn effective_timeout(exchange: &Exchange, forward: &Forward) -> Option<Duration> {
-    let limits = forward.grpc_timeout.filter(|_| route::matcher::is_grpc(&exchange.request))?;
-    let wanted = grpc_timeout(&exchange.request).unwrap_or_default();
+fn effective_timeout(request: &RequestHead, forward: &Forward) -> Option<Duration> {
+    let limits = forward.grpc_timeout.filter(|_| route::matcher::is_grpc(request))?;
+    let wanted = grpc_timeout(request).unwrap_or_default();
     let wanted = wanted.checked_sub(limits.offset).filter(|left| !left.is_zero()).unwrap_or(wanted);
     let is_capped = !limits.max.is_zero() && (wanted.is_zero() || limits.max < wanted);
     Some(if is_capped { limits.max } else { wanted })
@@ -267,8 +297,8 @@ fn effective_timeout(exchange: &Exchange, forward: &Forward) -> Option<Duration>
 
 /// How long the exchange may last: as `grpc-timeout` says where the route honours it, else as route or connection
 /// manager say. Zero means no limit.
-fn max_duration(exchange: &Exchange, forward: &Forward, general: Duration) -> Duration {
-    match (grpc_timeout(&exchange.request), forward.stream.grpc) {
+fn max_duration(request: &RequestHead, forward: &Forward, general: Duration) -> Duration {
+    match (grpc_timeout(request), forward.stream.grpc) {
         (Some(wanted), Some(limits)) => {
             let capped = if limits.max.is_zero() { wanted } else { wanted.min(limits.max) };
             // What is over already is over at once.
@@ -350,6 +380,15 @@ mod tests {
             headers.append(name.as_bytes(), value.as_bytes());
         }
         headers
+    }
+
+    #[test]
+    fn an_address_is_written_as_it_is_displayed() {
+        for ip in ["0.0.0.0", "10.96.0.1", "255.255.255.255", "::1", "2001:db8::a:0:0:1"] {
+            let mut text = b"before,".to_vec();
+            write_ip(ip.parse().unwrap(), &mut text);
+            assert_eq!(String::from_utf8(text).unwrap(), format!("before,{ip}"));
+        }
     }
 
     #[test]

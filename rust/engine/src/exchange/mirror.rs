@@ -33,7 +33,7 @@ const ROOM: usize = 1 << 20;
 
 /// The route has the request mirrored, as far as it can be.
 pub(super) fn is_mirrored(exchange: &Exchange) -> bool {
-    let forward = exchange.routed.as_ref().and_then(|routed| routed.forward.as_ref());
+    let forward = exchange.forward();
     forward.is_some_and(|forward| !forward.mirrors.is_empty()) && !exchange.tunnel.is_asked()
 }
 
@@ -44,7 +44,7 @@ impl Engine {
         let Some(mut exchange) = self.exchanges.lend(key) else { return };
         let chosen = self.clusters.get(cluster).and_then(|cluster| cluster.hosts.get(host));
         exchange.endpoint = chosen.map(|host| host.endpoint.clone());
-        let forward = exchange.routed.as_ref().and_then(|routed| routed.forward.clone());
+        let forward = exchange.forward().cloned();
         // One throw for all of them, as in Envoy: those with equal shares mirror the same requests.
         let throw = self.rng.below(1_000_000);
         for mirror in forward.iter().flat_map(|forward| forward.mirrors.iter()) {
@@ -64,7 +64,7 @@ impl Engine {
         };
         let Some(cluster) = name.and_then(|name| self.cluster_named(name)) else { return };
         let Some(routed) = &exchange.routed else { return };
-        let Some(forward) = &routed.forward else { return };
+        let Some(forward) = routed.forward() else { return };
         let timeout = exchange.timeout_override.unwrap_or(forward.timeout);
         let connection_idle = exchange.http.as_ref().map_or(Duration::ZERO, |http| http.config.timeouts.stream_idle);
         let detached = Detached {
@@ -99,7 +99,7 @@ impl Engine {
             head.headers.set_known(Known::XEnvoyAttemptCount, b"1");
         }
         let of_request = || {
-            let forward = exchange.routed.as_ref()?.forward.as_deref()?;
+            let forward = exchange.forward()?;
             time_for_attempt(exchange, forward, self.now)
         };
         if let Some(limit) = Some(timeout).filter(|limit| !limit.is_zero()).or_else(of_request) {

@@ -39,7 +39,7 @@ use pymesh_model::cluster::{Cluster, RoutingPriority};
 use pymesh_model::endpoint::Endpoint;
 use pymesh_model::filter::RouteFilters;
 use pymesh_model::metadata::Metadata;
-use pymesh_model::route::{ClusterChoice, Forward, RetryPolicy, Route, RouteTable, WeightedCluster};
+use pymesh_model::route::{Action, ClusterChoice, Forward, RetryPolicy, Route, RouteTable, WeightedCluster};
 
 use crate::base::slab::Key;
 use crate::base::time::Time;
@@ -241,14 +241,20 @@ pub(crate) struct Routed {
     pub route: Arc<Route>,
     /// Index into the route's weighted clusters.
     pub weighted: Option<usize>,
-    /// For routes that forward.
-    pub forward: Option<Arc<Forward>>,
 }
 
 impl Routed {
+    /// For routes that forward.
+    pub fn forward(&self) -> Option<&Arc<Forward>> {
+        match &self.route.action {
+            Action::Forward(forward) => Some(forward),
+            _ => None,
+        }
+    }
+
     /// The chosen entry of the route's weighted clusters.
     fn share(&self) -> Option<&WeightedCluster> {
-        match &self.forward.as_ref()?.cluster {
+        match &self.forward()?.cluster {
             ClusterChoice::Weighted(split) => split.clusters.get(self.weighted?),
             _ => None,
         }
@@ -256,7 +262,7 @@ impl Routed {
 
     /// The name of the cluster that the request is for.
     pub fn cluster_name<'a>(&'a self, request: &'a RequestHead) -> Option<&'a [u8]> {
-        match &self.forward.as_ref()?.cluster {
+        match &self.forward()?.cluster {
             ClusterChoice::One(name) => Some(name.as_bytes()),
             ClusterChoice::Weighted(_) => Some(self.share()?.name.as_bytes()),
             ClusterChoice::Header(header) => request.headers.get(header.as_bytes()),
@@ -270,12 +276,17 @@ impl Routed {
 
     /// The route's retry policy, or else its virtual host's.
     pub fn retry(&self) -> Option<&Arc<RetryPolicy>> {
-        let own = self.forward.as_ref()?.retry.as_ref();
+        let own = self.forward()?.retry.as_ref();
         own.or_else(|| self.table.virtual_hosts.get(self.virtual_host)?.retry.as_ref())
     }
 }
 
 impl Exchange {
+    /// What its route says of requests that go on, if it is such a route.
+    pub(crate) fn forward(&self) -> Option<&Arc<Forward>> {
+        self.routed.as_ref()?.forward()
+    }
+
     /// The proxy itself tells the client to continue, and the upstream nothing of it.
     pub(crate) fn answers_expect(&self) -> bool {
         self.expects_continue && self.http.as_ref().is_none_or(|http| !http.config.proxy_100_continue)
@@ -284,7 +295,7 @@ impl Exchange {
     /// No route changes the headers of its answer: it is verbatim, or a filter's in place of an answer that the route
     /// itself would have given.
     fn keeps_its_headers(&self) -> bool {
-        let is_of_route = || self.routed.as_ref().is_some_and(|routed| routed.forward.is_none());
+        let is_of_route = || self.routed.as_ref().is_some_and(|routed| routed.forward().is_none());
         self.is_verbatim || self.is_local && is_of_route() && *self.details != *details::DIRECT_RESPONSE
     }
 
@@ -293,37 +304,40 @@ impl Exchange {
         usize::try_from(self.bytes_sent).unwrap_or(usize::MAX).saturating_add(FIRST_BUFFER)
     }
 
+    /// Keeps what its attempts, logs and metrics are told of a cluster.
+    pub(crate) fn keep_config(&mut self, config: &Arc<Cluster>) {
+        // Mostly it is there already, and a count that many workers share is left alone.
+        if !self.cluster_config.as_ref().is_some_and(|kept| Arc::ptr_eq(kept, config)) {
+            self.cluster_config = Some(config.clone());
+        }
+    }
+
     /// Ready for another request; keeps memory.
     pub(crate) fn reset(&mut self) {
-        let mut request = std::mem::take(&mut self.request);
-        let mut response = std::mem::take(&mut self.response);
-        let mut request_body = std::mem::take(&mut self.request_body);
-        let mut response_body = std::mem::take(&mut self.response_body);
-        let mut tried = std::mem::take(&mut self.tried);
-        let mut memories = std::mem::take(&mut self.memories);
-        let mut mirrors = std::mem::take(&mut self.mirrors);
-        let mut metadata = std::mem::take(&mut self.metadata);
-        request.clear();
-        response.clear();
-        request.headers.shrink(KEEP);
-        response.headers.shrink(KEEP);
-        request_body.reset();
-        response_body.reset();
-        tried.clear();
-        memories.clear();
-        mirrors.clear();
-        metadata.clear();
-        *self = Exchange {
-            request,
-            response,
-            request_body,
-            response_body,
-            tried,
-            memories,
-            mirrors,
-            metadata,
-            ..Exchange::default()
-        };
+        /// Field by field: a whole new exchange would be some kilobytes to move. The list is complete, or this does not
+        /// build.
+        macro_rules! renew {
+            (cleared: $($cleared:ident),*; new: $($new:ident),* $(,)?) => {
+                let Exchange { $($cleared,)* $($new,)* } = self;
+                $($cleared.clear();)*
+                $(*$new = Default::default();)*
+            };
+        }
+        renew! {
+            cleared: request, response, request_body, response_body, tried, memories, mirrors, metadata;
+            new: stage, in_filter, filter_call, away, kept, chose_filters, skips, judged, concerned, filter_resumes_at,
+                awaited, asking, is_edited, is_filtered, is_ready, down, down_stream, http, facts,
+                detached, has_response, response_started, is_local, is_verbatim, sent_continue,
+                expects_continue, tunnel, grpc_web, messages, routed, unrouted, cluster, host, pool,
+                priority, cluster_config, endpoint, up, up_stream, request_started, attempt,
+                retries_left, replay_limit, own_retry, holds_retry, was_sent, is_judged, is_final,
+                is_internal, set_cookies, trace, flags, details, transport_failure, upstream_local,
+                upstream_version, started, request_received, forwarded, upstream_started, request_sent,
+                response_received, response_ended, answered, last_progress, retry_at, timeout_override,
+                max_duration, deadline, bytes_sent
+        }
+        self.request.headers.shrink(KEEP);
+        self.response.headers.shrink(KEEP);
     }
 }
 

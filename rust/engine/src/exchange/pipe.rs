@@ -36,7 +36,7 @@ pub(crate) struct Pipe {
 }
 
 impl Pipe {
-    pub fn reset(&mut self) {
+    pub fn clear(&mut self) {
         self.buffer.clear();
         self.taken = 0;
         self.replay = false;

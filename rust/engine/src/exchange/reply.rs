@@ -98,7 +98,7 @@ impl Engine {
             response.headers.append_lower(name, value);
         }
         let body = &mut exchange.response_body;
-        body.reset();
+        body.clear();
         body.ended = true;
         if is_grpc {
             response.status = 200;

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use pymesh_http::{h1, Headers, Known, Method, RequestHead, Version};
+use pymesh_model::cluster::RoutingPriority;
 use pymesh_model::http::{RouteSource, Underscores};
 use pymesh_model::overload::OverloadAction;
 use pymesh_model::route::{Action, ClusterChoice, RouteTable, Upgrade};
@@ -20,8 +21,8 @@ use crate::telemetry::{details, Flags};
 impl Engine {
     /// The head is there: make it canonical, then route it.
     pub(super) fn on_arrived(&mut self, key: ExchangeKey) {
-        let Some(exchange) = self.exchanges.get_mut(key) else { return };
-        let Some(http) = exchange.http.clone() else { return };
+        let Some(exchange) = self.exchanges.get_mut(key).map(|exchange| &mut **exchange) else { return };
+        let Some(http) = exchange.http.as_ref() else { return };
         if exchange.has_response {
             // Refused while it was parsed.
             return;
@@ -110,9 +111,9 @@ impl Engine {
 
     /// All filters have let the request pass.
     pub(crate) fn act_on_route(&mut self, key: ExchangeKey) {
-        let Some(exchange) = self.exchanges.get_mut(key) else { return };
-        let Some(http) = exchange.http.clone() else { return };
-        let Some(routed) = exchange.routed.clone() else {
+        let Some(exchange) = self.exchanges.get(key) else { return };
+        let Some(http) = exchange.http.as_ref() else { return };
+        let Some(routed) = exchange.routed.as_ref() else {
             if exchange.unrouted == Unrouted::RequiresTls {
                 let mut reply = LocalReply::new(301, details::DIRECT_RESPONSE);
                 reply.headers.push(("location", route::rewrite::https_location(&exchange.request)));
@@ -122,11 +123,12 @@ impl Engine {
             let reply = LocalReply::new(404, details::ROUTE_NOT_FOUND).with_flags(Flags::NO_ROUTE);
             return self.reply_locally(key, reply);
         };
-        let may_not_ask = exchange.tunnel.is_asked() && !may_ask(&exchange.request, &routed, &http.config.upgrades);
+        let may_not_ask = exchange.tunnel.is_asked() && !may_ask(&exchange.request, routed, &http.config.upgrades);
         if exchange.tunnel.is_asked() && !may_not_ask {
             self.count_tunnel(key);
         }
-        let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        let Some(exchange) = self.exchanges.get(key) else { return };
+        let (Some(http), Some(routed)) = (&exchange.http, &exchange.routed) else { return };
         match &routed.route.action {
             Action::Redirect(_) | Action::Direct(_) if may_not_ask => self.refuse_tunnel(key),
             Action::Redirect(redirect) => {
@@ -138,45 +140,52 @@ impl Engine {
             }
             Action::Direct(direct) => {
                 http.stats.rq_direct_response.inc();
-                let reply = LocalReply::new(direct.status, details::DIRECT_RESPONSE);
-                self.reply_locally(key, reply.with_body(&direct.body));
+                let reply = LocalReply::new(direct.status, details::DIRECT_RESPONSE).with_body(&direct.body);
+                self.reply_locally(key, reply);
             }
-            Action::Forward(forward) => {
-                let cluster = self.name_cluster(key);
-                if may_not_ask {
-                    return self.refuse_tunnel(key);
-                }
-                let Some(cluster) = cluster else {
-                    http.stats.no_cluster.inc();
-                    let reply = LocalReply::new(forward.cluster_not_found_status, details::CLUSTER_NOT_FOUND);
-                    return self.reply_locally(key, reply.with_flags(Flags::NO_CLUSTER));
-                };
-                if let Some(reply) = self.drop_overload(cluster) {
-                    return self.reply_locally(key, reply);
-                }
-                self.prepare_request(key, &routed, forward);
-                let Some(exchange) = self.exchanges.get_mut(key) else { return };
-                if !exchange.request.is_well_formed() {
-                    // As Envoy answers what its filters have made unfit to be sent.
-                    let reply = LocalReply::new(503, details::REWRITTEN_UNFIT);
-                    return self.reply_locally(key, reply.with_flags(Flags::DOWNSTREAM_PROTOCOL_ERROR));
-                }
-                exchange.cluster = Some(cluster);
-                exchange.forwarded = self.now;
-                exchange.priority = forward.priority;
-                exchange.attempt = 1;
-                exchange.count_messages();
-                exchange.adopt_retry_policy(&routed);
-                let retry = exchange.retry().filter(|retry| !retry.on.is_empty());
-                exchange.retries_left = retry.map_or(0, |retry| retry.num_retries);
-                // As in Envoy what may be kept, so that it can be sent again, is what a connection may hold.
-                let conn = exchange.down.and_then(|down| self.conns.get(down));
-                exchange.replay_limit = conn.map_or(0, |conn| conn.buffer_limit);
-                exchange.request_body.replay = exchange.retries_left > 0 && !exchange.request_body.is_drained();
-                exchange.stage = Stage::Picking;
-                self.arm_request_timeout(key);
-            }
+            Action::Forward(_) => self.begin_to_forward(key, may_not_ask),
         }
+    }
+
+    /// The route leads to a cluster.
+    fn begin_to_forward(&mut self, key: ExchangeKey, may_not_ask: bool) {
+        let cluster = self.name_cluster(key);
+        if may_not_ask {
+            return self.refuse_tunnel(key);
+        }
+        let Some(cluster) = cluster else {
+            let Some(exchange) = self.exchanges.get(key) else { return };
+            let forward = exchange.forward();
+            let (Some(http), Some(forward)) = (&exchange.http, forward) else { return };
+            http.stats.no_cluster.inc();
+            let reply = LocalReply::new(forward.cluster_not_found_status, details::CLUSTER_NOT_FOUND);
+            return self.reply_locally(key, reply.with_flags(Flags::NO_CLUSTER));
+        };
+        if let Some(reply) = self.drop_overload(cluster) {
+            return self.reply_locally(key, reply);
+        }
+        self.prepare_request(key);
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        if !exchange.request.is_well_formed() {
+            // As Envoy answers what its filters have made unfit to be sent.
+            let reply = LocalReply::new(503, details::REWRITTEN_UNFIT);
+            return self.reply_locally(key, reply.with_flags(Flags::DOWNSTREAM_PROTOCOL_ERROR));
+        }
+        exchange.cluster = Some(cluster);
+        exchange.forwarded = self.now;
+        let forward = exchange.forward();
+        exchange.priority = forward.map_or(RoutingPriority::Default, |forward| forward.priority);
+        exchange.attempt = 1;
+        exchange.count_messages();
+        exchange.adopt_retry_policy();
+        let retry = exchange.retry().filter(|retry| !retry.on.is_empty());
+        exchange.retries_left = retry.map_or(0, |retry| retry.num_retries);
+        // As in Envoy what may be kept, so that it can be sent again, is what a connection may hold.
+        let conn = exchange.down.and_then(|down| self.conns.get(down));
+        exchange.replay_limit = conn.map_or(0, |conn| conn.buffer_limit);
+        exchange.request_body.replay = exchange.retries_left > 0 && !exchange.request_body.is_drained();
+        exchange.stage = Stage::Picking;
+        self.arm_request_timeout(key);
     }
 
     /// The cluster that the request is for, which is known to logs and metrics also if it gets no further.
@@ -186,8 +195,8 @@ impl Engine {
         let known = std::str::from_utf8(name).ok().and_then(|name| self.cluster_named(name));
         let is_it = |key: &ClusterKey| self.clusters.get(*key).is_some_and(|kept| kept.config.name.as_bytes() == name);
         let cluster = known.or_else(|| exchange.awaited.filter(is_it))?;
-        let config = self.clusters.get(cluster).map(|cluster| cluster.config.clone());
-        self.exchanges.get_mut(key)?.cluster_config = config;
+        let (config, exchange) = (&self.clusters.get(cluster)?.config, self.exchanges.get_mut(key)?);
+        exchange.keep_config(config);
         Some(cluster)
     }
 
@@ -335,7 +344,7 @@ pub(super) fn asked_for(request: &RequestHead) -> &[u8] {
 fn may_ask(request: &RequestHead, routed: &Routed, general: &[Upgrade]) -> bool {
     let wanted = asked_for(request);
     let rule = |upgrade: &&Upgrade| wanted.eq_ignore_ascii_case(upgrade.protocol.as_bytes());
-    let own = routed.forward.iter().flat_map(|forward| &forward.upgrades).find(rule);
+    let own = routed.forward().into_iter().flat_map(|forward| &forward.upgrades).find(rule);
     own.or_else(|| general.iter().find(rule)).is_some_and(|upgrade| upgrade.enabled)
 }
 
@@ -357,15 +366,12 @@ fn route_request(
         let found = route::matcher::find(&table, &exchange.request, &exchange.metadata, random);
         let found = found.map_err(|reason| exchange.unrouted = reason).ok()?;
         let route = table.virtual_hosts.get(found.virtual_host)?.routes.get(found.route)?.clone();
-        let forward = match &route.action {
-            Action::Forward(forward) => Some(forward.clone()),
-            _ => None,
-        };
-        let weighted = forward.as_deref().and_then(|forward| match &forward.cluster {
+        let mut routed = Routed { virtual_host: found.virtual_host, table, route, weighted: None };
+        routed.weighted = routed.forward().and_then(|forward| match &forward.cluster {
             ClusterChoice::Weighted(split) => sticky::share(exchange, forward, split, random.rotate_left(32), text),
             _ => None,
         });
-        Some(Routed { virtual_host: found.virtual_host, table, route, weighted, forward })
+        Some(routed)
     });
     exchange.routed = routed;
 }

@@ -67,7 +67,7 @@ impl Engine {
         }
         // An upstream that answers and then fails has still failed.
         exchange.has_response = false;
-        exchange.response_body.reset();
+        exchange.response_body.clear();
         let is_filtered = exchange.is_filtered;
         let was_sent = exchange.request_started || exchange.was_sent;
         let policy = exchange.retry().cloned();
@@ -116,7 +116,7 @@ impl Engine {
         if let Some(exchange) = self.exchanges.get_mut(key) {
             exchange.end_attempt_span(self.now, Ok(exchange.response.status));
             exchange.has_response = false;
-            exchange.response_body.reset();
+            exchange.response_body.clear();
         }
         self.back_off(key, wait);
         true
@@ -224,9 +224,9 @@ impl Exchange {
 
     /// Makes the policy of a request that differs from its route's: what the request orders is merged into it, and
     /// if the policy is for certain requests only and this is not one, its conditions are left out.
-    pub(super) fn adopt_retry_policy(&mut self, routed: &Routed) {
-        let general = routed.retry();
+    pub(super) fn adopt_retry_policy(&mut self) {
         let orders = if self.is_internal { take_orders(&mut self.request) } else { Orders::default() };
+        let general = self.routed.as_ref().and_then(Routed::retry);
         let wanted = general.map_or(&[][..], |policy| policy.request_headers.as_slice());
         let is_meant =
             wanted.is_empty() || wanted.iter().any(|rule| route::matcher::header_matches(rule, &self.request));

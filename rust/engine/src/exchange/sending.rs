@@ -225,7 +225,7 @@ fn finish_request_head(exchange: &mut Exchange, now: Time) {
         let attempt = decimal(u64::from(exchange.attempt));
         exchange.request.headers.set_known(Known::XEnvoyAttemptCount, attempt.as_bytes());
     }
-    let Some(forward) = routed.forward.as_ref() else { return };
+    let Some(forward) = routed.forward() else { return };
     if let Some(limit) = time_for_attempt(exchange, forward, now) {
         let millis = decimal(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
         exchange.request.headers.set_known(Known::XEnvoyExpectedRqTimeoutMs, millis.as_bytes());

@@ -164,7 +164,7 @@ impl Exchange {
     pub(crate) fn open_tunnel(&mut self) {
         self.tunnel.open = true;
         if self.tunnel.after_content {
-            self.request_body.reset();
+            self.request_body.clear();
         }
     }
 }

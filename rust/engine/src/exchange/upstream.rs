@@ -60,7 +60,7 @@ impl Engine {
         let Some(host) = cluster.hosts.get_mut(host_key) else { return };
         exchange.host = Some(host_key);
         exchange.pool = Some(pool_key);
-        exchange.cluster_config = Some(cluster.config.clone());
+        exchange.keep_config(&cluster.config);
         exchange.endpoint = Some(host.endpoint.clone());
         exchange.begin_attempt_span(self.now, &mut self.rng);
         let pool = host.pool(pool_key);
@@ -163,7 +163,7 @@ impl Engine {
     /// The hash of a request by the policies of its route.
     fn hash_of(&mut self, key: ExchangeKey) -> Option<u64> {
         let exchange = self.exchanges.get_mut(key)?;
-        let forward = exchange.routed.as_ref()?.forward.clone()?;
+        let forward = exchange.forward()?.clone();
         sticky::hash(exchange, &forward.hash_policy, &mut self.text)
     }
 
@@ -269,7 +269,7 @@ fn ends_tunnel(exchange: &Exchange) -> bool {
     if exchange.detached.as_ref().is_some_and(|detached| detached.is_raw) {
         return true;
     }
-    let rules = exchange.routed.as_ref().and_then(|routed| routed.forward.as_ref()).map(|forward| &forward.upgrades);
+    let rules = exchange.forward().map(|forward| &forward.upgrades);
     let mut rules = rules.into_iter().flatten();
     exchange.tunnel.asks == Asks::Connect && rules.any(|rule| &*rule.protocol == "connect" && rule.terminates)
 }

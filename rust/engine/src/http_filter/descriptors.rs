@@ -22,7 +22,7 @@ pub(super) fn of(exchange: &Exchange, limit: &LocalRateLimit, node_cluster: &str
         return made;
     }
     let Some(routed) = &exchange.routed else { return made };
-    let Some(forward) = &routed.forward else { return made };
+    let Some(forward) = routed.forward() else { return made };
     add(&forward.rate_limits, Some(limit.stage));
     let counts = match limit.virtual_host {
         VirtualHostLimits::Override => forward.rate_limits.is_empty(),
