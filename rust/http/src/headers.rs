@@ -329,7 +329,7 @@ impl Headers {
             Some(known) => self.append_known(known, value),
             None => {
                 let name = self.store(name);
-                self.append_field(UNKNOWN, name, value);
+                self.append_field(UNKNOWN, name, name.len(), value);
             }
         }
     }
@@ -345,14 +345,14 @@ impl Headers {
                 self.arena.truncate(start);
                 self.append_known(known, value);
             }
-            None => self.append_field(UNKNOWN, span, value),
+            None => self.append_field(UNKNOWN, span, span.len(), value),
         }
     }
 
     /// Adds a field with a known name at the end.
     pub fn append_known(&mut self, known: Known, value: &[u8]) {
         self.present |= known.bit();
-        self.append_field(known as u8, Span::default(), value);
+        self.append_field(known as u8, Span::default(), known.name().len(), value);
     }
 
     /// Adds a field whose name has been looked up before; `name` is not stored if it is known.
@@ -361,16 +361,15 @@ impl Headers {
             Some(known) => self.append_known(known, value),
             None => {
                 let name = self.store(name);
-                self.append_field(UNKNOWN, name, value);
+                self.append_field(UNKNOWN, name, name.len(), value);
             }
         }
     }
 
-    fn append_field(&mut self, known: u8, name: Span, value: &[u8]) {
+    fn append_field(&mut self, known: u8, name: Span, name_len: usize, value: &[u8]) {
         let value = self.store(value);
-        let field = Field { known, flags: 0, name, value };
-        self.list_size += self.name_of(&field).len() + value.len() + 32;
-        self.fields.push(field);
+        self.list_size += name_len + value.len() + 32;
+        self.fields.push(Field { known, flags: 0, name, value });
     }
 
     /// Marks the field added last as never to be indexed (RFC 7541 section 7.1.3).
@@ -493,6 +492,7 @@ impl Headers {
         })
     }
 
+    #[inline]
     fn name_of<'a>(&'a self, field: &Field) -> &'a [u8] {
         match known_of(field) {
             Some(known) => known.name().as_bytes(),

@@ -220,7 +220,12 @@ impl<H: FilterHost> Worker<H> {
     }
 
     fn now(&self) -> Time {
-        Time::from_nanos(u64::try_from(self.options.origin.elapsed().as_nanos()).unwrap_or(u64::MAX))
+        self.time_at(Instant::now())
+    }
+
+    fn time_at(&self, instant: Instant) -> Time {
+        let elapsed = instant.saturating_duration_since(self.options.origin);
+        Time::from_nanos(u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX))
     }
 
     /// How long the poll may wait.
@@ -228,8 +233,8 @@ impl<H: FilterHost> Worker<H> {
         if !self.again.is_empty() {
             return Some(Duration::ZERO);
         }
-        let timer = self.engine.next_timeout().map(|due| due.since(self.now()));
         let now = Instant::now();
+        let timer = self.engine.next_timeout().map(|due| due.since(self.time_at(now)));
         let accept =
             self.listeners.iter().filter(|l| l.ready).map(|listener| {
                 listener.paused_until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now))

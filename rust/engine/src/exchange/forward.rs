@@ -282,7 +282,13 @@ fn write_ip(ip: IpAddr, text: &mut Vec<u8>) {
         if at > 0 {
             text.push(b'.');
         }
-        text.extend_from_slice(decimal(u64::from(octet)).as_bytes());
+        if octet >= 100 {
+            text.push(b'0' + octet / 100);
+        }
+        if octet >= 10 {
+            text.push(b'0' + octet / 10 % 10);
+        }
+        text.push(b'0' + octet % 10);
     }
 }
 
@@ -384,7 +390,7 @@ mod tests {
 
     #[test]
     fn an_address_is_written_as_it_is_displayed() {
-        for ip in ["0.0.0.0", "10.96.0.1", "255.255.255.255", "::1", "2001:db8::a:0:0:1"] {
+        for ip in ["0.0.0.0", "10.96.0.1", "100.9.99.110", "255.255.255.255", "::1", "2001:db8::a:0:0:1"] {
             let mut text = b"before,".to_vec();
             write_ip(ip.parse().unwrap(), &mut text);
             assert_eq!(String::from_utf8(text).unwrap(), format!("before,{ip}"));
