@@ -54,7 +54,7 @@ CODES: Mapping[str, str] = {
 _CODE_OF = (
     (re.compile(r"has two VirtualServices in the mesh"), "IST0109"),
     (re.compile(r"has several ports"), "IST0112"),
-    (re.compile(r"there is no |has no (subset|port|such)|no service is within|is not exported"), "IST0101"),
+    (re.compile(r"there is no |has no (subset|port|such|listener)|no service is within|is not exported"), "IST0101"),
 )
 _MODES_OF_TLS = ("SIMPLE", "MUTUAL")
 

@@ -34,15 +34,15 @@ _CONFIGURATION: Final[Mapping[str, Sequence[str]]] = {
     ),
     "security.istio.io": ("peerauthentications", "authorizationpolicies", "requestauthentications"),
     "telemetry.istio.io": ("telemetries",),
-    "extensions.istio.io": ("wasmplugins",),
+    "extensions.istio.io": ("wasmplugins", "trafficextensions"),
     "gateway.networking.k8s.io": (
         *("gatewayclasses", "gateways", "httproutes", "grpcroutes", "tlsroutes", "tcproutes", "udproutes"),
-        "referencegrants",
+        *("referencegrants", "backendtlspolicies", "listenersets"),
     ),
     GROUP: ("pythonfilters", "healthcheckpolicies", "localratelimits"),
 }
-#: They have no status.
-_WITHOUT_STATUS: Final = ("referencegrants",)
+#: They have no status, or none that is ours to write.
+_WITHOUT_STATUS: Final = ("referencegrants", "backendtlspolicies", "listenersets")
 
 
 def of_control(name: str, namespace: str) -> list[Json]:

@@ -18,7 +18,10 @@ Json = dict[str, Any]
 INJECT_PATH, VALIDATE_PATH = "/inject", "/validate"
 #: Where the API server itself says in which namespace something is.
 _NAME: Final = "kubernetes.io/metadata.name"
-_GATEWAY_API: Final = ("gateways", "httproutes", "grpcroutes", "tlsroutes", "tcproutes")
+_GATEWAY_API: Final = (
+    *("gateways", "httproutes", "grpcroutes", "tlsroutes", "tcproutes", "udproutes"),
+    *("referencegrants", "backendtlspolicies", "listenersets"),
+)
 #: Seconds; a control plane that is there answers in milliseconds.
 _PATIENCE = 10
 

@@ -55,6 +55,8 @@ def closed(one: Object) -> Resource | None:
     ways = list(_WAYS[one["kind"]](written, annotations)) if one.get("kind") in _WAYS else []
     # Whom it selects, if that is not what is wrong; else everybody in its namespace.
     chosen: list[Spec] = [{name: written[name]} for name in ("selector", "targetRefs") if written.get(name) is not None]
+    if written.get("targetRef") is not None:
+        chosen.append({"targetRefs": [written["targetRef"]]})  # Istio's older name for one
     everybody: Spec = {"selector": {"matchLabels": {}}} if one.get("kind") == "PythonFilter" else {}
     for selecting in (*chosen, everybody):
         for closing in ways:

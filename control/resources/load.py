@@ -90,6 +90,8 @@ REFUSED_KINDS: Mapping[str, str] = {
     "WorkloadGroup": "write WorkloadEntry resources",
     "ProxyConfig": "set the control plane's options",
     "UDPRoute": "nothing replaces it yet",
+    "BackendTLSPolicy": "write a DestinationRule with trafficPolicy.tls for the service",
+    "ListenerSet": "write its listeners into the Gateway",
     "GatewayClass": "the class 'pymesh' is built in; remove it",
     "Endpoints": "write an EndpointSlice",
 }

@@ -114,6 +114,8 @@ def _service(spec: Object) -> dict[str, Any]:
         for port in spec.get("ports") or ()
         if _is_tcp(port)
     ]
+    # The server adds it to ``sessionAffinity: ClientIP``, of which enough is said.
+    kept.pop("sessionAffinityConfig", None)
     if kept.get("internalTrafficPolicy") == "Cluster":
         del kept["internalTrafficPolicy"]  # what a server writes where nobody has
     if kept.get("type") in ("NodePort", "LoadBalancer"):

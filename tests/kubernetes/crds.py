@@ -23,7 +23,7 @@ _GATEWAY_API = "sigs.k8s.io/gateway-api"
 CHANNELS = ("standard", "experimental")
 
 
-def install(cluster: Cluster, channel: str = "experimental") -> None:
+def install(cluster: Cluster, channel: str = "standard") -> None:
     """Have the cluster serve all kinds that a mesh is described with."""
     names = [one["metadata"]["name"] for one in cluster.apply([*definitions(channel), *crds.definitions()])]
     for name in names:

@@ -1,4 +1,6 @@
-"""The Gateway API's definitions come in two channels: each kind of ours that one of them has is found there."""
+"""The Gateway API's definitions come in two channels. All tests have the standard one, which is what users have; here
+is what only the experimental one has.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ from pymesh.control.resources.load import KINDS
 from tests.kubernetes import crds
 from tests.kubernetes.cluster import Cluster
 from tests.kubernetes.meshes import following
+from tests.kubernetes.test_same_as_files import assert_same, refusals
 
 GROUP = "gateway.networking.k8s.io"
 #: As users of the standard channel write them.
@@ -41,10 +44,18 @@ def test_every_kind_is_asked_for_in_a_version_that_is_served(channel: str) -> No
     assert [kind for kind, versions in ours.items() if not versions & served[kind]] == []
 
 
-def test_a_route_of_the_standard_channel_is_in_force(tmp_path: Path) -> None:
-    with Cluster.running(tmp_path) as cluster:
-        crds.install(cluster, "standard")
-        with cluster.namespace() as namespace, following(cluster.kubeconfig) as followed:
-            cluster.apply(OBJECTS % {"namespace": namespace})
-            # A server whose definitions are new is out of touch for a moment.
-            followed.until(lambda mesh: mesh.store.tcp_routes and mesh.diagnostics() == [])
+def test_a_route_of_the_standard_channel_is_in_force(mesh_apis: Cluster, namespace: str) -> None:
+    with following(mesh_apis.kubeconfig) as followed:
+        mesh_apis.apply(OBJECTS % {"namespace": namespace})
+        followed.until(lambda mesh: mesh.store.tcp_routes and mesh.diagnostics() == [])
+
+
+def test_what_only_the_experimental_channel_has(tmp_path: Path) -> None:
+    for name in ("cluster", "mesh"):
+        (tmp_path / name).mkdir()
+    with Cluster.running(tmp_path / "cluster") as cluster:
+        crds.install(cluster, "experimental")
+        assert_same("session-persistence", cluster, tmp_path / "mesh")
+        # It has `retry`, too, but not all that a folder may say of it.
+        refused = refusals("limits-and-retries", cluster)
+        assert any("retry.attempts in body should be greater than or equal to 1" in one for one in refused), refused

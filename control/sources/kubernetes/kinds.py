@@ -50,6 +50,9 @@ _REFUSED_GROUPS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "WorkloadGroup": ("networking.istio.io", ("v1", "v1beta1", "v1alpha3")),
     "ProxyConfig": ("networking.istio.io", ("v1beta1",)),
     "WasmPlugin": ("extensions.istio.io", ("v1alpha1",)),
+    "TrafficExtension": ("extensions.istio.io", ("v1alpha1",)),
+    "BackendTLSPolicy": ("gateway.networking.k8s.io", ("v1",)),
+    "ListenerSet": ("gateway.networking.k8s.io", ("v1",)),
     "UDPRoute": ("gateway.networking.k8s.io", ("v1", "v1alpha2")),
 }
 
