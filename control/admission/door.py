@@ -12,6 +12,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from pymesh.control.admin.serving import AdminServer
+from pymesh.control.admission.entrance import Entrance
 from pymesh.control.admission.serving import SettingsFile, Webhooks
 from pymesh.control.admission.validating import Among
 from pymesh.control.config import Address
@@ -49,7 +50,9 @@ class AdmissionDoor:
 
     async def start(self, is_ready: Callable[[], bool]) -> None:
         """Serve in the background."""
-        self._server = AdminServer(self._webhooks.application(is_ready), self._socket, self._certificate.context)
+        tls = self._certificate.context
+        entrance = Entrance(self._socket, tls, self._webhooks.turned_away)
+        self._server = AdminServer(self._webhooks.application(is_ready), self._socket, tls, entrance.run)
         await self._server.start()
 
     async def renew(self) -> None:

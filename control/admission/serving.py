@@ -3,7 +3,9 @@
 Its certificate is of the mesh's authority, for the names that the API server calls us by, and is renewed under open
 connections. Whoever can reach it may ask: an answer changes nothing, and many questions hold up nobody but each other.
 Each webhook looks at one object at a time, on a thread of its own; a few wait, and who comes then is told so (503), and
-the API server does as its failure policy says. No names of services and Secrets are told that the asker did not bring.
+the API server does as its failure policy says; so, too, if those that wait are too large together. Connections have a
+limit and deadlines (:mod:`pymesh.control.admission.entrance`). No names of services and Secrets are told that the asker
+did not bring.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ log = logging.getLogger(__name__)
 LARGEST_REVIEW = 8 * 1024 * 1024
 #: The API server waits for an answer no longer than this.
 _BODY_SECONDS = 10.0
+#: Bytes of all reviews that are read, or wait.
+MOST_HELD = 8 * LARGEST_REVIEW
 #: Reviews of one webhook that are looked at, or wait for it.
 MOST_WAITING = 32
 
@@ -103,7 +107,17 @@ class Webhooks:
             "pymesh_admission_reviews", "Objects looked at, by what became of them.", ("webhook", "result"),
             registry=registry,
         )  # fmt: skip
+        self._turned_away = Counter(
+            "pymesh_admission_connections_turned_away", "Connections without a request that had to leave for others.",
+            registry=registry,
+        )  # fmt: skip
+        #: Bytes of the reviews that are read, or looked at.
+        self._held = 0
         self._seconds = Histogram("pymesh_admission_seconds", "Time for an answer.", ("webhook",), registry=registry)
+
+    def turned_away(self) -> None:
+        """A connection had to leave because too many were open."""
+        self._turned_away.inc()
 
     def application(self, is_ready: Callable[[], bool]) -> Starlette:
         """The pages."""
@@ -134,23 +148,30 @@ class Webhooks:
         return validating.answer(asked, self._among)
 
     async def _answered(self, request: Request, name: str, judge: Callable[[Asked], Answer]) -> Response:
+        body = bytearray()
+        try:
+            return await self._answer(request, body, name, judge)
+        except _BusyError:
+            self._answers.labels(name, "busy").inc()
+            return PlainTextResponse("too many reviews are waiting\n", 503, {"retry-after": "1", "connection": "close"})
+        finally:
+            self._held -= len(body)
+
+    async def _answer(self, request: Request, body: bytearray, name: str, judge: Callable[[Asked], Answer]) -> Response:
+        """Raises _BusyError."""
         began = time.monotonic()
         try:
             async with asyncio.timeout(_BODY_SECONDS):
-                body = await _body(request)
-            asked = decoded(body)
+                await self._read(request, body)
+            asked = decoded(bytes(body))
         except TimeoutError:
             self._answers.labels(name, "unreadable").inc()
             return PlainTextResponse("the review did not come in time\n", 408, {"connection": "close"})
         except ReviewError as error:
             self._answers.labels(name, "unreadable").inc()
             return PlainTextResponse(f"{error}\n", 400)
-        try:
-            # A mesh of thousands of resources takes long enough to be looked at to hold up the streams.
-            answer = await self._desks[name].judged(judge, asked)
-        except _BusyError:
-            self._answers.labels(name, "busy").inc()
-            return PlainTextResponse("too many reviews are waiting\n", 503, {"retry-after": "1"})
+        # A mesh of thousands of resources takes long enough to be looked at to hold up the streams.
+        answer = await self._desks[name].judged(judge, asked)
         result = "refused" if answer.refusal else "changed" if answer.patch else "allowed"
         self._answers.labels(name, result).inc()
         self._seconds.labels(name).observe(time.monotonic() - began)
@@ -158,11 +179,12 @@ class Webhooks:
             log.warning("refused by the %s webhook", name, extra={"object": asked.title, "why": answer.refusal})
         return Response(encoded(asked.uid, answer), media_type="application/json")
 
-
-async def _body(request: Request) -> bytes:
-    found = bytearray()
-    async for part in request.stream():
-        found += part
-        if len(found) > LARGEST_REVIEW:
-            raise ReviewError(f"the review is larger than {LARGEST_REVIEW} bytes")
-    return bytes(found)
+    async def _read(self, request: Request, body: bytearray) -> None:
+        """Raises ReviewError and _BusyError."""
+        async for part in request.stream():
+            body += part
+            self._held += len(part)
+            if len(body) > LARGEST_REVIEW:
+                raise ReviewError(f"the review is larger than {LARGEST_REVIEW} bytes")
+            if self._held > MOST_HELD:
+                raise _BusyError

@@ -82,3 +82,25 @@ def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyP
         assert await posted(application, VALIDATE_PATH, parts().__anext__) == 408
 
     asyncio.run(main())
+
+
+def test_all_that_wait_together_are_no_larger_than_can_be_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "MOST_HELD", 1000)
+
+    async def main() -> None:
+        application = Webhooks(None, lambda _: [], CollectorRegistry()).application(lambda: True)
+        whole = asyncio.Event()
+
+        async def parts() -> AsyncIterator[Any]:
+            yield {"type": "http.request", "body": b" " * 900, "more_body": True}
+            await whole.wait()
+            yield {"type": "http.request", "body": b"{", "more_body": False}
+
+        first = asyncio.create_task(posted(application, VALIDATE_PATH, parts().__anext__))
+        await asyncio.sleep(0)
+        assert await posted(application, VALIDATE_PATH) == 503
+        whole.set()
+        assert await first == 400
+        assert await posted(application, VALIDATE_PATH) == 200
+
+    asyncio.run(main())
