@@ -8,9 +8,10 @@ from __future__ import annotations
 import logging
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
+from weakref import WeakKeyDictionary
 
 from pymesh.control.admission import among
 from pymesh.control.analysis import analyze, coded
@@ -23,16 +24,19 @@ from pymesh.control.resources.metadata import Resource
 from pymesh.control.resources.workloads import WorkloadEntry
 from pymesh.control.store import addresses
 from pymesh.control.store.store import MeshOptions, Store
-from pymesh.control.store.workloads import SOMEWHERE, Locality
-from pymesh.control.translate import translate
+from pymesh.control.store.workloads import NODE_LABEL, SOMEWHERE, Locality
+from pymesh.control.translate import Translation, translate
 from pymesh.control.translate.origins import Origins
 from pymesh.control.translate.proxy import Proxy, ProxyError
 
 log = logging.getLogger(__name__)
 
+#: So many warnings are remembered to have been logged: whose they are is for proxies to say.
+_MOST_WARNED: Final = 10_000
+
 
 class DescribedNode(Protocol):
-    """What a proxy says of itself when it connects."""
+    """What a proxy says of itself when it connects: an object of its own for each connection, gone when that is."""
 
     @property
     def id(self) -> str:
@@ -59,6 +63,22 @@ class DescribedNode(Protocol):
         """Whether it may have the Secrets of its namespace."""
 
 
+@dataclass(slots=True)
+class _Served:
+    """A proxy that is connected: what was made for it is kept for as long as it is."""
+
+    #: As it describes itself.
+    told: Proxy
+    #: What the configuration knows of the workload: its pod, and where that runs.
+    pod: Pod | None
+    place: Locality
+    #: As it is served.
+    proxy: Proxy
+    #: What was made of which store.
+    store: Store | None = None
+    made: Translation | None = None
+
+
 class StoredMesh:
     """The configuration in use, and what is wrong with what was read last."""
 
@@ -68,7 +88,11 @@ class StoredMesh:
         self._found: tuple[Diagnostic, ...] = ()
         #: Namespace and name of a workload -> its service account.
         self._accounts: dict[tuple[str, str], str] = {}
-        self._warned: set[tuple[str, Diagnostic]] = set()
+        #: Namespace and name of a pod -> the pod.
+        self._pods: dict[tuple[str, str], Pod] = {}
+        self._served: WeakKeyDictionary[DescribedNode, _Served] = WeakKeyDictionary()
+        #: What was logged: for whom, what; the oldest first.
+        self._warned: dict[tuple[str, Diagnostic], None] = {}
         self._in_force_since: datetime | None = None
         self._refused_since: datetime | None = None
         #: What only people ask for, made when they do: file -> its resources in their order there; who is known.
@@ -76,25 +100,37 @@ class StoredMesh:
         self._inventory: tuple[Sequence[Known], Sequence[KnownService]] | None = None
         self.store = Store(self._options)
 
-    def _use(self, store: Store, resources: Sequence[Resource]) -> None:
-        """From now on."""
+    def _use(self, store: Store, resources: Sequence[Resource], *, but_slices: bool = True) -> None:
+        """From now on; without ``but_slices`` nothing but EndpointSlices differs from what was in use before."""
         self.store, self._resources = store, resources
         self._in_force_since, self._refused_since = datetime.now(UTC), None
         self._of_files = self._inventory = None
-        self._accounts = dict(_accounts(resources))
-        self._warned.clear()
+        if but_slices:
+            self._accounts = dict(_accounts(resources))
+            self._pods = {(one.namespace, one.name): one for one in resources if isinstance(one, Pod)}
+            self._warned.clear()
 
     def messages(self, node: DescribedNode) -> Mapping[str, Mapping[str, Any]]:
         """What a proxy should have: type URL -> name -> message. Raises ``ProxyError``."""
-        proxy = self._proxy(node)
+        served, store = self._serving(node), self.store
         if node.identity is not None:
-            self._check_place(proxy)
-        made = translate(self.store, proxy)
-        for one in made.warnings:
-            if (proxy.name, one) not in self._warned:
-                self._warned.add((proxy.name, one))
-                log.warning(str(one))
-        return made.messages
+            self._check_place(served.proxy)
+        if served.made is None or served.store is not store:
+            before = served.made
+            served.store, served.made = store, translate(store, served.proxy, before)
+            if before is None or served.made.warnings is not before.warnings:
+                for one in served.made.warnings:
+                    self._warn(served.proxy.name, one)
+        return served.made.messages
+
+    def _warn(self, who: str, one: Diagnostic) -> None:
+        """Once, as far as can be remembered."""
+        if (who, one) in self._warned:
+            return
+        self._warned[who, one] = None
+        if len(self._warned) > _MOST_WARNED:
+            del self._warned[next(iter(self._warned))]
+        log.warning(str(one))
 
     @property
     def _owners(self) -> dict[str, list[Resource]]:
@@ -102,12 +138,28 @@ class StoredMesh:
             self._of_files = _by_file(self._resources)
         return self._of_files
 
-    def _proxy(self, node: DescribedNode) -> Proxy:
-        proxy = Proxy.parse(node.id, node.metadata, node.user_agent, Locality(*node.locality), node.reads_secrets)
-        if proxy.locality == SOMEWHERE:
-            # A pod cannot tell where its node is; the nodes can.
-            return replace(proxy, locality=self.store.pod_localities.get((proxy.namespace, proxy.name), SOMEWHERE))
-        return proxy
+    def _serving(self, node: DescribedNode) -> _Served:
+        known = self._served.get(node)
+        told = known.told if known is not None else self._described(node)
+        key = told.namespace, told.name
+        pod, place = self._pods.get(key), self.store.pod_localities.get(key, SOMEWHERE)
+        if known is None or known.pod is not pod or known.place != place:
+            known = self._served[node] = _Served(told, pod, place, self._as_known(told, pod, place))
+        return known
+
+    def _described(self, node: DescribedNode) -> Proxy:
+        """Whom a node says that it is of. Raises ``ProxyError``."""
+        return Proxy.parse(node.id, node.metadata, node.user_agent, Locality(*node.locality), node.reads_secrets)
+
+    def _as_known(self, told: Proxy, pod: Pod | None, place: Locality) -> Proxy:
+        """A proxy with what is known of its workload in place of what it says: labels of its pod, and where that runs.
+
+        A pod cannot tell where its node is, the nodes can; and its labels may be others than those that it began with.
+        """
+        if pod is not None:
+            node = {NODE_LABEL: pod.spec.node_name} if pod.spec.node_name else {}
+            told = replace(told, labels={**node, **pod.metadata.labels})
+        return replace(told, locality=place) if place != SOMEWHERE else told
 
     def _check_place(self, proxy: Proxy) -> None:
         """A workload that the mesh knows is one of its own service account. Raises ``ProxyError``."""
@@ -124,7 +176,7 @@ class StoredMesh:
 
     def origins(self, node: DescribedNode) -> Callable[[Any, str], Sequence[dict[str, Any]]]:
         """For a proxy: the resources behind what it was sent, or behind a path in that; the closest first."""
-        known, owners = Origins(self.store, self._proxy(node)), self._owners
+        known, owners = Origins(self.store, self._serving(node).proxy), self._owners
 
         def traced(message: Any, path: str) -> list[dict[str, Any]]:
             return [shown for at in known.of(message, path) if (shown := _owner(owners, at)) is not None]

@@ -6,6 +6,7 @@ The rest of the store, and whatever translation has made of it, goes on to be us
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import fields, replace
 from typing import Final
 
@@ -16,6 +17,7 @@ from pymesh.control.resources.kubernetes_workloads import Pod
 from pymesh.control.resources.metadata import Resource
 from pymesh.control.resources.workloads import WorkloadEntry
 from pymesh.control.store import discovery, pods, workloads
+from pymesh.control.store.pods import Pods
 from pymesh.control.store.services import Service
 from pymesh.control.store.store import Refreshment, Store, in_order
 
@@ -25,37 +27,85 @@ Name = tuple[str, str]
 _MEMOS: Final = 8
 
 
-def refreshed(store: Store, resources: Sequence[Resource], changed: Iterable[Resource]) -> Store | None:
-    """The store of these resources; None: all of it must be made anew.
+#: A resource as it was, and as it is; None: it was not there, or is not any more.
+Change = tuple[Resource | None, Resource | None]
 
-    ``changed`` are the resources that have come, gone or become others since ``store`` was made, old and new.
+
+class Basis:
+    """Of the resources in force those that endpoints are made of, found by who needs them. It goes with the changes, so
+    that one costs the same in a mesh of any size.
     """
-    moved = list(changed)
+
+    def __init__(self, resources: Sequence[Resource]) -> None:
+        self.services = {(one.namespace, one.name): one for one in resources if isinstance(one, KubeService)}
+        #: By the service that they are of.
+        self.slices: dict[Name, dict[str, EndpointSlice]] = {}
+        for one in resources:
+            if isinstance(one, EndpointSlice):
+                self.slices.setdefault(_owner(one), {})[one.at.file] = one
+        self.entries = [workloads.from_entry(one) for one in in_order(resources) if isinstance(one, WorkloadEntry)]
+        self.pods = pods.gather(resources)
+
+    def has_owner(self, one: EndpointSlice) -> bool:
+        """Whether the service of a slice is there."""
+        return _owner(one) in self.services
+
+    def change(self, changes: Iterable[Change]) -> set[Name]:
+        """Take over changes of slices and pods; the services whose endpoints may be others by them."""
+        asked, named = set[Name](), dict[Name, Pod | None]()
+        for before, now in changes:
+            if isinstance(before, EndpointSlice):
+                asked.add(_owner(before))
+                self.slices.get(_owner(before), {}).pop(before.at.file, None)
+            if isinstance(now, EndpointSlice):
+                asked.add(_owner(now))
+                self.slices.setdefault(_owner(now), {})[now.at.file] = now
+            if isinstance(before, Pod):
+                named[before.namespace, before.name] = None
+            if isinstance(now, Pod):
+                named[now.namespace, now.name] = None if now.is_over else now
+        if named:
+            known = {**self.pods.pods, **named}
+            self.pods = Pods({key: one for key, one in known.items() if one is not None}, self.pods.localities)
+            asked.update(self._named_by(named.keys()))
+        return asked
+
+    def of(self, service: KubeService, domain: str) -> Service:
+        """A service with the endpoints that it has by now."""
+        here = in_order(self.slices.get((service.namespace, service.name), {}).values())
+        return discovery.from_kubernetes(service, self.entries, here, self.pods, domain, Report())
+
+    def _named_by(self, moved: AbstractSet[Name]) -> Iterator[Name]:
+        """The services that pods of these names are behind."""
+        for owner, slices in self.slices.items():
+            targets = (each.target_ref for one in slices.values() for each in one.endpoints)
+            if not moved.isdisjoint((owner[0], one.name) for one in targets if one is not None):
+                yield owner
+
+
+def refreshed(store: Store, basis: Basis, changes: Sequence[Change]) -> Store | None:
+    """The store after these changes; None: all of it must be made anew, and so must the basis."""
+    moved = [one for pair in changes for one in pair if one is not None]
     if store.options.virtual_network is not None or not all(isinstance(one, EndpointSlice | Pod) for one in moved):
         return None
-    kept = [one for one in resources if not isinstance(one, Pod)]
-    sliced: dict[Name, list[EndpointSlice]] = {}
-    for one in in_order(each for each in kept if isinstance(each, EndpointSlice)):
-        sliced.setdefault(_owner(one), []).append(one)
-    asked = set(_affected(moved, sliced))
-    known = pods.gather(resources)
-    entries = [workloads.from_entry(one) for one in in_order(kept) if isinstance(one, WorkloadEntry)]
     made: dict[str, Service] = {}
-    for service in kept:
-        if isinstance(service, KubeService) and (service.namespace, service.name) in asked:
-            here = sliced.get((service.namespace, service.name), [])
-            fresh = discovery.from_kubernetes(service, entries, here, known, store.options.domain, Report())
-            before = store.services.get(fresh.host)
-            if before is None or not _is_alike(before, fresh):
-                return None
-            made[fresh.host] = fresh
+    for name in sorted(basis.change(changes)):
+        service = basis.services.get(name)
+        if service is None:
+            continue
+        fresh = basis.of(service, store.options.domain)
+        before = store.services.get(fresh.host)
+        if before is None or not _is_alike(before, fresh):
+            return None
+        made[fresh.host] = fresh
     if _stands_elsewhere(store, made):
         return None
+    places = basis.pods.places() if any(isinstance(one, Pod) for one in moved) else store.pod_localities
     since = Refreshment(store.memo, frozenset(made), _shortened(store.refreshment, _MEMOS - 1))
     return replace(
         store,
         services={**store.services, **made},
-        pod_localities=known.places(),
+        pod_localities=places,
         memo={},
         made_of={host: kept for host, kept in store.made_of.items() if host not in made},
         refreshment=since,
@@ -66,19 +116,6 @@ def _shortened(since: Refreshment | None, length: int) -> Refreshment | None:
     if since is None or length == 0:
         return None
     return replace(since, before=_shortened(since.before, length - 1))
-
-
-def _affected(moved: Iterable[Resource], sliced: dict[Name, list[EndpointSlice]]) -> Iterator[Name]:
-    gone_or_new = {(one.namespace, one.name) for one in moved if isinstance(one, Pod)}
-    for one in moved:
-        if isinstance(one, EndpointSlice):
-            yield _owner(one)
-    if not gone_or_new:
-        return
-    for owner, slices in sliced.items():
-        named = ((one.namespace, each.target_ref.name) for one in slices for each in one.endpoints if each.target_ref)
-        if not gone_or_new.isdisjoint(named):
-            yield owner
 
 
 def _owner(one: EndpointSlice) -> Name:

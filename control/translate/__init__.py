@@ -10,7 +10,8 @@ from pymesh.control.resources.diagnostics import Diagnostic
 from pymesh.control.resources.workloads import EgressListener, Sidecar
 from pymesh.control.store.store import Store
 from pymesh.control.translate import captured, gateway, own_part, sidecar
-from pymesh.control.translate.common import by_type
+from pymesh.control.translate.common import Outbound, by_type, refreshed
+from pymesh.control.translate.own_part import Own
 from pymesh.control.translate.proxy import Proxy
 from pymesh.control.translate.scope import Scope
 from pymesh.control.xds.layers import Layer, Layered
@@ -25,21 +26,46 @@ class Translation:
     #: Type URL -> name -> message.
     messages: Mapping[str, Mapping[str, Any]]
     warnings: tuple[Diagnostic, ...]
+    #: Parts that are found again, for this proxy and those like it, for as long as somebody holds them.
+    parts: tuple[object, ...]
+    #: Of a captured sidecar: what it shares, what it has alone, and what of its store they were kept with.
+    captured: tuple[Outbound, Own, object] | None = None
 
 
-def translate(store: Store, proxy: Proxy) -> Translation:
-    """Everything for one proxy. The same store and proxy always give equal messages."""
+def translate(store: Store, proxy: Proxy, before: Translation | None = None) -> Translation:
+    """Everything for one proxy. The same store and proxy always give equal messages; ``before``, what was made for it
+    last, makes it quick.
+    """
+    if before is not None and before.captured is not None:
+        again = _refreshed(store, proxy, before, *before.captured)
+        if again is not None:
+            return again
     scope = Scope(store, proxy)
     if proxy.kind == "router":
         listeners, tables, secrets = gateway.build(scope)
-        return Translation(_messages(scope, _Part(listeners, tables, [], secrets)), scope.report.diagnostics)
+        return _whole(scope, _Part(listeners, tables, [], secrets))
     resource = store.sidecar(proxy.namespace, proxy.labels)
     if not proxy.is_captured:
-        return Translation(_messages(scope, _explicit(scope, resource)), scope.report.diagnostics)
+        return _whole(scope, _explicit(scope, resource))
     common = captured.outbound(scope, resource)
     own = own_part.of(scope, lambda inner: _messages(inner, _captured(inner, resource), common.needed))
-    layered = {url: Layered(common.layers[url], layer) for url, layer in own.items()}
-    return Translation(layered, scope.report.diagnostics)
+    layered = {url: Layered(common.layers[url], layer) for url, layer in own.layers.items()}
+    return Translation(layered, scope.report.diagnostics, (common, own), (common, own, store.memo))
+
+
+def _refreshed(
+    store: Store, proxy: Proxy, before: Translation, common: Outbound, own: Own, memo: object
+) -> Translation | None:
+    """The same of a store in which nothing but endpoints has changed; None: more has."""
+    hosts = next((hosts for kept, hosts in store.memos() if kept is memo), None)
+    if hosts is None or not own.holds(proxy, hosts):
+        return None
+    now = refreshed(common, store, proxy, hosts)
+    messages = {
+        url: named if now.layers[url] is common.layers[url] else Layered(now.layers[url], own.layers[url])
+        for url, named in before.messages.items()
+    }
+    return Translation(messages, before.warnings, (now, own), (now, own, store.memo))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +76,12 @@ class _Part:
     tables: list[Any]
     clusters: list[Any]
     secrets: dict[str, Any] = field(default_factory=dict)
+
+
+def _whole(scope: Scope, part: _Part) -> Translation:
+    """Of one part, in which no other proxy has a share but in its clusters."""
+    messages = _messages(scope, part)
+    return Translation(messages, scope.report.diagnostics, tuple(scope.clusters.values()))
 
 
 def _explicit(scope: Scope, resource: Sidecar | None) -> _Part:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import ItemsView, Iterator, Mapping
 from typing import Any, Generic, TypeVar, cast
+from weakref import WeakValueDictionary
 
 from pymesh.control.translate.proxy import Proxy
 
@@ -47,10 +48,12 @@ class Asked:
 
 
 class Alike(Generic[T]):
-    """What was made so far, by the answers of those that it was made for."""
+    """What was made, by the answers of those that it was made for. It is there for as long as one of them holds it:
+    proxies come with answers that nobody can check, and what they leave behind would fill the memory.
+    """
 
     def __init__(self) -> None:
-        self._made: dict[tuple[Question, ...], dict[tuple[Any, ...], T]] = {}
+        self._made: dict[tuple[Question, ...], WeakValueDictionary[tuple[Any, ...], T]] = {}
 
     def __len__(self) -> int:
         return sum(map(len, self._made.values()))
@@ -68,13 +71,27 @@ class Alike(Generic[T]):
         return None
 
     def add(self, proxy: Proxy, made: T) -> T:
-        """Keep what was made for a proxy that noted what it was asked meanwhile."""
+        """Let what was made for a proxy that noted what it was asked meanwhile be found; the answer is to be held."""
         noting = _noting(proxy)
         if noting is None:
             raise TypeError("nobody knows what this proxy was asked")
-        questions = tuple(noting.questions)
-        answers = tuple(answer(noting._proxy, one) for one in questions)
-        return self._made.setdefault(questions, {}).setdefault(answers, made)
+        return self.put(noting._proxy, tuple(noting.questions), made)
+
+    def put(self, proxy: Proxy, questions: tuple[Question, ...], made: T) -> T:
+        """The same, for what depends on these questions."""
+        answers = tuple(answer(proxy, one) for one in questions)
+        known = self._made.get(questions)
+        if known is None:
+            known = self._made[questions] = WeakValueDictionary()
+        return known.setdefault(answers, made)
+
+
+def questions(proxy: Proxy) -> dict[Question, None]:
+    """What was asked so far of a proxy that notes it."""
+    noting = _noting(proxy)
+    if noting is None:
+        raise TypeError("nobody knows what this proxy was asked")
+    return noting.questions
 
 
 def _noting(proxy: object) -> Asked | None:

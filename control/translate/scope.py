@@ -20,6 +20,8 @@ class Scope:
     proxy: Proxy
     report: Report = field(default_factory=Report)
     needed: dict[tuple[str, int], tuple[Service, Port]] = field(default_factory=dict)
+    #: What was made of those, to be held for as long as the proxy is connected.
+    clusters: dict[tuple[str, int], Any] = field(default_factory=dict)
     #: Clusters by name that are of no service's port: servers of keys.
     key_servers: dict[str, Any] = field(default_factory=dict)
     #: What :mod:`pymesh.control.translate.access` has made so far.

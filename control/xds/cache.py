@@ -46,6 +46,7 @@ class Resource:
 
 #: So many tables in a row, each known to be another but for a few names, are looked through for a change.
 _STEPS = 8
+_NO_NAMES: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
@@ -70,11 +71,15 @@ class Table:
 
     def differing(self, before: Table) -> frozenset[str] | None:
         """The names about which it may say something else than a table before it; None: that is not known."""
+        names = _NO_NAMES
         if len(self.layers) == len(before.layers) != 0:
-            parts = [mine.differing(theirs) for mine, theirs in zip(self.layers, before.layers, strict=True)]
-            known = [names for names in parts if names is not None]
-            return frozenset().union(*known) if len(known) == len(parts) else None
-        names, at = frozenset[str](), self
+            for mine, theirs in zip(self.layers, before.layers, strict=True):
+                part = mine.differing(theirs)
+                if part is None:
+                    return None
+                names = names | part if names and part else names or part
+            return names
+        at = self
         for _ in range(_STEPS):
             if at is before:
                 return names
@@ -83,7 +88,7 @@ class Table:
             earlier, changed = at.origin[0](), at.origin[1]
             if earlier is None:
                 return None
-            names, at = names | changed, earlier
+            names, at = names | changed if names else changed, earlier
         return None
 
 
@@ -144,12 +149,19 @@ class ResourceCache:
         return _table({name: self.resource(type_url, name, message) for name, message in named.items()})
 
     def _layered(self, type_url: str, named: Layered[pb.Message], before: Table | None) -> Table:
-        common, own = (self._layer(type_url, one) for one in (named.common, named.own))
+        known = named.encoded
+        if known is None or known[0] is not self:
+            known = named.encoded = (self, self._of_both(type_url, named, before))
+        table: Table = known[1]
+        return table
+
+    def _of_both(self, type_url: str, named: Layered[pb.Message], before: Table | None) -> Table:
+        common, own = self._layer(type_url, named.common), self._layer(type_url, named.own)
         if not own.resources or not common.resources:
             return common if common.resources else own
         if before is not None and before.layers == (common, own):
             return before
-        version = _digest([common.version, own.version])
+        version = _digest(common.version, own.version)
         if before is not None and before.version == version:
             return before
         return Table(Layered(common.resources, own.resources), version, (common, own))
@@ -158,10 +170,11 @@ class ResourceCache:
         """A layer is encoded once, whoever gets it and however often."""
         if not isinstance(layer, Layer):
             return self._table(type_url, layer)
-        if layer.encoded is None or layer.encoded[0] is not self:
-            layer.encoded = (self, self._encoded(type_url, layer))
+        known = layer.encoded
+        if known is None or known[0] is not self:
+            known = layer.encoded = (self, self._encoded(type_url, layer))
             layer.origin = None  # of which nothing more is needed
-        table: Table = layer.encoded[1]
+        table: Table = known[1]
         return table
 
     def _encoded(self, type_url: str, layer: Layer) -> Table:
@@ -193,8 +206,8 @@ def _table_version(resources: Mapping[str, Resource]) -> str:
     return digest.hexdigest()
 
 
-def _digest(versions: Iterable[str]) -> str:
-    return hashlib.blake2b(" ".join(versions).encode(), digest_size=12).hexdigest()
+def _digest(common: str, own: str) -> str:
+    return hashlib.blake2b(f"{common} {own}".encode(), digest_size=12).hexdigest()
 
 
 def _awaited_endpoints(cluster: Any) -> str | None:

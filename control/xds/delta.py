@@ -37,9 +37,8 @@ class DeltaSession(Session):
         #: Nonce -> version of responses that were not answered yet, oldest first.
         self._unanswered: dict[str, str] = {}
 
-    def receive(self, request: Any) -> Received:
-        subscription = self._subscription(request.type_url)
-        first, subscription.requested = not subscription.requested, True
+    def _receive(self, subscription: Subscription, request: Any) -> Received:
+        first = self._is_first(subscription)
         judged = Received(Outcome.SUBSCRIBED, subscription.type_url)
         if first:
             self._begin(subscription, request)
@@ -92,12 +91,16 @@ class DeltaSession(Session):
                 subscription.sent.pop(name, None)
 
     def _respond(self, subscription: Subscription, table: Table, *, retire: bool) -> Response | None:
-        changed = subscription.changed(table)
-        absent = subscription.absent(table)
-        removed = sorted(absent | set(subscription.retired(table))) if retire else sorted(absent)
+        doubtful = subscription.doubtful(table)
+        changed = subscription.changed(table, doubtful)
+        absent, retired = subscription.absent(table), subscription.retired(table, doubtful)
+        removed = sorted(absent.union(retired)) if retire else sorted(absent)
         if not changed and not removed and not subscription.awaited:
             return None
-        return self._response(subscription, table.version, changed, removed)
+        response = self._response(subscription, table.version, changed, removed)
+        if retire or not retired:
+            subscription.settle(table)
+        return response
 
     def _response(
         self, subscription: Subscription, version: str, resources: list[Resource], removed: list[str]

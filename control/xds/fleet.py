@@ -1,9 +1,9 @@
 """The connected proxies, and how a change reaches them.
 
 Changes are debounced: a burst (a folder that is being written) becomes one round, which starts after a
-quiet moment and at the latest after a bounded wait. A round computes each proxy's snapshot and wakes only
-the streams of proxies for which something changed. Nothing is queued per stream: it is woken, and takes
-the latest.
+quiet moment and at the latest after a bounded wait. A round computes each proxy's snapshot and has those
+streams pushed for which something changed. Nothing is queued per stream: one that cannot be written to now
+takes the latest when it can.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Final
 
 from pymesh.control.xds.cache import Snapshot
 from pymesh.control.xds.metrics import XdsMetrics
@@ -24,6 +25,10 @@ log = logging.getLogger(__name__)
 
 #: Computes what a proxy should have. The previous snapshot lets unchanged tables stay the same object.
 SnapshotOf = Callable[[Node, Snapshot | None], Snapshot]
+
+#: How long a round goes on until others have a turn. Telling all of a change comes before hearing what they say to it,
+#: which costs as much: shorter turns would let the last proxy wait for the acknowledgements of all the others.
+TURN_SECONDS: Final = 0.1
 
 
 @dataclass(slots=True, eq=False)
@@ -36,8 +41,12 @@ class Connection:
     variant: str
     snapshot: Snapshot
     connected_at: datetime = field(default_factory=lambda: datetime.now(UTC))
-    #: Set when the stream has something to look at.
+    #: Sends what there is to be sent, as far as that can be done at once. It raises nothing.
+    push: Callable[[], None] = lambda: None
+    #: Set when there is a rest.
     wake: asyncio.Event = field(default_factory=asyncio.Event)
+    #: When it ends the proxy has not asked for the endpoints of clusters that it was sent.
+    patience: asyncio.TimerHandle | None = None
     #: Names of secrets that it asked for and that are not its own.
     strange: set[str] = field(default_factory=set)
     #: Monotonic time of the oldest change that the proxy was not yet sent.
@@ -54,7 +63,8 @@ class Fleet:
         self._metrics = metrics
         self._quiet = quiet
         self._longest = longest
-        self._connections: set[Connection] = set()
+        #: In the order of their coming.
+        self._connections: dict[Connection, None] = {}
         self._changed = asyncio.Event()
         self._first_change = self._last_change = 0.0
 
@@ -66,13 +76,13 @@ class Fleet:
         """Register a stream whose proxy is ``node``; it has its snapshot at once."""
         connection = Connection(node, session, peer, variant, self._snapshot_of(node, None))
         session.update(connection.snapshot)
-        self._connections.add(connection)
+        self._connections[connection] = None
         self._metrics.connected.labels(variant).inc()
         return connection
 
     def disconnect(self, connection: Connection) -> None:
         """Forget a stream."""
-        self._connections.discard(connection)
+        self._connections.pop(connection, None)
         self._metrics.connected.labels(connection.variant).dec()
 
     def changed(self) -> None:
@@ -95,12 +105,14 @@ class Fleet:
     async def publish(self, since: float) -> None:
         """One round, for a change at monotonic time ``since``."""
         started, updated = time.monotonic(), 0
-        for connection in self.connections():
+        turn_ends = time.thread_time() + TURN_SECONDS
+        for connection in list(self._connections):
             if connection not in self._connections:
                 continue  # gone while this round yielded
             updated += self._refresh(connection, since)
-            # A round over many proxies must not hold up their acknowledgements.
-            await asyncio.sleep(0)
+            if time.thread_time() >= turn_ends:
+                await asyncio.sleep(0)
+                turn_ends = time.thread_time() + TURN_SECONDS
         log.info(
             "configuration published",
             extra={
@@ -118,12 +130,12 @@ class Fleet:
             log.exception("translation failed, the proxy keeps its configuration", extra={"node": connection.node.id})
             return False
         before, connection.snapshot = connection.snapshot, fresh
-        if all(fresh.get(url) is before.get(url) for url in fresh.keys() | before.keys()):
+        if fresh == before:  # the same tables
             return False
         connection.session.update(fresh)
         if connection.changed_at is None:
             connection.changed_at = since
-        connection.wake.set()
+        connection.push()
         return True
 
     def _remaining(self) -> float:

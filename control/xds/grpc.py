@@ -3,8 +3,9 @@
 Everything that touches grpclib stays here. Messages cross as bytes: responses are encoded before they
 come here, and a request is decoded by the service, after its length was checked. Beyond grpclib this file
 adds limits (message length, windows, connections), pings that find dead peers, patience with HTTP/2
-frames that h2 reports and grpclib does not know, and messages that are sent from where they lie: hundreds of
-streams are sent the same megabytes, of which nobody makes a copy of its own.
+frames that h2 reports and grpclib does not know, messages that are sent from where they lie (hundreds of
+streams are sent the same megabytes, of which nobody makes a copy of its own), and a short way for the
+frames that come most (:mod:`pymesh.control.xds.frames`) and for what is in them (``inbox``).
 """
 
 from __future__ import annotations
@@ -13,18 +14,22 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from grpclib.config import Configuration
 from grpclib.const import Cardinality, Handler, Status
 from grpclib.encoding.base import CodecBase
 from grpclib.exceptions import GRPCError, StreamTerminatedError
-from grpclib.protocol import EventsProcessor, H2Protocol, Stream
+from grpclib.protocol import AbstractHandler, Connection, EventsProcessor, H2Protocol, Stream
 from grpclib.server import Server
+from h2.events import RequestReceived
+
+from pymesh.control.xds.frames import Frames
+from pymesh.control.xds.inbox import PREFIX, Inbox
 
 __all__ = ["Bytes", "Call", "GRPCError", "GrpcServer", "Limits", "Method", "Status", "StreamTerminatedError"]
 
-_PREFIX = 5
 #: Type and flags of a DATA frame that does not end its stream (RFC 9113, 4.1 and 6.1).
 _DATA = b"\0\0"
 
@@ -42,9 +47,9 @@ class Limits:
 class Call:
     """One call: metadata in, bytes in and out."""
 
-    def __init__(self, stream: Any, limits: Limits) -> None:
+    def __init__(self, stream: Any) -> None:
         self._stream = stream
-        self._limits = limits
+        self._rest: _Octets | None = None
         address = stream.peer.addr()  # it is gone when the connection is
         #: The peer's address, for logs.
         self.peer = f"{address[0]}:{address[1]}" if isinstance(address, tuple) and len(address) > 1 else "local"
@@ -56,33 +61,55 @@ class Call:
 
     async def receive(self) -> bytes | None:
         """The next message, None at the end. Raises ``GRPCError`` for one that is broken or too long."""
-        source = self._stream._stream  # grpclib's own reader would buffer a message of any length
-        try:
-            prefix = await source.recv_data(_PREFIX)
-            if not prefix:
-                return None
-            if prefix[0]:
-                raise GRPCError(Status.UNIMPLEMENTED, "compressed messages are not accepted")
-            length = int.from_bytes(prefix[1:], "big")
-            if length > self._limits.message:
-                raise GRPCError(
-                    Status.RESOURCE_EXHAUSTED,
-                    f"a message of {length} bytes; the limit is {self._limits.message}",
-                )
-            content: bytes = await source.recv_data(length)
-        except AssertionError as error:  # grpclib's word for a stream that ends inside a message
-            raise GRPCError(Status.INVALID_ARGUMENT, "the stream ended inside a message") from error
-        if len(content) != length:
-            raise GRPCError(Status.INVALID_ARGUMENT, "the stream ended inside a message")
-        return content
+        inbox: Inbox = self._stream._stream.buffer
+        return await inbox.receive()
+
+    async def each(self, take: Callable[[bytes], None]) -> None:
+        """Have every message taken as soon as it is there; returns at the end. Raises what ``take`` does, too."""
+        inbox: Inbox = self._stream._stream.buffer
+        await inbox.each(take)
+
+    async def begin(self) -> None:
+        """Send what comes before the first message."""
+        if not self._stream._send_initial_metadata_done:
+            await self._stream.send_initial_metadata()
 
     async def send(self, *parts: bytes) -> None:
         """Send one message, the octets of its parts; returns when HTTP/2 flow control took all of it."""
-        if not self._stream._send_initial_metadata_done:
-            await self._stream.send_initial_metadata()
-        prefix = b"\0" + sum(map(len, parts)).to_bytes(_PREFIX - 1, "big")
-        await _send(self._stream._stream, _Octets((prefix, *parts)))
+        await self.begin()
+        self.write(*parts)
+        await self.drained()
+
+    @property
+    def is_free(self) -> bool:
+        """Whether all of the message before is sent, and the peer reads what it is sent."""
+        connection: Connection = self._stream._stream.connection
+        return self._rest is None and connection.write_ready.is_set()
+
+    def write(self, *parts: bytes) -> None:
+        """Send one message as far as the peer's windows allow. Only after :meth:`begin`, while this :attr:`is_free`;
+        the rest goes in :meth:`drained`.
+        """
         self._stream._send_message_done = True
+        self._rest = _Octets((b"\0" + sum(map(len, parts)).to_bytes(PREFIX - 1, "big"), *parts))
+        self._go_on()
+
+    async def drained(self) -> None:
+        """Send the rest of a message, as the peer opens its windows; return when the call is free."""
+        stream: Stream = self._stream._stream
+        while True:
+            await stream.connection.write_ready.wait()
+            self._go_on()
+            if self._rest is None:
+                return
+            stream.window_updated.clear()
+            await stream.window_updated.wait()
+
+    def _go_on(self) -> None:
+        if self._rest is not None:
+            _send(self._stream._stream, self._rest)
+            if not self._rest.left:
+                self._rest = None
 
 
 class _Octets:
@@ -105,30 +132,26 @@ class _Octets:
             yield taken
 
 
-async def _send(stream: Stream, octets: _Octets) -> None:
-    """As grpclib's ``send_data``, with all DATA frames that the windows allow in one write. They are framed here: h2
-    would copy each three times, and has no part in a frame but to count it.
+def _send(stream: Stream, octets: _Octets) -> None:
+    """As grpclib's ``send_data``, with all DATA frames that the windows allow now in one write. They are framed here:
+    h2 would copy each three times, and has no part in a frame but to count it.
     """
-    assert stream.id is not None
+    if stream.id is None or not stream.closable:
+        raise StreamTerminatedError("the stream is closed")
     h2, number = stream._h2_connection, stream.id.to_bytes(4, "big")
-    while octets.left:
-        await stream.connection.write_ready.wait()
-        if not stream.closable:
-            raise StreamTerminatedError("the stream is closed")
-        allowed = min(h2.local_flow_control_window(stream.id), octets.left)
-        if allowed <= 0:  # it can become negative
-            stream.window_updated.clear()
-            await stream.window_updated.wait()
-            continue
-        h2.outbound_flow_control_window -= allowed
-        h2.streams[stream.id].outbound_flow_control_window -= allowed
-        written: list[bytes | memoryview] = []
-        while allowed > 0:
-            size = min(allowed, h2.max_outbound_frame_size)
-            written += (size.to_bytes(3, "big") + _DATA + number, *octets.take(size))
-            allowed -= size
-        stream._transport.write(b"".join(written))
-        stream.connection.data_send_process()
+    counted = h2.streams[stream.id]
+    allowed = min(h2.outbound_flow_control_window, counted.outbound_flow_control_window, octets.left)
+    if allowed <= 0:  # it can become negative
+        return
+    h2.outbound_flow_control_window -= allowed
+    counted.outbound_flow_control_window -= allowed
+    written: list[bytes | memoryview] = []
+    while allowed > 0:
+        size = min(allowed, h2.max_outbound_frame_size)
+        written += (size.to_bytes(3, "big") + _DATA + number, *octets.take(size))
+        allowed -= size
+    stream._transport.write(b"".join(written))
+    stream.connection.data_send_process()
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,13 +173,13 @@ class GrpcServer:
 
     async def start(self, sock: socket.socket, tls: ssl.SSLContext | None = None) -> None:
         """Serve on a bound socket."""
-        server = _LimitedServer([_Methods(self._methods, self._limits)], self._limits)
+        server = _LimitedServer([_Methods(self._methods)], self._limits)
         await server.start(sock=sock, ssl=tls)
         self._server = server
 
     async def start_unix(self, path: str) -> None:
         """Serve on a Unix socket at ``path``."""
-        server = _LimitedServer([_Methods(self._methods, self._limits)], self._limits)
+        server = _LimitedServer([_Methods(self._methods)], self._limits)
         await server.start(path=path)
         self._server = server
 
@@ -184,16 +207,15 @@ class Bytes(CodecBase):
 class _Methods:
     """grpclib's idea of a service."""
 
-    def __init__(self, methods: Mapping[str, Method], limits: Limits) -> None:
+    def __init__(self, methods: Mapping[str, Method]) -> None:
         self._methods = methods
-        self._limits = limits
 
     def __mapping__(self) -> dict[str, Handler]:
         return {path: self._handler(method) for path, method in self._methods.items()}
 
     def _handler(self, method: Method) -> Handler:
         async def handle(stream: Any) -> None:
-            await method.handle(Call(stream, self._limits))
+            await method.handle(Call(stream))
 
         cardinality = Cardinality.STREAM_STREAM if method.streaming else Cardinality.UNARY_UNARY
         return Handler(handle, cardinality, bytes, bytes)
@@ -212,11 +234,11 @@ class _LimitedServer(Server):
         )
         super().__init__(handlers, codec=Bytes(), config=config)
         self._connections: set[_Connection] = set()
-        self._most_connections = limits.connections
+        self._limits = limits
 
     def _protocol_factory(self) -> H2Protocol:
         plain = super()._protocol_factory()
-        return _Connection(plain, self._connections, self._most_connections)
+        return _Connection(plain, self._connections, self._limits)
 
     def drop_connections(self) -> None:
         for connection in list(self._connections):
@@ -224,18 +246,29 @@ class _LimitedServer(Server):
 
 
 class _Connection(H2Protocol):
-    def __init__(self, plain: H2Protocol, connections: set[_Connection], most: int) -> None:
+    _frames: Frames
+
+    def __init__(self, plain: H2Protocol, connections: set[_Connection], limits: Limits) -> None:
         super().__init__(plain.handler, plain.config, plain.h2_config)
         self._connections = connections
-        self._most = most
+        self._limits = limits
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self.processor = _Events(self.handler, self.connection)
-        if len(self._connections) >= self._most:
+        events = self.processor = _Events(self.handler, self.connection, self._limits.message)
+        self._frames = Frames(self.connection._connection, events.streams, transport.write)
+        if len(self._connections) >= self._limits.connections:
             self.processor.close("too many connections")
             return
         self._connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        if not self.connection.is_closing():
+            self._frames.take(data, self._others)
+
+    def _others(self, octets: bytes) -> bool:
+        super().data_received(octets)
+        return not self.connection.is_closing()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._connections.discard(self)
@@ -243,7 +276,19 @@ class _Connection(H2Protocol):
 
 
 class _Events(EventsProcessor):
+    def __init__(self, handler: AbstractHandler, connection: Connection, longest: int) -> None:
+        super().__init__(handler, connection)
+        self._longest = longest
+
     def process(self, event: Any) -> None:
         # HTTP/2 lets a receiver ignore frames that it does not know (RFC 9113, 4.1); grpclib would raise.
         if type(event) in getattr(self, "processors", ()):
             super().process(event)
+
+    def process_request_received(self, event: RequestReceived) -> None:
+        super().process_request_received(event)
+        # The handler's task has not begun. grpclib's own buffer would take a message of any length.
+        number = event.stream_id
+        self.streams[number].buffer = Inbox(  # type: ignore[assignment]
+            partial(self.connection.ack, number), self._longest
+        )

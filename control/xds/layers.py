@@ -37,11 +37,13 @@ class Layer(dict[str, Any]):
 class Layered(Mapping[str, T]):
     """Two mappings as one, in the order of names; what is a proxy's own comes before what is in common."""
 
-    __slots__ = ("common", "own")
+    __slots__ = ("common", "encoded", "own")
 
     def __init__(self, common: Mapping[str, T], own: Mapping[str, T]) -> None:
         self.common = common
         self.own = own
+        #: What a cache has made of it, and which cache.
+        self.encoded: tuple[object, Any] | None = None
 
     def __getitem__(self, name: str) -> T:
         return self.own[name] if name in self.own else self.common[name]

@@ -25,7 +25,7 @@ class NotYetError(Exception):
     """There is no configuration for anybody yet: ask again."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class Node:
     """A proxy's description of itself."""
 

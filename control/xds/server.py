@@ -1,7 +1,9 @@
 """The aggregated discovery service on the wire: drives a session machine per stream.
 
-Two tasks serve a stream. One reads requests into the session; the other pulls responses and writes them,
-and blocks alone when its client reads slowly. No response exists before the one ahead of it was written.
+Requests are taken into the session in the turn of the event loop in which they come, and what that or a change
+of configuration makes necessary is written at once, as far as the client takes it: for hundreds of streams that
+are told of the same change nothing else has to run. When a client reads slowly its own task waits with the rest.
+No response exists before the one ahead of it was written.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from pymesh.control.identity.bearer import authenticated
@@ -89,13 +92,15 @@ class DiscoveryService:
             log.warning("xDS stream refused", extra={"peer": call.peer, "reason": error.message})
             raise
         log.info("proxy connected", extra={"node": connection.node.id, "peer": call.peer, "variant": variant})
+        broken = asyncio.get_running_loop().create_future()
+        connection.push = partial(self._push_now, call, connection, broken)
         writer = asyncio.create_task(self._write(call, connection))
         reader = asyncio.create_task(self._read(call, connection, decode, first))
         try:
-            ended: set[asyncio.Task[None]] = set()
+            ended: set[asyncio.Future[None]] = set()
             while not ended:
                 ended, _ = await asyncio.wait(
-                    {reader, writer}, timeout=REAUTHENTICATE_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                    {reader, writer, broken}, timeout=REAUTHENTICATE_SECONDS, return_when=asyncio.FIRST_COMPLETED
                 )
                 if ended or not self._authenticator:
                     continue
@@ -108,9 +113,11 @@ class DiscoveryService:
             raise
         finally:
             self._fleet.disconnect(connection)
-            for task in (reader, writer):
-                task.cancel()
-            results = await asyncio.gather(reader, writer, return_exceptions=True)
+            for one in (reader, writer, broken):
+                one.cancel()
+            results = await asyncio.gather(reader, writer, broken, return_exceptions=True)
+            if connection.patience is not None:
+                connection.patience.cancel()
             log.info("proxy disconnected", extra={"node": connection.node.id, "peer": call.peer})
         for result in results:
             if isinstance(result, GRPCError):
@@ -161,29 +168,28 @@ class DiscoveryService:
                 raise GRPCError(Status.PERMISSION_DENIED, "what the proxy's identity may have has changed")
 
     async def _read(self, call: Call, connection: Connection, decode: Callable[[bytes], Any], first: Any) -> None:
-        request = first
-        while True:
-            try:
-                received = connection.session.receive(request)
-            except SessionError as error:
-                raise GRPCError(Status.INVALID_ARGUMENT, str(error)) from error
+        await call.begin()
+        self._take(call, connection, first)
+        await call.each(lambda content: self._take(call, connection, _decoded(decode, content)))
+
+    def _take(self, call: Call, connection: Connection, request: Any) -> None:
+        try:
+            received = connection.session.receive(request)
+        except SessionError as error:
+            raise GRPCError(Status.INVALID_ARGUMENT, str(error)) from error
+        if received.outcome is Outcome.REJECTED:
             short = short_type(received.type_url)
-            if received.outcome is Outcome.REJECTED:
-                self._metrics.rejects.inc(short)
-                log.warning(
-                    "configuration rejected by a proxy",
-                    extra={"node": connection.node.id, "type": short, "reason": received.reason[:2000]},
-                )
-            elif received.outcome is Outcome.STALE:
-                self._metrics.expired.inc(short)
-            if received.type_url == pb.SECRET:
-                self._note_strange_secrets(connection, request)
-            if connection.session.may_say(received.type_url):
-                connection.wake.set()
-            content = await call.receive()
-            if content is None:
-                return
-            request = _decoded(decode, content)
+            self._metrics.rejects.inc(short)
+            log.warning(
+                "configuration rejected by a proxy",
+                extra={"node": connection.node.id, "type": short, "reason": received.reason[:2000]},
+            )
+        elif received.outcome is Outcome.STALE:
+            self._metrics.expired.inc(short_type(received.type_url))
+        if received.type_url == pb.SECRET:
+            self._note_strange_secrets(connection, request)
+        if connection.session.may_say(received.type_url):
+            self._push(call, connection)
 
     def _note_strange_secrets(self, connection: Connection, request: Any) -> None:
         """Secrets that are not this proxy's do not exist for it; whether they do for others is not told."""
@@ -201,24 +207,34 @@ class DiscoveryService:
         )
 
     async def _write(self, call: Call, connection: Connection) -> None:
-        deadline: float | None = None
+        """Send what could not be sent at once."""
         while True:
-            if not connection.session.awaits_endpoints():
-                deadline = None
-            elif deadline is None:
-                deadline = asyncio.get_running_loop().time() + ENDPOINTS_REQUEST_SECONDS
-            try:
-                async with asyncio.timeout_at(deadline):
-                    await connection.wake.wait()
-            except TimeoutError:
-                unasked = connection.session.stop_waiting()
-                log.warning("endpoints not asked for", extra={"node": connection.node.id, "names": unasked[:10]})
+            await connection.wake.wait()
             connection.wake.clear()
-            while (response := connection.session.pull()) is not None:
-                await call.send(*response.parts)
-                short = short_type(response.type_url)
-                self._metrics.pushes.inc(short)
-                self._metrics.sent_bytes.inc(short, response.size)
+            await call.drained()
+            self._push(call, connection)
+
+    def _push_now(self, call: Call, connection: Connection, broken: asyncio.Future[None]) -> None:
+        try:
+            self._push(call, connection)
+        except Exception as error:
+            # It ends this stream, not the round that others have their turn in.
+            if not broken.done():
+                broken.set_exception(error)
+
+    def _push(self, call: Call, connection: Connection) -> None:
+        """Send what there is, as far as the client takes it now; :meth:`_write` goes on with the rest."""
+        session = connection.session
+        while call.is_free:
+            response = session.pull()
+            if response is None:
+                self._has_all(connection)
+                return
+            call.write(*response.parts)
+            short = short_type(response.type_url)
+            self._metrics.pushes.inc(short)
+            self._metrics.sent_bytes.inc(short, response.size)
+            if log.isEnabledFor(logging.DEBUG):
                 log.debug(
                     "pushed",
                     extra={
@@ -229,9 +245,26 @@ class DiscoveryService:
                         "version": response.version,
                     },
                 )
-            if connection.changed_at is not None and not connection.session.awaits_endpoints():
-                self._metrics.convergence.observe(time.monotonic() - connection.changed_at)
-                connection.changed_at = None
+        connection.wake.set()
+
+    def _has_all(self, connection: Connection) -> None:
+        """Nothing more can be sent until something is asked for or changes; the first is not waited for for ever."""
+        waits = connection.session.awaits_endpoints()
+        if waits and connection.patience is None:
+            loop = asyncio.get_running_loop()
+            connection.patience = loop.call_later(ENDPOINTS_REQUEST_SECONDS, self._stop_waiting, connection)
+        elif not waits and connection.patience is not None:
+            connection.patience.cancel()
+            connection.patience = None
+        if not waits and connection.changed_at is not None:
+            self._metrics.convergence.observe(time.monotonic() - connection.changed_at)
+            connection.changed_at = None
+
+    def _stop_waiting(self, connection: Connection) -> None:
+        connection.patience = None
+        unasked = connection.session.stop_waiting()
+        log.warning("endpoints not asked for", extra={"node": connection.node.id, "names": unasked[:10]})
+        connection.push()
 
 
 def _decoded(decode: Callable[[bytes], Any], content: bytes) -> Any:

@@ -23,6 +23,7 @@ The two variants are :class:`~pymesh.control.xds.sotw.SotwSession` and
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from bisect import insort
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
@@ -158,7 +159,7 @@ class Subscription:
     def doubtful(self, table: Table) -> frozenset[str] | None:
         """The names about which ``table`` may say something that the proxy does not know; None: all may be."""
         differing = None if self.settled is None else table.differing(self.settled)
-        return None if differing is None else differing | self.told
+        return differing if differing is None or not self.told else differing | self.told
 
     def settle(self, table: Table) -> None:
         """The proxy is up to date with ``table``."""
@@ -179,9 +180,8 @@ class Subscription:
             if resource is not None:
                 yield resource
 
-    def changed(self, table: Table) -> list[Resource]:
+    def changed(self, table: Table, doubtful: frozenset[str] | None) -> list[Resource]:
         """The wanted resources that the proxy lacks, has in another version, or is owed."""
-        doubtful = self.doubtful(table)
         if doubtful is None:
             wanted: Iterable[Resource] = self.wanted(table)
         else:
@@ -194,16 +194,24 @@ class Subscription:
         self.owed.add(name)
         self.settled = None
 
+    def is_behind(self, table: Table) -> bool:
+        """Whether the proxy waits for an answer, or ``table`` has what it was not sent."""
+        if self.awaited or self.is_settled(table):
+            return self.awaited
+        doubtful = self.doubtful(table)
+        return bool(self.changed(table, doubtful) or self.retired(table, doubtful))
+
     def absent(self, table: Table) -> set[str]:
         """Names that the proxy is owed an answer for and that do not exist. Unwanted ones are forgotten."""
+        if not self.owed:
+            return set()
         absent = {n for n in self.owed if n not in table.resources}
         unwanted = {n for n in absent if not self.wants(n)}
         self.owed -= unwanted
         return absent - unwanted
 
-    def retired(self, table: Table) -> list[str]:
+    def retired(self, table: Table, doubtful: frozenset[str] | None) -> list[str]:
         """Names that the proxy has and should not have."""
-        doubtful = self.doubtful(table)
         names = self.sent if doubtful is None else self.sent.keys() & doubtful
         return sorted(n for n in names if n not in table.resources or not self.wants(n))
 
@@ -229,7 +237,7 @@ class Subscription:
             self.acked_version,
             self.rejected_version,
             self.rejection,
-            self.awaited or (not self.is_settled(table) and bool(self.changed(table) or self.retired(table))),
+            self.is_behind(table),
         )
 
 
@@ -239,15 +247,24 @@ class Session(ABC):
     def __init__(self) -> None:
         self._snapshot: Snapshot = MappingProxyType({})
         self._types: dict[str, Subscription] = {}
+        #: Those of types that were asked for, in the order in which they are sent.
+        self._requested: list[Subscription] = []
         self._nonces = 0
+        #: Every type is settled, and nothing has come since.
+        self._has_all = False
 
     def update(self, snapshot: Snapshot) -> None:
         """Say what the proxy should have from now on."""
-        self._snapshot = snapshot
+        self._snapshot, self._has_all = snapshot, False
 
-    @abstractmethod
     def receive(self, request: Any) -> Received:
         """Take a request message. Raises :class:`SessionError` when the stream has to end."""
+        self._has_all = False
+        return self._receive(self._subscription(request.type_url), request)
+
+    @abstractmethod
+    def _receive(self, subscription: Subscription, request: Any) -> Received:
+        """Of one type."""
 
     @abstractmethod
     def _respond(self, subscription: Subscription, table: Table, *, retire: bool) -> Response | None:
@@ -255,14 +272,15 @@ class Session(ABC):
 
     def pull(self) -> Response | None:
         """The next response to send, or None when the proxy has (or was sent) everything."""
-        subscribed = sorted((s for s in self._types.values() if s.requested), key=lambda s: _rank(s.type_url))
         for retire in (False, True):
-            if retire and self.awaits_endpoints():
+            if self._has_all or (retire and self.awaits_endpoints()):
                 return None
-            for subscription in subscribed:
+            self._has_all = True
+            for subscription in self._requested:
                 table = self._snapshot.get(subscription.type_url, EMPTY_TABLE)
                 if subscription.is_settled(table):
                     continue
+                self._has_all = False
                 if subscription.type_url in AFTER_ENDPOINTS and self.awaits_endpoints():
                     continue
                 last = retire or subscription.type_url not in RETIRED_LAST
@@ -279,19 +297,24 @@ class Session(ABC):
 
     def stop_waiting(self) -> list[str]:
         """Hold nothing back any longer; what the proxy did not ask for, as when it refused the clusters."""
-        unasked = self._unasked()
+        unasked, self._has_all = self._unasked(), False
         for name in unasked:
             self._types[pb.ENDPOINTS].owed.discard(name)
         return unasked
 
     def _unasked(self) -> list[str]:
         endpoints = self._types.get(pb.ENDPOINTS)
-        return endpoints.unasked(self._snapshot.get(pb.ENDPOINTS, EMPTY_TABLE)) if endpoints else []
+        if endpoints is None or not endpoints.owed:
+            return []
+        return endpoints.unasked(self._snapshot.get(pb.ENDPOINTS, EMPTY_TABLE))
 
     def status(self) -> list[TypeStatus]:
         """Per type what was sent, acknowledged and refused."""
-        requested = sorted((one for one in self._types.values() if one.requested), key=lambda one: _rank(one.type_url))
-        return [one.status(self._snapshot.get(one.type_url, EMPTY_TABLE)) for one in requested]
+        return [one.status(self._snapshot.get(one.type_url, EMPTY_TABLE)) for one in self._requested]
+
+    def rejections(self) -> list[tuple[str, str]]:
+        """Type and reason of what the proxy has refused and has taken nothing else instead of."""
+        return [(one.type_url, one.rejection) for one in self._requested if one.rejection]
 
     def unasked_endpoints(self) -> list[str]:
         """Endpoints that the proxy must ask for before it is sent what leads there."""
@@ -324,6 +347,14 @@ class Session(ABC):
                 raise SessionError(f"more than {MAX_TYPES} resource types on one stream")
             known = self._types[type_url] = Subscription(type_url)
         return known
+
+    def _is_first(self, subscription: Subscription) -> bool:
+        """Whether the type had not been asked for before; from now on it has."""
+        if subscription.requested:
+            return False
+        subscription.requested = True
+        insort(self._requested, subscription, key=lambda one: _rank(one.type_url))
+        return True
 
     def _next_nonce(self) -> str:
         self._nonces += 1

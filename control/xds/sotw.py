@@ -33,13 +33,12 @@ class SotwSession(Session):
         #: What the last complete response of a type held, to keep retired resources until nothing uses them.
         self._complete: dict[str, dict[str, Resource]] = {}
 
-    def receive(self, request: Any) -> Received:
-        subscription = self._subscription(request.type_url)
+    def _receive(self, subscription: Subscription, request: Any) -> Received:
         nonce = request.response_nonce
         if subscription.requested and nonce != subscription.nonce:
             # Written before the proxy saw our latest response; its answer to that one says the same or newer.
             return Received(Outcome.STALE, subscription.type_url)
-        first, subscription.requested = not subscription.requested, True
+        first = self._is_first(subscription)
         judged = Received(Outcome.SUBSCRIBED, subscription.type_url)
         if first:
             # Whatever an earlier stream sent is unknown here: answer in full.
@@ -65,8 +64,9 @@ class SotwSession(Session):
     def _respond(self, subscription: Subscription, table: Table, *, retire: bool) -> Response | None:
         if subscription.type_url in WILDCARD_TYPES:
             return self._respond_complete(subscription, table, retire=retire)
-        changed = subscription.changed(table)
-        for name in subscription.retired(table):
+        doubtful = subscription.doubtful(table)
+        changed = subscription.changed(table, doubtful)
+        for name in subscription.retired(table, doubtful):
             subscription.forget(name)
         # This variant has no way to say that a name does not exist.
         subscription.owed -= subscription.absent(table)
@@ -78,7 +78,7 @@ class SotwSession(Session):
         resources = {r.name: r for r in subscription.wanted(table)}
         before = self._complete.get(subscription.type_url, {})
         retired = {n: r for n, r in before.items() if n not in resources}
-        changed = subscription.changed(table)
+        changed = subscription.changed(table, subscription.doubtful(table))
         if not (changed or subscription.awaited or (retire and retired)):
             return None
         version = table.version

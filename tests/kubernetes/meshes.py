@@ -24,7 +24,7 @@ from pymesh.control.xds import pb
 Configuration = dict[str, dict[tuple[str, str], bytes]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Described:
     """A proxy, as its stream would describe it."""
 

@@ -118,10 +118,8 @@ class Cluster:
     def _refused(self, fleet: Fleet) -> Iterator[tuple[str, Sequence[Mapping[str, Any]]]]:
         """What proxies have refused: node, and problems with the resources behind them."""
         for one in fleet.connections():
-            for status in one.session.status():
-                if status.rejection:
-                    table = one.snapshot.get(status.type_url)
-                    yield one.node.id, rejections.traced(table, status.rejection, self._mesh.origins(one.node))
+            for type_url, reason in one.session.rejections():
+                yield one.node.id, rejections.traced(one.snapshot.get(type_url), reason, self._mesh.origins(one.node))
 
     async def _create(self, path: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
         try:

@@ -14,23 +14,25 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from pymesh.control.resources.closed import closed
 from pymesh.control.resources.diagnostics import ConfigError, Diagnostic, Position, Report
+from pymesh.control.resources.kubernetes import EndpointSlice
 from pymesh.control.resources.metadata import Resource
-from pymesh.control.resources.objects import Object, load_object, place
+from pymesh.control.resources.objects import Object, is_for_mesh, load_object, place
 from pymesh.control.sources.kubernetes.client import ApiClient
 from pymesh.control.sources.kubernetes.kinds import watched
-from pymesh.control.sources.kubernetes.reflector import Reflector
+from pymesh.control.sources.kubernetes.reflector import Key, Reflector, differ, key_of
 from pymesh.control.sources.kubernetes.selection import for_mesh
 from pymesh.control.sources.kubernetes.status import State
-from pymesh.control.sources.stored import StoredMesh
+from pymesh.control.sources.stored import DescribedNode, StoredMesh
 from pymesh.control.status.objects import Object as Told
-from pymesh.control.store.refreshed import refreshed
+from pymesh.control.store.refreshed import Basis, Change, refreshed
 from pymesh.control.store.store import MeshOptions
 from pymesh.control.store.usable import assemble_usable
+from pymesh.control.translate.proxy import Proxy, ProxyError
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,10 @@ log = logging.getLogger(__name__)
 SETTLE_SECONDS: Final = 0.02
 #: How long the last good version of an object stands in for one that has become wrong.
 GRACE_SECONDS: Final = 2.0
+#: More objects than these at a time are read beside the streams.
+_MOST_MOVED: Final = 1000
+#: Kinds of which there are thousands of objects, with statuses for others to write.
+_PLENTY: Final = frozenset({"EndpointSlice", "Node", "Pod"})
 #: After a fault nothing is read for this long; then everything is.
 _FAULT_SECONDS: Final = 2.0
 
@@ -50,6 +56,10 @@ class _Read:
     object: Object
     resource: Resource | None
     found: tuple[Diagnostic, ...]
+
+    def says_the_same_as(self, other: _Read) -> bool:
+        """Whether one version of an object was read as the other was."""
+        return self.resource is other.resource and self.found is other.found
 
 
 class KubernetesMesh(StoredMesh):
@@ -84,9 +94,20 @@ class KubernetesMesh(StoredMesh):
         self._good: dict[str, Resource] = {}
         self._wrong_since: dict[str, float] = {}
         self._told: set[Diagnostic] = set()
+        #: Of what is in force, for changes of endpoints; None: not made yet.
+        self._basis: Basis | None = None
         #: Why the newest configuration could not be read at all; empty while it can.
         self._fault = ""
         self._listeners: list[Callable[[], None]] = []
+
+    def _described(self, node: DescribedNode) -> Proxy:
+        told = super()._described(node)
+        if told.mark is not None:
+            raise ProxyError(
+                f"{told.name}.{told.namespace} says UPSTREAM_MARK: in a cluster a pod's rules know "
+                "the proxy by its user; hint: leave it out"
+            )
+        return told
 
     def load(self) -> list[str]:
         """Nothing can be wrong yet: the server is asked by ``watch``."""
@@ -115,15 +136,18 @@ class KubernetesMesh(StoredMesh):
             self._dirty.clear()
             if not all(one.is_synced for one in self.reflectors):
                 continue
-            objects = [one for reflector in self.reflectors for one in reflector.objects.values()]
+            moved = self._moved()
             try:
-                # Reading takes long enough to hold up the streams, so it happens beside them.
-                is_used = await asyncio.to_thread(self._replace, objects, self._clock())
+                is_used = moved is not None and self._refresh(moved)
+                if not is_used:
+                    objects = [one for reflector in self.reflectors for one in reflector.objects.values()]
+                    # Reading takes long enough to hold up the streams, so it happens beside them.
+                    is_used = await asyncio.to_thread(self._replace, objects, self._clock())
                 self._fault = ""
             except Exception as error:
                 # A fault of ours must not end what still serves the last good configuration.
                 log.exception("the configuration cannot be read, the last good one stays in use")
-                self._fault = repr(error)
+                self._fault, self._basis = repr(error), None
                 await asyncio.sleep(_FAULT_SECONDS)
                 self._dirty.set()
                 continue
@@ -142,9 +166,8 @@ class KubernetesMesh(StoredMesh):
 
     def _replace(self, objects: Iterable[Object], now: float) -> bool:
         """Put these objects in force; False: they cannot be, and what was stays."""
-        read = self._all_read(for_mesh(objects))
-        if self._synced.is_set() and not self._wrong_since and self._refresh(read):
-            return True
+        read = {place(one): self._newest(one) for one in for_mesh(objects)}
+        self._basis = None
         report = Report()
         others: dict[str, Iterator[Resource]] = {}
 
@@ -172,28 +195,62 @@ class KubernetesMesh(StoredMesh):
         self._told = set(report.diagnostics)
         return True
 
-    def _refresh(self, read: dict[str, _Read]) -> bool:
-        """Put them in force if they differ from those that are in nothing but endpoints."""
-        used, moved = dict(self._used), list[Resource]()
-        for file in read.keys() | self._read.keys():
-            before, now = self._read.get(file), read.get(file)
-            if before is now:
+    def _moved(self) -> list[tuple[str, Object | None]] | None:
+        """Place and newest version (None: it is gone) of each object that may be another than the one in force. None:
+        that is not known, or they are many.
+        """
+        # All are asked, since each forgets what it tells.
+        moved = [(one, one.moved()) for one in self.reflectors]
+        if not self._synced.is_set() or self._wrong_since or self._fault:
+            return None
+        found: list[tuple[str, Object | None]] = []
+        for reflector, keys in moved:
+            if keys is None:
+                return None
+            found += [(reflector.place(key), reflector.objects.get(key)) for key in keys]
+        return found if len(found) <= _MOST_MOVED else None
+
+    def _refresh(self, moved: Sequence[tuple[str, Object | None]]) -> bool:
+        """Put these in force if they differ from those that are in nothing but endpoints."""
+        if self._basis is None:
+            self._basis = Basis(list(self._used.values()))
+        read, used, changes = dict(self._read), dict(self._used), list[Change]()
+        for file, one in moved:
+            before, now = read.pop(file, None), None
+            if one is not None and self._is_for_mesh(one):
+                now = read[file] = self._newest(one)
+            versions = [each for each in (before, now) if each is not None]
+            if not versions or (len(versions) == 2 and versions[0].says_the_same_as(versions[1])):
                 continue
-            if any(one is not None and (one.found or one.resource is None) for one in (before, now)):
+            if any(each.found or each.resource is None for each in versions):
                 return False
-            used.pop(file, None)
-            # Also what was left out: then more than endpoints has changed.
-            moved += [one.resource for one in (before, now) if one is not None and one.resource is not None]
-            if now is not None and now.resource is not None:
-                used[file] = now.resource
-        resources = list(used.values())
-        store = refreshed(self.store, resources, moved)
+            was, resource = (each.resource if each is not None else None for each in (before, now))
+            if used.pop(file, None) is not was:
+                return False  # it had been left out
+            if isinstance(resource, EndpointSlice) and not self._basis.has_owner(resource):
+                return False
+            if resource is not None:
+                used[file] = resource
+            changes.append((was, resource))
+        store = refreshed(self.store, self._basis, changes)
         if store is None:
             return False
         self._read, self._used = read, used
-        self._good |= {file: one for file, one in used.items() if file in self._good}
-        self._use(store, resources)
+        self._good |= {file: used[file] for file, _ in moved if file in used and file in self._good}
+        are_slices = all(one is None or isinstance(one, EndpointSlice) for pair in changes for one in pair)
+        self._use(store, list(used.values()), but_slices=not are_slices)
         return True
+
+    def _is_for_mesh(self, one: Object) -> bool:
+        """As :func:`for_mesh` has it, of an object that comes alone."""
+        if one["kind"] == "EndpointSlice" and self._service_of(one) not in self._read:
+            return False
+        return is_for_mesh(one)
+
+    def _service_of(self, one: Object) -> str:
+        meta = one["metadata"]
+        owner = (meta.get("labels") or {}).get(EndpointSlice.SERVICE_LABEL, "")
+        return place({"apiVersion": "v1", "kind": "Service", "metadata": {**meta, "name": owner}})
 
     def _stand_ins(self, file: str, one: Object, now: float) -> Iterator[Resource]:
         """What takes the place of an object that cannot be used, the best first."""
@@ -208,17 +265,17 @@ class KubernetesMesh(StoredMesh):
         since = self._wrong_since.get(file, now)
         return since if file in self._good and now - since < self._grace_seconds else None
 
-    def _all_read(self, objects: Sequence[Object]) -> dict[str, _Read]:
-        found = {}
-        for one in objects:
-            file, version = place(one), str(one["metadata"].get("resourceVersion", ""))
-            known = self._read.get(file)
-            if known is None or known.version != version or known.object.get("spec") != one.get("spec"):
-                report = Report()
-                made = load_object(one, report)
-                known = _Read(version, one, made, report.diagnostics)
-            found[file] = known
-        return found
+    def _newest(self, one: Object) -> _Read:
+        """An object, read: again only if it says something else than it did."""
+        known, version = self._read.get(place(one)), str(one["metadata"].get("resourceVersion", ""))
+        if known is not None:
+            if known.version == version and known.object.get("spec") == one.get("spec"):
+                return known
+            if not differ(known.object, one):
+                return replace(known, version=version, object=one)
+        report = Report()
+        made = load_object(one, report)
+        return _Read(version, one, made, report.diagnostics)
 
     def diagnostics(self) -> Sequence[dict[str, Any]]:
         """Everything wrong with the objects, and with our way to them."""
@@ -242,7 +299,8 @@ class KubernetesMesh(StoredMesh):
         ]
 
     def state(self) -> State:
-        """What is in force, and every object with what was found about it.
+        """What is in force, and every object with what was found about it; of those that there are thousands of, and
+        whose status is for others to write, only if something was found.
 
         An object whose newest version was not read yet is left out: its turn comes.
         """
@@ -250,8 +308,7 @@ class KubernetesMesh(StoredMesh):
         for one in self._found:
             found.setdefault(one.at.file, []).append(one)
         objects = []
-        for current in [one for reflector in self.reflectors for one in reflector.objects.values()]:
-            file = place(current)
+        for file, current in self._told_of(found):
             read = self._read.get(file)
             if read is None or file in self._wrong_since or _generation(read.object) != _generation(current):
                 continue
@@ -259,6 +316,20 @@ class KubernetesMesh(StoredMesh):
             version, kind = str(current["apiVersion"]), str(current["kind"])
             objects.append(Told(version, kind, document, read.resource, tuple(found.get(file, ()))))
         return State(self.store, objects)
+
+    def _told_of(self, found: Iterable[str]) -> Iterator[tuple[str, Object]]:
+        """Place and newest version of those objects that somebody may be told about; places of which something was
+        ``found`` are among them.
+        """
+        wrong = [self._read[file].object for file in found if file in self._read]
+        for reflector in self.reflectors:
+            keys: Iterable[Key] = reflector.objects
+            if reflector.kind.name in _PLENTY:
+                keys = [key_of(one) for one in wrong if one["kind"] == reflector.kind.name]
+            for key in keys:
+                current = reflector.objects.get(key)
+                if current is not None:
+                    yield reflector.place(key), current
 
     def _troubles(self) -> list[dict[str, Any]]:
         fault = {

@@ -15,11 +15,11 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, Final
 
-from pymesh.control.resources.objects import without_others
+from pymesh.control.resources.objects import place, without_others
 from pymesh.control.sources.kubernetes.backoff import Backoff
 from pymesh.control.sources.kubernetes.client import ApiClient, ApiError, Object
 from pymesh.control.sources.kubernetes.kinds import Kind
@@ -57,6 +57,8 @@ class Reflector:
     ) -> None:
         self.kind = kind
         self.objects: dict[Key, Object] = {}
+        #: Of which objects watches have told since :meth:`moved`; None: all were listed.
+        self._moved: set[Key] | None = None
         #: Whether all of it was seen once.
         self.is_synced = False
         #: Why the copy may be behind; empty while it is not.
@@ -76,6 +78,17 @@ class Reflector:
         self._newest = 0
         self._stale_since: float | None = None
         self._relist_at = 0.0
+
+    def moved(self) -> set[Key] | None:
+        """The names of those objects that may be others since this was asked last; None: all may."""
+        moved, self._moved = self._moved, set()
+        return moved
+
+    def place(self, key: Key) -> str:
+        """The place of an object of this name, whether it is there or not."""
+        namespace, name = key
+        bare = {"apiVersion": self.kind.version(self._served), "kind": self.kind.name}
+        return place({**bare, "metadata": {"namespace": namespace, "name": name}})
 
     async def run(self) -> None:
         """Keep it current until cancelled."""
@@ -109,9 +122,9 @@ class Reflector:
         self._newest, self._version = number, version
         self._relist_at = self._clock() + self._relist_seconds * (0.9 + self._random.random() / 5)
         differs = found.keys() != self.objects.keys() or any(
-            _differ(one, self.objects[key]) for key, one in found.items()
+            differ(one, self.objects[key]) for key, one in found.items()
         )
-        self.objects = found
+        self.objects, self._moved = found, None
         if differs or not self.is_synced:
             self.is_synced = True
             self._changed()
@@ -132,7 +145,7 @@ class Reflector:
                 continue
             for item in page.get("items") or ():
                 one = self._kept(item)
-                found[_key(one)] = one
+                found[key_of(one)] = one
             meta = page.get("metadata") or {}
             token = meta.get("continue") or ""
             if not token:
@@ -186,17 +199,19 @@ class Reflector:
             self._version, self._newest = version, max(self._newest, number)
             return
         one = self._kept(item)
-        key = _key(one)
+        key = key_of(one)
         known = self.objects.get(key)
         if known is not None and number < _number(known["metadata"]["resourceVersion"]):
             return  # told late: what is known is newer
         self._version, self._newest = version, max(self._newest, number)
+        if self._moved is not None:
+            self._moved.add(key)
         if what == "DELETED":
             if self.objects.pop(key, None) is not None:
                 self._changed()
         elif what in ("ADDED", "MODIFIED"):
             self.objects[key] = one
-            if known is None or _differ(known, one):
+            if known is None or differ(known, one):
                 self._changed()
 
     def _kept(self, item: Object) -> Object:
@@ -227,7 +242,8 @@ class Reflector:
             self.trouble = ""
 
 
-def _key(one: Object) -> Key:
+def key_of(one: Mapping[str, Any]) -> Key:
+    """Of an object."""
     meta = one["metadata"]
     return (meta.get("namespace", ""), meta["name"])
 
@@ -237,12 +253,12 @@ def _number(version: str) -> int:
     return int(version) if version.isdecimal() else 0
 
 
-def _differ(one: Object, other: Object) -> bool:
+def differ(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether anything differs that a resource is made of."""
     return _meaning(one) != _meaning(other)
 
 
-def _meaning(one: Object) -> dict[str, Any]:
+def _meaning(one: Mapping[str, Any]) -> dict[str, Any]:
     bare = without_others(one)
     bare["metadata"] = {
         name: value for name, value in bare["metadata"].items() if name not in ("resourceVersion", "generation")

@@ -41,6 +41,8 @@ class RootsWriter:
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     #: Namespace -> why its map is not as it should be.
     _told: dict[str, str] = field(default_factory=dict)
+    #: The bundle and the namespaces that it was written to, as far as it could be.
+    _done: tuple[str, frozenset[str]] | None = None
 
     def changed(self) -> None:
         """There is a new namespace, or a new root."""
@@ -50,8 +52,10 @@ class RootsWriter:
         """Write until cancelled."""
         wait = RESYNC_SECONDS
         while True:
-            await changed_within(self._changed, wait)
+            has_changed = await changed_within(self._changed, wait)
             wait = RESYNC_SECONDS
+            if has_changed and self._done == self._wanted():
+                continue  # something else has
             if self.leader.leads:
                 try:
                     if not await self.round():
@@ -68,10 +72,10 @@ class RootsWriter:
         only = {"fieldSelector": f"metadata.name={CONFIG_MAP}"}
         answer = await self.api.request("GET", "/api/v1/configmaps", query=only)
         known = {one["metadata"]["namespace"]: one.get("data") or {} for one in answer.get("items") or ()}
-        bundle = self.bundle()
+        bundle, namespaces = wanted = self._wanted()
         wrong: dict[str, str] = {}
         is_done = True
-        for namespace in sorted(set(self.namespaces()) - _LEFT_OUT):
+        for namespace in sorted(namespaces):
             if known.get(namespace, {}).get(KEY) == bundle or not self.leader.leads:
                 continue
             try:
@@ -81,8 +85,11 @@ class RootsWriter:
                 wrong[namespace] = str(error)
                 if self._told.get(namespace) != wrong[namespace]:
                     log.warning("no roots there", extra={"namespace": namespace, "reason": str(error)})
-        self._told = wrong
+        self._told, self._done = wrong, wanted if is_done and self.leader.leads else None
         return is_done
+
+    def _wanted(self) -> tuple[str, frozenset[str]]:
+        return self.bundle(), frozenset(self.namespaces()) - _LEFT_OUT
 
     async def _apply(self, namespace: str, bundle: str) -> None:
         path = f"/api/v1/namespaces/{namespace}/configmaps/{CONFIG_MAP}"

@@ -11,6 +11,8 @@ import pytest
 from pymesh.control.resources.objects import Object
 from pymesh.control.sources.kubernetes import mesh as kubernetes_mesh
 from pymesh.control.sources.kubernetes.mesh import KubernetesMesh
+from pymesh.control.translate.proxy import ProxyError
+from pymesh.control.xds.node import Node
 
 
 class Nobody:
@@ -29,6 +31,9 @@ class Still:
 
     async def run(self) -> None:
         await asyncio.Event().wait()
+
+    def moved(self) -> None:
+        """Anything may have."""
 
 
 def service(name: str, version: int) -> Object:
@@ -77,3 +82,27 @@ def test_a_fault_of_ours_is_told_and_the_last_good_mesh_stays(monkeypatch: pytes
         await asyncio.gather(watching, return_exceptions=True)
 
     asyncio.run(main())
+
+
+def test_what_the_cluster_knows_of_a_pod_comes_before_what_its_proxy_says() -> None:
+    mesh = KubernetesMesh(Nobody())  # type: ignore[arg-type]
+    place = {"topology.kubernetes.io/region": "eu", "topology.kubernetes.io/zone": "eu-1"}
+    objects: list[Object] = [
+        {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1", "labels": place}},
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "web-1", "namespace": "shop", "labels": {"app": "web"}},
+            "spec": {"nodeName": "n1", "serviceAccountName": "web"},
+            "status": {"phase": "Running", "podIP": "10.0.0.1"},
+        },
+    ]
+    assert mesh._replace(objects, 0.0)
+    metadata: dict[str, Any] = {"LABELS": {"app": "bank"}, "NODE_NAME": "n2", "INTERCEPTION_MODE": "REDIRECT"}
+    node = ("sidecar~10.0.0.1~web-1.shop~x", "", metadata, ("us", "us-9", ""), "pymesh", None)
+    served = mesh._serving(Node(*node)).proxy
+    assert dict(served.labels) == {"app": "web", "kubernetes.io/hostname": "n1"}
+    assert (served.locality.region, served.locality.zone) == ("eu", "eu-1")
+    metadata["UPSTREAM_MARK"] = "7"
+    with pytest.raises(ProxyError, match=r"web-1\.shop says UPSTREAM_MARK"):
+        mesh.messages(Node(*node))
