@@ -4,7 +4,7 @@
 initContainers: istio-init    pymesh capture on ...     ends before anything is captured that cannot be served
                 istio-proxy   pymesh pod sidecar        restartPolicy: Always: ready before, gone after the others
                 the pod's own
-containers:     the pod's own, probes rewritten
+containers:     the pod's own, probes rewritten, held back for a moment when they are to end
 ```
 The same pod always gives the same result, and nothing of the pod's is lost: fields that are not known here stay.
 """
@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pymesh.control.identity.token_review import AUDIENCE
-from pymesh.control.injection import probes, wishes
+from pymesh.control.injection import ending, probes, wishes
 from pymesh.control.injection.policy import STATUS
 from pymesh.control.injection.problems import Fault, InjectionError
 from pymesh.control.injection.settings import InjectionSettings
@@ -88,6 +88,7 @@ def inject(pod: Json, settings: InjectionSettings, owner: Owner | None = None) -
             spec[field] = _rewritten(spec[field], f"spec.{field}", asked, faults)
     if faults:
         raise InjectionError(faults)
+    spec["containers"] = ending.held_back(spec, spec["containers"], settings.pre_stop_sleep_seconds)
     workload = owner or Owner.of_pod(pod)
     first = spec["containers"][0]["name"]
     ours = [_sidecar(wished, settings, workload, asked)]

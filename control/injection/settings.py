@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import yaml
 
 from pymesh.control.config import DEFAULT_TRUST_DOMAIN
-from pymesh.control.resources.decode import BAD, Decoder, Located, Problem, model
+from pymesh.control.resources.decode import BAD, Decoder, Located, Problem, Range, model
 from pymesh.control.resources.diagnostics import ConfigError, Position, Report
 from pymesh.control.resources.metadata import Metadata
 
@@ -53,6 +53,8 @@ class InjectionSettings(Located):
     cluster_id: str = "Kubernetes"
     interception_mode: Literal["REDIRECT", "TPROXY", "NONE"] = "REDIRECT"
     rewrite_probes: bool = True
+    #: How long an application without a `preStop` hook of its own goes on while others hear that it ends.
+    pre_stop_sleep_seconds: Annotated[int, Range(0, 300)] = 5
     resources: Resources = field(default_factory=Resources)
 
     def problems(self) -> Iterator[Problem]:

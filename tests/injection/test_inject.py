@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -234,3 +235,34 @@ def test_the_patch_of_a_pod_makes_the_injected_pod() -> None:
         assert patched(one, operations) == made
         # What was there is not sent again.
         assert not [each for each in operations if each["path"] in ("", "/spec", "/metadata", "/spec/containers")]
+
+
+SLEEP = {"sleep": {"seconds": 5}}
+
+
+@pytest.mark.parametrize(
+    ("container", "spec", "expected"),
+    [
+        ({}, {}, {"preStop": SLEEP}),
+        ({"lifecycle": {"postStart": {"exec": {"command": ["a"]}}}}, {},
+         {"postStart": {"exec": {"command": ["a"]}}, "preStop": SLEEP}),
+        ({"lifecycle": {"preStop": {"exec": {"command": ["a"]}}}}, {}, {"preStop": {"exec": {"command": ["a"]}}}),
+        ({"lifecycle": {"preStop": {"sleep": {"seconds": 0}}}}, {}, {"preStop": {"sleep": {"seconds": 0}}}),
+        ({"lifecycle": {"preStop": None}}, {}, {"preStop": SLEEP}),
+        ({"lifecycle": "none"}, {}, "none"),
+        ({}, {"terminationGracePeriodSeconds": 6}, {"preStop": {"sleep": {"seconds": 3}}}),
+        ({}, {"terminationGracePeriodSeconds": 1}, None),
+        ({}, {"terminationGracePeriodSeconds": 0}, None),
+        ({}, {"terminationGracePeriodSeconds": "x"}, None),
+        ({}, {"restartPolicy": "Never"}, None),
+        ({}, {"restartPolicy": "Always"}, {"preStop": SLEEP}),
+    ],
+)  # fmt: skip
+def test_who_ends_goes_on_for_a_moment(container: Json, spec: Json, expected: Any) -> None:
+    made = inject(pod(container=container, **spec), SETTINGS)
+    assert named(made, "web").get("lifecycle") == expected
+
+
+def test_who_ends_may_end_at_once() -> None:
+    made = inject(pod(), replace(SETTINGS, pre_stop_sleep_seconds=0))
+    assert "lifecycle" not in named(made, "web")

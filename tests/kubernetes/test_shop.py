@@ -300,10 +300,7 @@ def _scale(mesh: Shop, deployment: str, replicas: int) -> None:
 
 
 def _newcomer_serves(mesh: Shop) -> None:
-    """One more pod joins, takes its share of the requests, and goes.
-
-    The application ends at SIGTERM, while others do not know it yet: requests for the catalog are tried again.
-    """
+    """One more pod joins, takes its share of the requests, and goes."""
     before = {one.name for one in mesh.node.all("shop", app="catalog")}
     _scale(mesh, "catalog", len(before) + 1)
 
@@ -315,6 +312,33 @@ def _newcomer_serves(mesh: Shop) -> None:
     mesh.node.wait("a new pod answers", serves)
     _scale(mesh, "catalog", len(before))
     mesh.node.wait("it is gone again", lambda: len(mesh.node.all("shop", app="catalog")) == len(before))
+
+
+def test_pods_go_and_no_request_is_lost(mesh: Shop) -> None:
+    """Their applications end at SIGTERM, nothing is tried again, and others hear of it when they do."""
+    no_retries = (
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: RATINGS, namespace: shop}\n"
+        "spec: {hosts: [RATINGS], http: [{retries: {attempts: 0}, route: [{destination: {host: RATINGS}}]}]}\n"
+    ).replace("RATINGS", "catalog")
+    known = mesh.cluster.get("networking.istio.io/v1", "VirtualService", "catalog", "shop")
+    assert known is not None
+    before = {one.name for one in mesh.node.all("shop", app="catalog")}
+    mesh.apply(no_retries)
+    try:
+        with mesh.traffic() as traffic:
+            for count in (len(before) + 2, len(before)):
+                _scale(mesh, "catalog", count)
+
+                def serve(count: int = count) -> bool:
+                    here = mesh.node.all("shop", app="catalog")
+                    return len(here) == count and all(c.is_ready for one in here for c in (*one.init[1:], *one.main))
+
+                mesh.node.wait(f"{count} pods serve", serve)
+                answered = traffic.answered
+                mesh.node.wait("requests are answered", lambda answered=answered: traffic.answered >= answered + 20)  # type: ignore[misc]
+        assert traffic.lost == []
+    finally:
+        mesh.cluster.apply([{**known, "metadata": {"name": "catalog", "namespace": "shop"}}])
 
 
 def test_the_control_plane_starts_again_and_no_request_is_lost(mesh: Shop) -> None:
