@@ -20,7 +20,7 @@ _MOST_ASKED = 32
 @click.option("-n", "--namespace", default="default", show_default=True, metavar="NAME", help="Of short names.")
 @show.ADMIN
 @show.OUTPUT
-def command(kind: str, name: str, namespace: str, admin: str, output: show.Format) -> None:
+def command(kind: str, name: str, namespace: str, admin: str | None, output: show.Format) -> None:
     """Show what applies to a service, a workload or a gateway.
 
     Each line has the file, line and column where it is written.

@@ -70,7 +70,7 @@ def _options(function: Callable[..., None]) -> Callable[..., None]:
 def _add(kind: str, text: str) -> None:
     @command.command(kind, help=text)
     @_options
-    def shown(proxy: str | None, file: Path | None, admin: str, name: str, output: show.Format) -> None:
+    def shown(proxy: str | None, file: Path | None, admin: str | None, name: str, output: show.Format) -> None:
         looked = _look(proxy, file, admin, output)
         try:
             click.echo(_shown(looked, kind, name, output), nl=False)
@@ -91,7 +91,7 @@ for _kind, _text in (
 
 @command.command("bootstrap")
 @_options
-def bootstrap(proxy: str | None, file: Path | None, admin: str, name: str, output: show.Format) -> None:
+def bootstrap(proxy: str | None, file: Path | None, admin: str | None, name: str, output: show.Format) -> None:
     """What the proxy was started with, without keys."""
     looked = _look(proxy, file, admin, output)
     click.echo(show.data({"bootstrap": looked.dump.bootstrap}, "yaml" if output == "yaml" else "json"), nl=False)
@@ -99,7 +99,7 @@ def bootstrap(proxy: str | None, file: Path | None, admin: str, name: str, outpu
 
 @command.command("all")
 @_options
-def everything(proxy: str | None, file: Path | None, admin: str, name: str, output: show.Format) -> None:
+def everything(proxy: str | None, file: Path | None, admin: str | None, name: str, output: show.Format) -> None:
     """Everything, one table after the other."""
     looked = _look(proxy, file, admin, output)
     try:
@@ -113,7 +113,7 @@ def everything(proxy: str | None, file: Path | None, admin: str, name: str, outp
         give_up(str(error))
 
 
-def _look(proxy: str | None, file: Path | None, admin: str, output: show.Format) -> Looked:
+def _look(proxy: str | None, file: Path | None, admin: str | None, output: show.Format) -> Looked:
     if (proxy is None) == (file is None):
         give_up("say which proxy\nhint: name it as `pymesh proxy-status` does, or give HOST:PORT, or -f FILE")
     try:

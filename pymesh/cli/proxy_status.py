@@ -19,7 +19,7 @@ _Own = dict[str, Any] | None
 @click.argument("proxy", required=False)
 @show.ADMIN
 @show.OUTPUT
-def command(proxy: str | None, admin: str, output: show.Format) -> None:
+def command(proxy: str | None, admin: str | None, output: show.Format) -> None:
     """Show what each proxy was sent, has taken, and runs on all of its workers.
 
     \b

@@ -23,7 +23,7 @@ _CLEAR = "\x1b[H\x1b[2J"
               metavar="SECONDS", help="How long to look before the first table, and between two.")  # fmt: skip
 @show.ADMIN
 @show.OUTPUT
-def command(what: str, namespace: str, watch: bool, seconds: float, admin: str, output: show.Format) -> None:
+def command(what: str, namespace: str, watch: bool, seconds: float, admin: str | None, output: show.Format) -> None:
     """Show how much, how well and how fast each service answers, now.
 
     \b

@@ -37,7 +37,7 @@ def command(
     count: int | None,
     seconds: float | None,
     output: str,
-    admin: str,
+    admin: str | None,
 ) -> None:
     """Show requests as they end, live.
 
@@ -75,7 +75,7 @@ def command(
         sys.exit(0)
 
 
-def _targets(named: tuple[str, ...], admin: str) -> list[Target]:
+def _targets(named: tuple[str, ...], admin: str | None) -> list[Target]:
     """Those that were named, or all of ours. Raises :class:`PageError`."""
     plane = ControlPlane(admin)
     found = []
@@ -91,7 +91,9 @@ def _targets(named: tuple[str, ...], admin: str) -> list[Target]:
     if not named:
         found = [Target(one.title, one.admin) for one in plane.proxies if one.is_ours and one.admin is not None]
         if not found:
-            raise PageError(f"no proxy of ours is connected to {admin}\nhint: name one by its admin address, HOST:PORT")
+            raise PageError(
+                f"no proxy of ours is connected to {plane.address}\nhint: name one by its admin address, HOST:PORT"
+            )
     return found
 
 

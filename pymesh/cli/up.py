@@ -23,6 +23,7 @@ from rich.table import Table
 
 from pymesh.cli.problem import give_up
 from pymesh.local import check, ground, http, meshfile, scenario, scenario_names, stats, traffic
+from pymesh.local.announced import announced
 from pymesh.local.door import GoneError, Inside
 from pymesh.local.errors import LocalMeshError
 from pymesh.local.findings import findings
@@ -184,6 +185,12 @@ def _outside_is_gone(end: Callable[[signal.Signals], None]) -> None:
 async def _run(runner: Runner, mesh: LocalMesh, plays: Sequence[Scenario], checked: bool) -> int:
     with console.status("starting") as status:
         await runner.start(lambda text: status.update(f"starting {text}"))
+    outside = runner.options.user
+    with announced(f"127.0.0.1:{runner.control_admin}", str(mesh.folder), outside[0] if outside else os.getuid()):
+        return await _ready(runner, mesh, plays, checked)
+
+
+async def _ready(runner: Runner, mesh: LocalMesh, plays: Sequence[Scenario], checked: bool) -> int:
     _show_addresses(runner)
     if mesh.traffic is None:
         await asyncio.Event().wait()

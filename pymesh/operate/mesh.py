@@ -7,6 +7,7 @@ The control plane knows who is connected; where a proxy's own pages are it knows
 from __future__ import annotations
 
 import json
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping
@@ -17,6 +18,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 from pymesh.control.resources.diagnostics import did_you_mean
+from pymesh.local import announced
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -90,18 +92,45 @@ class ConnectedProxy:
         return self.admin
 
 
-class ControlPlane:
-    """The control plane whose admin pages are at ``HOST:PORT``."""
+def local_admin() -> str:
+    """Of the one control plane that runs here. Raises :class:`PageError` if it is not the only one."""
+    meshes = announced.found()
+    if not meshes:
+        return DEFAULT_ADMIN
+    known = [f"{one.admin} (pymesh up {one.mesh})" for one in meshes]
+    if DEFAULT_ADMIN not in (one.admin for one in meshes) and _listens(DEFAULT_ADMIN):
+        known.append(DEFAULT_ADMIN)
+    if len(known) > 1:
+        raise PageError(f"several control planes run here: {', '.join(known)}\nhint: name one with --admin HOST:PORT")
+    return meshes[0].admin
 
-    def __init__(self, address: str) -> None:
-        self.address = address
+
+def _listens(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), 1.0).close()
+    except OSError:
+        return False
+    return True
+
+
+class ControlPlane:
+    """The control plane whose admin pages are at ``HOST:PORT``; without an address that which runs here."""
+
+    def __init__(self, address: str | None) -> None:
+        self._address = address
+
+    @cached_property
+    def address(self) -> str:
+        """Where its admin pages are. Raises :class:`PageError`."""
+        return self._address or local_admin()
 
     def page(self, path: str, /, **query: str) -> Any:
         """One of its pages. Raises :class:`PageError`."""
         try:
             return json_page(self.address, f"{path}?{urlencode(query)}" if query else path)
         except PageError as error:
-            hint = "hint: --admin is the control plane's admin address; `pymesh up` shows it when it starts"
+            hint = "hint: --admin is the control plane's admin address; 127.0.0.1:15014 unless told otherwise"
             raise PageError(f"{error}\n{hint}") from None
 
     @cached_property

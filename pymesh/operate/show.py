@@ -27,10 +27,8 @@ ADMIN = click.option(
     "--admin",
     envvar="PYMESH_ADMIN",
     show_envvar=True,
-    default=DEFAULT_ADMIN,
-    show_default=True,
     metavar="HOST:PORT",
-    help="Admin address of the control plane.",
+    help=f"Admin address of the control plane; by default that of `pymesh up` if one runs here, else {DEFAULT_ADMIN}.",
 )
 
 

@@ -51,6 +51,12 @@ def test_every_proxy_runs_what_it_was_sent_on_all_of_its_workers(shop: Shop) -> 
     assert re.search(r"^web\.shop +SYNCED +SYNCED +SYNCED +SYNCED +SYNCED +(\d+)/\1 +pymesh/", table, re.MULTILINE)
 
 
+def test_the_mesh_that_runs_here_is_found(shop: Shop) -> None:
+    """As README has it: without an address."""
+    assert re.search(r"^web\.shop +", shop.untold("proxy-status"), re.MULTILINE)
+    assert "no proxy" not in shop.untold("stat", "edges", "-t", "1")
+
+
 def test_a_refusal_is_told_with_the_users_line(shop: Shop) -> None:
     rule = "    - route: [{destination: {host: catalog}}]\n"
     broken = f'    - match: [{{uri: {{regex: "{HUGE}"}}}}]\n      route: [{{destination: {{host: catalog}}}}]\n'

@@ -28,6 +28,14 @@ class Shop:
     admin: str
     proxies: dict[str, str]
     gateway: int
+    #: In place of the user's runtime directory.
+    runtime: Path
+
+    def untold(self, *words: str) -> str:
+        """The output of a command that is not told which control plane is meant."""
+        done = run(*words, XDG_RUNTIME_DIR=str(self.runtime), NO_COLOR="1")
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
     def pymesh(self, *words: str, code: int = 0) -> str:
         """The output of a command."""
@@ -61,10 +69,11 @@ def running_shop(folder: Path, mesh: Path = SHOP, *, words: Sequence[str] = ()) 
     command = [*PYMESH, "up", str(mesh), "--port", "0", "--keep", str(folder / "run"), *words]
     # `--envoy` looks for the program where a user has it.
     path = os.pathsep.join((str(Path(peer("envoy")).parent), os.environ["PATH"]))
+    runtime = folder / "runtime"
+    runtime.mkdir(mode=0o700)
+    env = {**os.environ, "COLUMNS": "400", "PATH": path, "XDG_RUNTIME_DIR": str(runtime)}
     with output.open("wb") as sink:
-        process = subprocess.Popen(
-            command, stdout=sink, stderr=subprocess.STDOUT, cwd="/", env={**os.environ, "COLUMNS": "400", "PATH": path}
-        )
+        process = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, cwd="/", env=env)
     try:
         assert eventually(lambda: "logs: " in output.read_text(), 120), output.read_text()
         told = output.read_text()
@@ -75,7 +84,7 @@ def running_shop(folder: Path, mesh: Path = SHOP, *, words: Sequence[str] = ()) 
         # A sidecar is told as its workload's proxy; both are of one namespace.
         found = re.findall(r"^(\S+?)(?:\.proxy)?: admin http://(\S+)/$", told, re.MULTILINE)
         proxies = {f"{name}.shop": address for name, address in found}
-        yield Shop(folder / "run", control[1], proxies, int(gateway[1]))
+        yield Shop(folder / "run", control[1], proxies, int(gateway[1]), runtime)
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(60)
