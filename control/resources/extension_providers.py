@@ -122,14 +122,7 @@ class LogFormat(Located):
     def problems(self) -> Iterator[Problem]:
         if len(self.present("text", "labels")) > 1:
             yield Problem("labels", "'text' and 'labels' exclude each other", "keep one of them")
-        if self.text:
-            yield from log_problems("text", self.text)
-        for name, value in self.labels.items():
-            if not isinstance(value, str):
-                hint = "write a text with commands of Envoy's, as in '%RESPONSE_CODE%'"
-                yield Problem("labels", f"{name}: {type(value).__name__} is no text", hint)
-            else:
-                yield from log_problems("labels", value, f"{name}: ")
+        yield from _format_problems(self.text, self.labels)
 
 
 @model
@@ -148,8 +141,46 @@ class FileAccessLog(Located):
 
 
 @model
+class RecordFormat(Located):
+    """What a record says: its body, and its attributes."""
+
+    #: Istio's own text without one.
+    text: str = ""
+    labels: Mapping[str, Any] = field(default_factory=dict)
+
+    def problems(self) -> Iterator[Problem]:
+        yield from _format_problems(self.text, self.labels)
+
+
+@model
+class OtelAccessLog(ServiceProvider):
+    """A collector that takes the access log as OTLP's records, over gRPC."""
+
+    REFUSED: ClassVar = {"filterStateObjectsToLog": "filters keep no state to log; remove it"}
+
+    log_name: str = ""
+    log_format: RecordFormat | None = None
+
+    def problems(self) -> Iterator[Problem]:
+        yield from super().problems()
+        if CONTROL.search(self.log_name):
+            yield Problem("logName", "a name is one line of text")
+
+
+@model
 class Prometheus(Located):
     """Istio's metrics, which every proxy serves on ``/stats/prometheus``."""
+
+
+def _format_problems(text: str, labels: Mapping[str, Any]) -> Iterator[Problem]:
+    if text:
+        yield from log_problems("text", text)
+    for name, value in labels.items():
+        if not isinstance(value, str):
+            hint = "write a text with commands of Envoy's, as in '%RESPONSE_CODE%'"
+            yield Problem("labels", f"{name}: {type(value).__name__} is no text", hint)
+        else:
+            yield from log_problems("labels", value, f"{name}: ")
 
 
 def _time_problems(timeout: timedelta) -> Iterator[Problem]:

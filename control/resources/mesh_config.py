@@ -16,7 +16,13 @@ from typing import Annotated, ClassVar, Final, Literal
 
 from pymesh.control.resources.decode import Located, Problem, Range, derived, exactly_one, model
 from pymesh.control.resources.embedded import Text
-from pymesh.control.resources.extension_providers import FileAccessLog, OpenTelemetry, Prometheus, ServiceProvider
+from pymesh.control.resources.extension_providers import (
+    FileAccessLog,
+    OpenTelemetry,
+    OtelAccessLog,
+    Prometheus,
+    ServiceProvider,
+)
 from pymesh.control.resources.header_values import CONTROL, HEADER_NAME, log_problems, value_problems
 from pymesh.control.resources.metadata import Resource
 from pymesh.control.resources.statuses import REFUSALS
@@ -117,11 +123,11 @@ class ExtAuthzHttp(ExtAuthz):
 
 
 _NO_TRACER = "describe a collector of OpenTelemetry with 'opentelemetry'"
-_NO_LOG_SERVICE = "write a log with 'envoyFileAccessLog', and name it in a Telemetry"
+_NO_LOG_SERVICE = "describe a collector of OpenTelemetry with 'envoyOtelAls', or a file with 'envoyFileAccessLog'"
 
 #: The kinds of providers, by what they are for.
 _AUTHORIZERS = ("envoyExtAuthzGrpc", "envoyExtAuthzHttp")
-_TOLD = ("opentelemetry", "envoyFileAccessLog", "prometheus")
+_TOLD = ("opentelemetry", "envoyFileAccessLog", "envoyOtelAls", "prometheus")
 
 
 @model
@@ -130,7 +136,7 @@ class ExtensionProvider(Located):
 
     REFUSED: ClassVar = {
         **dict.fromkeys(("zipkin", "lightstep", "datadog", "stackdriver", "opencensus", "skywalking"), _NO_TRACER),
-        **dict.fromkeys(("envoyHttpAls", "envoyTcpAls", "envoyOtelAls"), _NO_LOG_SERVICE),
+        **dict.fromkeys(("envoyHttpAls", "envoyTcpAls"), _NO_LOG_SERVICE),
         "sds": "keys are in Secrets; remove it",
     }
 
@@ -139,6 +145,7 @@ class ExtensionProvider(Located):
     envoy_ext_authz_http: ExtAuthzHttp | None = None
     opentelemetry: OpenTelemetry | None = None
     envoy_file_access_log: FileAccessLog | None = None
+    envoy_otel_als: OtelAccessLog | None = None
     prometheus: Prometheus | None = None
 
     @property
@@ -149,7 +156,7 @@ class ExtensionProvider(Located):
     @property
     def service(self) -> ServiceProvider | None:
         """What it is, if it is a service."""
-        return self.authorizer or self.opentelemetry
+        return self.authorizer or self.opentelemetry or self.envoy_otel_als
 
     def problems(self) -> Iterator[Problem]:
         if not _NAME.fullmatch(self.name):

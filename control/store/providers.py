@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pymesh.control.resources.diagnostics import Report, did_you_mean
-from pymesh.control.resources.extension_providers import OpenTelemetry, ServiceProvider
+from pymesh.control.resources.extension_providers import OpenTelemetry, OtelAccessLog, ServiceProvider
 from pymesh.control.resources.mesh_config import ConfigMap, ExtAuthzGrpc, ExtAuthzHttp, MeshConfig
 from pymesh.control.resources.security import AuthorizationPolicy
 from pymesh.control.store.services import Port, Service
@@ -34,9 +34,18 @@ class Authorizer:
 
 @dataclass(frozen=True, slots=True)
 class Collector:
-    """Somebody who is told of requests."""
+    """Somebody who is told of requests by their spans."""
 
     written: OpenTelemetry
+    service: Service
+    port: Port
+
+
+@dataclass(frozen=True, slots=True)
+class LogCollector:
+    """Somebody who is told of requests and connections by the records of an access log."""
+
+    written: OtelAccessLog
     service: Service
     port: Port
 
@@ -47,11 +56,13 @@ class Providers:
 
     authorizers: Mapping[str, Authorizer] = field(default_factory=dict)
     collectors: Mapping[str, Collector] = field(default_factory=dict)
+    log_collectors: Mapping[str, LogCollector] = field(default_factory=dict)
 
     def services(self) -> Iterator[Service]:
         """The services that they are."""
         yield from (one.service for one in self.authorizers.values())
         yield from (one.service for one in self.collectors.values())
+        yield from (one.service for one in self.log_collectors.values())
 
 
 def mesh_config(bare: Store, written: Iterable[ConfigMap], report: Report) -> MeshConfig:
@@ -71,13 +82,15 @@ def mesh_config(bare: Store, written: Iterable[ConfigMap], report: Report) -> Me
 
 def gather(bare: Store, mesh: MeshConfig, report: Report) -> Providers:
     """Those of the mesh's configuration."""
-    authorizers, collectors = {}, {}
+    authorizers, collectors, log_collectors = {}, {}, {}
     for one in mesh.extension_providers:
         if one.authorizer is not None and (found := _found(bare, one.authorizer, _REFUSED, report)) is not None:
             authorizers[one.name] = Authorizer(one.authorizer, *found)
         if one.opentelemetry is not None and (found := _found(bare, one.opentelemetry, _UNTOLD, report)) is not None:
             collectors[one.name] = Collector(one.opentelemetry, *found)
-    return Providers(authorizers, collectors)
+        if one.envoy_otel_als is not None and (found := _found(bare, one.envoy_otel_als, _UNTOLD, report)) is not None:
+            log_collectors[one.name] = LogCollector(one.envoy_otel_als, *found)
+    return Providers(authorizers, collectors, log_collectors)
 
 
 def check(policies: Iterable[AuthorizationPolicy], mesh: MeshConfig, report: Report) -> None:

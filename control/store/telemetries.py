@@ -86,7 +86,7 @@ def takes(provider: ExtensionProvider, purpose: str) -> bool:
     return {
         "tracing": provider.opentelemetry is not None,
         "metrics": provider.prometheus is not None,
-        "accessLogging": provider.envoy_file_access_log is not None,
+        "accessLogging": provider.envoy_file_access_log is not None or provider.envoy_otel_als is not None,
     }[purpose]
 
 

@@ -13,10 +13,11 @@ from typing import Any, Final
 from pymesh.control.resources import expression
 from pymesh.control.resources.expression import Code, Condition, Every, Flagged, GrpcStatus, Header, Lasted, Some
 from pymesh.control.resources.extension_providers import FileAccessLog
+from pymesh.control.store.providers import LogCollector
 from pymesh.control.translate import telemetry
 from pymesh.control.translate.scope import Scope
 from pymesh.control.translate.telemetry import ListenerSide
-from pymesh.control.translate.wire import extension, struct
+from pymesh.control.translate.wire import extension, grpc_service, struct
 from pymesh.control.xds import pb
 
 #: Istio's default line.
@@ -58,6 +59,9 @@ JSON: Final = {
     "route_name": "%ROUTE_NAME%",
 }
 
+#: Istio's, of an access log that a collector is told.
+LOG_NAME: Final = "otel_envoy_accesslog"
+
 #: Envoy wants a name for what it would look up at run time; it finds nothing there.
 _RUNTIME_KEY: Final = "access_log.filter"
 _GRPC: Final = (
@@ -77,9 +81,13 @@ def made(scope: Scope, listener: ListenerSide) -> list[Json]:
     found = []
     for name, wanted in told.items():
         provider = telemetry.provider(scope, name, "accessLogging")
-        if provider is None or provider.envoy_file_access_log is None:
+        collector = scope.store.providers.log_collectors.get(name)
+        if provider is not None and provider.envoy_file_access_log is not None:
+            log = extension("envoy.access_loggers.file", _file(provider.envoy_file_access_log))
+        elif provider is not None and collector is not None:
+            log = extension("envoy.access_loggers.open_telemetry", _records(scope, collector))
+        else:
             continue
-        log = extension("envoy.access_loggers.file", _file(provider.envoy_file_access_log))
         condition = {"filter": filter_of(expression.condition(wanted.expression))} if wanted is not None else {}
         found.append({**log, **condition})
     return found
@@ -106,6 +114,24 @@ def _file(log: FileAccessLog) -> Any:
     written = log.log_format
     labels = written.labels if written is not None and "labels" in written.where else None
     return _formatted(log.path, written.text if written is not None else "", labels)
+
+
+def _records(scope: Scope, collector: LogCollector) -> Any:
+    """As with Istio the resource has none of Envoy's labels."""
+    written, cluster = collector.written, scope.use(collector.service, collector.port)
+    text = written.log_format.text if written.log_format is not None else ""
+    labels = written.log_format.labels if written.log_format is not None else {}
+    attributes = [{"key": name, "value": {"string_value": value}} for name, value in labels.items()]
+    return pb.message("envoy.extensions.access_loggers.open_telemetry.v3.OpenTelemetryAccessLogConfig")(
+        common_config={
+            "log_name": written.log_name or LOG_NAME,
+            "grpc_service": grpc_service(cluster),
+            "transport_api_version": "V3",
+        },
+        disable_builtin_labels=True,
+        body={"string_value": text or TEXT.rstrip("\n")},
+        attributes={"values": attributes} if attributes else None,
+    )
 
 
 def _formatted(path: str, text: str, labels: Mapping[str, str] | None) -> Any:

@@ -15,7 +15,7 @@ from pymesh.control.resources.security import AuthorizationPolicy
 from pymesh.control.store.providers import Authorizer
 from pymesh.control.translate import authorization
 from pymesh.control.translate.scope import Scope
-from pymesh.control.translate.wire import extension, seconds
+from pymesh.control.translate.wire import extension, grpc_service, seconds
 from pymesh.control.xds import pb
 
 #: Istio's, as everything that is named here.
@@ -124,11 +124,7 @@ def _body(wanted: RequestBody) -> Any:
 
 def _grpc(scope: Scope, provider: Authorizer) -> Json:
     cluster = scope.use(provider.service, provider.port)
-    return {
-        # A host has no '|' in it.
-        "envoy_grpc": {"cluster_name": cluster, "authority": cluster.replace("|", "_.")},
-        "timeout": seconds(provider.written.timeout),
-    }
+    return {**grpc_service(cluster), "timeout": seconds(provider.written.timeout)}
 
 
 def _http_service(scope: Scope, provider: Authorizer, asked: ExtAuthzHttp) -> Any:

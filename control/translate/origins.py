@@ -32,6 +32,7 @@ _TOKENS = "envoy.filters.http.jwt_authn"
 #: What comes of a Telemetry -> the field of it that says so.
 _TELEMETRY = {
     "envoy.access_loggers.file": "accessLogging",
+    "envoy.access_loggers.open_telemetry": "accessLogging",
     "envoy.tracers.opentelemetry": "tracing",
     "tracing": "tracing",
     "istio.stats": "metrics",

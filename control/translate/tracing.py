@@ -12,7 +12,7 @@ from pymesh.control.translate import telemetry
 from pymesh.control.translate.proxy import Proxy
 from pymesh.control.translate.scope import Scope
 from pymesh.control.translate.telemetry import ListenerSide
-from pymesh.control.translate.wire import seconds, wrapped
+from pymesh.control.translate.wire import grpc_service, seconds, wrapped
 from pymesh.control.xds import pb
 
 _CANONICAL_NAME: Final = "service.istio.io/canonical-name"
@@ -48,9 +48,7 @@ def _tracer(scope: Scope, collector: Collector) -> Any:
     if http is not None:
         tracer.http_service.CopyFrom(_http(collector, cluster, http))
         return tracer
-    # A host has no '|' in it.
-    tracer.grpc_service.envoy_grpc.cluster_name = cluster
-    tracer.grpc_service.envoy_grpc.authority = cluster.replace("|", "_.")
+    tracer.grpc_service.CopyFrom(pb.message("envoy.config.core.v3.GrpcService")(**grpc_service(cluster)))
     if grpc is not None:
         tracer.grpc_service.timeout.CopyFrom(pb.message("google.protobuf.Duration")(**seconds(grpc.timeout)))
         tracer.grpc_service.initial_metadata.extend(map(_header, grpc.initial_metadata))

@@ -1,11 +1,11 @@
-"""A real OpenTelemetry Collector, and the spans that it has written (OTLP's JSON, a batch a line)."""
+"""A real OpenTelemetry Collector, and the spans and log records that it has written (OTLP's JSON, a batch a line)."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,9 @@ from tests.tools.ports import free_port
 from tests.tools.processes import Running, running
 
 OPEN_TELEMETRY = "type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig"
+OPEN_TELEMETRY_LOG = (
+    "type.googleapis.com/envoy.extensions.access_loggers.open_telemetry.v3.OpenTelemetryAccessLogConfig"
+)
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,20 @@ class Span:
         return f"{self.service} {self.kind} {self.name} {self.attributes.get('http.status_code', '')}"
 
 
+@dataclass(frozen=True)
+class Record:
+    """A record of an access log."""
+
+    resource: dict[str, str]
+    at: int
+    body: str
+    attributes: dict[str, str]
+    trace: str
+    span: str
+
+
+#: OpenTelemetry's, each with a pipeline and a file of its own.
+SIGNALS = ("traces", "logs")
 _KINDS = {2: "SERVER", 3: "CLIENT"}
 
 
@@ -50,14 +67,27 @@ class Collector:
     grpc: int
     file: Path
     process: Running | None = None
-    _read: list[Any] = field(default_factory=list)
 
     def spans(self, trace: str = "") -> list[Span]:
         """Every span so far, in the order in which they began; of one trace if it is named."""
-        text = self.file.read_text() if self.file.exists() else ""
-        batches = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
-        found = [span for batch in batches for span in _spans(batch)]
+        found = [span for batch in self._batches("traces") for span in _spans(batch)]
         return sorted((one for one in found if trace in ("", one.trace)), key=lambda one: (one.began, one.kind))
+
+    def records(self) -> list[Record]:
+        """Every log record so far, in the order in which they came."""
+        return [record for batch in self._batches("logs") for record in _records(batch)]
+
+    def _batches(self, signal: str) -> list[Any]:
+        file = self.file.with_suffix(f".{signal}")
+        text = file.read_text(errors="replace") if file.exists() else ""
+        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+    def log(self, **config: Any) -> Json:
+        """An access log that it is told, over gRPC; `config` is the logger's."""
+        service = {"envoy_grpc": {"cluster_name": "collector"}, "timeout": "1s"}
+        common = {"log_name": "a log", "grpc_service": service, "transport_api_version": "V3"}
+        made = {"@type": OPEN_TELEMETRY_LOG, "common_config": common, **config}
+        return {"name": "envoy.access_loggers.open_telemetry", "typed_config": made}
 
     def provider(self, protocol: str, service: str) -> Json:
         """What a proxy's connection manager is told (`tracing.provider`)."""
@@ -91,18 +121,33 @@ def _spans(batch: Any) -> Iterator[Span]:
                 )
 
 
+def _records(batch: Any) -> Iterator[Record]:
+    for of_resource in batch["resourceLogs"]:
+        resource = _attributes(of_resource["resource"].get("attributes", ()))
+        for scope in of_resource["scopeLogs"]:
+            for one in scope["logRecords"]:
+                yield Record(
+                    resource,
+                    int(one["timeUnixNano"]),
+                    str(next(iter(one.get("body", {}).values()), "")),
+                    _attributes(one.get("attributes", ())),
+                    one.get("traceId", ""),
+                    one.get("spanId", ""),
+                )
+
+
 def _attributes(pairs: Sequence[Any]) -> dict[str, str]:
     return {pair["key"]: str(next(iter(pair["value"].values()), "")) for pair in pairs}
 
 
 def not_started(folder: Path) -> Collector:
-    """Its ports and its file; nobody listens."""
-    return Collector(free_port(), free_port(), folder / "spans.jsonl")
+    """Its ports and where its files are; nobody listens."""
+    return Collector(free_port(), free_port(), folder / "told")
 
 
 @contextmanager
 def collecting(collector: Collector, *, path: str = "", delay: str = "0s") -> Iterator[Collector]:
-    """Run it. `path` is written to instead of its file; `delay` is the time that it takes for each batch."""
+    """Run it. `path` is written to instead of its files; `delay` is the time that it takes for each batch."""
     address = "127.0.0.1:{}".format
     config = {
         "receivers": {
@@ -113,10 +158,13 @@ def collecting(collector: Collector, *, path: str = "", delay: str = "0s") -> It
                 }
             }
         },
-        "exporters": {"lines": {"path": path or str(collector.file), "delay": delay}},
+        "exporters": {
+            f"lines/{signal}": {"path": path or str(collector.file.with_suffix(f".{signal}")), "delay": delay}
+            for signal in SIGNALS
+        },
         "service": {
             "telemetry": {"metrics": {"level": "none"}, "logs": {"level": "warn"}},
-            "pipelines": {"traces": {"receivers": ["otlp"], "exporters": ["lines"]}},
+            "pipelines": {signal: {"receivers": ["otlp"], "exporters": [f"lines/{signal}"]} for signal in SIGNALS},
         },
     }
     file = collector.file.with_name("collector.yaml")

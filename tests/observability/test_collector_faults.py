@@ -110,6 +110,35 @@ def test_a_collector_in_trouble_costs_spans_alone(fault: str, protocol: str, tmp
         assert started.process.alive()
 
 
+@pytest.mark.parametrize("fault", ["down", "slow", "frozen", "full"] if WHOLE else ["frozen"])
+def test_a_collector_in_trouble_costs_records_alone(fault: str, tmp_path: Path) -> None:
+    collector = not_started(tmp_path)
+    log = collector.log(body={"string_value": "%REQ(:PATH)% " + "x" * 1000})
+    to_collector = cluster("collector", [collector.grpc], http2=True)
+    with serving(logs=(log,), clusters=(to_collector,)) as started:
+        load(started, 200)
+        before = started.resident_kib()
+        with faulty(fault, collector):
+            load(started)
+            assert started.resident_kib() < before + MOST_KIB
+
+            def told() -> tuple[int, int]:
+                stats = started.stats()
+                names = ("logs_written", "logs_dropped")
+                written, dropped = (stats.get(f"access_logs.open_telemetry_access_log.{name}", 0) for name in names)
+                return written, dropped
+
+            assert eventually(lambda: told() == (0, REQUESTS + 200), 30), told()
+        with collecting(collector):
+
+            def is_back() -> bool:
+                fetch(started.port, Request("GET", "/back", "a.test"), b"")
+                return any(record.body.startswith("/back") for record in collector.records())
+
+            assert eventually(is_back, 30), started.stats()
+        assert started.process.alive()
+
+
 def test_a_disk_without_room_costs_lines_alone(tmp_path: Path) -> None:
     good = tmp_path / "good.log"
     logs = (access_log(Path("/dev/full"), "%REQ(:PATH)%\n"), access_log(good, "%REQ(:PATH)%\n"))

@@ -7,7 +7,7 @@ use crate::cluster::ClusterKey;
 use crate::conn::ConnKey;
 use crate::exchange::ExchangeKey;
 use crate::jwks::FetcherKey;
-use crate::tracing::export::SpanQueueKey;
+use crate::otlp::OtlpQueueKey;
 
 /// One entry per place in the slabs, whoever lives there: a stream of short
 /// requests leaves one entry behind it, not one each.
@@ -19,7 +19,7 @@ pub(crate) struct Deadlines {
     clusters: Vec<Armed>,
     checks: Vec<Armed>,
     fetchers: Vec<Armed>,
-    span_queues: Vec<Armed>,
+    otlp_queues: Vec<Armed>,
 }
 
 /// An owner in the queue is its index with its kind in the lowest bits.
@@ -30,7 +30,7 @@ const EXCHANGE: u64 = 1;
 const CLUSTER: u64 = 2;
 const CHECK: u64 = 3;
 const FETCHER: u64 = 4;
-const SPAN_QUEUE: u64 = 5;
+const OTLP_QUEUE: u64 = 5;
 
 /// A place whose deadline may have passed.
 pub(crate) enum Expired {
@@ -39,7 +39,7 @@ pub(crate) enum Expired {
     Cluster(usize),
     Check(usize),
     Fetcher(usize),
-    SpanQueue(usize),
+    OtlpQueue(usize),
 }
 
 impl Deadlines {
@@ -68,9 +68,9 @@ impl Deadlines {
         self.queue.arm(armed, deadline, (key.index() as u64) << KIND_BITS | FETCHER);
     }
 
-    pub fn arm_span_queue(&mut self, key: SpanQueueKey, deadline: Time) {
-        let armed = place(&mut self.span_queues, key.index());
-        self.queue.arm(armed, deadline, (key.index() as u64) << KIND_BITS | SPAN_QUEUE);
+    pub fn arm_otlp_queue(&mut self, key: OtlpQueueKey, deadline: Time) {
+        let armed = place(&mut self.otlp_queues, key.index());
+        self.queue.arm(armed, deadline, (key.index() as u64) << KIND_BITS | OTLP_QUEUE);
     }
 
     /// The next place to look at.
@@ -83,7 +83,7 @@ impl Deadlines {
                 CLUSTER => (self.clusters.get_mut(index), Expired::Cluster(index)),
                 CHECK => (self.checks.get_mut(index), Expired::Check(index)),
                 FETCHER => (self.fetchers.get_mut(index), Expired::Fetcher(index)),
-                _ => (self.span_queues.get_mut(index), Expired::SpanQueue(index)),
+                _ => (self.otlp_queues.get_mut(index), Expired::OtlpQueue(index)),
             };
             if armed.is_some_and(|armed| Timers::disarm(armed, due)) {
                 return Some(expired);

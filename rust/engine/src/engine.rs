@@ -44,13 +44,13 @@ use crate::health::health_of;
 use crate::http_filter::Limiters;
 use crate::jwks::Fetcher;
 use crate::listener::{ListenerKey, ListenerRuntime};
+use crate::otlp::OtlpQueue;
 use crate::overload::{Full, Overload, Slot};
 use crate::shared::Commons;
 use crate::telemetry::date::Dates;
 use crate::telemetry::istio::Shard;
 use crate::telemetry::stats::{Http2Stats, Hub};
 use crate::telemetry::Recorder;
-use crate::tracing::export::SpanQueue;
 
 /// What does not change while an engine lives.
 #[derive(Clone)]
@@ -117,7 +117,7 @@ pub struct Engine {
     pub(crate) relays: Slab<Relay>,
     pub(crate) checks: Slab<Check>,
     pub(crate) fetchers: Slab<Fetcher>,
-    pub(crate) span_queues: Slab<SpanQueue>,
+    pub(crate) otlp_queues: Slab<OtlpQueue>,
     pub(crate) timers: Deadlines,
     pub(crate) ready: VecDeque<ExchangeKey>,
     pub(crate) rescans: Vec<ConnKey>,
@@ -180,7 +180,7 @@ impl Engine {
             relays: Slab::default(),
             checks: Slab::default(),
             fetchers: Slab::default(),
-            span_queues: Slab::default(),
+            otlp_queues: Slab::default(),
             timers: Deadlines::default(),
             ready: VecDeque::new(),
             rescans: Vec::new(),
@@ -493,7 +493,7 @@ impl Engine {
                 crate::deadlines::Expired::Cluster(index) => self.on_cluster_due(index),
                 crate::deadlines::Expired::Check(index) => self.on_check_due(index),
                 crate::deadlines::Expired::Fetcher(index) => self.on_fetcher_due(index),
-                crate::deadlines::Expired::SpanQueue(index) => self.on_span_queue_due(index),
+                crate::deadlines::Expired::OtlpQueue(index) => self.on_otlp_queue_due(index),
             }
         }
         loop {
@@ -506,6 +506,7 @@ impl Engine {
                 None => {}
             }
         }
+        self.queue_records();
         // Of what this worker has found out itself.
         self.look_at_health();
     }

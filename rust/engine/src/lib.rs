@@ -24,6 +24,7 @@ pub mod health;
 mod http_filter;
 mod jwks;
 mod listener;
+mod otlp;
 pub mod overload;
 mod route;
 mod security;

@@ -18,7 +18,7 @@ use pymesh_engine::{Action, ConnKey, Engine, Options};
 use pymesh_http::{h2, Headers, Method, RequestHead, ResponseHead};
 use pymesh_model::balance::*;
 use pymesh_model::cluster::*;
-use pymesh_model::format::{AccessLog, LogFormat, LogSink, Template};
+use pymesh_model::format::{AccessLog, LogFormat, LogOutput, LogSink, Template};
 use pymesh_model::http::*;
 use pymesh_model::listener::*;
 use pymesh_model::route::*;
@@ -400,7 +400,7 @@ fn snapshot_of(forward: Forward, policy: LbPolicy) -> Snapshot {
     let line = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" %RESPONSE_CODE% \
                 %RESPONSE_FLAGS% %BYTES_RECEIVED% %BYTES_SENT% %DURATION% \"%REQ(X-REQUEST-ID)%\" \"%UPSTREAM_HOST%\"\n";
     let format = LogFormat::Text(Template::parse(line).unwrap());
-    let log = AccessLog { sink: LogSink::Stdout, format, filter: None };
+    let log = AccessLog { output: LogOutput::Lines(LogSink::Stdout, format), filter: None };
     let manager = HttpConnectionManager {
         path: PathPolicy { normalize: true, merge_slashes: true, ..PathPolicy::default() },
         forwarding: Forwarding { use_remote_address: true, ..Forwarding::default() },

@@ -4,7 +4,7 @@ use http::uri::PathAndQuery;
 use http::Uri;
 use pymesh_engine::testing::{location, log_line, rewritten};
 use pymesh_http::{RequestHead, ResponseHead};
-use pymesh_model::format::{AccessLog, LogFormat, LogSink, Part, Template};
+use pymesh_model::format::{AccessLog, LogFormat, LogOutput, LogSink, Part, Template};
 use pymesh_model::matcher::full_match;
 use pymesh_model::route::{PathMatch, PathRewrite, Redirect, RedirectPath};
 use pymesh_model::testing::rule;
@@ -36,7 +36,7 @@ pub fn access_log(data: &[u8]) {
         response.headers.append(name, &value(input.string()));
     }
     response.status = input.word();
-    let log = |format| AccessLog { sink: LogSink::Stdout, format, filter: None };
+    let log = |format| AccessLog { output: LogOutput::Lines(LogSink::Stdout, format), filter: None };
     let line = log_line(&log(LogFormat::Text(template.clone())), &request, &response);
     let control = |octets: &[u8]| octets.iter().filter(|octet| **octet < 0x20).count();
     let written =

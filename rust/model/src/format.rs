@@ -9,6 +9,7 @@ pub use operator::{Address, GrpcStatusForm, HostSource, Instant, Operator, PathS
 pub use time::{TimeField, TimeFormat, TimePart};
 
 use crate::log_filter::LogFilter;
+use crate::otlp::Exporter;
 
 /// Text with substitutions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -89,18 +90,34 @@ fn command_end(after: &str) -> Option<usize> {
     None
 }
 
-/// Where one line per request (or TCP connection) goes.
+/// What is told of each request (or TCP connection), and where.
 #[derive(Clone, Debug)]
 pub struct AccessLog {
-    /// Destination.
-    pub sink: LogSink,
-    /// What a line says.
-    pub format: LogFormat,
+    /// What is told to whom.
+    pub output: LogOutput,
     /// Which requests are logged; without it all of them.
     pub filter: Option<LogFilter>,
 }
 
-/// Destination of an access log.
+/// What an access log tells, and to whom.
+#[derive(Clone, Debug)]
+pub enum LogOutput {
+    /// A line each.
+    Lines(LogSink, LogFormat),
+    /// A record each, for a collector of OpenTelemetry.
+    Records(Arc<Exporter>, RecordFormat),
+}
+
+/// What a record says (OTLP `LogRecord`), beside when the request came and its place in a trace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecordFormat {
+    /// Its body, if it has one.
+    pub body: Option<Template>,
+    /// Its attributes.
+    pub attributes: Vec<(Box<str>, Template)>,
+}
+
+/// Destination of lines.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub enum LogSink {

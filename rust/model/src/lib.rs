@@ -24,6 +24,7 @@ pub mod listener;
 pub mod log_filter;
 pub mod matcher;
 pub mod metadata;
+pub mod otlp;
 pub mod outlier;
 pub mod overload;
 pub mod retry;

@@ -42,6 +42,8 @@ pub struct Node {
     pub id: String,
     /// `node.cluster`.
     pub cluster: String,
+    /// `node.locality.zone`.
+    pub zone: String,
     /// The workload for telemetry labels, from node metadata (`WORKLOAD_NAME`, `NAMESPACE`, `LABELS`).
     pub workload: WorkloadLabels,
 }

@@ -1,14 +1,14 @@
-//! Distributed tracing of a connection manager's requests (Envoy `HttpConnectionManager.Tracing`), and where finished
-//! spans go (`config.trace.v3.OpenTelemetryConfig`).
+//! Distributed tracing of a connection manager's requests (Envoy `HttpConnectionManager.Tracing`).
 
 use std::sync::Arc;
-use std::time::Duration;
+
+use crate::otlp::Exporter;
 
 /// What is traced, and how.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tracing {
     /// Where spans go.
-    pub exporter: Arc<SpanExporter>,
+    pub exporter: Arc<Exporter>,
     /// Of requests that nobody before us has decided about.
     pub sampling: Sampling,
     /// `spawn_upstream_span`: each attempt has a span of its own below the request's.
@@ -75,30 +75,4 @@ pub enum TagValue {
         /// In its place.
         default: Box<str>,
     },
-}
-
-/// Who collects spans, as OTLP.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SpanExporter {
-    /// How it is asked to take them.
-    pub collector: Collector,
-    /// `service.name` of the resource.
-    pub service_name: Box<str>,
-    /// `max_cache_size`: spans of a worker that wait; what is more is dropped, and counted.
-    pub queue: usize,
-}
-
-/// A collector of OTLP.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Collector {
-    /// The cluster that it is.
-    pub cluster: Arc<str>,
-    /// By which name it is asked.
-    pub authority: Box<str>,
-    /// `None`: OTLP over gRPC; otherwise the path of OTLP over HTTP.
-    pub path: Option<Box<str>>,
-    /// How long one export may take.
-    pub timeout: Duration,
-    /// Headers that each export carries, such as a key of whoever runs the collector.
-    pub headers: Vec<(Box<str>, Box<str>)>,
 }

@@ -8,7 +8,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use pymesh_model::format::{AccessLog, LogFormat, LogSink, Template};
+use pymesh_model::format::{AccessLog, LogFormat, LogOutput, LogSink, Template};
 
 /// Who may watch at once.
 const MOST_WATCHERS: usize = 16;
@@ -58,7 +58,7 @@ pub struct Tap {
 impl Default for Tap {
     fn default() -> Self {
         let parsed = FIELDS.iter().filter_map(|(name, text)| Some(((*name).into(), Template::parse(text).ok()?)));
-        let log = AccessLog { sink: LogSink::Tap, format: LogFormat::Json(parsed.collect()), filter: None };
+        let log = AccessLog { output: LogOutput::Lines(LogSink::Tap, LogFormat::Json(parsed.collect())), filter: None };
         Tap { log: Arc::new(log), is_on: AtomicBool::new(false), watchers: Mutex::default() }
     }
 }
@@ -141,7 +141,8 @@ mod tests {
 
     #[test]
     fn every_field_is_an_operator() {
-        let LogFormat::Json(fields) = &Tap::default().log.format else { panic!("no JSON") };
+        let tap = Tap::default();
+        let LogOutput::Lines(_, LogFormat::Json(fields)) = &tap.log.output else { panic!("no JSON") };
         assert_eq!(fields.len(), FIELDS.len());
     }
 }

@@ -124,6 +124,7 @@ fn translate(
         None => Vec::new(),
     };
     let workload = translate::workload_from_node(&node);
+    let zone = node.locality.as_ref().map_or_else(String::new, |locality| locality.zone.clone());
     let environment = Environment { ads: discovery.is_some(), own_secrets, workload: workload.clone(), sources };
     let admin = config
         .admin
@@ -139,7 +140,7 @@ fn translate(
     if let Some(identity) = &identity {
         require_cluster(&statics, &identity.ca_cluster, &at.field("bootstrap_extensions"));
     }
-    let node = Arc::new(Node { id: node.id, cluster: node.cluster, workload });
+    let node = Arc::new(Node { id: node.id, cluster: node.cluster, zone, workload });
     Some(Bootstrap { admin, overload, node, environment, statics, discovery, identity, shown })
 }
 

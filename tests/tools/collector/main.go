@@ -20,6 +20,7 @@ import (
 	"go.opentelemetry.io/collector/exporter"
 	"go.opentelemetry.io/collector/exporter/exporterhelper"
 	"go.opentelemetry.io/collector/otelcol"
+	"go.opentelemetry.io/collector/pdata/plog"
 	"go.opentelemetry.io/collector/pdata/ptrace"
 	"go.opentelemetry.io/collector/receiver"
 	"go.opentelemetry.io/collector/receiver/otlpreceiver"
@@ -43,15 +44,27 @@ func (w *writer) start(context.Context, component.Host) (err error) {
 	return err
 }
 
-func (w *writer) write(ctx context.Context, traces ptrace.Traces) error {
+func (w *writer) traces(ctx context.Context, traces ptrace.Traces) error {
+	line, err := (&ptrace.JSONMarshaler{}).MarshalTraces(traces)
+	if err != nil {
+		return err
+	}
+	return w.write(ctx, line)
+}
+
+func (w *writer) logs(ctx context.Context, logs plog.Logs) error {
+	line, err := (&plog.JSONMarshaler{}).MarshalLogs(logs)
+	if err != nil {
+		return err
+	}
+	return w.write(ctx, line)
+}
+
+func (w *writer) write(ctx context.Context, line []byte) (err error) {
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-time.After(w.config.Delay):
-	}
-	line, err := (&ptrace.JSONMarshaler{}).MarshalTraces(traces)
-	if err != nil {
-		return err
 	}
 	w.lock.Lock()
 	defer w.lock.Unlock()
@@ -63,19 +76,28 @@ func (w *writer) stop(context.Context) error {
 	return w.file.Close()
 }
 
-func create(ctx context.Context, settings exporter.Settings, chosen component.Config) (exporter.Traces, error) {
-	w := &writer{config: chosen.(*config)}
-	// No queue and no retries: whoever sends learns what has become of it.
+// No queue and no retries: whoever sends learns what has become of it.
+func (w *writer) options() []exporterhelper.Option {
 	timeout := exporterhelper.WithTimeout(exporterhelper.TimeoutConfig{})
-	return exporterhelper.NewTraces(
-		ctx, settings, chosen, w.write, timeout, exporterhelper.WithStart(w.start), exporterhelper.WithShutdown(w.stop))
+	return []exporterhelper.Option{timeout, exporterhelper.WithStart(w.start), exporterhelper.WithShutdown(w.stop)}
+}
+
+func createTraces(ctx context.Context, settings exporter.Settings, chosen component.Config) (exporter.Traces, error) {
+	w := &writer{config: chosen.(*config)}
+	return exporterhelper.NewTraces(ctx, settings, chosen, w.traces, w.options()...)
+}
+
+func createLogs(ctx context.Context, settings exporter.Settings, chosen component.Config) (exporter.Logs, error) {
+	w := &writer{config: chosen.(*config)}
+	return exporterhelper.NewLogs(ctx, settings, chosen, w.logs, w.options()...)
 }
 
 func factories() (otelcol.Factories, error) {
 	lines := exporter.NewFactory(
 		component.MustNewType("lines"),
 		func() component.Config { return &config{} },
-		exporter.WithTraces(create, component.StabilityLevelDevelopment),
+		exporter.WithTraces(createTraces, component.StabilityLevelDevelopment),
+		exporter.WithLogs(createLogs, component.StabilityLevelDevelopment),
 	)
 	made := otelcol.Factories{Telemetry: otelconftelemetry.NewFactory()}
 	var err error

@@ -85,6 +85,12 @@ const HEALTH_CHECKS: Family = Family {
 };
 const FILESYSTEM: Family = Family { stat: "filesystem", infix: "", metric: "envoy_filesystem", label: "" };
 const FILE_LOG: Family = Family { stat: "access_logs.file", infix: "", metric: "envoy_access_logs_file", label: "" };
+const OTLP_LOG: Family = Family {
+    stat: "access_logs.open_telemetry_access_log",
+    infix: "",
+    metric: "envoy_access_logs_open_telemetry_access_log",
+    label: "",
+};
 const HTTP2: Family = Family { stat: "http2", infix: "", metric: "envoy_http2", label: "" };
 
 /// `/stats`: one `name: value` a line, sorted.
@@ -187,6 +193,7 @@ fn each(groups: &Groups, mut f: impl FnMut(&Family, &str, &'static str, Kind, u6
     walk(&PROXY_PROTOCOL_VERSION, &groups.proxy_protocol_versions, &mut f);
     walk(&FILESYSTEM, &groups.filesystem, &mut f);
     walk(&FILE_LOG, &groups.file_log, &mut f);
+    walk(&OTLP_LOG, &groups.otlp_log, &mut f);
 }
 
 /// Label values (exposition format: backslash, quote and newline are escaped).

@@ -15,6 +15,16 @@ impl Message {
         self.0
     }
 
+    /// Octets so far.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// True if nothing was written.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Octets or text. What is empty is the default of proto3, and left out.
     pub fn octets(&mut self, field: u32, value: &[u8]) {
         if !value.is_empty() {

@@ -34,8 +34,8 @@ use crate::cluster::{ClusterKey, HostKey};
 use crate::conn::ConnKey;
 use crate::engine::Engine;
 use crate::jwks::FetcherKey;
+use crate::otlp::OtlpQueueKey;
 use crate::telemetry::{Details, Flags};
-use crate::tracing::export::SpanQueueKey;
 
 /// Who has begun an exchange that has no client, and is told how it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,8 +50,8 @@ pub(crate) enum Owner {
     Request(Waiter),
     /// A filter that makes this connection wait for it.
     Connection(ConnKey),
-    /// Spans on their way to their collector.
-    Spans(SpanQueueKey),
+    /// Spans, or records of a log, on their way to their collector.
+    Export(OtlpQueueKey),
     /// A hook that runs beside the worker.
     Call(Asker),
     /// A test of this module.
@@ -190,7 +190,7 @@ impl Engine {
             Some(Owner::Check(check)) => self.on_check_answer(check, key, &exchange),
             Some(Owner::Keys(fetcher)) => self.on_keys_answer(fetcher, key, &mut exchange),
             Some(Owner::Connection(conn)) => self.on_service_answer(conn, key, &mut exchange),
-            Some(Owner::Spans(queue)) => self.on_spans_exported(queue, key, &mut exchange),
+            Some(Owner::Export(queue)) => self.on_exported(queue, key, &mut exchange),
             Some(Owner::Request(waiter)) => self.hear(waiter, key, &mut exchange),
             Some(Owner::Call(asker)) => self.hear_for_call(asker, &mut exchange),
             #[cfg(test)]

@@ -1,12 +1,18 @@
-//! Access log lines.
+//! Access logs: lines for files, and records for collectors of OpenTelemetry.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
-use pymesh_model::format::{AccessLog, GrpcStatusForm, LogFormat, LogSink, Operator, Part, Shape, Template};
+use pymesh_model::format::{
+    AccessLog, GrpcStatusForm, LogFormat, LogOutput, LogSink, Operator, Part, RecordFormat, Shape, Template,
+};
 use pymesh_model::metadata::Value;
+use pymesh_model::otlp::Exporter;
 
 use super::json;
 use super::view::View;
+use crate::base::protobuf::Message;
+use crate::otlp::{text_attribute, text_value};
 
 /// Lines that wait for whoever writes them to their sinks. Bounded: a slow
 /// sink loses lines, and the loss is counted; it never holds up a request.
@@ -14,23 +20,31 @@ use super::view::View;
 pub(crate) struct Lines {
     by_sink: HashMap<LogSink, Vec<u8>>,
     pub dropped: u64,
+    /// Those of this turn, for the queues of their collectors.
+    pub records: Vec<(Arc<Exporter>, Message)>,
 }
 
 /// Most octets that wait for one sink.
 const MOST_WAITING: usize = 1 << 20;
 
 impl Lines {
-    /// Writes one line.
+    /// Writes one line or record.
     pub fn log(&mut self, log: &AccessLog, view: &View<'_>) {
-        if !self.by_sink.contains_key(&log.sink) {
-            self.by_sink.insert(log.sink.clone(), Vec::new());
+        let (sink, format) = match &log.output {
+            LogOutput::Lines(sink, format) => (sink, format),
+            LogOutput::Records(exporter, format) => {
+                return self.records.push((exporter.clone(), record(format, view)));
+            }
+        };
+        if !self.by_sink.contains_key(sink) {
+            self.by_sink.insert(sink.clone(), Vec::new());
         }
-        let Some(out) = self.by_sink.get_mut(&log.sink) else { return };
+        let Some(out) = self.by_sink.get_mut(sink) else { return };
         if out.len() > MOST_WAITING {
             self.dropped += 1;
             return;
         }
-        match &log.format {
+        match format {
             LogFormat::Text(template) => text(template, view, out),
             LogFormat::Json(fields) => object(fields, view, out),
         }
@@ -55,6 +69,29 @@ impl Lines {
             write(sink, lines);
         }
     }
+}
+
+/// The fields of a `LogRecord`.
+fn record(format: &RecordFormat, view: &View<'_>) -> Message {
+    let mut record = Message::default();
+    record.fixed64(1, view.clock.unix_nanos(view.started));
+    let mut value = Vec::new();
+    let mut rendered = |template: &Template, write: &mut dyn FnMut(&[u8])| {
+        value.clear();
+        view.render(template, "-", &mut value);
+        write(&value);
+    };
+    if let Some(body) = &format.body {
+        rendered(body, &mut |text| record.message(5, |any| text_value(any, text)));
+    }
+    for (name, template) in &format.attributes {
+        rendered(template, &mut |text| text_attribute(&mut record, 6, name, text));
+    }
+    if let Some((trace, span)) = view.trace {
+        record.octets(9, &trace.to_be_bytes());
+        record.octets(10, &span.to_be_bytes());
+    }
+    record
 }
 
 /// A control character in a value could forge a line: it is escaped.

@@ -9,6 +9,7 @@ use pymesh_model::cluster::Cluster;
 use pymesh_model::endpoint::Endpoint;
 use pymesh_model::format::{AccessLog, LogSink};
 use pymesh_model::listener::Direction;
+use pymesh_model::otlp::Exporter;
 use pymesh_model::stats::Stats;
 use pymesh_model::Node;
 
@@ -21,6 +22,7 @@ use super::stats::FileLogStats;
 use super::view::{Moments, View};
 use super::{Facts, Flags};
 use crate::base::grpc;
+use crate::base::protobuf::Message;
 use crate::base::rng::Rng;
 use crate::base::time::{Time, WallClock};
 use crate::exchange::Exchange;
@@ -110,6 +112,16 @@ impl Recorder {
     pub fn take_lines(&mut self, write: impl FnMut(&LogSink, &mut Vec<u8>)) {
         self.logs.logs_dropped.add(std::mem::take(&mut self.lines.dropped));
         self.lines.take(write);
+    }
+
+    /// Records that wait for [`Recorder::take_records`].
+    pub fn has_records(&self) -> bool {
+        !self.lines.records.is_empty()
+    }
+
+    /// The records of access logs since the last call, each with its collector.
+    pub fn take_records(&mut self) -> Vec<(Arc<Exporter>, Message)> {
+        std::mem::take(&mut self.lines.records)
     }
 
     pub fn has_lines(&self) -> bool {

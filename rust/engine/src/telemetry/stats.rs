@@ -518,6 +518,14 @@ stats! {
     }
 }
 
+stats! {
+    /// `access_logs.open_telemetry_access_log.*`, names as Envoy's: records on their way to collectors.
+    RecordStats {
+        logs_written: Counter,
+        logs_dropped: Counter,
+    }
+}
+
 /// A group of counters, found by its name.
 type Group<T> = HashMap<Arc<str>, Vec<Arc<T>>>;
 
@@ -576,6 +584,8 @@ pub struct Groups {
     pub filesystem: Group<FilesystemStats>,
     /// Of all access logs in files.
     pub file_log: Group<FileLogStats>,
+    /// Of all access logs that collectors are told.
+    pub otlp_log: Group<RecordStats>,
 }
 
 impl Hub {
@@ -723,6 +733,11 @@ impl Hub {
     /// Adds the counters of a worker, or of whoever writes, for lines of access logs.
     pub fn file_log(&self, worker: usize) -> Arc<FileLogStats> {
         join(&mut self.lock().file_log, worker, &"".into())
+    }
+
+    /// Adds a worker's counters for records of access logs on their way to collectors.
+    pub fn otlp_log(&self, worker: usize) -> Arc<RecordStats> {
+        join(&mut self.lock().otlp_log, worker, &"".into())
     }
 
     /// Everything, for as long as the guard lives.

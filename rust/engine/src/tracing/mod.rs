@@ -14,11 +14,10 @@
 //!
 //! # Invariants
 //! * A request that is not sampled costs its headers and nothing else: no memory is allocated for it.
-//! * What waits for a collector is bounded ([`export`]); traffic never waits for one.
+//! * What waits for a collector is bounded ([`crate::otlp`]); traffic never waits for one.
 //! * Questions of the proxy itself (mirrors, probes, authorizers, the spans' own way to the collector) have no spans.
 
 mod context;
-pub(crate) mod export;
 mod span;
 
 use std::net::SocketAddr;
@@ -134,7 +133,7 @@ impl Engine {
                 let node = self.snapshot.node.clone();
                 let spans =
                     span::Spans { exchange: &exchange, trace, tracing, http, clock, node: &node, now: self.now };
-                spans.each(|write| self.queue_span(&tracing.exporter, write));
+                spans.each(|write| self.queue_otlp(&tracing.exporter, write));
             }
         }
         self.exchanges.give_back(key, exchange);

@@ -12,6 +12,7 @@ use crate::base::protobuf::Message;
 use crate::base::time::{Time, WallClock};
 use crate::exchange::Exchange;
 use crate::listener::HttpRuntime;
+use crate::otlp::text_attribute;
 use crate::route::matcher::is_grpc;
 use crate::telemetry::Flags;
 
@@ -211,13 +212,5 @@ fn cut(value: &[u8]) -> &[u8] {
 
 /// A `KeyValue` whose value is text.
 fn attribute(span: &mut Message, key: &str, value: &[u8]) {
-    text_attribute(span, 9, key, value);
-}
-
-/// The same as a field of this number.
-pub(super) fn text_attribute(message: &mut Message, field: u32, key: &str, value: &[u8]) {
-    message.message(field, |pair| {
-        pair.text(1, key.as_bytes());
-        pair.message(2, |any| any.chosen_octets(1, &crate::base::protobuf::sanitized(cut(value))));
-    });
+    text_attribute(span, 9, key, cut(value));
 }

@@ -8,8 +8,9 @@ use pymesh_engine::base::protobuf::{Fields, Value};
 use pymesh_engine::telemetry::stats::sum;
 use pymesh_engine::ConnKey;
 use pymesh_model::cluster::{UpstreamHttp, UpstreamProtocol};
+use pymesh_model::otlp::{Collector, Exporter, Signal};
 use pymesh_model::route::{RetryOn, RetryPolicy};
-use pymesh_model::tracing::{Collector, Sampling, SpanExporter, Tag, TagValue, Tracing};
+use pymesh_model::tracing::{Sampling, Tag, TagValue, Tracing};
 
 use super::super::{GET, OK};
 use super::rig::{Rig, Setup};
@@ -28,7 +29,12 @@ fn tracing(queue: usize, sampling: Sampling) -> Tracing {
         headers: vec![("x-key".into(), "secret".into())],
     };
     Tracing {
-        exporter: Arc::new(SpanExporter { collector, service_name: "shop".into(), queue }),
+        exporter: Arc::new(Exporter {
+            signal: Signal::Traces,
+            collector,
+            resource: vec![("service.name".into(), "shop".into())],
+            queue,
+        }),
         sampling,
         attempts: true,
         longest_path: 256,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pymesh_model::cluster::*;
-use pymesh_model::format::{AccessLog, LogFormat, LogSink, Template, ISTIO_TEXT_FORMAT};
+use pymesh_model::format::{AccessLog, LogFormat, LogOutput, LogSink, Template, ISTIO_TEXT_FORMAT};
 use pymesh_model::http::*;
 use pymesh_model::listener::*;
 use pymesh_model::route::*;
@@ -120,8 +120,7 @@ impl Config {
     fn manager(&self) -> HttpConnectionManager {
         use EscapedSlashes::*;
         let log = AccessLog {
-            sink: LogSink::Stdout,
-            format: LogFormat::Text(Template::parse(ISTIO_TEXT_FORMAT).unwrap()),
+            output: LogOutput::Lines(LogSink::Stdout, LogFormat::Text(Template::parse(ISTIO_TEXT_FORMAT).unwrap())),
             filter: None,
         };
         HttpConnectionManager {

@@ -272,7 +272,7 @@ fn network_filter(filter: &listener::Filter, at: &At<'_>, cx: &mut Context<'_>) 
     }
 }
 
-fn tcp_proxy(config: &tcp::TcpProxy, at: &At<'_>, cx: &Context<'_>) -> Option<TcpProxy> {
+fn tcp_proxy(config: &tcp::TcpProxy, at: &At<'_>, cx: &mut Context<'_>) -> Option<TcpProxy> {
     let weighted = |name: &str, weight| WeightedCluster {
         name: name.into(),
         weight,

@@ -24,6 +24,7 @@ mod log_filter;
 mod matcher;
 mod mirror;
 mod original_dst;
+mod otlp;
 mod outlier;
 mod overload;
 mod retry;

@@ -1,15 +1,14 @@
 //! `HttpConnectionManager.Tracing`, a route's part of it, and the tracer `config.trace.v3.OpenTelemetryConfig`.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use prost::Name as _;
-use pymesh_model::tracing::{Collector, Decorator, RouteTracing, Sampling, SpanExporter, Tag, TagValue, Tracing};
+use pymesh_model::otlp::{Exporter, Signal};
+use pymesh_model::tracing::{Decorator, RouteTracing, Sampling, Tag, TagValue, Tracing};
 
-use super::common::{duration, envoy_grpc, http_uri, open};
-use super::{matcher, Context};
+use super::common::open;
+use super::{matcher, otlp, Context};
 use crate::diagnostic::At;
-use crate::proto::envoy::config::core::v3 as core;
 use crate::proto::envoy::config::route::v3 as route;
 use crate::proto::envoy::config::trace::v3::{self as trace, OpenTelemetryConfig};
 use crate::proto::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager as hcm;
@@ -20,8 +19,6 @@ use crate::proto::envoy::r#type::v3::{FractionalPercent, Percent};
 const LONGEST_PATH: u32 = 256;
 const QUEUE: u32 = 1024;
 const SERVICE_NAME: &str = "unknown_service:envoy";
-/// How long an export may take if nothing else is said: as the exporters of OpenTelemetry.
-const TIMEOUT: Duration = Duration::from_secs(10);
 const EVERYTHING: u32 = 1_000_000;
 
 pub(super) fn tracing(config: &hcm::Tracing, at: &At<'_>, cx: &mut Context<'_>) -> Option<Tracing> {
@@ -93,7 +90,7 @@ fn tags(config: &[CustomTag], at: &At<'_>, cx: &Context<'_>) -> Vec<Tag> {
     config.iter().enumerate().filter_map(tag).collect()
 }
 
-fn exporter(provider: &trace::tracing::Http, at: &At<'_>, cx: &mut Context<'_>) -> Option<SpanExporter> {
+fn exporter(provider: &trace::tracing::Http, at: &At<'_>, cx: &mut Context<'_>) -> Option<Exporter> {
     let at = &at.field("typed_config");
     let trace::tracing::http::ConfigType::TypedConfig(any) = provider.config_type.as_ref().or_else(|| {
         at.refuse("this must be set");
@@ -106,8 +103,8 @@ fn exporter(provider: &trace::tracing::Http, at: &At<'_>, cx: &mut Context<'_>) 
     }
     let config: OpenTelemetryConfig = opened.decode(at)?;
     let collector = match (&config.grpc_service, &config.http_service) {
-        (Some(service), None) => over_grpc(service, &at.field("grpc_service")),
-        (None, Some(service)) => over_http(service, &at.field("http_service")),
+        (Some(service), None) => otlp::over_grpc(service, &at.field("grpc_service")),
+        (None, Some(service)) => otlp::over_http(service, &at.field("http_service")),
         (None, None) => {
             at.refuse_with_hint("spans have nowhere to go", "set `grpc_service` or `http_service`");
             None
@@ -124,55 +121,8 @@ fn exporter(provider: &trace::tracing::Http, at: &At<'_>, cx: &mut Context<'_>) 
         at.field("max_cache_size").refuse_with_hint("no span could wait for its export", "leave it out");
     }
     let queue = usize::try_from(queue).unwrap_or(usize::MAX);
-    Some(SpanExporter { collector, service_name: service_name.into(), queue })
-}
-
-fn over_grpc(service: &core::GrpcService, at: &At<'_>) -> Option<Collector> {
-    let (cluster, authority) = envoy_grpc(service, at)?;
-    let metadata_at = at.field("initial_metadata");
-    let headers = service.initial_metadata.iter().enumerate();
-    Some(Collector {
-        cluster: cluster.into(),
-        authority,
-        path: None,
-        timeout: duration(service.timeout.as_ref(), &at.field("timeout")).unwrap_or(TIMEOUT),
-        headers: headers.filter_map(|(index, value)| header(value, &metadata_at.index(index))).collect(),
-    })
-}
-
-fn over_http(service: &core::HttpService, at: &At<'_>) -> Option<Collector> {
-    let uri_at = at.field("http_uri");
-    let Some(uri) = &service.http_uri else {
-        uri_at.refuse("this must be set");
-        return None;
-    };
-    let (cluster, authority, path) = http_uri(uri, &uri_at)?;
-    let headers_at = at.field("request_headers_to_add");
-    let headers = service.request_headers_to_add.iter().enumerate().filter_map(|(index, option)| {
-        let at = headers_at.index(index);
-        header(option.header.as_ref()?, &at.field("header"))
-    });
-    Some(Collector {
-        cluster: cluster.into(),
-        authority,
-        path: Some(path),
-        timeout: duration(uri.timeout.as_ref(), &uri_at.field("timeout")).unwrap_or(TIMEOUT),
-        headers: headers.collect(),
-    })
-}
-
-/// A header that every export carries: there is no request whose values it could show.
-fn header(value: &core::HeaderValue, at: &At<'_>) -> Option<(Box<str>, Box<str>)> {
-    let Ok(name) = ::http::HeaderName::from_bytes(value.key.as_bytes()) else {
-        at.field("key").refuse(format!("`{}` is not the name of a header", value.key.escape_debug()));
-        return None;
-    };
-    if value.value.contains('%') || ::http::HeaderValue::from_str(&value.value).is_err() {
-        at.field("value")
-            .refuse_with_hint("an export belongs to no request, and control characters end a header", "write a text");
-        return None;
-    }
-    Some((name.as_str().into(), value.value.as_str().into()))
+    let resource = vec![("service.name".into(), service_name.into())];
+    Some(Exporter { signal: Signal::Traces, collector, resource, queue })
 }
 
 #[cfg(test)]

@@ -91,7 +91,7 @@ CASES = {
     "a provider of nothing": (
         mesh("extensionProviders: [{name: a}]"),
         "f:6:26: error: extensionProviders[0]: one of 'envoyExtAuthzGrpc', 'envoyExtAuthzHttp', "
-        "'opentelemetry', 'envoyFileAccessLog', 'prometheus' is needed",
+        "'opentelemetry', 'envoyFileAccessLog', 'envoyOtelAls', 'prometheus' is needed",
     ),
     "a provider of two kinds": (
         mesh(

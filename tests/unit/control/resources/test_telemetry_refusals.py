@@ -140,9 +140,17 @@ CASES = {
         "  hint: describe a collector of OpenTelemetry with 'opentelemetry'",
     ),
     "a log that is sent": (
-        mesh("extensionProviders:", "- {name: a, envoyOtelAls: {service: a, port: 1}}"),
-        "f:7:17: error: extensionProviders[0]: 'envoyOtelAls' is not supported yet\n"
-        "  hint: write a log with 'envoyFileAccessLog', and name it in a Telemetry",
+        mesh("extensionProviders:", "- {name: a, envoyTcpAls: {service: a, port: 1}}"),
+        "f:7:17: error: extensionProviders[0]: 'envoyTcpAls' is not supported yet\n"
+        "  hint: describe a collector of OpenTelemetry with 'envoyOtelAls', or a file with 'envoyFileAccessLog'",
+    ),
+    "an attribute of a record that is no text": (
+        mesh(
+            "extensionProviders:",
+            "- {name: a, envoyOtelAls: {service: a.b, port: 1, logFormat: {text: x, labels: {code: 1}}}}",
+        ),
+        "f:7:84: error: logFormat: code: int is no text\n"
+        "  hint: write a text with commands of Envoy's, as in '%RESPONSE_CODE%'",
     ),
     "both ways to a collector": (
         mesh(
