@@ -21,9 +21,9 @@ from tests.tools.peers import peer
 
 OURS = [name for name in dashboards.names() if name != dashboards.ALERTS]
 
-#: What a mesh without failures and traces has no series of: panels that show trouble.
+#: What a mesh without failures and collectors has no series of: panels that show trouble.
 QUIET = re.compile(
-    r'response_flags!="-"|_spans_|pilot_total_xds_rejects|pilot_xds_refused_streams|convergence_time|"5\.\.|_bytes_bucket'
+    r'response_flags!="-"|_spans_|_open_telemetry_|pilot_total_xds_rejects|pilot_xds_refused_streams|convergence_time|"5\.\.|_bytes_bucket'
 )
 _METRIC = re.compile(r"\b(?:istio|envoy|pymesh|pilot|citadel|process)_[a-z0-9_]+")
 #: Labels that look like metrics.
