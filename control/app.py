@@ -8,6 +8,7 @@ error before anything listens, and closes them in the reverse order.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -176,6 +177,9 @@ class ControlPlane:
                 # Certificates are signed meanwhile; a proxy that asks for more would be told that there is nothing.
                 self._synced = await _before(stop, self._mesh.synced())
                 if self._synced:
+                    # What is there by now mostly stays: the garbage collector need not go through it again and again.
+                    gc.collect()
+                    gc.freeze()
                     if self.admission is not None:
                         await self.admission.start(lambda: self._ready)
                         tasks.append(group.create_task(self.admission.renew()))

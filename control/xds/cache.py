@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from weakref import ReferenceType, WeakValueDictionary, ref
+from weakref import ReferenceType, WeakKeyDictionary, WeakValueDictionary, ref
 
 from pymesh.control.xds import pb
 from pymesh.control.xds.layers import Layer, Layered
@@ -101,6 +101,9 @@ class ResourceCache:
 
     def __init__(self) -> None:
         self._resources: WeakValueDictionary[tuple[str, str, str], Resource] = WeakValueDictionary()
+        self._tables: WeakValueDictionary[tuple[str, str], Table] = WeakValueDictionary()
+        #: A table -> the latest other resources in it, and what it became: many proxies have it and are told the same.
+        self._after: WeakKeyDictionary[Table, tuple[dict[str, Resource], ReferenceType[Table]]] = WeakKeyDictionary()
 
     def __len__(self) -> int:
         return len(self._resources)
@@ -146,7 +149,17 @@ class ResourceCache:
         return tables
 
     def _table(self, type_url: str, named: Mapping[str, pb.Message]) -> Table:
-        return _table({name: self.resource(type_url, name, message) for name, message in named.items()})
+        return self._interned(type_url, {name: self.resource(type_url, name, one) for name, one in named.items()})
+
+    def _interned(
+        self,
+        type_url: str,
+        resources: Mapping[str, Resource],
+        origin: tuple[ReferenceType[Table], frozenset[str]] | None = None,
+    ) -> Table:
+        ordered = {name: resources[name] for name in sorted(resources)}
+        made = Table(ordered, _table_version(ordered), origin=origin)
+        return self._tables.setdefault((type_url, made.version), made)
 
     def _layered(self, type_url: str, named: Layered[pb.Message], before: Table | None) -> Table:
         known = named.encoded
@@ -184,19 +197,20 @@ class ResourceCache:
         for part in layer.parts:
             parts.update(self._layer(type_url, part).resources)
         if layer.origin is None:
-            return _table(parts)
+            return self._interned(type_url, parts)
         before = self._layer(type_url, layer.origin)
+        known = self._after.get(before)
+        table = known[1]() if known is not None and known[0] == parts else None
+        if table is None:
+            table = self._replaced(type_url, before, parts)
+            self._after[before] = (parts, ref(table))
+        return table
+
+    def _replaced(self, type_url: str, before: Table, parts: Mapping[str, Resource]) -> Table:
         changed = frozenset(name for name, one in parts.items() if before.resources.get(name) is not one)
         if not changed:
             return before
-        return _table({**before.resources, **parts}, (ref(before), changed))
-
-
-def _table(
-    resources: Mapping[str, Resource], origin: tuple[ReferenceType[Table], frozenset[str]] | None = None
-) -> Table:
-    ordered = {name: resources[name] for name in sorted(resources)}
-    return Table(ordered, _table_version(ordered), origin=origin)
+        return self._interned(type_url, {**before.resources, **parts}, (ref(before), changed))
 
 
 def _table_version(resources: Mapping[str, Resource]) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -113,23 +113,29 @@ class Call:
 
 
 class _Octets:
-    """What is left to send of some parts."""
+    """What is left to send of some parts. They are others' as well, so that a slow client keeps nothing of its own."""
 
     def __init__(self, parts: Sequence[bytes]) -> None:
-        self._parts = iter(parts)
-        self._first = memoryview(b"")
+        self._parts = parts
+        #: Of the first part that is left: its number, and where it goes on.
+        self._part = self._begin = 0
         self.left = sum(map(len, parts))
 
-    def take(self, size: int) -> Iterator[memoryview]:
+    def take(self, size: int) -> list[bytes | memoryview]:
         """The next ``size`` octets of those that are left."""
         self.left -= size
+        taken: list[bytes | memoryview] = []
         while size > 0:
-            if not self._first:
-                self._first = memoryview(next(self._parts))
-                continue
-            taken, self._first = self._first[:size], self._first[size:]
-            size -= len(taken)
-            yield taken
+            part = self._parts[self._part]
+            end = self._begin + size
+            if end < len(part):
+                taken.append(memoryview(part)[self._begin : end])
+                self._begin = end
+                break
+            taken.append(memoryview(part)[self._begin :] if self._begin else part)
+            size = end - len(part)
+            self._part, self._begin = self._part + 1, 0
+        return taken
 
 
 def _send(stream: Stream, octets: _Octets) -> None:
