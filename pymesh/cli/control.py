@@ -190,7 +190,9 @@ def _of_cluster(
         if namespace:
             # As in Istio: what holds for the whole mesh stands where the control plane is installed.
             options = replace(options, root_namespace=namespace)
-        mesh = KubernetesMesh(ApiClient(found), options)
+        settings = SettingsFile(injection) if injection else None
+        cluster_id = None if settings is None else lambda: settings.current().cluster_id
+        mesh = KubernetesMesh(ApiClient(found), options, cluster_id=cluster_id)
         where = namespace or found.namespace
         return mesh, Cluster(
             ApiClient(found),
@@ -198,7 +200,7 @@ def _of_cluster(
             where,
             options.trust_domain,
             has_webhooks=has_webhooks,
-            injection=SettingsFile(injection) if injection else None,
+            injection=settings,
         )
     except CredentialsError as error:
         give_up(str(error))

@@ -20,6 +20,7 @@ from typing import Any, Final
 from pymesh.control.resources.closed import closed
 from pymesh.control.resources.diagnostics import ConfigError, Diagnostic, Position, Report
 from pymesh.control.resources.kubernetes import EndpointSlice
+from pymesh.control.resources.kubernetes_workloads import Pod
 from pymesh.control.resources.metadata import Resource
 from pymesh.control.resources.objects import Object, is_for_mesh, load_object, place
 from pymesh.control.sources.kubernetes.client import ApiClient
@@ -32,6 +33,7 @@ from pymesh.control.status.objects import Object as Told
 from pymesh.control.store.refreshed import Basis, Change, refreshed
 from pymesh.control.store.store import MeshOptions
 from pymesh.control.store.usable import assemble_usable
+from pymesh.control.store.workloads import Locality
 from pymesh.control.translate.proxy import Proxy, ProxyError
 
 log = logging.getLogger(__name__)
@@ -70,12 +72,15 @@ class KubernetesMesh(StoredMesh):
         client: ApiClient,
         options: MeshOptions | None = None,
         *,
+        cluster_id: Callable[[], str] | None = None,
         settle_seconds: float = SETTLE_SECONDS,
         grace_seconds: float = GRACE_SECONDS,
         relist_seconds: float = 600.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """``cluster_id`` tells what pods are started with; without, their proxies are believed."""
         super().__init__(options)
+        self._cluster_id = cluster_id
         self._client = client
         self._settle_seconds = settle_seconds
         self._grace_seconds = grace_seconds
@@ -108,6 +113,11 @@ class KubernetesMesh(StoredMesh):
                 "the proxy by its user; hint: leave it out"
             )
         return told
+
+    def _as_known(self, told: Proxy, pod: Pod | None, place: Locality) -> Proxy:
+        if pod is not None and self._cluster_id is not None:
+            told = replace(told, cluster_id=self._cluster_id())
+        return super()._as_known(told, pod, place)
 
     def load(self) -> list[str]:
         """Nothing can be wrong yet: the server is asked by ``watch``."""

@@ -85,7 +85,7 @@ def test_a_fault_of_ours_is_told_and_the_last_good_mesh_stays(monkeypatch: pytes
 
 
 def test_what_the_cluster_knows_of_a_pod_comes_before_what_its_proxy_says() -> None:
-    mesh = KubernetesMesh(Nobody())  # type: ignore[arg-type]
+    mesh = KubernetesMesh(Nobody(), cluster_id=lambda: "here")  # type: ignore[arg-type]
     place = {"topology.kubernetes.io/region": "eu", "topology.kubernetes.io/zone": "eu-1"}
     objects: list[Object] = [
         {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1", "labels": place}},
@@ -98,10 +98,11 @@ def test_what_the_cluster_knows_of_a_pod_comes_before_what_its_proxy_says() -> N
         },
     ]
     assert mesh._replace(objects, 0.0)
-    metadata: dict[str, Any] = {"LABELS": {"app": "bank"}, "NODE_NAME": "n2", "INTERCEPTION_MODE": "REDIRECT"}
+    metadata: dict[str, Any] = {"LABELS": {"app": "bank"}, "NODE_NAME": "n2", "CLUSTER_ID": "there"}
     node = ("sidecar~10.0.0.1~web-1.shop~x", "", metadata, ("us", "us-9", ""), "pymesh", None)
     served = mesh._serving(Node(*node)).proxy
     assert dict(served.labels) == {"app": "web", "kubernetes.io/hostname": "n1"}
+    assert served.cluster_id == "here"
     assert (served.locality.region, served.locality.zone) == ("eu", "eu-1")
     metadata["UPSTREAM_MARK"] = "7"
     with pytest.raises(ProxyError, match=r"web-1\.shop says UPSTREAM_MARK"):
