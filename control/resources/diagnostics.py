@@ -99,6 +99,10 @@ class Report:
         """Everything found, in the order of files and lines, each once."""
         return tuple(sorted(set(self._found)))
 
+    def errors(self) -> list[Diagnostic]:
+        """Those that keep something from being used."""
+        return [one for one in self._found if one.severity == "error"]
+
     @property
     def failed(self) -> bool:
         """Whether any finding is an error."""

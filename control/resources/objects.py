@@ -66,11 +66,14 @@ def place(one: Object) -> str:
     return "/".join(part for part in (shown, meta.get("namespace"), meta.get("name")) if part)
 
 
-def load_object(one: Object, report: Report) -> Resource | None:
-    """The resource that an object is; None, with everything wrong in ``report``, if it cannot be used."""
+def load_object(one: Object, report: Report, without: frozenset[str] = frozenset()) -> Resource | None:
+    """The resource that an object is; None, with everything wrong in ``report``, if it cannot be used.
+
+    ``without`` are fields of entries of lists, as in ``spec.servers[1]``, that are taken for not being there.
+    """
     own = Report()
     try:
-        node = _node(without_others(one), "", 1)
+        node = _node(without_others(one), "", 1, without)
     except _TooDeepError as error:
         report.error(Position(place(one), field=str(error)), *_TOO_DEEP)
         return None
@@ -138,7 +141,7 @@ def _is_tcp(port: Object) -> bool:
     return bool(port.get("protocol", "TCP") == "TCP")
 
 
-def _node(value: Any, field: str, depth: int) -> yaml.Node:
+def _node(value: Any, field: str, depth: int, without: frozenset[str]) -> yaml.Node:
     """The node of a YAML document that says the same. Raises _TooDeepError."""
     mark: Any = _Mark(field)
     if depth > DEEPEST:
@@ -147,14 +150,14 @@ def _node(value: Any, field: str, depth: int) -> yaml.Node:
         pairs = []
         for name, one in value.items():
             inner = _inside(field, name)
-            pairs.append((_node(name, inner, depth + 1), _node(one, inner, depth + 1)))
+            pairs.append((_node(name, inner, depth + 1, without), _node(one, inner, depth + 1, without)))
         return yaml.MappingNode(_MAP, pairs, mark, mark)
     if isinstance(value, str):
         return yaml.ScalarNode(_STR, value, mark, mark)
     if isinstance(value, Sequence):
-        return yaml.SequenceNode(
-            _SEQ, [_node(one, f"{field}[{n}]", depth + 1) for n, one in enumerate(value)], mark, mark
-        )
+        entries = ((f"{field}[{number}]", one) for number, one in enumerate(value))
+        kept = [_node(one, inner, depth + 1, without) for inner, one in entries if inner not in without]
+        return yaml.SequenceNode(_SEQ, kept, mark, mark)
     if value is None:
         return yaml.ScalarNode(_NULL, "null", mark, mark)
     if isinstance(value, bool):

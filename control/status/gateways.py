@@ -38,23 +38,26 @@ def class_status(found: Object, now: datetime) -> Json:
 def gateway_status(store: Store, found: Object, services: Sequence[Object], now: datetime) -> Json:
     """Of a Gateway of our class; ``services`` are all Services."""
     before = found.status.get("conditions")
-    if found.errors or not isinstance(found.resource, KubeGateway):
-        text = told(found.errors)
-        refused = [Condition("Accepted", False, "Invalid", text), Condition("Programmed", False, "Invalid", text)]
+    gateway = found.in_force if found.errors else found.resource
+    text = told(found.errors)
+    refused = [Condition(one, False, "Invalid", text) for one in ("Accepted", "Programmed")]
+    if not isinstance(gateway, KubeGateway):
         return {
             "addresses": [],
-            "listeners": [
-                _listener(found, name, [], 0, [Condition(one.type, False, "Invalid", text) for one in refused], now)
-                for name in _names_of_listeners(found)
-            ],
+            "listeners": [_listener(found, name, [], 0, refused, now) for name in _names_of_listeners(found)],
             "conditions": merged(before, refused, found.generation, now),
         }
-    gateway = found.resource
     own = [one for one in services if one.namespace == gateway.namespace and _selects(one, gateway)]
     addresses = [{"type": "IPAddress" if is_ip(one) else "Hostname", "value": one} for one in _addresses(own)]
-    conditions = [Condition("Accepted", True, "Accepted"), _programmed(store, gateway, own, bool(addresses))]
+    accepted = Condition("Accepted", True, "ListenersNotValid" if found.errors else "Accepted", text)
+    conditions = [accepted, _programmed(store, gateway, own, bool(addresses))]
+    in_force = {one.name: one for one in gateway.spec.listeners}
     listeners = []
-    for one in gateway.spec.listeners:
+    for name in dict.fromkeys([*_names_of_listeners(found), *in_force]):
+        one = in_force.get(name)
+        if one is None:
+            listeners.append(_listener(found, name, [], 0, _of_refused(store, found, name, refused), now))
+            continue
         kinds = [{"group": GROUP, "kind": kind} for kind in one.kinds]
         attached = sum(_attaches(store, route, gateway, one) for route in all_routes(store))
         of_listener = [
@@ -63,12 +66,23 @@ def gateway_status(store: Store, found: Object, services: Sequence[Object], now:
             _resolved(store, gateway, one),
             Condition("Programmed", conditions[1].holds, "Programmed" if conditions[1].holds else "Pending"),
         ]
-        listeners.append(_listener(found, one.name, kinds, attached, of_listener, now))
+        listeners.append(_listener(found, name, kinds, attached, of_listener, now))
     return {
         "addresses": addresses,
         "listeners": listeners,
         "conditions": merged(before, conditions, found.generation, now),
     }
+
+
+def _of_refused(store: Store, found: Object, name: str, refused: list[Condition]) -> list[Condition]:
+    """Of a listener that is left out while others are in force: for want of its certificate, or wrong by itself."""
+    gateway = found.resource
+    if not isinstance(gateway, KubeGateway):
+        return refused
+    resolved = [_resolved(store, gateway, one) for one in gateway.spec.listeners if one.name == name]
+    if not resolved or resolved[0].holds:
+        return refused
+    return [Condition("Accepted", True, "Accepted"), resolved[0], refused[1]]
 
 
 def _listener(

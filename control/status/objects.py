@@ -25,6 +25,8 @@ class Object:
     resource: Resource | None = None
     #: Everything that was found about it, errors and warnings.
     findings: tuple[Diagnostic, ...] = ()
+    #: What is in force in its place; None: nothing is.
+    in_force: Resource | None = None
 
     @property
     def name(self) -> str:

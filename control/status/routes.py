@@ -76,10 +76,11 @@ def _accepted(
     store: Store, found: Object, route: Route, parent: ParentRef, gateway: Object | None, resolved: Condition
 ) -> Condition:
     if gateway is not None:
-        if gateway.errors or not isinstance(gateway.resource, KubeGateway):
+        in_force = gateway.in_force if gateway.errors else gateway.resource
+        if not isinstance(in_force, KubeGateway):
             text = f"{gateway.title} is refused itself: see its status"
             return Condition("Accepted", False, "Pending", text)
-        why = refusal(store, route, parent, gateway.resource)
+        why = refusal(store, route, parent, in_force)
         if why is not None:
             text = f"{why.message}; hint: {why.hint}" if why.hint else why.message
             return Condition("Accepted", False, why.reason, text)

@@ -4,6 +4,7 @@ written by the one control plane that holds the Lease.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -201,6 +202,42 @@ def test_a_namespace_is_let_in_by_the_label_that_it_is_given(where: tuple[Cluste
             if value:
                 labelled(value)
             _until(planes, f"with label {value!r}", lambda wanted=wanted: accepted().startswith(wanted))  # type: ignore[misc]
+
+
+def test_a_certificate_that_is_missing_closes_one_listener_until_it_is_there(
+    where: tuple[Cluster, str], planes: Planes
+) -> None:
+    cluster, namespace = where
+    tls = {"certificateRefs": [{"name": "late"}]}
+    listeners = [
+        {"name": "http", "port": 8100, "protocol": "HTTP"},
+        {"name": "https", "port": 8443, "protocol": "HTTPS", "tls": tls},
+    ]
+    spec: Object = {"gatewayClassName": "pymesh", "listeners": listeners}
+    meta = {"name": "half", "namespace": namespace}
+    cluster.apply([{"apiVersion": _GATEWAY_API, "kind": "Gateway", "metadata": meta, "spec": spec}])
+    spec = {"parentRefs": [{"name": "half", "sectionName": "http"}]}
+    cluster.apply([{"apiVersion": _GATEWAY_API, "kind": "HTTPRoute", "metadata": meta, "spec": spec}])
+
+    def told() -> list[str]:
+        gateway = cluster.get(_GATEWAY_API, "Gateway", "half", namespace) or {}
+        status = gateway.get("status", {})
+        of_listeners = {one["name"]: _conditions({"status": one}) for one in status.get("listeners", ())}
+        resolved = of_listeners.get("https", {}).get("ResolvedRefs", {})
+        route = cluster.get(_GATEWAY_API, "HTTPRoute", "half", namespace) or {}
+        parents = [c for one in route.get("status", {}).get("parents", ()) for c in one["conditions"]]
+        found = [_conditions(gateway).get("Accepted", {}), resolved, *parents]
+        return [f"{one.get('status')} {one.get('reason')}" for one in found]
+
+    on = ["True Accepted", "True ResolvedRefs"]
+    wanted = ["True ListenersNotValid", "False InvalidCertificateRef", *on]
+    _until(planes, "one listener is closed", lambda: told() == wanted)
+    issued = cluster.authority.issue("late", dns=["late.test"])
+    pair = {"tls.crt": issued.chain.read_bytes(), "tls.key": issued.key.read_bytes()}
+    data = {name: base64.b64encode(content).decode() for name, content in pair.items()}
+    secret: Object = {"type": "kubernetes.io/tls", "data": data}
+    cluster.apply([{"apiVersion": "v1", "kind": "Secret", "metadata": {**meta, "name": "late"}, **secret}])
+    _until(planes, "both are open", lambda: told() == ["True Accepted", "True ResolvedRefs", *on])
 
 
 def test_each_namespace_has_the_roots_that_its_pods_begin_with(where: tuple[Cluster, str], planes: Planes) -> None:

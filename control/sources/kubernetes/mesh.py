@@ -23,6 +23,7 @@ from pymesh.control.resources.kubernetes import EndpointSlice
 from pymesh.control.resources.kubernetes_workloads import Pod
 from pymesh.control.resources.metadata import Resource
 from pymesh.control.resources.objects import Object, is_for_mesh, load_object, place
+from pymesh.control.resources.reduced import without, wrong_parts
 from pymesh.control.sources.kubernetes.client import ApiClient
 from pymesh.control.sources.kubernetes.kinds import watched
 from pymesh.control.sources.kubernetes.reflector import Key, Reflector, differ, key_of
@@ -182,7 +183,7 @@ class KubernetesMesh(StoredMesh):
         others: dict[str, Iterator[Resource]] = {}
 
         def stand_in(file: str) -> Resource | None:
-            return next(others.setdefault(file, self._stand_ins(file, read[file].object, now)), None)
+            return next(others.setdefault(file, self._stand_ins(file, read[file].object, now, report)), None)
 
         usable = []
         for file, one in read.items():
@@ -262,13 +263,21 @@ class KubernetesMesh(StoredMesh):
         owner = (meta.get("labels") or {}).get(EndpointSlice.SERVICE_LABEL, "")
         return place({"apiVersion": "v1", "kind": "Service", "metadata": {**meta, "name": owner}})
 
-    def _stand_ins(self, file: str, one: Object, now: float) -> Iterator[Resource]:
-        """What takes the place of an object that cannot be used, the best first."""
+    def _stand_ins(self, file: str, one: Object, now: float, report: Report) -> Iterator[Resource]:
+        """What takes the place of an object that cannot be used, the best first; ``report`` grows meanwhile."""
         if self._waits_since(file, now) is not None:
             yield self._good[file]
         shut = closed(one)
         if shut is not None:
             yield shut
+        left_out = frozenset[str]()
+        while True:
+            wrong = wrong_parts(one, (each for each in report.errors() if each.at.file == file))
+            rest = without(one, wrong) if wrong > left_out else None
+            if rest is None:
+                return
+            left_out = wrong
+            yield rest
 
     def _waits_since(self, file: str, now: float) -> float | None:
         """Since when the last good version stands in for an object; None: it does not, or not any more."""
@@ -324,7 +333,8 @@ class KubernetesMesh(StoredMesh):
                 continue
             document = {**current, "spec": read.object.get("spec")}
             version, kind = str(current["apiVersion"]), str(current["kind"])
-            objects.append(Told(version, kind, document, read.resource, tuple(found.get(file, ()))))
+            told = Told(version, kind, document, read.resource, tuple(found.get(file, ())), self._used.get(file))
+            objects.append(told)
         return State(self.store, objects)
 
     def _told_of(self, found: Iterable[str]) -> Iterator[tuple[str, Object]]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from pymesh.control.resources.objects import Object
+from pymesh.control.resources.objects import Object, place
 from pymesh.control.sources.kubernetes import mesh as kubernetes_mesh
 from pymesh.control.sources.kubernetes.mesh import KubernetesMesh
+from pymesh.control.status.gateways import gateway_status
 from pymesh.control.translate.proxy import ProxyError
 from pymesh.control.xds.node import Node
 
@@ -34,6 +36,9 @@ class Still:
 
     def moved(self) -> None:
         """Anything may have."""
+
+    def place(self, key: tuple[str, str]) -> str:
+        return place(self.objects[key])
 
 
 def service(name: str, version: int) -> Object:
@@ -107,3 +112,105 @@ def test_what_the_cluster_knows_of_a_pod_comes_before_what_its_proxy_says() -> N
     metadata["UPSTREAM_MARK"] = "7"
     with pytest.raises(ProxyError, match=r"web-1\.shop says UPSTREAM_MARK"):
         mesh.messages(Node(*node))
+
+
+GATEWAYS = {
+    "gateway.networking.k8s.io/v1": ("listeners", {"gatewayClassName": "pymesh"}, [
+        {"name": "open", "port": 80, "protocol": "HTTP"},
+        {"name": "no-secret", "port": 443, "protocol": "HTTPS", "tls": {"certificateRefs": [{"name": "none"}]}},
+        {"name": "wrong", "port": 81, "protocol": "SCTP"},
+        {"name": "last", "port": 82, "protocol": "HTTP"},
+    ]),
+    "networking.istio.io/v1": ("servers", {"selector": {"app": "edge"}}, [
+        {"port": {"number": 80, "name": "open", "protocol": "HTTP"}, "hosts": ["*"]},
+        {"port": {"number": 443, "name": "no-secret", "protocol": "HTTPS"}, "hosts": ["*"],
+         "tls": {"mode": "SIMPLE", "credentialName": "none"}},
+        {"port": {"number": 81, "name": "wrong", "protocol": "SCTP"}, "hosts": ["*"]},
+        {"port": {"number": 82, "name": "last", "protocol": "HTTP"}, "hosts": ["*"]},
+    ]),
+}  # fmt: skip
+
+
+def in_force(documents: list[Object]) -> KubernetesMesh:
+    """The mesh that a server with these objects describes, after every grace."""
+    mesh = KubernetesMesh(Nobody(), grace_seconds=0)  # type: ignore[arg-type]
+    kinds = {(one.kind.name, one.kind.group): one.kind for one in mesh.reflectors}
+
+    def key(one: Object) -> tuple[str, str]:
+        return one["kind"], one["apiVersion"].rpartition("/")[0]
+
+    found = [Still(kind, [one for one in documents if key(one) == name]) for name, kind in kinds.items()]
+    mesh.reflectors = found  # type: ignore[assignment]
+
+    async def main() -> None:
+        task = asyncio.create_task(mesh.watch(lambda: None))
+        mesh._dirty.set()
+        async with asyncio.timeout(60):
+            await mesh.synced()
+        task.cancel()
+        await asyncio.wait([task])
+
+    asyncio.run(main())
+    return mesh
+
+
+def gateway(version: str, *left: str) -> Object:
+    field, spec, parts = GATEWAYS[version]
+    kept = [one for one in parts if (one.get("name") or one["port"]["name"]) in left or not left]
+    meta = {"name": "edge", "namespace": "shop", "resourceVersion": "1"}
+    return {"apiVersion": version, "kind": "Gateway", "metadata": meta, "spec": {**spec, field: kept}}
+
+
+def open_ports(mesh: KubernetesMesh) -> list[int]:
+    listeners = [one.port for each in mesh.store.kube_gateways for one in each.spec.listeners]
+    return listeners + [one.port.number for each in mesh.store.gateways for one in each.spec.servers]
+
+
+@pytest.mark.parametrize("version", GATEWAYS)
+def test_what_is_wrong_with_one_listener_closes_no_other(version: str) -> None:
+    mesh = in_force([gateway(version)])
+    assert open_ports(mesh) == [80, 82]
+    field = GATEWAYS[version][0]
+    # Each at the place where its author finds it.
+    assert [one["at"].partition(":")[2].partition("]")[0] for one in mesh.diagnostics()] == [
+        f"spec.{field}[1",
+        f"spec.{field}[2",
+    ]
+
+
+@pytest.mark.parametrize("version", GATEWAYS)
+@pytest.mark.parametrize("left", [("no-secret",), ("wrong",), ("wrong", "no-secret")])
+def test_nothing_is_left_of_a_gateway_without_a_good_listener(version: str, left: tuple[str, ...]) -> None:
+    assert open_ports(in_force([gateway(version, *left)])) == []
+
+
+def test_what_is_wrong_with_the_whole_is_no_listeners_fault() -> None:
+    version = "gateway.networking.k8s.io/v1"
+    whole = gateway(version)
+    assert open_ports(in_force([{**whole, "spec": {**whole["spec"], "surprise": 1}}])) == []
+
+
+def test_a_status_tells_which_listener_it_is() -> None:
+    mesh = in_force([gateway("gateway.networking.k8s.io/v1", "open", "no-secret")])
+    state = mesh.state()
+    (told,) = (one for one in state.objects if one.kind == "Gateway")
+    status = gateway_status(state.store, told, [], datetime(2026, 1, 1, tzinfo=UTC))
+
+    def shown(conditions: Any) -> list[str]:
+        return [f"{one['type']}={one['status']} {one['reason']}" for one in conditions]
+
+    assert shown(status["conditions"]) == ["Accepted=True ListenersNotValid", "Programmed=False AddressNotAssigned"]
+    assert "there is no Secret shop/none" in status["conditions"][0]["message"]
+    assert {one["name"]: shown(one["conditions"]) for one in status["listeners"]} == {
+        "open": [
+            "Accepted=True Accepted",
+            "Conflicted=False NoConflicts",
+            "ResolvedRefs=True ResolvedRefs",
+            "Programmed=False Pending",
+        ],
+        "no-secret": [
+            "Accepted=True Accepted",
+            "ResolvedRefs=False InvalidCertificateRef",
+            "Programmed=False Invalid",
+        ],
+    }

@@ -1,0 +1,30 @@
+"""What is left of a Gateway of either API without those of its listeners, or servers, that cannot be used.
+
+One certificate that is missing closes its own port and no other. Of every other kind the parts belong together, and one
+that is wrong takes the whole with it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from pymesh.control.resources.diagnostics import Diagnostic, Report
+from pymesh.control.resources.metadata import Resource
+from pymesh.control.resources.objects import Object, load_object
+
+_PART: Final = re.compile(r"spec\.(?:listeners|servers)\[\d+\]")
+
+
+def wrong_parts(one: Object, errors: Iterable[Diagnostic]) -> frozenset[str]:
+    """The fields of an object that are to be left out for these errors; empty: that would not do."""
+    found = [_PART.match(each.at.field) for each in errors]
+    if one.get("kind") != "Gateway" or not all(found):
+        return frozenset()
+    return frozenset(each[0] for each in found if each is not None)
+
+
+def without(one: Object, parts: frozenset[str]) -> Resource | None:
+    """The resource without them; None: nothing is left that could be used."""
+    return load_object(one, Report(), without=parts)
