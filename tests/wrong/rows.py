@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,9 +31,9 @@ _ISTIO, _OURS = "istio.io", "extensions.pymesh.dev"
 _GATEWAY_API = "gateway.networking.k8s.io"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Row:
-    """See the head of table.yaml."""
+    """See the head of table.yaml. Each is itself alone."""
 
     kind: str
     fault: str
@@ -139,9 +140,10 @@ def kinds() -> list[str]:
     return [*read, *(one.name for one in watched("istio-system") if one.name in REFUSED_KINDS)]
 
 
-def mesh() -> list[Resource]:
+@cache
+def mesh() -> tuple[Resource, ...]:
     """What the rows are tried beside, as a cluster has it."""
     found = [load_object(one, Report()) for one in yaml.safe_load_all(MESH)]
     made = [one for one in found if one is not None]
     assert len(made) == len(found)
-    return made
+    return tuple(made)

@@ -4,6 +4,7 @@ suffers. In a cluster: tests/kubernetes/test_wrong_table.py.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -67,7 +68,7 @@ PROXIES = (CART, GUARDED, EDGE)
 class _Mesh(StoredMesh):
     """What a cluster with these resources puts in force."""
 
-    def __init__(self, resources: list[Resource], instead: Resource | None) -> None:
+    def __init__(self, resources: Sequence[Resource], instead: Resource | None) -> None:
         super().__init__()
         report = Report()
         store, used = assemble_usable(resources, MeshOptions(), report, lambda _: instead)
@@ -80,6 +81,7 @@ def _alone() -> Configuration:
     return configuration(_Mesh(mesh(), None), PROXIES)
 
 
+@cache
 def _in_a_cluster(row: Row) -> tuple[_Mesh, Told]:
     """The mesh with the wrong object in it, and that object with what was found about it."""
     document, report = row.document(), Report()
