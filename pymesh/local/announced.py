@@ -34,7 +34,7 @@ def announced(admin: str, mesh: str, user: int) -> Iterator[None]:
     """Tell a user (ourselves, seen from outside of a user namespace) of a mesh for the length of a block. Without a
     directory for it nobody is told.
     """
-    file, held = _told(user, json.dumps({"admin": admin, "mesh": mesh}))
+    file, held = _told(user, admin, mesh)
     try:
         yield
     finally:
@@ -45,10 +45,11 @@ def announced(admin: str, mesh: str, user: int) -> Iterator[None]:
                 file.parent.rmdir()  # unless others are there
 
 
-def _told(user: int, text: str) -> tuple[Path, TextIO | None]:
+def _told(user: int, admin: str, mesh: str) -> tuple[Path, TextIO | None]:
     """The file, and what holds its lock; None: nobody can be told."""
     folder = _folder(user)
-    file = (folder or Path()) / f"up-{os.getpid()}.json"
+    # A port is one mesh's at a time; in a namespace of processes every mesh is process 1.
+    file = (folder or Path()) / f"up-{admin.rpartition(':')[2]}.json"
     if folder is None:
         return file, None
     # Whoever looks in between takes what is not locked for left over: so it gets its name once it is.
@@ -58,7 +59,7 @@ def _told(user: int, text: str) -> tuple[Path, TextIO | None]:
     except OSError:
         return file, None
     fcntl.flock(held, fcntl.LOCK_EX)
-    held.write(text)
+    json.dump({"admin": admin, "mesh": mesh}, held)
     held.flush()
     staged.replace(file)
     return file, held

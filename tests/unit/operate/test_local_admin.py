@@ -45,7 +45,6 @@ def test_one_runs_and_is_over_again() -> None:
 
 def test_of_several_none_is_taken() -> None:
     with announced.announced("127.0.0.1:1", "/a", os.getuid()):
-        # Of another process: this one has one name.
         held = subprocess.Popen(
             [sys.executable, "-c", HOLD.replace(":1", ":2").replace("/a", "/b")], stdin=-1, stdout=-1
         )
