@@ -32,6 +32,7 @@ FEW = (
 #: them the experimental channel of the Gateway API has (test_channels.py).
 OF_FOLDERS = {
     "authorization": "Cannot set serviceAccounts with namespaces or principals",
+    "gateway-api-mesh": "spec.hostnames: Required value",
     "fault-and-cors": "AllowOrigins cannot contain '*' alongside other origins",
     "gateway-api-routes": "duplicate entries for key",
     "limits-and-retries": "retry: field not declared in schema",

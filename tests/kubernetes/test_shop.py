@@ -310,32 +310,47 @@ def _newcomer_serves(mesh: Shop) -> None:
         return bool(ready) and mesh.requests_total(ready[0], reporter="destination", response_code="200") > 0
 
     mesh.node.wait("a new pod answers", serves)
-    _scale(mesh, "catalog", len(before))
-    mesh.node.wait("it is gone again", lambda: len(mesh.node.all("shop", app="catalog")) == len(before))
+    _scaled_down(mesh, "catalog", len(before))
+
+
+def _scaled_down(mesh: Shop, app: str, replicas: int) -> None:
+    """Fewer pods, until those that were too many have ended."""
+    before = mesh.node.all("shop", app=app)
+    _scale(mesh, app, replicas)
+    mesh.node.wait("they are to end", lambda: len(mesh.node.all("shop", app=app)) == replicas)
+    mesh.node.wait("they are gone", lambda: sum(not one.is_gone for one in before) == replicas)
+
+
+_NO_RETRIES = """
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: catalog, namespace: shop}
+spec: {hosts: [catalog], http: [{retries: {attempts: 0}, route: [{destination: {host: catalog}}]}]}
+"""
 
 
 def test_pods_go_and_no_request_is_lost(mesh: Shop) -> None:
     """Their applications end at SIGTERM, nothing is tried again, and others hear of it when they do."""
-    no_retries = (
-        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: RATINGS, namespace: shop}\n"
-        "spec: {hosts: [RATINGS], http: [{retries: {attempts: 0}, route: [{destination: {host: RATINGS}}]}]}\n"
-    ).replace("RATINGS", "catalog")
     known = mesh.cluster.get("networking.istio.io/v1", "VirtualService", "catalog", "shop")
     assert known is not None
-    before = {one.name for one in mesh.node.all("shop", app="catalog")}
-    mesh.apply(no_retries)
+    replicas = len(mesh.node.all("shop", app="catalog"))
+    mesh.apply(_NO_RETRIES)
     try:
         with mesh.traffic() as traffic:
-            for count in (len(before) + 2, len(before)):
-                _scale(mesh, "catalog", count)
 
-                def serve(count: int = count) -> bool:
-                    here = mesh.node.all("shop", app="catalog")
-                    return len(here) == count and all(c.is_ready for one in here for c in (*one.init[1:], *one.main))
-
-                mesh.node.wait(f"{count} pods serve", serve)
+            def more_answers() -> None:
                 answered = traffic.answered
-                mesh.node.wait("requests are answered", lambda answered=answered: traffic.answered >= answered + 20)  # type: ignore[misc]
+                mesh.node.wait("requests are answered", lambda: traffic.answered >= answered + 20)
+
+            def serve() -> bool:
+                here = mesh.node.all("shop", app="catalog")
+                return len(here) == replicas + 2 and all(c.is_ready for o in here for c in (*o.init[1:], *o.main))
+
+            _scale(mesh, "catalog", replicas + 2)
+            mesh.node.wait("new pods serve", serve)
+            more_answers()
+            _scaled_down(mesh, "catalog", replicas)
+            more_answers()
         assert traffic.lost == []
     finally:
         mesh.cluster.apply([{**known, "metadata": {"name": "catalog", "namespace": "shop"}}])
@@ -372,8 +387,20 @@ def _serial(pod: Pod) -> str:
     return pod.space.call(read)
 
 
+def _known(mesh: Shop) -> set[str]:
+    """Pods that the control plane has a stream with."""
+
+    def read() -> set[str]:
+        with urllib.request.urlopen("http://127.0.0.1:15014/debug/syncz", timeout=20) as page:
+            return {str(one["proxy"]).split("~")[2].partition(".")[0] for one in json.load(page)}
+
+    return mesh.node.pod(NAMESPACE, app="pymesh-control").space.call(read)
+
+
 def test_certificates_are_replaced_while_the_api_server_is_away_and_no_request_is_lost(mesh: Shop) -> None:
     pods = mesh.node.all("shop")
+    # A control plane that has never had somebody's token judged knows nobody, and this one may be new.
+    mesh.node.wait("all are known", lambda: _known(mesh) >= {one.name for one in pods})
     with mesh.traffic() as traffic:
         mesh.node.wait("requests are answered", lambda: traffic.answered >= 5)
         began, before = time.monotonic(), {one.name: _serial(one) for one in pods}
