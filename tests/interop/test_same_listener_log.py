@@ -24,7 +24,7 @@ from tests.tools.wire.origin import origin
 
 _LINE = (
     "%BYTES_RECEIVED% %BYTES_SENT% %RESPONSE_CODE% %RESPONSE_FLAGS% %DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% "
-    "%DOWNSTREAM_LOCAL_PORT% %DOWNSTREAM_TRANSPORT_FAILURE_REASON% %UPSTREAM_CLUSTER%\n"
+    "%DOWNSTREAM_LOCAL_PORT% %DOWNSTREAM_TRANSPORT_FAILURE_REASON% %UPSTREAM_CLUSTER% %ACCESS_LOG_TYPE%\n"
 )
 _REQUEST = {"x-want-bytes": "100"}
 
@@ -61,6 +61,7 @@ def test_each_connection_has_a_line(kind: str, tmp_path: Path) -> None:
         assert sorted(int(line[0]) for line in lines) == received[name]
         port = str(web if name == "web" else raw)
         assert {tuple(line[2:7]) for line in lines} == {("0", "-", "127.0.0.1", port, "-")}
+        assert {line[8] for line in lines} == {"NotSet"}
         assert all(int(line[1]) > 200 for line in lines if line[0] != "3")
     assert not (tmp_path / "never.log").exists() or (tmp_path / "never.log").read_text() == ""
 

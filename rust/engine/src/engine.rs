@@ -108,6 +108,8 @@ pub struct Engine {
     /// Clusters that are asked before they are given their names ([`crate::check`]).
     pub(crate) warming: HashMap<Arc<str>, ClusterKey>,
     pub(crate) conns: Slab<Box<Conn>>,
+    /// The number that the last of them was given.
+    pub(crate) last_connection: u64,
     /// How many of them are downstream.
     pub(crate) clients: usize,
     pub(crate) exchanges: Slab<Box<Exchange>>,
@@ -174,6 +176,7 @@ impl Engine {
             cluster_names: HashMap::new(),
             warming: HashMap::new(),
             conns: Slab::default(),
+            last_connection: 0,
             clients: 0,
             exchanges: Slab::default(),
             spare_exchanges: Vec::new(),
@@ -468,8 +471,11 @@ impl Engine {
                 return None;
             }
         };
-        let now = self.now;
-        let key = self.conns.insert_with(|key| Box::new(Conn::from_client(key, listener, slot, remote, local, now)));
+        let (now, id) = (self.now, self.next_connection_id());
+        let key = self.conns.insert_with(|key| {
+            let conn = Conn::from_client(key, listener, slot, remote, local, now);
+            Box::new(Conn { id, ..conn })
+        });
         self.clients += 1;
         let mut conn = self.conns.lend(key)?;
         if let Some(down) = conn.downstream_mut() {

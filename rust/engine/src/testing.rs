@@ -45,6 +45,8 @@ pub fn log_line(log: &AccessLog, request: &RequestHead, response: &ResponseHead)
         tls_version: None,
         tls_cipher: None,
         peer_id: 0,
+        id: 1,
+        chain: "chain".into(),
         metadata: Metadata::default(),
     };
     let view = crate::telemetry::view::View {
@@ -68,6 +70,8 @@ pub fn log_line(log: &AccessLog, request: &RequestHead, response: &ResponseHead)
         upstream_name: "",
         upstream_local: None,
         upstream_version: None,
+        upstream_facts: None,
+        event: "DownstreamEnd",
         attempts: 1,
         received: 0,
         sent: 0,

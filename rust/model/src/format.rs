@@ -5,7 +5,9 @@ mod time;
 
 use std::sync::Arc;
 
-pub use operator::{Address, GrpcStatusForm, HostSource, Instant, Operator, PathSource, Shape, Unit};
+pub use operator::{
+    Address, GrpcStatusForm, HeaderSource, HostSource, Instant, Operator, PathSource, PeerFact, Shape, Side, Unit,
+};
 pub use time::{TimeField, TimeFormat, TimePart};
 
 use crate::log_filter::LogFilter;

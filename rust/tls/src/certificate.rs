@@ -31,6 +31,8 @@ pub struct SubjectAltNames {
 pub struct PeerIdentity {
     /// Distinguished name as RFC 2253 writes it.
     pub subject: String,
+    /// Likewise, of whoever has signed it.
+    pub issuer: String,
     /// Serial number in lower-case hexadecimal.
     pub serial: String,
     /// Its names.
@@ -38,6 +40,8 @@ pub struct PeerIdentity {
     /// SHA-256 of the DER certificate (`Hash` of `x-forwarded-client-cert`).
     pub sha256: [u8; 32],
     /// Seconds since the Unix epoch.
+    pub not_before: i64,
+    /// Likewise.
     pub not_after: i64,
 }
 
@@ -54,9 +58,11 @@ impl PeerIdentity {
         let facts = Facts::from_der(der)?;
         Ok(PeerIdentity {
             subject: facts.subject,
+            issuer: facts.issuer,
             serial: facts.serial,
             sans: facts.sans,
             sha256: sha256(der),
+            not_before: facts.not_before,
             not_after: facts.not_after,
         })
     }
@@ -66,6 +72,7 @@ impl PeerIdentity {
 #[derive(Clone, Debug)]
 pub(crate) struct Facts {
     pub(crate) subject: String,
+    pub(crate) issuer: String,
     pub(crate) serial: String,
     pub(crate) sans: SubjectAltNames,
     pub(crate) not_before: i64,
@@ -100,6 +107,7 @@ impl Facts {
         let usage = certificate.key_usage().map_err(extension)?;
         Ok(Facts {
             subject: rfc2253(certificate.subject()),
+            issuer: rfc2253(certificate.issuer()),
             serial: hex(certificate.tbs_certificate.raw_serial()),
             sans,
             not_before: certificate.validity().not_before.timestamp(),

@@ -43,7 +43,7 @@ use crate::exchange::{ExchangeKey, TunnelEnd};
 use crate::http_filter::Buckets;
 use crate::listener::{ChainRuntime, HttpRuntime, ListenerRuntime};
 use crate::overload::Slot;
-use crate::telemetry::Facts;
+use crate::telemetry::{Facts, UpstreamFacts};
 
 pub(crate) use tcp::{Relay, RelayKey};
 
@@ -53,6 +53,8 @@ pub type ConnKey = Key<Box<Conn>>;
 /// One socket's worth of state.
 pub struct Conn {
     pub(crate) key: ConnKey,
+    /// A number that no other connection of the process has, for logs.
+    pub(crate) id: u64,
     pub(crate) side: Side,
     pub(crate) remote: SocketAddr,
     pub(crate) local: SocketAddr,
@@ -141,6 +143,8 @@ pub(crate) struct Upstream {
     pub expires: Time,
     /// When it is cut off, since its peer is not trusted any more.
     pub ends_at: Time,
+    /// Set when the transport is ready.
+    pub facts: Option<Arc<UpstreamFacts>>,
 }
 
 /// What is spoken.
@@ -216,6 +220,7 @@ impl Conn {
     fn new(key: ConnKey, side: Side, remote: SocketAddr, local: SocketAddr, limit: usize, now: Time) -> Self {
         Conn {
             key,
+            id: 0,
             side,
             remote,
             local,

@@ -5,6 +5,7 @@
 //! when it is closed (`forget_upstream`).
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use pymesh_http::h2;
@@ -16,6 +17,7 @@ use crate::engine::{Action, Engine};
 use crate::exchange::{Exchange, ExchangeKey, Failure, TunnelEnd};
 use crate::health::Outcome;
 use crate::shared::Resource;
+use crate::telemetry::UpstreamFacts;
 
 impl Engine {
     /// Starts a connection to a host, unless the cluster has too many. A pool
@@ -28,6 +30,7 @@ impl Engine {
         pool_key: PoolKey,
         relay: Option<RelayKey>,
     ) -> Option<ConnKey> {
+        let id = self.next_connection_id();
         let cluster = self.clusters.get_mut(cluster_key)?;
         let has_room = cluster.has_room_at(cluster.hosts.get(host_key)?, pool_key.priority);
         let host = cluster.hosts.get_mut(host_key)?;
@@ -64,10 +67,11 @@ impl Engine {
             draining: false,
             expires: Time::NEVER,
             ends_at: Time::NEVER,
+            facts: None,
         };
         let key = self.conns.insert_with(|key| {
             let conn = Conn::to_endpoint(key, up, address, buffer_limit, now);
-            Box::new(Conn { deadline, ..conn })
+            Box::new(Conn { id, deadline, ..conn })
         });
         self.timers.arm_conn(key, deadline);
         self.act(Action::Connect(key, address));
@@ -114,6 +118,10 @@ impl Engine {
         if let Some(host) = self.clusters.get_mut(cluster_key).and_then(|cluster| cluster.hosts.get_mut(host_key)) {
             host.identify(conn.tls.as_deref());
         }
+        let facts = self.upstream_facts_of(conn);
+        if let Some(up) = conn.upstream_mut() {
+            up.facts = Some(Arc::new(facts));
+        }
         if let Some(relay) = relay {
             self.tell(cluster_key, host_key, Outcome::Relayed);
             return self.on_relay_open(conn, relay);
@@ -142,6 +150,33 @@ impl Engine {
             }
         }
         self.serve_pool(conn);
+    }
+
+    /// What logs ask of a connection to an endpoint, gathered once.
+    fn upstream_facts_of(&self, conn: &Conn) -> UpstreamFacts {
+        let tls = conn.tls.as_ref();
+        let own_uris = || {
+            let up = conn.upstream()?;
+            let cluster = self.clusters.get(up.cluster)?;
+            let socket = cluster.socket_for(&cluster.hosts.get(up.host)?.endpoint);
+            let own = socket.tls.as_ref()?.certificate.as_ref()?;
+            Some(pymesh_tls::presented_uris(std::slice::from_ref(own), &self.secrets, None))
+        };
+        UpstreamFacts {
+            id: conn.id,
+            peer: tls.and_then(|tls| tls.shared_peer()),
+            own_uris: tls.and_then(|_| own_uris()).unwrap_or_default(),
+            tls_version: tls.and_then(|tls| tls.version()),
+            tls_cipher: tls.and_then(|tls| tls.cipher()),
+        }
+    }
+
+    /// A number for a connection, in which those of the workers differ too.
+    pub(crate) fn next_connection_id(&mut self) -> u64 {
+        /// More than there are workers.
+        const STEP: u64 = 1 << 10;
+        self.last_connection = self.last_connection.wrapping_add(STEP);
+        self.last_connection | (self.options.worker as u64 % STEP)
     }
 
     /// Gives a connection with room to whoever has waited longest, or to the pool.

@@ -23,7 +23,7 @@ use crate::route::hash_policy::source_ip;
 use crate::security::connection::Refusal;
 use crate::shared::Resource;
 use crate::telemetry::stats::TcpStats;
-use crate::telemetry::{Connection, Counting, Facts, Flags};
+use crate::telemetry::{Connection, Counting, Facts, Flags, UpstreamFacts};
 
 pub(crate) type RelayKey = Key<Relay>;
 
@@ -43,6 +43,7 @@ pub(crate) struct Relay {
     pub original_dst: Option<SocketAddr>,
     pub up_remote: Option<SocketAddr>,
     pub up_local: Option<SocketAddr>,
+    pub up_facts: Option<Arc<UpstreamFacts>>,
     /// Set once an endpoint was chosen.
     pub up: Option<ConnKey>,
     pub up_open: bool,
@@ -92,6 +93,7 @@ impl Engine {
             original_dst: conn.original_dst(),
             up_remote: None,
             up_local: None,
+            up_facts: None,
             up: None,
             up_open: false,
             cluster: None,
@@ -180,6 +182,7 @@ impl Engine {
         let Some(relay) = self.relays.get_mut(key) else { return self.close_now(conn) };
         relay.up_open = true;
         relay.up_local = Some(conn.local);
+        relay.up_facts = conn.upstream().and_then(|up| up.facts.clone());
         let (down, idle, expires) = (relay.down, relay.tcp.config.idle_timeout, relay.expires);
         self.set_deadline(conn, self.now.after_limit(idle).min(expires));
         self.count_relay(key);
@@ -366,6 +369,8 @@ impl Relay {
             flags: self.flags,
             upstream: self.up_remote,
             upstream_local: self.up_local,
+            upstream_facts: self.up_facts.as_deref(),
+            event: "TcpConnectionEnd",
             attempts: self.attempts,
             cluster,
             endpoint: self.host.as_ref().map(|(_, endpoint)| &**endpoint),

@@ -433,9 +433,11 @@ mod tests {
     fn both_ends_of_mutual_tls_are_told() {
         let peer = PeerIdentity {
             subject: "CN=\"c\"".into(),
+            issuer: String::new(),
             serial: String::new(),
             sans: pymesh_tls::SubjectAltNames { uri: vec!["spiffe://d/c".into()], ..Default::default() },
             sha256: [0xab; 32],
+            not_before: 0,
             not_after: 0,
         };
         let unspecified = std::net::SocketAddr::from(([0, 0, 0, 0], 0));
@@ -449,6 +451,8 @@ mod tests {
             tls_version: None,
             tls_cipher: None,
             peer_id: 1,
+            id: 1,
+            chain: "".into(),
             metadata: Default::default(),
         };
         let mut how = Forwarding { client_cert: ClientCert::AppendForward, ..Forwarding::default() };

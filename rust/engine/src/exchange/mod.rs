@@ -50,7 +50,7 @@ use crate::filter::Kept;
 use crate::http_filter::{Memory, Places};
 use crate::listener::HttpRuntime;
 use crate::route::matcher::Unrouted;
-use crate::telemetry::{details, Details, Facts, Flags};
+use crate::telemetry::{details, Details, Facts, Flags, UpstreamFacts};
 use crate::tracing::Trace;
 
 pub use away::{Asker, CallAnswer, CallQuestion, NoAnswer};
@@ -209,6 +209,8 @@ pub struct Exchange {
     pub(crate) details: Details,
     pub(crate) transport_failure: Option<String>,
     pub(crate) upstream_local: Option<std::net::SocketAddr>,
+    /// Of the connection that carries it, or has carried it last.
+    pub(crate) upstream_facts: Option<Arc<UpstreamFacts>>,
     pub(crate) upstream_version: Option<Version>,
 
     pub(crate) started: Time,
@@ -331,7 +333,7 @@ impl Exchange {
                 expects_continue, tunnel, grpc_web, messages, routed, unrouted, cluster, host, pool,
                 priority, cluster_config, endpoint, up, up_stream, request_started, attempt,
                 retries_left, replay_limit, own_retry, holds_retry, was_sent, is_judged, is_final,
-                is_internal, set_cookies, trace, flags, details, transport_failure, upstream_local,
+                is_internal, set_cookies, trace, flags, details, transport_failure, upstream_local, upstream_facts,
                 upstream_version, started, request_received, forwarded, upstream_started, request_sent,
                 response_received, response_ended, answered, last_progress, retry_at, timeout_override,
                 max_duration, deadline, bytes_sent

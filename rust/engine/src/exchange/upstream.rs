@@ -173,6 +173,7 @@ impl Engine {
         let Some(up) = conn.upstream_mut() else { return };
         up.requests = up.requests.saturating_add(1);
         let (cluster_key, host_key, pool_key) = (up.cluster, up.host, up.pool);
+        exchange.upstream_facts.clone_from(&up.facts);
         let Some(cluster) = self.clusters.get_mut(cluster_key) else { return };
         let most = cluster.config.http.requests_per_connection;
         let is_last = most > 0 && up.requests >= most;

@@ -159,6 +159,8 @@ fn is_number(operator: &Operator) -> bool {
             | Operator::Between(..)
             | Operator::GrpcStatus(GrpcStatusForm::Number)
             | Operator::UpstreamRequestAttemptCount
+            | Operator::ConnectionId(_)
+            | Operator::HeadersBytes(_)
             | Operator::Address(_, Shape::Port)
     )
 }

@@ -17,6 +17,7 @@ pub mod stats;
 pub(crate) mod view;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use pymesh_model::metadata::Metadata;
 use pymesh_tls::PeerIdentity;
@@ -43,8 +44,24 @@ pub(crate) struct Facts {
     pub tls_cipher: Option<&'static str>,
     /// A number for the peer's identity, equal for equal identities.
     pub peer_id: u64,
+    /// A number that no other connection of the process has.
+    pub id: u64,
+    /// The name of the filter chain, which may be empty.
+    pub chain: Arc<str>,
     /// What network filters have found out.
     pub metadata: Metadata,
+}
+
+/// What is known of a connection to an endpoint once its transport is ready.
+#[derive(Debug)]
+pub(crate) struct UpstreamFacts {
+    /// A number that no other connection of the process has.
+    pub id: u64,
+    pub peer: Option<Arc<PeerIdentity>>,
+    /// The URIs of the certificate that the peer was shown.
+    pub own_uris: Vec<String>,
+    pub tls_version: Option<&'static str>,
+    pub tls_cipher: Option<&'static str>,
 }
 
 impl Facts {

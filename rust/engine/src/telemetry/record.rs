@@ -20,7 +20,7 @@ use super::log_filter::admits;
 use super::notices::Notices;
 use super::stats::FileLogStats;
 use super::view::{Moments, View};
-use super::{Facts, Flags};
+use super::{Facts, Flags, UpstreamFacts};
 use crate::base::grpc;
 use crate::base::protobuf::Message;
 use crate::base::rng::Rng;
@@ -49,6 +49,9 @@ pub(crate) struct Connection<'a> {
     pub flags: Flags,
     pub upstream: Option<SocketAddr>,
     pub upstream_local: Option<SocketAddr>,
+    pub upstream_facts: Option<&'a UpstreamFacts>,
+    /// Envoy's word for what is logged.
+    pub event: &'static str,
     pub attempts: u32,
     pub cluster: Option<&'a Cluster>,
     pub endpoint: Option<&'a Endpoint>,
@@ -151,6 +154,8 @@ impl Recorder {
             upstream_name: exchange.endpoint.as_ref().map_or("", |endpoint| &endpoint.hostname),
             upstream_local: exchange.upstream_local,
             upstream_version: exchange.upstream_version,
+            upstream_facts: exchange.upstream_facts.as_deref(),
+            event: "DownstreamEnd",
             attempts: exchange.attempt,
             received: exchange.request_body.total,
             sent: exchange.bytes_sent,
@@ -302,6 +307,8 @@ impl Recorder {
             upstream_name: record.endpoint.map_or("", |endpoint| &endpoint.hostname),
             upstream_local: record.upstream_local,
             upstream_version: None,
+            upstream_facts: record.upstream_facts,
+            event: record.event,
             attempts: record.attempts,
             received: record.received,
             sent: record.sent,

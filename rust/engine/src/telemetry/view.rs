@@ -5,13 +5,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use pymesh_http::{Headers, RequestHead, ResponseHead, Version};
 use pymesh_model::format::{
-    Address, GrpcStatusForm, HostSource, Instant, Operator, Part, PathSource, Shape, Template, TimeFormat, Unit,
+    Address, GrpcStatusForm, HeaderSource, HostSource, Instant, Operator, Part, PathSource, PeerFact, Shape, Side,
+    Template, TimeFormat, Unit,
 };
 use pymesh_model::http::Forwarding;
 use pymesh_model::metadata::{Metadata, Value};
+use pymesh_tls::PeerIdentity;
 
 use super::log_filter::said_grpc_status;
-use super::{date, json, Facts, Flags};
+use super::{date, json, Facts, Flags, UpstreamFacts};
 use crate::base::grpc;
 use crate::base::time::{Time, WallClock};
 use crate::exchange::forward::trusted_client;
@@ -46,6 +48,9 @@ pub(crate) struct View<'a> {
     pub upstream_local: Option<SocketAddr>,
     /// What is spoken there.
     pub upstream_version: Option<Version>,
+    pub upstream_facts: Option<&'a UpstreamFacts>,
+    /// Envoy's word for what is logged.
+    pub event: &'static str,
     pub attempts: u32,
     pub received: u64,
     pub sent: u64,
@@ -151,19 +156,20 @@ impl View<'_> {
                 bytes(found, None, out)
             }
             Operator::RouteName => text(self.route.filter(|name| !name.is_empty()), out),
-            Operator::DownstreamPeerUriSan => list(self.facts.peer.as_ref().map(|peer| &peer.sans.uri[..]), out),
-            Operator::DownstreamPeerDnsSan => list(self.facts.peer.as_ref().map(|peer| &peer.sans.dns[..]), out),
-            Operator::DownstreamPeerEmailSan => list(self.facts.peer.as_ref().map(|peer| &peer.sans.email[..]), out),
-            Operator::DownstreamPeerIpSan => list(self.facts.peer.as_ref().map(|peer| &peer.sans.ip[..]), out),
-            Operator::DownstreamLocalUriSan => list(Some(&self.facts.own_uris[..]), out),
-            Operator::DownstreamPeerSubject => text(self.facts.peer.as_ref().map(|peer| peer.subject.as_str()), out),
-            Operator::DownstreamPeerSerial => text(self.facts.peer.as_ref().map(|peer| peer.serial.as_str()), out),
-            Operator::DownstreamPeerFingerprint256 => {
-                let Some(peer) = &self.facts.peer else { return false };
-                peer.sha256.iter().all(|octet| display(Some(format_args!("{octet:02x}")), out))
+            Operator::Peer(side, fact) => self.peer(*side).is_some_and(|peer| certificate(peer, *fact, out)),
+            Operator::LocalUriSan(Side::Downstream) => list(Some(&self.facts.own_uris[..]), out),
+            Operator::LocalUriSan(Side::Upstream) => list(self.upstream_facts.map(|facts| &facts.own_uris[..]), out),
+            Operator::TlsVersion(Side::Downstream) => text(self.facts.tls_version, out),
+            Operator::TlsVersion(Side::Upstream) => text(self.upstream_facts.and_then(|facts| facts.tls_version), out),
+            Operator::TlsCipher(Side::Downstream) => text(self.facts.tls_cipher, out),
+            Operator::TlsCipher(Side::Upstream) => text(self.upstream_facts.and_then(|facts| facts.tls_cipher), out),
+            Operator::ConnectionId(Side::Downstream) => number(Some(self.facts.id), out),
+            Operator::ConnectionId(Side::Upstream) => {
+                number(Some(self.upstream_facts.map_or(0, |facts| facts.id)), out)
             }
-            Operator::DownstreamTlsVersion => text(self.facts.tls_version, out),
-            Operator::DownstreamTlsCipher => text(self.facts.tls_cipher, out),
+            Operator::FilterChainName => text(Some(&*self.facts.chain).filter(|name| !name.is_empty()), out),
+            Operator::AccessLogType => text(Some(self.event), out),
+            Operator::HeadersBytes(source) => number(Some(self.headers_bytes(*source)), out),
             Operator::Hostname => text(Some(self.hostname), out),
             Operator::TraceId => display(self.trace.map(|(trace, _)| format!("{trace:032x}")), out),
             Operator::SpanId => display(self.trace.map(|(_, span)| format!("{span:016x}")), out),
@@ -217,6 +223,34 @@ impl View<'_> {
             client if client == peer.ip().to_canonical() => peer,
             client => SocketAddr::new(client, 0),
         }
+    }
+
+    fn peer(&self, side: Side) -> Option<&PeerIdentity> {
+        match side {
+            Side::Downstream => self.facts.peer.as_ref(),
+            Side::Upstream => self.upstream_facts?.peer.as_deref(),
+        }
+    }
+
+    /// Names and values, those of pseudo-headers among them.
+    fn headers_bytes(&self, source: HeaderSource) -> u64 {
+        let fields = |headers: Option<&Headers>| -> usize {
+            let fields = headers.into_iter().flat_map(Headers::iter);
+            fields.map(|field| field.name.len() + field.value.len()).sum()
+        };
+        let octets = match source {
+            HeaderSource::Request => {
+                let pseudo = [":method", ":path", ":authority", ":scheme"];
+                let pseudo = pseudo.iter().filter_map(|name| Some(name.len() + self.request_value(name)?.len()));
+                pseudo.sum::<usize>() + fields(self.request.map(|request| &request.headers))
+            }
+            HeaderSource::Response => {
+                let status = self.response.map_or(0, |_| ":status".len() + "200".len());
+                status + fields(self.response.map(|response| &response.headers))
+            }
+            HeaderSource::ResponseTrailers => fields(self.trailers),
+        };
+        octets as u64
     }
 
     fn grpc_status(&self, form: GrpcStatusForm, out: &mut Vec<u8>) -> bool {
@@ -276,6 +310,25 @@ impl View<'_> {
             _ => return request.headers.get(name.as_bytes()),
         };
         Some(value).filter(|value| !value.is_empty())
+    }
+}
+
+fn certificate(peer: &PeerIdentity, fact: PeerFact, out: &mut Vec<u8>) -> bool {
+    let mut at = |seconds: i64| {
+        date::rfc3339(u64::try_from(seconds).unwrap_or(0).saturating_mul(1_000_000_000), out);
+        true
+    };
+    match fact {
+        PeerFact::ValidFrom => at(peer.not_before),
+        PeerFact::ValidUntil => at(peer.not_after),
+        PeerFact::UriSan => list(Some(&peer.sans.uri[..]), out),
+        PeerFact::DnsSan => list(Some(&peer.sans.dns[..]), out),
+        PeerFact::EmailSan => list(Some(&peer.sans.email[..]), out),
+        PeerFact::IpSan => list(Some(&peer.sans.ip[..]), out),
+        PeerFact::Subject => text(Some(&peer.subject), out),
+        PeerFact::Issuer => text(Some(&peer.issuer), out),
+        PeerFact::Serial => text(Some(&peer.serial), out),
+        PeerFact::Fingerprint256 => peer.sha256.iter().all(|octet| display(Some(format_args!("{octet:02x}")), out)),
     }
 }
 

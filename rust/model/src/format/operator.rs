@@ -53,16 +53,19 @@ pub enum Operator {
     /// What TLS asked for, and where it was not asked the host, or the host first.
     RequestedServerName(HostSource),
     RouteName,
-    DownstreamPeerUriSan,
-    DownstreamPeerDnsSan,
-    DownstreamPeerIpSan,
-    DownstreamPeerEmailSan,
-    DownstreamLocalUriSan,
-    DownstreamPeerSubject,
-    DownstreamPeerSerial,
-    DownstreamPeerFingerprint256,
-    DownstreamTlsVersion,
-    DownstreamTlsCipher,
+    /// Of the certificate that the peer has shown.
+    Peer(Side, PeerFact),
+    /// The URIs of the certificate that the peer was shown.
+    LocalUriSan(Side),
+    TlsVersion(Side),
+    TlsCipher(Side),
+    /// A number that no other connection of the process has; 0 where there is none to an endpoint.
+    ConnectionId(Side),
+    FilterChainName,
+    /// What the line is about.
+    AccessLogType,
+    /// Octets of names and values.
+    HeadersBytes(HeaderSource),
     VirtualClusterName,
     Hostname,
     /// Of the trace that the request is part of.
@@ -71,6 +74,39 @@ pub enum Operator {
     SpanId,
     /// Namespace, keys from the outside in, longest length.
     DynamicMetadata(Box<str>, Vec<Box<str>>, Option<usize>),
+}
+
+/// Which connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Side {
+    Downstream,
+    Upstream,
+}
+
+/// What a certificate says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum PeerFact {
+    UriSan,
+    DnsSan,
+    IpSan,
+    EmailSan,
+    Subject,
+    Issuer,
+    Serial,
+    Fingerprint256,
+    ValidFrom,
+    ValidUntil,
+}
+
+/// Which headers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum HeaderSource {
+    Request,
+    Response,
+    ResponseTrailers,
 }
 
 /// Whose.
@@ -317,6 +353,8 @@ const DIRECT_REMOTE: Address = Address::DownstreamDirectRemote;
 const DOWNSTREAM_LOCAL: Address = Address::DownstreamLocal;
 const UPSTREAM_REMOTE: Address = Address::UpstreamRemote;
 const UPSTREAM_LOCAL: Address = Address::UpstreamLocal;
+const DOWN: Side = Side::Downstream;
+const UP: Side = Side::Upstream;
 
 /// Those that need no argument.
 const PLAIN: &[(&str, Operator)] = &[
@@ -366,16 +404,36 @@ const PLAIN: &[(&str, Operator)] = &[
     ("PATH", Operator::Path(true, PathSource::OriginalOrNow, None)),
     ("REQUESTED_SERVER_NAME", Operator::RequestedServerName(HostSource::ServerName)),
     ("ROUTE_NAME", Operator::RouteName),
-    ("DOWNSTREAM_PEER_URI_SAN", Operator::DownstreamPeerUriSan),
-    ("DOWNSTREAM_PEER_DNS_SAN", Operator::DownstreamPeerDnsSan),
-    ("DOWNSTREAM_PEER_IP_SAN", Operator::DownstreamPeerIpSan),
-    ("DOWNSTREAM_PEER_EMAIL_SAN", Operator::DownstreamPeerEmailSan),
-    ("DOWNSTREAM_LOCAL_URI_SAN", Operator::DownstreamLocalUriSan),
-    ("DOWNSTREAM_PEER_SUBJECT", Operator::DownstreamPeerSubject),
-    ("DOWNSTREAM_PEER_SERIAL", Operator::DownstreamPeerSerial),
-    ("DOWNSTREAM_PEER_FINGERPRINT_256", Operator::DownstreamPeerFingerprint256),
-    ("DOWNSTREAM_TLS_VERSION", Operator::DownstreamTlsVersion),
-    ("DOWNSTREAM_TLS_CIPHER", Operator::DownstreamTlsCipher),
+    ("DOWNSTREAM_PEER_URI_SAN", Operator::Peer(DOWN, PeerFact::UriSan)),
+    ("DOWNSTREAM_PEER_DNS_SAN", Operator::Peer(DOWN, PeerFact::DnsSan)),
+    ("DOWNSTREAM_PEER_IP_SAN", Operator::Peer(DOWN, PeerFact::IpSan)),
+    ("DOWNSTREAM_PEER_EMAIL_SAN", Operator::Peer(DOWN, PeerFact::EmailSan)),
+    ("DOWNSTREAM_PEER_SUBJECT", Operator::Peer(DOWN, PeerFact::Subject)),
+    ("DOWNSTREAM_PEER_ISSUER", Operator::Peer(DOWN, PeerFact::Issuer)),
+    ("DOWNSTREAM_PEER_SERIAL", Operator::Peer(DOWN, PeerFact::Serial)),
+    ("DOWNSTREAM_PEER_FINGERPRINT_256", Operator::Peer(DOWN, PeerFact::Fingerprint256)),
+    ("DOWNSTREAM_PEER_CERT_V_START", Operator::Peer(DOWN, PeerFact::ValidFrom)),
+    ("DOWNSTREAM_PEER_CERT_V_END", Operator::Peer(DOWN, PeerFact::ValidUntil)),
+    ("DOWNSTREAM_LOCAL_URI_SAN", Operator::LocalUriSan(DOWN)),
+    ("DOWNSTREAM_TLS_VERSION", Operator::TlsVersion(DOWN)),
+    ("DOWNSTREAM_TLS_CIPHER", Operator::TlsCipher(DOWN)),
+    ("UPSTREAM_PEER_URI_SAN", Operator::Peer(UP, PeerFact::UriSan)),
+    ("UPSTREAM_PEER_DNS_SAN", Operator::Peer(UP, PeerFact::DnsSan)),
+    ("UPSTREAM_PEER_IP_SAN", Operator::Peer(UP, PeerFact::IpSan)),
+    ("UPSTREAM_PEER_SUBJECT", Operator::Peer(UP, PeerFact::Subject)),
+    ("UPSTREAM_PEER_ISSUER", Operator::Peer(UP, PeerFact::Issuer)),
+    ("UPSTREAM_PEER_CERT_V_START", Operator::Peer(UP, PeerFact::ValidFrom)),
+    ("UPSTREAM_PEER_CERT_V_END", Operator::Peer(UP, PeerFact::ValidUntil)),
+    ("UPSTREAM_LOCAL_URI_SAN", Operator::LocalUriSan(UP)),
+    ("UPSTREAM_TLS_VERSION", Operator::TlsVersion(UP)),
+    ("UPSTREAM_TLS_CIPHER", Operator::TlsCipher(UP)),
+    ("CONNECTION_ID", Operator::ConnectionId(DOWN)),
+    ("UPSTREAM_CONNECTION_ID", Operator::ConnectionId(UP)),
+    ("FILTER_CHAIN_NAME", Operator::FilterChainName),
+    ("ACCESS_LOG_TYPE", Operator::AccessLogType),
+    ("REQUEST_HEADERS_BYTES", Operator::HeadersBytes(HeaderSource::Request)),
+    ("RESPONSE_HEADERS_BYTES", Operator::HeadersBytes(HeaderSource::Response)),
+    ("RESPONSE_TRAILERS_BYTES", Operator::HeadersBytes(HeaderSource::ResponseTrailers)),
     ("VIRTUAL_CLUSTER_NAME", Operator::VirtualClusterName),
     ("HOSTNAME", Operator::Hostname),
     ("TRACE_ID", Operator::TraceId),

@@ -30,15 +30,19 @@ fn facts(uri: Option<&str>) -> Facts {
         server_name: Some("shop.example".into()),
         peer: uri.map(|uri| PeerIdentity {
             subject: "CN=web".into(),
+            issuer: String::new(),
             serial: String::new(),
             sans: SubjectAltNames { uri: vec![uri.into()], ..SubjectAltNames::default() },
             sha256: [0; 32],
+            not_before: 0,
             not_after: 0,
         }),
         own_uris: vec![],
         tls_version: None,
         tls_cipher: None,
         peer_id: 0,
+        id: 1,
+        chain: "".into(),
         metadata: Metadata::default(),
     }
 }
