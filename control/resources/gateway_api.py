@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pymesh.control.resources.consistent_hash import cookie_name_problems
-from pymesh.control.resources.decode import Located, PortNumber, Problem, Range, Weight, key, model
+from pymesh.control.resources.decode import Located, PortNumber, Problem, Range, Weight, derived, key, model
 from pymesh.control.resources.header_values import HEADER_NAME, value_problems
 from pymesh.control.resources.kubernetes import is_ip
 from pymesh.control.resources.metadata import Resource
@@ -189,6 +189,8 @@ class KubeGatewaySpec(Located):
     gateway_class_name: Literal["pymesh"]
     listeners: tuple[Listener, ...]
     infrastructure: Infrastructure = Infrastructure()
+    #: Names of the listeners that are written and cannot be used.
+    left_out: tuple[str, ...] = derived(())
 
     def problems(self) -> Iterator[Problem]:
         if not self.listeners:

@@ -7,10 +7,12 @@ that is wrong takes the whole with it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Final
 
 from pymesh.control.resources.diagnostics import Diagnostic, Report
+from pymesh.control.resources.gateway_api import KubeGateway
 from pymesh.control.resources.metadata import Resource
 from pymesh.control.resources.objects import Object, load_object
 
@@ -27,4 +29,10 @@ def wrong_parts(one: Object, errors: Iterable[Diagnostic]) -> frozenset[str]:
 
 def without(one: Object, parts: frozenset[str]) -> Resource | None:
     """The resource without them; None: nothing is left that could be used."""
-    return load_object(one, Report(), without=parts)
+    made = load_object(one, Report(), without=parts)
+    if not isinstance(made, KubeGateway):
+        return made
+    kept = {listener.name for listener in made.spec.listeners}
+    names = (part.get("name") for part in one["spec"]["listeners"] if isinstance(part, Mapping))
+    lost = tuple(name for name in names if isinstance(name, str) and name not in kept)
+    return replace(made, spec=replace(made.spec, left_out=lost))

@@ -98,7 +98,9 @@ def _gateway(store: Store, route: Route, parent: ParentRef, namespace: str, repo
 class Refusal:
     """Why a Gateway does not take a route, in the Gateway API's words and in those for people."""
 
-    reason: Literal["NoMatchingParent", "NotAllowedByListeners", "NoMatchingListenerHostname", "UnsupportedValue"]
+    reason: Literal[
+        "NoMatchingParent", "NotAllowedByListeners", "NoMatchingListenerHostname", "UnsupportedValue", "Pending"
+    ]
     message: str
     hint: str = ""
     #: Of the route's reference to the Gateway.
@@ -123,6 +125,9 @@ def refusal(store: Store, route: Route, parent: ParentRef, gateway: KubeGateway)
     of_kind = [one for one in ported if kind in one.kinds]
     admitting = [one for one in of_kind if is_admitted(store.namespaces, route, gateway, one)]
     meeting = [one for one in admitting if _meets(route, one)]
+    if not listeners and parent.section_name in gateway.spec.left_out:
+        message = f"listener {parent.section_name!r} of {gateway.title} cannot be used"
+        return Refusal("Pending", message, "the Gateway's status says why", "sectionName")
     if not listeners:
         message = f"{gateway.title} has no listener {parent.section_name!r}"
         known = [one.name for one in gateway.spec.listeners]

@@ -214,3 +214,21 @@ def test_a_status_tells_which_listener_it_is() -> None:
             "Programmed=False Invalid",
         ],
     }
+
+
+def test_a_route_at_a_listener_that_cannot_be_used_waits_for_it() -> None:
+    version = "gateway.networking.k8s.io/v1"
+    spec = {"parentRefs": [{"name": "edge", "sectionName": "no-secret"}, {"name": "edge", "sectionName": "open"}]}
+    meta = {"name": "r", "namespace": "shop", "resourceVersion": "1"}
+    route = {"apiVersion": version, "kind": "HTTPRoute", "metadata": meta, "spec": spec}
+    mesh = in_force([gateway(version, "open", "no-secret"), route])
+    (found,) = (one for one in mesh.diagnostics() if one["at"].startswith("HTTPRoute"))
+    assert found == {
+        "at": "HTTPRoute/shop/r:spec.parentRefs[0].sectionName",
+        "severity": "warning",
+        "message": "listener 'no-secret' of Gateway shop/edge cannot be used",
+        "hint": "the Gateway's status says why",
+    }
+    (made,) = mesh.store.kube_gateways
+    (bound,) = mesh.store.http_routes
+    assert [one.name for one in made.spec.listeners if mesh.store.binds(bound, made, one)] == ["open"]
