@@ -177,9 +177,11 @@ class ControlPlane:
                 # Certificates are signed meanwhile; a proxy that asks for more would be told that there is nothing.
                 self._synced = await _before(stop, self._mesh.synced())
                 if self._synced:
-                    # What is there by now mostly stays: the garbage collector need not go through it again and again.
+                    # What is there by now mostly stays: the garbage collector need not go through it again and again,
+                    # nor after each few hundred objects of the many that a round over the proxies makes.
                     gc.collect()
                     gc.freeze()
+                    gc.set_threshold(20_000, 10, 10)
                     if self.admission is not None:
                         await self.admission.start(lambda: self._ready)
                         tasks.append(group.create_task(self.admission.renew()))

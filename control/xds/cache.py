@@ -139,14 +139,15 @@ class ResourceCache:
         tables: dict[str, Table] = {}
         for type_url, named in messages.items():
             before = previous.get(type_url) if previous is not None else None
-            if isinstance(named, Layered):
-                table = self._layered(type_url, named, before)
-            elif isinstance(named, Layer):
-                table = self._layer(type_url, named)
-            else:
-                table = self._table(type_url, named)
-            tables[type_url] = before if before and before.version == table.version else table
+            table = self._made(type_url, named, before)
+            is_same = before is table or (before is not None and before.version == table.version)
+            tables[type_url] = before if before is not None and is_same else table
         return tables
+
+    def _made(self, type_url: str, named: Mapping[str, pb.Message], before: Table | None = None) -> Table:
+        if isinstance(named, Layered):
+            return self._layered(type_url, named, before)
+        return self._layer(type_url, named) if isinstance(named, Layer) else self._table(type_url, named)
 
     def _table(self, type_url: str, named: Mapping[str, pb.Message]) -> Table:
         return self._interned(type_url, {name: self.resource(type_url, name, one) for name, one in named.items()})
@@ -169,7 +170,7 @@ class ResourceCache:
         return table
 
     def _of_both(self, type_url: str, named: Layered[pb.Message], before: Table | None) -> Table:
-        common, own = self._layer(type_url, named.common), self._layer(type_url, named.own)
+        common, own = self._made(type_url, named.common), self._made(type_url, named.own)
         if not own.resources or not common.resources:
             return common if common.resources else own
         if before is not None and before.layers == (common, own):
@@ -179,10 +180,8 @@ class ResourceCache:
             return before
         return Table(Layered(common.resources, own.resources), version, (common, own))
 
-    def _layer(self, type_url: str, layer: Mapping[str, pb.Message]) -> Table:
+    def _layer(self, type_url: str, layer: Layer) -> Table:
         """A layer is encoded once, whoever gets it and however often."""
-        if not isinstance(layer, Layer):
-            return self._table(type_url, layer)
         known = layer.encoded
         if known is None or known[0] is not self:
             known = layer.encoded = (self, self._encoded(type_url, layer))

@@ -28,7 +28,7 @@ SnapshotOf = Callable[[Node, Snapshot | None], Snapshot]
 
 #: How long a round goes on until others have a turn. Telling all of a change comes before hearing what they say to it,
 #: which costs as much: shorter turns would let the last proxy wait for the acknowledgements of all the others.
-TURN_SECONDS: Final = 0.1
+TURN_SECONDS: Final = 0.2
 
 
 @dataclass(slots=True, eq=False)

@@ -96,13 +96,13 @@ class Frames:
 
     def _is_data(self, stream: Any, counted: H2Stream, payload: bytes) -> bool:
         size = len(payload)
-        windows = self._h2._inbound_flow_control_window_manager, counted._inbound_window_manager
         if counted.state_machine.state is not StreamState.OPEN or counted._expected_content_length is not None:
             return False
-        if any(size > one.current_window_size for one in windows):
+        both, its = self._h2._inbound_flow_control_window_manager, counted._inbound_window_manager
+        if size > both.current_window_size or size > its.current_window_size:
             return False
-        for one in windows:
-            one.window_consumed(size)
+        both.window_consumed(size)
+        its.window_consumed(size)
         if size:
             stream.buffer.add(payload, size)
         return True

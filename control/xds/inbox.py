@@ -18,6 +18,8 @@ from grpclib.exceptions import GRPCError
 
 #: Whether the message is compressed, and how long it is.
 PREFIX: Final = 5
+#: So much is given back at once: no window is smaller than four times that.
+_AT_ONCE: Final = 16 << 10
 
 
 class Inbox:
@@ -28,7 +30,7 @@ class Inbox:
         self._give_back = give_back
         self._longest = longest
         self._octets = bytearray()
-        #: How much has come since a message was asked for last: the peer's window is so much smaller.
+        #: How much has come and was not given back: the peer's window is so much smaller.
         self._unread = 0
         self._has_ended = False
         self._is_asked = False
@@ -39,10 +41,11 @@ class Inbox:
     def add(self, data: bytes, size: int) -> None:
         """A frame's data; with padding it had ``size`` octets."""
         self._octets += data
+        self._unread += size
         if not self._is_asked:
-            self._unread += size
             return
-        self._give_back(size)
+        if self._unread >= _AT_ONCE:
+            self._give_back(self.unacked_size())
         self._tell()
 
     def eof(self) -> None:
