@@ -81,6 +81,9 @@ class Mesh(ConfigView, Configured, Protocol):
     def messages(self, node: Node) -> Mapping[str, Mapping[str, pb.Message]]:
         """What a proxy should have: type URL -> name -> message."""
 
+    def gone(self, node: Node) -> None:
+        """A proxy has gone, with what was made for it."""
+
 
 #: Something that runs as long as a control plane does, and ends when it is cancelled.
 Companion = Callable[["ControlPlane"], Coroutine[Any, Any, None]]
@@ -128,7 +131,7 @@ class ControlPlane:
                 raise NodeRefusedError(str(error)) from error
 
         # A mesh in a cluster has waited for what belongs together; an editor's files come when they come.
-        self.fleet = Fleet(snapshot, metrics, quiet=0.0) if settings.kubernetes else Fleet(snapshot, metrics)
+        self.fleet = Fleet(snapshot, metrics, gone=mesh.gone, quiet=0.0 if settings.kubernetes else 0.1)
         self.collector = Collector(self.fleet, mesh)
         self.rotation.subscribers = lambda: bundle.asking(self.fleet)
         self.rotation.on_change(self.fleet.changed)

@@ -123,6 +123,10 @@ class StoredMesh:
                     self._warn(served.proxy.name, one)
         return served.made.messages
 
+    def gone(self, node: DescribedNode) -> None:
+        """A proxy has gone, with what was made for it."""
+        self._served.pop(node, None)
+
     def _warn(self, who: str, one: Diagnostic) -> None:
         """Once, as far as can be remembered."""
         if (who, one) in self._warned:

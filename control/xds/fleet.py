@@ -31,6 +31,10 @@ SnapshotOf = Callable[[Node, Snapshot | None], Snapshot]
 TURN_SECONDS: Final = 0.2
 
 
+def _nothing() -> None:
+    """Of a connection that is not yet, or not any more."""
+
+
 @dataclass(slots=True, eq=False)
 class Connection:
     """One stream of one proxy."""
@@ -42,7 +46,7 @@ class Connection:
     snapshot: Snapshot
     connected_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     #: Sends what there is to be sent, as far as that can be done at once. It raises nothing.
-    push: Callable[[], None] = lambda: None
+    push: Callable[[], None] = _nothing
     #: Set when there is a rest.
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     #: When it ends the proxy has not asked for the endpoints of clusters that it was sent.
@@ -57,9 +61,17 @@ class Fleet:
     """All connections of this control plane."""
 
     def __init__(
-        self, snapshot_of: SnapshotOf, metrics: XdsMetrics, *, quiet: float = 0.1, longest: float = 1.0
+        self,
+        snapshot_of: SnapshotOf,
+        metrics: XdsMetrics,
+        *,
+        gone: Callable[[Node], None] = lambda _: None,
+        quiet: float = 0.1,
+        longest: float = 1.0,
     ) -> None:
+        """``gone`` is told of each proxy that was connected."""
         self._snapshot_of = snapshot_of
+        self._gone = gone
         self._metrics = metrics
         self._quiet = quiet
         self._longest = longest
@@ -81,8 +93,13 @@ class Fleet:
         return connection
 
     def disconnect(self, connection: Connection) -> None:
-        """Forget a stream."""
+        """Forget a stream, and at once what was made for it: the call itself is held by its last error, until the
+        garbage collector comes.
+        """
         self._connections.pop(connection, None)
+        connection.push, connection.snapshot = _nothing, {}
+        connection.session.end()
+        self._gone(connection.node)
         self._metrics.connected.labels(connection.variant).dec()
 
     def changed(self) -> None:

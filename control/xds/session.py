@@ -257,6 +257,12 @@ class Session(ABC):
         """Say what the proxy should have from now on."""
         self._snapshot, self._has_all = snapshot, False
 
+    def end(self) -> None:
+        """The proxy has gone: nothing is remembered any longer."""
+        self._snapshot = MappingProxyType({})
+        self._types.clear()
+        self._requested.clear()
+
     def receive(self, request: Any) -> Received:
         """Take a request message. Raises :class:`SessionError` when the stream has to end."""
         self._has_all = False

@@ -1,9 +1,12 @@
 """The service on the wire, with grpcio as an independent client."""
 
 import asyncio
+import gc
 import queue
 import socket
 import threading
+import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,7 +20,7 @@ from xds_mesh import delta as delta_request
 
 from pymesh.control.identity.spiffe import Identity
 from pymesh.control.xds import pb, server
-from pymesh.control.xds.cache import Snapshot
+from pymesh.control.xds.cache import Snapshot, Table
 from pymesh.control.xds.fleet import Fleet
 from pymesh.control.xds.grpc import GrpcServer, Limits
 from pymesh.control.xds.metrics import XdsMetrics
@@ -42,6 +45,8 @@ class Served:
     def __init__(self) -> None:
         self.resources: list[Any] = []
         self.failing = False
+        self.made: list[weakref.ref[Table]] = []
+        self.gone: list[str] = []
         self.registry = CollectorRegistry()
         self.loop = asyncio.new_event_loop()
         self._socket = socket.create_server(("127.0.0.1", 0))
@@ -53,7 +58,9 @@ class Served:
 
     async def _main(self) -> None:
         metrics = XdsMetrics(self.registry)
-        self.fleet = Fleet(self._snapshot, metrics, quiet=0.01, longest=0.05)
+        self.fleet = Fleet(
+            self._snapshot, metrics, gone=lambda node: self.gone.append(node.id), quiet=0.01, longest=0.05
+        )
         server = GrpcServer(DiscoveryService(self.fleet, OneToken(), metrics).methods(), Limits(message=64 << 10))
         await server.start(self._socket)
         self._stop = asyncio.Event()
@@ -71,7 +78,9 @@ class Served:
             name = getattr(resource, "cluster_name", "") or resource.name
             tables[pb.type_url(resource)][name] = resource
         tables[pb.LISTENER]["for-" + node.id] = listener("for-" + node.id)
-        return CACHE.snapshot(tables, previous)
+        made = CACHE.snapshot(tables, previous)
+        self.made.append(weakref.ref(made[pb.LISTENER]))  # its own
+        return made
 
     def set(self, *resources: Any) -> None:
         self.resources = list(resources)
@@ -295,3 +304,27 @@ def test_a_stream_that_ends_leaves_nothing(served: Served, client: Callable[...,
     served.loop.call_soon_threadsafe(poll)
     assert done.wait(10)
     assert served.metric('pilot_xds{version="delta"} 0.0')
+
+
+@pytest.mark.parametrize("end", ["cancelled", "refused"])
+def test_nothing_of_a_proxy_stays_when_it_has_gone(served: Served, client: Callable[..., Client], end: str) -> None:
+    """Nor waits for the garbage collector, which comes when it comes."""
+    served.resources = [cluster("a")]
+    gc.collect()
+    gc.disable()
+    try:
+        for number in range(3):
+            proxy = client()
+            proxy.say(delta_request(pb.LISTENER), node=f"p{number}")
+            proxy.hear()
+            if end == "refused":
+                proxy.say(delta_request("no type"))
+                assert proxy.refusal()[0] is grpc.StatusCode.INVALID_ARGUMENT
+            proxy.close()
+        deadline = time.monotonic() + 60
+        while (len(served.gone) < 3 or any(one() for one in served.made)) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert sorted(served.gone) == ["p0", "p1", "p2"]
+        assert [one() for one in served.made] == [None, None, None]
+    finally:
+        gc.enable()
