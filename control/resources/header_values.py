@@ -44,10 +44,14 @@ _ARGUED = re.compile(
     r"|(PATH|QUERY_PARAM)\([^)]+\)(:\d+)?"
 )
 _OF_A_HEADER = re.compile(
-    r"(REQ|RESP|TRAILER|REQUEST_HEADER|RESPONSE_HEADER|RESPONSE_TRAILER)\(:?[!#$&'*+.^_`|~0-9A-Za-z-]+(\?:?[!#$&'*+.^_`|~0-9A-Za-z-]+)?\)(:\d+)?"
+    r"(REQ|RESP|TRAILER|REQUEST_HEADER|RESPONSE_HEADER|RESPONSE_TRAILER)"
+    r"\(:?[!#$&'*+.^_`|~0-9A-Za-z-]+(\?:?[!#$&'*+.^_`|~0-9A-Za-z-]+)?\)(:\d+)?"
 )
 #: What only a line of a log can tell.
-_OF_METADATA = re.compile(r"(DYNAMIC_METADATA\(|METADATA\(DYNAMIC:)[^()%:]+(:[^()%:]+)*\)(:\d+)?")
+_ONLY_OF_A_LOG = re.compile(
+    r"ENVIRONMENT\([^()%]+\)(:\d+)?"
+    r"|(DYNAMIC_METADATA\(|METADATA\(DYNAMIC:)[^()%:]+(:[^()%:]+)*\)(:\d+)?"
+)
 _PART = re.compile(r"%%|%(?P<command>(?:\([^)]*\)|[^%(])*)%|(?P<open>%)")
 #: What no line of text holds.
 CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
@@ -75,9 +79,9 @@ def _command_problems(field: str, text: str, before: str, *, log: bool = False) 
             continue
         if command is None or command in COMMANDS or _OF_A_HEADER.fullmatch(command) or _ARGUED.fullmatch(command):
             continue
-        if log and _OF_METADATA.fullmatch(command):
+        if log and _ONLY_OF_A_LOG.fullmatch(command):
             continue
-        more = ("DYNAMIC_METADATA(FILTER:KEY)",) if log else ()
+        more = ("DYNAMIC_METADATA(FILTER:KEY)", "ENVIRONMENT(NAME)") if log else ()
         known = [f"%{one}%" for one in (*sorted(COMMANDS), "REQ(NAME)", "RESP(NAME)", *more)]
         hint = did_you_mean(f"%{command}%", known, otherwise="write %% for a percent sign")
         yield Problem(field, f"{before}%{command}% is not known", hint)

@@ -13,6 +13,9 @@ pub use time::{TimeField, TimeFormat, TimePart};
 use crate::log_filter::LogFilter;
 use crate::otlp::Exporter;
 
+/// The variables of the process's environment.
+pub type Variables<'a> = dyn Fn(&str) -> Option<String> + 'a;
+
 /// Text with substitutions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Template {
@@ -35,6 +38,14 @@ impl Template {
     /// # Errors
     /// One message that names the operator and says what is known instead.
     pub fn parse(format: &str) -> Result<Template, String> {
+        Template::parse_in(format, None)
+    }
+
+    /// The same where `%ENVIRONMENT(NAME)%` may stand, which is looked up here, once: a variable that is not set is `-`.
+    ///
+    /// # Errors
+    /// Likewise; and a value that could end a line.
+    pub fn parse_in(format: &str, environment: Option<&Variables<'_>>) -> Result<Template, String> {
         let mut parts = Vec::new();
         let mut text = String::new();
         let mut rest = format;
@@ -49,12 +60,16 @@ impl Template {
             }
             let end =
                 command_end(after).ok_or_else(|| format!("`%{after}` is not closed; write `%%` for a percent sign"))?;
+            let command = after.get(..end).unwrap_or_default();
+            rest = after.get(end + 1..).unwrap_or_default();
+            if let Some((variables, (name, length))) = environment.zip(operator::variable(command)?) {
+                text.push_str(&variable(variables, name, length)?);
+                continue;
+            }
             if !text.is_empty() {
                 parts.push(Part::Text(std::mem::take(&mut text).into()));
             }
-            let command = after.get(..end).unwrap_or_default();
             parts.push(Part::Op(Operator::parse(command)?));
-            rest = after.get(end + 1..).unwrap_or_default();
         }
         text.push_str(rest);
         if !text.is_empty() {
@@ -75,6 +90,14 @@ impl Template {
             [Part::Text(text)] => Some(text),
             _ => None,
         }
+    }
+}
+
+fn variable(variables: &Variables<'_>, name: &str, length: Option<usize>) -> Result<String, String> {
+    let value = variables(name).unwrap_or_else(|| "-".to_owned());
+    match value.contains(char::is_control) {
+        true => Err(format!("the environment variable `{name}` has control characters, which end a line")),
+        false => Ok(value.chars().take(length.unwrap_or(usize::MAX)).collect()),
     }
 }
 
@@ -177,6 +200,14 @@ mod tests {
         assert!(Template::parse("%DYNAMIC_METADATA%").unwrap_err().contains("needs a namespace"));
         let error = Template::parse("%NOPE%").unwrap_err();
         assert!(error.starts_with("operator `%NOPE%` is not supported; supported: REQ"), "{error}");
+        let variables = |name: &str| (name == "POD").then(|| "web-1".to_owned());
+        let parsed = |text| Template::parse_in(text, Some(&variables));
+        assert_eq!(parsed("<%ENVIRONMENT(POD):3%> %ENVIRONMENT(X)%").unwrap().as_literal(), Some("<web> -"));
+        assert!(parsed("%ENVIRONMENT%").unwrap_err().contains("name of a variable"));
+        assert!(Template::parse("%ENVIRONMENT(POD)%").unwrap_err().contains("not supported"));
+        assert!(Template::parse_in("%ENVIRONMENT(A)%", Some(&|_| Some("a\nb".into())))
+            .unwrap_err()
+            .contains("control"));
         assert!(Template::parse("%REQ").unwrap_err().contains("not closed"));
         assert!(Template::parse("%REQ()%").unwrap_err().contains("header name"));
         assert!(Template::parse("%PROTOCOL(x)%").unwrap_err().contains("no argument"));

@@ -255,6 +255,17 @@ impl Operator {
     }
 }
 
+/// The variable that `ENVIRONMENT(NAME):length` names; `None`: it is another command.
+pub(super) fn variable(command: &str) -> Result<Option<(&str, Option<usize>)>, String> {
+    match split_command(command)? {
+        ("ENVIRONMENT", Some(name), length) if !name.is_empty() => Ok(Some((name, length))),
+        ("ENVIRONMENT", ..) => {
+            Err("`%ENVIRONMENT%` needs the name of a variable: `%ENVIRONMENT(POD_NAME)%`".to_owned())
+        }
+        _ => Ok(None),
+    }
+}
+
 /// `x-name?x-other`
 fn headers(name: &str, argument: Option<&str>) -> Result<(Box<str>, Option<Box<str>>), String> {
     let argument = argument

@@ -93,8 +93,13 @@ fn records(
         queue: RECORDS,
     };
     let format = RecordFormat {
-        body: config.body.as_ref().and_then(|body| template(Some(body), &at.field("body"))),
-        attributes: pairs(config.attributes.as_ref(), &at.field("attributes"), template),
+        body: config
+            .body
+            .as_ref()
+            .and_then(|body| template(text(Some(body), &at.field("body"))?, &at.field("body"), cx)),
+        attributes: pairs(config.attributes.as_ref(), &at.field("attributes"), |value, at| {
+            template(text(value, at)?, at, cx)
+        }),
     };
     Some((exporter, format))
 }
@@ -113,8 +118,9 @@ fn pairs<T>(
     values.filter_map(member).collect()
 }
 
-fn template(value: Option<&common::AnyValue>, at: &At<'_>) -> Option<Template> {
-    at.ok(Template::parse(text(value, at)?))
+fn template(format: &str, at: &At<'_>, cx: &Context<'_>) -> Option<Template> {
+    let variables = |name: &str| cx.environment.sources.variable(name).ok();
+    at.ok(Template::parse_in(format, Some(&variables)))
 }
 
 fn text<'a>(value: Option<&'a common::AnyValue>, at: &At<'_>) -> Option<&'a str> {
@@ -130,12 +136,12 @@ fn text<'a>(value: Option<&'a common::AnyValue>, at: &At<'_>) -> Option<&'a str>
 fn log_format(format: &core::SubstitutionFormatString, at: &At<'_>, cx: &Context<'_>) -> Option<LogFormat> {
     use core::substitution_format_string::Format;
     match format.format.as_ref()? {
-        Format::TextFormat(text) => at.field("text_format").ok(Template::parse(text)).map(LogFormat::Text),
+        Format::TextFormat(text) => template(text, &at.field("text_format"), cx).map(LogFormat::Text),
         Format::TextFormatSource(source) => {
             let at = &at.field("text_format_source");
             let octets = data_source(Some(source), at, cx)?;
             let text = at.ok(String::from_utf8(octets))?;
-            at.ok(Template::parse(&text)).map(LogFormat::Text)
+            template(&text, at, cx).map(LogFormat::Text)
         }
         Format::JsonFormat(object) => {
             let at = &at.field("json_format");
@@ -144,7 +150,7 @@ fn log_format(format: &core::SubstitutionFormatString, at: &At<'_>, cx: &Context
                 let at = &at.key(name);
                 match &value.kind {
                     Some(prost_types::value::Kind::StringValue(text)) => {
-                        members.extend(at.ok(Template::parse(text)).map(|template| (name.as_str().into(), template)));
+                        members.extend(template(text, at, cx).map(|template| (name.as_str().into(), template)));
                     }
                     _ => at.refuse("only strings with command operators are supported here"),
                 }

@@ -27,6 +27,7 @@ def test_the_proxy_knows_the_same_commands() -> None:
         "REQUEST_HEADER(:METHOD)",
         "DYNAMIC_METADATA(envoy.filters.http.jwt_authn:sub)",
         "METADATA(DYNAMIC:envoy.filters.http.jwt_authn:sub)",
+        "ENVIRONMENT(POD_NAME):8",
         "UPSTREAM_TLS_VERSION",
     ],
 )
