@@ -76,6 +76,9 @@ class HandMade:
             setattr(self, name, value)
         self._changed()
 
+    def gone(self, node: Node) -> None:
+        """Nothing is kept."""
+
     def messages(self, node: Node) -> Mapping[str, Mapping[str, Any]]:
         clusters = [self._mtls(), self._app()]
         if self.retired:

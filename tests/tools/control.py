@@ -56,6 +56,9 @@ class Mesh:
         self._watching.set()
         await asyncio.Event().wait()
 
+    def gone(self, node: Node) -> None:
+        """Nothing is kept."""
+
     def messages(self, node: Node) -> Mapping[str, Mapping[str, Any]]:
         """Everything."""
         return {url: dict(named) for url, named in self._messages.items()}

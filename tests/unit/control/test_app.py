@@ -47,6 +47,9 @@ class OneCluster:
         self.changed.set()
         await asyncio.Event().wait()
 
+    def gone(self, node: Node) -> None:
+        """Nothing is kept."""
+
     def messages(self, node: Node) -> Mapping[str, Mapping[str, Any]]:
         return {pb.CLUSTER: {self.name: pb.Cluster(name=self.name)}}
 
