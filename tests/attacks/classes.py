@@ -186,6 +186,16 @@ def _pipelined_unread(port: int, going: Going) -> Wire:
     return wire
 
 
+def _ask_and_leave(port: int, going: Going) -> Wire:
+    """A request that takes for ever, of a client that does not wait for it."""
+    wire = Wire(port)
+    try:
+        wire.send(b"GET /patient/ HTTP/1.1\r\nhost: localhost\r\nx-want-delay: 3600\r\n\r\n")
+    except Ended:
+        pass
+    return wire
+
+
 def _dribble(first: bytes, piece: bytes) -> Act:
     """Something first, and then the same again and again, whatever is answered."""
 
@@ -243,6 +253,7 @@ ATTACKS = [
     Attack("pipelined unread", _pipelined_unread, f"{_HTTP}downstream_rq_idle_timeout"),
     Attack("slow head, HTTP/1", _dribble(_HEAD, b"x-a: b\r\n"), f"{_HTTP}downstream_rq_header_timeout", connections=50),
     Attack("slow head, HTTP/2", _slow_head, f"{_HTTP}downstream_rq_header_timeout", CALM, connections=20),
+    Attack("ask and leave", _ask_and_leave, f"{_HTTP}downstream_cx_destroy_remote_active_rq"),
     Attack("slow body", _dribble(_UPLOAD, b"x"), f"{_HTTP}downstream_rq_timeout", connections=50),
     Attack("endpoint: PING", _ask_hostile("/hostile/ping"), "cluster.hostile.http2.outbound_control_flood"),
     Attack(

@@ -76,6 +76,8 @@ def battlefield(run_proxy: Callable[[Json], object]) -> Iterator[Proxy]:
             {"match": {"path": "/small"}, "direct_response": {"status": 200, "body": {"inline_string": "x" * 4000}}},
             to_cluster("hostile", "/hostile/"),
             to_cluster("good", "/attacked/", timeout="0s"),
+            # Nothing ends what is asked here but who has asked.
+            to_cluster("good", "/patient/", timeout="0s", idle_timeout="0s"),
             # Honest clients get the time that a busy machine takes.
             to_cluster("good", timeout="0s", idle_timeout="60s"),
         ]
@@ -121,7 +123,9 @@ def judge(attack: Attack, proxy: Proxy, seconds: float) -> Outcome:
 def _recovery(proxy: Proxy, outcome: Outcome) -> float | None:
     start = time.monotonic()
     while (passed := time.monotonic() - start) < RECOVERY:
-        is_quiet = proxy.stats().get("http.ingress.downstream_cx_active", 0) == 0
+        stats = proxy.stats()
+        active = ("http.ingress.downstream_cx_active", "cluster.good.upstream_rq_active")
+        is_quiet = not any(stats.get(name, 0) for name in active)
         if is_quiet and proxy.resident_kib() < outcome.baseline_kib * 1.1 + ROOM_KIB / 2:
             _honest_http1(proxy.port)
             return passed

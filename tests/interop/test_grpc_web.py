@@ -73,13 +73,16 @@ def proxies() -> Iterator[dict[str, Proxy]]:
             {"name": "envoy.filters.http.router", "typed_config": {"@type": _ROUTER}},
         ]
         gone = {"match": {"prefix": "/gone"}, "direct_response": {"status": 503, "body": {"inline_string": "gone"}}}
+        silent = {"match": {"prefix": "/silent"}, "direct_response": {"status": 503}}
+        dead = to_cluster("dead", "/dead")
         slow = to_cluster("server", f"{SERVICE}/FullDuplexCall", max_stream_duration=LIMITS)
         started = {}
         for kind in KINDS:
             port, admin = free_ports(2)
-            hosts = [virtual_host("all", [gone, slow, to_cluster("server")])]
+            hosts = [virtual_host("all", [gone, silent, dead, slow, to_cluster("server")])]
             listener = http_listener(port, hosts, http_filters=filters)
-            config = bootstrap([listener], [cluster("server", [server], http2=True)], admin)
+            clusters = [cluster("server", [server], http2=True), cluster("dead", [free_port()])]
+            config = bootstrap([listener], clusters, admin)
             started[kind] = stack.enter_context(proxy(kind, config))
         yield started
 
@@ -102,19 +105,22 @@ def test_same_answers(call: str, form: str, version: str, proxies: dict[str, Pro
 
 @pytest.mark.parametrize("text", ["AAAAA", "AAA*", "A"])
 def test_what_is_not_base64_is_refused(text: str, proxies: dict[str, Proxy]) -> None:
-    """As by Envoy, but that it moves the reason from the body into `grpc-message`."""
-    headers = [("content-type", "application/grpc-web-text")]
+    headers = [("content-type", "application/grpc-web-text"), ("accept", "application/grpc-web-text")]
     answers = {kind: _ask(proxies[kind], f"{SERVICE}/EmptyCall", headers, text.encode(), "http1") for kind in KINDS}
-    assert answers["pymesh"].status == answers["envoy"].status == 400
-    assert answers["pymesh"].body == b"Bad gRPC-web request, invalid base64 data."
+    assert answers["pymesh"].status == 400
+    assert _said(answers["pymesh"]) == _said(answers["envoy"])
+    assert answers["pymesh"].header("grpc-status") == "13"
 
 
-def test_an_answer_that_is_not_grpc_passes(proxies: dict[str, Proxy]) -> None:
-    """As by Envoy, but that it moves the body into `grpc-message`, for which it has to hold it back."""
-    headers = [("content-type", "application/grpc-web")]
-    answers = {kind: _ask(proxies[kind], "/gone", headers, message(b""), "http1") for kind in KINDS}
-    assert answers["pymesh"].status == answers["envoy"].status == 503
-    assert answers["pymesh"].body == b"gone"
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("path", ["/gone", "/silent", "/dead"])
+def test_an_answer_of_the_proxy_says_why_as_grpc_does(path: str, form: str, proxies: dict[str, Proxy]) -> None:
+    content_type, accept = FORMS[form]
+    headers = [("content-type", content_type), ("accept", accept)]
+    answers = {kind: _ask(proxies[kind], path, headers, b"", "http1") for kind in KINDS}
+    assert answers["pymesh"].status == 503
+    assert _said(answers["pymesh"]) == _said(answers["envoy"])
+    assert answers["pymesh"].header("grpc-status") == (None if path == "/silent" else "14")
 
 
 def test_text_that_comes_in_pieces_is_answered_in_time(proxies: dict[str, Proxy]) -> None:

@@ -272,15 +272,17 @@ def test_an_authorizer_denies(both: Both) -> None:
     assert both.same(_asking("/", {}, port=1))[0] == "UAEX"
 
 
-def test_a_client_that_goes_away(both: Both) -> None:
+@pytest.mark.parametrize("by", ["FIN", "RST"])
+def test_a_client_that_goes_away(by: str, both: Both) -> None:
     def leave(started: Proxy) -> None:
         with socket.create_connection(("127.0.0.1", started.port)) as client:
             client.sendall(b"GET /DC HTTP/1.1\r\nhost: a.test\r\nx-want-delay: 20\r\n\r\n")
             assert eventually(lambda: started.stats()["cluster.a.upstream_rq_active"] >= 1)
-            # Gone altogether: who only closes his half may still read the answer.
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            if by == "RST":
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
-    assert both.same(leave)[0] == "DC"
+    flags, _, details, _ = both.same(leave)
+    assert (flags, details) == ("DC", "downstream_remote_disconnect")
 
 
 def test_a_client_that_resets_its_stream(both: Both) -> None:

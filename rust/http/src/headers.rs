@@ -556,7 +556,7 @@ mod tests {
         for &known in Known::ALL {
             let name = known.name().as_bytes();
             assert_eq!(Known::from_name(name), Some(known));
-            // Of the same length and ends, and so of the same place.
+            // Mostly of the same length, ends and middle, and so of the same place.
             let mut other = name.to_vec();
             other[1] ^= 1;
             let is_known = Known::ALL.iter().any(|known| known.name().as_bytes() == other);

@@ -38,14 +38,15 @@ impl Engine {
         }
         match &mut conn.protocol {
             Protocol::Http1Server(h1) => match h1.exchange {
-                // A client may close its half after a whole request and still read the
-                // answer, and those to the requests that it has pipelined behind it.
-                Some(key) if self.exchanges.get(key).is_some_and(|x| x.request_body.ended) => {
-                    h1.keep_alive &= !conn.input.is_empty();
-                }
+                // It cannot be told from a client that has left, as nearly all have that say so: as in Envoy, nobody
+                // works on for them. Answers before this one are whole, and may still wait for the client to read.
                 Some(key) => {
-                    self.abandon(key, Flags::DOWNSTREAM_TERMINATION, details::DOWNSTREAM_REMOTE_DISCONNECT);
-                    self.close_now(conn);
+                    let has_begun = self.exchanges.get(key).is_some_and(|exchange| exchange.response_started);
+                    self.abandon_client(conn);
+                    match has_begun {
+                        true => self.close_now(conn),
+                        false => self.close_after_flush(conn),
+                    }
                 }
                 None => {
                     self.log_unfinished_head(conn, Flags::DOWNSTREAM_TERMINATION, GONE);
@@ -54,7 +55,7 @@ impl Engine {
                 }
             },
             Protocol::Http2Server(_) => {
-                self.abandon_exchanges_of(conn, Flags::DOWNSTREAM_TERMINATION, GONE);
+                self.abandon_client(conn);
                 self.log_unfinished_head(conn, Flags::DOWNSTREAM_TERMINATION, GONE);
                 self.close_now(conn);
             }
@@ -101,7 +102,7 @@ impl Engine {
         let Some(mut conn) = self.conns.lend(key) else { return };
         match &conn.side {
             Side::Down(_) => {
-                self.abandon_exchanges_of(&conn, Flags::DOWNSTREAM_TERMINATION, GONE);
+                self.abandon_client(&conn);
                 self.log_unfinished_head(&mut conn, Flags::DOWNSTREAM_TERMINATION, GONE);
             }
             Side::Up(_) => {
@@ -112,6 +113,17 @@ impl Engine {
         }
         self.close_now(&mut conn);
         self.conns.give_back(key, conn);
+    }
+
+    /// The client has left: nobody works on for it.
+    fn abandon_client(&mut self, conn: &Conn) {
+        let left = self.exchanges_of(conn);
+        if let (Some(http), false) = (conn.http(), left.is_empty()) {
+            http.stats.downstream_cx_destroy_remote_active_rq.inc();
+        }
+        for key in left {
+            self.abandon(key, Flags::DOWNSTREAM_TERMINATION, GONE);
+        }
     }
 
     /// The peer has reset a connection whose input is left in the socket. A client that did so is gone, and whatever

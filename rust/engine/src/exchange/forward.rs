@@ -22,6 +22,7 @@ impl Engine {
         // Not what the client of HTTP/2 claims in `:scheme`.
         let transport = if conn.tls.is_some() { Scheme::Https } else { Scheme::Http };
         let forwarding = &http.config.forwarding;
+        remove_twins(&mut exchange.request.headers);
         let is_internal = is_internal(forwarding, &exchange.request.headers, conn.remote.ip());
         let is_edge = forwarding.use_remote_address && !is_internal;
         exchange.is_internal = is_internal;
@@ -213,6 +214,39 @@ const ORDERS: [&[u8]; 15] = [
 const BEHIND_THE_EDGE: [&[u8]; 3] =
     [b"x-envoy-decorator-operation", b"x-envoy-downstream-service-cluster", b"x-envoy-downstream-service-node"];
 
+/// What proxies alone may say of a request: an application believes it.
+fn is_of_proxies(known: Option<Known>, name: &[u8]) -> bool {
+    use Known::{XForwardedClientCert, XForwardedFor, XForwardedHost, XForwardedProto, XRequestId};
+    matches!(known, Some(XForwardedClientCert | XForwardedFor | XForwardedHost | XForwardedProto | XRequestId))
+        || name.starts_with(b"x-envoy-")
+        || name == b"forwarded"
+}
+
+/// An application that reads names as variables, as CGI and WSGI do, cannot tell `x_forwarded_for` from the field that
+/// was made true. Other names with underscores are the configuration's to allow.
+fn remove_twins(headers: &mut Headers) {
+    let is_twin = |known: Option<Known>, name: &[u8]| {
+        if known.is_some() || !name.contains(&b'_') {
+            return false;
+        }
+        let dashed: Vec<u8> = name.iter().map(|octet| if *octet == b'_' { b'-' } else { *octet }).collect();
+        is_of_proxies(Known::from_name(&dashed), &dashed)
+    };
+    if headers.iter().any(|field| is_twin(field.known, field.name)) {
+        headers.retain(|known, name, _| !is_twin(known, name));
+    }
+}
+
+/// What is not believed in a head is not let in behind it. Nor is what would ask for something: no proxy has looked there
+/// (RFC 9110 section 6.5.1).
+pub(super) fn clean_trailers(trailers: &mut Headers) {
+    use Known::{Cookie, Expect, ProxyAuthorization, Range};
+    remove_twins(trailers);
+    trailers.retain(|known, name, _| {
+        !matches!(known, Some(Cookie | Expect | ProxyAuthorization | Range)) && !is_of_proxies(known, name)
+    });
+}
+
 fn remove_orders(headers: &mut Headers, is_edge: bool) {
     let is_order = |name: &[u8]| {
         name.starts_with(b"x-envoy-") && (ORDERS.contains(&name) || is_edge && BEHIND_THE_EDGE.contains(&name))
@@ -314,11 +348,11 @@ fn max_duration(request: &RequestHead, forward: &Forward, general: Duration) -> 
     }
 }
 
-/// A time that a trusted client orders; what is no number stays where it is, as in Envoy.
+/// A time that a trusted client orders. The order goes no further, also if it is no number.
 fn take_millis(headers: &mut Headers, name: &[u8]) -> Option<Duration> {
-    let millis = std::str::from_utf8(headers.get(name)?).ok()?.parse().ok()?;
+    let millis = headers.get(name).and_then(|millis| std::str::from_utf8(millis).ok()?.parse().ok());
     headers.remove(name);
-    Some(Duration::from_millis(millis))
+    millis.map(Duration::from_millis)
 }
 
 fn grpc_timeout(request: &RequestHead) -> Option<Duration> {
@@ -386,6 +420,31 @@ mod tests {
             headers.append(name.as_bytes(), value.as_bytes());
         }
         headers
+    }
+
+    #[test]
+    fn what_proxies_say_has_no_twin_and_no_trailer() {
+        let forged = [
+            ("x_forwarded_client_cert", "URI=spiffe://a/b"),
+            ("x-forwarded_for", "10.0.0.1"),
+            ("x_envoy_internal", "true"),
+        ];
+        let mut head = headers(&[&forged[..], &[("x_mine", "1"), ("content_length", "1"), ("range", "a")]].concat());
+        remove_twins(&mut head);
+        assert_eq!(head, headers(&[("x_mine", "1"), ("content_length", "1"), ("range", "a")]));
+        let asked = [("x-request-id", "1"), ("forwarded", "for=a"), ("cookie", "a"), ("range", "a"), ("expect", "a")];
+        let mut trailers = headers(&[&forged[..], &asked, &[("x-checksum", "1"), ("grpc-status", "0")]].concat());
+        clean_trailers(&mut trailers);
+        assert_eq!(trailers, headers(&[("x-checksum", "1"), ("grpc-status", "0")]));
+    }
+
+    #[test]
+    fn a_time_that_is_none_is_no_order_and_goes_no_further() {
+        for (told, time) in [("200", Some(Duration::from_millis(200))), ("200x", None), ("", None)] {
+            let mut head = headers(&[("x-envoy-upstream-rq-timeout-ms", told), ("x-a", "b")]);
+            assert_eq!(take_millis(&mut head, b"x-envoy-upstream-rq-timeout-ms"), time);
+            assert_eq!(head, headers(&[("x-a", "b")]));
+        }
     }
 
     #[test]

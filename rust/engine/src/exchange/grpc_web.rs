@@ -2,7 +2,8 @@
 //!
 //! Upstream it is gRPC. The client's content type says which form it speaks: `application/grpc-web` carries the messages
 //! as they are, `application/grpc-web-text` in base64. In an answer that is gRPC the trailers become the last frame of
-//! the body, of type 0x80; its messages are in text if `accept` asks for that. Any other answer passes as it is.
+//! the body, of type 0x80; its messages are in text if `accept` asks for that. An answer of the proxy's
+//! own keeps its status of HTTP and says why as gRPC does; any other of an endpoint passes as it is.
 //!
 //! Octets are translated as they come, before they wait in the exchange's [`Pipe`](super::Pipe)s, at the filter's place
 //! among those that see bodies as they stream ([`super::stream`]). What is held back is less than a group of base64: four octets of a request, two of a response, whose text is padded at the end of each frame
@@ -111,10 +112,16 @@ impl GrpcWeb {
         self.group = Group::default();
         self.frame = Frame::default();
         if self.is_grpc_answer {
-            let name: &[u8] =
-                if self.wants_text { b"application/grpc-web-text+proto" } else { b"application/grpc-web+proto" };
-            response.headers.set_known(Known::ContentType, name);
+            response.headers.set_known(Known::ContentType, self.content_type());
             response.headers.remove_known(Known::ContentLength);
+        }
+    }
+
+    /// What the client is told of an answer's form.
+    pub fn content_type(&self) -> &'static [u8] {
+        match self.wants_text {
+            true => b"application/grpc-web-text+proto",
+            false => b"application/grpc-web+proto",
         }
     }
 

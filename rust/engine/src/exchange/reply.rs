@@ -85,8 +85,9 @@ impl Engine {
             self.name_cluster(key);
         }
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
-        // A client of gRPC-Web reads the status of HTTP, as from Envoy.
-        let is_grpc = !reply.is_verbatim && route::matcher::is_grpc(&exchange.request) && exchange.grpc_web.is_none();
+        // A client of gRPC-Web reads the status of HTTP, as from Envoy, and the reason as that of gRPC.
+        let web = exchange.grpc_web.as_ref().filter(|_| !reply.is_verbatim).map(|web| web.content_type());
+        let is_grpc = !reply.is_verbatim && route::matcher::is_grpc(&exchange.request) && web.is_none();
         let response = &mut exchange.response;
         response.clear();
         response.version = Version::Http11;
@@ -110,6 +111,12 @@ impl Engine {
                 response.headers.append_known(Known::GrpcStatus, code.as_bytes());
             }
             if !reply.body.is_empty() && exchange.request.method != Method::Head {
+                response.headers.set_known(Known::GrpcMessage, &percent_encode(&reply.body));
+            }
+        } else if let Some(content_type) = web {
+            response.headers.set_known(Known::ContentType, content_type);
+            if !reply.body.is_empty() {
+                response.headers.append_known(Known::GrpcStatus, grpc_status(reply.status).to_string().as_bytes());
                 response.headers.set_known(Known::GrpcMessage, &percent_encode(&reply.body));
             }
         } else if !reply.body.is_empty() && !matches!(response.status, 204 | 304) {

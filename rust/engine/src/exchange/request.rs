@@ -11,7 +11,7 @@ use pymesh_model::route::{Action, ClusterChoice, RouteTable, Upgrade};
 use pymesh_model::Snapshot;
 
 use super::stream::Way;
-use super::{sticky, Collect, Exchange, ExchangeKey, LocalReply, Routed, Stage};
+use super::{forward, sticky, Collect, Exchange, ExchangeKey, LocalReply, Routed, Stage};
 use crate::cluster::ClusterKey;
 use crate::engine::Engine;
 use crate::route;
@@ -296,6 +296,9 @@ impl Engine {
     pub(crate) fn request_ended(&mut self, key: ExchangeKey, trailers: &mut Headers) {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         std::mem::swap(&mut exchange.request_body.trailers, trailers);
+        if exchange.down.is_some() && !exchange.request_body.trailers.is_empty() {
+            forward::clean_trailers(&mut exchange.request_body.trailers);
+        }
         exchange.request_body.ended = true;
         exchange.request_received = Some(self.now);
         exchange.last_progress = self.now;

@@ -155,6 +155,7 @@ stats! {
         downstream_cx_protocol_error: Counter,
         downstream_cx_ssl_total: Counter,
         downstream_cx_upgrades_total: Counter,
+        downstream_cx_destroy_remote_active_rq: Counter,
         downstream_cx_upgrades_active: Gauge,
         downstream_cx_idle_timeout: Counter,
         downstream_cx_rx_bytes_total: Counter,

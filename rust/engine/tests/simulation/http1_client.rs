@@ -154,11 +154,17 @@ impl Http1Client {
         fate
     }
 
+    fn is_answered(&self, link: &Link) -> bool {
+        self.queue.is_empty() && link.in_flight.is_empty() && !link.last
+    }
+
     fn is_done(&self) -> bool {
         self.queue.is_empty() && !self.plan.lingers
     }
 
     fn send_next(&mut self, env: &mut Environment, link: &mut Link) {
+        // Who closes it earlier has left.
+        link.wire.ends |= self.plan.half_closes && self.is_answered(link);
         while !link.last && (link.in_flight.is_empty() || self.pipelines) && link.tunnel.is_none() {
             let Some(id) = self.queue.pop_front() else { break };
             let spec = env.ledger.spec(id).clone();
@@ -175,7 +181,6 @@ impl Http1Client {
                 link.tunnel = Some(Tunnel::client(id, &spec));
             }
             link.last = spec.kind == Kind::Upgrade || spec.expect || spec.stop.is_some();
-            link.wire.ends = self.plan.half_closes && self.queue.is_empty() && !link.last;
             link.in_flight.push_back(Sent { id, start, end: link.wire.out.len() + held.len(), told: false, held });
         }
     }

@@ -106,7 +106,7 @@ pub struct ClientPlan {
     pub start: Time,
     pub read_size: usize,
     pub window: u32,
-    /// Closes its half behind its last request.
+    /// Closes its half behind its last answer.
     pub half_closes: bool,
     /// Leaves its last connection to the proxy to close.
     pub lingers: bool,
