@@ -125,7 +125,7 @@ $(VENV)/tools: requirements.lock | $(VENV)/python
 	$(PIP) install --quiet -r requirements.lock
 	@touch $@
 
-.tools/installed: tests/tools/install.py tests/tools/peers.py | $(VENV)/python
+.tools/installed: tests/tools/install.py tests/tools/peers.py $(wildcard tests/tools/*/*.go tests/tools/*/go.*) | $(VENV)/python
 	@echo "== foreign peers (Envoy, h2spec, gRPC interop, nginx and others)"
 	$(BIN)/python tests/tools/install.py
 	@mkdir -p .tools && touch $@

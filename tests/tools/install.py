@@ -1,11 +1,13 @@
 """Install the foreign programs that tests and benchmarks need: `python tests/tools/install.py [NAME ...]`.
 
-Idempotent: what is there already stays. Go programs and Envoy go to `.tools/` at the top of the repository; Debian
-packages go to the system, which needs root. The three kinds install side by side, and progress is printed as it comes.
+Idempotent: what is there already stays, but a program of ours whose source has changed is built again. Go programs and
+Envoy go to `.tools/` at the top of the repository; Debian packages go to the system, which needs root. The three kinds
+install side by side, and progress is printed as it comes.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -87,6 +89,30 @@ def install_go(modules: list[Go | GoFolder]) -> None:
             run(module.binary, ["go", "install", "-C", str(source), "-v", package], {"GOBIN": folder})
             (built,) = Path(folder).iterdir()
             built.rename(binaries / module.binary)
+        if isinstance(module, GoFolder):
+            _record(module).parent.mkdir(exist_ok=True)
+            _record(module).write_text(_sources(module))
+
+
+def _record(module: GoFolder) -> Path:
+    """Of what the program that is there was built."""
+    return TOOLS / "sources" / module.binary
+
+
+def _sources(module: GoFolder) -> str:
+    digest = hashlib.sha256()
+    for source in sorted((Path(__file__).parent / module.folder).glob("*")):
+        digest.update(f"{source.name} {source.stat().st_size}\n".encode() + source.read_bytes())
+    return digest.hexdigest()
+
+
+def is_wanted(name: str) -> bool:
+    """Not there, or built of what has changed since."""
+    source = PEERS[name]
+    if isinstance(source, GoFolder) and location(name) is not None:
+        record = _record(source)
+        return not record.exists() or record.read_text() != _sources(source)
+    return location(name) is None
 
 
 def install_wheel(name: str, wheel: Wheel) -> None:
@@ -98,7 +124,7 @@ def install_wheel(name: str, wheel: Wheel) -> None:
 
 def install(names: list[str]) -> list[str]:
     """Install what is missing of `names`; the answer is the list of failures."""
-    missing = [name for name in names if location(name) is None]
+    missing = [name for name in names if is_wanted(name)]
     for name in names:
         if name not in missing:
             say(f"{name}: {location(name)}")
