@@ -24,7 +24,8 @@ def test_after_a_request_the_origin_learns_of_it(name: str, mesh: Mesh) -> None:
 def test_what_was_answered_before_is_still_read(mesh: Mesh) -> None:
     before = len(mesh.origins["http1"].requests)
     with socket.create_connection(("127.0.0.1", mesh.ports["http1"]), timeout=20) as client:
-        client.sendall(_head("http1", b"GET", b"x-want-bytes: %d\r\n" % MIB) + _head("http1", b"GET", b"x-want-delay: 3600\r\n"))
+        first = _head("http1", b"GET", b"x-want-bytes: %d\r\n" % MIB)
+        client.sendall(first + _head("http1", b"GET", b"x-want-delay: 3600\r\n"))
         # The second is asked when the first is answered, and that waits for a client that has read nothing yet.
         assert eventually(lambda: len(mesh.origins["http1"].requests) == before + 2)
         client.shutdown(socket.SHUT_WR)
