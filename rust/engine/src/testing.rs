@@ -4,18 +4,23 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use pymesh_http::{RequestHead, ResponseHead};
+use pymesh_http::{Headers, RequestHead, ResponseHead};
 use pymesh_model::format::AccessLog;
-use pymesh_model::http::PathPolicy;
+use pymesh_model::http::{ClientCert, ClientCertDetails, Forwarding, PathPolicy};
 use pymesh_model::metadata::Metadata;
 use pymesh_model::route::{PathRewrite, Redirect, RouteMatch};
+use pymesh_tls::{PeerIdentity, SubjectAltNames};
 
 use crate::base::time::{Time, WallClock};
+use crate::exchange::forward::forward_client_cert;
+use crate::exchange::grpc_web::GrpcWeb;
 use crate::route::path::{self, Outcome};
-use crate::route::rewrite;
+use crate::route::{grpc, rewrite};
 use crate::telemetry::stats::{sum, Hub, Kind, Stats};
 use crate::telemetry::{Facts, Flags};
+use crate::tracing::context::{self, Dialect};
 
 /// Makes path and host canonical; false if the request would be refused.
 pub fn canonicalize(request: &mut RequestHead, policy: &PathPolicy, port: u16) -> bool {
@@ -34,21 +39,8 @@ pub fn location(redirect: &Redirect, rule: &RouteMatch, request: &RequestHead) -
 
 /// The line of an access log for a request and its response.
 pub fn log_line(log: &AccessLog, request: &RequestHead, response: &ResponseHead) -> Vec<u8> {
-    let address = SocketAddr::from(([10, 0, 0, 1], 80));
-    let facts = Facts {
-        remote: address,
-        direct_remote: address,
-        local: address,
-        server_name: None,
-        peer: None,
-        own_uris: Vec::new(),
-        tls_version: None,
-        tls_cipher: None,
-        peer_id: 0,
-        id: 1,
-        chain: "chain".into(),
-        metadata: Metadata::default(),
-    };
+    let facts = facts();
+    let address = facts.local;
     let view = crate::telemetry::view::View {
         clock: WallClock::default(),
         hostname: "host",
@@ -86,6 +78,132 @@ pub fn log_line(log: &AccessLog, request: &RequestHead, response: &ResponseHead)
     let mut line = Vec::new();
     lines.take(|_, octets| line.append(octets));
     line
+}
+
+/// A connection without TLS.
+fn facts() -> Facts {
+    let address = SocketAddr::from(([10, 0, 0, 1], 80));
+    Facts {
+        remote: address,
+        direct_remote: address,
+        local: address,
+        server_name: None,
+        peer: None,
+        own_uris: Vec::new(),
+        tls_version: None,
+        tls_cipher: None,
+        peer_id: 0,
+        id: 1,
+        chain: "chain".into(),
+        metadata: Metadata::default(),
+    }
+}
+
+/// gRPC-Web's translation of one request and its answer.
+pub struct GrpcWebCodec(Box<GrpcWeb>);
+
+impl GrpcWebCodec {
+    /// Makes a request gRPC if it is gRPC-Web.
+    pub fn open(request: &mut RequestHead) -> Option<GrpcWebCodec> {
+        GrpcWeb::open(request, 0).map(GrpcWebCodec)
+    }
+
+    /// Octets of the request; false if they are refused.
+    pub fn request_data(&mut self, data: &[u8], out: &mut Vec<u8>) -> bool {
+        self.0.request_data(data, out).is_ok()
+    }
+
+    /// The end of the request; false if it is refused.
+    pub fn request_end(&mut self) -> bool {
+        self.0.request_end().is_ok()
+    }
+
+    /// The head of the answer; false if it passes as it is.
+    pub fn begin_answer(&mut self, response: &mut ResponseHead) -> bool {
+        self.0.begin_answer(response);
+        self.0.is_grpc_answer
+    }
+
+    /// Octets of the answer.
+    pub fn answer_data(&mut self, data: &[u8], out: &mut Vec<u8>) {
+        self.0.answer_data(data, out);
+    }
+
+    /// Its trailers.
+    pub fn answer_trailers(&mut self, trailers: &Headers, out: &mut Vec<u8>) {
+        self.0.answer_trailers(trailers, out);
+    }
+}
+
+/// What headers say of a trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// The trace and the span of whoever asks.
+    pub parent: Option<(u128, u64)>,
+    /// Whether spans are kept.
+    pub sampled: Option<bool>,
+    /// It is said in `b3`, too.
+    pub b3: bool,
+    /// It is said in `x-b3-*`, too.
+    pub b3_headers: bool,
+}
+
+/// What a request says of its trace.
+pub fn read_trace(headers: &Headers) -> Told {
+    let said = context::read(headers);
+    Told {
+        parent: said.parent,
+        sampled: said.sampled,
+        b3: said.dialect == Dialect::B3,
+        b3_headers: said.dialect == Dialect::B3Headers,
+    }
+}
+
+/// Says it. Nothing is said of no trace.
+pub fn write_trace(headers: &mut Headers, told: &Told) {
+    let dialect = match (told.b3, told.b3_headers) {
+        (true, _) => Dialect::B3,
+        (_, true) => Dialect::B3Headers,
+        _ => Dialect::W3c,
+    };
+    if let Some((parent, is_sampled)) = told.parent.zip(told.sampled) {
+        context::write(headers, dialect, parent, is_sampled);
+    }
+}
+
+/// The time that a value of `grpc-timeout` says.
+pub fn grpc_timeout(value: &[u8]) -> Option<Duration> {
+    grpc::timeout(value)
+}
+
+/// A time as a value of `grpc-timeout`.
+pub fn grpc_timeout_value(time: Duration) -> String {
+    grpc::timeout_value(time)
+}
+
+/// `x-forwarded-client-cert` of a request. A client with a certificate has a subject, our URI, its own, its DNS name and
+/// the hash.
+pub fn forwarded_client_cert(
+    headers: &mut Headers,
+    client_cert: ClientCert,
+    client_cert_details: ClientCertDetails,
+    cert: Option<(&str, &str, &str, &str, [u8; 32])>,
+) {
+    let how = Forwarding { client_cert, client_cert_details, ..Forwarding::default() };
+    let facts = cert.map(|(subject, own, uri, dns, sha256)| {
+        let sans = SubjectAltNames { uri: vec![uri.into()], dns: vec![dns.into()], ..SubjectAltNames::default() };
+        let peer = PeerIdentity {
+            subject: subject.into(),
+            issuer: String::new(),
+            serial: String::new(),
+            sans,
+            sha256,
+            not_before: 0,
+            not_after: 0,
+        };
+        Facts { peer: Some(peer), own_uris: vec![own.into()], ..facts() }
+    });
+    forward_client_cert(headers, &how, facts.as_ref(), &mut Vec::new());
 }
 
 /// Every number of an engine, in a stable order.

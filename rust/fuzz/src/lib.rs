@@ -7,7 +7,8 @@
 //!
 //! What is looked for beside panics, hangs and memory:
 //! * **judges**: [`strict`] reads our HTTP/1 and [`frames`] our HTTP/2 as the
-//!   most careful recipient would, `fluke-hpack` our HPACK, `serde_json` our logs;
+//!   most careful recipient would, `fluke-hpack` our HPACK, `serde_json` our logs,
+//!   `prost` our protobuf; where nobody else can be asked, the specification is read a second time;
 //! * **models**: what the target has put together itself, it knows the answer to;
 //! * **invariants**: cutting input elsewhere changes nothing, canonical forms
 //!   are canonical, what is written is read back, nothing is left over.
@@ -19,11 +20,15 @@
 mod engine;
 mod format;
 mod frames;
+mod grpc_web;
 mod hpack;
 mod http1;
 mod http2;
 mod input;
 mod path;
+mod propagated;
+mod protobuf;
+mod proxy_protocol;
 mod strict;
 mod tls;
 mod token;
@@ -39,6 +44,7 @@ pub const TARGETS: &[(&str, Run)] = &[
     ("certificate", tls::certificate),
     ("client_hello", tls::client_hello),
     ("engine", engine::run),
+    ("grpc_web", grpc_web::run),
     ("hpack_decode", hpack::decode),
     ("hpack_round_trip", hpack::round_trip),
     ("http1_body", http1::body),
@@ -51,6 +57,9 @@ pub const TARGETS: &[(&str, Run)] = &[
     ("jwks", token::jwks),
     ("jwt", token::jwt),
     ("path", path::run),
+    ("propagated", propagated::run),
+    ("protobuf", protobuf::run),
+    ("proxy_protocol", proxy_protocol::run),
     ("rewrite", format::rewrite),
     ("secret", tls::secret),
     ("spiffe_id", tls::spiffe_id),

@@ -100,13 +100,13 @@ fn parse_v1(octets: &[u8]) -> Parsed {
         return if seen.len() == V1_MAX { malformed } else { Parsed::NeedMore };
     };
     let header = |addresses| Parsed::Header(Header { version: Version::V1, addresses, length: end + 2 });
-    let Some(Ok(line)) = seen.get(V1_SIGNATURE.len()..end).map(std::str::from_utf8) else { return malformed };
-    let words: Vec<&str> = line.split(' ').collect();
+    let line = seen.get(V1_SIGNATURE.len()..end).unwrap_or_default();
+    let words: Vec<&[u8]> = line.split(|octet| *octet == b' ').collect();
     let addresses = match words.as_slice() {
-        // The rest of the line means nothing (section 2.1).
-        ["UNKNOWN", ..] => return header(None),
-        ["TCP4", ends @ ..] => v1_addresses::<Ipv4Addr>(ends),
-        ["TCP6", ends @ ..] => v1_addresses::<Ipv6Addr>(ends),
+        // The rest of the line means nothing, and need not be text (section 2.1).
+        [b"UNKNOWN", ..] => return header(None),
+        [b"TCP4", ends @ ..] => v1_addresses::<Ipv4Addr>(ends),
+        [b"TCP6", ends @ ..] => v1_addresses::<Ipv6Addr>(ends),
         _ => None,
     };
     match addresses {
@@ -115,9 +115,10 @@ fn parse_v1(octets: &[u8]) -> Parsed {
     }
 }
 
-fn v1_addresses<A: std::str::FromStr + Into<IpAddr>>(words: &[&str]) -> Option<Addresses> {
+fn v1_addresses<A: std::str::FromStr + Into<IpAddr>>(words: &[&[u8]]) -> Option<Addresses> {
     let [source, destination, source_port, destination_port] = words else { return None };
-    let end = |address: &str, port: &str| -> Option<SocketAddr> {
+    let end = |address: &[u8], port: &[u8]| -> Option<SocketAddr> {
+        let (address, port) = (std::str::from_utf8(address).ok()?, std::str::from_utf8(port).ok()?);
         let is_decimal = !port.is_empty() && port.bytes().all(|octet| octet.is_ascii_digit());
         let port = if is_decimal { port.parse().ok()? } else { return None };
         Some(SocketAddr::new(address.parse::<A>().ok()?.into(), port))
@@ -146,14 +147,27 @@ fn parse_v2(octets: &[u8]) -> Parsed {
         return malformed;
     }
     let Some(whole) = octets.get(..length) else { return Parsed::NeedMore };
-    // What follows the addresses are TLVs, which nobody here asks for.
-    let ends = whole.get(V2_FIXED..V2_FIXED + address_length).unwrap_or_default();
+    let (ends, behind) = whole.get(V2_FIXED..).unwrap_or_default().split_at_checked(address_length).unwrap_or_default();
+    // What a sender says of itself is skipped, whatever it is (section 2.2); Envoy does the same.
+    if !is_local && !are_tlvs(behind) {
+        return malformed;
+    }
     let addresses = match (is_local, v2_addresses(ends)) {
         (true, _) => None,
         (false, Some(addresses)) if are_unicast(&addresses) => Some(addresses),
         (false, _) => return malformed,
     };
     Parsed::Header(Header { version: Version::V2, addresses, length })
+}
+
+/// Types, each with its length and what is so long (section 2.2.7), to the last octet of the header. Nobody here asks
+/// what they say, but where one ends behind the header the sender means another header than we do.
+fn are_tlvs(mut octets: &[u8]) -> bool {
+    while let Some(([_, high, low], rest)) = octets.split_first_chunk() {
+        let Some(behind) = rest.get(usize::from(u16::from_be_bytes([*high, *low]))..) else { return false };
+        octets = behind;
+    }
+    octets.is_empty()
 }
 
 /// Two addresses, then two ports.

@@ -182,8 +182,10 @@ impl<'a> Iterator for Fields<'a> {
 impl<'a> Fields<'a> {
     fn field(&mut self) -> Option<(u32, Value<'a>)> {
         let key = self.varint()?;
-        let number = u32::try_from(key >> 3).ok().filter(|number| *number != 0)?;
-        let value = match (key & 7) as u8 {
+        // A field's number has 29 bits.
+        let key = u32::try_from(key).ok().filter(|key| *key > 7)?;
+        let (number, kind) = (key >> 3, key as u8 & 7);
+        let value = match kind {
             VARINT => Value::Number(self.varint()?),
             FIXED64 => Value::Double(f64::from_le_bytes(self.take(8)?.try_into().ok()?)),
             LENGTH => {
@@ -210,6 +212,10 @@ impl<'a> Fields<'a> {
         for shift in (0..64).step_by(7) {
             let (octet, rest) = self.0.split_first()?;
             self.0 = rest;
+            if shift == 63 && *octet > 1 {
+                // It would say more than 64 bits.
+                return None;
+            }
             number |= u64::from(octet & 0x7f) << shift;
             if octet & 0x80 == 0 {
                 return Some(number);
@@ -260,10 +266,15 @@ mod tests {
             &[0x09, 1, 2, 3],
             &[0x0d, 1],
             &[0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1],
+            &[0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2],
+            &[0x88, 0x80, 0x80, 0x80, 0x10, 1],
         ] {
             assert_eq!(Fields(garbage).last(), Some(Err(Malformed)), "{garbage:?}");
         }
         assert_eq!(Fields(&[]).next(), None);
+        let most = [0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1];
+        assert_eq!(Fields(&most).next(), Some(Ok((1, Value::Number(u64::MAX)))));
+        assert_eq!(Fields(&[0xf8, 0xff, 0xff, 0xff, 0x0f, 0]).next(), Some(Ok(((1 << 29) - 1, Value::Number(0)))));
         assert_eq!(Fields(&[0x0d, 1, 2, 3, 4]).next(), Some(Ok((1, Value::Fixed32))));
     }
 }

@@ -360,7 +360,7 @@ fn grpc_timeout(request: &RequestHead) -> Option<Duration> {
 }
 
 /// `x-forwarded-client-cert` (Envoy, "x-forwarded-client-cert").
-fn forward_client_cert(headers: &mut Headers, how: &Forwarding, tls: Option<&Facts>, text: &mut Vec<u8>) {
+pub(crate) fn forward_client_cert(headers: &mut Headers, how: &Forwarding, tls: Option<&Facts>, text: &mut Vec<u8>) {
     let ours = tls.and_then(|tls| Some((tls, tls.peer.as_ref()?)));
     match (how.client_cert, ours) {
         (ClientCert::AlwaysForwardOnly, _) | (ClientCert::ForwardOnly, Some(_)) => {}

@@ -14,7 +14,7 @@ mod edit;
 mod failure;
 mod finish;
 pub(crate) mod forward;
-mod grpc_web;
+pub(crate) mod grpc_web;
 mod health;
 mod ids;
 mod messages;

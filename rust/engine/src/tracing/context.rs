@@ -7,7 +7,7 @@ use pymesh_http::{Headers, Known};
 
 /// What the next one is told beside `traceparent`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Dialect {
+pub(crate) enum Dialect {
     #[default]
     W3c,
     /// `b3`
@@ -18,7 +18,7 @@ pub(super) enum Dialect {
 
 /// What the headers of a request say.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Inherited {
+pub(crate) struct Inherited {
     /// The trace, and the span of whoever asks.
     pub parent: Option<(u128, u64)>,
     /// Whether spans are to be kept, if that has been decided.
@@ -27,7 +27,7 @@ pub(super) struct Inherited {
 }
 
 /// Reads what is there. What cannot be read counts as not said.
-pub(super) fn read(headers: &Headers) -> Inherited {
+pub(crate) fn read(headers: &Headers) -> Inherited {
     let dialect = if headers.get(B3).is_some() {
         Dialect::B3
     } else if headers.get(B3_TRACE_ID).is_some() || headers.get(B3_SAMPLED).is_some() || headers.get(B3_FLAGS).is_some()
@@ -50,7 +50,7 @@ pub(super) fn read(headers: &Headers) -> Inherited {
 }
 
 /// Tells the next one that `span` of `id` asks it.
-pub(super) fn write(headers: &mut Headers, dialect: Dialect, (id, span): (u128, u64), is_sampled: bool) {
+pub(crate) fn write(headers: &mut Headers, dialect: Dialect, (id, span): (u128, u64), is_sampled: bool) {
     let (mut id_text, mut span_text) = ([0; 32], [0; 16]);
     hex(id, &mut id_text);
     hex(span.into(), &mut span_text);
@@ -104,13 +104,24 @@ fn read_traceparent(value: &[u8]) -> Option<((u128, u64), bool)> {
     Some((parent, flags & 1 == 1))
 }
 
-/// `{trace-id}-{span-id}-{sampling}-{parent}`, of which the last two may be missing; or the sampling alone.
+/// `{trace-id}-{span-id}-{sampling}-{parent}`, of which the last two may be missing; or the sampling alone. All of it is
+/// read or nothing: whoever spoils one part of it is not believed the others.
 fn read_b3(value: &[u8]) -> (Option<(u128, u64)>, Option<bool>) {
-    let mut parts = value.split(|octet| *octet == b'-');
-    let first = parts.next().unwrap_or_default();
-    let Some(span) = parts.next() else { return (None, read_sampling(first)) };
-    let parent = read_numbers(first, span);
-    (parent, parts.next().and_then(read_sampling))
+    let sampling = |value: &[u8]| match value {
+        b"1" | b"d" => Some(true),
+        b"0" => Some(false),
+        _ => None,
+    };
+    let mut parts = value.splitn(4, |octet| *octet == b'-');
+    let (first, span) = (parts.next().unwrap_or_default(), parts.next());
+    let Some(span) = span else { return (None, sampling(first)) };
+    let (decided, above) = (parts.next(), parts.next());
+    let sampled = decided.and_then(sampling);
+    let is_whole = decided.is_some() == sampled.is_some() && above.is_none_or(|span| read_span(span).is_some());
+    match (is_whole, read_id(first), read_span(span)) {
+        (true, Some(id), Some(span)) => (numbers(id, span), sampled),
+        _ => (None, None),
+    }
 }
 
 fn read_b3_headers(headers: &Headers) -> (Option<(u128, u64)>, Option<bool>) {
@@ -120,19 +131,26 @@ fn read_b3_headers(headers: &Headers) -> (Option<(u128, u64)>, Option<bool>) {
     (parent, is_debug.or_else(|| headers.get(B3_SAMPLED).and_then(read_sampling)))
 }
 
+/// Words are from before there was a specification, which allows them here.
 fn read_sampling(value: &[u8]) -> Option<bool> {
     match value {
-        b"1" | b"d" | b"true" => Some(true),
+        b"1" | b"true" => Some(true),
         b"0" | b"false" => Some(false),
         _ => None,
     }
 }
 
-/// B3's trace ids may have half the length.
 fn read_numbers(id: &[u8], span: &[u8]) -> Option<(u128, u64)> {
-    let id = Some(id).filter(|id| matches!(id.len(), 16 | 32)).and_then(any_hex)?;
-    let span = Some(span).filter(|span| span.len() == 16).and_then(any_hex)?;
-    numbers(id, span)
+    numbers(read_id(id)?, read_span(span)?)
+}
+
+/// B3's trace ids may have half the length.
+fn read_id(id: &[u8]) -> Option<u128> {
+    Some(id).filter(|id| matches!(id.len(), 16 | 32)).and_then(any_hex)
+}
+
+fn read_span(span: &[u8]) -> Option<u128> {
+    Some(span).filter(|span| span.len() == 16).and_then(any_hex)
 }
 
 fn numbers(id: u128, span: u128) -> Option<(u128, u64)> {
@@ -223,6 +241,13 @@ mod tests {
         assert_eq!(one(&format!("a3ce929d0e0e4736-{span}")).0, Some((0xa3ce_929d_0e0e_4736, SPAN)));
         assert_eq!(one("0"), (None, Some(false)));
         assert_eq!(one("nonsense"), (None, None));
+        for spoilt in ["1-", "1-x", "true", "1-0000000000000001-more", "1-0000000000000001-"] {
+            assert_eq!(one(&format!("{id}-{span}-{spoilt}")), (None, None), "{spoilt}");
+        }
+        assert_eq!(one(&format!("{id}-{}-1", span.trim_start_matches('0'))), (None, None));
+        assert_eq!(one("true"), (None, None), "that is a word of x-b3-sampled");
+        let words = headers(&[("x-b3-sampled", "true")]);
+        assert_eq!(read(&words).sampled, Some(true));
         let several = headers(&[("x-b3-traceid", id), ("x-b3-spanid", span), ("x-b3-sampled", "0")]);
         assert_eq!(read(&several), Inherited { parent, sampled: Some(false), dialect: Dialect::B3Headers });
         let debug = headers(&[("x-b3-traceid", id), ("x-b3-spanid", span), ("x-b3-flags", "1")]);

@@ -17,7 +17,7 @@
 //! * What waits for a collector is bounded ([`crate::otlp`]); traffic never waits for one.
 //! * Questions of the proxy itself (mirrors, probes, authorizers, the spans' own way to the collector) have no spans.
 
-mod context;
+pub(crate) mod context;
 mod span;
 
 use std::net::SocketAddr;

@@ -30,6 +30,7 @@ fn version_1_as_the_specification_shows_it() {
         (b"PROXY TCP6 2001:db8::1 ::1 1 0\r\n", Some(("[2001:db8::1]:1", "[::1]:0"))),
         (b"PROXY UNKNOWN\r\n", None),
         (b"PROXY UNKNOWN ffff::1 whatever 70000\r\n", None),
+        (b"PROXY UNKNOWN \xff\r\n", None),
     ] {
         let ends = ends.map(|(source, destination)| addresses(source, destination));
         assert_eq!(parse(line), header(Version::V1, ends, line.len()), "{:?}", line.escape_ascii().to_string());
@@ -87,6 +88,31 @@ fn version_2_with_addresses_tlvs_and_without() {
     assert_eq!(parse(&v2(0x20, 0x11, INET)), header(Version::V2, None, 28), "LOCAL, whatever it says");
     let longest = vec![9; usize::from(u16::MAX)];
     assert_eq!(parse(&v2(0x20, 0, &longest)), header(Version::V2, None, 16 + longest.len()));
+}
+
+#[test]
+fn version_2_ends_where_its_last_tlv_ends() {
+    for (behind, why) in [
+        (&b"\x02"[..], "no length"),
+        (b"\x02\0", "half a length"),
+        (b"\x02\0\x05test", "an octet short"),
+        (b"\x04\0\0\x02\xff\xfftest", "the second one"),
+        (b"\x04\0\0\0", "an octet too many"),
+    ] {
+        let with = |ends: &[u8]| [ends, behind].concat();
+        assert_eq!(parse(&v2(0x21, 0x11, &with(INET))), Parsed::Malformed(Version::V2), "{why}");
+        let mut inet6 = [1; 36];
+        inet6[0] = 0x20;
+        inet6[16] = 0x20;
+        assert_eq!(parse(&v2(0x21, 0x21, &with(&inet6))), Parsed::Malformed(Version::V2), "{why}");
+        // What comes behind the header cannot complete it.
+        let mut more = v2(0x21, 0x11, &with(INET));
+        more.extend_from_slice(b"and more, as much as it could want");
+        assert_eq!(parse(&more), Parsed::Malformed(Version::V2), "{why}");
+        // Its own affairs are skipped.
+        let skipped = v2(0x20, 0x11, &with(INET));
+        assert_eq!(parse(&skipped), header(Version::V2, None, skipped.len()), "{why}");
+    }
 }
 
 #[test]
