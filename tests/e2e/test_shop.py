@@ -67,7 +67,7 @@ def test_a_file_that_is_broken_while_the_mesh_runs_is_told(tmp_path: Path) -> No
         broken = config / "broken.yaml"
         broken.write_text("apiVersion: v1\nkind: Service\nmetadata: {name: broken}\nspec:\n  portz: []\n")
         assert says(f"configuration: {broken}:5:3: error: "), output.read_text()
-        assert "hint: did you mean 'ports'?" in output.read_text()
+        assert says("hint: did you mean 'ports'?"), output.read_text()
         broken.unlink()
         assert says("configuration: nothing is wrong with it any more"), output.read_text()
     finally:
