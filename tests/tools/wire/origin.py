@@ -141,6 +141,9 @@ class Origin:
                 await connection.run()
             else:
                 await http1.serve(reader, writer, self.handle)
+        except asyncio.CancelledError:
+            # The client has left; asyncio would say so on stderr, each time.
+            pass
         finally:
             self.open -= 1
 

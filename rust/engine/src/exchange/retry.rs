@@ -122,8 +122,19 @@ impl Engine {
         true
     }
 
-    /// Takes a retry of those that are left, and a place in the circuit breaker, if one is wanted and there is one.
+    /// Whether there is another attempt; the one before it, if it was a retry, has ended.
     fn decide(&mut self, key: ExchangeKey, is_wanted: bool) -> Decision {
+        let decision = self.take_retry(key, is_wanted);
+        let cluster = self.exchanges.get(key).and_then(|exchange| exchange.cluster);
+        if let Some(cluster) = cluster.filter(|_| decision != Decision::Retry) {
+            // It may have been the last that a cluster was kept for which is configured no more.
+            self.drop_cluster_if_over(cluster);
+        }
+        decision
+    }
+
+    /// Takes a retry of those that are left, and a place in the circuit breaker, if one is wanted and there is one.
+    fn take_retry(&mut self, key: ExchangeKey, is_wanted: bool) -> Decision {
         let Some(exchange) = self.exchanges.get_mut(key) else { return Decision::No };
         let Some(cluster) = exchange.cluster.and_then(|key| self.clusters.get_mut(key)) else { return Decision::No };
         if std::mem::take(&mut exchange.holds_retry) {
