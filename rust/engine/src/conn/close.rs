@@ -117,12 +117,9 @@ impl Engine {
 
     /// The client has left: nobody works on for it.
     fn abandon_client(&mut self, conn: &Conn) {
-        let left = self.exchanges_of(conn);
-        if let (Some(http), false) = (conn.http(), left.is_empty()) {
+        let had_any = self.abandon_exchanges_of(conn, Flags::DOWNSTREAM_TERMINATION, GONE);
+        if let (Some(http), true) = (conn.http(), had_any) {
             http.stats.downstream_cx_destroy_remote_active_rq.inc();
-        }
-        for key in left {
-            self.abandon(key, Flags::DOWNSTREAM_TERMINATION, GONE);
         }
     }
 

@@ -34,24 +34,17 @@ impl Engine {
     fn edit(&mut self, exchange: &mut Exchange, side: Side) {
         // A handle of its own, while the exchange changes; most routes have nothing to say.
         let Some(routed) = exchange.routed.as_ref().filter(|routed| routed.edits(side)).cloned() else { return };
-        let virtual_host = routed.table.virtual_hosts.get(routed.virtual_host);
+        let mut levels = routed.levels();
         // As Envoy: what the less specific levels say of the host is about this one, and the route's own rewrite
         // comes later and wins; only that one tells the old host.
         let share = routed.share();
         let host = share.and_then(|cluster| cluster.host_rewrite.as_deref()).filter(|_| side == Side::Request);
-        let mut weighted = share.map(|cluster| &cluster.headers);
         if let Some(host) = host.filter(|_| !routed.table.most_specific_wins) {
-            if let Some(ops) = weighted.take() {
+            if let Some(ops) = levels.first_mut().and_then(Option::take) {
                 self.apply_edit(exchange, &ops.request, side);
             }
             exchange.request.set_authority(host.as_bytes());
         }
-        let mut levels: [Option<&HeaderOps>; 4] = [
-            weighted,
-            Some(&routed.route.headers),
-            virtual_host.map(|host| &host.headers),
-            Some(&routed.table.headers),
-        ];
         if routed.table.most_specific_wins {
             levels.reverse();
         }
@@ -144,18 +137,21 @@ impl Engine {
 }
 
 impl Routed {
-    /// Whether any level of it has something to say.
-    fn edits(&self, side: Side) -> bool {
-        let share = self.share();
+    /// What its levels say of headers, the most specific first.
+    fn levels(&self) -> [Option<&HeaderOps>; 4] {
         let virtual_host = self.table.virtual_hosts.get(self.virtual_host);
-        let levels = [
-            share.map(|share| &share.headers),
+        [
+            self.share().map(|share| &share.headers),
             Some(&self.route.headers),
             virtual_host.map(|host| &host.headers),
             Some(&self.table.headers),
-        ];
-        share.is_some_and(|share| share.host_rewrite.is_some())
-            || levels.into_iter().flatten().any(|ops| !on(ops, side).is_empty())
+        ]
+    }
+
+    /// Whether any of them has something to say.
+    fn edits(&self, side: Side) -> bool {
+        self.share().is_some_and(|share| share.host_rewrite.is_some())
+            || self.levels().into_iter().flatten().any(|ops| !on(ops, side).is_empty())
     }
 }
 

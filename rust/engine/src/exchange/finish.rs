@@ -119,11 +119,13 @@ impl Engine {
         self.conns.give_back(conn_key, conn);
     }
 
-    /// All exchanges of a client's connection end with it.
-    pub(crate) fn abandon_exchanges_of(&mut self, conn: &Conn, flags: Flags, why: &'static str) {
-        for key in self.exchanges_of(conn) {
-            self.abandon(key, flags, why);
+    /// All exchanges of a client's connection end with it; true if there were any.
+    pub(crate) fn abandon_exchanges_of(&mut self, conn: &Conn, flags: Flags, why: &'static str) -> bool {
+        let left = self.exchanges_of(conn);
+        for key in &left {
+            self.abandon(*key, flags, why);
         }
+        !left.is_empty()
     }
 
     /// The exchanges of a client's connection. It names them itself: when ten thousand clients leave at once, nobody may
