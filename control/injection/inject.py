@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pymesh.control.identity.token_review import AUDIENCE
-from pymesh.control.injection import ending, probes, wishes
+from pymesh.control.injection import ending, ports, probes, wishes
 from pymesh.control.injection.policy import STATUS
 from pymesh.control.injection.problems import Fault, InjectionError
 from pymesh.control.injection.settings import InjectionSettings
@@ -91,7 +91,8 @@ def inject(pod: Json, settings: InjectionSettings, owner: Owner | None = None) -
     spec["containers"] = ending.held_back(spec, spec["containers"], settings.pre_stop_sleep_seconds)
     workload = owner or Owner.of_pod(pod)
     first = spec["containers"][0]["name"]
-    ours = [_sidecar(wished, settings, workload, asked)]
+    told = {**probes.variables(asked), **ports.variables(pod["spec"])}
+    ours = [_sidecar(wished, settings, workload, told)]
     if wished.interception_mode != "NONE":
         ours.insert(0, _capture(wished, settings))
     spec["initContainers"] = [*ours, *(spec.get("initContainers") or ())]
@@ -196,8 +197,8 @@ def _capture(wished: Wishes, settings: InjectionSettings) -> Json:
     }
 
 
-def _sidecar(wished: Wishes, settings: InjectionSettings, workload: Owner, asked: Mapping[str, Json]) -> Json:
-    made = _proxy("sidecar", wished, settings, workload, asked)
+def _sidecar(wished: Wishes, settings: InjectionSettings, workload: Owner, told: Mapping[str, str]) -> Json:
+    made = _proxy("sidecar", wished, settings, workload, told)
     ready = made["readinessProbe"]["httpGet"]
     # Transparent sockets need the right to make them; the group still tells whose they are.
     transparent = wished.interception_mode == "TPROXY"
@@ -224,7 +225,7 @@ def gateway_container(settings: InjectionSettings, name: str) -> tuple[Json, lis
     return _proxy("router", replace(wished, interception_mode="NONE"), settings, Owner(name), {}), _volumes()
 
 
-def _proxy(role: str, wished: Wishes, settings: InjectionSettings, workload: Owner, asked: Mapping[str, Json]) -> Json:
+def _proxy(role: str, wished: Wishes, settings: InjectionSettings, workload: Owner, told: Mapping[str, str]) -> Json:
     ready = {"path": "/healthz/ready", "port": READY_PORT}
     return {
         "name": SIDECAR,
@@ -232,7 +233,7 @@ def _proxy(role: str, wished: Wishes, settings: InjectionSettings, workload: Own
         "imagePullPolicy": settings.image_pull_policy,
         "command": ["pymesh"],
         "args": ["pod", role, "--control", settings.control, "--trust-domain", settings.trust_domain],
-        "env": _environment(wished, settings, workload, asked),
+        "env": _environment(wished, settings, workload, told),
         "ports": [{"containerPort": METRICS_PORT, "name": "http-envoy-prom", "protocol": "TCP"}],
         "readinessProbe": {"httpGet": ready, "failureThreshold": 4, "periodSeconds": 15, "timeoutSeconds": 3},
         "resources": _resources(wished),
@@ -245,8 +246,8 @@ def _proxy(role: str, wished: Wishes, settings: InjectionSettings, workload: Own
     }
 
 
-def _environment(wished: Wishes, settings: InjectionSettings, workload: Owner, asked: Mapping[str, Json]) -> list[Json]:
-    made: list[Json] = [
+def _environment(wished: Wishes, settings: InjectionSettings, workload: Owner, told: Mapping[str, str]) -> list[Json]:
+    return [
         _from_pod("POD_NAME", "metadata.name"),
         _from_pod("POD_NAMESPACE", "metadata.namespace"),
         _from_pod("INSTANCE_IP", "status.podIP"),
@@ -255,10 +256,8 @@ def _environment(wished: Wishes, settings: InjectionSettings, workload: Owner, a
         {"name": "ISTIO_META_CLUSTER_ID", "value": settings.cluster_id},
         {"name": "ISTIO_META_INTERCEPTION_MODE", "value": wished.interception_mode},
         {"name": "ISTIO_META_WORKLOAD_NAME", "value": workload.name},
+        *({"name": name, "value": value} for name, value in told.items()),
     ]
-    if asked:
-        made.append({"name": probes.VARIABLE, "value": json.dumps(asked, separators=(",", ":"), sort_keys=True)})
-    return made
 
 
 def _from_pod(name: str, path: str) -> Json:

@@ -9,6 +9,7 @@ Nobody reaches more of the application by this than what it shows to be probed.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -49,6 +50,11 @@ def rewrite(container: Json, path: str, faults: list[Fault]) -> tuple[Json, dict
                 found[at] = asked
                 changed["lifecycle"] = {**changed["lifecycle"], field: _instead(hook, at)}
     return changed, found
+
+
+def variables(asked: Mapping[str, Json]) -> dict[str, str]:
+    """What the sidecar's environment says of the probes that were rewritten."""
+    return {VARIABLE: json.dumps(asked, separators=(",", ":"), sort_keys=True)} if asked else {}
 
 
 def _instead(probe: Mapping[str, Any], at: str) -> Json:

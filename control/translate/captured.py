@@ -20,7 +20,7 @@ from typing import Any
 
 from pymesh.control.resources.workloads import Sidecar
 from pymesh.control.store.services import Port, Service
-from pymesh.control.translate import clusters, common, listeners, names, sidecar
+from pymesh.control.translate import application, clusters, common, listeners, names, sidecar
 from pymesh.control.translate.at_port import PASSTHROUGH, TLS_PROTOCOLS, AtPort, by_server_name
 from pymesh.control.translate.common import Outbound
 from pymesh.control.translate.l4 import L4Rule
@@ -212,26 +212,12 @@ def _application(
         for one in resource.spec.ingress:
             yield one.port.number, *sidecar.ingress(scope, one)
         return
-    for number, (service, port) in sorted(_served(scope).items()):
+    served: dict[int, tuple[Service, Port]] = {}
+    for number, service, port in application.served(scope.store, scope.proxy):
+        served.setdefault(number, (service, port))
+    for number, (service, port) in sorted(served.items()):
         own = sidecar.inbound_chains(scope, number, port.is_http, f"inbound_{any_address}_{number}")
         yield number, own, clusters.captured(number, source, port.is_http2, service, port.is_http)
-
-
-def _served(scope: Scope) -> dict[int, tuple[Service, Port]]:
-    """The application's ports, by the services that select the workload."""
-    proxy = scope.proxy
-    found: dict[int, tuple[Service, Port]] = {}
-    for host in sorted(scope.store.services):
-        service = scope.store.services[host]
-        if not service.selects(proxy.namespace, proxy.labels):
-            continue
-        for port in service.ports:
-            own = [one.port for one in service.backends[port.number] if one.workload.is_at(proxy.address)]
-            awaited = service.awaited.get(port.number, {}).get(proxy.address)
-            known = port.target if isinstance(port.target, int) else awaited
-            for number in own or ([] if known is None else [known]):
-                found.setdefault(number, (service, port))
-    return found
 
 
 def _unbound(address: str, port: int, chains: list[dict[str, Any]]) -> Any:

@@ -19,7 +19,7 @@ from pymesh.control.resources.gateway_api import KubeGateway
 from pymesh.control.store import jwks
 from pymesh.control.store.services import Service
 from pymesh.control.store.store import Store
-from pymesh.control.translate import names
+from pymesh.control.translate import application, names
 from pymesh.control.translate.proxy import Proxy
 from pymesh.control.xds import pb
 
@@ -120,16 +120,7 @@ class Origins:
         resource = self._store.sidecar(self._proxy.namespace, self._proxy.labels)
         if resource is not None:
             yield from (one.at for one in resource.spec.ingress if one.port.number == port)
-        for service in self._store.services.values():
-            if service.selects(self._proxy.namespace, self._proxy.labels):
-                backends = (one for ported in service.backends.values() for one in ported)
-                targets = {one.port for one in backends if one.workload.is_at(self._proxy.address)}
-                targets |= {one.target for one in service.ports if isinstance(one.target, int)}
-                targets |= {
-                    each[self._proxy.address] for each in service.awaited.values() if self._proxy.address in each
-                }
-                if port in targets:
-                    yield service.at
+        yield from (service.at for known, service, _ in application.served(self._store, self._proxy) if known == port)
 
     def _listener(self, message: Any) -> Iterator[Position]:
         address = message.address.socket_address

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -36,6 +37,8 @@ class Proxy:
     mark: int | None = None
     #: Whether it may have the Secrets of its namespace.
     reads_secrets: bool = True
+    #: The workload's TCP ports that have a name, by it.
+    ports: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def is_captured(self) -> bool:
@@ -80,6 +83,7 @@ class Proxy:
             locality,
             _mark(metadata.get("UPSTREAM_MARK")),
             reads_secrets,
+            _ports(metadata.get("POD_PORTS")),
         )
 
 
@@ -87,6 +91,24 @@ def _of_node(metadata: Mapping[str, Any]) -> dict[str, str]:
     """The label that tells where a workload runs."""
     name = metadata.get("NODE_NAME")
     return {NODE_LABEL: str(name)} if name else {}
+
+
+def _ports(written: object) -> dict[str, int]:
+    """Istio's POD_PORTS: container ports as Kubernetes has them, a list or the JSON text of one."""
+    if written is None or written == "":
+        return {}
+    try:
+        listed = json.loads(written) if isinstance(written, str) else written
+    except ValueError:
+        listed = None
+    if not isinstance(listed, list) or not all(isinstance(one, Mapping) for one in listed):
+        raise ProxyError(f"node metadata POD_PORTS {str(written)[:80]!r}; hint: a list of container ports in JSON")
+    found: dict[str, int] = {}
+    for one in listed:
+        name, number = one.get("name"), one.get("containerPort")
+        if name and isinstance(number, int | float) and one.get("protocol", "TCP") == "TCP":
+            found.setdefault(str(name), int(number))
+    return found
 
 
 def _mark(written: object) -> int | None:

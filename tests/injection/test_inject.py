@@ -56,6 +56,23 @@ def test_what_was_there_stays_and_the_argument_is_left_alone() -> None:
     assert made["spec"]["containers"] == before["spec"]["containers"]
 
 
+def _told(made: Json) -> Any:
+    values = {one["name"]: one.get("value") for one in named(made, "istio-proxy")["env"]}
+    return json.loads(values.get("ISTIO_META_POD_PORTS") or "null")
+
+
+def test_the_sidecar_is_told_the_ports_that_have_a_name() -> None:
+    container = {"ports": [{"containerPort": 8080, "name": "http", "hostPort": 80}, {"containerPort": 9000}]}
+    dns = {"containerPort": 53, "name": "dns", "protocol": "UDP"}
+    stays = {"name": "log", "restartPolicy": "Always", "ports": [dns]}
+    ends = {"name": "migrate", "ports": [{"containerPort": 7000, "name": "gone"}]}
+    assert _told(inject(pod(container=container, initContainers=[ends, stays]), SETTINGS)) == [
+        {"containerPort": 8080, "name": "http", "protocol": "TCP"},
+        dns,
+    ]
+    assert _told(inject(pod(container={"ports": [{"containerPort": 9000}]}), SETTINGS)) is None
+
+
 def test_who_it_is_for_others() -> None:
     made = inject(pod(), SETTINGS)["metadata"]
     assert made["labels"] == {

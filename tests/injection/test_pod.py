@@ -53,6 +53,7 @@ def test_the_control_plane_understands_it(tmp_path: Path) -> None:
     proxy = Proxy.parse(made["node"]["id"], made["node"]["metadata"])
     assert (proxy.kind, proxy.name, proxy.namespace, proxy.address) == ("sidecar", "web-0", "shop", "10.1.2.3")
     assert (proxy.interception, proxy.service_account, proxy.cluster_id) == ("REDIRECT", "web", "Kubernetes")
+    assert proxy.ports == {"http": 8080}, "named by the pod's container"
     assert proxy.labels == {"app": "web", "security.istio.io/tlsMode": "istio", "kubernetes.io/hostname": "node-1"}
 
 

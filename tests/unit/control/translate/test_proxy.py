@@ -25,12 +25,24 @@ def test_namespace_from_the_id() -> None:
         ("x~1~a.b~c", {}),
         ("sidecar~1~nameless~c", {}),
         ("sidecar~1~a.b~c", {"LABELS": "app=web"}),
+        *(("sidecar~1~a.b~c", {"POD_PORTS": wrong}) for wrong in ("{", "{}", "[1]", 7.0)),
         *(("sidecar~1~a.b~c", {"UPSTREAM_MARK": wrong}) for wrong in ("0", "-1", "x", 2.0**32, "")),
     ],
 )
 def test_refused(node: str, metadata: dict[str, object]) -> None:
     with pytest.raises(ProxyError):
         Proxy.parse(node, metadata)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        '[{"name":"http","containerPort":8080,"protocol":"TCP"},{"name":"dns","containerPort":53,"protocol":"UDP"}]',
+        [{"name": "http", "containerPort": 8080.0}, {"containerPort": 9.0}, {"name": "http", "containerPort": 8081.0}],
+    ],
+)
+def test_ports_that_the_pod_names(written: object) -> None:
+    assert Proxy.parse("sidecar~10.0.0.1~a.b~c", {"POD_PORTS": written}).ports == {"http": 8080}
 
 
 @pytest.mark.parametrize("written", ["1338", 1338.0])
