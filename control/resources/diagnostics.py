@@ -6,7 +6,7 @@ import difflib
 import heapq
 import operator
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import Final, Literal
 
@@ -50,6 +50,8 @@ class Diagnostic:
     code: str = ""
     #: Where the other resource is without which nothing would be wrong with this one.
     rival: Position | None = field(default=None, compare=False)
+    #: Nothing but a reference is wrong: the resource means something without what that refers to.
+    dangling: bool = field(default=False, compare=False)
 
     def __str__(self) -> str:
         hint = f"\n  hint: {self.hint}" if self.hint else ""
@@ -93,6 +95,10 @@ class Report:
     def add(self, found: Iterable[Diagnostic]) -> None:
         """What another report has found."""
         self._found.extend(found)
+
+    def add_dangling(self, part: Report) -> None:
+        """What another report has found of a reference, without which its resource still means something."""
+        self._found.extend(replace(one, dangling=True) for one in part._found)
 
     @property
     def diagnostics(self) -> tuple[Diagnostic, ...]:

@@ -18,7 +18,7 @@ _LONGEST_NOTE = 1024
 
 
 def refusal(found: Object, reporter: str, now: datetime) -> dict[str, Any] | None:
-    """The Event of a resource that is not in force; None for one that is."""
+    """The Event of a resource that is not in force, or only in part; None for one that is."""
     if not found.errors:
         return None
     note = told(found.errors)
@@ -31,7 +31,7 @@ def refusal(found: Object, reporter: str, now: datetime) -> dict[str, Any] | Non
         "kind": "Event",
         "metadata": {"name": f"{found.name[:200]}.{said}", "namespace": namespace},
         "type": "Warning",
-        "reason": "Refused",
+        "reason": "PartiallyInvalid" if found.is_partial else "Refused",
         "action": "Configure",
         "note": note,
         "eventTime": f"{stamp(now)[:-1]}.{now.astimezone(UTC).microsecond:06d}Z",

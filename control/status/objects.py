@@ -60,8 +60,14 @@ class Object:
 
     @property
     def errors(self) -> tuple[Diagnostic, ...]:
-        """Why it is not in force."""
+        """What is wrong with it."""
         return tuple(one for one in self.findings if one.severity == "error")
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether it is in force but for what is wrong: references to what is not there, or some of its listeners."""
+        is_itself = self.in_force is self.resource or self.kind == "Gateway"
+        return self.in_force is not None and bool(self.errors) and is_itself
 
     @property
     def title(self) -> str:

@@ -29,6 +29,8 @@ class Rejection:
 
 def accepted(found: Object) -> Condition:
     """Whether a resource is in force."""
+    if found.is_partial:
+        return Condition("Accepted", True, "PartiallyInvalid", told(found.errors))
     if found.errors:
         return Condition("Accepted", False, "Invalid", told(found.errors))
     warnings = [one for one in found.findings if one.severity == "warning"]
@@ -58,8 +60,8 @@ def own_status(found: Object, rejections: Sequence[Rejection], now: datetime) ->
         more = [f"and {len(rejections) - 10} more"] if len(rejections) > 10 else []
         conditions.append(Condition("Programmed", False, "RejectedByProxies", "\n".join([*lines, *more])))
     else:
-        reason = "Invalid" if found.errors else "Programmed"
-        conditions.append(Condition("Programmed", not found.errors, reason))
+        is_in_force = found.is_partial or not found.errors
+        conditions.append(Condition("Programmed", is_in_force, "Programmed" if is_in_force else "Invalid"))
     return {
         "observedGeneration": found.generation,
         "conditions": merged(found.status.get("conditions"), conditions, found.generation, now),

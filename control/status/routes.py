@@ -68,13 +68,10 @@ def _conditions(
     if not isinstance(route, HTTPRoute | GRPCRoute | TLSRoute | TCPRoute):
         return [Condition("Accepted", False, "UnsupportedValue", told(found.errors))]
     parent = route.spec.parent_refs[_references(found).index(dict(reference))]
-    resolved = _resolved(store, route)
-    return [_accepted(store, found, route, parent, gateway, resolved), resolved]
+    return [_accepted(store, found, route, parent, gateway), _resolved(store, route)]
 
 
-def _accepted(
-    store: Store, found: Object, route: Route, parent: ParentRef, gateway: Object | None, resolved: Condition
-) -> Condition:
+def _accepted(store: Store, found: Object, route: Route, parent: ParentRef, gateway: Object | None) -> Condition:
     if gateway is not None:
         in_force = gateway.in_force if gateway.errors else gateway.resource
         if not isinstance(in_force, KubeGateway):
@@ -90,10 +87,8 @@ def _accepted(
             return Condition("Accepted", False, "NoMatchingParent", f"there is no service {parent.name!r}")
         if parent.port is not None and service.port(parent.port) is None:
             return Condition("Accepted", False, "NoMatchingParent", f"{service.host!r} has no port {parent.port}")
-    if found.errors:
-        # A backend that is missing has a condition of its own; still the route is not in force.
-        reason = "UnsupportedValue" if resolved.holds else resolved.reason
-        return Condition("Accepted", False, reason, told(found.errors))
+    if found.errors and not found.is_partial:
+        return Condition("Accepted", False, "UnsupportedValue", told(found.errors))
     return Condition("Accepted", True, "Accepted")
 
 

@@ -18,12 +18,13 @@ HealthChecks = Mapping[tuple[str, str], HealthCheckPolicy]
 
 
 def gather(bare: Store, written: Iterable[HealthCheckPolicy], report: Report) -> HealthChecks:
-    """The policies by what they are for; two for the same are an error.
+    """The policies by what they are for. Of two for the same it is the older one's, and the other is for its others.
 
     A target that is not there selects nothing: the endpoints of the others are asked whatever happens to it.
     """
     found: dict[tuple[str, str], HealthCheckPolicy] = {}
     for policy in written:
+        taken = report.part()
         for target in policy.spec.target_refs:
             looked = report.part()
             service = lookup.service(bare, target, "name", target.name, policy.namespace, looked)
@@ -40,12 +41,16 @@ def gather(bare: Store, written: Iterable[HealthCheckPolicy], report: Report) ->
                 continue
             first = found.setdefault((service.host, target.section_name), policy)
             if first is not policy:
-                report.error(
+                taken.error(
                     target.place("name"),
                     f"{service.host!r} has two HealthCheckPolicies",
                     f"change the one at {first.at}, or name different ports with sectionName",
                     rival=first.at,
                 )
+        if any(one is policy for one in found.values()):
+            report.add_dangling(taken)
+        else:
+            report.add(taken.diagnostics)
     return found
 
 

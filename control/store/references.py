@@ -55,9 +55,10 @@ def gateway_key(reference: str, namespace: str) -> tuple[str, str]:
 
 
 def _virtual_service(store: Store, virtual: VirtualService, report: Report) -> None:
-    spec = virtual.spec
+    spec, lost = virtual.spec, report.part()
     known = {(one.namespace, one.name) for one in store.gateways}
     at_gateway = False
+    has_place = any(gateway_key(name, virtual.namespace) in known for name in spec.gateways)
     used: list[tuple[Located, tuple[str, ...]]] = [(spec, spec.gateways)]
     used += [(match, match.gateways) for rule in spec.http for match in rule.match]
     used += [(match, match.gateways) for rule in spec.tls for match in rule.match]
@@ -71,7 +72,7 @@ def _virtual_service(store: Store, virtual: VirtualService, report: Report) -> N
                 names_here = [
                     one if namespace == virtual.namespace else f"{namespace}/{one}" for namespace, one in known
                 ]
-                report.error(
+                lost.error(
                     owner.place("gateways"),
                     f"there is no Gateway {name!r}",
                     did_you_mean(name, [*names_here, MESH]),
@@ -85,17 +86,24 @@ def _virtual_service(store: Store, virtual: VirtualService, report: Report) -> N
     if MESH in spec.gateways:
         for host in spec.hosts:
             if not host.startswith("*"):
-                lookup.service(store, spec, "hosts", host, virtual.namespace, report)
-            elif host not in store.services and not any(is_within(known, host) for known in store.services):
+                found = lookup.service(store, spec, "hosts", host, virtual.namespace, lost)
+                has_place = has_place or found is not None
+                continue
+            has_place = True
+            if host not in store.services and not any(is_within(known, host) for known in store.services):
                 report.warning(spec.place("hosts"), f"no service is within {host!r}", "name the services")
     for rule in spec.http:
         targets = [share.destination for share in rule.route] + [copy.destination for copy in rule.copies]
         for target in targets:
-            _destination(store, target, virtual.namespace, at_gateway, True, report)
+            _destination(store, target, virtual.namespace, at_gateway, True, lost)
     l4: list[TlsRoute | TcpRoute] = [*spec.tls, *spec.tcp]
     for tcp in l4:
         for tcp_share in tcp.route:
-            _destination(store, tcp_share.destination, virtual.namespace, at_gateway, False, report)
+            _destination(store, tcp_share.destination, virtual.namespace, at_gateway, False, lost)
+    if has_place:
+        report.add_dangling(lost)
+    else:
+        report.add(lost.diagnostics)
 
 
 def _destination(
@@ -132,7 +140,11 @@ def _credential(store: Store, gateway: Gateway, server: Server, report: Report) 
 
 
 def _client_credential(store: Store, rule: DestinationRule, report: Report) -> None:
-    """A DestinationRule's Secrets are read in the namespace of the proxy; one namespace at least must have them."""
+    """A DestinationRule's Secrets are read in the namespace of the proxy; one namespace at least must have them.
+
+    Without them nobody is reached by the rule's TLS. Without the rule all would be, and in plain text.
+    """
+    found = report.part()
     policies = [rule.spec.traffic_policy, *(subset.traffic_policy for subset in rule.spec.subsets)]
     for policy in policies:
         for tls in (policy.tls, *(ported.tls for ported in policy.port_level_settings)) if policy is not None else ():
@@ -147,10 +159,11 @@ def _client_credential(store: Store, rule: DestinationRule, report: Report) -> N
                     tls.credential_name,
                     tls,
                     "credentialName",
-                    report,
+                    found,
                     certificate=tls.mode == "MUTUAL",
                     authority=not tls.insecure_skip_verify,
                 )
+    report.add_dangling(found)
 
 
 def _kube_gateway(store: Store, gateway: KubeGateway, report: Report) -> None:
@@ -168,6 +181,7 @@ def _kube_gateway(store: Store, gateway: KubeGateway, report: Report) -> None:
 
 
 def _sidecar(store: Store, sidecar: Sidecar, report: Report) -> None:
+    lost = report.part()
     for listener in sidecar.spec.egress:
         for written in listener.hosts:
             namespace, _, host = written.partition("/")
@@ -178,7 +192,8 @@ def _sidecar(store: Store, sidecar: Sidecar, report: Report) -> None:
                 hint = report.closest(
                     written, lambda: (f"{one.namespace}/{one.host}" for one in store.services.values())
                 )
-                report.error(listener.place("hosts"), f"there is no service {written!r}", hint)
+                lost.error(listener.place("hosts"), f"there is no service {written!r}", hint)
+    report.add_dangling(lost)
 
 
 def _selected(

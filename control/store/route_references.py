@@ -33,7 +33,9 @@ def check(store: Store, report: Report) -> None:
         _parents(store, route, report)
         for rule in route.spec.rules:
             for backend in backends(rule):
-                check_backend(store, route, backend, report)
+                found = report.part()
+                check_backend(store, route, backend, found)
+                report.add_dangling(found)
 
 
 def _is_http(route: Route) -> bool:

@@ -1,7 +1,8 @@
 """The store of what can be used: what is wrong is left out, and the rest of the mesh goes on without it.
 
 For resources that come one by one, from many hands. What is left out depends on nothing but the resources, so that
-every control plane leaves out the same.
+every control plane leaves out the same. Of a resource that is right but for references to what is not there, which
+somebody else may have deleted, only these fail: it stays.
 """
 
 from __future__ import annotations
@@ -24,20 +25,33 @@ def assemble_usable(
     Each resource is alone in its file. Raises ConfigError if something is wrong with none of them in particular.
     """
     used = {one.at.file: one for one in resources}
+    #: Of those that are out of use: which can be used after all, if nothing better takes their place.
+    dangling: dict[str, Resource] = {}
+    left_out: set[str] = set()
+    tolerated: set[str] = set()
     while True:
         attempt = Report()
         store = assemble(used.values(), options, attempt)
-        if not attempt.failed:
-            report.add(attempt.diagnostics)
+        errors = [one for one in attempt.errors() if not (one.dangling and one.at.file in tolerated)]
+        if not errors:
+            # Whether one has a hint depends on how many others there are: the first word stands.
+            said = {(one.at, one.message) for one in report.diagnostics}
+            report.add(one for one in attempt.diagnostics if (one.at, one.message) not in said)
             return store, list(used.values())
-        gone = _to_leave_out([one for one in attempt.diagnostics if one.severity == "error"], used.keys())
+        gone = _to_leave_out(errors, used.keys())
         if not gone:
             raise ConfigError(attempt.diagnostics)
         # What is said of the others may be for the sake of those that are left out.
         report.add(one for one in attempt.diagnostics if one.at.file in gone)
         for file in gone:
-            del used[file]
+            before = used.pop(file)
+            if file not in left_out and all(one.dangling for one in errors if one.at.file == file):
+                dangling[file] = before
+            left_out.add(file)
             other = stand_in(file)
+            if other is None and file in dangling:
+                other = dangling.pop(file)
+                tolerated.add(file)
             if other is not None:
                 used[file] = other
 

@@ -39,12 +39,12 @@ def _precedence(match: GrpcMatch) -> tuple[bool, int, int, int]:
 
 
 def _forward(scope: Scope, made: Any, route: GRPCRoute, rule: GrpcRule) -> None:
-    clusters = share_out(scope, made, route.namespace, rule.backend_refs)
+    clusters = share_out(scope, made, route, rule.backend_refs)
     if not clusters:
         made.direct_response.status = 503  # told as UNAVAILABLE, as the standard asks where nothing can answer
         return
     sticky.by_destination(scope, made.route, clusters)
-    mirror(scope, made, route.namespace, rule.filters)
+    mirror(scope, made, route, rule.filters)
 
 
 def _match(match: GrpcMatch) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from pymesh.control.resources.gateway_api import (
     RouteRule,
     mirrors,
 )
-from pymesh.control.translate import http_filters, routes, sticky
+from pymesh.control.store.parents import Route
+from pymesh.control.translate import backends, http_filters, routes, sticky
 from pymesh.control.translate.retries import RetryRule, by_method
 from pymesh.control.translate.routes import Place
 from pymesh.control.translate.scope import Scope
@@ -79,10 +80,12 @@ def _routes(
 
 
 def _forward(scope: Scope, made: Any, route: HTTPRoute, rule: RouteRule) -> None:
-    clusters = share_out(scope, made, route.namespace, rule.backend_refs)
+    clusters = share_out(scope, made, route, rule.backend_refs)
     if not clusters:
         made.direct_response.status = 500  # as the standard asks where nothing can answer
         return
+    if backends.UNRESOLVED in clusters:
+        made.route.cluster_not_found_response_code = pb.RouteAction.INTERNAL_SERVER_ERROR  # by the standard, too
     if rule.timeouts.request is not None:
         limit = pb.message("google.protobuf.Duration")(**seconds(rule.timeouts.request))
         made.route.timeout.CopyFrom(limit)
@@ -90,16 +93,12 @@ def _forward(scope: Scope, made: Any, route: HTTPRoute, rule: RouteRule) -> None
         sticky.by_session(made.route, rule.session_persistence)
     else:
         sticky.by_destination(scope, made.route, clusters)
-    mirror(scope, made, route.namespace, rule.filters)
+    mirror(scope, made, route, rule.filters)
 
 
-def share_out(scope: Scope, made: Any, namespace: str, backends: Sequence[BackendRef]) -> list[str]:
+def share_out(scope: Scope, made: Any, route: Route, written: Sequence[BackendRef]) -> list[str]:
     """Send what a route takes to its backends by their weights; the clusters, none if nobody can answer."""
-    shares = [
-        (scope.destination(one.name, one.namespace or namespace, "", one.port, None, one.at), one)
-        for one in backends
-        if one.weight
-    ]
+    shares = [(backends.cluster(scope, route, one), one) for one in written if one.weight]
     if not shares:
         return []
     choice: dict[str, Any]
@@ -115,12 +114,10 @@ def share_out(scope: Scope, made: Any, namespace: str, backends: Sequence[Backen
     return [cluster for cluster, _ in shares]
 
 
-def mirror(scope: Scope, made: Any, namespace: str, filters: tuple[RouteFilter, ...]) -> None:
+def mirror(scope: Scope, made: Any, route: Route, filters: tuple[RouteFilter, ...]) -> None:
     """Copies of what a rule sends on."""
     for copy in mirrors(filters):
-        backend = copy.backend_ref
-        cluster = scope.destination(backend.name, backend.namespace or namespace, "", backend.port, None, backend.at)
-        routes.mirror(made.route, cluster, copy.millionths)
+        routes.mirror(made.route, backends.cluster(scope, route, copy.backend_ref), copy.millionths)
 
 
 def _match(match: RouteMatch) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pymesh.control.resources.gateway_api import HTTPRoute, KubeGateway, Listene
 from pymesh.control.resources.gateway_routes import GRPCRoute, TCPRoute, TLSRoute
 from pymesh.control.resources.gateway_routes import L4Rule as RouteRule
 from pymesh.control.resources.hosts import intersection
-from pymesh.control.translate import grpc_route, http_route
+from pymesh.control.translate import backends, grpc_route, http_route
 from pymesh.control.translate.l4 import L4Rule
 from pymesh.control.translate.routes import Place
 from pymesh.control.translate.scope import Scope
@@ -34,12 +34,7 @@ def sites(scope: Scope) -> Iterator[Site]:
 
 def tcp_rule(scope: Scope, route: TCPRoute | TLSRoute, rule: RouteRule, names: tuple[str, ...] = ()) -> L4Rule:
     """Where connections go."""
-    shares = [
-        (scope.destination(one.name, one.namespace or route.namespace, "", one.port, None, one.at), one.weight)
-        for one in rule.backend_refs
-        if one.weight
-    ]
-    return L4Rule(shares, names)
+    return L4Rule([(backends.cluster(scope, route, one), one.weight) for one in rule.backend_refs if one.weight], names)
 
 
 def _site(scope: Scope, gateway: KubeGateway, listener: Listener) -> Site:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pymesh.control.resources.destination import ClientTls
+from pymesh.control.resources.diagnostics import Diagnostic, Report
 from pymesh.control.store import credentials
 from pymesh.control.store.services import Port, Service
 from pymesh.control.store.store import Store
@@ -15,7 +16,8 @@ from pymesh.control.translate.scope import Scope
 
 
 def is_lacking(store: Store, proxy: Proxy, wanted: ClientTls | None) -> bool:
-    """Whether a policy asks for a Secret that the proxy's namespace does not have, or that the proxy may not have.
+    """Whether a policy asks for a Secret that the proxy's namespace does not have, or that the proxy may not have, or
+    that cannot be used.
 
     Without a certificate, or with nobody to judge the other side, it is better not to connect.
     """
@@ -23,10 +25,26 @@ def is_lacking(store: Store, proxy: Proxy, wanted: ClientTls | None) -> bool:
         return False
     if not proxy.reads_secrets:
         return True
-    found = credentials.find(store.secrets, proxy.namespace, wanted.credential_name)
-    if found is None or (not wanted.insecure_skip_verify and not found.authority):
-        return True
-    return wanted.mode == "MUTUAL" and not (found.certificate and found.key)
+    key = ("lacking", proxy.namespace, wanted.credential_name, wanted.mode, wanted.insecure_skip_verify)
+    known = store.memo.get(key)
+    if known is None:
+        known = store.memo[key] = bool(_problems(store, proxy.namespace, wanted))
+    return bool(known)
+
+
+def _problems(store: Store, namespace: str, wanted: ClientTls) -> list[Diagnostic]:
+    report = Report(searches=0)
+    credentials.check(
+        store.secrets,
+        namespace,
+        wanted.credential_name,
+        wanted,
+        "credentialName",
+        report,
+        certificate=wanted.mode == "MUTUAL",
+        authority=not wanted.insecure_skip_verify,
+    )
+    return report.errors()
 
 
 def secrets(scope: Scope, service: Service, port: Port) -> dict[str, Any]:
@@ -48,6 +66,7 @@ def secrets(scope: Scope, service: Service, port: Port) -> dict[str, Any]:
                 f"{scope.proxy.name} cannot reach it",
                 "put the Secret there, or narrow the rule with exportTo",
             )
+            continue
         found = credentials.find(scope.store.secrets, scope.proxy.namespace, wanted.credential_name)
         made |= tls.secrets(scope.proxy.namespace, wanted.credential_name, found) if found is not None else {}
     return made

@@ -33,7 +33,7 @@ class Scope:
         """The cluster that a destination means; None, and a warning, if it has no such port here."""
         service = self.store.service(host, namespace)
         if service is None:
-            return None  # the store reported it, so no store with this reference exists
+            return None  # the store has told of it
         if not service.is_visible(self.proxy.namespace):
             message = f"{service.host!r} is not exported to namespace {self.proxy.namespace!r}"
             self.report.warning(at, message, f"add it to exportTo of the service at {service.at}")

@@ -215,6 +215,22 @@ def test_a_gateway_gets_proxies_and_a_service_and_they_go_with_it(mesh: Shop) ->
         with trusting.wrap_socket(plain, server_hostname="edge.test") as secured:
             assert secured.version() == "TLSv1.3"
 
+    # A backend that is not there gets its share, which fails; the other one answers.
+    cluster.apply(_EDGE.replace("{name: web, port: 80}", "{name: web, port: 80}, {name: gone, port: 80}"))
+
+    def statuses(asked: int) -> set[int]:
+        return {mesh.ask(address, 80, "/products/1").status for _ in range(asked)}
+
+    mesh.node.wait("some requests fail", lambda: 500 in statuses(5))
+    assert statuses(40) == {200, 500}
+
+    def told() -> dict[str, tuple[str, str]]:
+        (parent,) = (cluster.get(_GATEWAY_API, "HTTPRoute", "edge", "shop") or {})["status"]["parents"]
+        return {one["type"]: (one["status"], one["reason"]) for one in parent["conditions"]}
+
+    missing = {"Accepted": ("True", "Accepted"), "ResolvedRefs": ("False", "BackendNotFound")}
+    mesh.node.wait("the route says so", lambda: told() == missing)
+
     # What somebody changes by hand, or removes, is put right; another port is another port of the Service.
     cluster.delete("v1", "Service", "edge-pymesh", "shop")
     listeners = [{"name": "http", "port": 8080, "protocol": "HTTP"}]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pymesh.control.sources.kubernetes.mesh import KubernetesMesh
+from pymesh.control.xds import pb
 from tests.kubernetes.cluster import Cluster, Object
 from tests.kubernetes.meshes import Described, configuration, following
 
@@ -40,8 +41,8 @@ WRONG: tuple[tuple[Object, str, str], ...] = (
         "sessionAffinity: 'ClientIP' is not supported",
     ),
     (
-        one(ISTIO, "VirtualService", "lost", spec={"hosts": ["cart"], "http": route(host="nobody")}),
-        "spec.http[0].route[0].destination.host",
+        one(ISTIO, "VirtualService", "lost", spec={"hosts": ["nobody"], "http": route(host="cart")}),
+        "spec.hosts",
         "there is no service 'nobody'",
     ),
     (
@@ -62,9 +63,9 @@ WRONG: tuple[tuple[Object, str, str], ...] = (
         "'not-an-ip.example' is not an IP address",
     ),
     (
-        one(ISTIO, "Sidecar", "far", spec={"egress": [{"hosts": ["nowhere/nobody.example"]}]}),
+        one(ISTIO, "Sidecar", "far", spec={"egress": [{"hosts": ["nobody.example"]}]}),
         "spec.egress[0].hosts",
-        "there is no service 'nowhere/nobody.example'",
+        "'nobody.example' is not NAMESPACE/HOST",
     ),
     (
         one(SECURITY, "AuthorizationPolicy", "shut", spec={
@@ -134,6 +135,36 @@ def test_each_is_told_of_and_the_rest_goes_on(mesh_apis: Cluster, filled: str) -
             mesh_apis.delete(wrong["apiVersion"], wrong["kind"], wrong["metadata"]["name"], filled)
             followed.until(lambda mesh: told(mesh) == [])
         assert configuration(followed.mesh, [proxy, guarded]) == alone
+
+
+def test_who_deletes_a_service_takes_nothing_from_those_who_name_others_beside_it(
+    mesh_apis: Cluster, filled: str
+) -> None:
+    """By list as by watch, and until it is there again."""
+    proxy = Described(
+        f"sidecar~10.1.0.9~cart-1.{filled}~x", {"INTERCEPTION_MODE": "REDIRECT", "LABELS": {"app": "cart"}}
+    )
+    split = [{"timeout": "3s", "route": [{"destination": {"host": name}, "weight": 50} for name in ("web", "cart")]}]
+    both = placed(one(ISTIO, "VirtualService", "web", spec={"hosts": ["web"], "http": split}), filled)
+    field = "spec.http[0].route[1].destination.host"
+    with following(mesh_apis.kubeconfig, grace_seconds=0) as followed:
+        mesh_apis.apply([both])
+        followed.until(lambda mesh: told(mesh) == [] and _table(mesh, proxy).count(b"cart.") > 0)
+        whole = configuration(followed.mesh, [proxy])
+        mesh_apis.delete("v1", "Service", "cart", filled)
+        at = f"VirtualService/{filled}/web:{field}"
+        followed.until(lambda mesh: told(mesh) == [(at, "there is no service 'cart'")])
+        assert b"outbound|80||cart" in _table(followed.mesh, proxy), "its share fails"
+        with following(mesh_apis.kubeconfig, grace_seconds=0) as newcomer:
+            expected = configuration(newcomer.mesh, [proxy])
+        assert configuration(followed.mesh, [proxy]) == expected
+        mesh_apis.apply([placed(GOOD[1], filled)])
+        followed.until(lambda mesh: told(mesh) == [])
+        assert configuration(followed.mesh, [proxy]).keys() == whole.keys()
+
+
+def _table(mesh: KubernetesMesh, proxy: Described) -> bytes:
+    return mesh.messages(proxy)[pb.ROUTES]["80"].SerializeToString()
 
 
 def test_what_has_no_end_is_an_error_of_its_own(mesh_apis: Cluster, filled: str) -> None:

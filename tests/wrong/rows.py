@@ -42,6 +42,7 @@ class Row:
     message: str
     hint: str = ""
     severity: str = "error"
+    partial: bool = False
     by: str = "store"
     code: str = ""
     webhook_hint: str | None = None
@@ -97,6 +98,11 @@ class Row:
         return f"{self.place}: {self.message}" + (f"; hint: {self.hint}" if self.hint else "")
 
     @property
+    def event(self) -> str:
+        """The reason of the Event."""
+        return "PartiallyInvalid" if self.partial else "Refused"
+
+    @property
     def is_found_in_a_cluster(self) -> bool:
         """Whether the control plane finds it among the objects of a cluster."""
         return self.by == "store"
@@ -115,6 +121,7 @@ class Row:
             shown = ["Accepted=False Invalid", "Programmed=False Invalid"] if is_wrong else shown
         elif self.group.endswith(_ISTIO):
             shown = ["Accepted=False Invalid"] if is_wrong else ["Accepted=True Accepted"]
+            shown = ["Accepted=True PartiallyInvalid"] if self.partial else shown
         else:
             shown = []  # its status is others'
         return [(one, self._message(one, text)) for one in shown]

@@ -73,6 +73,7 @@ class _Mesh(StoredMesh):
         report = Report()
         store, used = assemble_usable(resources, MeshOptions(), report, lambda _: instead)
         self.found = report.diagnostics
+        self.in_force = {one.at.file: one for one in used}
         self._use(store, used)
 
 
@@ -89,7 +90,7 @@ def _in_a_cluster(row: Row) -> tuple[_Mesh, Told]:
     used = made or instead
     found = _Mesh([*mesh(), *([used] if used is not None else [])], instead)
     own = {*report.diagnostics, *(one for one in found.found if one.at.file == place(document))}
-    return found, Told(row.version, row.name, document, made, tuple(sorted(own)))
+    return found, Told(row.version, row.name, document, made, tuple(sorted(own)), found.in_force.get(place(document)))
 
 
 @pytest.mark.parametrize("row", ROWS, ids=_title)
@@ -105,7 +106,7 @@ def test_the_control_plane_finds_it_and_nothing_else(row: Row) -> None:
     assert [one for one in found.found if one.at.file != place(told.document)] == []
 
 
-@pytest.mark.parametrize("row", [one for one in ROWS if one.severity == "error"], ids=_title)
+@pytest.mark.parametrize("row", [one for one in ROWS if one.severity == "error" and not one.partial], ids=_title)
 def test_the_rest_of_the_mesh_is_as_it_was(row: Row) -> None:
     found, _ = _in_a_cluster(row)
     now = configuration(found, PROXIES)
@@ -113,6 +114,13 @@ def test_the_rest_of_the_mesh_is_as_it_was(row: Row) -> None:
         assert now[proxy.id] == _alone()[proxy.id]
     # For whom it was, a door that cannot be read is shut.
     assert (now[GUARDED.id] == _alone()[GUARDED.id]) is (row.name not in CLOSING)
+
+
+@pytest.mark.parametrize("row", [one for one in ROWS if one.partial], ids=_title)
+def test_who_refers_to_what_is_not_there_is_in_force(row: Row) -> None:
+    found, _ = _in_a_cluster(row)
+    now = configuration(found, PROXIES)
+    assert any(now[proxy.id] != _alone()[proxy.id] for proxy in PROXIES)
 
 
 @pytest.mark.parametrize("row", [one for one in ROWS if one.is_found_in_a_cluster], ids=_title)
@@ -126,7 +134,7 @@ def test_its_status_and_an_event_say_so(row: Row) -> None:
     event = events.refusal(told, "control-1", NOW)
     if row.severity == "error":
         assert event is not None
-        assert (event["type"], event["reason"], event["note"]) == ("Warning", "Refused", row.line)
+        assert (event["type"], event["reason"], event["note"]) == ("Warning", row.event, row.line)
         assert event["regarding"]["kind"] == row.name
     else:
         assert event is None, "it is in force"

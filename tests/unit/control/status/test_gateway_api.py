@@ -66,15 +66,18 @@ def mesh(*documents: str) -> tuple[Store, dict[str, Object]]:
         own = Report()
         made = load_text(f"f{number}", text, own)
         report.add(own.diagnostics)
-        resources += made
-        read[f"f{number}"] = made[0] if made else None
-    store, _ = assemble_usable(resources, MeshOptions(), report, lambda _: None)
+        if made and not own.failed:
+            resources += made
+            read[f"f{number}"] = made[0]
+    store, used = assemble_usable(resources, MeshOptions(), report, lambda _: None)
+    in_force = {one.at.file: one for one in used}
     objects = {}
     for number, text in enumerate(documents):
         document = yaml.safe_load(text)
         found = tuple(one for one in report.diagnostics if one.at.file == f"f{number}")
         key = f"{document['kind']} {document['metadata']['name']}"
-        objects[key] = Object(document["apiVersion"], document["kind"], document, read[f"f{number}"], found)
+        was, now = read.get(f"f{number}"), in_force.get(f"f{number}")
+        objects[key] = Object(document["apiVersion"], document["kind"], document, was, found, now)
     return store, objects
 
 
@@ -212,11 +215,17 @@ def test_a_route_that_is_not_taken_says_by_whose_doing(spec: str, expected: str,
     assert message in text
 
 
-def test_a_route_that_is_not_in_force_is_never_accepted() -> None:
+def test_a_route_with_a_backend_that_is_not_there_is_in_force() -> None:
     (parent,) = of_route(
         GATEWAY, SERVICE, route("parentRefs: [{name: edge}], rules: [{backendRefs: [{name: cartt, port: 80}]}]")
     )
-    assert "Accepted=False BackendNotFound" in shown(parent["conditions"])
+    assert shown(parent["conditions"]) == ["Accepted=True Accepted", "ResolvedRefs=False BackendNotFound"]
+
+
+def test_a_route_that_is_not_in_force_is_never_accepted() -> None:
+    nobody = "{group: '', kind: Service, name: nobody}"
+    (parent,) = of_route(GATEWAY, SERVICE, route(f"parentRefs: [{nobody}], {TO_CART}"))
+    assert "Accepted=False NoMatchingParent" in shown(parent["conditions"])
 
 
 def test_each_parent_says_by_itself_whether_it_takes_the_route() -> None:

@@ -13,6 +13,9 @@ from pymesh.control.resources.metadata import Resource
 from pymesh.control.resources.objects import load_object
 from pymesh.control.store.store import MeshOptions, Store
 from pymesh.control.store.usable import assemble_usable
+from pymesh.control.translate import translate
+from pymesh.control.translate.proxy import Proxy
+from pymesh.control.xds import pb
 
 ISTIO = "networking.istio.io/v1"
 
@@ -56,7 +59,93 @@ def test_a_wrong_reference_takes_its_own_resource_away() -> None:
 
 def test_what_depends_on_what_is_left_out_is_left_out_too() -> None:
     rule = one(ISTIO, "DestinationRule", "r", {"host": "nobody", "subsets": [{"name": "v1"}]})
-    _, used, found = usable(service("a"), rule, virtual("v", "a", "v1"))
+    policy = one(
+        ISTIO, "VirtualService", "w", {"hosts": ["nobody"], "http": [{"route": [{"destination": {"host": "a"}}]}]}
+    )
+    _, used, found = usable(service("a"), rule, policy)
+    assert used == ["Service shop/a"]
+    assert len(found) == 2
+
+
+def test_who_refers_to_what_is_not_there_stays_with_the_rest_of_what_it_says() -> None:
+    """Whoever deletes one service, or one subset of it, takes nothing from those who name others beside it."""
+    shares = [{"destination": {"host": name}, "weight": 50} for name in ("a", "gone")]
+    split = one(ISTIO, "VirtualService", "v", {"hosts": ["a", "gone"], "http": [{"route": shares}]})
+    subset = virtual("w", "b", "no-subset")
+    egress = [{"hosts": ["shop/a.shop.svc.cluster.local", "shop/gone"]}]
+    sidecar = one(ISTIO, "Sidecar", "s", {"egress": egress, "outboundTrafficPolicy": {"mode": "REGISTRY_ONLY"}})
+    requests = route("HTTPRoute", "r", {"name": "edge"}, to="gone")
+    store, used, found = usable(service("a"), service("b"), gateway("edge"), split, subset, sidecar, requests)
+    assert {split.title, subset.title, sidecar.title, requests.title} < set(used)
+    assert len(store.virtual_services) == 2
+    assert [text.partition(": ")[0] for text in found] == [
+        "HTTPRoute/shop/r:spec.rules[0].backendRefs[0].name",
+        "Sidecar/shop/s:spec.egress[0].hosts",
+        "VirtualService/shop/v:spec.hosts",
+        "VirtualService/shop/v:spec.http[0].route[1].destination.host",
+        "VirtualService/shop/w:spec.http[0].route[0].destination.subset",
+    ]
+    assert all(": error: " in text for text in found)
+
+
+def test_a_second_policy_for_a_target_is_for_its_others() -> None:
+    def policy(name: str, *targets: str) -> Resource:
+        spec = {"targetRefs": [{"kind": "Service", "name": each} for each in targets], "tcp": {}}
+        return one("extensions.pymesh.dev/v1alpha1", "HealthCheckPolicy", name, spec)
+
+    first, second, third = policy("1", "a"), policy("2", "a", "b"), policy("3", "a", "b")
+    store, used, found = usable(service("a"), service("b"), first, second, third)
+    assert first.title in used and second.title in used and third.title not in used
+    assert {host.partition(".")[0]: each for (host, _), each in store.health_checks.items()} == {
+        "a": first,
+        "b": second,
+    }
+    assert [text.partition(": ")[0] for text in found] == [
+        "HealthCheckPolicy/shop/2:spec.targetRefs[0].name",
+        "HealthCheckPolicy/shop/3:spec.targetRefs[0].name",
+        "HealthCheckPolicy/shop/3:spec.targetRefs[1].name",
+    ]
+
+
+def test_a_rule_whose_secret_is_gone_lets_nobody_speak_in_plain_text() -> None:
+    tls = {"mode": "SIMPLE", "credentialName": "gone"}
+    rule = one(ISTIO, "DestinationRule", "r", {"host": "a", "trafficPolicy": {"tls": tls}})
+    store, used, (found,) = usable(service("a"), rule)
+    assert rule.title in used
+    assert "there is no Secret shop/gone" in found
+    proxy = Proxy("sidecar", "10.0.0.1", "web", "shop", interception="REDIRECT")
+    made = translate(store, proxy).messages
+    cluster = made[pb.CLUSTER]["outbound|80||a.shop.svc.cluster.local"]
+    assert (cluster.type, len(cluster.load_assignment.endpoints)) == (pb.Cluster.STATIC, 0), "nobody is reached"
+    assert not made[pb.ENDPOINTS]
+
+
+def test_a_secret_that_cannot_be_used_is_as_good_as_none() -> None:
+    tls = {"mode": "MUTUAL", "credentialName": "s"}
+    rule = one(ISTIO, "DestinationRule", "r", {"host": "a", "trafficPolicy": {"tls": tls}})
+    report = Report()
+    head = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s", "namespace": "shop"}}
+    secret = load_object({**head, "stringData": dict.fromkeys(("tls.crt", "tls.key", "ca.crt"), "no PEM")}, report)
+    assert secret is not None, report.diagnostics
+    store, used, found = usable(service("a"), rule, secret)
+    assert rule.title in used
+    assert all("Secret shop/s has a" in text for text in found)
+    made = translate(store, Proxy("sidecar", "10.0.0.1", "web", "shop", interception="REDIRECT")).messages
+    assert made[pb.CLUSTER]["outbound|80||a.shop.svc.cluster.local"].type == pb.Cluster.STATIC
+    assert not made[pb.SECRET], "no proxy has to refuse it"
+
+
+def test_the_last_good_version_comes_before_one_that_refers_to_nothing() -> None:
+    newest, good = virtual("v", "a", "v2"), virtual("v", "a")
+    store, used, _ = usable(service("a"), newest, instead={newest.at.file: [good]})
+    assert (used, store.virtual_services) == (["Service shop/a", "VirtualService shop/v"], [good])
+
+
+def test_who_refers_to_nothing_and_is_wrong_besides_is_left_out() -> None:
+    claims = {"match": [{"headers": {"@request.auth.claims.sub": {"exact": "ann"}}}]}
+    rules = [{**claims, "route": [{"destination": {"host": "gone"}}]}]
+    wrong = one(ISTIO, "VirtualService", "v", {"hosts": ["a"], "http": rules})
+    _, used, found = usable(service("a"), wrong)
     assert used == ["Service shop/a"]
     assert len(found) == 2
 
@@ -69,7 +158,7 @@ def test_the_second_of_two_is_left_out() -> None:
 
 
 def test_what_stands_in_is_judged_as_well() -> None:
-    wrong = virtual("v", "a", "v2")
+    wrong = virtual("v", "c")
     still_wrong, right = virtual("v", "b"), virtual("v", "a")
     _, used, _ = usable(service("a"), wrong, instead={wrong.at.file: [still_wrong, right]})
     assert used == ["Service shop/a", "VirtualService shop/v"]
@@ -215,19 +304,25 @@ def test_who_has_to_stand_back_at_one_listener_is_in_force_at_another() -> None:
     assert [text.partition(": ")[2].partition(" at ")[0] for text in found] == ["warning: '*'", "error: '*'"]
 
 
-def test_who_is_left_out_displaces_nobody() -> None:
+def test_who_refers_to_nothing_keeps_its_place() -> None:
+    """Whose turn it is does not change with a service that somebody else deletes."""
     at = {"name": "edge"}
     store, used, found = usable(
         service("a"), gateway("edge"), route("HTTPRoute", "a", at, to="nobody"), route("GRPCRoute", "b", at)
     )
-    assert bound(store) == ["b at edge/http"]
-    assert "HTTPRoute shop/a" not in used
-    assert len(found) == 1, "nothing is said of what does not matter in the end"
+    assert bound(store) == ["a at edge/http"]
+    assert "GRPCRoute shop/b" not in used
+    assert len(found) == 2
+    _, used, _ = usable(service("a"), virtual("second", "a"), virtual("first", "a", "no-subset"))
+    assert used == ["Service shop/a", "VirtualService shop/first"]
 
 
 def test_the_second_of_two_is_used_if_the_first_is_wrong_otherwise() -> None:
-    _, used, _ = usable(service("a"), virtual("second", "a"), virtual("first", "a", "no-subset"))
+    claims = [{"match": [{"headers": {"@request.auth.claims.sub": {"exact": "ann"}}}], "redirect": {"uri": "/"}}]
+    first = one(ISTIO, "VirtualService", "first", {"hosts": ["a"], "http": claims})
+    _, used, (found,) = usable(service("a"), virtual("second", "a"), first)
     assert used == ["Service shop/a", "VirtualService shop/second"]
+    assert "sidecars of clients know no claims" in found, "nothing is said of what does not matter in the end"
 
 
 def test_the_second_route_for_connections_is_in_force_where_there_is_no_first() -> None:
