@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pymesh.control.resources.diagnostics import Diagnostic
+from pymesh.control.resources.gateway import Gateway
+from pymesh.control.resources.gateway_api import KubeGateway
 from pymesh.control.resources.metadata import Resource
 
 Json = Mapping[str, Any]
@@ -66,13 +68,19 @@ class Object:
     @property
     def is_partial(self) -> bool:
         """Whether it is in force but for what is wrong: references to what is not there, or some of its listeners."""
-        is_itself = self.in_force is self.resource or self.kind == "Gateway"
-        return self.in_force is not None and bool(self.errors) and is_itself
+        return bool(self.errors) and (_serves(self.in_force) or self.in_force is self.resource is not None)
 
     @property
     def title(self) -> str:
         """For messages."""
         return f"{self.kind} {self.namespace}/{self.name}"
+
+
+def _serves(rest: Resource | None) -> bool:
+    """Whether it is a Gateway with at least one listener left."""
+    if isinstance(rest, Gateway):
+        return bool(rest.spec.servers)
+    return isinstance(rest, KubeGateway) and bool(rest.spec.listeners)
 
 
 def _mapping(value: Any) -> Json:

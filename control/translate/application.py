@@ -26,7 +26,9 @@ def _targets(service: Service, port: Port, proxy: Proxy) -> list[int]:
     requests nobody sees. So what the workload says itself counts before what is to be heard of it.
     """
     own = [one.port for one in service.backends[port.number] if one.workload.is_at(proxy.address)]
-    if own or isinstance(port.target, int):
-        return own or [port.target]
+    if own:
+        return own
+    if isinstance(port.target, int):
+        return [port.target]
     known = proxy.ports.get(port.target, service.awaited.get(port.number, {}).get(proxy.address))
     return [] if known is None else [known]
