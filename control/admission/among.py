@@ -16,7 +16,9 @@ def findings(new: Resource, in_force: Sequence[Resource], options: MeshOptions) 
     # Who asks is not known, so that he is not helped to the names of others' services and Secrets.
     report = Report(searches=0)
     store = assemble([*others, new], options, report)
-    if not report.failed:
+    # References of others that lead nowhere are in force, and no reason to look away.
+    wrong = (one for one in report.errors() if not one.dangling or one.at.file == new.at.file)
+    if not any(wrong):
         analyze(store, [*others, new], (), report)
     return [one for one in report.diagnostics if one.at.file == new.at.file]
 

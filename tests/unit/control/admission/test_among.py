@@ -30,3 +30,15 @@ def test_names_of_secrets_and_services_are_not_told() -> None:
     assert "there is no Secret bank/prod-wildcard-2025" in messages
     assert "there is no service 'ledgre.bank'" in messages
     assert not [one for one in found if "2026" in str(one) or "ledger" in str(one)]
+
+
+def test_what_others_refer_to_in_vain_keeps_nobody_from_being_looked_at() -> None:
+    """They are in force, and the newcomer is told what `pymesh analyze` finds about it."""
+    report = Report()
+    others = ROUTE.replace("hosts: [x.example]", "hosts: [ledger.bank]").replace("probe", "other")
+    in_force = load_text("mesh.yaml", SERVICE, report) + load_text("other.yaml", others, report)
+    rule = "{host: ledger.bank.svc.cluster.local, trafficPolicy: {tls: {mode: SIMPLE, insecureSkipVerify: true}}}"
+    head = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: r, namespace: bank}\n"
+    (new,) = load_text("new.yaml", f"{head}spec: {rule}\n", report)
+    assert not report.diagnostics
+    assert [one.code for one in findings(new, in_force, MeshOptions())] == ["IST0128"]
