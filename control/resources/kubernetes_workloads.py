@@ -34,6 +34,16 @@ class PodIP(Located):
 
 
 @model
+class PodCondition(Located):
+    """One statement about a pod."""
+
+    PARTIAL: ClassVar = True
+
+    type: str = ""
+    status: str = ""
+
+
+@model
 class PodStatus(Located):
     """What the kubelet says of a pod."""
 
@@ -42,6 +52,12 @@ class PodStatus(Located):
     phase: str = ""
     pod_ip: str = key("podIP", default="")
     pod_ips: tuple[PodIP, ...] = key("podIPs", default=())
+    conditions: tuple[PodCondition, ...] = ()
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The one that it is known by, and that of the other IP version if it has one; at least one, maybe empty."""
+        return tuple(dict.fromkeys((self.pod_ip, *(one.ip for one in self.pod_ips))))
 
 
 @model
@@ -57,6 +73,11 @@ class Pod(Resource):
     def is_over(self) -> bool:
         """Whether it has ended, and its address may be another's."""
         return self.status.phase in ("Succeeded", "Failed")
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it is to get requests."""
+        return any((one.type, one.status) == ("Ready", "True") for one in self.status.conditions)
 
 
 @model

@@ -35,6 +35,9 @@ def derive(resources: Iterable[Resource], domain: str, report: Report, known: Po
     """The services by host."""
     everything = list(resources)
     entries = [workloads.from_entry(one) for one in everything if isinstance(one, WorkloadEntry)]
+    # Of pods there are many, and few ServiceEntries ask for them.
+    selects = any(isinstance(one, ServiceEntry) and one.spec.workload_selector for one in everything)
+    selectable = [*entries, *(known.serving() if selects else ())]
     sliced: dict[tuple[str, str], list[EndpointSlice]] = {}
     for one in everything:
         if isinstance(one, EndpointSlice):
@@ -49,7 +52,7 @@ def derive(resources: Iterable[Resource], domain: str, report: Report, known: Po
             if one.spec.external_name:
                 other_names.append((made[0], one.spec.external_name))
         elif isinstance(one, ServiceEntry):
-            made = _from_service_entry(one, entries, report)
+            made = _from_service_entry(one, selectable, report)
         else:
             continue
         for service in made:
@@ -165,7 +168,7 @@ def _distribution(resource: KubeService | ServiceEntry, report: Report) -> Traff
     return None
 
 
-def _from_service_entry(entry: ServiceEntry, entries: list[Workload], report: Report) -> list[Service]:
+def _from_service_entry(entry: ServiceEntry, selectable: list[Workload], report: Report) -> list[Service]:
     spec = entry.spec
     ports = tuple(
         Port(
@@ -183,7 +186,8 @@ def _from_service_entry(entry: ServiceEntry, entries: list[Workload], report: Re
         for n, endpoint in enumerate(spec.endpoints)
     ]
     if spec.workload_selector is not None:
-        serving = _with_addresses(workloads.select(entries, entry.namespace, selector), resolution, entry.title, report)
+        selected = workloads.select(selectable, entry.namespace, selector)
+        serving = _with_addresses(selected, resolution, entry.title, report)
     found = []
     for host in spec.hosts:
         here = serving

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from pymesh.control.resources.kubernetes_workloads import REGION_LABEL, SUB_ZONE_LABEL, ZONE_LABEL, Node, Pod
 from pymesh.control.resources.metadata import Resource
-from pymesh.control.store.workloads import SOMEWHERE, Locality
+from pymesh.control.store.workloads import NODE_LABEL, SOMEWHERE, Locality, Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,25 @@ class Pods:
         """A pod."""
         return self.pods.get((namespace, name))
 
+    def serving(self) -> list[Workload]:
+        """The pods that are ready, as what serves."""
+        return [
+            Workload(
+                pod.name,
+                pod.namespace,
+                first,
+                labels=labels_of(pod.spec.node_name, pod),
+                service_account=pod.spec.service_account_name,
+                locality=self.localities.get(pod.spec.node_name, SOMEWHERE),
+                second_address=others[0] if others else "",
+                at=pod.at,
+            )
+            for pod in self.pods.values()
+            if pod.is_ready
+            for first, *others in (pod.status.addresses,)
+            if first
+        ]
+
     def places(self) -> dict[tuple[str, str], Locality]:
         """Where each pod runs, of those that is known of."""
         found = {key: self.localities.get(pod.spec.node_name, SOMEWHERE) for key, pod in self.pods.items()}
@@ -28,6 +47,11 @@ class Pods:
 
 
 NO_PODS = Pods()
+
+
+def labels_of(node: str, pod: Pod | None) -> dict[str, str]:
+    """The labels of what runs on a node, as its clients see them."""
+    return {**({NODE_LABEL: node} if node else {}), **(pod.metadata.labels if pod is not None else {})}
 
 
 def gather(resources: Iterable[Resource]) -> Pods:

@@ -15,7 +15,7 @@ from pymesh.control.resources.kubernetes import EndpointSlice
 from pymesh.control.resources.kubernetes import Service as KubeService
 from pymesh.control.resources.kubernetes_workloads import Pod
 from pymesh.control.resources.metadata import Resource
-from pymesh.control.resources.workloads import WorkloadEntry
+from pymesh.control.resources.workloads import ServiceEntry, WorkloadEntry
 from pymesh.control.store import discovery, pods, workloads
 from pymesh.control.store.pods import Pods
 from pymesh.control.store.services import Service
@@ -45,6 +45,17 @@ class Basis:
                 self.slices.setdefault(_owner(one), {})[one.at.file] = one
         self.entries = [workloads.from_entry(one) for one in in_order(resources) if isinstance(one, WorkloadEntry)]
         self.pods = pods.gather(resources)
+        #: Namespace and labels of the pods that ServiceEntries select.
+        self._selected = [
+            (one.namespace, one.spec.workload_selector.labels)
+            for one in resources
+            if isinstance(one, ServiceEntry) and one.spec.workload_selector is not None
+        ]
+
+    def selects(self, pod: Pod) -> bool:
+        """Whether a ServiceEntry may have this pod behind it."""
+        labels = pod.metadata.labels.items()
+        return any(where == pod.namespace and wanted.items() <= labels for where, wanted in self._selected)
 
     def has_owner(self, one: EndpointSlice) -> bool:
         """Whether the service of a slice is there."""
@@ -87,6 +98,8 @@ def refreshed(store: Store, basis: Basis, changes: Sequence[Change]) -> Store | 
     """The store after these changes; None: all of it must be made anew, and so must the basis."""
     moved = [one for pair in changes for one in pair if one is not None]
     if store.options.virtual_network is not None or not all(isinstance(one, EndpointSlice | Pod) for one in moved):
+        return None
+    if any(isinstance(one, Pod) and basis.selects(one) for one in moved):
         return None
     made: dict[str, Service] = {}
     for name in sorted(basis.change(changes)):

@@ -8,9 +8,9 @@ from typing import Literal
 
 from pymesh.control.resources.diagnostics import Report
 from pymesh.control.resources.kubernetes import EndpointSlice, SliceEndpoint
-from pymesh.control.store.pods import NO_PODS, Pods
+from pymesh.control.store.pods import NO_PODS, Pods, labels_of
 from pymesh.control.store.services import Backend, Port
-from pymesh.control.store.workloads import NODE_LABEL, Locality, Workload
+from pymesh.control.store.workloads import Locality, Workload
 
 
 def backends(
@@ -60,12 +60,11 @@ def _served(one: EndpointSlice, port: Port, publish_not_ready: bool, pods: Pods)
             continue
         target = endpoint.target_ref
         pod = pods.named(one.namespace, target.name) if target is not None and target.kind in ("", "Pod") else None
-        node = {NODE_LABEL: endpoint.node_name} if endpoint.node_name else {}
         workload = Workload(
             target.name if target else "",
             one.namespace,
             endpoint.addresses[0],  # the others are said to be as good
-            labels={**node, **(pod.metadata.labels if pod else {})},
+            labels=labels_of(endpoint.node_name, pod),
             service_account=pod.spec.service_account_name if pod else "",
             locality=pods.localities.get(endpoint.node_name, Locality(zone=endpoint.zone)),
             hostname=endpoint.hostname,

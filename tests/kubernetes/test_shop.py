@@ -137,6 +137,41 @@ def test_only_whom_a_policy_names_may_call(mesh: Shop) -> None:
     mesh.node.wait("everybody may again", lambda: asked() == "200")
 
 
+_PAGES = """
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: pages, namespace: shop}
+spec:
+  hosts: [pages.test]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  ports: [{number: 80, name: http, protocol: HTTP, targetPort: 8080}]
+  workloadSelector: {labels: {app: catalog}}
+"""
+_ASK_FOR = """
+import sys, urllib.error, urllib.request
+try:
+    print(urllib.request.urlopen(urllib.request.Request(sys.argv[1], headers={"Host": sys.argv[2]}), timeout=20).status)
+except urllib.error.HTTPError as error:
+    print(error.code)
+"""
+
+
+def test_a_service_entry_selects_pods(mesh: Shop) -> None:
+    reviews = mesh.pod("reviews", version="v1")
+    mesh.apply(_PAGES)
+    try:
+
+        def answers() -> bool:
+            asked = reviews.run("reviews", "python3", "-c", _ASK_FOR, "http://catalog/products", "pages.test")
+            told = {"reporter": "source", "destination_service": "pages.test", "response_code": "200"}
+            return asked.strip() == "200" and mesh.requests_total(reviews, **told) > 0
+
+        mesh.node.wait("the catalog's pods answer for it", answers)
+    finally:
+        mesh.cluster.delete("networking.istio.io/v1", "ServiceEntry", "pages", "shop")
+
+
 def test_a_deployment_is_rolled_while_requests_are_answered(mesh: Shop) -> None:
     before = {one.name for one in mesh.node.all("shop", app="catalog")}
     deployment = mesh.cluster.get("apps/v1", "Deployment", "catalog", "shop")

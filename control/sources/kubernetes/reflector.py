@@ -272,4 +272,8 @@ def _pod(one: Object) -> Object:
     kept = dict(one)
     kept["spec"] = {name: spec[name] for name in ("nodeName", "serviceAccountName") if name in spec}
     kept["status"] = {name: status[name] for name in ("phase", "podIP", "podIPs") if name in status}
+    # Who is to go gets nobody new, whatever it says of itself.
+    if not one["metadata"].get("deletionTimestamp"):
+        ready = (each for each in status.get("conditions") or () if each.get("type") == "Ready")
+        kept["status"]["conditions"] = [{"type": "Ready", "status": each.get("status", "")} for each in ready]
     return kept

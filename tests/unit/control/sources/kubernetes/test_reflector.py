@@ -78,12 +78,12 @@ class Script:
         await asyncio.sleep(0)
 
 
-async def play(script: Script, **more: Any) -> tuple[Reflector, list[dict[str, int]]]:
+async def play(script: Script, kind: Kind = KIND, **more: Any) -> tuple[Reflector, list[dict[str, int]]]:
     """The reflector after everything, and what it held at each change: name -> version."""
     seen: list[dict[str, int]] = []
     made: Reflector = Reflector(
         script,  # type: ignore[arg-type]
-        KIND,
+        kind,
         lambda: seen.append({name: int(o["metadata"]["resourceVersion"]) for (_, name), o in made.objects.items()}),
         backoff=Backoff(random=random.Random(1)),
         sleep=script.sleep,
@@ -237,3 +237,23 @@ def test_watches_that_end_at_once_are_a_failure() -> None:
     script, _, _ = run([listed(7)], [[], [], []])
     assert len(script.waits) == 3
     assert script.waits[2] > script.waits[0]
+
+
+def test_of_a_pod_little_is_kept_and_who_is_to_go_is_not_ready() -> None:
+    def kept(**metadata: Any) -> Any:
+        conditions = [
+            {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"},
+            {"type": "PodScheduled", "status": "True"},
+        ]
+        one = item("web-1", 3, nodeName="n1", containers=[{"name": "web"}])
+        pod = {
+            **one,
+            "metadata": {**one["metadata"], **metadata},
+            "status": {"phase": "Running", "conditions": conditions},
+        }
+        _, made, _ = run([listed(7, pod)], [[5.0]], kind=Kind("", "Pod", ("v1",), "pods"))
+        return made.objects["shop", "web-1"]
+
+    assert kept()["spec"] == {"nodeName": "n1"}
+    assert kept()["status"] == {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+    assert "conditions" not in kept(deletionTimestamp="2026-01-01T00:00:00Z")["status"]

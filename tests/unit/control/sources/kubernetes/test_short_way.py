@@ -27,7 +27,7 @@ class Nobody:
 
 
 def made(kind: str, name: str, version: int, **more: Any) -> Object:
-    group = {"EndpointSlice": "discovery.k8s.io/v1"}.get(kind, "v1")
+    group = {"EndpointSlice": "discovery.k8s.io/v1", "ServiceEntry": "networking.istio.io/v1"}.get(kind, "v1")
     meta = {"name": name, "namespace": "" if kind == "Node" else "shop", "resourceVersion": str(version)}
     return {"apiVersion": group, "kind": kind, "metadata": {**meta, **more.pop("meta", {})}, **more}
 
@@ -58,7 +58,9 @@ def pod(rng: random.Random, version: int) -> Object:
     app, number = rng.choice(NAMES), rng.randrange(1, 5)
     meta = {"labels": {"app": app, "version": rng.choice(["v1", "v2"])}}
     spec = {"nodeName": f"n{number}", "serviceAccountName": app}
-    status = {"phase": rng.choice(["Running", "Running", "Succeeded"]), "podIP": f"10.1.0.{number}"}
+    conditions = [{"type": "Ready", "status": rng.choice(["True", "False"])}]
+    phase = rng.choice(["Running", "Running", "Succeeded"])
+    status = {"phase": phase, "podIP": f"10.1.0.{number}", "conditions": conditions}
     return made("Pod", f"{app}-{number}", version, meta=meta, spec=spec, status=status)
 
 
@@ -68,11 +70,19 @@ def node(rng: random.Random, version: int) -> Object:
     return made("Node", f"n{rng.randrange(1, 5)}", version, meta={"labels": labels}, status=status)
 
 
+def entry(rng: random.Random, version: int) -> Object:
+    ports = [{"name": "http", "number": 80, "protocol": "HTTP", "targetPort": 8080}]
+    selector = {"labels": {"app": "cart", **rng.choice([{}, {"version": "v1"}])}}
+    spec = {"hosts": ["carts.test"], "resolution": "STATIC", "ports": ports, "workloadSelector": selector}
+    return made("ServiceEntry", "carts", version, spec=spec)
+
+
 KINDS: dict[str, Callable[[random.Random, int], Object]] = {
     "EndpointSlice": slice_of,
     "Node": node,
     "Pod": pod,
     "Service": service,
+    "ServiceEntry": entry,
 }
 
 
@@ -110,7 +120,7 @@ def test_changes_in_any_portions_lead_where_a_new_start_leads(seed: int) -> None
         reflectors = {one.kind.name: one for one in mesh.reflectors if one.kind.name in KINDS}
         short = 0
         for version in range(1, 91):
-            kind = rng.choices(list(KINDS), weights=[10, 2, 6, 1])[0]
+            kind = rng.choices(list(KINDS), weights=[10, 2, 6, 1, 1])[0]
             if version < 20:
                 kind = rng.choice(list(KINDS))
             one = KINDS[kind](rng, version)
