@@ -40,8 +40,7 @@ class ServiceSpec(Located):
         "externalTrafficPolicy": "reach services from outside through a Gateway",
         "healthCheckNodePort": "reach services from outside through a Gateway",
         "allocateLoadBalancerNodePorts": "reach services from outside through a Gateway",
-        "internalTrafficPolicy": "prefer near endpoints with loadBalancer.localityLbSetting in a DestinationRule",
-        "sessionAffinityConfig": "set loadBalancer.consistentHash in a DestinationRule",
+        "sessionAffinityConfig": "a client stays for as long as the endpoints are the same; remove it",
     }
 
     ports: tuple[ServicePort, ...]
@@ -55,7 +54,10 @@ class ServiceSpec(Located):
     ip_families: tuple[Literal["IPv4", "IPv6"], ...] = ()
     ip_family_policy: Literal["SingleStack", "PreferDualStack", "RequireDualStack"] = "SingleStack"
     external_name: str = ""
-    session_affinity: Literal["None"] = "None"
+    #: ClientIP: a client stays at one endpoint, unless a DestinationRule says how one is chosen.
+    session_affinity: Literal["None", "ClientIP"] = "None"
+    #: Local: only endpoints on the client's own node.
+    internal_traffic_policy: Literal["Cluster", "Local"] = "Cluster"
     publish_not_ready_addresses: bool = False
     traffic_distribution: TrafficDistribution | None = None
 

@@ -117,10 +117,8 @@ def _service(spec: Object) -> dict[str, Any]:
         for port in spec.get("ports") or ()
         if _is_tcp(port)
     ]
-    # The server adds it to ``sessionAffinity: ClientIP``, of which enough is said.
+    # The server adds it to ``sessionAffinity: ClientIP``: how long kube-proxy remembers a client.
     kept.pop("sessionAffinityConfig", None)
-    if kept.get("internalTrafficPolicy") == "Cluster":
-        del kept["internalTrafficPolicy"]  # what a server writes where nobody has
     if kept.get("type") in ("NodePort", "LoadBalancer"):
         kept["type"] = "ClusterIP"  # to clients inside it is one
     return kept

@@ -144,6 +144,8 @@ def from_kubernetes(
         export_to=_exported(service, report),
         awaited={port.number: slices.awaited(sliced, port) for port in ports if isinstance(port.target, str)},
         distribution=spec.traffic_distribution or _distribution(service, report),
+        keeps_clients=spec.session_affinity == "ClientIP",
+        on_node=spec.internal_traffic_policy == "Local",
         precedence=(False, service.metadata.age, f"{namespace}/{name}"),
     )
 

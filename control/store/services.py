@@ -73,6 +73,10 @@ class Service:
     awaited: Mapping[int, Mapping[str, int]] = field(default_factory=dict, repr=False)
     #: Which endpoints its clients prefer, unless a DestinationRule says so.
     distribution: TrafficDistribution | None = None
+    #: A client stays at one endpoint by its address, unless a DestinationRule says how one is chosen.
+    keeps_clients: bool = False
+    #: Served to clients on the same node only.
+    on_node: bool = False
     #: Sorts first who has an address or a name that several give: Kubernetes' Services, then the oldest, then by name.
     precedence: tuple[bool, tuple[bool, str], str] = (True, (True, ""), "")
 

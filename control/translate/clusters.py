@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from pymesh.control.resources.consistent_hash import ConsistentHash
 from pymesh.control.resources.destination import (
     ClientTls,
     ConnectionPool,
@@ -182,7 +184,8 @@ def _cluster(
     policies: list[TrafficPolicy | None],
     discovery: str,
 ) -> Any:
-    balancer, pool, client_tls = _effective(policies, port.number)
+    balancer = _balancer(policies, service, port.number)
+    _, pool, client_tls = _effective(policies, port.number)
     # It has no place in a port's settings, which therefore do not stand for it.
     budget = next((one.retry_budget for one in policies if one and one.retry_budget), None)
     timeout = pool.tcp.connect_timeout
@@ -225,7 +228,15 @@ def balancer(store: Store, proxy: Proxy, service: Service, port: Port, subset: s
     rule = store.destination_rule(service, proxy.namespace)
     found = store.subset(service, subset, proxy.namespace) if subset else None
     general = rule.spec.traffic_policy if rule else None
-    return _effective([found.traffic_policy if found else None, general], port.number)[0]
+    return _balancer([found.traffic_policy if found else None, general], service, port.number)
+
+
+def _balancer(policies: list[TrafficPolicy | None], service: Service, port: int) -> LoadBalancer:
+    """What the policies say, or else the service."""
+    written = _effective(policies, port)[0]
+    if service.keeps_clients and written.simple is None and written.consistent_hash is None:
+        return replace(written, consistent_hash=ConsistentHash(use_source_ip=True))
+    return written
 
 
 def _set_slow_start(cluster: Any, balancer: LoadBalancer) -> None:

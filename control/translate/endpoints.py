@@ -8,7 +8,7 @@ from typing import Any
 from pymesh.control.resources.locality import LocalityLbSetting
 from pymesh.control.store.peers import Peers
 from pymesh.control.store.services import Backend, Service
-from pymesh.control.store.workloads import SOMEWHERE
+from pymesh.control.store.workloads import NODE_LABEL, SOMEWHERE
 from pymesh.control.translate import locality
 from pymesh.control.translate.proxy import Proxy
 from pymesh.control.translate.wire import metadata, socket_address, wrapped
@@ -28,6 +28,9 @@ def assignment(
     """The endpoints of a port that have all ``labels`` (those of a subset), by priority and locality."""
     chosen = [one for one in service.backends[port] if labels.items() <= one.workload.labels.items()]
     made = pb.message("envoy.config.endpoint.v3.ClusterLoadAssignment")(cluster_name=name)
+    if service.on_node:
+        node = proxy.labels.get(NODE_LABEL)
+        chosen = [one for one in chosen if node and one.workload.labels.get(NODE_LABEL) == node]
     for one in locality.groups(_hinted(chosen, proxy), proxy, setting, fails_over):
         group = made.endpoints.add(
             lb_endpoints=[_endpoint(backend, proxy, peers) for backend in one.backends],

@@ -172,6 +172,37 @@ def test_a_service_entry_selects_pods(mesh: Shop) -> None:
         mesh.cluster.delete("networking.istio.io/v1", "ServiceEntry", "pages", "shop")
 
 
+_SHELF = """
+apiVersion: v1
+kind: Service
+metadata: {name: shelf, namespace: shop}
+spec: {selector: {app: catalog}, sessionAffinity: ClientIP, ports: [{name: http, port: 80, targetPort: http}]}
+"""
+
+
+def test_a_service_keeps_its_clients(mesh: Shop) -> None:
+    """What `sessionAffinity: ClientIP` is to kube-proxy where there is no mesh."""
+    reviews, pods = mesh.pod("reviews", version="v1"), mesh.node.all("shop", app="catalog")
+    assert len(pods) == 2
+    told = {"reporter": "destination", "source_principal": f"{_PRINCIPAL}/reviews", "response_code": "200"}
+
+    def answered() -> list[int]:
+        return [mesh.requests_total(one, **told) for one in pods]
+
+    def ask() -> str:
+        return reviews.run("reviews", "python3", "-c", _ASK_FOR, "http://catalog/products", "shelf").strip()
+
+    mesh.apply(_SHELF)
+    try:
+        mesh.node.wait("the shelf answers", lambda: ask() == "200")
+        before = answered()
+        for _ in range(12):
+            assert ask() == "200"
+        assert sorted(now - known for now, known in zip(answered(), before, strict=True)) == [0, 12]
+    finally:
+        mesh.cluster.delete("v1", "Service", "shelf", "shop")
+
+
 def test_a_deployment_is_rolled_while_requests_are_answered(mesh: Shop) -> None:
     before = {one.name for one in mesh.node.all("shop", app="catalog")}
     deployment = mesh.cluster.get("apps/v1", "Deployment", "catalog", "shop")

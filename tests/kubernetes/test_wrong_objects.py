@@ -36,9 +36,9 @@ GOOD = (
 #: Object -> the field that is wrong, and the message.
 WRONG: tuple[tuple[Object, str, str], ...] = (
     (
-        one("v1", "Service", "sticky", spec={"sessionAffinity": "ClientIP", "ports": [{"port": 80}]}),
-        "spec.sessionAffinity",
-        "sessionAffinity: 'ClientIP' is not supported",
+        one("v1", "Service", "far", spec={"type": "ExternalName", "externalName": "10.0.0.1", "ports": [{"port": 80}]}),
+        "spec.externalName",
+        "'10.0.0.1' is not a host name",
     ),
     (
         one(ISTIO, "VirtualService", "lost", spec={"hosts": ["nobody"], "http": route(host="cart")}),

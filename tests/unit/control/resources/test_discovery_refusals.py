@@ -180,16 +180,16 @@ CASES: dict[str, tuple[str, str, str, str]] = {
         "known: ClusterIP, ExternalName",
     ),
     "sessions by address": (
-        service("sessionAffinity: ClientIP"),
+        service("sessionAffinity: Cookie"),
         "4:46",
-        "sessionAffinity: 'ClientIP' is not supported",
-        "known: None",
+        "sessionAffinity: 'Cookie' is not supported",
+        "known: ClientIP, None",
     ),
-    "traffic on the node": (
-        service("internalTrafficPolicy: Local"),
-        "4:29",
-        "spec: 'internalTrafficPolicy' is not supported yet",
-        "prefer near endpoints with loadBalancer.localityLbSetting in a DestinationRule",
+    "sessions for some time": (
+        service("sessionAffinity: ClientIP, sessionAffinityConfig: {clientIP: {timeoutSeconds: 60}}"),
+        "4:56",
+        "spec: 'sessionAffinityConfig' is not supported yet",
+        "a client stays for as long as the endpoints are the same; remove it",
     ),
     "endpoints somewhere near": (
         service("trafficDistribution: Near"),
