@@ -451,11 +451,11 @@ class Fraction(Located):
 
 @model
 class Backend(Located):
-    """A port of a service."""
+    """A port of a service. Of another kind it is a reference that leads nowhere, as far as we know."""
 
     name: str
-    group: Literal[""] = ""
-    kind: Literal["Service"] = "Service"
+    group: str = ""
+    kind: str = "Service"
     namespace: str = ""
     port: PortNumber | None = None
 

@@ -171,12 +171,16 @@ def backends(rule: RouteRule | GrpcRule | L4Rule) -> Iterator[Backend]:
 
 
 #: Why a backend cannot be used, in the Gateway API's words.
-Unresolved = Literal["RefNotPermitted", "BackendNotFound", "UnsupportedProtocol"]
+Unresolved = Literal["InvalidKind", "RefNotPermitted", "BackendNotFound", "UnsupportedProtocol"]
 
 
 def check_backend(store: Store, route: Route, backend: Backend, report: Report) -> Unresolved | None:
     """Report a backend that leads nowhere, or may not be referred to; the reason."""
     kind, owner = type(route).__name__, backend.namespace or route.namespace
+    if (backend.group, backend.kind) != ("", "Service"):
+        title = f"{backend.kind}.{backend.group}" if backend.group else backend.kind
+        report.error(backend.place("kind"), f"a backend of kind {title} is not supported", "name a Service")
+        return "InvalidKind"
     if not store.is_granted(GROUP, kind, route.namespace, "Service", owner, backend.name):
         report.error(
             backend.place("namespace"),

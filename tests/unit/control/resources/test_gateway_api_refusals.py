@@ -128,11 +128,6 @@ CASES = {
         rule("backendRefs: [{name: a, port: 1, filters: [{type: URLRewrite, urlRewrite: {hostname: a}}]}]"),
         ["4:84: error: backendRefs[0]: URLRewrite is not supported on a backend yet\n  hint: put it on the rule"],
     ),
-    "other backend": (
-        rule("backendRefs: [{name: a, kind: ServiceImport, group: multicluster.x-k8s.io}]"),
-        ["4:72: error: kind: 'ServiceImport' is not supported\n  hint: did you mean 'Service'?",
-         "4:94: error: group: 'multicluster.x-k8s.io' is not supported\n  hint: known: "],
-    ),
     "tries that are longer than the request": (
         rule("timeouts: {request: 1s, backendRequest: 2s}"),
         ["4:82: error: timeouts: a try may not take longer than the request"],

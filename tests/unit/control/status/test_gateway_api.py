@@ -192,6 +192,11 @@ def test_a_route_that_is_taken_says_so_for_each_of_its_parents() -> None:
             "did you mean 'cart'?",
         ),
         (
+            "parentRefs: [{name: edge}], rules: [{backendRefs: [{kind: Bucket, group: x.test, name: cart}]}]",
+            "ResolvedRefs=False InvalidKind",
+            "kind Bucket.x.test is not supported",
+        ),
+        (
             "parentRefs: [{name: edge}], rules: [{backendRefs: [{name: cart, port: 81}]}]",
             "ResolvedRefs=False UnsupportedProtocol",
             "is TCP, not HTTP",

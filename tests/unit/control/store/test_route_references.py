@@ -95,6 +95,10 @@ CASES = {
         SERVICE + GATEWAY + route("HTTPRoute", f"{HERE}, rules: [{{backendRefs: [{{name: card, port: 80}}]}}]"),
         ["14:66: error: there is no service 'card'\n  hint: did you mean 'cart'?"],
     ),
+    "backend of another kind": (
+        SERVICE + GATEWAY + route("HTTPRoute", f"{HERE}, rules: [{{backendRefs: [{{name: a, group: x.y, kind: I}}]}}]"),
+        ["14:87: error: a backend of kind I.x.y is not supported\n  hint: name a Service"],
+    ),
     "backend without a port": (
         SERVICE + GATEWAY + route("HTTPRoute", f"{HERE}, rules: [{{backendRefs: [{{name: cart}}]}}]"),
         ["14:59: error: the backend 'cart' needs a port"],

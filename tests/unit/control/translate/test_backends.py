@@ -35,8 +35,14 @@ spec:
   gatewayClassName: pymesh
   listeners: [{name: http, port: 80, protocol: HTTP}, {name: tcp, port: 9000, protocol: TCP}]
 """
-#: What cannot be used: nobody, a port that does not speak HTTP, what no ReferenceGrant lets the route refer to.
-WRONG = ("name: gone, port: 80", "name: cart, port: 81", "name: theirs, namespace: other, port: 80")
+#: What cannot be used: nobody, a port that does not speak HTTP, what no ReferenceGrant lets the route refer to, and a
+#: kind that is none of ours.
+WRONG = (
+    "name: gone, port: 80",
+    "name: cart, port: 81",
+    "name: theirs, namespace: other, port: 80",
+    "kind: Bucket, group: x.test, name: cart",
+)
 
 
 @pytest.mark.parametrize("wrong", WRONG)
