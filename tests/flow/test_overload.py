@@ -6,24 +6,25 @@ from __future__ import annotations
 import http.client
 import resource
 import socket
+import struct
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from tests.proxy.bootstrap import Json, bootstrap, http_listener, virtual_host
+from tests.proxy.bootstrap import Json, bootstrap, cluster, http_listener, to_cluster, virtual_host
 from tests.proxy.running import Proxy, eventually
 from tests.tools.ports import free_ports
 
 _MONITORS = "type.googleapis.com/envoy.extensions.resource_monitors"
+_OK: Json = {"match": {"prefix": "/"}, "direct_response": {"status": 200}}
 Start = Callable[[Json], AbstractContextManager[Proxy]]
 
 
 def _config(**fields: object) -> Json:
     port, admin = free_ports(2)
-    routes: list[Json] = [{"match": {"prefix": "/"}, "direct_response": {"status": 200}}]
-    made = bootstrap([http_listener(port, [virtual_host("all", routes)], name="in")], [], admin)
+    made = bootstrap([http_listener(port, [virtual_host("all", [_OK])], name="in")], [], admin)
     return {**made, **fields}
 
 
@@ -135,9 +136,9 @@ def _status_or_none(port: int) -> int | None:
         return None
 
 
-def _memory(threshold: float, *actions: str) -> Json:
+def _memory(threshold: float, *actions: str, limit: int = 1 << 40) -> Json:
     """More than one octet is always in use: pressure is above every threshold. A limit of 1 TiB is never near."""
-    heap = {"@type": f"{_MONITORS}.fixed_heap.v3.FixedHeapConfig", "max_heap_size_bytes": 1 << 40}
+    heap = {"@type": f"{_MONITORS}.fixed_heap.v3.FixedHeapConfig", "max_heap_size_bytes": limit}
     return {
         "overload_manager": {
             "refresh_interval": "0.05s",
@@ -177,6 +178,50 @@ def test_under_memory_pressure_connections_are_refused(run_proxy: Start) -> None
         with _connections(proxy.port, 3) as refused:
             assert not any(map(_is_open, refused))
         assert proxy.stats()[f"listener.127.0.0.1_{proxy.port}.downstream_cx_overload_reject"] >= 3
+
+
+def test_memory_that_rises_sheds_requests_until_it_falls(run_proxy: Start) -> None:
+    """It is what clients send to an origin that does not read, as much of it as each may leave in the proxy."""
+    # Each leaves some 200 KiB: the process holds 30 MiB at first and would hold more than 80.
+    action, clients, most = "stop_accepting_requests", 300, 60 << 20
+    port, admin = free_ports(2)
+    with ExitStack() as stack:
+        deaf = stack.enter_context(socket.socket())
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(clients)
+        hosts = [virtual_host("all", [to_cluster("deaf", "/deaf"), _OK])]
+        limits = {"max_connections": clients, "max_requests": clients}
+        to = cluster("deaf", [deaf.getsockname()[1]], circuit_breakers={"thresholds": [limits]})
+        config = bootstrap([http_listener(port, hosts, name="in")], [to], admin)
+        proxy = stack.enter_context(run_proxy({**config, **_memory(0.9, action, limit=most)}))
+        assert _status(proxy.port)[0] == 200
+        with _connections(proxy.port, clients) as senders:
+            for one in senders:
+                one.sendall(b"POST /deaf HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000000000\r\n\r\n")
+                one.setblocking(False)
+                # It ends by a reset: what the proxy has not taken yet would keep it open otherwise.
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            # Well above the threshold, so that it stays above when what is free is given back.
+            pressure = "overload.envoy.resource_monitors.fixed_heap.pressure"
+            assert eventually(lambda: _send(senders) or proxy.stats()[pressure] >= 110, 60)
+            assert _active(proxy, action)
+            assert _status(proxy.port) == (503, None)
+            assert proxy.admin("/ready") == "LIVE\n"
+            # What comes last stays longest: below it the allocator has room, which it would keep.
+            late = stack.enter_context(_connections(proxy.port, 1000))
+            assert not any(map(_is_open, late))
+        assert eventually(lambda: proxy.stats()[f"overload.envoy.overload_actions.{action}.active"] == 0, 60)
+        assert all(map(_is_open, late))
+
+
+def _send(senders: list[socket.socket]) -> bool:
+    """Some more on each, as far as it is taken; False."""
+    for one in senders:
+        with suppress(BlockingIOError):
+            for _ in range(16):
+                one.send(bytes(1 << 16))
+    return False
 
 
 def test_without_pressure_nothing_is_shed(run_proxy: Start) -> None:

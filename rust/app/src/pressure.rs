@@ -3,9 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use pymesh_engine::overload::Overload;
 use pymesh_model::overload::OverloadAction;
+
+/// So often free memory is given back to the system while there is pressure: what is in use may be much less than what
+/// the process holds, and by that it is measured.
+const GIVE_BACK: Duration = Duration::from_secs(5);
 
 /// The last measurements, for the admin pages.
 pub(crate) struct Pressure {
@@ -35,25 +40,38 @@ impl Pressure {
         }
         let mut ticks = tokio::time::interval(self.overload.settings().refresh_interval);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut given = None::<Instant>;
         loop {
             ticks.tick().await;
+            if self.is_pressed(resident_octets()) && given.is_none_or(|at| at.elapsed() >= GIVE_BACK) {
+                pymesh_net::give_back();
+                given = Some(Instant::now());
+            }
             self.apply(resident_octets());
         }
     }
 
+    /// Whether anything is to be done about so much memory.
+    fn is_pressed(&self, resident: u64) -> bool {
+        OverloadAction::ALL.into_iter().any(|action| self.is_due(action, resident))
+    }
+
+    fn is_due(&self, action: OverloadAction, resident: u64) -> bool {
+        let settings = self.overload.settings();
+        settings.triggers.iter().filter(|trigger| trigger.action == action).any(|trigger| {
+            let monitors = settings.monitors.iter().zip(&self.memory);
+            let mut named = monitors.filter(|(monitor, _)| monitor.name == trigger.monitor);
+            named.any(|(_, (limit, _))| share(resident, *limit) >= trigger.threshold)
+        })
+    }
+
     /// Switches actions by how much memory is in use.
     fn apply(&self, resident: u64) {
-        let settings = self.overload.settings();
         for (limit, percent) in &self.memory {
             percent.store((share(resident, *limit) * 100.0) as u64, Ordering::Relaxed);
         }
         for action in OverloadAction::ALL {
-            let is_due = settings.triggers.iter().filter(|trigger| trigger.action == action).any(|trigger| {
-                let monitors = settings.monitors.iter().zip(&self.memory);
-                let mut named = monitors.filter(|(monitor, _)| monitor.name == trigger.monitor);
-                named.any(|(_, (limit, _))| share(resident, *limit) >= trigger.threshold)
-            });
-            self.overload.set_active(action, is_due);
+            self.overload.set_active(action, self.is_due(action, resident));
         }
     }
 

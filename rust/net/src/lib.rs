@@ -26,7 +26,7 @@ pub use bound::inherit;
 pub use descriptors::{connections_for, raise_descriptor_limit};
 pub use handover::{is_same_user, receive, send};
 pub use log::LogWriter;
-pub use memory::keep_buffers_mapped;
+pub use memory::{give_back, keep_buffers_mapped};
 pub use shared::{FilterHost, NoFilters, Shared, WorkerWaker};
 pub use tap::{Tap, Watcher};
 pub use worker::{Worker, WorkerOptions};

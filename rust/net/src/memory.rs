@@ -1,4 +1,4 @@
-//! What the allocator does with the room of large buffers.
+//! What the allocator does with room that is free.
 
 /// Up to this much free memory at the end of a worker's heap is kept, octets.
 #[cfg(target_env = "gnu")]
@@ -18,5 +18,16 @@ pub fn keep_buffers_mapped() {
         libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT);
         // Saying the first stops glibc from finding this one by itself.
         libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED);
+    }
+}
+
+/// Gives free memory back to the system, also from between what is in use, where the allocator keeps it for ever
+/// otherwise. Threads that allocate may wait for that, for some milliseconds: it is for a process that is short of memory.
+pub fn give_back() {
+    #[cfg(target_env = "gnu")]
+    #[allow(unsafe_code)]
+    // SAFETY: malloc_trim(3) takes a number, touches only what is free, and is safe to call from any thread.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
