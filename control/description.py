@@ -223,7 +223,7 @@ def _routes_to(store: Store, service: Service, made: Description) -> None:
     for one in store.virtual_services:
         at_gateway = [name for name in one.spec.gateways if name != MESH]
         targets = [share.destination for rule in one.spec.http for share in rule.route]
-        if at_gateway and any(store.service(to.host, one.namespace) is service for to in targets):
+        if at_gateway and any(store.service(to.host, to.home or one.namespace) is service for to in targets):
             made.add("Routes", f"{one.title} at gateway {', '.join(at_gateway)} ({', '.join(one.spec.hosts)})", one.at)
 
 

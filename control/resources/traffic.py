@@ -12,7 +12,17 @@ from datetime import timedelta
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pymesh.control.resources import visibility
-from pymesh.control.resources.decode import Located, PortNumber, Problem, Range, Weight, exactly_one, key, model
+from pymesh.control.resources.decode import (
+    Located,
+    PortNumber,
+    Problem,
+    Range,
+    Weight,
+    derived,
+    exactly_one,
+    key,
+    model,
+)
 from pymesh.control.resources.fault import Fault
 from pymesh.control.resources.header_values import HEADER_NAME, value_problems
 from pymesh.control.resources.metadata import Resource
@@ -88,6 +98,8 @@ class Destination(Located):
     host: str
     subset: str = ""
     port: PortSelector | None = None
+    #: The namespace that a short host is of; empty: that of the VirtualService which has the rule.
+    home: str = derived("")
 
 
 @model

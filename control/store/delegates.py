@@ -2,6 +2,8 @@
 
 As with Istio, each rule of the delegate takes what it does not say itself from the rule that delegates, and its
 matches must be narrower than those there. A rule for which that does not hold can never apply; it is left out.
+
+Its destinations are those of its own namespace: whoever wrote `host: web` there meant the `web` there.
 """
 
 from __future__ import annotations
@@ -11,7 +13,14 @@ from dataclasses import replace
 
 from pymesh.control.resources import visibility
 from pymesh.control.resources.diagnostics import Report, did_you_mean
-from pymesh.control.resources.traffic import HeaderMatch, HttpMatch, HttpRoute, StringMatch, VirtualService
+from pymesh.control.resources.traffic import (
+    Destination,
+    HeaderMatch,
+    HttpMatch,
+    HttpRoute,
+    StringMatch,
+    VirtualService,
+)
 
 #: What a delegate's rule takes over if it has none: YAML key -> attribute.
 _INHERITED: Mapping[str, str] = {
@@ -80,7 +89,8 @@ def _resolved(
         return []
     used.add(key)
     merged = []
-    for number, inner in enumerate(delegate.spec.http):
+    for number, written in enumerate(delegate.spec.http):
+        inner = _at_home(written, delegate.namespace)
         matches = _matches(rule.match, inner.match)
         if matches is None:
             report.warning(
@@ -91,6 +101,20 @@ def _resolved(
             continue
         merged.append(_merged(rule, inner, matches))
     return merged
+
+
+def _at_home(rule: HttpRoute, namespace: str) -> HttpRoute:
+    """A delegate's rule, whose destinations keep its namespace where they stand in for others."""
+
+    def placed(one: Destination) -> Destination:
+        return replace(one, home=namespace)
+
+    return replace(
+        rule,
+        route=tuple(replace(one, destination=placed(one.destination)) for one in rule.route),
+        mirror=placed(rule.mirror) if rule.mirror is not None else None,
+        mirrors=tuple(replace(one, destination=placed(one.destination)) for one in rule.mirrors),
+    )
 
 
 def _merged(root: HttpRoute, inner: HttpRoute, matches: tuple[HttpMatch, ...]) -> HttpRoute:

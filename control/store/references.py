@@ -109,6 +109,7 @@ def _virtual_service(store: Store, virtual: VirtualService, report: Report) -> N
 def _destination(
     store: Store, destination: Destination, namespace: str, at_gateway: bool, http: bool, report: Report
 ) -> None:
+    namespace = destination.home or namespace
     found = lookup.service(store, destination, "host", destination.host, namespace, report)
     if found is None:
         return

@@ -204,7 +204,8 @@ def mirror(action: Any, cluster: str, millionths: int) -> None:
 
 def _cluster(scope: Scope, target: Destination, namespace: str, place: Place) -> str:
     port = target.port.number if target.port else None
-    return scope.destination(target.host, namespace, target.subset, port, place.default_port, target.at)
+    home = target.home or namespace
+    return scope.destination(target.host, home, target.subset, port, place.default_port, target.at)
 
 
 def _rewrite(action: Any, rewrite: Rewrite | None) -> None:

@@ -5,6 +5,9 @@ import pytest
 from pymesh.control.resources.diagnostics import Report
 from pymesh.control.resources.load import load_text
 from pymesh.control.store.store import MeshOptions, assemble
+from pymesh.control.translate import translate
+from pymesh.control.translate.proxy import Proxy
+from pymesh.control.xds import pb
 from tests.tools.told import told
 
 SERVICE = (
@@ -106,6 +109,21 @@ CASES = {
 def test_told(case: str) -> None:
     text, wanted = CASES[case]
     assert told(text) == wanted
+
+
+def test_a_delegates_destinations_are_those_of_its_own_namespace() -> None:
+    """Two teams have a service of the same name: that of the delegate's author is meant, not that of the root's."""
+    mine = SERVICE.replace("namespace: shop}", "namespace: team}")
+    rule = "{route: [{destination: {host: cart}}], mirrors: [{destination: {host: cart}}]}"
+    root = virtual("root", "hosts: [cart.shop], http: [{delegate: {name: rules, namespace: team}}]")
+    report = Report()
+    text = f"{SERVICE}---\n{mine}{root}{virtual('rules', f'http: [{rule}]', 'team')}"
+    store = assemble(load_text("f", text, report), MeshOptions(), report)
+    assert not report.diagnostics
+    made = translate(store, Proxy("sidecar", "10.0.0.1", "web", "shop", interception="REDIRECT")).messages
+    action = made[pb.ROUTES]["80"].virtual_hosts[0].routes[0].route
+    there = "outbound|80||cart.team.svc.cluster.local"
+    assert (action.cluster, [one.cluster for one in action.request_mirror_policies]) == (there, [there])
 
 
 def test_a_client_takes_the_rule_of_its_own_namespace() -> None:
