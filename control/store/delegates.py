@@ -4,6 +4,9 @@ As with Istio, each rule of the delegate takes what it does not say itself from 
 matches must be narrower than those there. A rule for which that does not hold can never apply; it is left out.
 
 Its destinations are those of its own namespace: whoever wrote `host: web` there meant the `web` there.
+
+What a delegate that is not there would have taken is answered with 503. Istio leaves such a rule out, so that the
+requests go to whatever rule comes next, which somebody wrote for others.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from pymesh.control.resources import visibility
 from pymesh.control.resources.diagnostics import Report, did_you_mean
 from pymesh.control.resources.traffic import (
     Destination,
+    DirectResponse,
     HeaderMatch,
     HttpMatch,
     HttpRoute,
@@ -72,21 +76,23 @@ def _resolved(
         return [rule]
     key = (wanted.namespace or root.namespace, wanted.name)
     delegate = delegates.get(key)
+    lost = report.part()
     if delegate is None:
         known = [f"{namespace}/{name}" for namespace, name in delegates]
-        report.error(
+        lost.error(
             wanted.place("name"),
             f"there is no VirtualService {key[0]}/{key[1]} without hosts",
             did_you_mean(f"{key[0]}/{key[1]}", known, otherwise="a delegate is a VirtualService without `hosts`"),
         )
-        return []
-    if not visibility.sees(root.namespace, delegate.spec.export_to, delegate.namespace):
-        report.error(
+    elif not visibility.sees(root.namespace, delegate.spec.export_to, delegate.namespace):
+        lost.error(
             wanted.place("name"),
             f"{delegate.title} is not exported to namespace {root.namespace!r}",
             f"add it to exportTo at {delegate.spec.place('exportTo')}",
         )
-        return []
+    report.add_dangling(lost)
+    if delegate is None or lost.failed:
+        return [replace(rule, delegate=None, direct_response=DirectResponse(status=503))]
     used.add(key)
     merged = []
     for number, written in enumerate(delegate.spec.http):

@@ -55,7 +55,7 @@ def gateway_key(reference: str, namespace: str) -> tuple[str, str]:
 
 
 def _virtual_service(store: Store, virtual: VirtualService, report: Report) -> None:
-    spec, lost = virtual.spec, report.part()
+    spec, lost, places = virtual.spec, report.part(), report.part()
     known = {(one.namespace, one.name) for one in store.gateways}
     at_gateway = False
     has_place = any(gateway_key(name, virtual.namespace) in known for name in spec.gateways)
@@ -72,7 +72,7 @@ def _virtual_service(store: Store, virtual: VirtualService, report: Report) -> N
                 names_here = [
                     one if namespace == virtual.namespace else f"{namespace}/{one}" for namespace, one in known
                 ]
-                lost.error(
+                places.error(
                     owner.place("gateways"),
                     f"there is no Gateway {name!r}",
                     did_you_mean(name, [*names_here, MESH]),
@@ -82,11 +82,13 @@ def _virtual_service(store: Store, virtual: VirtualService, report: Report) -> N
             asked = [name for name in (*match.headers, *match.without_headers) if name.startswith(CLAIMS)]
             if asked and MESH in (match.gateways or spec.gateways):
                 hint = "name the gateways under 'gateways', without 'mesh'"
-                report.error(match.at, f"{asked[0]!r}: sidecars of clients know no claims of tokens", hint)
+                # A delegate is right at gateways: who brings it to the sidecars is wrong.
+                at = match.at if match.at.file == virtual.at.file else spec.place("gateways")
+                report.error(at, f"{asked[0]!r}: sidecars of clients know no claims of tokens", hint)
     if MESH in spec.gateways:
         for host in spec.hosts:
             if not host.startswith("*"):
-                found = lookup.service(store, spec, "hosts", host, virtual.namespace, lost)
+                found = lookup.service(store, spec, "hosts", host, virtual.namespace, places)
                 has_place = has_place or found is not None
                 continue
             has_place = True
@@ -100,10 +102,12 @@ def _virtual_service(store: Store, virtual: VirtualService, report: Report) -> N
     for tcp in l4:
         for tcp_share in tcp.route:
             _destination(store, tcp_share.destination, virtual.namespace, at_gateway, False, lost)
+    # Where rules of a delegate lead is the delegate's, and it may have a place in another.
+    report.add_dangling(lost)
     if has_place:
-        report.add_dangling(lost)
+        report.add_dangling(places)
     else:
-        report.add(lost.diagnostics)
+        report.add(places.diagnostics)
 
 
 def _destination(

@@ -88,6 +88,45 @@ def test_who_refers_to_what_is_not_there_stays_with_the_rest_of_what_it_says() -
     assert all(": error: " in text for text in found)
 
 
+def delegating(name: str, spec: dict[str, Any], *rules: dict[str, Any]) -> Resource:
+    return one(ISTIO, "VirtualService", name, {**spec, "http": [{"delegate": {"name": "rules"}}, *rules]})
+
+
+def test_who_deletes_a_delegate_takes_no_more_than_its_own_requests() -> None:
+    own = {"name": "own", "route": [{"destination": {"host": "a"}}]}
+    root = delegating("root", {"hosts": ["a"]}, own)
+    root_alone, used, (found,) = usable(service("a"), root)
+    assert root.title in used
+    assert "there is no VirtualService shop/rules" in found
+    made = translate(root_alone, Proxy("sidecar", "10.0.0.1", "web", "shop", interception="REDIRECT")).messages
+    lost, kept = made[pb.ROUTES]["80"].virtual_hosts[0].routes
+    assert lost.direct_response.status == 503, "they are not for the rule behind"
+    assert kept.route.cluster == "outbound|80||a.shop.svc.cluster.local"
+
+
+@pytest.mark.parametrize(
+    ("spec", "wrong"),
+    [
+        ({"hosts": ["a"], "gateways": ["none"]}, "there is no Gateway 'none'"),
+        ({"hosts": ["b"], "gateways": ["edge", "mesh"]}, "sidecars of clients know no claims"),
+    ],
+)
+def test_who_delegates_wrongly_takes_the_delegate_from_nobody_else(spec: dict[str, Any], wrong: str) -> None:
+    claims = {"match": [{"headers": {"@request.auth.claims.sub": {"exact": "ann"}}}]}
+    shares = [{"destination": {"host": each}, "weight": 50} for each in ("a", "gone")]
+    rules = one(ISTIO, "VirtualService", "rules", {"http": [{**claims, "route": shares}]})
+    server = {"port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": ["*"]}
+    edge = one(ISTIO, "Gateway", "edge", {"selector": {"app": "edge"}, "servers": [server]})
+    good, bad = (
+        delegating("good", {"hosts": ["a"], "gateways": ["edge"]}),
+        delegating("bad", spec),
+    )
+    store, used, found = usable(service("a"), service("b"), edge, rules, good, bad)
+    assert (good.title in used, rules.title in used, bad.title in used) == (True, True, False)
+    assert len(store.virtual_services[0].spec.http[0].route) == 2
+    assert any(wrong in text and text.startswith("VirtualService/shop/bad:") for text in found)
+
+
 def test_a_second_policy_for_a_target_is_for_its_others() -> None:
     def policy(name: str, *targets: str) -> Resource:
         spec = {"targetRefs": [{"kind": "Service", "name": each} for each in targets], "tcp": {}}
