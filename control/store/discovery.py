@@ -81,10 +81,11 @@ def _other_names(
             hint = "name a service that is not an ExternalName itself"
             report.error(service.at, f"{external!r} is only another name, too", hint)
             continue
-        missing = [port.number for port in service.ports if target.port(port.number) is None]
+        missing, lost = [port.number for port in service.ports if target.port(port.number) is None], report.part()
         for number in missing:
             numbers = ", ".join(str(port.number) for port in target.ports)
-            report.error(service.at, f"{target.host!r} has no port {number}", f"known: {numbers}")
+            lost.error(service.at, f"{target.host!r} has no port {number}", f"known: {numbers}")
+        report.add_dangling(lost)
         backends = {port.number: target.backends.get(port.number, ()) for port in service.ports}
         resolved[service.host] = replace(
             service, resolution=target.resolution, external=target.external, backends=backends, headless=False

@@ -41,17 +41,21 @@ def assemble_usable(
         gone = _to_leave_out(errors, used.keys())
         if not gone:
             raise ConfigError(attempt.diagnostics)
-        # What is said of the others may be for the sake of those that are left out.
-        report.add(one for one in attempt.diagnostics if one.at.file in gone)
+        dangling |= {
+            file: used[file] for file in gone - left_out if all(one.dangling for one in errors if one.at.file == file)
+        }
+        left_out |= gone
+        # What is said of the others may be for the sake of those that are left out. So may what is said of references:
+        # of who stays with them it is said in the end.
+        report.add(one for one in attempt.diagnostics if one.at.file in gone - dangling.keys())
         for file in gone:
-            before = used.pop(file)
-            if file not in left_out and all(one.dangling for one in errors if one.at.file == file):
-                dangling[file] = before
-            left_out.add(file)
+            del used[file]
             other = stand_in(file)
             if other is None and file in dangling:
                 other = dangling.pop(file)
                 tolerated.add(file)
+            elif file in dangling:
+                report.add(one for one in attempt.diagnostics if one.at.file == file)
             if other is not None:
                 used[file] = other
 
@@ -61,5 +65,5 @@ def _to_leave_out(errors: Sequence[Diagnostic], used: Collection[str]) -> set[st
     nothing may be wrong with it.
     """
     wrong = {one.at.file for one in errors if one.at.file in used}
-    by_itself = {one.at.file for one in errors if one.rival is None or one.rival.file not in wrong}
+    by_itself = {one.at.file for one in errors if one.rival is None or one.rival.file not in wrong - {one.at.file}}
     return wrong & by_itself or wrong

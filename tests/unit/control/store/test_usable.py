@@ -9,6 +9,7 @@ import pytest
 
 from pymesh.control.resources.closed import closed
 from pymesh.control.resources.diagnostics import Report
+from pymesh.control.resources.locality import DISTRIBUTION_ANNOTATION
 from pymesh.control.resources.metadata import Resource
 from pymesh.control.resources.objects import load_object
 from pymesh.control.store.store import MeshOptions, Store
@@ -20,11 +21,10 @@ from pymesh.control.xds import pb
 ISTIO = "networking.istio.io/v1"
 
 
-def one(version: str, kind: str, name: str, spec: Any) -> Resource:
+def one(version: str, kind: str, name: str, spec: Any, **metadata: Any) -> Resource:
     report = Report()
-    made = load_object(
-        {"apiVersion": version, "kind": kind, "metadata": {"name": name, "namespace": "shop"}, "spec": spec}, report
-    )
+    meta = {"name": name, "namespace": "shop", **metadata}
+    made = load_object({"apiVersion": version, "kind": kind, "metadata": meta, "spec": spec}, report)
     assert made is not None, report.diagnostics
     return made
 
@@ -125,6 +125,42 @@ def test_who_delegates_wrongly_takes_the_delegate_from_nobody_else(spec: dict[st
     assert (good.title in used, rules.title in used, bad.title in used) == (True, True, False)
     assert len(store.virtual_services[0].spec.http[0].route) == 2
     assert any(wrong in text and text.startswith("VirtualService/shop/bad:") for text in found)
+
+
+def test_what_is_said_of_references_is_said_of_what_is_in_force() -> None:
+    """Of two services of one host the older one is wrong: what the other one has is there to be referred to."""
+    old = {"creationTimestamp": "2026-01-01T00:00:00Z", "annotations": {DISTRIBUTION_ANNOTATION: "Wrong"}}
+    ported = one("v1", "Service", "a", {"ports": [{"name": "http", "port": 80}]}, **old)
+    port = {"name": "http", "number": 8080, "protocol": "HTTP"}
+    entry = {"hosts": ["a.shop.svc.cluster.local"], "ports": [port], "resolution": "STATIC"}
+    entry["endpoints"] = [{"address": "10.0.0.8"}]
+    newer = one(ISTIO, "ServiceEntry", "a", entry)
+    to = {"destination": {"host": "a", "port": {"number": 8080}}}
+    referring = one(ISTIO, "VirtualService", "v", {"hosts": ["a"], "http": [{"route": [to]}]})
+    _, used, (found,) = usable(ported, newer, referring)
+    assert used == [newer.title, referring.title]
+    assert found.startswith("Service/shop/a:metadata.annotations: error:")
+
+
+def test_who_is_its_own_rival_keeps_the_place_from_nobody() -> None:
+    port = {"name": "http", "number": 80, "protocol": "HTTP"}
+    entry = {"ports": [port], "resolution": "DNS"}
+    first = one(ISTIO, "ServiceEntry", "a", {**entry, "hosts": ["api.example", "api.example"]})
+    second = one(ISTIO, "ServiceEntry", "b", {**entry, "hosts": ["api.example"]})
+    _, used, found = usable(first, second)
+    assert used == [second.title]
+    assert all(text.startswith("ServiceEntry/shop/a:") for text in found)
+
+
+def test_another_name_stays_for_the_ports_that_the_service_still_has() -> None:
+    ports = [{"name": "http", "port": 80}, {"name": "admin", "port": 81}]
+    spec = {"type": "ExternalName", "externalName": "a.shop.svc.cluster.local", "ports": ports}
+    other = one("v1", "Service", "other", spec)
+    store, used, (found,) = usable(service("a"), other)
+    assert other.title in used
+    assert "'a.shop.svc.cluster.local' has no port 81" in found
+    made = store.services["other.shop.svc.cluster.local"]
+    assert (made.resolution, dict(made.backends)) == ("EDS", {80: (), 81: ()})
 
 
 def test_a_second_policy_for_a_target_is_for_its_others() -> None:
