@@ -5,7 +5,7 @@ The rest of the store, and whatever translation has made of it, goes on to be us
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import fields, replace
 from typing import Final
@@ -38,6 +38,8 @@ class Basis:
 
     def __init__(self, resources: Sequence[Resource]) -> None:
         self.services = {(one.namespace, one.name): one for one in resources if isinstance(one, KubeService)}
+        #: Hosts that ExternalName services name: what serves them serves those, too, or will as soon as there is any.
+        self.aliased = {one.spec.external_name.removesuffix(".") for one in self.services.values()}
         #: By the service that they are of.
         self.slices: dict[Name, dict[str, EndpointSlice]] = {}
         for one in resources:
@@ -111,7 +113,8 @@ def refreshed(store: Store, basis: Basis, changes: Sequence[Change]) -> Store | 
         if before is None or not _is_alike(before, fresh):
             return None
         made[fresh.host] = fresh
-    if _stands_elsewhere(store, made):
+    # Another part of the store holds such a service, or its endpoints, as they were.
+    if any(not made.keys().isdisjoint(hosts) for hosts in (basis.aliased, _asked(store))):
         return None
     places = basis.pods.places() if any(isinstance(one, Pod) for one in moved) else store.pod_localities
     since = Refreshment(store.memo, frozenset(made), _shortened(store.refreshment, _MEMOS - 1))
@@ -143,10 +146,6 @@ def _is_alike(before: Service, fresh: Service) -> bool:
     return all(getattr(before, name) == getattr(fresh, name) for name in names)
 
 
-def _stands_elsewhere(store: Store, made: Mapping[str, Service]) -> bool:
-    """Whether another part of the store holds one of these services, or its endpoints, as they were."""
-    if not made.keys().isdisjoint(service.host for service in store.providers.services()):
-        return True
-    held = {id(backends) for host in made for backends in store.services[host].backends.values() if backends}
-    others = (one for host, one in store.services.items() if host not in made)
-    return any(id(backends) in held for one in others for backends in one.backends.values())
+def _asked(store: Store) -> Iterator[str]:
+    """Hosts of the services that are asked for something by the mesh itself."""
+    return (service.host for service in store.providers.services())

@@ -137,3 +137,28 @@ def test_changes_in_any_portions_lead_where_a_new_start_leads(seed: int) -> None
         return short
 
     assert asyncio.run(main()) > 5, "else the short way is not what was tried"
+
+
+def test_what_serves_a_service_serves_whoever_has_it_by_another_name_from_the_first_endpoint_on() -> None:
+    mesh = started()
+    reflectors = {one.kind.name: one for one in mesh.reflectors if one.kind.name in KINDS}
+    port: Any = {"name": "http", "port": 80}
+    other = {"type": "ExternalName", "externalName": "cart.shop.svc.cluster.local", "ports": [port]}
+    cart = {"clusterIP": "10.96.0.1", "ports": [port]}
+    endpoints = made(
+        "EndpointSlice",
+        "cart-1",
+        3,
+        meta={"labels": {"kubernetes.io/service-name": "cart"}},
+        addressType="IPv4",
+        ports=[{"name": "http", "port": 8080}],
+        endpoints=[{"addresses": ["10.1.0.1"]}],
+    )
+    for one in (made("Service", "cart", 1, spec=cart), made("Service", "other", 2, spec=other)):
+        reflectors["Service"]._take({"type": "ADDED", "object": one})
+    take_over(mesh)
+    assert not mesh.store.services["other.shop.svc.cluster.local"].backends[80]
+    reflectors["EndpointSlice"]._take({"type": "ADDED", "object": endpoints})
+    take_over(mesh)
+    (reached,) = mesh.store.services["other.shop.svc.cluster.local"].backends[80]
+    assert reached.workload.address == "10.1.0.1"
