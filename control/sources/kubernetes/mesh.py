@@ -104,6 +104,8 @@ class KubernetesMesh(StoredMesh):
         self._basis: Basis | None = None
         #: Why the newest configuration could not be read at all; empty while it can.
         self._fault = ""
+        #: Whether what is in force is not of the newest objects: then it is not known either which of them have moved.
+        self._is_behind = False
         self._listeners: list[Callable[[], None]] = []
 
     def _described(self, node: DescribedNode) -> Proxy:
@@ -177,6 +179,7 @@ class KubernetesMesh(StoredMesh):
 
     def _replace(self, objects: Iterable[Object], now: float) -> bool:
         """Put these objects in force; False: they cannot be, and what was stays."""
+        self._is_behind = True
         read = {place(one): self._newest(one) for one in for_mesh(objects)}
         self._basis = None
         report = Report()
@@ -204,6 +207,7 @@ class KubernetesMesh(StoredMesh):
         for told in set(report.diagnostics) - self._told:
             log.warning(str(told))
         self._told = set(report.diagnostics)
+        self._is_behind = False
         return True
 
     def _moved(self) -> list[tuple[str, Object | None]] | None:
@@ -212,7 +216,7 @@ class KubernetesMesh(StoredMesh):
         """
         # All are asked, since each forgets what it tells.
         moved = [(one, one.moved()) for one in self.reflectors]
-        if not self._synced.is_set() or self._wrong_since or self._fault:
+        if not self._synced.is_set() or self._wrong_since or self._fault or self._is_behind:
             return None
         found: list[tuple[str, Object | None]] = []
         for reflector, keys in moved:
@@ -247,7 +251,11 @@ class KubernetesMesh(StoredMesh):
         if store is None:
             return False
         self._read, self._used = read, used
-        self._good |= {file: used[file] for file, _ in moved if file in used and file in self._good}
+        for file, _ in moved:
+            if file not in used:
+                self._good.pop(file, None)
+            elif file in self._good:
+                self._good[file] = used[file]
         are_slices = all(one is None or isinstance(one, EndpointSlice) for pair in changes for one in pair)
         self._use(store, list(used.values()), but_slices=not are_slices)
         return True

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from pymesh.control.resources.diagnostics import ConfigError
 from pymesh.control.resources.objects import Object
+from pymesh.control.sources.kubernetes import mesh as kubernetes_mesh
 from pymesh.control.sources.kubernetes.mesh import KubernetesMesh
 from pymesh.control.xds import pb
 from pymesh.control.xds.node import Node
@@ -162,3 +164,22 @@ def test_what_serves_a_service_serves_whoever_has_it_by_another_name_from_the_fi
     take_over(mesh)
     (reached,) = mesh.store.services["other.shop.svc.cluster.local"].backends[80]
     assert reached.workload.address == "10.1.0.1"
+
+
+def test_what_could_not_be_put_in_force_is_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The short way takes what moved since the last time: a change that nobody has taken over yet is older."""
+    mesh = started()
+    reflectors = {one.kind.name: one for one in mesh.reflectors if one.kind.name in KINDS}
+    cart = made("Service", "cart", 1, spec={"clusterIP": "10.96.0.1", "ports": [{"name": "http", "port": 80}]})
+    reflectors["Service"]._take({"type": "ADDED", "object": cart})
+    with monkeypatch.context() as patched:
+
+        def refused(*_: Any) -> Any:
+            raise ConfigError(())
+
+        patched.setattr(kubernetes_mesh, "assemble_usable", refused)
+        assert mesh._moved() is None
+        assert not mesh._replace([cart], 0.0)
+    reflectors["Pod"]._take({"type": "ADDED", "object": pod(random.Random(0), 2)})
+    assert not take_over(mesh)
+    assert list(mesh.store.services) == ["cart.shop.svc.cluster.local"]
