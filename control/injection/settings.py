@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import field
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -18,12 +19,22 @@ from pymesh.control.resources.metadata import Metadata
 API_VERSION = "install.pymesh.dev/v1alpha1"
 KIND = "InjectionSettings"
 
-_QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?")
+_QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)(m|k|M|G|T|Ki|Mi|Gi|Ti)?")
+_UNITS = {
+    "": Fraction(1), "m": Fraction(1, 1000), "k": Fraction(10**3), "M": Fraction(10**6), "G": Fraction(10**9),
+    "T": Fraction(10**12), "Ki": Fraction(2**10), "Mi": Fraction(2**20), "Gi": Fraction(2**30), "Ti": Fraction(2**40),
+}  # fmt: skip
 
 
 def is_quantity(text: str) -> bool:
     """Whether this is an amount of CPU or memory, as Kubernetes writes it."""
     return bool(_QUANTITY.fullmatch(text))
+
+
+def amount(text: str) -> Fraction | None:
+    """How much a quantity is; None: it is none."""
+    found = _QUANTITY.fullmatch(text)
+    return Fraction(found[1]) * _UNITS[found[2] or ""] if found is not None else None
 
 
 @model

@@ -9,7 +9,7 @@ from typing import Any
 
 from pymesh.control.injection.policy import INJECT, STATUS
 from pymesh.control.injection.problems import Fault
-from pymesh.control.injection.settings import InjectionSettings, is_quantity
+from pymesh.control.injection.settings import InjectionSettings, amount, is_quantity
 from pymesh.control.resources.diagnostics import did_you_mean
 
 SIDECAR, TRAFFIC = "sidecar.istio.io/", "traffic.sidecar.istio.io/"
@@ -144,15 +144,30 @@ def read(metadata: Mapping[str, Any], settings: InjectionSettings) -> tuple[Wish
         said.get(f"{SIDECAR}proxyImage", settings.image),
         mode,
         rewrite == "true",
-        _amounts(settings.resources.requests, said, "proxyCPU", "proxyMemory"),
-        _amounts(settings.resources.limits, said, "proxyCPULimit", "proxyMemoryLimit"),
+        *_resources(settings, said),
         tuple(_capture(said, mode)),
     ), faults
 
 
-def _amounts(given: Mapping[str, str], said: Mapping[str, str], cpu: str, memory: str) -> Mapping[str, str]:
-    own = {"cpu": said.get(SIDECAR + cpu), "memory": said.get(SIDECAR + memory)}
-    return {**given, **{name: amount for name, amount in own.items() if amount is not None}}
+def _resources(settings: InjectionSettings, said: Mapping[str, str]) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """What the sidecar asks for, and what it gets at most. A pod that says one of them means it: an API server takes no
+    limit below what is asked for, so that the mesh's setting of the other one gives way.
+    """
+    requests, limits = dict(settings.resources.requests), dict(settings.resources.limits)
+    for resource, name in (("cpu", f"{SIDECAR}proxyCPU"), ("memory", f"{SIDECAR}proxyMemory")):
+        asks, is_limited = name in said, f"{name}Limit" in said
+        if asks:
+            requests[resource] = said[name]
+        if is_limited:
+            limits[resource] = said[f"{name}Limit"]
+        least, most = amount(requests.get(resource, "")), amount(limits.get(resource, ""))
+        if least is None or most is None or least <= most or asks == is_limited:
+            continue
+        if asks:
+            limits[resource] = requests[resource]
+        else:
+            requests[resource] = limits[resource]
+    return requests, limits
 
 
 def _capture(said: Mapping[str, str], mode: str) -> Iterator[str]:

@@ -159,6 +159,23 @@ def test_resources_and_image_of_one_pod() -> None:
 
 
 @pytest.mark.parametrize(
+    ("said", "asked", "most"),
+    [
+        ({"proxyCPU": "2500m"}, {"cpu": "2500m", "memory": "40Mi"}, {"cpu": "2500m", "memory": "1Gi"}),
+        ({"proxyMemory": "2Gi"}, {"cpu": "10m", "memory": "2Gi"}, {"cpu": "2", "memory": "2Gi"}),
+        ({"proxyMemoryLimit": "32Mi"}, {"cpu": "10m", "memory": "32Mi"}, {"cpu": "2", "memory": "32Mi"}),
+        ({"proxyMemory": "1024Mi"}, {"cpu": "10m", "memory": "1024Mi"}, {"cpu": "2", "memory": "1Gi"}),
+        ({"proxyCPU": "3", "proxyCPULimit": "1"}, {"cpu": "3", "memory": "40Mi"}, {"cpu": "1", "memory": "1Gi"}),
+    ],
+)
+def test_one_amount_of_the_pods_own_never_keeps_it_from_starting(said: Json, asked: Json, most: Json) -> None:
+    """An API server refuses a pod that asks for more than its limit; what both annotations say is for it to judge."""
+    resources = {"requests": asked, "limits": most}
+    made = inject(wishes(**said), SETTINGS)
+    assert [named(made, name)["resources"] for name in ("istio-init", "istio-proxy")] == [resources] * 2
+
+
+@pytest.mark.parametrize(
     ("owner", "labels", "name"),
     [
         ({"kind": "ReplicaSet", "name": "web-5d4f"}, {"pod-template-hash": "5d4f"}, "web"),
