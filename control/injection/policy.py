@@ -28,9 +28,17 @@ def skipped(pod: dict[str, Any], namespace: str, wanted_by_namespace: bool = Tru
         return f"pods of namespace {namespace} get none"
     if (pod.get("spec") or {}).get("hostNetwork"):
         return "it is in the node's network, where capturing would take everybody's connections"
+    if _is_for_windows(pod.get("spec") or {}):
+        return "it is for Windows, where there is no proxy"
     own = labels.get(INJECT, annotations.get(INJECT))
     if own == "false":
         return f"{INJECT} says so"
     if own != "true" and not wanted_by_namespace:
         return f"neither its namespace ({NAMESPACE_LABEL}: enabled) nor itself ({INJECT}) asks for one"
     return ""
+
+
+def _is_for_windows(spec: dict[str, Any]) -> bool:
+    """What tells Kubernetes so: an API server refuses such a pod with containers as ours are."""
+    system, selected = (spec.get("os") or {}).get("name"), (spec.get("nodeSelector") or {}).get("kubernetes.io/os")
+    return "windows" in (system, selected)

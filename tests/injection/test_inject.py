@@ -102,6 +102,8 @@ def test_a_second_time_changes_nothing() -> None:
     ("given", "namespace", "why"),
     [
         (pod(hostNetwork=True), "shop", "node's network"),
+        (pod(os={"name": "windows"}), "shop", "for Windows"),
+        (pod(nodeSelector={"kubernetes.io/os": "windows"}), "shop", "for Windows"),
         (pod(metadata={"labels": {"sidecar.istio.io/inject": "false"}}), "shop", "says so"),
         (pod(metadata={"annotations": {"sidecar.istio.io/inject": "false"}}), "shop", "says so"),
         (pod(), "kube-system", "kube-system"),
