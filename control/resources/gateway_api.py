@@ -451,13 +451,20 @@ class Fraction(Located):
 
 @model
 class Backend(Located):
-    """A port of a service. Of another kind it is a reference that leads nowhere, as far as we know."""
+    """A port of a service. What else it may be is a matter of its own: by the standard a kind that is not known fails
+    the requests that are sent there, and no others.
+    """
 
     name: str
     group: str = ""
     kind: str = "Service"
     namespace: str = ""
     port: PortNumber | None = None
+
+    @property
+    def is_service(self) -> bool:
+        """Whether it is of the one kind that there is."""
+        return (self.group, self.kind) == ("", "Service")
 
 
 @model

@@ -177,9 +177,10 @@ Unresolved = Literal["InvalidKind", "RefNotPermitted", "BackendNotFound", "Unsup
 def check_backend(store: Store, route: Route, backend: Backend, report: Report) -> Unresolved | None:
     """Report a backend that leads nowhere, or may not be referred to; the reason."""
     kind, owner = type(route).__name__, backend.namespace or route.namespace
-    if (backend.group, backend.kind) != ("", "Service"):
-        title = f"{backend.kind}.{backend.group}" if backend.group else backend.kind
-        report.error(backend.place("kind"), f"a backend of kind {title} is not supported", "name a Service")
+    if not backend.is_service:
+        shown = f"{backend.kind}.{backend.group}" if backend.group else backend.kind
+        place = backend.place("kind" if backend.kind != "Service" else "group")
+        report.error(place, f"backends of kind {shown!r} are not supported", "name a Service")
         return "InvalidKind"
     if not store.is_granted(GROUP, kind, route.namespace, "Service", owner, backend.name):
         report.error(

@@ -269,7 +269,7 @@ def _sticky(bare: Store, routes: Iterable[HTTPRoute]) -> Iterator[str]:
         for rule in route.spec.rules:
             for backend in rule.backend_refs if rule.session_persistence is not None else ():
                 service = bare.service(backend.name, backend.namespace or route.namespace)
-                if service is not None:
+                if backend.is_service and service is not None:
                     yield service.host
 
 

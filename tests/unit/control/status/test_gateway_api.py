@@ -194,7 +194,7 @@ def test_a_route_that_is_taken_says_so_for_each_of_its_parents() -> None:
         (
             "parentRefs: [{name: edge}], rules: [{backendRefs: [{kind: Bucket, group: x.test, name: cart}]}]",
             "ResolvedRefs=False InvalidKind",
-            "kind Bucket.x.test is not supported",
+            "backends of kind 'Bucket.x.test' are not supported",
         ),
         (
             "parentRefs: [{name: edge}], rules: [{backendRefs: [{name: cart, port: 81}]}]",

@@ -50,6 +50,16 @@ CASES = {
         GATEWAY + route("HTTPRoute", "parentRefs: [{name: egde}]"),
         ["9:28: error: there is no Gateway shop/egde\n  hint: did you mean 'edge'?"],
     ),
+    "backends of other kinds": (
+        SERVICE + GATEWAY + route(
+            "HTTPRoute",
+            f"{HERE}, rules: [{{backendRefs: [{{name: cart, kind: ServiceImport, group: multicluster.x-k8s.io}}, "
+            "{name: cart, group: example.test, port: 80}]}]",
+        ),
+        ["14:78: error: backends of kind 'ServiceImport.multicluster.x-k8s.io' are not supported\n"
+         "  hint: name a Service",
+         "14:144: error: backends of kind 'Service.example.test' are not supported\n  hint: name a Service"],
+    ),
     "no such listener": (
         GATEWAY + route("HTTPRoute", "parentRefs: [{name: edge, sectionName: https}]"),
         ["9:47: error: Gateway shop/edge has no listener 'https'\n  hint: did you mean 'http'?"],
@@ -94,10 +104,6 @@ CASES = {
     "no such backend": (
         SERVICE + GATEWAY + route("HTTPRoute", f"{HERE}, rules: [{{backendRefs: [{{name: card, port: 80}}]}}]"),
         ["14:66: error: there is no service 'card'\n  hint: did you mean 'cart'?"],
-    ),
-    "backend of another kind": (
-        SERVICE + GATEWAY + route("HTTPRoute", f"{HERE}, rules: [{{backendRefs: [{{name: a, group: x.y, kind: I}}]}}]"),
-        ["14:87: error: a backend of kind I.x.y is not supported\n  hint: name a Service"],
     ),
     "backend without a port": (
         SERVICE + GATEWAY + route("HTTPRoute", f"{HERE}, rules: [{{backendRefs: [{{name: cart}}]}}]"),

@@ -35,13 +35,13 @@ spec:
   gatewayClassName: pymesh
   listeners: [{name: http, port: 80, protocol: HTTP}, {name: tcp, port: 9000, protocol: TCP}]
 """
-#: What cannot be used: nobody, a port that does not speak HTTP, what no ReferenceGrant lets the route refer to, and a
-#: kind that is none of ours.
+#: What cannot be used: nobody, a port that does not speak HTTP, what no ReferenceGrant lets the route refer to, what is
+#: of a kind that is not known.
 WRONG = (
     "name: gone, port: 80",
     "name: cart, port: 81",
     "name: theirs, namespace: other, port: 80",
-    "kind: Bucket, group: x.test, name: cart",
+    "name: cart, kind: ServiceImport, group: multicluster.x-k8s.io, port: 80",
 )
 
 
