@@ -30,7 +30,7 @@ def for_mesh(objects: Iterable[Object]) -> list[Object]:
             owner = (one["metadata"].get("labels") or {}).get(EndpointSlice.SERVICE_LABEL, "")
             if (_key(one)[0], owner) in services:
                 found.append(one)
-        elif kind in _ROUTES and foreign:
+        elif kind in _ROUTES:
             ours = _without_parents(one, foreign)
             found += [ours] if ours is not None else []
         elif not _is_kube_gateway(one) or _key(one) not in foreign:
@@ -39,18 +39,32 @@ def for_mesh(objects: Iterable[Object]) -> list[Object]:
 
 
 def _without_parents(route: Object, foreign: set[tuple[str, str]]) -> Object | None:
-    """The route without the parents that are others'; None if it has no more."""
-    spec: Mapping[str, Any] = route.get("spec") or {}
-    parents = list(spec.get("parentRefs") or ())
-    ours = [
+    """The route without the parents that are others'; None if it has no more.
+
+    A parent of a kind that is not known is another implementation's, if there is one beside it that may be ours: alone
+    it is told of, since it may be mistyped.
+    """
+    written = route.get("spec")
+    spec: Mapping[str, Any] = written if isinstance(written, Mapping) else {}
+    parents = spec.get("parentRefs")
+    if not isinstance(parents, list) or not all(isinstance(one, Mapping) for one in parents):
+        return route
+    rest = [
         one
         for one in parents
         if one.get("kind", "Gateway") != "Gateway"
         or (one.get("namespace", _key(route)[0]), one.get("name")) not in foreign
     ]
-    if len(ours) == len(parents):
-        return route
-    return {**route, "spec": {**spec, "parentRefs": ours}} if ours else None
+    if not rest:
+        return route if not parents else None
+    ours = [one for one in rest if _is_parent(one)] or rest
+    return route if len(ours) == len(parents) else {**route, "spec": {**spec, "parentRefs": ours}}
+
+
+def _is_parent(reference: Mapping[str, Any]) -> bool:
+    """Whether it is of a kind that routes are bound to here, perhaps with a mistake in its group."""
+    kind, group = reference.get("kind", "Gateway"), reference.get("group", GATEWAY_API)
+    return kind in ("Gateway", "Service") and group in (GATEWAY_API, "")
 
 
 def _is_kube_gateway(one: Object) -> bool:
@@ -58,7 +72,8 @@ def _is_kube_gateway(one: Object) -> bool:
 
 
 def _class(gateway: Object) -> str:
-    return str((gateway.get("spec") or {}).get("gatewayClassName", ""))
+    spec = gateway.get("spec")
+    return str(spec.get("gatewayClassName", "")) if isinstance(spec, Mapping) else ""
 
 
 def _key(one: Object) -> tuple[str, str]:

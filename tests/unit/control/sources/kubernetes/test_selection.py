@@ -37,6 +37,14 @@ def test_gateways_of_other_classes_and_what_is_bound_to_them() -> None:
     assert [parent["name"] for parent in found[2]["spec"]["parentRefs"]] == ["ours", "theirs"]
 
 
+def test_parents_of_kinds_that_others_know_are_others() -> None:
+    other = {"kind": "ListenerSet", "group": "gateway.networking.x-k8s.io", "name": "set"}
+    both, alone = route("both", {"name": "ours"}, other), route("alone", other)
+    found = for_mesh([gateway("ours", "pymesh"), both, alone])
+    assert found[1]["spec"]["parentRefs"] == [{"name": "ours"}]
+    assert found[2] is alone, "perhaps it is mistyped"
+
+
 def test_slices_of_services_that_are_gone() -> None:
     service = one("v1", "Service", "web", spec={"ports": [{"port": 80}]})
     slices = [one("discovery.k8s.io/v1", "EndpointSlice", name, addressType="IPv4") for name in ("a", "b")]
