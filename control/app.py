@@ -78,6 +78,9 @@ class Mesh(ConfigView, Configured, Protocol):
     def about(self, new: Resource) -> Sequence[Diagnostic]:
         """What would be found about a resource if it were among those in force."""
 
+    def ours(self, one: Any) -> tuple[Any, bool] | None:
+        """What of an object of an API server is for this mesh, and whether that is sure; None: it is others'."""
+
     def messages(self, node: Node) -> Mapping[str, Mapping[str, pb.Message]]:
         """What a proxy should have: type URL -> name -> message."""
 
@@ -220,6 +223,7 @@ class ControlPlane:
                 sock,
                 settings.injection,
                 self._mesh.about,
+                self._mesh.ours,
                 self.rotation,
                 self._hosts(address),
                 settings.state,

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from pymesh.control.admin.serving import AdminServer
 from pymesh.control.admission.entrance import Entrance
 from pymesh.control.admission.serving import SettingsFile, Webhooks
-from pymesh.control.admission.validating import Among
+from pymesh.control.admission.validating import Among, Ours
 from pymesh.control.config import Address
 from pymesh.control.identity.rotation import Rotation
 from pymesh.control.identity.serving import ServerCertificate
@@ -31,6 +31,7 @@ class AdmissionDoor:
         sock: socket.socket,
         injection: Path | None,
         among: Among,
+        ours: Ours,
         rotation: Rotation,
         hosts: Sequence[str],
         state: Path,
@@ -40,7 +41,7 @@ class AdmissionDoor:
         """``hosts`` are the names that the API server calls us by. Raises ``ConfigError`` for bad settings."""
         host, port = sock.getsockname()[:2]
         self.address = Address(host, port)
-        self._webhooks = Webhooks(SettingsFile(injection) if injection else None, among, registry)
+        self._webhooks = Webhooks(SettingsFile(injection) if injection else None, among, registry, ours)
         self._clock = clock
         self._socket = sock
         self._changed = asyncio.Event()

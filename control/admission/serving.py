@@ -25,7 +25,7 @@ from starlette.routing import Route
 
 from pymesh.control.admission import mutating, validating
 from pymesh.control.admission.review import Answer, Asked, ReviewError, decoded, encoded
-from pymesh.control.admission.validating import Among
+from pymesh.control.admission.validating import Among, Ours, whole
 from pymesh.control.injection import settings as injection_settings
 from pymesh.control.injection.settings import InjectionSettings
 from pymesh.control.install.webhooks import INJECT_PATH, VALIDATE_PATH
@@ -98,10 +98,12 @@ class SettingsFile:
 class Webhooks:
     """The two webhooks, and what is counted of them."""
 
-    def __init__(self, settings: SettingsFile | None, among: Among, registry: CollectorRegistry) -> None:
+    def __init__(
+        self, settings: SettingsFile | None, among: Among, registry: CollectorRegistry, ours: Ours = whole
+    ) -> None:
         """Without ``settings`` no pod gets a sidecar."""
         self._settings = settings
-        self._among = among
+        self._among, self._ours = among, ours
         self._desks = {name: _Desk(name) for name in ("inject", "validate")}
         self._answers = Counter(
             "pymesh_admission_reviews", "Objects looked at, by what became of them.", ("webhook", "result"),
@@ -145,7 +147,7 @@ class Webhooks:
         return mutating.answer(asked, self._settings.current())
 
     def _validate(self, asked: Asked) -> Answer:
-        return validating.answer(asked, self._among)
+        return validating.answer(asked, self._among, self._ours)
 
     async def _answered(self, request: Request, name: str, judge: Callable[[Asked], Answer]) -> Response:
         body = bytearray()

@@ -207,6 +207,10 @@ class StoredMesh:
         """What would be found about a resource if it were among those in use."""
         return among.findings(new, self._resources, self._options)
 
+    def ours(self, one: Any) -> tuple[Any, bool] | None:
+        """What of an object of an API server is for this mesh, and whether that is sure; None: it is others'."""
+        return one, True
+
     def standing(self) -> dict[str, Any]:
         """Since when the configuration is in force, and since when newer files are refused (None: they are not)."""
         times = {"inForceSince": self._in_force_since, "refusedSince": self._refused_since}

@@ -27,7 +27,7 @@ from pymesh.control.resources.reduced import without, wrong_parts
 from pymesh.control.sources.kubernetes.client import ApiClient
 from pymesh.control.sources.kubernetes.kinds import watched
 from pymesh.control.sources.kubernetes.reflector import Key, Reflector, differ, key_of
-from pymesh.control.sources.kubernetes.selection import for_mesh
+from pymesh.control.sources.kubernetes.selection import GATEWAY_API, for_mesh, ours
 from pymesh.control.sources.kubernetes.status import State
 from pymesh.control.sources.stored import DescribedNode, StoredMesh
 from pymesh.control.status.objects import Object as Told
@@ -304,6 +304,10 @@ class KubernetesMesh(StoredMesh):
         made = load_object(one, report)
         return _Read(version, one, made, report.diagnostics)
 
+    def ours(self, one: Object) -> tuple[Object, bool] | None:
+        """What of an object is for this mesh, and whether that is sure; None: it is others'."""
+        return ours(one, self.present("Gateway", GATEWAY_API))
+
     def diagnostics(self) -> Sequence[dict[str, Any]]:
         """Everything wrong with the objects, and with our way to them."""
         return [*self._troubles(), *super().diagnostics()]
@@ -322,7 +326,7 @@ class KubernetesMesh(StoredMesh):
             one
             for reflector in self.reflectors
             if (reflector.kind.name, reflector.kind.group) == (name, group)
-            for one in reflector.objects.values()
+            for one in list(reflector.objects.values())  # webhooks ask on threads of their own
         ]
 
     def state(self) -> State:

@@ -38,6 +38,40 @@ def for_mesh(objects: Iterable[Object]) -> list[Object]:
     return found
 
 
+def ours(one: Object, gateways: Iterable[Object]) -> tuple[Object, bool] | None:
+    """What of an object on its way into the cluster is for this mesh, and whether that is sure; None: it is others'.
+
+    It is not sure of what is bound to Gateways that are not there yet, and of policies for Services, which any
+    implementation may heed.
+    """
+    if _is_kube_gateway(one):
+        return (one, True) if _class(one) == CLASS else None
+    kind, spec = one["kind"], one.get("spec")
+    if not str(one["apiVersion"]).startswith(f"{GATEWAY_API}/") or not isinstance(spec, Mapping):
+        return one, True
+    classes = {_key(gateway): _class(gateway) for gateway in gateways}
+    foreign = {key for key, name in classes.items() if name != CLASS}
+    parents: Any = [spec.get("parentRef")]
+    if kind == "ListenerSet":
+        if _parent(one, parents[0]) in foreign:
+            return None
+    elif kind in _ROUTES:
+        left = _without_parents(one, foreign)
+        if left is None:
+            return None
+        one, parents = left, left["spec"].get("parentRefs")
+    else:
+        return one, kind != "BackendTLSPolicy"
+    listed = [each for each in parents if isinstance(each, Mapping)] if isinstance(parents, list) else []
+    return one, any(each.get("kind") == "Service" or classes.get(_parent(one, each)) == CLASS for each in listed)
+
+
+def _parent(one: Object, reference: Any) -> tuple[str, str]:
+    """Namespace and name of what an object is bound to."""
+    named: Mapping[str, Any] = reference if isinstance(reference, Mapping) else {}
+    return str(named.get("namespace") or _key(one)[0]), str(named.get("name", ""))
+
+
 def _without_parents(route: Object, foreign: set[tuple[str, str]]) -> Object | None:
     """The route without the parents that are others'; None if it has no more.
 
@@ -49,12 +83,7 @@ def _without_parents(route: Object, foreign: set[tuple[str, str]]) -> Object | N
     parents = spec.get("parentRefs")
     if not isinstance(parents, list) or not all(isinstance(one, Mapping) for one in parents):
         return route
-    rest = [
-        one
-        for one in parents
-        if one.get("kind", "Gateway") != "Gateway"
-        or (one.get("namespace", _key(route)[0]), one.get("name")) not in foreign
-    ]
+    rest = [one for one in parents if one.get("kind", "Gateway") != "Gateway" or _parent(route, one) not in foreign]
     if not rest:
         return route if not parents else None
     ours = [one for one in rest if _is_parent(one)] or rest
@@ -78,4 +107,4 @@ def _class(gateway: Object) -> str:
 
 def _key(one: Object) -> tuple[str, str]:
     meta = one["metadata"]
-    return meta.get("namespace", ""), meta["name"]
+    return meta.get("namespace", ""), meta.get("name", "")

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from pymesh.control.admission.review import Asked
+from pymesh.control.admission.validating import answer
 from pymesh.control.sources.kubernetes.kinds import watched
-from pymesh.control.sources.kubernetes.selection import for_mesh
+from pymesh.control.sources.kubernetes.selection import for_mesh, ours
 
 GATEWAY_API = "gateway.networking.k8s.io/v1"
 
@@ -43,6 +47,40 @@ def test_parents_of_kinds_that_others_know_are_others() -> None:
     found = for_mesh([gateway("ours", "pymesh"), both, alone])
     assert found[1]["spec"]["parentRefs"] == [{"name": "ours"}]
     assert found[2] is alone, "perhaps it is mistyped"
+
+
+LISTENERS = [{"name": "a", "port": 80, "protocol": "UDP"}]
+EXTENDED = {"filters": [{"type": "ExtensionRef", "extensionRef": {"group": "x.test", "kind": "X", "name": "x"}}]}
+
+
+def bound(to: str, kind: str = "HTTPRoute", **more: Any) -> dict[str, Any]:
+    return one(GATEWAY_API, kind, "new", spec={"parentRefs": [{"name": to, **more}], "rules": [EXTENDED]})
+
+
+@pytest.mark.parametrize(
+    ("new", "is_refused", "is_warned"),
+    [
+        (one(GATEWAY_API, "Gateway", "new", spec={"gatewayClassName": "cilium", "listeners": LISTENERS}), False, False),
+        (one(GATEWAY_API, "Gateway", "new", spec={"gatewayClassName": "pymesh", "listeners": LISTENERS}), True, False),
+        (bound("theirs"), False, False),
+        (bound("theirs", "UDPRoute"), False, False),
+        (bound("ours"), True, False),
+        (bound("ours", "UDPRoute"), True, False),
+        (bound("web", kind="Service", group=""), True, False),
+        (bound("not-there-yet"), False, True),
+        (one(GATEWAY_API, "BackendTLSPolicy", "new", spec={"targetRefs": []}), False, True),
+        (one(GATEWAY_API, "ListenerSet", "new", spec={"parentRef": {"name": "theirs"}}), False, False),
+        (one(GATEWAY_API, "ListenerSet", "new", spec={"parentRef": {"name": "ours"}}), True, False),
+        (one("networking.istio.io/v1", "VirtualService", "new", spec={"rote": 1}), True, False),
+    ],
+)  # fmt: skip
+def test_nobody_is_kept_from_what_others_serve(new: dict[str, Any], is_refused: bool, is_warned: bool) -> None:
+    """Whoever serves Gateways in the same cluster decides what its Gateways and routes may say."""
+    known = [gateway("ours", "pymesh"), gateway("theirs", "cilium")]
+    group = new["apiVersion"].partition("/")[0]
+    asked = Asked("1", new["kind"], group, "CREATE", "shop", "new", new)
+    said = answer(asked, lambda _: (), lambda each: ours(each, known))
+    assert (bool(said.refusal), bool(said.warnings)) == (is_refused, is_warned)
 
 
 def test_slices_of_services_that_are_gone() -> None:
