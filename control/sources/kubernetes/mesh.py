@@ -27,7 +27,7 @@ from pymesh.control.resources.reduced import without, wrong_parts
 from pymesh.control.sources.kubernetes.client import ApiClient
 from pymesh.control.sources.kubernetes.kinds import watched
 from pymesh.control.sources.kubernetes.reflector import Key, Reflector, differ, key_of
-from pymesh.control.sources.kubernetes.selection import GATEWAY_API, for_mesh, ours
+from pymesh.control.sources.kubernetes.selection import GATEWAY_API, ROUTES, for_mesh, ours
 from pymesh.control.sources.kubernetes.status import State
 from pymesh.control.sources.stored import DescribedNode, StoredMesh
 from pymesh.control.status.objects import Object as Told
@@ -94,6 +94,8 @@ class KubernetesMesh(StoredMesh):
         ]
         #: By place.
         self._read: dict[str, _Read] = {}
+        #: Routes that are others' by now, and which version of them is: what was told of them once is to be taken back.
+        self._of_others: dict[str, object] = {}
         #: What is in force, by place.
         self._used: dict[str, Resource] = {}
         #: The last version of each object that was right, by place, and since when it stands in for a wrong one.
@@ -177,10 +179,12 @@ class KubernetesMesh(StoredMesh):
         ends = min(self._wrong_since.values()) + self._grace_seconds
         return max(ends - self._clock(), 0.0) + self._settle_seconds
 
-    def _replace(self, objects: Iterable[Object], now: float) -> bool:
+    def _replace(self, objects: Sequence[Object], now: float) -> bool:
         """Put these objects in force; False: they cannot be, and what was stays."""
         self._is_behind = True
         read = {place(one): self._newest(one) for one in for_mesh(objects)}
+        routes = {place(one): one for one in objects if one["kind"] in ROUTES}
+        self._of_others = {file: _generation(one) for file, one in routes.items() if file not in read}
         self._basis = None
         report = Report()
         others: dict[str, Iterator[Resource]] = {}
@@ -333,7 +337,8 @@ class KubernetesMesh(StoredMesh):
         """What is in force, and every object with what was found about it; of those that there are thousands of, and
         whose status is for others to write, only if something was found.
 
-        An object whose newest version was not read yet is left out: its turn comes.
+        An object whose newest version was not read yet is left out: its turn comes. A route that is bound to others'
+        Gateways alone is there without its parents: of none of them we say anything.
         """
         found: dict[str, list[Diagnostic]] = {}
         for one in self._found:
@@ -341,10 +346,13 @@ class KubernetesMesh(StoredMesh):
         objects = []
         for file, current in self._told_of(found):
             read = self._read.get(file)
+            version, kind = str(current["apiVersion"]), str(current["kind"])
+            if read is None and self._of_others.get(file, read) == _generation(current):
+                objects.append(Told(version, kind, {**current, "spec": {}}))
+                continue
             if read is None or file in self._wrong_since or _generation(read.object) != _generation(current):
                 continue
             document = {**current, "spec": read.object.get("spec")}
-            version, kind = str(current["apiVersion"]), str(current["kind"])
             told = Told(version, kind, document, read.resource, tuple(found.get(file, ())), self._used.get(file))
             objects.append(told)
         return State(self.store, objects)

@@ -11,7 +11,7 @@ from pymesh.control.resources.objects import Object, is_for_mesh
 GATEWAY_API: Final = "gateway.networking.k8s.io"
 #: The class of our Gateways.
 CLASS: Final = "pymesh"
-_ROUTES: Final = frozenset({"HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute", "UDPRoute"})
+ROUTES: Final = frozenset({"HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute", "UDPRoute"})
 
 
 def for_mesh(objects: Iterable[Object]) -> list[Object]:
@@ -30,7 +30,7 @@ def for_mesh(objects: Iterable[Object]) -> list[Object]:
             owner = (one["metadata"].get("labels") or {}).get(EndpointSlice.SERVICE_LABEL, "")
             if (_key(one)[0], owner) in services:
                 found.append(one)
-        elif kind in _ROUTES:
+        elif kind in ROUTES:
             ours = _without_parents(one, foreign)
             found += [ours] if ours is not None else []
         elif not _is_kube_gateway(one) or _key(one) not in foreign:
@@ -55,7 +55,7 @@ def ours(one: Object, gateways: Iterable[Object]) -> tuple[Object, bool] | None:
     if kind == "ListenerSet":
         if _parent(one, parents[0]) in foreign:
             return None
-    elif kind in _ROUTES:
+    elif kind in ROUTES:
         left = _without_parents(one, foreign)
         if left is None:
             return None

@@ -12,7 +12,8 @@ import pytest
 from pymesh.control.resources.objects import Object, place
 from pymesh.control.sources.kubernetes import mesh as kubernetes_mesh
 from pymesh.control.sources.kubernetes.mesh import KubernetesMesh
-from pymesh.control.status.gateways import gateway_status
+from pymesh.control.sources.kubernetes.status import wanted
+from pymesh.control.status.gateways import CONTROLLER, gateway_status
 from pymesh.control.translate.proxy import ProxyError
 from pymesh.control.xds.node import Node
 
@@ -232,3 +233,24 @@ def test_a_route_at_a_listener_that_cannot_be_used_waits_for_it() -> None:
     (made,) = mesh.store.kube_gateways
     (bound,) = mesh.store.http_routes
     assert [one.name for one in made.spec.listeners if mesh.store.binds(bound, made, one)] == ["open"]
+
+
+def test_what_was_told_of_a_route_that_is_others_now_is_taken_back() -> None:
+    version, theirs = "gateway.networking.k8s.io/v1", {"controllerName": "others.test/controller", "conditions": []}
+    status = {"parents": [{"controllerName": CONTROLLER, "parentRef": {"name": "edge"}, "conditions": []}, theirs]}
+
+    def made(kind: str, name: str, **fields: Any) -> Object:
+        meta = {"name": name, "namespace": "shop", "generation": 2, "resourceVersion": "5", "uid": name}
+        return {"apiVersion": version, "kind": kind, "metadata": meta, **fields}
+
+    gateways = [
+        made(
+            "Gateway", name, spec={"gatewayClassName": of, "listeners": [{"name": "a", "port": 80, "protocol": "HTTP"}]}
+        )
+        for name, of in (("edge", "pymesh"), ("theirs", "cilium"))
+    ]
+    moved = made("HTTPRoute", "web", spec={"parentRefs": [{"name": "theirs"}], "rules": [{}]}, status=status)
+    mesh = in_force([*gateways, moved])
+    told = {one.name: status for one, status in wanted(mesh.state(), {}, datetime.now(UTC))}
+    assert set(told) == {"edge", "web"}
+    assert told["web"] == {"parents": [theirs]}
