@@ -121,6 +121,15 @@ class AllowedRoutes(Located):
     kinds: tuple[RouteKind, ...] = ()
 
 
+def possible_kinds(protocol: str, passes_on: bool) -> tuple[RouteKindName, ...]:
+    """The kinds of routes that fit a listener's protocol; none if that is not known."""
+    if protocol in ("HTTP", "HTTPS"):
+        return ("HTTPRoute", "GRPCRoute")
+    if protocol in ("TLS", "TCP"):
+        return ("TLSRoute",) if passes_on else ("TCPRoute",)
+    return ()
+
+
 @model
 class Listener(Located):
     """One port, for one host or all."""
@@ -140,9 +149,7 @@ class Listener(Located):
     @property
     def kinds(self) -> tuple[RouteKindName, ...]:
         """The kinds of routes that may bind."""
-        possible: tuple[RouteKindName, ...] = ("HTTPRoute", "GRPCRoute")
-        if self.protocol in ("TLS", "TCP"):
-            possible = ("TLSRoute",) if self.passes_on else ("TCPRoute",)
+        possible = possible_kinds(self.protocol, self.passes_on)
         wanted = [one.kind for one in self.allowed_routes.kinds]
         return tuple(one for one in possible if not wanted or one in wanted)
 

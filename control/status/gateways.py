@@ -6,12 +6,12 @@ those. It is `Programmed` when there is such an address and a proxy behind it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, Final
 
 from pymesh.control.resources.diagnostics import Report
-from pymesh.control.resources.gateway_api import GROUP, KubeGateway, Listener
+from pymesh.control.resources.gateway_api import GROUP, KubeGateway, Listener, possible_kinds
 from pymesh.control.resources.hosts import intersection
 from pymesh.control.resources.kubernetes import is_ip
 from pymesh.control.status.conditions import Condition, merged, told
@@ -25,6 +25,7 @@ from pymesh.control.store.store import Store
 CONTROLLER: Final = "pymesh.dev/gateway-controller"
 #: The GatewayClass that we serve.
 CLASS: Final = "pymesh"
+_ACCEPTED: Final = Condition("Accepted", True, "Accepted")
 
 
 def class_status(found: Object, now: datetime) -> Json:
@@ -35,38 +36,45 @@ def class_status(found: Object, now: datetime) -> Json:
     return {"conditions": merged(found.status.get("conditions"), [accepted], found.generation, now)}
 
 
-def gateway_status(store: Store, found: Object, services: Sequence[Object], now: datetime) -> Json:
-    """Of a Gateway of our class; ``services`` are all Services."""
+def gateway_status(
+    store: Store, found: Object, services: Sequence[Object], now: datetime, routes: Iterable[Route] | None = None
+) -> Json:
+    """Of a Gateway of our class; ``services`` are all Services, ``routes`` all that can be read (else those in force):
+    a route is attached to the listener that it asks for, whatever else keeps either from being used.
+    """
     before = found.status.get("conditions")
     gateway = found.in_force if found.errors else found.resource
     text = told(found.errors)
     refused = [Condition(one, False, "Invalid", text) for one in ("Accepted", "Programmed")]
-    if not isinstance(gateway, KubeGateway):
-        return {
-            "addresses": [],
-            "listeners": [_listener(found, name, [], 0, refused, now) for name in _names_of_listeners(found)],
-            "conditions": merged(before, refused, found.generation, now),
-        }
-    own = [one for one in services if one.namespace == gateway.namespace and _selects(one, gateway)]
-    addresses = [{"type": "IPAddress" if is_ip(one) else "Hostname", "value": one} for one in _addresses(own)]
-    accepted = Condition("Accepted", True, "ListenersNotValid" if found.errors else "Accepted", text)
-    conditions = [accepted, _programmed(store, gateway, own, bool(addresses))]
-    in_force = {one.name: one for one in gateway.spec.listeners}
+    asking = list(all_routes(store) if routes is None else routes)
+
+    def attached(owner: KubeGateway, one: Listener) -> int:
+        return sum(_attaches(store, route, owner, one) for route in asking)
+
+    written = found.resource if isinstance(found.resource, KubeGateway) else None
+    readable = {one.name: one for one in written.spec.listeners} if written is not None else {}
+    in_force = {one.name: one for one in gateway.spec.listeners} if isinstance(gateway, KubeGateway) else {}
+    addresses, conditions = [], refused
+    if isinstance(gateway, KubeGateway):
+        own = [one for one in services if one.namespace == gateway.namespace and _selects(one, gateway)]
+        addresses = [{"type": "IPAddress" if is_ip(one) else "Hostname", "value": one} for one in _addresses(own)]
+        accepted = Condition("Accepted", True, "ListenersNotValid" if found.errors else "Accepted", text)
+        conditions = [accepted, _programmed(store, gateway, own, bool(addresses))]
     listeners = []
     for name in dict.fromkeys([*_names_of_listeners(found), *in_force]):
         one = in_force.get(name)
-        if one is None:
-            listeners.append(_listener(found, name, [], 0, _of_refused(store, found, name, refused), now))
+        if not isinstance(gateway, KubeGateway) or one is None:
+            number = attached(written, readable[name]) if written is not None and name in readable else 0
+            kinds, of_listener = _of_refused(store, found, name, refused)
+            listeners.append(_listener(found, name, kinds, number, of_listener, now))
             continue
-        kinds = [{"group": GROUP, "kind": kind} for kind in one.kinds]
-        attached = sum(_attaches(store, route, gateway, one) for route in all_routes(store))
         of_listener = [
-            Condition("Accepted", True, "Accepted"),
+            _ACCEPTED,
             Condition("Conflicted", False, "NoConflicts"),
             _resolved(store, gateway, one),
             Condition("Programmed", conditions[1].holds, "Programmed" if conditions[1].holds else "Pending"),
         ]
-        listeners.append(_listener(found, name, kinds, attached, of_listener, now))
+        listeners.append(_listener(found, name, one.kinds, attached(gateway, one), of_listener, now))
     return {
         "addresses": addresses,
         "listeners": listeners,
@@ -74,25 +82,56 @@ def gateway_status(store: Store, found: Object, services: Sequence[Object], now:
     }
 
 
-def _of_refused(store: Store, found: Object, name: str, refused: list[Condition]) -> list[Condition]:
-    """Of a listener that is left out while others are in force: for want of its certificate, or wrong by itself."""
+def _of_refused(
+    store: Store, found: Object, name: str, refused: list[Condition]
+) -> tuple[Sequence[str], list[Condition]]:
+    """Of a listener that is left out: the kinds of routes that could be bound to it, and what keeps it out, in the
+    standard's words where it has some. It may be one that cannot be read.
+    """
+    listeners = found.spec.get("listeners")
+    written = next((one for one in listeners or () if isinstance(one, dict) and one.get("name") == name), {})
+    protocol, tls = str(written.get("protocol")), written.get("tls")
+    refs = tls.get("certificateRefs") if isinstance(tls, dict) else None
+    allowed = written.get("allowedRoutes")
+    asked = allowed.get("kinds") if isinstance(allowed, dict) else None
+    possible = possible_kinds(protocol, isinstance(tls, dict) and tls.get("mode") == "Passthrough")
+    wanted = [one for one in asked or () if isinstance(one, dict)] if isinstance(asked, list) else []
+    named = [str(one.get("kind")) if one.get("group", GROUP) == GROUP else "" for one in wanted]
+    kinds = [kind for kind in possible if not wanted or kind in named]
+    text = refused[0].message
+    wrong = next((one for one in refs if _is_strange(one)), None) if isinstance(refs, list) else None
     gateway = found.resource
-    if not isinstance(gateway, KubeGateway):
-        return refused
-    resolved = [_resolved(store, gateway, one) for one in gateway.spec.listeners if one.name == name]
-    if not resolved or resolved[0].holds:
-        return refused
-    return [Condition("Accepted", True, "Accepted"), resolved[0], refused[1]]
+    resolved = None  # that cannot be told of what cannot be read
+    if isinstance(gateway, KubeGateway):
+        resolved = next((_resolved(store, gateway, one) for one in gateway.spec.listeners if one.name == name), None)
+    if not possible:
+        accepted = Condition("Accepted", False, "UnsupportedProtocol", text)
+    elif wrong is not None:
+        accepted, resolved = _ACCEPTED, Condition("ResolvedRefs", False, "InvalidCertificateRef", text)
+    elif any(kind not in possible for kind in named):
+        accepted, resolved = _ACCEPTED, Condition("ResolvedRefs", False, "InvalidRouteKinds", text)
+    else:
+        accepted = _ACCEPTED if resolved is not None and not resolved.holds else refused[0]
+    conflicted = Condition("Conflicted", False, "NoConflicts")
+    return kinds, [one for one in (accepted, conflicted, resolved, refused[1]) if one is not None]
+
+
+def _is_strange(reference: Any) -> bool:
+    """Whether a certificate is to be in something that is no Secret."""
+    return isinstance(reference, dict) and (reference.get("group", ""), reference.get("kind", "Secret")) != (
+        "",
+        "Secret",
+    )
 
 
 def _listener(
-    found: Object, name: str, kinds: list[dict[str, str]], attached: int, conditions: list[Condition], now: datetime
+    found: Object, name: str, kinds: Sequence[str], attached: int, conditions: list[Condition], now: datetime
 ) -> dict[str, Any]:
     known = found.status.get("listeners")
     before = next((one for one in known or () if isinstance(one, dict) and one.get("name") == name), {})
     return {
         "name": name,
-        "supportedKinds": kinds,
+        "supportedKinds": [{"group": GROUP, "kind": kind} for kind in kinds],
         "attachedRoutes": attached,
         "conditions": merged(before.get("conditions"), conditions, found.generation, now),
     }

@@ -25,6 +25,7 @@ from pymesh.control.status.gateways import CLASS, CONTROLLER, class_status, gate
 from pymesh.control.status.objects import Json, Object
 from pymesh.control.status.others import Rejection, istio_status, own_status
 from pymesh.control.status.routes import route_status
+from pymesh.control.store.parents import Route
 from pymesh.control.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -67,10 +68,11 @@ def wanted(state: State, rejections: Rejections, now: datetime) -> Iterator[tupl
     """Each object whose status is ours to write, and what it should say; other fields of it stay."""
     services = [one for one in state.objects if one.version == "v1" and one.kind == "Service"]
     gateways = {(one.namespace, one.name): one for one in state.objects if _is_our_gateway(one)}
+    routes = [one.resource for one in state.objects if isinstance(one.resource, Route)]
     for one in state.objects:
         group = one.version.rpartition("/")[0]
         if _is_our_gateway(one):
-            yield one, gateway_status(state.store, one, services, now)
+            yield one, gateway_status(state.store, one, services, now, routes)
         elif group == GROUP and one.kind in _ROUTES:
             status = route_status(state.store, one, gateways, now)
             if status["parents"] or one.status.get("parents"):

@@ -9,6 +9,7 @@ import yaml
 
 from pymesh.control.resources.diagnostics import Report
 from pymesh.control.resources.load import load_text
+from pymesh.control.sources.kubernetes.status import State, wanted
 from pymesh.control.status.gateways import CONTROLLER, class_status, gateway_status
 from pymesh.control.status.objects import Object
 from pymesh.control.status.routes import route_status
@@ -149,6 +150,52 @@ def test_a_certificate_that_is_not_there_is_the_listeners() -> None:
     status = of_gateway(text, EDGE, SLICE)
     assert shown(status["conditions"])[0] == "Accepted=False Invalid"
     assert "there is no Secret shop/none" in status["conditions"][0]["message"]
+
+
+@pytest.mark.parametrize(
+    ("listener", "kinds", "expected"),
+    [
+        ("protocol: UDP", [], "Accepted=False UnsupportedProtocol"),
+        (
+            "protocol: HTTPS, tls: {certificateRefs: [{name: none}]}",
+            ["HTTPRoute", "GRPCRoute"],
+            "ResolvedRefs=False InvalidCertificateRef",
+        ),
+        (
+            "protocol: HTTPS, tls: {certificateRefs: [{name: none, group: a.test, kind: Vault}]}",
+            ["HTTPRoute", "GRPCRoute"],
+            "ResolvedRefs=False InvalidCertificateRef",
+        ),
+        (
+            "protocol: HTTP, allowedRoutes: {kinds: [{kind: HTTPRoute}, {kind: Strange}]}",
+            ["HTTPRoute"],
+            "ResolvedRefs=False InvalidRouteKinds",
+        ),
+        ("protocol: HTTP, allowedRoutes: {kinds: [{kind: Strange}]}", [], "ResolvedRefs=False InvalidRouteKinds"),
+        ("protocol: HTTP, mystery: 1", ["HTTPRoute", "GRPCRoute"], "Accepted=False Invalid"),
+    ],
+)
+def test_a_listener_that_is_left_out_says_why_in_the_standards_words(
+    listener: str, kinds: list[str], expected: str
+) -> None:
+    """The only one of its Gateway: so it is in the standard's own tests."""
+    head, _, _ = GATEWAY.partition("  listeners:")
+    status = of_gateway(f"{head}  listeners: [{{name: it, port: 8443, {listener}}}]\n", EDGE, SLICE)
+    (it,) = status["listeners"]
+    assert expected in shown(it["conditions"])
+    assert "Programmed=False Invalid" in shown(it["conditions"])
+    assert [one["kind"] for one in it["supportedKinds"]] == kinds
+
+
+def test_a_route_is_attached_to_a_listener_whose_certificate_is_not_there() -> None:
+    listener = "{name: tls, port: 8443, protocol: HTTPS, tls: {certificateRefs: [{name: none}]}}"
+    head, _, _ = GATEWAY.partition("  listeners:")
+    store, objects = mesh(
+        f"{head}  listeners: [{listener}]\n", SERVICE, route(f"parentRefs: [{{name: edge}}], {TO_CART}")
+    )
+    found = {one.name: status for one, status in wanted(State(store, list(objects.values())), {}, NOW)}
+    assert [one["attachedRoutes"] for one in found["edge"]["listeners"]] == [1]
+    assert shown(found["r"]["parents"][0]["conditions"]) == ["Accepted=False Pending", "ResolvedRefs=True ResolvedRefs"]
 
 
 def test_a_route_that_is_taken_says_so_for_each_of_its_parents() -> None:

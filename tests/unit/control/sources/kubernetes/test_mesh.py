@@ -211,6 +211,7 @@ def test_a_status_tells_which_listener_it_is() -> None:
         ],
         "no-secret": [
             "Accepted=True Accepted",
+            "Conflicted=False NoConflicts",
             "ResolvedRefs=False InvalidCertificateRef",
             "Programmed=False Invalid",
         ],
