@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Annotated, Any, ClassVar, Final, Literal
 
@@ -121,6 +121,44 @@ class AllowedRoutes(Located):
     kinds: tuple[RouteKind, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """Why a listener cannot be told from another one of its Gateway."""
+
+    reason: Literal["ProtocolConflict", "HostnameConflict"]
+    message: str
+    hint: str
+
+
+def conflicts(listeners: Sequence[tuple[str, int, str, str]]) -> dict[int, Conflict]:
+    """By the number of the listener, from the name, port, hostname and protocol of each. By the standard none of those
+    that conflict is used, since nothing says which of them was meant.
+    """
+    found: dict[int, Conflict] = {}
+    for number, (name, port, host, protocol) in enumerate(listeners):
+        for before, (first, its_port, its_host, its_protocol) in enumerate(listeners[:number]):
+            of_both = {protocol, its_protocol}
+            reason: Literal["ProtocolConflict", "HostnameConflict"]
+            reason = "ProtocolConflict" if len(of_both) == 2 else "HostnameConflict"
+            if port != its_port:
+                continue
+            if host == its_host:
+                message = f"listeners {first!r} and {name!r} are both for {_hosts_of(host)} on port {port}"
+                one = Conflict(reason, message, "give each its own hostname or port")
+            elif len(of_both) == 2 and of_both & {"HTTP", "TCP"}:
+                message = f"listeners {first!r} and {name!r} on port {port} speak {its_protocol} and {protocol}"
+                one = Conflict(reason, message, "give each its own port")
+            else:
+                continue
+            found.setdefault(before, one)
+            found.setdefault(number, one)
+    return found
+
+
+def _hosts_of(hostname: str) -> str:
+    return f"hostname {hostname!r}" if hostname else "every hostname"
+
+
 def possible_kinds(protocol: str, passes_on: bool) -> tuple[RouteKindName, ...]:
     """The kinds of routes that fit a listener's protocol; none if that is not known."""
     if protocol in ("HTTP", "HTTPS"):
@@ -205,26 +243,9 @@ class KubeGatewaySpec(Located):
         names = [listener.name for listener in self.listeners]
         for name in sorted({name for name in names if names.count(name) > 1}):
             yield Problem("listeners", f"listener {name!r} is here twice")
-        seen: dict[tuple[int, str], Listener] = {}
-        for one in self.listeners:
-            first = seen.setdefault((one.port, one.hostname), one)
-            beside = next(other for other in self.listeners if other.port == one.port)
-            if first is not one:
-                what = f"hostname {one.hostname!r}" if one.hostname else "every hostname"
-                yield Problem(
-                    "listeners",
-                    f"listeners {first.name!r} and {one.name!r} are both for {what} on port {one.port}",
-                    "give each its own hostname or port",
-                )
-            elif (one.protocol in ("HTTP", "TCP") or beside.protocol in ("HTTP", "TCP")) and (
-                one.protocol != beside.protocol
-            ):
-                yield Problem(
-                    "listeners",
-                    f"listeners {beside.name!r} and {one.name!r} on port {one.port} speak "
-                    f"{beside.protocol} and {one.protocol}",
-                    "give each its own port",
-                )
+        found = conflicts([(one.name, one.port, one.hostname, one.protocol) for one in self.listeners])
+        for number, one in found.items():
+            yield Problem("listeners", one.message, one.hint, self.listeners[number].at)
 
 
 @model

@@ -27,9 +27,16 @@ def wrong_parts(one: Object, errors: Iterable[Diagnostic]) -> frozenset[str]:
     return frozenset(each[0] for each in found if each is not None)
 
 
-def without(one: Object, parts: frozenset[str]) -> Resource | None:
-    """The resource without them; None: nothing is left that could be used."""
-    made = load_object(one, Report(), without=parts)
+def without(one: Object, parts: frozenset[str], report: Report) -> Resource | None:
+    """The resource without them, and without those of which something is found only then, which is told; None: nothing
+    is left that could be used.
+    """
+    own = Report()
+    made = load_object(one, own, without=parts)
+    more = wrong_parts(one, own.errors()) if made is None else frozenset()
+    if more - parts:
+        report.add(own.errors())
+        return without(one, parts | more, report)
     if not isinstance(made, KubeGateway):
         return made
     kept = {listener.name for listener in made.spec.listeners}

@@ -11,7 +11,14 @@ from datetime import datetime
 from typing import Any, Final
 
 from pymesh.control.resources.diagnostics import Report
-from pymesh.control.resources.gateway_api import GROUP, KubeGateway, Listener, possible_kinds
+from pymesh.control.resources.gateway_api import (
+    GROUP,
+    Conflict,
+    KubeGateway,
+    Listener,
+    conflicts,
+    possible_kinds,
+)
 from pymesh.control.resources.hosts import intersection
 from pymesh.control.resources.kubernetes import is_ip
 from pymesh.control.status.conditions import Condition, merged, told
@@ -99,12 +106,16 @@ def _of_refused(
     named = [str(one.get("kind")) if one.get("group", GROUP) == GROUP else "" for one in wanted]
     kinds = [kind for kind in possible if not wanted or kind in named]
     text = refused[0].message
+    conflict = _conflicts(listeners).get(name)
     wrong = next((one for one in refs if _is_strange(one)), None) if isinstance(refs, list) else None
     gateway = found.resource
     resolved = None  # that cannot be told of what cannot be read
     if isinstance(gateway, KubeGateway):
         resolved = next((_resolved(store, gateway, one) for one in gateway.spec.listeners if one.name == name), None)
-    if not possible:
+    conflicted = Condition("Conflicted", False, "NoConflicts")
+    if conflict is not None:
+        accepted, conflicted = refused[0], Condition("Conflicted", True, conflict.reason, conflict.message)
+    elif not possible:
         accepted = Condition("Accepted", False, "UnsupportedProtocol", text)
     elif wrong is not None:
         accepted, resolved = _ACCEPTED, Condition("ResolvedRefs", False, "InvalidCertificateRef", text)
@@ -112,8 +123,16 @@ def _of_refused(
         accepted, resolved = _ACCEPTED, Condition("ResolvedRefs", False, "InvalidRouteKinds", text)
     else:
         accepted = _ACCEPTED if resolved is not None and not resolved.holds else refused[0]
-    conflicted = Condition("Conflicted", False, "NoConflicts")
     return kinds, [one for one in (accepted, conflicted, resolved, refused[1]) if one is not None]
+
+
+def _conflicts(listeners: Any) -> dict[str, Conflict]:
+    """By name, of those that are written."""
+    written = [one for one in listeners or () if isinstance(one, dict)] if isinstance(listeners, list) else []
+    places = [
+        (str(o.get("name")), o.get("port", 0), str(o.get("hostname", "")), str(o.get("protocol"))) for o in written
+    ]
+    return {places[number][0]: one for number, one in conflicts(places).items()}
 
 
 def _is_strange(reference: Any) -> bool:

@@ -285,7 +285,7 @@ class KubernetesMesh(StoredMesh):
         left_out = frozenset[str]()
         while True:
             wrong = wrong_parts(one, (each for each in report.errors() if each.at.file == file))
-            rest = without(one, wrong) if wrong > left_out else None
+            rest = without(one, wrong, report) if wrong > left_out else None
             if rest is None:
                 return
             left_out = wrong

@@ -228,13 +228,16 @@ CASES = {
     ),
     "listener twice": (
         listener("port: 1, protocol: HTTP", "port: 1, protocol: HTTP"),
-        ["4:45: error: spec: listeners 'l0' and 'l1' are both for every hostname on port 1\n"
+        ["4:46: error: spec: listeners 'l0' and 'l1' are both for every hostname on port 1\n"
+         "  hint: give each its own hostname or port",
+         "4:83: error: spec: listeners 'l0' and 'l1' are both for every hostname on port 1\n"
          "  hint: give each its own hostname or port"],
     ),
     "two protocols": (
         listener("port: 1, protocol: HTTP",
                  "port: 1, protocol: HTTPS, hostname: a.test, tls: {certificateRefs: [{name: a}]}"),
-        ["4:45: error: spec: listeners 'l0' and 'l1' on port 1 speak HTTP and HTTPS\n  hint: give each its own port"],
+        ["4:46: error: spec: listeners 'l0' and 'l1' on port 1 speak HTTP and HTTPS\n  hint: give each its own port",
+         "4:83: error: spec: listeners 'l0' and 'l1' on port 1 speak HTTP and HTTPS\n  hint: give each its own port"],
     ),
 }  # fmt: skip
 

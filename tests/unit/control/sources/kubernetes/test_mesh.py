@@ -191,6 +191,29 @@ def test_what_is_wrong_with_the_whole_is_no_listeners_fault() -> None:
     assert open_ports(in_force([{**whole, "spec": {**whole["spec"], "surprise": 1}}])) == []
 
 
+def test_listeners_that_conflict_close_no_other() -> None:
+    """By the standard none of them is used. One that cannot be read stands beside them: it is told of, too."""
+    listeners = [
+        {"name": "open", "port": 80, "protocol": "HTTP"},
+        {"name": "wrong", "port": 82, "protocol": "SCTP"},
+        {"name": "first", "port": 81, "protocol": "HTTP"},
+        {"name": "second", "port": 81, "protocol": "TCP"},
+    ]
+    one = gateway("gateway.networking.k8s.io/v1")
+    mesh = in_force([{**one, "spec": {**one["spec"], "listeners": listeners}}])
+    assert open_ports(mesh) == [80]
+    places = [each["at"].rpartition(":")[2] for each in mesh.diagnostics()]
+    assert places == ["spec.listeners[1].protocol", "spec.listeners[2]", "spec.listeners[3]"]
+    state = mesh.state()
+    (told,) = (each for each in state.objects if each.kind == "Gateway")
+    status = gateway_status(state.store, told, [], datetime(2026, 1, 1, tzinfo=UTC))
+    conflicted = [
+        next(each for each in listener["conditions"] if each["type"] == "Conflicted")["reason"]
+        for listener in status["listeners"]
+    ]
+    assert conflicted == ["NoConflicts", "NoConflicts", "ProtocolConflict", "ProtocolConflict"]
+
+
 def test_a_status_tells_which_listener_it_is() -> None:
     mesh = in_force([gateway("gateway.networking.k8s.io/v1", "open", "no-secret")])
     state = mesh.state()
