@@ -4,7 +4,7 @@ One reflector for each kind; when something has changed, and nothing more for a 
 the streams. An object that cannot be used is left out and told of, the rest of the mesh goes on. What is in force
 depends on nothing but what the server has, so that it is the same after a crash, a missed event or a detour, with one
 exception that ends by itself: an object that has just become wrong keeps its last good version for a moment, since what
-it refers to may be on its way by another watch.
+it refers to may be on its way by another watch, and so does a Secret that has just gone.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from pymesh.control.resources.closed import closed
 from pymesh.control.resources.diagnostics import ConfigError, Diagnostic, Position, Report
-from pymesh.control.resources.kubernetes import EndpointSlice
+from pymesh.control.resources.kubernetes import EndpointSlice, Secret
 from pymesh.control.resources.kubernetes_workloads import Pod
 from pymesh.control.resources.metadata import Resource
 from pymesh.control.resources.objects import Object, is_for_mesh, load_object, place
@@ -190,9 +190,12 @@ class KubernetesMesh(StoredMesh):
         others: dict[str, Iterator[Resource]] = {}
 
         def stand_in(file: str) -> Resource | None:
+            if file not in read:
+                return None  # it has gone, and stays for no more than a moment
             return next(others.setdefault(file, self._stand_ins(file, read[file].object, now, report)), None)
 
-        usable = []
+        gone = self._gone(read, now)
+        usable = list(gone.values())
         for file, one in read.items():
             report.add(one.found)
             resource = one.resource or stand_in(file)
@@ -202,7 +205,7 @@ class KubernetesMesh(StoredMesh):
         except ConfigError as error:
             log.error("the configuration cannot be used, the last good one stays in use\n%s", error)
             return False
-        waiting = {file: since for file in others if (since := self._waits_since(file, now)) is not None}
+        waiting = {file: since for file in (*others, *gone) if (since := self._waits_since(file, now)) is not None}
         right = {one.at.file: one for one in resources if one.at.file not in others}
         self._good = {**right, **{file: self._good[file] for file in waiting}}
         self._wrong_since, self._read, self._found = waiting, read, report.diagnostics
@@ -290,6 +293,16 @@ class KubernetesMesh(StoredMesh):
                 return
             left_out = wrong
             yield rest
+
+    def _gone(self, read: Container[str], now: float) -> dict[str, Resource]:
+        """Secrets that were just deleted, by place: whoever replaces one does it in two steps, and in between nobody's
+        port is to be closed.
+        """
+        return {
+            file: one
+            for file, one in self._good.items()
+            if isinstance(one, Secret) and file not in read and self._waits_since(file, now) is not None
+        }
 
     def _waits_since(self, file: str, now: float) -> float | None:
         """Since when the last good version stands in for an object; None: it does not, or not any more."""

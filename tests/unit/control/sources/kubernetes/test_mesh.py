@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from pymesh.control.sources.kubernetes.status import wanted
 from pymesh.control.status.gateways import CONTROLLER, gateway_status
 from pymesh.control.translate.proxy import ProxyError
 from pymesh.control.xds.node import Node
+from tests.tools.certificates import Authority
 
 
 class Nobody:
@@ -278,3 +280,26 @@ def test_what_was_told_of_a_route_that_is_others_now_is_taken_back() -> None:
     told = {one.name: status for one, status in wanted(mesh.state(), {}, datetime.now(UTC))}
     assert set(told) == {"edge", "web"}
     assert told["web"] == {"parents": [theirs]}
+
+
+def test_a_secret_that_is_replaced_in_two_steps_closes_no_port(tmp_path: Path) -> None:
+    name, meta = ("gateway.networking.k8s.io/v1", {"namespace": "shop", "resourceVersion": "1"})
+    tls = {"certificateRefs": [{"name": "it"}]}
+    listeners = [{"name": "a", "port": 443, "protocol": "HTTPS", "tls": tls}]
+    edge = {"apiVersion": name, "kind": "Gateway", "metadata": {**meta, "name": "edge"},
+            "spec": {"gatewayClassName": "pymesh", "listeners": listeners}}  # fmt: skip
+    pair, moment = Authority(tmp_path).issue("it", dns=["a.test"]), 100.0
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {**meta, "name": "it"},
+              "stringData": {"tls.crt": pair.chain.read_text(), "tls.key": pair.key.read_text()}}  # fmt: skip
+    mesh = KubernetesMesh(Nobody(), grace_seconds=2.0, clock=lambda: moment)  # type: ignore[arg-type]
+    assert mesh._replace([edge, secret], moment)
+    assert open_ports(mesh) == [443]
+    assert mesh._replace([edge], moment + 1)
+    assert (open_ports(mesh), mesh.diagnostics()) == ([443], [])
+    assert mesh._grace_left() is not None, "it is looked at again"
+    assert mesh._replace([edge, secret], moment + 2)
+    assert (open_ports(mesh), mesh._grace_left()) == ([443], None)
+    assert mesh._replace([edge], moment + 3)
+    assert mesh._replace([edge], moment + 5.1)
+    assert open_ports(mesh) == []
+    assert "there is no Secret shop/it" in str(mesh.diagnostics())
