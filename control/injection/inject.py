@@ -46,6 +46,8 @@ CANONICAL_NAME, CANONICAL_REVISION = "service.istio.io/canonical-name", "service
 _APP_LABELS = ("app.kubernetes.io/name", "app")
 _VERSION_LABELS = ("app.kubernetes.io/version", "version")
 _DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
+#: What a Deployment adds to its name for a ReplicaSet, and a Rollout of Argo's.
+_HASH_LABELS = ("pod-template-hash", "rollouts-pod-template-hash")
 #: What a CronJob adds to its name for a Job: minutes since 1970.
 _OF_CRON_JOB = re.compile(r"-\d{8,10}$")
 _VOLUMES = ("istio-envoy", "istio-token", "istiod-ca-cert", "istio-podinfo")
@@ -65,9 +67,11 @@ class Owner:
         if controller is None:
             return cls(str(metadata.get("name") or (metadata.get("generateName") or "").rstrip("-")))
         name, labels = str(controller.get("name", "")), metadata.get("labels") or {}
-        hashed = labels.get("pod-template-hash")
-        if controller.get("kind") == "ReplicaSet" and hashed and name.endswith(f"-{hashed}"):
-            name = name.removesuffix(f"-{hashed}")
+        if controller.get("kind") == "ReplicaSet":
+            ends = (f"-{labels[key]}" for key in _HASH_LABELS if labels.get(key))
+            name = next((name.removesuffix(end) for end in ends if name.endswith(end)), name)
+        elif controller.get("kind") == "ReplicationController":
+            name = labels.get("deploymentconfig") or name
         elif controller.get("kind") == "Job":
             name = _OF_CRON_JOB.sub("", name)
         return cls(name)

@@ -182,6 +182,9 @@ def test_one_amount_of_the_pods_own_never_keeps_it_from_starting(said: Json, ask
     [
         ({"kind": "ReplicaSet", "name": "web-5d4f"}, {"pod-template-hash": "5d4f"}, "web"),
         ({"kind": "ReplicaSet", "name": "web-5d4f"}, {}, "web-5d4f"),
+        ({"kind": "ReplicaSet", "name": "web-5d4f"}, {"rollouts-pod-template-hash": "5d4f"}, "web"),
+        ({"kind": "ReplicationController", "name": "web-7"}, {"deploymentconfig": "web"}, "web"),
+        ({"kind": "ReplicationController", "name": "web-7"}, {}, "web-7"),
         ({"kind": "StatefulSet", "name": "db"}, {}, "db"),
         ({"kind": "Job", "name": "nightly-29301120"}, {}, "nightly"),
         ({"kind": "Job", "name": "import"}, {}, "import"),
