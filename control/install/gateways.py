@@ -78,9 +78,11 @@ def _deployment(gateway: KubeGateway, settings: InjectionSettings) -> Json:
 
 def _service(gateway: KubeGateway) -> Json:
     ports = {READY_PORT: {"name": "status-port", "appProtocol": "tcp"}}
-    for one in gateway.spec.listeners:
-        protocol = _APP_PROTOCOLS[one.protocol]
-        ports.setdefault(one.port, {"name": f"{protocol}-{one.port}", "appProtocol": protocol})
+    listened = [(one.port, one.protocol) for one in gateway.spec.listeners]
+    # A mistake in a listener takes no port from the Service: a load balancer would be told to close it and to open it.
+    for number, spoken in (*listened, *gateway.spec.left_out_ports):
+        protocol = _APP_PROTOCOLS[spoken]
+        ports.setdefault(number, {"name": f"{protocol}-{number}", "appProtocol": protocol})
     return {
         "type": gateway.service_type,
         "selector": {KubeGateway.PROXY_LABEL: gateway.name},

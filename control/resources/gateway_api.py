@@ -236,6 +236,8 @@ class KubeGatewaySpec(Located):
     infrastructure: Infrastructure = Infrastructure()
     #: Names of the listeners that are written and cannot be used.
     left_out: tuple[str, ...] = derived(())
+    #: Port and protocol of each of those, where that can be told.
+    left_out_ports: tuple[tuple[int, str], ...] = derived(())
 
     def problems(self) -> Iterator[Problem]:
         if not self.listeners:

@@ -7,12 +7,12 @@ that is wrong takes the whole with it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from pymesh.control.resources.diagnostics import Diagnostic, Report
-from pymesh.control.resources.gateway_api import KubeGateway
+from pymesh.control.resources.gateway_api import KubeGateway, possible_kinds
 from pymesh.control.resources.metadata import Resource
 from pymesh.control.resources.objects import Object, load_object
 
@@ -40,6 +40,23 @@ def without(one: Object, parts: frozenset[str], report: Report) -> Resource | No
     if not isinstance(made, KubeGateway):
         return made
     kept = {listener.name for listener in made.spec.listeners}
-    names = (part.get("name") for part in one["spec"]["listeners"] if isinstance(part, Mapping))
+    written = [part for part in one["spec"]["listeners"] if isinstance(part, Mapping)]
+    names = (part.get("name") for part in written)
     lost = tuple(name for name in names if isinstance(name, str) and name not in kept)
-    return replace(made, spec=replace(made.spec, left_out=lost))
+    ports = tuple(_ports(part for part in written if part.get("name") in lost))
+    return replace(made, spec=replace(made.spec, left_out=lost, left_out_ports=ports))
+
+
+def readable(one: Object) -> Resource | None:
+    """The resource, or what is left of it without what cannot be read."""
+    report = Report()
+    made = load_object(one, report)
+    parts = wrong_parts(one, report.errors()) if made is None else frozenset()
+    return without(one, parts, report) if parts else made
+
+
+def _ports(listeners: Iterable[Mapping[str, Any]]) -> Iterator[tuple[int, str]]:
+    for one in listeners:
+        port, protocol = one.get("port"), str(one.get("protocol"))
+        if isinstance(port, int) and 0 < port < 65536 and possible_kinds(protocol, passes_on=False):
+            yield port, protocol

@@ -5,8 +5,9 @@ Gateways, Services --wanted--> objects --server-side apply--> API server
 what is labelled as ours, and of no Gateway or of one that somebody else runs --delete--> API server
 ```
 Somebody else runs a Gateway when a Service that is not ours selects the proxies that carry its name, as that of
-`pymesh install` does. A Gateway that cannot be read keeps what it has. What was written is not remembered: everything
-is applied again when a Gateway has changed, and now and then, so that a change by hand does not last.
+`pymesh install` does. A Gateway that cannot be read keeps what it has; of one that can be read in part the listeners
+are run that can. What was written is not remembered: everything is applied again when a Gateway has changed, and now
+and then, so that a change by hand does not last.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from typing import Any, Final
 
 from pymesh.control.injection.settings import InjectionSettings
 from pymesh.control.install import gateways
-from pymesh.control.resources.diagnostics import Report
 from pymesh.control.resources.gateway_api import KubeGateway
-from pymesh.control.resources.objects import Object, load_object
+from pymesh.control.resources.objects import Object
+from pymesh.control.resources.reduced import readable
 from pymesh.control.sources.kubernetes.client import APPLY, JSON, ApiClient, ApiError
 from pymesh.control.sources.kubernetes.kinds import plural
 from pymesh.control.sources.kubernetes.status import Leader
@@ -107,7 +108,7 @@ class GatewayDeployments:
         found: dict[Key, KubeGateway | None] = {}
         for one in documents:
             if (one.get("spec") or {}).get("gatewayClassName") == CLASS:
-                read = load_object(one, Report())
+                read = readable(one)
                 found[_key(one)] = read if isinstance(read, KubeGateway) else None
         return found, set(_run_by_others(services)) if found else set()
 

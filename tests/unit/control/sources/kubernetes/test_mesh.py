@@ -10,7 +10,11 @@ from typing import Any
 
 import pytest
 
+from pymesh.control.injection.settings import InjectionSettings
+from pymesh.control.install import gateways
+from pymesh.control.resources.gateway_api import KubeGateway
 from pymesh.control.resources.objects import Object, place
+from pymesh.control.resources.reduced import readable
 from pymesh.control.sources.kubernetes import mesh as kubernetes_mesh
 from pymesh.control.sources.kubernetes.mesh import KubernetesMesh
 from pymesh.control.sources.kubernetes.status import wanted
@@ -303,3 +307,13 @@ def test_a_secret_that_is_replaced_in_two_steps_closes_no_port(tmp_path: Path) -
     assert mesh._replace([edge], moment + 5.1)
     assert open_ports(mesh) == []
     assert "there is no Secret shop/it" in str(mesh.diagnostics())
+
+
+def test_a_gateway_with_a_listener_that_cannot_be_read_is_run_for_the_others() -> None:
+    """And its Service keeps the port of one that can be mended."""
+    one = gateway("gateway.networking.k8s.io/v1")
+    listeners = [*one["spec"]["listeners"], {"name": "typo", "port": 83, "protocol": "HTTP", "hostnaem": "a.test"}]
+    read = readable({**one, "spec": {**one["spec"], "listeners": listeners}})
+    assert isinstance(read, KubeGateway)
+    *_, service = gateways.objects(read, InjectionSettings(image="pymesh:1"))
+    assert [each["port"] for each in service["spec"]["ports"]] == [15021, 80, 443, 82, 83]
