@@ -95,8 +95,7 @@ def _of_refused(
     """Of a listener that is left out: the kinds of routes that could be bound to it, and what keeps it out, in the
     standard's words where it has some. It may be one that cannot be read.
     """
-    listeners = found.spec.get("listeners")
-    written = next((one for one in listeners or () if isinstance(one, dict) and one.get("name") == name), {})
+    written: Json = next((one for one in _written(found) if one.get("name") == name), {})
     protocol, tls = str(written.get("protocol")), written.get("tls")
     refs = tls.get("certificateRefs") if isinstance(tls, dict) else None
     allowed = written.get("allowedRoutes")
@@ -106,7 +105,7 @@ def _of_refused(
     named = [str(one.get("kind")) if one.get("group", GROUP) == GROUP else "" for one in wanted]
     kinds = [kind for kind in possible if not wanted or kind in named]
     text = refused[0].message
-    conflict = _conflicts(listeners).get(name)
+    conflict = _conflicts(_written(found)).get(name)
     wrong = next((one for one in refs if _is_strange(one)), None) if isinstance(refs, list) else None
     gateway = found.resource
     resolved = None  # that cannot be told of what cannot be read
@@ -126,9 +125,13 @@ def _of_refused(
     return kinds, [one for one in (accepted, conflicted, resolved, refused[1]) if one is not None]
 
 
-def _conflicts(listeners: Any) -> dict[str, Conflict]:
+def _written(found: Object) -> list[Json]:
+    listeners = found.spec.get("listeners")
+    return [one for one in listeners if isinstance(one, dict)] if isinstance(listeners, list) else []
+
+
+def _conflicts(written: Sequence[Json]) -> dict[str, Conflict]:
     """By name, of those that are written."""
-    written = [one for one in listeners or () if isinstance(one, dict)] if isinstance(listeners, list) else []
     places = [
         (str(o.get("name")), o.get("port", 0), str(o.get("hostname", "")), str(o.get("protocol"))) for o in written
     ]
@@ -158,8 +161,7 @@ def _listener(
 
 def _names_of_listeners(found: Object) -> list[str]:
     """Those of a Gateway that could not be read, as far as they are names."""
-    listeners = found.spec.get("listeners")
-    written = [one.get("name") for one in listeners or () if isinstance(one, dict)]
+    written = [one.get("name") for one in _written(found)]
     return list(dict.fromkeys(name for name in written if isinstance(name, str) and name))
 
 
