@@ -1,4 +1,5 @@
-"""What takes the place of a resource that decides who gets in and cannot be read: it closes what that was for.
+"""What takes the place of a resource that decides who gets in, or who may listen, and cannot be read: it closes what
+that was for.
 
 It says nothing that it would not have to: so nothing is wrong with it, and it refers to nothing that could be missing.
 
@@ -9,6 +10,8 @@ RequestAuthentication  no token is good where it would have looked for one, as w
                        has in place of one that cannot be read. Who brings none is asked for one by an
                        AuthorizationPolicy, or by nobody: so it was, too
 PythonFilter           each request that it would see fails, unless it is `failurePolicy: OPEN`
+DestinationRule        one that asks for TLS asks for that and for nothing else; if what it says of TLS is what cannot
+                       be read, nobody is who is asked for. Left out, its clients would speak in plain text
 =====================  ================================================================================================
 """
 
@@ -39,10 +42,12 @@ class Refusing(HttpFilter):
 _PLACE: Final = ("phase", "priority", "match")
 #: Of a rule about tokens: where they stand.
 _TOKENS: Final = ("fromHeaders", "fromParams", "fromCookies")
+#: A name that no certificate is for.
+_NO_ONE: Final = "cannot-be-used.invalid"
 #: A public key that is the hash of a sentence: it has a private key, which nobody knows.
 _X: Final = base64.urlsafe_b64encode(hashlib.sha256(b"no one signs with this key").digest()).decode().rstrip("=")
 _NOBODY: Final[Mapping[str, str]] = {
-    "issuer": "https://cannot-be-used.invalid",
+    "issuer": f"https://{_NO_ONE}",
     "jwks": json.dumps({"keys": [{"kty": "OKP", "crv": "Ed25519", "x": _X}]}),
 }
 
@@ -94,9 +99,42 @@ def _filter(written: Mapping[str, Any], _: Mapping[str, Any]) -> Iterator[Spec]:
         yield refusing
 
 
+def _client_tls(written: Mapping[str, Any], _: Mapping[str, Any]) -> Iterator[Spec]:
+    subsets = [one for one in _listed(written.get("subsets")) if isinstance(one, Mapping)]
+    policies = [one for one in (written, *subsets) if isinstance(one.get("trafficPolicy"), Mapping)]
+    if not any(_asks_for_tls(one["trafficPolicy"]) for one in policies):
+        return
+    kept = {name: written[name] for name in ("host", "exportTo") if name in written}
+    named = [{name: one[name] for name in ("name", "labels") if name in one} | _tls_alone(one) for one in subsets]
+    yield {**kept, **_tls_alone(written), **({"subsets": named} if named else {})}
+    yield {"host": written.get("host"), "trafficPolicy": {"tls": {"mode": "SIMPLE", "subjectAltNames": [_NO_ONE]}}}
+
+
+def _asks_for_tls(policy: Mapping[str, Any]) -> bool:
+    """Whether a policy, or one of its ports', has TLS in it that is not turned off."""
+    found = [one.get("tls") for one in (policy, *_listed(policy.get("portLevelSettings"))) if isinstance(one, Mapping)]
+    return any(tls is not None and not (isinstance(tls, Mapping) and tls.get("mode") == "DISABLE") for tls in found)
+
+
+def _tls_alone(owner: Mapping[str, Any]) -> Spec:
+    """What a rule, or a subset of it, says of TLS. Ports stay without it, too: each stands for the whole policy."""
+    policy = owner.get("trafficPolicy")
+    if not isinstance(policy, Mapping):
+        return {}
+    ports = [one for one in _listed(policy.get("portLevelSettings")) if isinstance(one, Mapping)]
+    ported = [{name: one[name] for name in ("port", "tls") if name in one} for one in ports]
+    own = {"tls": policy["tls"]} if "tls" in policy else {}
+    return {"trafficPolicy": {**own, **({"portLevelSettings": ported} if ported else {})}}
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
 #: Kind -> what closes, the most exact first, from the spec as it is written and the annotations.
 _WAYS: Final = {
     "AuthorizationPolicy": _policy,
+    "DestinationRule": _client_tls,
     "PeerAuthentication": _mutual_tls,
     "RequestAuthentication": _tokens,
     "PythonFilter": _filter,

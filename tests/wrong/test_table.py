@@ -70,8 +70,8 @@ class _Mesh(StoredMesh):
 
     def __init__(self, resources: Sequence[Resource], instead: Resource | None) -> None:
         super().__init__()
-        report = Report()
-        store, used = assemble_usable(resources, MeshOptions(), report, lambda _: instead)
+        report, others = Report(), iter([instead] if instead is not None else [])
+        store, used = assemble_usable(resources, MeshOptions(), report, lambda _: next(others, None))
         self.found = report.diagnostics
         self.in_force = {one.at.file: one for one in used}
         self._use(store, used)

@@ -98,3 +98,39 @@ def test_whatever_is_wrong_with_the_rules_something_stands_in(rules: Any) -> Non
 @pytest.mark.parametrize("rules", [None, []])
 def test_who_looks_at_no_token_closes_nothing(rules: Any) -> None:
     assert closed(unusable(rules, surprise=1)) is None
+
+
+SYSTEM = {"mode": "SIMPLE", "sni": "api.test"}
+
+
+def rule(**spec: Any) -> Any:
+    meta = {"name": "api", "namespace": "shop"}
+    whole = {"apiVersion": "networking.istio.io/v1", "kind": "DestinationRule", "metadata": meta}
+    made = closed({**whole, "spec": {"host": "api.test", **spec}})
+    return None if made is None else made.spec  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("tls", "expected"),
+    [(SYSTEM, ("SIMPLE", "api.test", ())), ({"mode": "SIMPEL"}, ("SIMPLE", "", ("cannot-be-used.invalid",)))],
+)
+def test_a_rule_that_cannot_be_read_lets_nobody_speak_in_plain_text(tls: Any, expected: Any) -> None:
+    wished = {"tls": tls, "mystery": 1}
+    one = rule(trafficPolicy=wished).traffic_policy.tls
+    assert (one.mode, one.sni, one.subject_alt_names) == expected
+    ported = rule(trafficPolicy={"portLevelSettings": [{"port": {"number": 443}, **wished}]}).traffic_policy
+    one = ported.tls or ported.port_level_settings[0].tls
+    assert (one.mode, one.sni, one.subject_alt_names) == expected
+
+
+def test_subsets_of_a_rule_that_cannot_be_read_keep_their_tls() -> None:
+    subsets = [{"name": "v1", "labels": {"version": "v1"}, "trafficPolicy": {"tls": SYSTEM}}, {"name": "v2"}]
+    found = rule(subsets=subsets, exportTo=["."], trafficPolicy={"mystery": 1, "loadBalancer": {"simple": "RANDOM"}})
+    first, second = found.subsets
+    assert (first.name, dict(first.labels), first.traffic_policy.tls.mode) == ("v1", {"version": "v1"}, "SIMPLE")
+    assert (second.name, second.traffic_policy, found.export_to) == ("v2", None, (".",))
+
+
+@pytest.mark.parametrize("policy", [{}, {"tls": {"mode": "DISABLE"}, "mystery": 1}, {"connectionPool": 5}])
+def test_a_rule_that_asks_for_no_tls_closes_nothing(policy: Any) -> None:
+    assert rule(trafficPolicy=policy) is None
