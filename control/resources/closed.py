@@ -12,6 +12,9 @@ RequestAuthentication  no token is good where it would have looked for one, as w
 PythonFilter           each request that it would see fails, unless it is `failurePolicy: OPEN`
 DestinationRule        one that asks for TLS asks for that and for nothing else; if what it says of TLS is what cannot
                        be read, nobody is who is asked for. Left out, its clients would speak in plain text
+Sidecar                one that says what its workloads reach lets them reach what can be read of that, and nothing if
+                       nothing can; what becomes of the rest is REGISTRY_ONLY, unless that can be read. It is for the
+                       workloads that it selects, and for nobody if these cannot be read
 =====================  ================================================================================================
 """
 
@@ -42,6 +45,10 @@ class Refusing(HttpFilter):
 _PLACE: Final = ("phase", "priority", "match")
 #: Of a rule about tokens: where they stand.
 _TOKENS: Final = ("fromHeaders", "fromParams", "fromCookies")
+#: What says for whom a resource is.
+_SELECTING: Final = ("selector", "targetRefs", "workloadSelector")
+#: Of a Sidecar: it reaches no service.
+_NOTHING: Final = [{"hosts": ["~/*"]}]
 #: A name that no certificate is for.
 _NO_ONE: Final = "cannot-be-used.invalid"
 #: A public key that is the hash of a sentence: it has a private key, which nobody knows.
@@ -59,11 +66,13 @@ def closed(one: Object) -> Resource | None:
     annotations = (one.get("metadata") or {}).get("annotations") or {}
     ways = list(_WAYS[one["kind"]](written, annotations)) if one.get("kind") in _WAYS else []
     # Whom it selects, if that is not what is wrong; else everybody in its namespace.
-    chosen: list[Spec] = [{name: written[name]} for name in ("selector", "targetRefs") if written.get(name) is not None]
+    chosen: list[Spec] = [{name: written[name]} for name in _SELECTING if written.get(name) is not None]
     if written.get("targetRef") is not None:
         chosen.append({"targetRefs": [written["targetRef"]]})  # Istio's older name for one
     everybody: Spec = {"selector": {"matchLabels": {}}} if one.get("kind") == "PythonFilter" else {}
-    for selecting in (*chosen, everybody):
+    if one.get("kind") != "Sidecar" or not chosen:
+        chosen.append(everybody)
+    for selecting in chosen:
         for closing in ways:
             made = load_object({**one, "spec": {**closing, **selecting}}, Report())
             if made is not None:
@@ -127,6 +136,28 @@ def _tls_alone(owner: Mapping[str, Any]) -> Spec:
     return {"trafficPolicy": {**own, **({"portLevelSettings": ported} if ported else {})}}
 
 
+def _reached(written: Mapping[str, Any], _: Mapping[str, Any]) -> Iterator[Spec]:
+    kept: Spec = {}
+    if written.get("outboundTrafficPolicy") is not None:
+        policy = {"outboundTrafficPolicy": written["outboundTrafficPolicy"]}
+        kept = policy if _is_sidecar(policy) else {"outboundTrafficPolicy": {"mode": "REGISTRY_ONLY"}}
+    narrows = written.get("egress") not in (None, [])
+    if not narrows and not kept:
+        return
+    if "ingress" in written and _is_sidecar({"ingress": written["ingress"]}):
+        kept["ingress"] = written["ingress"]
+    if not narrows:
+        yield kept
+        return
+    yield {**kept, "egress": [one for one in _listed(written["egress"]) if _is_sidecar({"egress": [one]})] or _NOTHING}
+    yield {**kept, "egress": _NOTHING}
+
+
+def _is_sidecar(spec: Spec) -> bool:
+    head = {"apiVersion": "networking.istio.io/v1", "kind": "Sidecar", "metadata": {"name": "x", "namespace": "x"}}
+    return load_object({**head, "spec": spec}, Report()) is not None
+
+
 def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
@@ -138,4 +169,5 @@ _WAYS: Final = {
     "PeerAuthentication": _mutual_tls,
     "RequestAuthentication": _tokens,
     "PythonFilter": _filter,
+    "Sidecar": _reached,
 }

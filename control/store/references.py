@@ -145,7 +145,8 @@ def _credential(store: Store, gateway: Gateway, server: Server, report: Report) 
 
 
 def _client_credential(store: Store, rule: DestinationRule, report: Report) -> None:
-    """A DestinationRule's Secrets are read in the namespace of the proxy; one namespace at least must have them.
+    """A DestinationRule's Secrets are read in the namespace of the proxy; one namespace at least must have them. What
+    is wrong with those of another namespace is told its own proxies.
 
     Without them nobody is reached by the rule's TLS. Without the rule all would be, and in plain text.
     """
@@ -156,18 +157,19 @@ def _client_credential(store: Store, rule: DestinationRule, report: Report) -> N
             if tls is None or not tls.credential_name:
                 continue
             names = {tls.credential_name, f"{tls.credential_name}-cacert"}
-            holders = sorted({where for where, name in store.secrets if name in names}) or [rule.namespace]
-            for namespace in holders:
-                credentials.check(
-                    store.secrets,
-                    namespace,
-                    tls.credential_name,
-                    tls,
-                    "credentialName",
-                    found,
-                    certificate=tls.mode == "MUTUAL",
-                    authority=not tls.insecure_skip_verify,
-                )
+            holders = {where for where, name in store.secrets if name in names}
+            if holders and rule.namespace not in holders:
+                continue
+            credentials.check(
+                store.secrets,
+                rule.namespace,
+                tls.credential_name,
+                tls,
+                "credentialName",
+                found,
+                certificate=tls.mode == "MUTUAL",
+                authority=not tls.insecure_skip_verify,
+            )
     report.add_dangling(found)
 
 

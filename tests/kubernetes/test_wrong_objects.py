@@ -63,7 +63,10 @@ WRONG: tuple[tuple[Object, str, str], ...] = (
         "'not-an-ip.example' is not an IP address",
     ),
     (
-        one(ISTIO, "Sidecar", "far", spec={"egress": [{"hosts": ["nobody.example"]}]}),
+        one(
+            ISTIO, "Sidecar", "far",
+            spec={"workloadSelector": {"labels": {"app": "nobody"}}, "egress": [{"hosts": ["nobody.example"]}]},
+        ),
         "spec.egress[0].hosts",
         "'nobody.example' is not NAMESPACE/HOST",
     ),

@@ -24,7 +24,7 @@ MESH: Final = (_HERE / "mesh.yaml").read_text()
 NAMESPACE: Final = "shop"
 FAULTS: Final = ("unknown field", "wrong value", "missing reference")
 #: Kinds that decide who gets in: what cannot be used closes what it was for.
-CLOSING: Final = ("AuthorizationPolicy", "PeerAuthentication", "PythonFilter", "RequestAuthentication")
+CLOSING: Final = ("AuthorizationPolicy", "PeerAuthentication", "PythonFilter", "RequestAuthentication", "Sidecar")
 ROUTES: Final = ("HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute", "UDPRoute")
 
 _ISTIO, _OURS = "istio.io", "extensions.pymesh.dev"

@@ -18,11 +18,13 @@ def for_mesh(objects: Iterable[Object]) -> list[Object]:
     """Those that are ours, without what in them is for others.
 
     Not ours are Services and slices that have nothing to do with TCP, slices whose Service is gone, Gateways of other
-    classes, and routes as far as they are bound to those.
+    classes, and routes and ListenerSets as far as they are bound to those. Where all Gateways are others', so are
+    policies for what is behind Gateways.
     """
     everything = [one for one in objects if is_for_mesh(one)]
     services = {_key(one) for one in everything if one["kind"] == "Service"}
-    foreign = {_key(one) for one in everything if _is_kube_gateway(one) and _class(one) != CLASS}
+    gateways = {_key(one): _class(one) for one in everything if _is_kube_gateway(one)}
+    foreign = {key for key, name in gateways.items() if name != CLASS}
     found: list[Object] = []
     for one in everything:
         kind = one["kind"]
@@ -33,9 +35,17 @@ def for_mesh(objects: Iterable[Object]) -> list[Object]:
         elif kind in ROUTES:
             ours = _without_parents(one, foreign)
             found += [ours] if ours is not None else []
-        elif not _is_kube_gateway(one) or _key(one) not in foreign:
+        elif not _is_of_others(one, foreign, nobody_else=len(foreign) == len(gateways) > 0):
             found.append(one)
     return found
+
+
+def _is_of_others(one: Object, foreign: set[tuple[str, str]], *, nobody_else: bool) -> bool:
+    if one["kind"] == "ListenerSet":
+        return _parent(one, _mapping(one.get("spec")).get("parentRef")) in foreign
+    if one["kind"] == "BackendTLSPolicy":
+        return nobody_else
+    return _is_kube_gateway(one) and _key(one) in foreign
 
 
 def ours(one: Object, gateways: Iterable[Object]) -> tuple[Object, bool] | None:
@@ -68,8 +78,12 @@ def ours(one: Object, gateways: Iterable[Object]) -> tuple[Object, bool] | None:
 
 def _parent(one: Object, reference: Any) -> tuple[str, str]:
     """Namespace and name of what an object is bound to."""
-    named: Mapping[str, Any] = reference if isinstance(reference, Mapping) else {}
+    named = _mapping(reference)
     return str(named.get("namespace") or _key(one)[0]), str(named.get("name", ""))
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _without_parents(route: Object, foreign: set[tuple[str, str]]) -> Object | None:

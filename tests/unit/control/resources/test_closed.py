@@ -134,3 +134,43 @@ def test_subsets_of_a_rule_that_cannot_be_read_keep_their_tls() -> None:
 @pytest.mark.parametrize("policy", [{}, {"tls": {"mode": "DISABLE"}, "mystery": 1}, {"connectionPool": 5}])
 def test_a_rule_that_asks_for_no_tls_closes_nothing(policy: Any) -> None:
     assert rule(trafficPolicy=policy) is None
+
+
+def sidecar(**spec: Any) -> Any:
+    meta = {"name": "narrow", "namespace": "shop"}
+    made = closed({"apiVersion": "networking.istio.io/v1", "kind": "Sidecar", "metadata": meta, "spec": spec})
+    return None if made is None else made.spec  # type: ignore[attr-defined]
+
+
+SELECTED = {"workloadSelector": {"labels": {"app": "web"}}}
+
+
+@pytest.mark.parametrize(
+    ("egress", "expected"),
+    [
+        ([{"hosts": ["./*"]}, {"hosts": ["nobody"]}], [("./*",)]),
+        ([{"hosts": ["./*"], "mystery": 1}], [("~/*",)]),
+        ([{"hosts": ["./*"]}, {"hosts": ["shop/*"]}], [("~/*",)]),
+        ("./*", [("~/*",)]),
+    ],
+)
+def test_of_a_sidecar_what_can_be_read_is_reached_and_no_more(egress: Any, expected: Any) -> None:
+    found = sidecar(**SELECTED, egress=egress, mystery=1)
+    assert [one.hosts for one in found.egress] == expected
+    assert found.workload_selector.labels == {"app": "web"}
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"), [({"mode": "ALLOW_ANY"}, "ALLOW_ANY"), ({"mode": "X"}, "REGISTRY_ONLY")]
+)
+def test_a_sidecar_that_cannot_be_read_opens_nothing_that_no_resource_describes(policy: Any, expected: str) -> None:
+    ingress = [{"port": {"number": 80, "protocol": "HTTP", "name": "http"}, "defaultEndpoint": "127.0.0.1:8080"}]
+    found = sidecar(outboundTrafficPolicy=policy, ingress=ingress, mystery=1)
+    assert (found.outbound_traffic_policy.mode, len(found.ingress), found.egress) == (expected, 1, ())
+
+
+@pytest.mark.parametrize(
+    "spec", [{"ingress": []}, {"egress": []}, {"workloadSelector": {"labels": 5}, "egress": [{"hosts": ["./*"]}]}]
+)
+def test_a_sidecar_that_narrows_nothing_or_is_for_nobody_closes_nothing(spec: Any) -> None:
+    assert sidecar(**spec, mystery=1) is None

@@ -142,3 +142,10 @@ def test_a_bad_renewal_keeps_the_certificate_and_the_rest_of_the_mesh(tmp_path: 
     assert "has a 'tls.key' that is not the key of 'tls.crt'" in error
     assert "PRIVATE" not in error
     assert mesh.store is before
+
+
+def test_what_is_wrong_with_a_secret_of_another_namespace_is_not_the_rules_fault() -> None:
+    """Proxies there are told that they cannot reach the host; whose rule it is has nothing to mend."""
+    elsewhere = secret("c", ca_crt="no PEM").replace("namespace: shop", "namespace: other")
+    assert "namespace: other" in elsewhere
+    build(load_text("f.yaml", RULE.replace("MODE", "SIMPLE") + elsewhere, Report()))

@@ -49,6 +49,15 @@ def test_parents_of_kinds_that_others_know_are_others() -> None:
     assert found[2] is alone, "perhaps it is mistyped"
 
 
+def test_what_is_for_the_gateways_of_others_is_theirs() -> None:
+    theirs, ours = gateway("theirs", "cilium"), gateway("ours", "pymesh")
+    sets = [one(GATEWAY_API, "ListenerSet", name, spec={"parentRef": {"name": name}}) for name in ("theirs", "ours")]
+    policy = one(GATEWAY_API, "BackendTLSPolicy", "tls", spec={"targetRefs": [{"kind": "Service", "name": "web"}]})
+    assert for_mesh([theirs, policy, sets[0]]) == []
+    assert for_mesh([theirs, ours, policy, *sets]) == [ours, policy, sets[1]]
+    assert for_mesh([policy]) == [policy], "with no Gateway at all it is for us to say that we do not know it"
+
+
 LISTENERS = [{"name": "a", "port": 80, "protocol": "UDP"}]
 EXTENDED = {"filters": [{"type": "ExtensionRef", "extensionRef": {"group": "x.test", "kind": "X", "name": "x"}}]}
 
