@@ -89,7 +89,7 @@ def inject(pod: Json, settings: InjectionSettings, owner: Owner | None = None) -
     faults += _taken(spec)
     for field in ("initContainers", "containers"):
         if wished.rewrite_probes and spec.get(field):
-            spec[field] = _rewritten(spec[field], f"spec.{field}", asked, faults)
+            spec[field] = rewritten(spec[field], f"spec.{field}", asked, faults)
     if faults:
         raise InjectionError(faults)
     spec["containers"] = ending.held_back(spec, spec["containers"], settings.pre_stop_sleep_seconds)
@@ -171,7 +171,8 @@ def _taken(spec: Json) -> list[Fault]:
     return faults
 
 
-def _rewritten(containers: Sequence[Json], path: str, asked: dict[str, Json], faults: list[Fault]) -> list[Json]:
+def rewritten(containers: Sequence[Json], path: str, asked: dict[str, Json], faults: list[Fault]) -> list[Json]:
+    """Containers whose probes the sidecar answers; ``asked`` grows by what they were."""
     made = []
     for number, one in enumerate(containers):
         changed, found = probes.rewrite(one, f"{path}[{number}]", faults)

@@ -22,7 +22,7 @@ def skipped(pod: dict[str, Any], namespace: str, wanted_by_namespace: bool = Tru
     """Why the pod is left as it is; empty if it gets a sidecar."""
     metadata = pod.get("metadata") or {}
     labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
-    if STATUS in annotations:
+    if is_injected(pod):
         return "it has a sidecar already"
     if namespace in NEVER:
         return f"pods of namespace {namespace} get none"
@@ -36,6 +36,11 @@ def skipped(pod: dict[str, Any], namespace: str, wanted_by_namespace: bool = Tru
     if own != "true" and not wanted_by_namespace:
         return f"neither its namespace ({NAMESPACE_LABEL}: enabled) nor itself ({INJECT}) asks for one"
     return ""
+
+
+def is_injected(pod: dict[str, Any]) -> bool:
+    """Whether it has a sidecar already."""
+    return STATUS in ((pod.get("metadata") or {}).get("annotations") or {})
 
 
 def _is_for_windows(spec: dict[str, Any]) -> bool:

@@ -70,6 +70,8 @@ def _asked(
         action = probe.get(kind)
         if not isinstance(action, Mapping) or action.get("host"):
             continue  # with a host it is somewhere else that is asked
+        if action.get("port") == PORT:
+            return None  # it is the sidecar that is asked
         port = action.get("port")
         if isinstance(port, str):
             port = int(port) if port.isascii() and port.isdecimal() else _named(container, port)

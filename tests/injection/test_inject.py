@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pymesh.control.injection.again import complete
 from pymesh.control.injection.inject import Owner, inject
 from pymesh.control.injection.patch import difference
 from pymesh.control.injection.policy import skipped
@@ -96,6 +97,49 @@ def test_an_application_with_metrics_of_its_own_keeps_them() -> None:
 def test_a_second_time_changes_nothing() -> None:
     once = inject(pod(), SETTINGS)
     assert skipped(once, "shop") == "it has a sidecar already"
+
+
+def test_what_was_added_since_is_treated_as_the_rest_was() -> None:
+    once = inject(pod(container={"livenessProbe": {"httpGet": {"port": "http"}}}), SETTINGS)
+    assert complete(once, SETTINGS) == once, "nothing was"
+    added = {
+        "name": "agent",
+        "image": "agent:1",
+        "ports": [{"containerPort": 9000, "name": "agent"}],
+        "readinessProbe": {"httpGet": {"port": "agent", "path": "/ready"}},
+    }
+    later = {**once, "spec": {**once["spec"], "containers": [*once["spec"]["containers"], added]}}
+    made = complete(later, SETTINGS)
+    assert named(made, "agent")["readinessProbe"]["httpGet"]["path"] == "/app-health/agent/readyz"
+    assert named(made, "agent")["lifecycle"]["preStop"] == named(once, "web")["lifecycle"]["preStop"]
+    assert [one["name"] for one in _told(made)] == ["http", "agent"]
+    (probers,) = (o["value"] for o in named(made, "istio-proxy")["env"] if o["name"] == "ISTIO_KUBE_APP_PROBERS")
+    assert set(json.loads(probers)) == {"/app-health/web/livez", "/app-health/agent/readyz"}
+    assert complete(made, SETTINGS) == made
+    assert named(made, "web") == named(once, "web")
+
+
+def test_of_what_was_added_since_a_probe_that_leads_nowhere_is_told() -> None:
+    once = inject(pod(), SETTINGS)
+    wrong = {"name": "agent", "image": "a", "readinessProbe": {"httpGet": {"port": "none"}}}
+    later = {**once, "spec": {**once["spec"], "containers": [*once["spec"]["containers"], wrong]}}
+    with pytest.raises(InjectionError, match="'none' is no port of the container"):
+        complete(later, SETTINGS)
+
+
+def test_what_somebody_else_wrote_for_the_sidecar_is_refused() -> None:
+    once = inject(pod(container={"livenessProbe": {"httpGet": {"port": 8080}}}), SETTINGS)
+    for one in named(once, "istio-proxy")["env"]:
+        if one["name"] == "ISTIO_KUBE_APP_PROBERS":
+            one["value"] = "{"
+    with pytest.raises(InjectionError, match="is not JSON"):
+        complete(once, SETTINGS)
+
+
+def test_a_sidecar_of_another_mesh_is_left_alone() -> None:
+    once = inject(pod(), SETTINGS)
+    theirs = {**once, "spec": {**once["spec"], "initContainers": [{**named(once, "istio-proxy"), "command": ["x"]}]}}
+    assert complete(theirs, SETTINGS) == theirs
 
 
 @pytest.mark.parametrize(
