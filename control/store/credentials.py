@@ -13,6 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from pymesh.control.resources.decode import Located
+from pymesh.control.resources.destination import ClientTls
 from pymesh.control.resources.diagnostics import Report
 from pymesh.control.resources.kubernetes import Secret
 
@@ -72,6 +73,20 @@ def check(
         report.error(owner.place(field), f"{title} has no 'ca.crt'", hint)
     elif found.authority and not _certificates(found.authority):
         report.error(owner.place(field), f"{title} has a 'ca.crt' that is not a certificate in PEM")
+
+
+def check_client(secrets: Secrets, namespace: str, tls: ClientTls, report: Report) -> None:
+    """The same, of what a policy of a DestinationRule needs of the Secret that it names."""
+    check(
+        secrets,
+        namespace,
+        tls.credential_name,
+        tls,
+        "credentialName",
+        report,
+        certificate=tls.mode == "MUTUAL",
+        authority=not tls.insecure_skip_verify,
+    )
 
 
 def _entry(secret: Secret, *names: str) -> bytes:

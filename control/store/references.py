@@ -160,16 +160,7 @@ def _client_credential(store: Store, rule: DestinationRule, report: Report) -> N
             holders = {where for where, name in store.secrets if name in names}
             if holders and rule.namespace not in holders:
                 continue
-            credentials.check(
-                store.secrets,
-                rule.namespace,
-                tls.credential_name,
-                tls,
-                "credentialName",
-                found,
-                certificate=tls.mode == "MUTUAL",
-                authority=not tls.insecure_skip_verify,
-            )
+            credentials.check_client(store.secrets, rule.namespace, tls, found)
     report.add_dangling(found)
 
 

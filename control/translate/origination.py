@@ -34,16 +34,7 @@ def is_lacking(store: Store, proxy: Proxy, wanted: ClientTls | None) -> bool:
 
 def _problems(store: Store, namespace: str, wanted: ClientTls) -> list[Diagnostic]:
     report = Report(searches=0)
-    credentials.check(
-        store.secrets,
-        namespace,
-        wanted.credential_name,
-        wanted,
-        "credentialName",
-        report,
-        certificate=wanted.mode == "MUTUAL",
-        authority=not wanted.insecure_skip_verify,
-    )
+    credentials.check_client(store.secrets, namespace, wanted, report)
     return report.errors()
 
 
