@@ -62,6 +62,9 @@ def gateway_status(
     readable = {one.name: one for one in written.spec.listeners} if written is not None else {}
     in_force = {one.name: one for one in gateway.spec.listeners} if isinstance(gateway, KubeGateway) else {}
     addresses, conditions = [], refused
+    if found.spec.get("addresses"):
+        # None can be asked for here, so that it is these that keep it out.
+        conditions = [Condition("Accepted", False, "UnsupportedAddress", text), refused[1]]
     if isinstance(gateway, KubeGateway):
         own = [one for one in services if one.namespace == gateway.namespace and _selects(one, gateway)]
         addresses = [{"type": "IPAddress" if is_ip(one) else "Hostname", "value": one} for one in _addresses(own)]

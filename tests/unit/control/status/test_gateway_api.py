@@ -142,6 +142,12 @@ def test_a_gateway_that_cannot_be_read_is_refused_with_place_and_hint() -> None:
     assert [one["name"] for one in status["listeners"]] == ["http", "tcp"]
 
 
+def test_a_gateway_that_asks_for_an_address_is_told_that_it_is_that() -> None:
+    asking = GATEWAY.replace("  listeners:", "  addresses: [{type: IPAddress, value: 10.0.0.7}]\n  listeners:")
+    status = of_gateway(asking, EDGE, SLICE)
+    assert shown(status["conditions"]) == ["Accepted=False UnsupportedAddress", "Programmed=False Invalid"]
+
+
 def test_a_certificate_that_is_not_there_is_the_listeners() -> None:
     text = GATEWAY.replace(
         "{name: tcp, port: 9000, protocol: TCP}",
