@@ -29,8 +29,9 @@ def assignment(
     chosen = [one for one in service.backends[port] if labels.items() <= one.workload.labels.items()]
     made = pb.message("envoy.config.endpoint.v3.ClusterLoadAssignment")(cluster_name=name)
     if service.on_node:
-        node = proxy.labels.get(NODE_LABEL)
-        chosen = [one for one in chosen if node and one.workload.labels.get(NODE_LABEL) == node]
+        # Where nobody tells of nodes, as outside of clusters, there is one.
+        node = proxy.labels.get(NODE_LABEL, "")
+        chosen = [one for one in chosen if one.workload.labels.get(NODE_LABEL, "") == node]
     for one in locality.groups(_hinted(chosen, proxy), proxy, setting, fails_over):
         group = made.endpoints.add(
             lb_endpoints=[_endpoint(backend, proxy, peers) for backend in one.backends],
