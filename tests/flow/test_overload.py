@@ -209,7 +209,7 @@ def test_memory_that_rises_sheds_requests_until_it_falls(run_proxy: Start) -> No
             assert _status(proxy.port) == (503, None)
             assert proxy.admin("/ready") == "LIVE\n"
             # What comes last stays longest: below it the allocator has room, which it would keep.
-            late = stack.enter_context(_connections(proxy.port, 1000))
+            late = stack.enter_context(_connections(proxy.port, 500))
             assert not any(map(_is_open, late))
         assert eventually(lambda: proxy.stats()[f"overload.envoy.overload_actions.{action}.active"] == 0, 60)
         assert all(map(_is_open, late))
