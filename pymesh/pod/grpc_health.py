@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 
 import h2.config
 import h2.connection
@@ -12,11 +13,16 @@ import h2.exceptions
 _PATH = "/grpc.health.v1.Health/Check"
 #: Field 1 of HealthCheckResponse, a varint: SERVING.
 _SERVING = b"\x08\x01"
+#: Of an answer that has one field.
+_LONGEST = 64 * 1024
 _STATUSES = {b"": "UNKNOWN", b"\x08\x00": "UNKNOWN", b"\x08\x02": "NOT_SERVING", b"\x08\x03": "SERVICE_UNKNOWN"}
 
 
-def check(sock: socket.socket, authority: str, service: str) -> str:
-    """What is wrong; empty if the service says that it serves. Raises ``OSError``."""
+def check(sock: socket.socket, authority: str, service: str, left: Callable[[], float | None]) -> str:
+    """What is wrong; empty if the service says that it serves. ``left`` are the seconds that there are still.
+
+    Raises ``OSError``, ``TimeoutError`` among them.
+    """
     connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True, header_encoding="utf-8"))
     connection.initiate_connection()
     name = service.encode()
@@ -29,6 +35,7 @@ def check(sock: socket.socket, authority: str, service: str) -> str:
     said: dict[str, str] = {}
     body = b""
     while True:
+        sock.settimeout(left())
         received = sock.recv(16384)
         if not received:
             return "the connection was closed before an answer"
@@ -42,6 +49,8 @@ def check(sock: socket.socket, authority: str, service: str) -> str:
                     said |= {str(name): str(value) for name, value in event.headers}
                 case h2.events.DataReceived():
                     body += event.data
+                    if len(body) > _LONGEST:
+                        return f"the answer is longer than {_LONGEST} bytes"
                     connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
                 case h2.events.StreamEnded():
                     return _judged(said, body)

