@@ -12,6 +12,7 @@ nothing but the status, and to the application he says nothing of his own.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import http.client
 import io
@@ -34,6 +35,8 @@ _MOST_REDIRECTS = 10
 _LONGEST_BODY = 10 * 1024
 _REDIRECTS = (301, 302, 303, 307, 308)
 _BAD = HTTPStatus.SERVICE_UNAVAILABLE
+#: Connections that have not said what they want. Each is a thread and a descriptor of the proxy's own process.
+_MOST_WAITING = 64
 #: Where hooks of a container's life are asked for.
 _HOOKS = "/app-lifecycle/"
 _AGENT = "kube-probe"
@@ -225,22 +228,51 @@ def _grpc(action: Mapping[str, Any], address: str, deadline: Deadline) -> tuple[
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 128
     probes: Mapping[str, Probe] = {}
     application = ""
+
+    def __init__(self, *given: Any) -> None:
+        #: Connections whose request has not come yet, the oldest first.
+        self._waiting: dict[socket.socket, None] = {}
+        self._lock = threading.Lock()
+        super().__init__(*given)
 
     def server_bind(self) -> None:
         self.address_family = socket.AF_INET6 if ":" in str(self.server_address[0]) else socket.AF_INET
         super().server_bind()
 
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """A thread for it. A kubelet asks at once; whoever connects and is silent makes room."""
+        with self._lock:
+            self._waiting[request] = None
+            if len(self._waiting) > _MOST_WAITING:
+                oldest = next(iter(self._waiting))
+                del self._waiting[oldest]
+                with contextlib.suppress(OSError):  # its client was faster
+                    oldest.shutdown(socket.SHUT_RDWR)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """It is over."""
+        self.asked(request)
+        super().shutdown_request(request)
+
+    def asked(self, request: socket.socket) -> None:
+        """Its request is there."""
+        with self._lock:
+            self._waiting.pop(request, None)
+
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    timeout = 30
+    timeout = 10
 
     def do_GET(self) -> None:
         """A probe, by its path."""
         server = self.server
         assert isinstance(server, _Server)
+        server.asked(self.connection)
         probe = server.probes.get(self.path)
         if probe is None:
             self._answer(HTTPStatus.NOT_FOUND, b"there is no such probe\n")

@@ -313,6 +313,30 @@ def test_a_hook_that_nobody_answers_is_not_answered() -> None:
         asked(told, "/app-lifecycle/web/poststartz")
 
 
+def test_who_connects_and_is_silent_makes_room() -> None:
+    """The port is everybody's, and the threads and descriptors are the proxy's."""
+    with application() as application_port:
+        told = http_get("/well", application_port)
+        port = probes.serve(told, "127.0.0.1", 0)
+        before = threading.active_count()
+        silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(300)]
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        connection.request("GET", "/app-health/web/readyz", headers={"user-agent": "kube-probe/1.37"})
+        assert connection.getresponse().status == 200
+        connection.close()
+        silent[0].settimeout(20)
+        assert silent[0].recv(1) == b""
+        silent[200].settimeout(20)
+        assert silent[200].recv(1) == b""
+        # Those that were turned away end a moment later.
+        end = time.monotonic() + 20
+        while threading.active_count() - before > 66 and time.monotonic() < end:
+            time.sleep(0.01)
+        assert threading.active_count() - before <= 66
+        for one in silent:
+            one.close()
+
+
 def test_ipv6_without_capture() -> None:
     """The address ::6 is there only where capture has put it."""
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as listening:
