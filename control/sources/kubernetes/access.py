@@ -71,9 +71,12 @@ def _present(context: ssl.SSLContext, chain: str, key: str) -> None:
         key_file.touch(mode=0o600)
         key_file.write_text(key)
         try:
-            context.load_cert_chain(chain_file, key_file)
-        except ssl.SSLError as error:
-            raise CredentialsError("the client certificate and its key are no PEM, or do not fit together") from error
+            # Without a password OpenSSL would ask whoever sits at the terminal, and wait for him.
+            context.load_cert_chain(chain_file, key_file, password="")
+        except (ssl.SSLError, ValueError) as error:
+            raise CredentialsError(
+                "the client certificate and its key are no PEM, are encrypted, or do not fit together"
+            ) from error
 
 
 def find(kubeconfig: Path | None = None, context: str = "", environment: Mapping[str, str] | None = None) -> Access:
@@ -85,7 +88,8 @@ def find(kubeconfig: Path | None = None, context: str = "", environment: Mapping
         return in_cluster(env)
     named = [Path(one) for one in env.get("KUBECONFIG", "").split(os.pathsep) if one]
     home = Path(env.get("HOME", "/")) / ".kube" / "config"
-    files = named or ([home] if home.exists() else [])
+    # As with kubectl KUBECONFIG may name files that are not there; only all of them must not be missing.
+    files = [one for one in named if one.exists()] or named or ([home] if home.exists() else [])
     if not files:
         hint = "--kubeconfig FILE, or run it in a pod with a service account"
         raise CredentialsError(f"no Kubernetes cluster is named; hint: {hint}")
@@ -170,6 +174,8 @@ def _loaded(path: Path) -> Mapping[str, Any]:
         raise CredentialsError(f"{path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise CredentialsError(f"{path}: it is not YAML") from error
+    if found is None:
+        return {}  # nothing is in it yet
     if not isinstance(found, Mapping) or found.get("kind", "Config") != "Config":
         raise CredentialsError(f"{path}: it is no kubeconfig; hint: kind: Config")
     return found

@@ -54,7 +54,7 @@ class ExecPlugin:
         return cls(
             (command, *map(str, written.get("args") or ())),
             version,
-            {str(one["name"]): str(one["value"]) for one in written.get("env") or ()},
+            {str(one["name"]): str(one.get("value") or "") for one in written.get("env") or ()},
             cluster if written.get("provideClusterInfo") else None,
             str(written.get("installHint") or ""),
         )
@@ -79,20 +79,26 @@ class ExecPlugin:
         if self.cluster is not None:
             spec["cluster"] = self.cluster
         info = json.dumps({"apiVersion": self.version, "kind": "ExecCredential", "spec": spec})
-        process = await asyncio.create_subprocess_exec(
-            *self.command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=sys.stderr,
-            env={**os.environ, **self.environment, "KUBERNETES_EXEC_INFO": info},
-        )
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self.command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=sys.stderr,
+                env={**os.environ, **self.environment, "KUBERNETES_EXEC_INFO": info},
+            )
+        except OSError as error:  # a script whose interpreter is missing, another machine's program
+            raise CredentialsError(f"{title}: it cannot be run ({error.strerror})") from error
         try:
             async with asyncio.timeout(_TIMEOUT):
                 output, _ = await process.communicate()
         except TimeoutError as error:
-            process.kill()
-            await process.wait()
             raise CredentialsError(f"{title}: no answer for {_TIMEOUT:.0f} s") from error
+        finally:
+            # Also when who asked has given up: the next one runs it again.
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
         if process.returncode != 0:
             raise CredentialsError(f"{title}: it ended with {process.returncode}")
         try:
@@ -110,4 +116,6 @@ class ExecPlugin:
             raise ValueError("neither a token nor a certificate with its key")
         stamp = status.get("expirationTimestamp")
         expires = datetime.fromisoformat(stamp) if stamp else None
+        if expires is not None and expires.tzinfo is None:
+            raise ValueError("a time without a zone is no RFC 3339")
         return Shown(str(token), (str(chain), str(key)) if chain else None), expires

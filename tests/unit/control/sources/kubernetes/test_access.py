@@ -5,15 +5,22 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from pymesh.control.sources.kubernetes import access
-from pymesh.control.sources.kubernetes.credential import CredentialsError, Shown
+from pymesh.control.sources.kubernetes.credential import CredentialsError, Fixed, Shown
 from tests.tools.certificates import Authority
 
 V1 = "client.authentication.k8s.io/v1"
@@ -195,3 +202,56 @@ def test_a_plugin_that_is_not_there(tmp_path: Path) -> None:
     found = access.from_kubeconfig([kubeconfig(tmp_path, {"exec": asked})])
     with pytest.raises(CredentialsError, match="it is not installed; hint: install the cloud's tools"):
         asyncio.run(found.credential.shown())
+
+
+def test_a_plugin_that_cannot_be_run(tmp_path: Path) -> None:
+    script = tmp_path / "plugin"
+    script.write_text("#!/no/such/interpreter\n")
+    script.chmod(0o755)
+    found = access.from_kubeconfig([kubeconfig(tmp_path, {"exec": {"apiVersion": V1, "command": str(script)}})])
+    with pytest.raises(CredentialsError, match=r"plugin: it cannot be run \(No such file or directory\)"):
+        shown(found)
+
+
+def test_a_plugin_that_nobody_waits_for_is_ended(tmp_path: Path) -> None:
+    """Else each who gives up leaves one behind."""
+    script, told = tmp_path / "plugin", tmp_path / "pid"
+    os.mkfifo(told)
+    script.write_text(f"#!/bin/sh\necho $$ > {told}\nexec sleep 600\n")
+    script.chmod(0o755)
+    found = access.from_kubeconfig([kubeconfig(tmp_path, {"exec": {"apiVersion": V1, "command": str(script)}})])
+
+    async def given_up() -> str:
+        asking = asyncio.create_task(found.credential.shown())
+        number = (await asyncio.to_thread(told.read_text)).strip()
+        asking.cancel()
+        await asyncio.wait([asking])
+        return number
+
+    assert not Path(f"/proc/{asyncio.run(given_up())}").exists()
+
+
+def test_a_variable_of_a_plugin_may_be_empty(tmp_path: Path) -> None:
+    made = plugin(tmp_path, credential(token="t"))
+    made["env"] = [*made.get("env", ()), {"name": "EMPTY"}]
+    assert shown(access.from_kubeconfig([kubeconfig(tmp_path, {"exec": made})])) == Shown("t")
+
+
+def test_files_of_kubeconfig_may_be_missing_or_empty(tmp_path: Path) -> None:
+    """As for kubectl, which many give a list of files that are there on some of their machines."""
+    (tmp_path / "empty").touch()
+    there = kubeconfig(tmp_path, {"token": "t"})
+    listed = f"{tmp_path / 'missing'}:{tmp_path / 'empty'}:{there}"
+    assert access.find(environment={"KUBECONFIG": listed}).server == "https://10.0.0.1:6443"
+    with pytest.raises(CredentialsError, match="missing: No such file"):
+        access.find(environment={"KUBECONFIG": str(tmp_path / "missing")})
+
+
+def test_nobody_is_asked_for_the_password_of_a_key(tmp_path: Path, authority: Authority) -> None:
+    """OpenSSL would ask at the terminal, and the program would stand still."""
+    issued = authority.issue("me")
+    key = load_pem_private_key(issued.key.read_bytes(), None)
+    encrypted = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"s3cret")).decode()
+    found = access.Access("https://10.0.0.1:6443", Fixed())
+    with pytest.raises(CredentialsError, match="are encrypted"):
+        found.tls(Shown("", (issued.chain.read_text(), encrypted)))
