@@ -2,7 +2,8 @@
 
 A verdict is fresh for :data:`FRESH_FOR`; then it is asked for again. If nobody can be asked, an old "yes" holds on
 until its own end (that of the token), for at most :data:`HELD_FOR`: a mesh goes on while its API server is away. A "no"
-is never held: it is forgotten when it is not fresh any more. Who asks for the same at the same time waits for one
+is never held: it is forgotten when it is not fresh any more, and has a place of its own: strangers can make up as many
+tokens as they like, and must not push out those that were proved. Who asks for the same at the same time waits for one
 answer.
 """
 
@@ -24,7 +25,7 @@ K = TypeVar("K", bound=Hashable)
 FRESH_FOR = timedelta(seconds=60)
 #: Of verdicts that have no end of their own.
 HELD_FOR = timedelta(hours=24)
-#: Verdicts that are remembered; the ones that were not asked for the longest go first.
+#: Verdicts of each of the two kinds that are remembered; the ones that were not asked for the longest go first.
 MOST = 20_000
 
 
@@ -50,7 +51,8 @@ class Verdicts(Generic[K, T]):
 
     def __init__(self, clock: Callable[[], datetime]) -> None:
         self._clock = clock
-        self._known: OrderedDict[K, _Known[T]] = OrderedDict()
+        #: By whether they hold.
+        self._known: dict[bool, OrderedDict[K, _Known[T]]] = {True: OrderedDict(), False: OrderedDict()}
         self._asking: dict[K, asyncio.Task[Verdict[T]]] = {}
 
     async def of(self, key: K, ask: Callable[[], Awaitable[Verdict[T]]]) -> T | None:
@@ -59,9 +61,9 @@ class Verdicts(Generic[K, T]):
         Raises :class:`UnavailableError` if ``ask`` does and nothing holds.
         """
         now = self._clock()
-        known = self._known.get(key)
+        known = self._known[True].get(key) or self._known[False].get(key)
         if known is not None and now < known.fresh_until:
-            self._known.move_to_end(key)
+            self._known[known.verdict.is_holding].move_to_end(key)
             return known.verdict.answer if now < known.verdict.until else None
         try:
             verdict = await self._asked(key, ask)
@@ -89,8 +91,10 @@ class Verdicts(Generic[K, T]):
 
     async def _remembered(self, key: K, ask: Callable[[], Awaitable[Verdict[T]]]) -> Verdict[T]:
         verdict = await ask()
-        self._known[key] = _Known(verdict, self._clock() + FRESH_FOR)
-        self._known.move_to_end(key)
-        while len(self._known) > MOST:
-            self._known.popitem(last=False)
+        self._known[not verdict.is_holding].pop(key, None)
+        known = self._known[verdict.is_holding]
+        known[key] = _Known(verdict, self._clock() + FRESH_FOR)
+        known.move_to_end(key)
+        while len(known) > MOST:
+            known.popitem(last=False)
         return verdict

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pymesh.control.identity import verdicts
 from pymesh.control.identity.spiffe import Identity
 from pymesh.control.identity.token_review import SUBJECT_ACCESS_REVIEWS, TOKEN_REVIEWS, TokenReviews
 from pymesh.control.identity.tokens import UnavailableError
@@ -129,6 +130,26 @@ def test_a_refusal_does_not_hold() -> None:
     server.now += FRESH_FOR
     with pytest.raises(UnavailableError):
         server.who(token)
+
+
+def test_made_up_tokens_push_out_none_that_was_proved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verdicts, "MOST", 10)
+    server, token = Server(), jwt()
+    assert server.who(token) == CART
+    server.status = {"authenticated": False}
+    for number in range(20):
+        assert server.who(jwt(number=number)) is None
+    server.now, server.is_up = START + FRESH_FOR * 2, False
+    assert server.who(token) == CART
+
+
+def test_of_a_token_the_last_answer_counts() -> None:
+    server, token = Server(), jwt()
+    refused, proved = {"authenticated": False}, server.status
+    for round_, (status, answer) in enumerate([(refused, None), (proved, CART), (refused, None), (proved, CART)]):
+        server.now, server.status = START + FRESH_FOR * round_, status
+        assert (server.who(token), server.who(token)) == (answer, answer)
+    assert len(server.asked) == 4
 
 
 def test_a_gateway_is_who_may_list_the_secrets_of_its_namespace() -> None:
