@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from pymesh.control.resources.gateway import Gateway
 from pymesh.control.resources.gateway_api import KubeGateway
 from pymesh.control.resources.security import AuthorizationPolicy, Condition, Rule, Source
 from pymesh.control.store.store import Store
@@ -73,6 +74,15 @@ class Opening:
 
 
 @dataclass(frozen=True, slots=True)
+class Edge:
+    """Proxies at the mesh's edge: they let in whoever comes, with an identity or without."""
+
+    selector: Labels
+    #: That Istio's Gateways listen on: a policy for a Gateway of the Gateway API is not about them.
+    istio_ports: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class Closed:
     """Proxies that let in what an ALLOW policy says, and what others say."""
 
@@ -97,11 +107,26 @@ def policies(store: Store, namespace: str) -> list[Closed]:
     return found
 
 
-def gateways(store: Store, namespace: str) -> list[Labels]:
-    """Labels of the proxies at the mesh's edge: they let in whoever comes, with an identity or without."""
-    found: list[Labels] = [one.spec.selector for one in store.gateways]
-    found += [{KubeGateway.PROXY_LABEL: one.name} for one in store.kube_gateways if one.namespace == namespace]
-    return list({tuple(sorted(one.items())): one for one in found}.values())
+def edges(store: Store, namespace: str) -> list[Edge]:
+    """Those that may be in a namespace. A Gateway that selects by no label is run by whichever gateway there is, and
+    by nothing that a network could tell from other pods.
+    """
+    found: dict[tuple[tuple[str, str], ...], Edge] = {}
+    for one in store.gateways:
+        if one.spec.selector:
+            labels = tuple(sorted(one.spec.selector.items()))
+            known = found.get(labels, Edge(one.spec.selector)).istio_ports
+            found[labels] = Edge(one.spec.selector, known | _istio_ports(one))
+    anywhere = frozenset[int]().union(*(_istio_ports(one) for one in store.gateways if not one.spec.selector))
+    for kube in store.kube_gateways:
+        if kube.namespace == namespace:
+            selector = {KubeGateway.PROXY_LABEL: kube.name}
+            found.setdefault(tuple(selector.items()), Edge(selector))
+    return [Edge(one.selector, one.istio_ports | anywhere) for one in found.values()]
+
+
+def _istio_ports(one: Gateway) -> frozenset[int]:
+    return frozenset(server.port.number for server in one.spec.servers)
 
 
 def is_strict(store: Store, namespace: str, selector: Labels) -> bool:

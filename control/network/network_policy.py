@@ -7,6 +7,7 @@ that no ALLOW policy selects (:func:`_others`).
 
 Pods of the mesh are known by the label that injection gives them. What the kubelet asks comes from the node, which
 NetworkPolicies let in always; the sidecar's own ports (readiness, metrics) are open to everybody, as in the mesh.
+A NetworkPolicy is about all protocols at once: those that the mesh does not capture stay open.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from pymesh.control.network import layer4
-from pymesh.control.network.layer4 import ANYONE, THE_MESH, Labels, Network, Opening, Origin
+from pymesh.control.network.layer4 import ANYONE, THE_MESH, Closed, Edge, Labels, Network, Opening, Origin
 from pymesh.control.resources.kubernetes import is_ip
 from pymesh.control.resources.workloads import WorkloadEntry
 from pymesh.control.store.store import Store
@@ -26,6 +27,8 @@ Json = dict[str, Any]
 
 #: Of the sidecar: probes, readiness, metrics. Never captured, so that no policy of the mesh is about them.
 OWN_PORTS: Final = (15020, 15021, 15090)
+#: Never captured.
+_OTHER_PROTOCOLS: Final = ("UDP", "SCTP")
 _NAMESPACE: Final = "kubernetes.io/metadata.name"
 #: More ways to be selected by no policy are not written out.
 _MOST_OTHERS: Final = 64
@@ -41,7 +44,7 @@ def export(
     for namespace in sorted(set(namespaces)):
         writer = _Writer(namespace, entries, ports)
         closed = layer4.policies(store, namespace)
-        edge = layer4.gateways(store, namespace)
+        edges = layer4.edges(store, namespace)
         for one in closed:
             strict = layer4.is_strict(store, namespace, one.selector)
             openings = [_of_the_mesh(opening) if strict else opening for opening in one.openings]
@@ -50,11 +53,12 @@ def export(
             of_target = [one.target] if one.target else []
             selector = _labels(layer4.in_mesh(one.selector))
             made.append(writer.policy(_told_apart(name, of_target), selector, openings))
-            for gateway in edge:
-                if not layer4.contradict(gateway, one.selector):
-                    selector = _labels({**gateway, **one.selector})
-                    at_edge = [*of_target, *(f"{key}={value}" for key, value in sorted(gateway.items()))]
-                    made.append(writer.policy(_told_apart(f"{name}-gateway", at_edge), selector, one.openings))
+            for edge in edges:
+                if not layer4.contradict(edge.selector, one.selector):
+                    labels = {**edge.selector, **one.selector}
+                    at_edge = [*of_target, *(f"{key}={value}" for key, value in sorted(edge.selector.items()))]
+                    openings = [*one.openings, *_beside(one, edge, labels, closed)]
+                    made.append(writer.policy(_told_apart(f"{name}-gateway", at_edge), _labels(labels), openings))
         if layer4.is_strict(store, namespace, {}):
             others = _others([one.selector for one in closed])
             if others is None:
@@ -91,7 +95,7 @@ class _Writer:
             "spec": {
                 "podSelector": selector,
                 "policyTypes": ["Ingress"],
-                "ingress": [{"ports": [_port(number) for number in self._ports]}, *rules],
+                "ingress": [{"ports": [*map(_port, self._ports), *_not_captured()]}, *rules],
             },
         }
 
@@ -122,6 +126,15 @@ class _Writer:
                 yield {}  # a name: nobody knows here where that is
                 return
             yield {"ipBlock": {"cidr": f"{entry.spec.address}/{128 if ':' in entry.spec.address else 32}"}}
+
+
+def _beside(one: Closed, edge: Edge, labels: Labels, closed: Sequence[Closed]) -> Iterator[Opening]:
+    """What a policy for a Gateway of the Gateway API does not close at proxies with these labels: what they listen on
+    for others, unless another policy is about that.
+    """
+    others = (other for other in closed if not other.target and other.selector.items() <= labels.items())
+    if one.target.startswith("Gateway/") and edge.istio_ports and not any(others):
+        yield Opening(ANYONE, edge.istio_ports)
 
 
 def _of_the_mesh(opening: Opening) -> Opening:
@@ -172,6 +185,10 @@ def _in(key: str, values: Sequence[str]) -> Json:
 
 def _port(number: int) -> Json:
     return {"protocol": "TCP", "port": number}
+
+
+def _not_captured() -> Iterator[Json]:
+    return ({"protocol": name} for name in _OTHER_PROTOCOLS)
 
 
 def _told_apart(name: str, more: Sequence[str]) -> str:

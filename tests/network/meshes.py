@@ -214,21 +214,24 @@ def _mode(mesh: Sequence[Json], namespace: str, labels: Json, port: int) -> str:
     return "STRICT"
 
 
-def network_allows(written: Sequence[Json], namespace: str, labels: Json, client: Client, port: int) -> bool:
+def network_allows(
+    written: Sequence[Json], namespace: str, labels: Json, client: Client, port: int, protocol: str = "TCP"
+) -> bool:
     """By the reference of `networking.k8s.io/v1` NetworkPolicy."""
     selecting = [
         one
         for one in written
         if one["metadata"]["namespace"] == namespace and _selects(one["spec"]["podSelector"], labels)
     ]
-    return not selecting or any(_ingress(rule, client, port) for one in selecting for rule in one["spec"]["ingress"])
+    rules = [rule for one in selecting for rule in one["spec"]["ingress"]]
+    return not selecting or any(_ingress(rule, client, port, protocol) for rule in rules)
 
 
-def _ingress(rule: Json, client: Client, port: int) -> bool:
+def _ingress(rule: Json, client: Client, port: int, protocol: str) -> bool:
     ports, peers = rule.get("ports"), rule.get("from")
-    return (not ports or any(one["port"] == port for one in ports)) and (
-        not peers or any(_peer(one, client) for one in peers)
-    )
+    # Without a port it is all of the protocol's; without a protocol it is TCP.
+    fits = any(one.get("protocol", "TCP") == protocol and one.get("port", port) == port for one in ports or ())
+    return (not ports or fits) and (not peers or any(_peer(one, client) for one in peers))
 
 
 def _peer(one: Json, client: Client) -> bool:

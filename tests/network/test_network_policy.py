@@ -83,6 +83,9 @@ def test_no_more_than_the_mesh_where_a_network_can_say_it(tmp_path: Path, rules:
     for port in (15020, 15021, 15090, 22, 15008):
         assert all(network_allows(written, "bank", LABELS[0], client, port) for client in who.values())
     assert all(network_allows(written, "bank", {}, client, 8080) for client in who.values())
+    # Nothing but TCP is captured: a name server or a call's voice is asked as before.
+    for protocol in ("UDP", "SCTP"):
+        assert all(network_allows(written, "bank", LABELS[0], client, 53, protocol) for client in who.values())
 
 
 def test_gateways_let_in_whoever_comes_unless_a_policy_says_otherwise(tmp_path: Path) -> None:
@@ -110,6 +113,52 @@ def test_gateways_let_in_whoever_comes_unless_a_policy_says_otherwise(tmp_path: 
     written = exported(tmp_path, [gateway, policy])
     assert network_allows(written, "shop", selector, stranger, 80)
     assert not network_allows(written, "shop", selector, other, 80)
+
+
+def istio_gateway(name: str, port: int, selector: Json | None) -> Json:
+    servers = [{"port": {"number": port, "name": "http", "protocol": "HTTP"}, "hosts": ["*"]}]
+    head = {"apiVersion": "networking.istio.io/v1", "kind": "Gateway"}
+    spec = {"servers": servers, **({} if selector is None else {"selector": selector})}
+    return {**head, "metadata": {"name": name, "namespace": "shop"}, "spec": spec}
+
+
+def from_shop(name: str, **more: Any) -> Json:
+    spec = {"rules": [{"from": [{"source": {"namespaces": ["shop"]}}]}], **more}
+    head = {"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy"}
+    return {**head, "metadata": {"name": name, "namespace": "shop"}, "spec": spec}
+
+
+def test_a_gateway_without_a_selector_closes_no_pod_without_a_proxy(tmp_path: Path) -> None:
+    written = exported(tmp_path, [istio_gateway("edge", 80, None), from_shop("p")])
+    stranger = Client(meshes.OUTSIDE, "")
+    assert network_allows(written, "shop", {"app": "plain"}, stranger, 80)
+    assert not network_allows(written, "shop", LABELS[0], stranger, 80)
+
+
+def test_a_policy_for_a_gateway_leaves_others_of_the_same_proxies_open(tmp_path: Path) -> None:
+    """Those of `pymesh install` serve Istio's Gateways and one of the Gateway API."""
+    label, stranger = "gateway.networking.k8s.io/gateway-name", Client(meshes.OUTSIDE, "")
+    both, alone = {"istio": "ingressgateway", label: "edge"}, {label: "edge"}
+    kube = {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "Gateway",
+        "metadata": {"name": "edge", "namespace": "shop"},
+        "spec": {"gatewayClassName": "pymesh", "listeners": [{"name": "http", "port": 80, "protocol": "HTTP"}]},
+    }
+    target = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "edge"}
+    closing = from_shop("p", targetRefs=[target])
+    mesh = [kube, istio_gateway("other", 8080, {"istio": "ingressgateway"}), closing]
+    written = exported(tmp_path, mesh)
+    assert network_allows(written, "shop", both, stranger, 8080)
+    for labels, port in ((both, 80), (alone, 80), (alone, 8080)):
+        assert not network_allows(written, "shop", labels, stranger, port), (labels, port)
+    # Where another policy is about them, that one decides.
+    written = exported(tmp_path, [*mesh, from_shop("q")])
+    assert not network_allows(written, "shop", both, stranger, 8080)
+    # A Gateway that selects by no label may be served by any of them.
+    written = exported(tmp_path, [kube, istio_gateway("other", 8080, None), closing])
+    assert network_allows(written, "shop", alone, stranger, 8080)
+    assert not network_allows(written, "shop", alone, stranger, 80)
 
 
 def test_no_policy_takes_the_place_of_another(tmp_path: Path) -> None:
