@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from pymesh.control.injection.inject import Owner, inject, shape
+from pymesh.control.injection.manifest_yaml import Loader
 from pymesh.control.injection.policy import skipped
 from pymesh.control.injection.problems import Fault, InjectionError
 from pymesh.control.injection.settings import InjectionSettings
@@ -105,29 +106,21 @@ def _with(document: Json, way: tuple[str, ...], pod: Json) -> Json:
 
 def _members(document: Json) -> Iterator[Json]:
     """The document, or what is in it if it is a list."""
-    items = document.get("items")
-    if document.get("kind") == "List" and isinstance(items, list):
+    items, kind = document.get("items"), str(document.get("kind"))
+    if kind in ("List", *(f"{one}List" for one in _TEMPLATES)) and isinstance(items, list):
+        # In a DeploymentList, as the API server answers it, none says what it is.
+        what = {"apiVersion": document.get("apiVersion"), "kind": kind.removesuffix("List")} if kind != "List" else {}
         for number, one in enumerate(items):
             if not isinstance(one, dict):
                 raise InjectionError([Fault(f"items[{number}]", "expected a mapping")])
-            yield one
+            yield {**what, **one}
     else:
         yield document
 
 
-class _Loader(yaml.SafeLoader):
-    """JSON's types only: what looks like a date is a text, as for Kubernetes."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in known if tag != "tag:yaml.org,2002:timestamp"]
-    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-
-
 def _documents(file: str, text: str) -> Iterator[tuple[int, Json]]:
     """Each document with the line that it begins in."""
-    loader = _Loader(text)
+    loader = Loader(text)
     try:
         while loader.check_node():
             node = loader.get_node()

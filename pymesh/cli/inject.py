@@ -10,6 +10,7 @@ import yaml
 
 from pymesh.cli.problem import give_up
 from pymesh.control.injection import documents, settings
+from pymesh.control.injection.manifest_yaml import Dumper
 from pymesh.control.injection.settings import InjectionSettings
 from pymesh.control.install.values import DEFAULT_IMAGE
 from pymesh.control.resources.diagnostics import ConfigError
@@ -42,7 +43,7 @@ def command(files: tuple[Path, ...], settings_file: Path | None, namespace: str)
         for reason in one.skipped:
             click.echo(f"no sidecar for {reason}", err=True)
     found = [document for one in made for document in one.documents]
-    click.echo(yaml.safe_dump_all(found, sort_keys=False, width=4096), nl=False)
+    click.echo(yaml.dump_all(found, Dumper=Dumper, sort_keys=False, width=4096), nl=False)
 
 
 def _text(file: Path) -> str:

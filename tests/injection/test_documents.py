@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import yaml
 from click.testing import CliRunner
 
 from pymesh.cli.main import main
+from pymesh.control.injection import manifest_yaml
 from pymesh.control.injection.inject import Owner, inject
 from tests.injection.pods import SETTINGS, pod
 
@@ -63,6 +65,34 @@ def test_a_pod_and_what_is_none(tmp_path: Path) -> None:
 def test_a_list_and_its_members(tmp_path: Path) -> None:
     made = injected(yaml.safe_dump({"apiVersion": "v1", "kind": "List", "items": [pod(), pod()]}), *settings(tmp_path))
     assert made == [inject(pod(), SETTINGS)] * 2
+
+
+def test_a_list_of_one_kind(tmp_path: Path) -> None:
+    """Its members do not say what they are."""
+    pods = {"apiVersion": "v1", "kind": "PodList", "items": [{k: v for k, v in pod().items() if k == "spec"}]}
+    pods["items"][0]["metadata"] = pod()["metadata"]  # type: ignore[index]
+    jobs = {"apiVersion": "other.example/v1", "kind": "JobList", "items": [{"spec": {"template": 1}}]}
+    made = injected(yaml.safe_dump_all([pods, jobs]), *settings(tmp_path))
+    assert made == [inject(pod(), SETTINGS), {"apiVersion": "other.example/v1", "kind": "Job", **jobs["items"][0]}]  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("12:30", "12:30"), ("22:22", "22:22"), ("1:02:03.5", "1:02:03.5"), ("=", "="), ("2026-01-01", "2026-01-01"),
+        ("12e4567", "12e4567"), ("0o", "0o"), ("1.2.3", "1.2.3"), ("yEs", "yEs"),
+        ("y", True), ("N", False), ("on", True), ("1e3", 1000.0), (".5", 0.5), ("08", 8.0), ("0o17", 15), ("-017", -15),
+        ("0x1F", 31), ("0b11", 3), ("1_000", 1000), ("~", None), (".inf", math.inf), ("0", 0),
+        *((f'"{text}"', text) for text in ("y", "N", "yes", "1e3", "5E-3", "12e4567", "0o7", "08", "12:30", "=", "~")),
+    ],
+)  # fmt: skip
+def test_words_mean_what_they_mean_to_kubectl(written: str, meant: object) -> None:
+    done = CliRunner().invoke(main, ["inject", "-f", "-"], input=f"kind: X\r\nspec:\r\n  a:\r\n  - {written} # so\r\n")
+    assert done.exit_code == 0, done.stderr
+    assert yaml.load(done.stdout, manifest_yaml.Loader) == {"kind": "X", "spec": {"a": [meant]}}
+    if isinstance(meant, str):
+        # A word that another reader takes for something else is quoted.
+        assert yaml.safe_load(done.stdout) == {"kind": "X", "spec": {"a": [meant]}}
 
 
 def test_who_is_left_without_is_told() -> None:
