@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from pymesh.control.install.remains import found
+
 Json = dict[str, Any]
 
 MANAGER: Final = "pymesh-install"
@@ -86,23 +88,49 @@ class Cluster:
             raise RefusedError(*refused)
 
     async def remove(self, objects: Sequence[Json], *, purge: bool) -> None:
-        """All of them but what is kept, the last first. Raises :class:`RefusedError`."""
-        refused = []
+        """All of them but what is kept, the last first, and with ``purge`` what the mesh has made since.
+
+        Raises :class:`RefusedError`.
+        """
+        refused: list[str] = []
         for one in reversed(objects):
             if one["kind"] in _KEPT and not purge:
                 self.tell(f"{title(one)} kept; --purge removes it")
                 continue
-            try:
-                await self.api.request("DELETE", path(one), query={"propagationPolicy": "Background"})
-            except self.failure as error:
-                if _code(error) in (0, 401):
-                    raise RefusedError(str(error)) from error
-                if _code(error) != 404:
-                    refused.append(f"{title(one)}: {error}")
-            else:
-                self.tell(f"{title(one)} removed")
+            if one["kind"] == "Namespace":
+                # By now nobody is left who could make them anew.
+                await self._remove_remains(refused)
+            await self._remove(one, refused)
         if refused:
             raise RefusedError(*refused)
+
+    async def _remove_remains(self, refused: list[str]) -> None:
+        try:
+            remains = await found(self._get)
+        except self.failure as error:
+            refused.append(f"what the control plane has made: {error}")
+            return
+        for one in remains:
+            await self._remove(one, refused)
+
+    async def _remove(self, one: Json, refused: list[str]) -> None:
+        try:
+            await self.api.request("DELETE", path(one), query={"propagationPolicy": "Background"})
+        except self.failure as error:
+            if _code(error) in (0, 401):
+                raise RefusedError(str(error)) from error
+            if _code(error) != 404:
+                refused.append(f"{title(one)}: {error}")
+        else:
+            self.tell(f"{title(one)} removed")
+
+    async def _get(self, at: str, query: Mapping[str, str]) -> Json:
+        try:
+            return await self.api.request("GET", at, query=query)
+        except self.failure as error:
+            if _code(error) != 404:
+                raise
+            return {}
 
     async def _missing_namespace(self, objects: Sequence[Json]) -> str:
         """The namespace of the installation, if it is to be made first; empty if it is there."""

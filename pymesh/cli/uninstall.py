@@ -15,7 +15,8 @@ from pymesh.control.install.values import Values
 @click.command("uninstall")
 @cluster_options
 @click.option("--purge", is_flag=True, help="Also the definitions of our kinds with all that is written in them, the "
-              "namespace, and the volume with the mesh's root.")  # fmt: skip
+              "namespace, the volume with the mesh's root, and in all namespaces the roots' ConfigMaps and what runs "
+              "Gateways of class pymesh.")  # fmt: skip
 def command(namespace: str, kubeconfig: Path | None, context: str, gateway: bool, purge: bool) -> None:
     """Remove the mesh from a Kubernetes cluster.
 

@@ -17,11 +17,21 @@ from tests.kubernetes.cluster import ApiRefused, Cluster
 
 Json = dict[str, Any]
 NAMESPACE = "istio-system"
+ROOTS = "istio-ca-root-cert"
 ACCOUNT = f"system:serviceaccount:{NAMESPACE}:pymesh-control"
 
 
 def command(cluster: Cluster, *words: str) -> Result:
     return CliRunner().invoke(main, [words[0], "--kubeconfig", str(cluster.kubeconfig), *words[1:]])
+
+
+def roots(cluster: Cluster, namespace: str, manager: str) -> None:
+    """The ConfigMap of the roots, as that control plane writes it."""
+    where = {"name": ROOTS, "namespace": namespace}
+    one = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": where, "data": {"root-cert.pem": "x"}}
+    query = {"fieldManager": manager, "force": "true"}
+    place = f"/api/v1/namespaces/{namespace}/configmaps/{ROOTS}"
+    cluster.request("PATCH", place, one, query=query, content_type="application/apply-patch+yaml")
 
 
 def there(cluster: Cluster) -> dict[str, Json]:
@@ -170,7 +180,18 @@ def test_a_bare_cluster_is_told_what_it_lacks_and_is_bare_again_afterwards(tmp_p
         assert "note: the cluster has no gateway.networking.k8s.io (the Gateway API)" in done.stderr
         # Alone in a cluster it can be removed to the last object.
         assert command(bare, "install", "--no-gateway").exit_code == 0
+        roots(bare, "kube-public", "pymesh-control")
+        roots(bare, "default", "istiod")
+        managed = {"gateway.istio.io/managed": "pymesh.dev-gateway-controller"}
+        for name, labels in (("edge-pymesh", managed), ("web", {})):
+            where = {"name": name, "namespace": "default", "labels": labels}
+            bare.apply([{"apiVersion": "v1", "kind": "Service", "metadata": where, "spec": {"ports": [{"port": 80}]}}])
         assert command(bare, "uninstall", "--purge").exit_code == 0
+        # What the control plane has made elsewhere is gone as well, and nobody else's.
+        assert bare.get("v1", "ConfigMap", ROOTS, "kube-public") is None
+        assert bare.get("v1", "ConfigMap", ROOTS, "default") is not None
+        assert bare.get("v1", "Service", "edge-pymesh") is None
+        assert bare.get("v1", "Service", "web") is not None
         # What waits for controllers that this cluster lacks is marked for its end.
         left = {where for where, one in there(bare).items() if "deletionTimestamp" not in one["metadata"]}
         assert left == set()
