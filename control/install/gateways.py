@@ -29,6 +29,12 @@ def name(gateway: KubeGateway) -> str:
     return f"{gateway.name}-{gateway.spec.gateway_class_name}"
 
 
+def of_account(account: str, gateway_class: str) -> str:
+    """The Gateway of that class whose proxies have the service account; empty: none has."""
+    end = f"-{gateway_class}"
+    return account.removesuffix(end) if account.endswith(end) else ""
+
+
 def objects(gateway: KubeGateway, settings: InjectionSettings) -> list[Json]:
     """All of them, what is needed first, first."""
     return [

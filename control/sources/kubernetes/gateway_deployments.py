@@ -58,12 +58,15 @@ class GatewayDeployments:
         self._changed.set()
 
     def runs(self, namespace: str, account: str) -> bool:
-        """Whether a service account is that of proxies that run a Gateway here."""
-        return any(
-            one.namespace == namespace and gateways.name(one) == account
-            for one in self._wanted()[0].values()
-            if one is not None
-        )
+        """Whether a service account is that of proxies that run a Gateway here, be it one that cannot be read: those
+        go on with its last good listeners.
+        """
+        # Asked for every proxy, again and again: nothing is decoded for it.
+        documents, services = self.present()
+        name = gateways.of_account(account, CLASS)
+        key = namespace, name
+        is_ours = any(_key(one) == key and _class(one) == CLASS for one in documents) if name else False
+        return is_ours and key not in set(_run_by_others(services))
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -107,7 +110,7 @@ class GatewayDeployments:
         documents, services = self.present()
         found: dict[Key, KubeGateway | None] = {}
         for one in documents:
-            if (one.get("spec") or {}).get("gatewayClassName") == CLASS:
+            if _class(one) == CLASS:
                 read = readable(one)
                 found[_key(one)] = read if isinstance(read, KubeGateway) else None
         return found, set(_run_by_others(services)) if found else set()
@@ -153,6 +156,10 @@ def _path(one: Object) -> str:
     version, meta = one["apiVersion"], one["metadata"]
     root = f"/apis/{version}" if "/" in version else f"/api/{version}"
     return f"{root}/namespaces/{meta['namespace']}/{plural(one['kind'])}/{meta['name']}"
+
+
+def _class(one: Object) -> str:
+    return str((one.get("spec") or {}).get("gatewayClassName", ""))
 
 
 def _key(one: Object) -> Key:
