@@ -12,6 +12,7 @@ import yaml
 
 from pymesh.cli.problem import give_up
 from pymesh.control.config import DEFAULT_TRUST_DOMAIN
+from pymesh.control.injection.manifest_yaml import Dumper
 from pymesh.control.install.apply import Cluster, RefusedError
 from pymesh.control.install.objects import objects
 from pymesh.control.install.values import DEFAULT_IMAGE, NAMESPACE, Values
@@ -65,7 +66,7 @@ def command(kubeconfig: Path | None, context: str, dry_run: str | None, **chosen
     Definitions of Istio's and the Gateway API's own kinds are theirs to install; what is missing is told."""
     wanted = objects(Values(**chosen))
     if dry_run == "client":
-        click.echo(yaml.safe_dump_all(wanted, sort_keys=False, width=4096), nl=False)
+        click.echo(yaml.dump_all(wanted, Dumper=Dumper, sort_keys=False, width=4096), nl=False)
         return
 
     async def run(cluster: Cluster) -> None:

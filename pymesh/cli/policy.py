@@ -11,6 +11,7 @@ import yaml
 from pymesh.capture.rules import OPEN_PORTS
 from pymesh.cli.problem import give_up
 from pymesh.control.config import DEFAULT_TRUST_DOMAIN
+from pymesh.control.injection.manifest_yaml import Dumper
 from pymesh.control.network import network_policy, nftables
 from pymesh.control.network.layer4 import Network
 from pymesh.control.resources.diagnostics import Report, did_you_mean
@@ -83,7 +84,7 @@ def export(
     found, notes = network_policy.export(store, entries, wanted, (*OPEN_PORTS, *open_ports))
     for note in notes:
         click.echo(f"note: {note}", err=True)
-    click.echo(yaml.safe_dump_all(found, sort_keys=False, width=4096), nl=False)
+    click.echo(yaml.dump_all(found, Dumper=Dumper, sort_keys=False, width=4096), nl=False)
 
 
 def _entry(entries: list[WorkloadEntry], name: str | None) -> WorkloadEntry:

@@ -161,6 +161,16 @@ def test_a_policy_for_a_gateway_leaves_others_of_the_same_proxies_open(tmp_path:
     assert not network_allows(written, "shop", alone, stranger, 80)
 
 
+def test_labels_stay_texts_for_kubectl(tmp_path: Path) -> None:
+    """What PyYAML leaves without quotes is a number and a bool there."""
+    labels = {"version": "12e3", "canary": "y"}
+    (written, *_) = exported(tmp_path, [from_shop("p", selector={"matchLabels": labels})])
+    text = CliRunner().invoke(main, ["policy", "export", str(tmp_path)]).stdout
+    assert labels.items() <= written["spec"]["podSelector"]["matchLabels"].items()
+    assert "version: '12e3'" in text
+    assert "canary: 'y'" in text
+
+
 def test_no_policy_takes_the_place_of_another(tmp_path: Path) -> None:
     """`kubectl apply` keeps one of a name: one for each target, and for policies whose names read alike."""
     head = {"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy"}
