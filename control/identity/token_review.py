@@ -23,7 +23,7 @@ from typing import Any, Final
 import msgspec
 
 from pymesh.control.identity.spiffe import Identity
-from pymesh.control.identity.tokens import MAX_TOKEN
+from pymesh.control.identity.tokens import MAX_TOKEN, UnavailableError
 from pymesh.control.identity.verdicts import HELD_FOR, Verdict, Verdicts
 
 log = logging.getLogger(__name__)
@@ -34,6 +34,9 @@ TOKEN_REVIEWS: Final = "/apis/authentication.k8s.io/v1/tokenreviews"
 SUBJECT_ACCESS_REVIEWS: Final = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 #: What an API server is asked at one time; the others wait.
 _AT_ONCE = 16
+#: Questions that wait, each with its token: those of a large mesh that comes back at once, not those that anybody can
+#: ask by connecting again and again.
+_MOST_WAITING = 4096
 _SERVICE_ACCOUNT = "system:serviceaccount:"
 
 Json = Mapping[str, Any]
@@ -70,6 +73,7 @@ class TokenReviews:
         self._clock = clock
         self._runs_gateway = runs_gateway
         self._at_once = asyncio.Semaphore(_AT_ONCE)
+        self._waiting = 0
         #: By the token's hash: the tokens themselves are not kept.
         self._identities: Verdicts[bytes, Identity | None] = Verdicts(clock)
         self._readers: Verdicts[Identity, bool] = Verdicts(clock)
@@ -101,10 +105,19 @@ class TokenReviews:
             "kind": "TokenReview",
             "spec": {"token": token, "audiences": [self._audience]},
         }
-        async with self._at_once:
-            status = (await self._create(TOKEN_REVIEWS, asked)).get("status") or {}
+        status = await self._asked(TOKEN_REVIEWS, asked)
         identity = self._identity(status)
         return Verdict(identity, ends, is_holding=identity is not None)
+
+    async def _asked(self, path: str, question: Json) -> Json:
+        if self._waiting >= _MOST_WAITING:
+            raise UnavailableError("too many wait for the API server's judgement")
+        self._waiting += 1
+        try:
+            async with self._at_once:
+                return (await self._create(path, question)).get("status") or {}
+        finally:
+            self._waiting -= 1
 
     def _identity(self, status: Json) -> Identity | None:
         if not status.get("authenticated"):
@@ -144,8 +157,7 @@ class TokenReviews:
                 },
             },
         }
-        async with self._at_once:
-            status = (await self._create(SUBJECT_ACCESS_REVIEWS, asked)).get("status") or {}
+        status = await self._asked(SUBJECT_ACCESS_REVIEWS, asked)
         is_allowed = status.get("allowed") is True
         return Verdict(is_allowed, self._clock() + HELD_FOR, is_holding=is_allowed)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pymesh.control.identity import verdicts
+from pymesh.control.identity import token_review, verdicts
 from pymesh.control.identity.spiffe import Identity
 from pymesh.control.identity.token_review import SUBJECT_ACCESS_REVIEWS, TOKEN_REVIEWS, TokenReviews
 from pymesh.control.identity.tokens import UnavailableError
@@ -141,6 +141,32 @@ def test_made_up_tokens_push_out_none_that_was_proved(monkeypatch: pytest.Monkey
         assert server.who(jwt(number=number)) is None
     server.now, server.is_up = START + FRESH_FOR * 2, False
     assert server.who(token) == CART
+
+
+def test_no_more_than_some_thousands_wait_to_be_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who connects and goes away again leaves his question behind."""
+    monkeypatch.setattr(token_review, "_MOST_WAITING", 40)
+    server = Server()
+
+    async def rush() -> None:
+        going_on = asyncio.Event()
+
+        async def create(path: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+            await going_on.wait()
+            return {**body, "status": server.status}
+
+        reviews = TokenReviews(create, "cluster.local", clock=lambda: server.now)
+        asked = [asyncio.create_task(reviews.authenticate(jwt(number=number))) for number in range(40)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        asked[0].cancel()
+        with pytest.raises(UnavailableError, match="too many wait"):
+            await reviews.authenticate(jwt(number=40))
+        going_on.set()
+        assert set(await asyncio.gather(*asked[1:])) == {CART}
+        assert await reviews.authenticate(jwt(number=40)) == CART
+
+    asyncio.run(rush())
 
 
 def test_of_a_token_the_last_answer_counts() -> None:
