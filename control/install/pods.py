@@ -49,6 +49,8 @@ def of_gateway(container: Json, volumes: Sequence[Json], account: str, **describ
     # Gateways listen on the ports that they name, 80 among them, and not as root.
     unprivileged = [{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}]
     made["spec"]["securityContext"]["sysctls"] = unprivileged
+    # They ask the API server nothing, and strangers speak to them: the token for the control plane is all they have.
+    made["spec"]["automountServiceAccountToken"] = False
     return made
 
 
