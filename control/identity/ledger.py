@@ -22,9 +22,13 @@ from pymesh.control.identity import private_files
 FILE = "issued.jsonl"
 #: Proxies of one identity that are told apart. Whoever has a token can make up node ids: he pushes out his own alone.
 MOST_NODES = 10_000
+#: Proxies of all identities; who has the most pushes out his own. With node ids of the longest the journal stays below
+#: the 128 MiB of an installation's volume, also while it is written anew: when it is full nobody gets a certificate.
+MOST = 40_000
 _MOST_BYTES = 1 << 30
-#: A journal that is not worth writing anew.
+#: A journal that is not worth writing anew, and how many lines there may be for each that counts.
 _FEW_LINES = 1000
+_MOST_WASTE = 2
 
 
 class Holding(msgspec.Struct, frozen=True, rename="camel"):
@@ -60,6 +64,7 @@ class Ledger:
     #: Identity -> node -> its last certificate; those that were renewed longest ago first.
     _held: dict[str, dict[str, Holding]]
     _lines: int
+    _count: int = 0
 
     @classmethod
     def open(cls, folder: Path, now: datetime) -> Ledger:
@@ -81,7 +86,7 @@ class Ledger:
     def record(self, holding: Holding, now: datetime) -> None:
         """A certificate is about to go out."""
         self._take(holding)
-        if self._lines > _FEW_LINES and self._lines > 4 * sum(map(len, self._held.values())):
+        if self._lines > _FEW_LINES and self._lines > _MOST_WASTE * self._count:
             self._rewrite(now)
             return
         with self._path.open("ab") as file:
@@ -96,14 +101,21 @@ class Ledger:
     def _take(self, holding: Holding) -> None:
         held = self._held.setdefault(holding.identity, {})
         _, node = holding.key
+        self._count += node not in held
         held.pop(node, None)
         held[node] = holding
         if len(held) > MOST_NODES:
-            del held[next(iter(held))]
+            self._forget(held)
+        if self._count > MOST:
+            self._forget(max(self._held.values(), key=len))
+
+    def _forget(self, held: dict[str, Holding]) -> None:
+        del held[next(iter(held))]
+        self._count -= 1
 
     def _rewrite(self, now: datetime) -> None:
         live = list(self.live(now))
-        self._held = {}
+        self._held, self._count = {}, 0
         for one in live:
             self._take(one)
         private_files.write(self._path, b"".join(msgspec.json.encode(one) + b"\n" for one in live))

@@ -30,7 +30,8 @@ PATH = "/istio.v1.auth.IstioCertificateService/CreateCertificate"
 _MOST_SECONDS = 10 * 365 * 24 * 3600
 #: In a request's metadata: which proxy of the identity asks.
 NODE_ID = "NODE_ID"
-_LONGEST_NODE_ID = 1024
+#: Istio's have the name of the pod and twice its namespace.
+_LONGEST_NODE_ID = 512
 
 
 class CertificateService:

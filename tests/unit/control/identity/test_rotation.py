@@ -274,6 +274,26 @@ def test_made_up_nodes_push_out_their_own_kind_alone(tmp_path: Path, monkeypatch
         assert nodes == ["node", *map(str, range(90, 100))]
 
 
+def test_identities_that_make_up_nodes_do_not_fill_the_volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is full nobody gets a certificate."""
+    monkeypatch.setattr("pymesh.control.identity.ledger.MOST_NODES", 100)
+    monkeypatch.setattr("pymesh.control.identity.ledger.MOST", 250)
+    monkeypatch.setattr("pymesh.control.identity.ledger._FEW_LINES", 10)
+    ledger = Ledger.open(tmp_path, START)
+    end = int(START.timestamp()) + 3600
+    longest = 0
+    for number in range(3000):
+        who = "honest" if number % 100 == 0 else f"thief{number % 7}"
+        ledger.record(Holding(f"spiffe://td/ns/n/sa/{who}", f"{number}", f"{number:x}", "r", "b", 0.0, end), START)
+        longest = max(longest, len((tmp_path / FILE).read_bytes().splitlines()))
+    assert longest <= 2 * 250 + 1
+    for found in (ledger, Ledger.open(tmp_path, START)):
+        held = list(found.live(START))
+        assert len(held) == 250
+        # All of the honest one's: others have more.
+        assert sum(one.identity.endswith("/honest") for one in held) == 30
+
+
 def write(folder: Path, authority: CertificateAuthority, *more: x509.Certificate) -> None:
     """An operator's files."""
     folder.mkdir(exist_ok=True)
