@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from pymesh.control.injection.settings import InjectionSettings
 from pymesh.control.install import gateways
-from pymesh.control.resources.gateway_api import KubeGateway
+from pymesh.control.resources.gateway_api import GROUP, KubeGateway
 from pymesh.control.resources.objects import Object
 from pymesh.control.resources.reduced import readable
 from pymesh.control.sources.kubernetes.client import APPLY, JSON, ApiClient, ApiError
@@ -126,9 +126,23 @@ class GatewayDeployments:
                 one = {**item, "apiVersion": version, "kind": kind}
                 name = (one["metadata"].get("labels") or {}).get(KubeGateway.PROXY_LABEL, "")
                 key = one["metadata"]["namespace"], name
-                is_over = key not in wanted or key in others
-                if is_over and _path(one) not in made and not one["metadata"].get("deletionTimestamp"):
+                if _path(one) in made or one["metadata"].get("deletionTimestamp"):
+                    continue
+                if key in others or (key not in wanted and await self._is_gone(key)):
                     yield one
+
+    async def _is_gone(self, key: Key) -> bool:
+        """Whether there is no such Gateway of our class, as the API server says now. A server that has just started may
+        not serve the kind yet (404): to us it has no Gateways then, and those that run must not go for it.
+        """
+        namespace, name = key
+        path, only = f"/apis/{GROUP}/v1/namespaces/{namespace}/gateways", {"fieldSelector": f"metadata.name={name}"}
+        try:
+            answer = await self.api.request("GET", path, query=only)
+        except ApiError as error:
+            log.warning("it is not known whether the Gateway is gone", extra={"path": path, "reason": str(error)})
+            return False
+        return not any(_class(one) == CLASS for one in answer.get("items") or ())
 
     async def _asked(self, method: str, path: str, body: Any, **how: Any) -> bool:
         if not self.leader.leads:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from typing import Any, cast
 
 import pytest
 
@@ -11,7 +12,7 @@ from pymesh.control.install import gateways
 from pymesh.control.resources.diagnostics import Report
 from pymesh.control.resources.gateway_api import KubeGateway
 from pymesh.control.resources.objects import load_object
-from pymesh.control.sources.kubernetes.client import ApiClient
+from pymesh.control.sources.kubernetes.client import ApiClient, ApiError
 from pymesh.control.sources.kubernetes.gateway_deployments import GatewayDeployments
 
 Json = dict[str, Any]
@@ -63,6 +64,40 @@ def test_whose_account_it_is(namespace: str, account: str, document: Json, is_on
 def test_where_somebody_else_runs_the_gateway_the_account_is_nobodys() -> None:
     assert not runs("shop", "edge-pymesh", [gateway()], [service({})])
     assert runs("shop", "edge-pymesh", [gateway()], [service({gateways.MANAGED_LABEL: gateways.MANAGED})])
+
+
+class Server:
+    """An API server with one Service that runs the Gateway `edge`."""
+
+    def __init__(self, gateways_there: list[Json] | None) -> None:
+        #: None: it does not serve the kind.
+        self._gateways = gateways_there
+        self.deleted: list[str] = []
+
+    async def request(self, method: str, path: str, body: Any = None, **how: Any) -> Json:
+        if method == "DELETE":
+            self.deleted.append(path)
+        elif path == "/api/v1/services":
+            labels = {gateways.MANAGED_LABEL: gateways.MANAGED, KubeGateway.PROXY_LABEL: "edge"}
+            return {"items": [{"metadata": {"name": "edge-pymesh", "namespace": "shop", "uid": "2", "labels": labels}}]}
+        elif path == "/apis/gateway.networking.k8s.io/v1/namespaces/shop/gateways":
+            if self._gateways is None:
+                raise ApiError("GET: the server could not find the requested resource", code=404, reason="NotFound")
+            return {"items": self._gateways}
+        return {}
+
+
+@pytest.mark.parametrize(
+    ("there", "is_gone"),
+    [([], True), ([gateway(of_class="istio")], True), ([gateway()], False), (None, False)],
+    ids=["removed", "of another class", "not seen yet", "kind not served"],
+)
+def test_what_runs_a_gateway_goes_only_if_the_gateway_is_gone(there: list[Json] | None, is_gone: bool) -> None:
+    """An API server that starts answers 404 for kinds that it will serve in a moment."""
+    server, settings = Server(there), InjectionSettings(image="x")
+    api = cast(ApiClient, server)
+    asyncio.run(GatewayDeployments(api, Leader(), lambda: ([], []), lambda: settings).round())
+    assert bool(server.deleted) == is_gone
 
 
 def test_an_account_is_known_by_the_name_that_it_is_made_with() -> None:
