@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import os
+import ssl
 import sys
 from pathlib import Path
 from typing import Any
@@ -255,3 +256,19 @@ def test_nobody_is_asked_for_the_password_of_a_key(tmp_path: Path, authority: Au
     found = access.Access("https://10.0.0.1:6443", Fixed())
     with pytest.raises(CredentialsError, match="are encrypted"):
         found.tls(Shown("", (issued.chain.read_text(), encrypted)))
+
+
+def test_an_authority_need_not_follow_rfc_5280_to_the_letter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.13 asks for that by default; what kubeadm and others have made for years does not."""
+    default = ssl.create_default_context
+
+    def strict(*given: Any, **more: Any) -> ssl.SSLContext:
+        made = default(*given, **more)
+        made.verify_flags |= ssl.VERIFY_X509_STRICT
+        return made
+
+    monkeypatch.setattr(ssl, "create_default_context", strict)
+    context = access.Access("https://10.0.0.1:6443", Fixed()).tls(Shown())
+    assert not context.verify_flags & ssl.VERIFY_X509_STRICT
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert context.check_hostname
