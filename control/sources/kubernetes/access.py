@@ -11,6 +11,7 @@ import binascii
 import os
 import ssl
 import tempfile
+import urllib.parse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,7 +124,7 @@ def from_kubeconfig(files: Sequence[Path], context: str = "") -> Access:
     cluster_path, cluster = _entry(loaded, "cluster", str(meant.get("cluster", "")), where)
     _refuse(cluster, _REFUSED_CLUSTER, f"{cluster_path}: cluster {meant.get('cluster')!r}")
     server = str(cluster.get("server", "")).rstrip("/")
-    if not server.startswith("https://"):
+    if not _is_url(server):
         raise CredentialsError(f"{cluster_path}: the server {server!r} is not https://HOST[:PORT]")
     authorities = _content(cluster, "certificate-authority", cluster_path)
     credential: Credential = Fixed()
@@ -138,6 +139,14 @@ def from_kubeconfig(files: Sequence[Path], context: str = "") -> Access:
         bool(cluster.get("insecure-skip-tls-verify")),
         str(meant.get("namespace", "default")),
     )
+
+
+def _is_url(server: str) -> bool:
+    try:
+        parts = urllib.parse.urlsplit(server)
+        return parts.scheme == "https" and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is none, a bracket that is not closed
+        return False
 
 
 def _credential(

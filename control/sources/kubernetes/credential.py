@@ -19,6 +19,13 @@ class Shown:
     #: Certificate and key as PEM.
     certificate: tuple[str, str] | None = field(default=None, repr=False)
 
+    def __post_init__(self) -> None:
+        """Raises CredentialsError."""
+        if not all("!" <= one <= "~" for one in self.token):
+            raise CredentialsError(
+                "the token has a character that no header can have; hint: it is damaged, or no token"
+            )
+
 
 class Credential(Protocol):
     """Who we are, as often as it changes."""

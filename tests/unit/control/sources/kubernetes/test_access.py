@@ -59,6 +59,9 @@ def test_a_token_file_is_read_again_each_time(tmp_path: Path) -> None:
     assert shown(found) == Shown("first")
     (tmp_path / "token").write_text("second\n")
     assert shown(found) == Shown("second")
+    (tmp_path / "token").write_text("t\u00f6ken\n")
+    with pytest.raises(CredentialsError, match="no header can have"):
+        shown(found)
     (tmp_path / "token").unlink()
     with pytest.raises(CredentialsError, match="token: No such file"):
         shown(found)
@@ -100,6 +103,12 @@ def test_another_context_and_several_files(tmp_path: Path) -> None:
         ({"users": []}, "there is no user 'me'; known: none"),
         ({"kind": "Pod"}, "it is no kubeconfig; hint: kind: Config"),
         ({"cluster": {"server": "http://10.0.0.1"}}, "the server 'http://10.0.0.1' is not https://HOST[:PORT]"),
+        ({"cluster": {"server": "https://10.0.0.1:644300"}}, "the server 'https://10.0.0.1:644300' is not"),
+        ({"cluster": {"server": "https://10.0.0.1:api"}}, "the server 'https://10.0.0.1:api' is not https://HOST"),
+        ({"cluster": {"server": "https://"}}, "is not https://HOST[:PORT]"),
+        ({"cluster": {"server": "https://[fd00::1"}}, "the server 'https://[fd00::1' is not https://HOST[:PORT]"),
+        ({"user": {"token": "t\u00f6ken"}}, "the token has a character that no header can have"),
+        ({"user": {"token": "a\nb"}}, "the token has a character that no header can have"),
         ({"cluster": {"proxy-url": "socks5://x"}}, "cluster 'one': 'proxy-url' is not supported"),
         ({"user": {"username": "u", "password": "p"}}, "'username' is not supported; hint: use a token or a client"),
         (
