@@ -202,6 +202,8 @@ def test_memory_that_rises_sheds_requests_until_it_falls(run_proxy: Start) -> No
                 one.setblocking(False)
                 # It ends by a reset: what the proxy has not taken yet would keep it open otherwise.
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            # Who comes when there is pressure already would be sent away.
+            assert eventually(lambda: proxy.stats()["cluster.deaf.upstream_rq_active"] == clients, 60)
             # Well above the threshold, so that it stays above when what is free is given back.
             pressure = "overload.envoy.resource_monitors.fixed_heap.pressure"
             assert eventually(lambda: _send(senders) or proxy.stats()[pressure] >= 110, 60)

@@ -203,8 +203,8 @@ def test_the_server_dies_and_comes_back(server: ads.Server, origins: tuple[Origi
             assert eventually(lambda: seen[-1:] == [(200, name)], SYNCED)  # noqa: B023
             # The new stream says who asks and what is known, and no nonce of the old one (the server judges that).
             assert len(server.streams) > streams
-            first = {request.type_url: request for request in reversed(server.streams[-1].requests)}
-            assert set(first) == {pb.CLUSTER, pb.ENDPOINTS, pb.LISTENER, pb.ROUTES}
+            assert eventually(lambda: _firsts(server).keys() == _TYPES, SYNCED), _firsts(server).keys()
+            first = _firsts(server)
             if server.delta:
                 assert list(first[pb.CLUSTER].initial_resource_versions) == ["app"]
                 assert list(first[pb.ROUTES].initial_resource_versions) == ["table"]
@@ -212,6 +212,14 @@ def test_the_server_dies_and_comes_back(server: ads.Server, origins: tuple[Origi
                 assert all(request.version_info for request in first.values()), first
         assert proxy.process.alive()
     assert {status for status, _ in seen} == {200}
+
+
+_TYPES = {pb.CLUSTER, pb.ENDPOINTS, pb.LISTENER, pb.ROUTES}
+
+
+def _firsts(server: ads.Server) -> dict[str, Any]:
+    """The first request of each type on the newest stream."""
+    return {request.type_url: request for request in reversed(server.streams[-1].requests)}
 
 
 def test_the_server_may_come_last(server: ads.Server, origins: tuple[Origin, Origin], run_proxy: Start) -> None:
