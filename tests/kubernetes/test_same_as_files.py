@@ -25,8 +25,8 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 WHOLE = "PYMESH_KUBERNETES_WHOLE" in os.environ
 #: One for each kind of resource; the long form has all of them.
 FEW = (
-    "captured-sidecar", "gateway-api", "gateway-tls", "namespace-labels", "python-filter", "slices-and-localities",
-    "weights-and-subsets",
+    "captured-sidecar", "gateway-api", "gateway-tls", "namespace-labels", "python-filter", "selected-pods",
+    "slices-and-localities", "weights-and-subsets",
 )  # fmt: skip
 #: What an API server refuses by the schemas of its kinds, so that it can be in a folder only; and its words. Some of
 #: them the experimental channel of the Gateway API has (test_channels.py).
@@ -54,7 +54,11 @@ def assert_same(case: str, cluster: Cluster, folder: Path) -> None:
         with following(cluster.kubeconfig, mesh_options=options) as followed:
             for name in namespaces:
                 cluster.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}])
+            cluster.apply(accounts(documents))
             made = cluster.apply(documents)
+            for one in documents:
+                if one["kind"] == "Pod":
+                    run(cluster, one)
             of_folder = [*map(decided, documents, made), own_service(cluster)]
             (folder / "all.yaml").write_text(yaml.safe_dump_all(of_folder))
             of_files = FileMesh([folder], options)
@@ -66,6 +70,27 @@ def assert_same(case: str, cluster: Cluster, folder: Path) -> None:
     finally:
         for name in namespaces:
             cluster.remove_namespace(name)
+        for one in documents:
+            if one["kind"] == "Node":
+                cluster.delete("v1", "Node", one["metadata"]["name"], "")
+
+
+def accounts(documents: list[Object]) -> list[Object]:
+    """The service accounts that pods name, without which an API server takes none."""
+    named = {
+        (one["metadata"]["namespace"], one["spec"].get("serviceAccountName", "default"))
+        for one in documents
+        if one["kind"] == "Pod"
+    }
+    metadata = [{"name": name, "namespace": namespace} for namespace, name in sorted(named)]
+    return [{"apiVersion": "v1", "kind": "ServiceAccount", "metadata": one} for one in metadata]
+
+
+def run(cluster: Cluster, pod: Object) -> None:
+    """Say of a pod what a kubelet would say."""
+    meta = pod["metadata"]
+    path = f"{cluster.path('v1', 'Pod', meta['name'], meta['namespace'])}/status"
+    cluster.request("PATCH", path, {"status": pod["status"]}, content_type="application/merge-patch+json")
 
 
 @pytest.mark.parametrize("case", OF_FOLDERS)
