@@ -92,7 +92,8 @@ class Application:
             # It is left for the event loop to take: until then its number is nobody else's.
             found = os.waitid(os.P_PID, pid, os.WEXITED | os.WSTOPPED | os.WNOWAIT)
             if found is None or found.si_code != os.CLD_STOPPED:
-                loop.call_soon_threadsafe(self._take)
+                with suppress(RuntimeError):  # the loop is closed: who asks twice to end does not wait for this
+                    loop.call_soon_threadsafe(self._take)
                 return
             os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOHANG)
             loop.call_soon_threadsafe(self._stopped)

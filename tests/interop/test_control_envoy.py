@@ -288,7 +288,7 @@ def get(port: int) -> tuple[int, bytes, dict[str, str]]:
         connection.close()
 
 
-def eventually(what: str, check: Callable[[], bool], seconds: float = 20.0) -> None:
+def eventually(what: str, check: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not check():
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
