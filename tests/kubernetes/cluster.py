@@ -153,7 +153,8 @@ class Cluster(Api):
     def start_apiserver(self) -> None:
         """Start the API server; it is ready afterwards."""
         self.apiserver.start()
-        deadline = time.monotonic() + 120
+        # When etcd has been away for minutes its client tries again after two, and a third of one.
+        deadline = time.monotonic() + 300
         while not self._is_ready():
             if time.monotonic() > deadline:
                 raise RuntimeError(f"the API server is not ready:\n{self.apiserver.log()[-3000:]}")
