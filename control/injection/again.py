@@ -43,7 +43,6 @@ def complete(pod: Json, settings: InjectionSettings) -> Json:
     if faults:
         raise InjectionError(faults)
     spec["containers"] = ending.held_back(spec, spec["containers"], settings.pre_stop_sleep_seconds)
-    sidecar = next(one for one in spec["initContainers"] if one.get("name") == SIDECAR)
     told = {**probes.variables(asked), **ports.variables(_without_ours(spec))}
     kept = [one for one in sidecar.get("env") or () if one["name"] not in told]
     sidecar["env"] = [*kept, *({"name": name, "value": value} for name, value in told.items())]
