@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from typing import Any
 
 from pymesh.control.resources.gateway_api import (
@@ -23,7 +24,7 @@ from pymesh.control.translate import backends, http_filters, routes, sticky
 from pymesh.control.translate.retries import RetryRule, by_method
 from pymesh.control.translate.routes import Place
 from pymesh.control.translate.scope import Scope
-from pymesh.control.translate.wire import seconds, wrapped
+from pymesh.control.translate.wire import wrapped
 from pymesh.control.xds import pb
 
 _PATH_RANK = {"Exact": 2, "RegularExpression": 1, "PathPrefix": 0}
@@ -80,15 +81,12 @@ def _routes(
 
 
 def _forward(scope: Scope, made: Any, route: HTTPRoute, rule: RouteRule) -> None:
-    clusters = share_out(scope, made, route, rule.backend_refs)
+    clusters = share_out(scope, made, route, rule.backend_refs, rule.timeouts.request)
     if not clusters:
         made.direct_response.status = 500  # as the standard asks where nothing can answer
         return
     if backends.UNRESOLVED in clusters:
         made.route.cluster_not_found_response_code = pb.RouteAction.INTERNAL_SERVER_ERROR  # by the standard, too
-    if rule.timeouts.request is not None:
-        limit = pb.message("google.protobuf.Duration")(**seconds(rule.timeouts.request))
-        made.route.timeout.CopyFrom(limit)
     if rule.session_persistence is not None:
         sticky.by_session(made.route, rule.session_persistence)
     else:
@@ -96,7 +94,9 @@ def _forward(scope: Scope, made: Any, route: HTTPRoute, rule: RouteRule) -> None
     mirror(scope, made, route, rule.filters)
 
 
-def share_out(scope: Scope, made: Any, route: Route, written: Sequence[BackendRef]) -> list[str]:
+def share_out(
+    scope: Scope, made: Any, route: Route, written: Sequence[BackendRef], limit: timedelta | None = None
+) -> list[str]:
     """Send what a route takes to its backends by their weights; the clusters, none if nobody can answer."""
     shares = [(backends.cluster(scope, route, one), one) for one in written if one.weight]
     if not shares:
@@ -110,7 +110,7 @@ def share_out(scope: Scope, made: Any, route: Route, written: Sequence[BackendRe
             entry = weighted.clusters.add(name=cluster, weight=wrapped(backend.weight))
             set_headers(entry, backend.filters)
         choice = {"weighted_clusters": weighted}
-    made.route.CopyFrom(pb.message("envoy.config.route.v3.RouteAction")(**routes.forward(choice)))
+    made.route.CopyFrom(pb.message("envoy.config.route.v3.RouteAction")(**routes.forward(choice, limit)))
     return [cluster for cluster, _ in shares]
 
 

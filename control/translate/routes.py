@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from pymesh.control.resources.traffic import (
@@ -75,9 +76,15 @@ def default_route(scope: Scope, cluster: str) -> Any:
     return made
 
 
-def forward(choice: Mapping[str, Any]) -> dict[str, Any]:
-    """A route action without a time limit, with the retries of a route that says nothing of them."""
-    return {**choice, "timeout": {"seconds": 0}, "retry_policy": RetryRule().policy()}
+def forward(choice: Mapping[str, Any], limit: timedelta | None = None) -> dict[str, Any]:
+    """A route action with a time limit or without, and the retries of a route that says nothing of them."""
+    return {**choice, **within(limit), "retry_policy": RetryRule().policy()}
+
+
+def within(limit: timedelta | None) -> dict[str, Any]:
+    """The time that a request may take, for gRPC at most; there the client says how long it will wait."""
+    time = seconds(limit or timedelta())
+    return {"timeout": time, "max_grpc_timeout": time}
 
 
 def redirect_code(status: int) -> str:
@@ -176,9 +183,7 @@ def _forward(scope: Scope, route: Any, rule: HttpRoute, namespace: str, place: P
             if share.headers.request.authority and len(weighted) > 1:
                 entry.host_rewrite_literal = share.headers.request.authority
         choice = {"weighted_clusters": made}
-    action = pb.message("envoy.config.route.v3.RouteAction")(**forward(choice))
-    if rule.timeout is not None:
-        action.timeout.CopyFrom(pb.message("google.protobuf.Duration")(**seconds(rule.timeout)))
+    action = pb.message("envoy.config.route.v3.RouteAction")(**forward(choice, rule.timeout))
     if authority:
         action.host_rewrite_literal = authority
     _rewrite(action, rule.rewrite)

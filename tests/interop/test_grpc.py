@@ -66,12 +66,14 @@ def path(
     near_pair = authority.issue("near", uris=["spiffe://cluster.local/ns/default/sa/near"])
     far_identity = "spiffe://cluster.local/ns/default/sa/far"
     far_pair = authority.issue("far", uris=[far_identity])
-    no_timeout = {"timeout": "0s"}
+    # As the mesh's own routes: a call may take as long as its client will wait.
+    outbound = {"timeout": "0s", "max_grpc_timeout": "0s"}
+    inbound = {"timeout": "0s", "max_stream_duration": {"grpc_timeout_header_max": "0s"}}
     far = bootstrap(
         [
             http_listener(
                 far_port,
-                [virtual_host("all", [to_cluster("server", **no_timeout)])],
+                [virtual_host("all", [to_cluster("server", **inbound)])],
                 tls=downstream_tls(far_pair, client_root=str(authority.root), alpn=["h2"]),
             )
         ],
@@ -86,7 +88,7 @@ def path(
         sans=[{"san_type": "URI", "matcher": {"exact": far_identity}}],
     )
     near = bootstrap(
-        [http_listener(near_port, [virtual_host("all", [to_cluster("far", **no_timeout)])])],
+        [http_listener(near_port, [virtual_host("all", [to_cluster("far", **outbound)])])],
         [cluster("far", [far_port], http2=True, tls=to_far)],
         near_admin,
     )

@@ -59,6 +59,8 @@ FORMS = {
 }
 
 
+# Envoy has this, not yet by default.
+LATE = {"envoy.reloadable_features.grpc_timeout_returns_deadline_exceeded": True}
 LIMITS = {"grpc_timeout_header_max": "10s", "grpc_timeout_header_offset": "9.5s"}
 
 
@@ -78,14 +80,19 @@ def proxies() -> Iterator[dict[str, Proxy]]:
         # A server would end the call by the same deadline; this one takes the connection and never says a word.
         mute = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         slow = to_cluster("mute", "/slow", max_stream_duration=LIMITS)
+        late = to_cluster("mute", "/late", timeout="0.3s")
+        tried = to_cluster("mute", "/tried", retry_policy={"retry_on": "reset", "per_try_timeout": "0.3s"})
+        own = to_cluster("mute", "/own", max_grpc_timeout="0s")
         started = {}
         for kind in KINDS:
             port, admin = free_ports(2)
-            hosts = [virtual_host("all", [gone, silent, dead, slow, to_cluster("server")])]
+            hosts = [virtual_host("all", [gone, silent, dead, slow, late, tried, own, to_cluster("server")])]
             listener = http_listener(port, hosts, http_filters=filters)
             clusters = [cluster("server", [server], http2=True), cluster("dead", [free_port()])]
             clusters.append(cluster("mute", [mute.getsockname()[1]], http2=True))
             config = bootstrap([listener], clusters, admin)
+            if kind == "envoy":
+                config["layered_runtime"] = {"layers": [{"name": "test", "static_layer": LATE}]}
             started[kind] = stack.enter_context(proxy(kind, config))
         yield started
 
@@ -138,6 +145,24 @@ def test_same_deadline(proxies: dict[str, Proxy]) -> None:
     answers = {kind: _ask(proxies[kind], "/slow", headers, message(b""), "http2") for kind in KINDS}
     assert _said(answers["pymesh"]) == _said(answers["envoy"])
     assert answers["pymesh"].header("grpc-status") == "4"
+
+
+@pytest.mark.parametrize("path", ["/late", "/tried", "/own"])
+def test_who_waits_in_vain_is_told_of_the_deadline(path: str, proxies: dict[str, Proxy]) -> None:
+    """Not that the service is unavailable: then a client would ask again."""
+    headers = [("content-type", "application/grpc"), ("te", "trailers"), ("grpc-timeout", "300m")]
+    answers = {kind: _ask(proxies[kind], path, headers, message(b""), "http2") for kind in KINDS}
+    assert _said(answers["pymesh"]) == _said(answers["envoy"])
+    assert answers["pymesh"].header("grpc-status") == "4"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_who_waits_in_vain_by_grpc_web(form: str, proxies: dict[str, Proxy]) -> None:
+    content_type, accept = FORMS[form]
+    headers = [("content-type", content_type), ("accept", accept)]
+    answers = {kind: _ask(proxies[kind], "/late", headers, b"", "http1") for kind in KINDS}
+    assert answers["pymesh"].status == 504
+    assert _said(answers["pymesh"]) == _said(answers["envoy"])
 
 
 def _ask(at: Proxy, path: str, headers: Headers, body: bytes, version: str) -> Answer:

@@ -103,6 +103,11 @@ impl Failure {
         format!("upstream connect error or disconnect/reset before headers. {repeated}reset reason: {reason}")
     }
 
+    /// The upstream has ended the attempt.
+    pub fn is_of_upstream(self) -> bool {
+        matches!(self, Failure::Closed | Failure::Reset | Failure::RefusedStream | Failure::Protocol)
+    }
+
     /// Whether one of the conditions names it. A full circuit breaker is never a reason to ask for more.
     pub fn is_retried(self, on: &RetryOn, request_was_sent: bool) -> bool {
         let by_its_kind = match self {

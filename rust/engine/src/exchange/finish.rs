@@ -283,6 +283,12 @@ impl Engine {
         }
     }
 
+    /// The time of the whole exchange is over, whether or not its timer has been looked at.
+    pub(super) fn is_too_late(&self, key: ExchangeKey) -> bool {
+        let Some(exchange) = self.exchanges.get(key) else { return false };
+        exchange.started.after_limit(exchange.max_duration).min(self.due(key).route) <= self.now
+    }
+
     /// The deadline of an exchange has passed: which one, and what of it.
     pub(crate) fn on_exchange_deadline(&mut self, key: ExchangeKey) {
         let now = self.now;

@@ -58,6 +58,13 @@ impl LocalReply {
         self.close = true;
         self
     }
+
+    /// Time has run out. Whoever is told that a service is unavailable asks again, of this there is no point; so it has
+    /// a status of its own in gRPC, though not in the mapping from HTTP (Envoy, behind the runtime guard
+    /// `grpc_timeout_returns_deadline_exceeded`).
+    fn is_late(&self) -> bool {
+        self.flags.contains(Flags::UPSTREAM_REQUEST_TIMEOUT) || *self.details == *details::MAX_DURATION_TIMEOUT
+    }
 }
 
 impl Engine {
@@ -105,8 +112,7 @@ impl Engine {
             response.status = 200;
             response.headers.set_known(Known::ContentType, b"application/grpc");
             if !response.headers.contains_known(Known::GrpcStatus) {
-                let is_late = *reply.details == *details::MAX_DURATION_TIMEOUT;
-                let by_status = if is_late { GRPC_DEADLINE_EXCEEDED } else { grpc_status(reply.status) };
+                let by_status = if reply.is_late() { GRPC_DEADLINE_EXCEEDED } else { grpc_status(reply.status) };
                 let code = reply.grpc_status.unwrap_or(by_status.into()).to_string();
                 response.headers.append_known(Known::GrpcStatus, code.as_bytes());
             }

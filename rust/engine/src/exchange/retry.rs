@@ -51,6 +51,11 @@ impl Decision {
 impl Engine {
     /// An attempt failed. `up` has been let go of already, or never was.
     pub(crate) fn upstream_failed(&mut self, key: ExchangeKey, failure: Failure) {
+        if failure.is_of_upstream() && self.is_too_late(key) {
+            // An upstream that knows the deadline ends the request by it as well. Its reset may be read before the
+            // timer is looked at, yet it is no failure: what came first was the deadline.
+            return self.on_exchange_deadline(key);
+        }
         self.tell_failure(key, failure);
         self.detach_upstream(key);
         let transport_failure = match failure {

@@ -102,6 +102,22 @@ fn a_stream_lasts_as_long_as_it_may() {
 }
 
 #[test]
+fn an_upstream_that_keeps_the_same_deadline_does_not_get_ahead_of_it() {
+    let grpc = Some(GrpcTimeout { max: Duration::ZERO, offset: Duration::ZERO });
+    for (milliseconds, status) in [(9, 14), (10, 4)] {
+        let mut rig = Rig::new(&Setup { stream: StreamDuration { max: None, grpc }, ..Setup::default() });
+        let client = rig.accept();
+        let fields = "content-type: application/grpc\r\ngrpc-timeout: 10m\r\n";
+        rig.receive(client, format!("POST / HTTP/1.1\r\nhost: a\r\n{fields}\r\n").as_bytes());
+        let upstream = rig.open();
+        rig.oversleep(Duration::from_millis(milliseconds));
+        rig.end(upstream);
+        let answer = rig.text(client);
+        assert!(answer.contains(&format!("\r\ngrpc-status: {status}\r\n")), "{answer}");
+    }
+}
+
+#[test]
 fn grpc_web_of_any_length_waits_for_its_reader() {
     let filter = HttpFilter {
         name: "grpc-web".into(),
