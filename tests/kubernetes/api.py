@@ -126,8 +126,19 @@ class Api:
         for version, resources in self._served():
             for one in resources:
                 if one["namespaced"] and {"list", "deletecollection"} <= set(one["verbs"]) and "/" not in one["name"]:
-                    path = f"{_root(version)}/namespaces/{namespace}/{one['name']}"
-                    self.request("DELETE", path, query={"gracePeriodSeconds": "0", "propagationPolicy": "Background"})
+                    self._clear(f"{_root(version)}/namespaces/{namespace}/{one['name']}")
+
+    def _clear(self, path: str, patience: float = 180) -> None:
+        # For each kind a server finds etcd again by itself, minutes after; meanwhile it hangs up.
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                self.request("DELETE", path, query={"gracePeriodSeconds": "0", "propagationPolicy": "Background"})
+                return
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(0.5)
 
     def wait_established(self, crd: str) -> None:
         """Wait until a CRD's kind is served."""
