@@ -3,7 +3,7 @@
 As with Istio, each rule of the delegate takes what it does not say itself from the rule that delegates, and its
 matches must be narrower than those there. A rule for which that does not hold can never apply; it is left out.
 
-Its destinations are those of its own namespace: whoever wrote `host: web` there meant the `web` there.
+Its destinations and gateways are those of its own namespace: whoever wrote `host: web` there meant the `web` there.
 
 What a delegate that is not there would have taken is answered with 503. Istio leaves such a rule out, so that the
 requests go to whatever rule comes next, which somebody wrote for others.
@@ -25,6 +25,8 @@ from pymesh.control.resources.traffic import (
     StringMatch,
     VirtualService,
 )
+from pymesh.control.store.references import gateway_key
+from pymesh.control.store.route_conflicts import MESH
 
 #: What a delegate's rule takes over if it has none: YAML key -> attribute.
 _INHERITED: Mapping[str, str] = {
@@ -94,10 +96,11 @@ def _resolved(
     if delegate is None or lost.failed:
         return [replace(rule, delegate=None, direct_response=DirectResponse(status=503))]
     used.add(key)
+    outer = tuple(_at_its_gateways(one, root.namespace) for one in rule.match)
     merged = []
     for number, written in enumerate(delegate.spec.http):
         inner = _at_home(written, delegate.namespace)
-        matches = _matches(rule.match, inner.match)
+        matches = _matches(outer, inner.match)
         if matches is None:
             report.warning(
                 inner.place("match"),
@@ -110,17 +113,24 @@ def _resolved(
 
 
 def _at_home(rule: HttpRoute, namespace: str) -> HttpRoute:
-    """A delegate's rule, whose destinations keep its namespace where they stand in for others."""
+    """A delegate's rule, whose destinations and gateways keep its namespace where they stand in for others."""
 
     def placed(one: Destination) -> Destination:
         return replace(one, home=namespace)
 
     return replace(
         rule,
+        match=tuple(_at_its_gateways(one, namespace) for one in rule.match),
         route=tuple(replace(one, destination=placed(one.destination)) for one in rule.route),
         mirror=placed(rule.mirror) if rule.mirror is not None else None,
         mirrors=tuple(replace(one, destination=placed(one.destination)) for one in rule.mirrors),
     )
+
+
+def _at_its_gateways(match: HttpMatch, namespace: str) -> HttpMatch:
+    """The match, with gateways that bear their namespace wherever they are read."""
+    named = (one if one == MESH else "/".join(gateway_key(one, namespace)) for one in match.gateways)
+    return replace(match, gateways=tuple(named))
 
 
 def _merged(root: HttpRoute, inner: HttpRoute, matches: tuple[HttpMatch, ...]) -> HttpRoute:
