@@ -82,6 +82,7 @@ def virtual_hosts() -> list[Json]:
             include_attempt_count_in_response=True,
             retry_policy={"retry_on": "5xx", "num_retries": 1, "per_try_timeout": "0.3s"},
         ),
+        virtual_host("deadlines", deadlines(), ["deadlines.test"]),
         virtual_host("suffix", [to_cluster("b")], ["*.wild.test"]),
         virtual_host("longer-suffix", [to_cluster("a")], ["*.very.wild.test"]),
         virtual_host("prefix", [to_cluster("b")], ["prefix.*"]),
@@ -267,6 +268,29 @@ def failures() -> list[Json]:
             "match": {"prefix": "/gone"},
             "route": {"cluster_header": "x-none", "cluster_not_found_response_code": "NOT_FOUND"},
         },
+    ]
+
+
+def deadlines() -> list[Json]:
+    """How far a client of gRPC is heard; long enough for a machine that has much to do."""
+    return [
+        to_cluster("a", "/own", timeout="0s", max_grpc_timeout="0s"),
+        to_cluster("a", "/most", timeout="20s", max_grpc_timeout="20s"),
+        to_cluster("a", "/less", timeout="0s", max_grpc_timeout="40s", grpc_timeout_offset="1s"),
+        to_cluster("a", "/stream/", max_stream_duration={"grpc_timeout_header_max": "0s"}),
+        to_cluster("a", "/stream-most", max_stream_duration={"grpc_timeout_header_max": "20s"}),
+        to_cluster(
+            "a",
+            "/stream-less",
+            max_stream_duration={"grpc_timeout_header_max": "40s", "grpc_timeout_header_offset": "1s"},
+        ),
+        to_cluster(
+            "a",
+            "/both",
+            max_stream_duration={"max_stream_duration": "30s", "grpc_timeout_header_max": "40s"},
+            max_grpc_timeout="9s",
+        ),
+        to_cluster("a", "/none", timeout="0s"),
     ]
 
 

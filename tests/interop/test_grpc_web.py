@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.proxy.bootstrap import bootstrap, cluster, http_listener, to_cluster, virtual_host
+from tests.proxy.bootstrap import GRPC_DEADLINES, bootstrap, cluster, http_listener, to_cluster, virtual_host
 from tests.proxy.running import Proxy, proxy
 from tests.tools.peers import peer
 from tests.tools.ports import free_port, free_ports
@@ -59,8 +59,6 @@ FORMS = {
 }
 
 
-# Envoy has this, not yet by default.
-LATE = {"envoy.reloadable_features.grpc_timeout_returns_deadline_exceeded": True}
 LIMITS = {"grpc_timeout_header_max": "10s", "grpc_timeout_header_offset": "9.5s"}
 
 
@@ -92,7 +90,7 @@ def proxies() -> Iterator[dict[str, Proxy]]:
             clusters.append(cluster("mute", [mute.getsockname()[1]], http2=True))
             config = bootstrap([listener], clusters, admin)
             if kind == "envoy":
-                config["layered_runtime"] = {"layers": [{"name": "test", "static_layer": LATE}]}
+                config["layered_runtime"] = GRPC_DEADLINES
             started[kind] = stack.enter_context(proxy(kind, config))
         yield started
 

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.interop.differential_bootstrap import differential_bootstrap
+from tests.proxy.bootstrap import GRPC_DEADLINES
 from tests.proxy.running import Proxy, eventually, lines_of, proxy
 from tests.tools.ports import free_port
 from tests.tools.wire.client import Answer, fetch
@@ -57,6 +58,7 @@ def ask(name: str, value: str) -> Headers:
 
 
 GRPC: Headers = [("content-type", "application/grpc")]
+DEADLINES = ["50S", "1M", "9500m", "9500000u", "99999999u", "99999999H", "5", "S", "5s", "123456789m", "-5S", "50S "]
 
 CASES = [
     # Paths
@@ -265,6 +267,14 @@ CASES = [
     Case("host-retries.test", "/", ask("status", "503")),
     Case("host-retries.test", "/", ask("status", "200")),
     Case("host-retries.test", "/", ask("delay", "5")),
+    # Deadlines of gRPC
+    *(
+        Case("deadlines.test", path, [*GRPC, *wanted], method="POST", body=b"x")
+        for path in ("/own", "/most", "/less", "/stream/", "/stream-most", "/stream-less", "/both", "/none")
+        for wanted in ([], *([("grpc-timeout", value)] for value in DEADLINES))
+    ),
+    *(Case("deadlines.test", path, [*GRPC, ("grpc-timeout", "0S")]) for path in ("/own", "/most", "/less")),
+    *(Case("deadlines.test", path, [("grpc-timeout", "50S")]) for path in ("/own", "/stream/", "/stream-less")),
     # The hardened listener
     edge("paths.test", "/a/../exact"),
     edge("paths.test", "/a/%2e%2e/exact"),
@@ -366,6 +376,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
                 nobody=nobody,
                 log=str(log),
             )
+            if kind == "envoy":
+                config["layered_runtime"] = GRPC_DEADLINES
             proxies[kind] = stack.enter_context(proxy(kind, config))
         yield Pair(proxies, logs, list(behind.values()))
 

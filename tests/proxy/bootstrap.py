@@ -20,6 +20,16 @@ _TCP = f"{_EXTENSIONS}.filters.network.tcp_proxy.v3.TcpProxy"
 _HTTP_OPTIONS = f"{_EXTENSIONS}.upstreams.http.v3.HttpProtocolOptions"
 _TLS = f"{_EXTENSIONS}.transport_sockets.tls.v3"
 
+#: For Envoy: a gRPC request whose time has run out is told so, as by ours. By default it does that not yet.
+GRPC_DEADLINES: Json = {
+    "layers": [
+        {
+            "name": "test",
+            "static_layer": {"envoy.reloadable_features.grpc_timeout_returns_deadline_exceeded": True},
+        }
+    ]
+}
+
 
 def bootstrap(listeners: Sequence[Json], clusters: Sequence[Json], admin_port: int) -> Json:
     """A complete static bootstrap."""

@@ -178,7 +178,7 @@ pub fn grpc_timeout(value: &[u8]) -> Option<Duration> {
 
 /// A time as a value of `grpc-timeout`.
 pub fn grpc_timeout_value(time: Duration) -> String {
-    grpc::timeout_value(time)
+    String::from_utf8_lossy(grpc::timeout_value(time).as_bytes()).into_owned()
 }
 
 /// `x-forwarded-client-cert` of a request. A client with a certificate has a subject, our URI, its own, its DNS name and

@@ -258,6 +258,21 @@ fn a_sticky_get_allocates_nothing() {
 }
 
 #[test]
+fn a_call_with_a_deadline_allocates_nothing() {
+    let heard = Some(GrpcTimeout::default());
+    let by_stream = Forward { stream: StreamDuration { max: None, grpc: heard }, ..testing::forward("origin") };
+    let by_route = Forward { grpc_timeout: heard, ..testing::forward("origin") };
+    for forward in [by_stream, by_route] {
+        check_in(
+            Rig::of(snapshot_of(forward, LbPolicy::RoundRobin), UpstreamProtocol::Http1),
+            b"POST /shop.Cart/Get HTTP/1.1\r\nhost: shop.example\r\ncontent-type: application/grpc\r\n\
+              grpc-timeout: 1500000u\r\ncontent-length: 5\r\n\r\n\0\0\0\0\0",
+            b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n\0\0\0\0\0",
+        );
+    }
+}
+
+#[test]
 fn http2_on_both_sides_allocates_nothing() {
     check_http2();
 }

@@ -247,6 +247,13 @@ pub struct StreamDuration {
     pub grpc: Option<GrpcTimeout>,
 }
 
+impl StreamDuration {
+    /// The route says something of it.
+    pub fn is_set(&self) -> bool {
+        self.max.is_some() || self.grpc.is_some()
+    }
+}
+
 /// How far `grpc-timeout` is honoured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GrpcTimeout {

@@ -117,8 +117,20 @@ impl Exchange {
     fn limit_time(&mut self) {
         let Some(forward) = self.routed.as_ref().and_then(Routed::forward) else { return };
         let general = self.http.as_ref().map_or(Duration::ZERO, |http| http.config.timeouts.max_stream_duration);
-        self.max_duration = max_duration(&self.request, forward, general);
+        let duration = max_duration(&self.request, forward, general);
+        self.max_duration = duration.unwrap_or_default();
         self.timeout_override = effective_timeout(&self.request, forward);
+        // The server keeps the same time, if any.
+        match duration.filter(|_| forward.stream.is_set() && route::matcher::is_grpc(&self.request)) {
+            None => {}
+            Some(Duration::ZERO) => {
+                self.request.headers.remove_known(Known::GrpcTimeout);
+            }
+            Some(limit) => {
+                let told = route::grpc::timeout_value(limit);
+                self.request.headers.set_known(Known::GrpcTimeout, told.as_bytes());
+            }
+        }
         if self.is_internal {
             if let Some(ordered) = take_millis(&mut self.request.headers, b"x-envoy-upstream-rq-timeout-ms") {
                 self.timeout_override = Some(ordered);
@@ -336,15 +348,15 @@ fn effective_timeout(request: &RequestHead, forward: &Forward) -> Option<Duratio
 }
 
 /// How long the exchange may last: as `grpc-timeout` says where the route honours it, else as route or connection
-/// manager say. Zero means no limit.
-fn max_duration(request: &RequestHead, forward: &Forward, general: Duration) -> Duration {
+/// manager say; `None` where nobody says anything. Zero means no limit.
+fn max_duration(request: &RequestHead, forward: &Forward, general: Duration) -> Option<Duration> {
     match (grpc_timeout(request), forward.stream.grpc) {
         (Some(wanted), Some(limits)) => {
             let capped = if limits.max.is_zero() { wanted } else { wanted.min(limits.max) };
             // What is over already is over at once.
-            capped.saturating_sub(limits.offset).max(Duration::from_nanos(1))
+            Some(capped.saturating_sub(limits.offset).max(Duration::from_nanos(1)))
         }
-        _ => forward.stream.max.unwrap_or(general),
+        _ => forward.stream.max.or(Some(general).filter(|general| !general.is_zero())),
     }
 }
 
@@ -355,8 +367,11 @@ fn take_millis(headers: &mut Headers, name: &[u8]) -> Option<Duration> {
     millis.map(Duration::from_millis)
 }
 
+/// What the client says in `grpc-timeout`, in whole milliseconds as Envoy takes it; nobody is cut short by that.
 fn grpc_timeout(request: &RequestHead) -> Option<Duration> {
-    route::grpc::timeout(request.headers.get_known(Known::GrpcTimeout)?)
+    let wanted = route::grpc::timeout(request.headers.get_known(Known::GrpcTimeout)?)?;
+    let millis = u64::try_from(wanted.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+    Some(Duration::from_millis(millis))
 }
 
 /// `x-forwarded-client-cert` (Envoy, "x-forwarded-client-cert").

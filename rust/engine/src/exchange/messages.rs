@@ -9,7 +9,7 @@
 //! passes (a stream may last for days), and of a request that nobody has answered it is told at its end. An answer
 //! that is dropped, since another attempt follows or the proxy answers in its place, has had no messages.
 //!
-//! An exchange that is not gRPC, or of which nobody wants to know, has no [`Messages`].
+//! Of an exchange that is not gRPC, or of which nobody wants to know, none are counted.
 
 use pymesh_model::stats::Stats;
 
@@ -19,9 +19,16 @@ use crate::engine::Engine;
 use crate::telemetry::istio::Kind;
 use crate::telemetry::Counting;
 
-/// The messages of one exchange.
+/// The messages of one exchange, if they are counted.
 #[derive(Debug, Default)]
 pub(crate) struct Messages {
+    is_on: bool,
+    /// Memory, kept from one exchange to the next.
+    counted: Option<Box<Counted>>,
+}
+
+#[derive(Debug, Default)]
+struct Counted {
     request: Seen,
     response: Seen,
     /// The answer is gRPC, too.
@@ -44,20 +51,45 @@ impl Seen {
 }
 
 impl Messages {
+    pub fn is_on(&self) -> bool {
+        self.is_on
+    }
+
     /// Octets have come to the router.
     pub fn request_data(&mut self, data: &[u8]) {
-        self.request.octets(data);
-        self.tell();
+        if let Some(counted) = self.counted() {
+            counted.request.octets(data);
+            counted.tell();
+        }
     }
 
     /// Octets have come from the endpoint.
     pub fn response_data(&mut self, data: &[u8]) {
-        if self.is_answered {
-            self.response.octets(data);
-            self.tell();
+        if let Some(counted) = self.counted().filter(|counted| counted.is_answered) {
+            counted.response.octets(data);
+            counted.tell();
         }
     }
 
+    /// Of another exchange.
+    pub fn clear(&mut self) {
+        if let Some(counted) = self.counted() {
+            *counted = Counted::default();
+            self.is_on = false;
+        }
+    }
+
+    fn begin(&mut self) {
+        self.is_on = true;
+        self.counted.get_or_insert_default();
+    }
+
+    fn counted(&mut self) -> Option<&mut Counted> {
+        self.counted.as_deref_mut().filter(|_| self.is_on)
+    }
+}
+
+impl Counted {
     fn tell(&mut self) {
         let Some(counting) = &self.counting else { return };
         let (request, response) = (std::mem::take(&mut self.request.untold), std::mem::take(&mut self.response.untold));
@@ -73,17 +105,16 @@ impl Exchange {
         let is_wanted = |stats: &Stats| stats.counts(Kind::Messages.metrics());
         let Some(http) = &self.http else { return };
         if is_grpc(&self.request.headers) && http.config.stats.as_deref().is_none_or(is_wanted) {
-            let mut messages = Box::<Messages>::default();
-            messages.request_data(self.request_body.waiting());
-            self.messages = Some(messages);
+            self.messages.begin();
+            self.messages.request_data(self.request_body.waiting());
         }
     }
 
     /// An answer begins; what came of one before is dropped.
     pub(super) fn answer_messages(&mut self) {
-        if let Some(messages) = &mut self.messages {
-            messages.response = Seen::default();
-            messages.is_answered = self.response.status == 200 && is_grpc(&self.response.headers);
+        if let Some(counted) = self.messages.counted() {
+            counted.response = Seen::default();
+            counted.is_answered = self.response.status == 200 && is_grpc(&self.response.headers);
         }
     }
 }
@@ -92,18 +123,18 @@ impl Engine {
     /// It is known who answers, or that nobody will: what has passed is told.
     pub(super) fn tell_messages(&mut self, key: ExchangeKey) {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
-        let Some(mut messages) = exchange.messages.take() else { return };
-        if messages.counting.is_none() {
+        let mut messages = std::mem::take(&mut exchange.messages);
+        if let Some(counted) = messages.counted().filter(|counted| counted.counting.is_none()) {
             if exchange.is_local {
-                messages.response = Seen::default();
+                counted.response = Seen::default();
             }
             let (clusters, secrets) = (&self.clusters, &self.secrets);
-            messages.counting = Some(self.telemetry.messages(exchange, self.now, |exchange| {
+            counted.counting = Some(self.telemetry.messages(exchange, self.now, |exchange| {
                 let cluster = exchange.cluster.and_then(|key| clusters.get(key));
                 cluster.map(|cluster| cluster.principals(exchange.host, secrets)).unwrap_or_default()
             }));
-            messages.tell();
+            counted.tell();
         }
-        exchange.messages = Some(messages);
+        exchange.messages = messages;
     }
 }

@@ -164,8 +164,7 @@ pub struct Exchange {
     pub(crate) mirrors: Vec<ExchangeKey>,
     /// The client speaks gRPC-Web: both bodies are translated.
     pub(crate) grpc_web: Option<Box<GrpcWeb>>,
-    /// It is gRPC, and its messages are counted.
-    pub(crate) messages: Option<Box<Messages>>,
+    pub(crate) messages: Messages,
 
     pub(crate) routed: Option<Routed>,
     /// Why, if there is none.
@@ -326,11 +325,11 @@ impl Exchange {
             };
         }
         renew! {
-            cleared: request, response, request_body, response_body, tried, memories, mirrors, metadata;
+            cleared: request, response, request_body, response_body, tried, memories, mirrors, metadata, messages;
             new: stage, in_filter, filter_call, away, kept, chose_filters, skips, judged, concerned, filter_resumes_at,
                 awaited, asking, is_edited, is_filtered, is_ready, down, down_stream, http, facts,
                 detached, has_response, response_started, is_local, is_verbatim, sent_continue,
-                expects_continue, tunnel, grpc_web, messages, routed, unrouted, cluster, host, pool,
+                expects_continue, tunnel, grpc_web, routed, unrouted, cluster, host, pool,
                 priority, cluster_config, endpoint, up, up_stream, request_started, attempt,
                 retries_left, replay_limit, own_retry, holds_retry, was_sent, is_judged, is_final,
                 is_internal, set_cookies, trace, flags, details, transport_failure, upstream_local, upstream_facts,

@@ -245,9 +245,7 @@ impl Engine {
             self.stream_data(key, Way::Request, None, data);
             return 0;
         }
-        if let Some(messages) = &mut exchange.messages {
-            messages.request_data(data);
-        }
+        exchange.messages.request_data(data);
         let exchange = match exchange.mirrors.is_empty() {
             true => exchange,
             false => {

@@ -33,9 +33,7 @@ impl Engine {
         let Some(exchange) = self.exchanges.get_mut(key) else { return data.len() };
         exchange.last_progress = self.now;
         exchange.response_body.total += data.len() as u64;
-        if let Some(messages) = &mut exchange.messages {
-            messages.response_data(data);
-        }
+        exchange.messages.response_data(data);
         if exchange.is_translated(Way::Response) {
             self.stream_data(key, Way::Response, None, data);
             return 0;
@@ -211,7 +209,7 @@ impl Engine {
         let Some(exchange) = self.exchanges.get(key) else { return };
         if exchange.tunnel.open {
             self.become_tunnel(key, down);
-        } else if exchange.messages.is_some() {
+        } else if exchange.messages.is_on() {
             self.tell_messages(key);
         }
     }

@@ -220,9 +220,7 @@ impl Engine {
             }
             Some(_) => self.stream_data(key, way, Some(to), data),
             None if way == Way::Request => {
-                if let Some(messages) = &mut exchange.messages {
-                    messages.request_data(data);
-                }
+                exchange.messages.request_data(data);
                 if !exchange.mirrors.is_empty() {
                     self.mirror_data(key, data);
                 }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use pymesh_http::{RequestHead, Version};
 
+use crate::exchange::forward::decimal;
+
 /// The value of `grpc-timeout`: at most eight digits and a unit.
 pub(crate) fn timeout(value: &[u8]) -> Option<Duration> {
     let (unit, digits) = value.split_last()?;
@@ -23,13 +25,31 @@ pub(crate) fn timeout(value: &[u8]) -> Option<Duration> {
 }
 
 /// The time as a value of `grpc-timeout`, in the smallest unit from milliseconds on that has room for it.
-pub(crate) fn timeout_value(time: Duration) -> String {
+pub(crate) fn timeout_value(time: Duration) -> TimeoutValue {
     const MOST: u128 = 99_999_999;
     let millis = time.as_millis();
-    let units = [("m", 1), ("S", 1000), ("M", 60 * 1000), ("H", 3600 * 1000)];
+    let units = [(b'm', 1), (b'S', 1000), (b'M', 60 * 1000), (b'H', 3600 * 1000)];
     let fits = units.into_iter().map(|(unit, of)| (millis / of, unit)).find(|(n, _)| *n <= MOST);
-    let (n, unit) = fits.unwrap_or((MOST, "H"));
-    format!("{n}{unit}")
+    let (n, unit) = fits.unwrap_or((MOST, b'H'));
+    let digits = decimal(n as u64);
+    let mut value = TimeoutValue { octets: [0; 9], len: 0 };
+    for (place, &octet) in value.octets.iter_mut().zip(digits.as_bytes().iter().chain([&unit])) {
+        *place = octet;
+        value.len += 1;
+    }
+    value
+}
+
+/// The text of a `grpc-timeout`, without allocating.
+pub(crate) struct TimeoutValue {
+    octets: [u8; 9],
+    len: usize,
+}
+
+impl TimeoutValue {
+    pub fn as_bytes(&self) -> &[u8] {
+        self.octets.get(..self.len).unwrap_or_default()
+    }
 }
 
 /// The head of a question of ours, but for metadata. A time of zero is no limit, and not told.
@@ -85,8 +105,13 @@ mod tests {
         assert_eq!(timeout(b"m"), None);
         assert_eq!(timeout(b"1x"), None);
         assert_eq!(timeout(b""), None);
-        assert_eq!(timeout_value(Duration::from_millis(1500)), "1500m");
-        assert_eq!(timeout_value(Duration::from_secs(100_000)), "100000S");
-        assert_eq!(timeout_value(Duration::MAX), "99999999H");
+        for (time, value) in [
+            (Duration::ZERO, "0m"),
+            (Duration::from_millis(1500), "1500m"),
+            (Duration::from_secs(100_000), "100000S"),
+            (Duration::MAX, "99999999H"),
+        ] {
+            assert_eq!(timeout_value(time).as_bytes(), value.as_bytes());
+        }
     }
 }
