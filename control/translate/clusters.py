@@ -291,13 +291,8 @@ def _set_tls(
         secured = tls.client(wanted, service.host, alpn, proxy.namespace, service.subject_alt_names)
         cluster.transport_socket.CopyFrom(pb.message("envoy.config.core.v3.TransportSocket")(**secured))
         return
-    identities = [
-        names.spiffe_id(store.options.trust_domain, one.workload.namespace, one.workload.service_account or "default")
-        for one in service.backends[port.number]
-        if one.workload.in_mesh
-    ]
-    identities += service.subject_alt_names
-    transport = tls.outbound(proxy, identities, f"outbound_.{port.number}_._.{service.host}", alpn)
+    sni = (wanted.sni if wanted else "") or f"outbound_.{port.number}_._.{service.host}"
+    transport = tls.outbound(proxy, _identities(store, service, port, wanted), sni, alpn)
     if wanted is not None or cluster.type == pb.Cluster.ORIGINAL_DST:
         # Who asks for it means every endpoint; and one that the client chose is an address without labels.
         cluster.transport_socket.CopyFrom(pb.message("envoy.config.core.v3.TransportSocket")(**transport))
@@ -309,6 +304,16 @@ def _set_tls(
         transport_socket=transport,
     )
     cluster.transport_socket_matches.add(name="tlsMode-disabled", match=struct({}), transport_socket=tls.raw_buffer())
+
+
+def _identities(store: Store, service: Service, port: Port, wanted: ClientTls | None) -> list[str]:
+    """Who may answer over the mesh's TLS: whom the rule names, else whoever serves the port."""
+    if wanted is not None and wanted.subject_alt_names:
+        return [*wanted.subject_alt_names]
+    domain = store.options.trust_domain
+    inside = (one.workload for one in service.backends[port.number] if one.workload.in_mesh)
+    served = [names.spiffe_id(domain, one.namespace, one.service_account or "default") for one in inside]
+    return [*served, *service.subject_alt_names]
 
 
 def _set_http(cluster: Any, pool: ConnectionPool, http2: bool) -> None:

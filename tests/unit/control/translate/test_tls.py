@@ -82,3 +82,29 @@ def test_no_endpoint_is_spoken_to_otherwise_than_asked_for(
         validation = pb.unpack(cluster.transport_socket.typed_config).common_tls_context.combined_validation_context
         (name,) = validation.default_validation_context.match_typed_subject_alt_names
         assert name.matcher.exact == "spiffe://cluster.local/ns/shop/sa/api"
+
+
+@pytest.mark.parametrize(
+    ("tls_settings", "sni", "names"),
+    [
+        ("", "outbound_.80_._.api.shop.svc.cluster.local", ["spiffe://cluster.local/ns/shop/sa/api"]),
+        # An egress gateway tells its servers apart by it.
+        (", sni: www.example", "www.example", ["spiffe://cluster.local/ns/shop/sa/api"]),
+        (
+            ", subjectAltNames: [spiffe://old/ns/shop/sa/api]",
+            "outbound_.80_._.api.shop.svc.cluster.local",
+            ["spiffe://old/ns/shop/sa/api"],
+        ),
+    ],
+)
+def test_a_rule_for_the_meshs_tls_says_which_server_is_asked_for_and_who_may_answer(
+    tls_settings: str, sni: str, names: list[str]
+) -> None:
+    policy = f"{{tls: {{mode: ISTIO_MUTUAL{tls_settings}}}}}"
+    store, _ = build(load_text("f", ENDPOINTS.replace("POLICY", policy), Report()))
+    service = store.services["api.shop.svc.cluster.local"]
+    ((cluster,), _) = clusters.outbound(store, OURS, service, service.ports[0], store.destination_rule(service, "shop"))
+    context = pb.unpack(cluster.transport_socket.typed_config)
+    judged = context.common_tls_context.combined_validation_context.default_validation_context
+    assert context.sni == sni
+    assert [one.matcher.exact for one in judged.match_typed_subject_alt_names] == names
