@@ -40,6 +40,8 @@ def http(
         merge_slashes=True,
         # What one side reads as a separator and the other as text is the stuff of access bypasses.
         path_with_escaped_slashes_action="UNESCAPE_AND_REDIRECT" if side == "gateway" else "REJECT_REQUEST",
+        # "api.shop.svc.cluster.local." is the same host, to routes as to policies.
+        strip_trailing_host_dot=True,
         upgrade_configs=[{"upgrade_type": "websocket"}],
         stream_idle_timeout={"seconds": 300},
         **tracing.made(scope, side),

@@ -146,8 +146,11 @@ def split(address: str) -> tuple[str, int]:
 
 
 def candidates(written: str, namespace: str, hosts: Mapping[str, Any]) -> list[str]:
-    """The hosts that a service's name may mean: a whole one, NAME.NAMESPACE, or NAME, in its own namespace first."""
-    if written in hosts:
-        return [written]
+    """The hosts that a service's name may mean: a whole one, NAME.NAMESPACE, or NAME, in its own namespace first.
+
+    A dot at the end of a whole one says that it is whole.
+    """
+    if written.removesuffix(".") in hosts:
+        return [written.removesuffix(".")]
     below = [host for host in sorted(hosts) if host.startswith(f"{written}.")]
     return [host for host in below if host.startswith(f"{written}.{namespace}.")] or below
