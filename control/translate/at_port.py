@@ -114,7 +114,7 @@ class AtPort:
             )
         route: dict[str, Any] = {"name": "block_all", "match": {"prefix": "/"}, "direct_response": {"status": 502}}
         if allows_any:
-            action = {"cluster": PASSTHROUGH, **routes.within(None)}
+            action = {"cluster": PASSTHROUGH, **routes.within(scope, None)}
             route = {"name": "allow_any", "match": {"prefix": "/"}, "route": action}
         table.virtual_hosts.add(name=route["name"], domains=["*"], routes=[route])
         return routes.allow_bodies(table)

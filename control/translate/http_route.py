@@ -110,7 +110,7 @@ def share_out(
             entry = weighted.clusters.add(name=cluster, weight=wrapped(backend.weight))
             set_headers(entry, backend.filters)
         choice = {"weighted_clusters": weighted}
-    made.route.CopyFrom(pb.message("envoy.config.route.v3.RouteAction")(**routes.forward(choice, limit)))
+    made.route.CopyFrom(pb.message("envoy.config.route.v3.RouteAction")(**routes.forward(scope, choice, limit)))
     return [cluster for cluster, _ in shares]
 
 

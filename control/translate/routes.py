@@ -32,6 +32,9 @@ from pymesh.control.xds import pb
 #: Envoy's limit for the body of a direct response, where the table says nothing else.
 _DIRECT_BODY = 4096
 DEFAULT_PORTS = {"http": 80, "https": 443}
+#: How long a request through a gateway may be silent: as long as a connection that carries none. Clients out there go
+#: without a word, and are not to be kept for ever.
+_SILENCE = timedelta(hours=1)
 _REDIRECTS = {
     301: "MOVED_PERMANENTLY", 302: "FOUND", 303: "SEE_OTHER", 307: "TEMPORARY_REDIRECT",
     308: "PERMANENT_REDIRECT",
@@ -71,20 +74,23 @@ def applies_at(names: Sequence[str], namespace: str, place: Place) -> bool:
 
 def default_route(scope: Scope, cluster: str) -> Any:
     """The route to a service for which there are no rules."""
-    made = pb.Route(name="default", match={"prefix": "/"}, route=forward({"cluster": cluster}))
+    made = pb.Route(name="default", match={"prefix": "/"}, route=forward(scope, {"cluster": cluster}))
     sticky.by_destination(scope, made.route, [cluster])
     return made
 
 
-def forward(choice: Mapping[str, Any], limit: timedelta | None = None) -> dict[str, Any]:
+def forward(scope: Scope, choice: Mapping[str, Any], limit: timedelta | None = None) -> dict[str, Any]:
     """A route action with a time limit or without, and the retries of a route that says nothing of them."""
-    return {**choice, **within(limit), "retry_policy": RetryRule().policy()}
+    return {**choice, **within(scope, limit), "retry_policy": RetryRule().policy()}
 
 
-def within(limit: timedelta | None) -> dict[str, Any]:
-    """The time that a request may take, for gRPC at most; there the client says how long it will wait."""
+def within(scope: Scope, limit: timedelta | None) -> dict[str, Any]:
+    """The time that a request may take, for gRPC at most, where the client says how long it will wait; and be silent
+    for: who waits for news (WebSocket, gRPC, long polls) or for an answer that takes its time is not cut.
+    """
     time = seconds(limit or timedelta())
-    return {"timeout": time, "max_grpc_timeout": time}
+    silence = max(limit or _SILENCE, _SILENCE) if scope.proxy.kind == "router" else timedelta()
+    return {"timeout": time, "max_grpc_timeout": time, "idle_timeout": seconds(silence)}
 
 
 def redirect_code(status: int) -> str:
@@ -183,7 +189,7 @@ def _forward(scope: Scope, route: Any, rule: HttpRoute, namespace: str, place: P
             if share.headers.request.authority and len(weighted) > 1:
                 entry.host_rewrite_literal = share.headers.request.authority
         choice = {"weighted_clusters": made}
-    action = pb.message("envoy.config.route.v3.RouteAction")(**forward(choice, rule.timeout))
+    action = pb.message("envoy.config.route.v3.RouteAction")(**forward(scope, choice, rule.timeout))
     if authority:
         action.host_rewrite_literal = authority
     _rewrite(action, rule.rewrite)
@@ -205,6 +211,10 @@ def mirror(action: Any, cluster: str, millionths: int) -> None:
             trace_sampled=wrapped(False),
             disable_shadow_host_suffix_append=True,
         )
+        if not action.timeout.ToTimedelta():
+            # Nobody waits for the answer to a copy, and who gives up ends the request alone: what a server that hangs
+            # is sent must not heap up.
+            action.ClearField("idle_timeout")
 
 
 def _cluster(scope: Scope, target: Destination, namespace: str, place: Place) -> str:

@@ -119,6 +119,7 @@ def _inbound_routes(cluster: str, number: int) -> Any:
         pb.message("envoy.config.route.v3.RouteAction")(
             cluster=cluster,
             timeout={"seconds": 0},
+            idle_timeout={"seconds": 0},
             # A client of gRPC says how long it will wait; nobody works on for one who has gone.
             max_stream_duration={"max_stream_duration": {"seconds": 0}, "grpc_timeout_header_max": {"seconds": 0}},
             # The application never saw such a request.
