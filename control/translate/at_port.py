@@ -19,6 +19,7 @@ from pymesh.control.xds import pb
 
 PASSTHROUGH = "PassthroughCluster"
 TLS_PROTOCOLS = frozenset({"HTTPS", "TLS"})
+_TLS = {"transport_protocol": "tls"}
 
 
 @dataclass(slots=True)
@@ -49,6 +50,9 @@ class AtPort:
         filters = selected_filters.outbound(scope, self.number)
         prefix = f"outbound_{any_address}_{self.number}"
         network = listeners.http(scope, prefix, "outbound", str(self.number), filters)
+        # A port number may be HTTP in the mesh and TLS at others': nobody here could read that.
+        if _TLS not in [chain.get("filter_chain_match") for chain in chains]:
+            chains.append({**unknown, "filter_chain_match": _TLS})
         return chains, {"filters": [network]}, self._table(scope, with_hosts, allows_any)
 
     def _networks(self, scope: Scope) -> list[dict[str, Any]]:

@@ -123,6 +123,8 @@ def _services(scope: Scope, resource: Sidecar | None, any_address: str, made: Ca
         made.tables += [table] if table is not None else []
         one = _unbound(any_address, number, chains)
         one.default_filter_chain.CopyFrom(_chain(rest))
+        # A connection that somebody keeps ready for HTTP says nothing for as long as it likes.
+        one.continue_on_listener_filters_timeout = table is not None
         made.listeners.append(one)
 
 

@@ -24,12 +24,16 @@ from tests.capture.pod import Sidecar, get, start
 from tests.capture.world import ANYWHERE, POD, WORLD, url
 from tests.proxy.bootstrap import cluster, dynamic
 from tests.proxy.running import eventually, pymesh
+from tests.tools.certificates import Authority
+from tests.tools.nginx import nginx
 from tests.tools.peers import peer
 from tests.tools.processes import running
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "captured-sidecar" / "in.yaml"
 CONTROL = 15010
 WEB, DATABASE = "10.99.0.1", "10.99.0.2"
+#: Where a service of the mesh speaks HTTP, and somebody outside of it TLS.
+SECURE = 8444
 MESH = f"""
 apiVersion: v1
 kind: Service
@@ -59,6 +63,11 @@ apiVersion: v1
 kind: Service
 metadata: {{name: store, namespace: shop}}
 spec: {{clusterIP: None, ports: [{{name: http, port: 8081}}, {{name: tcp, port: 3307}}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: admin, namespace: shop}}
+spec: {{clusterIP: 10.99.0.3, selector: {{app: web}}, ports: [{{name: http, port: {SECURE}, targetPort: http}}]}}
 ---
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
@@ -149,6 +158,19 @@ def test_the_unknown_is_let_through(allowing: Sidecar) -> None:
     assert (status, body[:2]) == (200, [ANYWHERE[4], "80"])
     hello, _ = allowing.pod.talk(ANYWHERE[4], 9999)
     assert hello == f"hello {ANYWHERE[4]} 9999 {POD[4]}"
+
+
+def test_tls_to_others_passes_where_the_mesh_has_http(allowing: Sidecar, tmp_path: Path) -> None:
+    pair = Authority(tmp_path).issue("bank", addresses=[ANYWHERE[4]])
+    secure = f"""server {{ listen {SECURE} ssl; ssl_certificate {pair.chain}; ssl_certificate_key {pair.key};
+        location / {{ return 200 "paid\\n"; }} }}"""
+    with nginx(secure, [], prefix=allowing.world.argv([])):
+        assert eventually(lambda: allowing.world.listens(SECURE), 60)
+        done = allowing.pod.curl(f"https://{ANYWHERE[4]}:{SECURE}/", "-k")
+    assert (done.returncode, done.stdout.split()[-1:]) == (0, ["paid"]), done.stderr
+    # What is for the service is HTTP as ever.
+    status, _, body = get(allowing.pod, url("10.99.0.3", SECURE))
+    assert (status, body[:2]) == (200, [WORLD[4], "8081"])
 
 
 def test_ports_that_no_service_tells_of_are_reached_as_policies_say(allowing: Sidecar) -> None:
