@@ -116,8 +116,8 @@ def edges(store: Store, namespace: str) -> list[Edge]:
         if one.spec.selector:
             labels = tuple(sorted(one.spec.selector.items()))
             known = found.get(labels, Edge(one.spec.selector)).istio_ports
-            found[labels] = Edge(one.spec.selector, known | _istio_ports(one))
-    anywhere = frozenset[int]().union(*(_istio_ports(one) for one in store.gateways if not one.spec.selector))
+            found[labels] = Edge(one.spec.selector, known | _istio_ports(store, one))
+    anywhere = frozenset[int]().union(*(_istio_ports(store, one) for one in store.gateways if not one.spec.selector))
     for kube in store.kube_gateways:
         if kube.namespace == namespace:
             selector = {KubeGateway.PROXY_LABEL: kube.name}
@@ -125,8 +125,12 @@ def edges(store: Store, namespace: str) -> list[Edge]:
     return [Edge(one.selector, one.istio_ports | anywhere) for one in found.values()]
 
 
-def _istio_ports(one: Gateway) -> frozenset[int]:
-    return frozenset(server.port.number for server in one.spec.servers)
+def _istio_ports(store: Store, one: Gateway) -> frozenset[int]:
+    """The ports that a Gateway names, and those that Services before its proxies lead to."""
+    named = frozenset(server.port.number for server in one.spec.servers)
+    before = [service for service in store.services.values() if one.spec.selector.items() <= service.selector.items()]
+    ports = (port for service in before for port in service.ports if service.selector and port.number in named)
+    return named | {port.target for port in ports if isinstance(port.target, int)}
 
 
 def is_strict(store: Store, namespace: str, selector: Labels) -> bool:

@@ -19,6 +19,14 @@ def served(store: Store, proxy: Proxy) -> Iterator[tuple[int, Service, Port]]:
                     yield number, service, port
 
 
+def bound(store: Store, proxy: Proxy, number: int) -> list[int]:
+    """Where a gateway listens for a port that its Gateway names. As with Istio that is a port of the Service before it,
+    which leads to another one at the proxy; without such a Service it is the proxy's own.
+    """
+    found = {target for target, _, port in served(store, proxy) if port.number == number}
+    return sorted(found) or [number]
+
+
 def _targets(service: Service, port: Port, proxy: Proxy) -> list[int]:
     """Where the endpoints of a service's port say that it is; before they are there, where it will be.
 

@@ -16,7 +16,17 @@ from pymesh.control.resources.gateway import Gateway, Server
 from pymesh.control.resources.hosts import intersection
 from pymesh.control.resources.traffic import VirtualService
 from pymesh.control.store import credentials
-from pymesh.control.translate import access, kube_gateway, l4, listeners, names, routes, selected_filters, tls
+from pymesh.control.translate import (
+    access,
+    application,
+    kube_gateway,
+    l4,
+    listeners,
+    names,
+    routes,
+    selected_filters,
+    tls,
+)
 from pymesh.control.translate.scope import Scope
 from pymesh.control.translate.site import ANY_ADDRESS, Site
 from pymesh.control.xds import pb
@@ -26,7 +36,7 @@ def build(scope: Scope) -> tuple[list[Any], list[Any], dict[str, Any]]:
     """Listeners, route tables and secrets of the proxy."""
     groups: dict[tuple[str, int], list[Site]] = {}
     for site in _sites(scope):
-        groups.setdefault((site.bind, site.port), []).append(site)
+        groups.setdefault((site.bind, site.listens_at), []).append(site)
     made, tables = [], []
     secrets: dict[str, Any] = {}
     for (bind, port), sites in sorted(groups.items()):
@@ -43,7 +53,7 @@ def build(scope: Scope) -> tuple[list[Any], list[Any], dict[str, Any]]:
             if site.is_http:
                 free = claimed.chains([_with_tls(scope, {}, site)], site)
                 if free:
-                    name = f"https.{port}.{site.name}.{site.gateway}.{site.namespace}"
+                    name = f"https.{site.port}.{site.name}.{site.gateway}.{site.namespace}"
                     tables.append(_table(name, [site]))
                     chains.append({**_http_chain(scope, site, name), **free[0]})
             elif not site.passes_on:
@@ -103,7 +113,7 @@ class _Claimed:
 
 
 def _http_chain(scope: Scope, site: Site, table: str) -> dict[str, Any]:
-    stat_prefix = f"outbound_{site.bind}_{site.port}"
+    stat_prefix = f"outbound_{site.bind}_{site.listens_at}"
     filters = selected_filters.gateway(scope, site.gateway, site.port)
     manager = listeners.http(scope, stat_prefix, "gateway", table, filters)
     return {"filters": [manager]}
@@ -185,7 +195,8 @@ def _sites(scope: Scope) -> Iterator[Site]:
                         "put the Gateway and its Secrets into the namespace where the gateway runs",
                     )
                     continue
-                yield site
+                for bound in application.bound(scope.store, proxy, site.port):
+                    yield replace(site, bound=bound)
     yield from kube_gateway.sites(scope)
 
 

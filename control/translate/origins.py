@@ -137,10 +137,14 @@ class Origins:
         labels = self._proxy.labels
         for gateway in self._store.gateways:
             if gateway.spec.selector.items() <= labels.items():
-                yield from (one.at for one in gateway.spec.servers if one.port.number == port)
+                yield from (one.at for one in gateway.spec.servers if port in self._at(one.port.number))
         for kube in self._store.kube_gateways:
             if (kube.name, kube.namespace) == (labels.get(KubeGateway.PROXY_LABEL), self._proxy.namespace):
                 yield from (one.at for one in kube.spec.listeners if one.port == port)
+
+    def _at(self, number: int) -> list[int]:
+        """The port that a Gateway names, and where the proxy listens for it."""
+        return [number, *application.bound(self._store, self._proxy, number)]
 
     def _of_sidecar(self, name: str, address: str, port: int) -> Iterator[Position]:
         resource = self._store.sidecar(self._proxy.namespace, self._proxy.labels)

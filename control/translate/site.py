@@ -35,6 +35,13 @@ class Site:
     listener_host: str = ""
     #: What describes it.
     at: Position = _NOWHERE
+    #: Where the proxy listens, if that is not ``port``: where the Service before it leads.
+    bound: int = 0
+
+    @property
+    def listens_at(self) -> int:
+        """The port that the proxy binds."""
+        return self.bound or self.port
 
     @property
     def terminates(self) -> bool:
