@@ -56,8 +56,9 @@ def gateway_key(reference: str, namespace: str) -> tuple[str, str]:
 
 def _virtual_service(store: Store, virtual: VirtualService, report: Report) -> None:
     spec, lost, places = virtual.spec, report.part(), report.part()
-    known = {(one.namespace, one.name) for one in store.gateways}
-    at_gateway = False
+    known = {(one.namespace, one.name): one for one in store.gateways}
+    #: Of the servers at which it is used, if it is at gateways.
+    numbers: set[int] | None = None
     has_place = any(gateway_key(name, virtual.namespace) in known for name in spec.gateways)
     used: list[tuple[Located, tuple[str, ...]]] = [(spec, spec.gateways)]
     used += [(match, match.gateways) for rule in spec.http for match in rule.match]
@@ -67,8 +68,9 @@ def _virtual_service(store: Store, virtual: VirtualService, report: Report) -> N
         for name in names:
             if name == MESH:
                 continue
-            at_gateway = True
-            if gateway_key(name, virtual.namespace) not in known:
+            gateway = known.get(gateway_key(name, virtual.namespace))
+            numbers = (numbers or set()) | {one.port.number for one in (gateway.spec.servers if gateway else ())}
+            if gateway is None:
                 names_here = [
                     one if namespace == virtual.namespace else f"{namespace}/{one}" for namespace, one in known
                 ]
@@ -97,11 +99,11 @@ def _virtual_service(store: Store, virtual: VirtualService, report: Report) -> N
     for rule in spec.http:
         targets = [share.destination for share in rule.route] + [copy.destination for copy in rule.copies]
         for target in targets:
-            _destination(store, target, virtual.namespace, at_gateway, True, lost)
+            _destination(store, target, virtual.namespace, numbers, True, lost)
     l4: list[TlsRoute | TcpRoute] = [*spec.tls, *spec.tcp]
     for tcp in l4:
         for tcp_share in tcp.route:
-            _destination(store, tcp_share.destination, virtual.namespace, at_gateway, False, lost)
+            _destination(store, tcp_share.destination, virtual.namespace, numbers, False, lost)
     # Where rules of a delegate lead is the delegate's, and it may have a place in another.
     report.add_dangling(lost)
     if has_place:
@@ -111,7 +113,7 @@ def _virtual_service(store: Store, virtual: VirtualService, report: Report) -> N
 
 
 def _destination(
-    store: Store, destination: Destination, namespace: str, at_gateway: bool, http: bool, report: Report
+    store: Store, destination: Destination, namespace: str, servers: set[int] | None, http: bool, report: Report
 ) -> None:
     namespace = destination.home or namespace
     found = lookup.service(store, destination, "host", destination.host, namespace, report)
@@ -128,7 +130,7 @@ def _destination(
     if destination.port is not None:
         port = found.port(destination.port.number)
         lookup.check_port(found, port, destination.port, "number", destination.port.number, http, report)
-    elif at_gateway and len(found.ports) > 1:
+    elif servers is not None and len(found.ports) > 1 and not any(found.port(number) for number in servers):
         numbers = ", ".join(str(port.number) for port in found.ports)
         report.error(destination.at, f"{found.host!r} has several ports", f"add port.number: one of {numbers}")
 

@@ -215,7 +215,8 @@ def _istio_site(scope: Scope, gateway: Gateway, server: Server, number: int) -> 
         secrets=tuple((gateway.namespace, name) for name in (server.tls.credentials if server.tls else ())),
         at=server.at,
     )
-    place = routes.Place((gateway.namespace, gateway.name), port.number, None, site.terminates)
+    # As with Istio, a destination without a port means the server's own number where its service has several.
+    place = routes.Place((gateway.namespace, gateway.name), port.number, port.number, site.terminates)
     for virtual in scope.store.virtual_services:
         if not routes.applies_at(virtual.spec.gateways, virtual.namespace, place):
             continue
