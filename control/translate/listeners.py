@@ -43,6 +43,8 @@ def http(
         # "api.shop.svc.cluster.local." is the same host, to routes as to policies.
         strip_trailing_host_dot=True,
         upgrade_configs=[{"upgrade_type": "websocket"}],
+        # Whether a body is wanted is the application's to say.
+        proxy_100_continue=True,
         stream_idle_timeout={"seconds": 300},
         **tracing.made(scope, side),
     )

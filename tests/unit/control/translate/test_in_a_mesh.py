@@ -70,3 +70,13 @@ def test_copies_for_a_server_that_hangs_do_not_heap_up() -> None:
         assert mesh.stats("reviews")[f"cluster.{SHADOW}.upstream_rq_active"] == 1
         mesh.run(20)
         assert mesh.stats("reviews")[f"cluster.{SHADOW}.upstream_rq_active"] == 0
+
+
+def test_the_application_is_asked_whether_it_wants_a_body() -> None:
+    async def says(request: Incoming) -> str:
+        return request.headers.get("expect", "nothing")
+
+    with shop() as mesh:
+        mesh.service("ratings", says)
+        answer = mesh.post(RATINGS, b"a long film", source="reviews", headers={"expect": "100-continue"})
+        assert (answer.status, answer.text) == (200, "100-continue")
