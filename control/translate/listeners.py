@@ -56,6 +56,7 @@ def http(
     elif side == "gateway":
         manager.forward_client_cert_details = manager.SANITIZE_SET
         manager.set_current_client_cert_details.subject.value = True
+        manager.set_current_client_cert_details.dns = True
         manager.set_current_client_cert_details.uri = True
     if isinstance(routes, str):
         manager.rds.route_config_name = routes
