@@ -21,7 +21,8 @@ from pymesh.control.store.workloads import Workload
 
 _PROTOCOLS = {
     "http": "HTTP", "http2": "HTTP2", "grpc": "GRPC", "https": "HTTPS", "tls": "TLS", "tcp": "TCP",
-    "kubernetes.io/h2c": "HTTP2", "kubernetes.io/ws": "HTTP", "mongo": "TCP", "redis": "TCP", "mysql": "TCP",
+    "kubernetes.io/h2c": "HTTP2", "kubernetes.io/ws": "HTTP", "kubernetes.io/wss": "HTTPS",
+    "mongo": "TCP", "redis": "TCP", "mysql": "TCP",
 }  # fmt: skip
 _RESOLUTIONS: Mapping[str, Resolution] = {
     "STATIC": "EDS",
@@ -253,9 +254,15 @@ def _network(text: str) -> str:
 
 def tells_protocol(name: str, app_protocol: str) -> bool:
     """Whether ``appProtocol`` or the name of a port says what is spoken there."""
-    return (app_protocol or name.partition("-")[0]).lower() in _PROTOCOLS
+    return _word(name, app_protocol) in _PROTOCOLS
 
 
 def _protocol(name: str, app_protocol: str) -> str:
-    """Istio's rule: ``appProtocol``, else the port's name up to the first dash; what neither says is TCP."""
-    return _PROTOCOLS.get((app_protocol or name.partition("-")[0]).lower(), "TCP")
+    """Istio's rule: ``appProtocol``, else the port's name, up to the first dash; what neither says is TCP."""
+    return _PROTOCOLS.get(_word(name, app_protocol), "TCP")
+
+
+def _word(name: str, app_protocol: str) -> str:
+    """The word that says it."""
+    written = (app_protocol or name).lower()
+    return written if "/" in written else written.partition("-")[0]
