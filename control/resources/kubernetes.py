@@ -43,7 +43,8 @@ class ServiceSpec(Located):
         "sessionAffinityConfig": "a client stays for as long as the endpoints are the same; remove it",
     }
 
-    ports: tuple[ServicePort, ...]
+    #: What is another name, or none but that of its endpoints, needs none.
+    ports: tuple[ServicePort, ...] = ()
     selector: Mapping[str, str] = field(default_factory=dict)
     type: Literal["ClusterIP", "ExternalName"] = "ClusterIP"
     #: ``None`` (the text): headless, its endpoints are reached by their own addresses.
@@ -73,7 +74,7 @@ class ServiceSpec(Located):
         return tuple(dict.fromkeys(one for one in written if one not in ("", "None")))
 
     def problems(self) -> Iterator[Problem]:
-        if not self.ports:
+        if not self.ports and self.type != "ExternalName" and not self.is_headless:
             yield Problem("ports", "a service needs a port")
         yield from port_problems([(port.port, port.name) for port in self.ports])
         for name, addresses in (("clusterIP", (self.cluster_ip,)), ("clusterIPs", self.cluster_ips)):

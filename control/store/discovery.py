@@ -71,7 +71,11 @@ def derive(resources: Iterable[Resource], domain: str, report: Report, known: Po
 def _other_names(
     found: Mapping[str, Service], named: Iterable[tuple[Service, str]], report: Report
 ) -> dict[str, Service]:
-    """ExternalName services that name another service of the mesh: served by what serves that one."""
+    """ExternalName services that name another service of the mesh: served by what serves that one.
+
+    Which says no ports has those where the name is heard, for HTTP; other connections tell the address of the service
+    that is meant, and are for that.
+    """
     names = {service.host for service, _ in named}
     resolved = {}
     for service, external in named:
@@ -82,14 +86,20 @@ def _other_names(
             hint = "name a service that is not an ExternalName itself"
             report.error(service.at, f"{external!r} is only another name, too", hint)
             continue
-        missing, lost = [port.number for port in service.ports if target.port(port.number) is None], report.part()
+        ports = service.ports or tuple(port for port in target.ports if port.is_http)
+        missing, lost = [port.number for port in ports if target.port(port.number) is None], report.part()
         for number in missing:
             numbers = ", ".join(str(port.number) for port in target.ports)
             lost.error(service.at, f"{target.host!r} has no port {number}", f"known: {numbers}")
         report.add_dangling(lost)
-        backends = {port.number: target.backends.get(port.number, ()) for port in service.ports}
+        backends = {port.number: target.backends.get(port.number, ()) for port in ports}
         resolved[service.host] = replace(
-            service, resolution=target.resolution, external=target.external, backends=backends, headless=False
+            service,
+            ports=ports,
+            resolution=target.resolution,
+            external=target.external,
+            backends=backends,
+            headless=False,
         )
     return resolved
 

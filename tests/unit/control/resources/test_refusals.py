@@ -66,7 +66,7 @@ CASES = {
     ),
     "missing field": (
         SERVICE + "spec: {}\n",
-        ["f.yaml:4:7: error: spec: 'ports' is missing"],
+        ["f.yaml:4:7: error: spec: a service needs a port"],
     ),
     "both": (
         VIRTUAL + "  http: [{route: [{destination: {host: a}}], redirect: {uri: /}}]\n",
@@ -101,7 +101,7 @@ CASES = {
     "every document is looked at": (
         SERVICE + "spec: {}\n---\n" + SERVICE + "spec: {ports: [{prot: 1}]}\n",
         [
-            "f.yaml:4:7: error: spec: 'ports' is missing",
+            "f.yaml:4:7: error: spec: a service needs a port",
             "f.yaml:9:16: error: ports[0]: 'port' is missing",
             "f.yaml:9:17: error: ports[0]: unknown field 'prot'\n  hint: did you mean 'port'?",
         ],

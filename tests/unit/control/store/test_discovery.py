@@ -136,3 +136,27 @@ def test_a_headless_service_half_in_the_mesh() -> None:
         "f.yaml:1:1: warning: 'web.shop.svc.cluster.local' is reached over mutual TLS, which some of its endpoints do "
         "not speak\n  hint: give all of them a proxy, or set tls.mode: DISABLE in a DestinationRule"
     ]
+
+
+def test_another_name_without_ports_has_those_where_a_name_is_heard() -> None:
+    alias = SERVICE.replace("web", "alias").format(
+        "spec: {type: ExternalName, externalName: web.shop.svc.cluster.local}"
+    )
+    served = WORKLOAD.format("spec: {address: 10.0.0.1, labels: {app: web}}")
+    ports = "ports: [{name: http, port: 80}, {name: tcp, port: 81}]"
+    store, warnings = made(served + SERVICE.format(f"spec: {{selector: {{app: web}}, {ports}}}") + alias)
+    one, web = (store.services[f"{name}.shop.svc.cluster.local"] for name in ("alias", "web"))
+    # A connection to any address at 81 would be for it, if it had the port.
+    assert (one.ports, one.resolution, warnings) == (web.ports[:1], "EDS", [])
+    assert one.backends == {80: web.backends[80]}
+
+
+def test_another_name_for_somebody_outside_needs_no_ports() -> None:
+    alias = SERVICE.format("spec: {type: ExternalName, externalName: db.example}")
+    store, warnings = made(alias)
+    assert (store.services["web.shop.svc.cluster.local"].ports, warnings) == ((), [])
+
+
+def test_a_headless_service_needs_no_ports() -> None:
+    store, warnings = made(SERVICE.format("spec: {selector: {app: web}, clusterIP: None}"))
+    assert (store.services["web.shop.svc.cluster.local"].ports, warnings) == ((), [])
