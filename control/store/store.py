@@ -147,11 +147,18 @@ class Store:
         return next((self.services[name] for name in candidates if name in self.services), None)
 
     def destination_rule(self, service: Service, namespace: str) -> DestinationRule | None:
-        """How clients in ``namespace`` speak to a service: their own namespace's rule, else the service's."""
+        """How clients in ``namespace`` speak to a service: as their own namespace's rule says, else the service's, else
+        the root namespace's, which is for the whole mesh.
+
+        It comes last for clients of the root namespace, too, unless it is for them alone.
+        """
         rules = self.destination_rules.get(service.host, ())
-        for owner in (namespace, service.namespace):
+        root = self.options.root_namespace
+        for owner, private in ((namespace, namespace == root), (service.namespace, False), (root, False)):
             for rule in rules:
-                if rule.namespace == owner and visibility.sees(namespace, rule.spec.export_to, owner):
+                if rule.namespace != owner or (private and rule.spec.export_to != (".",)):
+                    continue
+                if visibility.sees(namespace, rule.spec.export_to, owner):
                     return rule
         return None
 
@@ -280,7 +287,7 @@ def _destination_rules(
     wild: list[DestinationRule] = []
     for rule in written:
         host = rule.spec.host
-        if host.startswith("*.") and host not in bare.services:
+        if host == "*" or (host.startswith("*.") and host not in bare.services):
             wild.append(rule)
             continue
         service = lookup.service(bare, rule.spec, "host", host, rule.namespace, report)
@@ -298,7 +305,10 @@ def _destination_rules(
         rules.append(rule)
     wild.sort(key=lambda rule: -len(rule.spec.host))
     found = {
-        service: [*exact.get(service, ()), *(rule for rule in wild if is_within(service, rule.spec.host))]
+        service: [
+            *exact.get(service, ()),
+            *(one for one in wild if one.spec.host == "*" or is_within(service, one.spec.host)),
+        ]
         for service in bare.services
     }
     return {host: rules for host, rules in found.items() if rules}
