@@ -202,11 +202,15 @@ class Store:
         )
 
     def sidecar(self, namespace: str, labels: Mapping[str, str]) -> Sidecar | None:
-        """The Sidecar of a workload: the one that selects most closely."""
+        """The Sidecar of a workload: that of its namespace which selects most closely, else that of the root namespace
+        which selects nobody in particular.
+        """
         selecting = [
             one for one in self.sidecars if one.namespace == namespace and one.spec.workload_selector.selects(labels)
         ]
-        return max(selecting, key=lambda one: len(one.spec.workload_selector.labels), default=None)
+        root = self.options.root_namespace
+        of_all = (one for one in self.sidecars if one.namespace == root and not one.spec.workload_selector.labels)
+        return max(selecting, key=lambda one: len(one.spec.workload_selector.labels), default=next(of_all, None))
 
 
 def build(resources: Iterable[Resource], options: MeshOptions | None = None) -> tuple[Store, tuple[Diagnostic, ...]]:
