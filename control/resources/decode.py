@@ -47,6 +47,17 @@ class Range:
     high: int
 
 
+@dataclass(frozen=True)
+class Words:
+    """Of a word that is one of several: it may be written in small letters, too, and there are ``others`` for it."""
+
+    others: tuple[tuple[str, str], ...] = ()
+
+    def meant(self, written: str) -> str:
+        """The word that is meant."""
+        return dict(self.others).get(written.upper(), written.upper())
+
+
 PortNumber = Annotated[int, Range(1, 65535)]
 Weight = Annotated[int, Range(0, 1_000_000)]
 
@@ -155,6 +166,8 @@ class Decoder:
         origin, arguments = get_origin(wanted), get_args(wanted)
         if wanted is Any:
             return plain(node)
+        if origin is Annotated and isinstance(arguments[1], Words):
+            return self._literal(get_args(arguments[0]), node, what, arguments[1])
         if origin is Annotated:
             return self._bounded(arguments[0], arguments[1], node, what)
         if origin in (types.UnionType, typing.Union):
@@ -205,10 +218,12 @@ class Decoder:
             return value
         return self._wrong(node, what, " or ".join(_NAMES[option] for option in options))
 
-    def _literal(self, options: tuple[str, ...], node: yaml.Node, what: str) -> Any:
+    def _literal(self, options: tuple[str, ...], node: yaml.Node, what: str, words: Words | None = None) -> Any:
         value = self._scalar(str, node, what)
         if value is BAD or value in options:
             return value
+        if words is not None and words.meant(value) in options:
+            return words.meant(value)
         self._report.error(self.position(node), f"{what}: {value!r} is not supported", did_you_mean(value, options))
         return BAD
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import field
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pymesh.control.resources import visibility
-from pymesh.control.resources.decode import Located, PortNumber, Problem, Weight, model
+from pymesh.control.resources.decode import Located, PortNumber, Problem, Weight, Words, model
 from pymesh.control.resources.diagnostics import did_you_mean
 from pymesh.control.resources.kubernetes import is_host_name, is_ip, is_network, port_problems
 from pymesh.control.resources.metadata import Resource
 
-#: Protocols that Istio's documents name in capitals.
-Protocol = Literal["HTTP", "HTTP2", "GRPC", "HTTPS", "TLS", "TCP"]
+#: Istio's documents have these in capitals; it takes small letters, too. What databases say is not read.
+Protocol = Annotated[
+    Literal["HTTP", "HTTP2", "GRPC", "HTTPS", "TLS", "TCP"],
+    Words((("GRPC-WEB", "GRPC"), ("MONGO", "TCP"), ("MYSQL", "TCP"), ("REDIS", "TCP"))),
+]
 
 #: Those of them whose requests we can see.
 HTTP_PROTOCOLS = frozenset({"HTTP", "HTTP2", "GRPC"})

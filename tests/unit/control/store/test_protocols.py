@@ -31,3 +31,17 @@ def test_a_port_says_what_is_spoken_there(port: str, protocol: str) -> None:
     store, _ = build(load_text("f", text, Report()))
     (service,) = store.services.values()
     assert service.ports[0].protocol == protocol
+
+
+@pytest.mark.parametrize(
+    ("written", "protocol"),
+    [("HTTP", "HTTP"), ("http", "HTTP"), ("Grpc-Web", "GRPC"), ("MONGO", "TCP"), ("redis", "TCP"), ("mysql", "TCP")],
+)
+def test_istios_ports_say_it_in_any_case(written: str, protocol: str) -> None:
+    head = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: a}\n"
+    port = f"{{number: 80, name: x, protocol: {written}}}"
+    report = Report()
+    resources = load_text("f", f"{head}spec: {{hosts: [a.example], resolution: DNS, ports: [{port}]}}\n", report)
+    assert not report.diagnostics
+    store, _ = build(resources)
+    assert store.services["a.example"].ports[0].protocol == protocol
