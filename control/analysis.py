@@ -304,7 +304,7 @@ def _port_names(service: KubeService, report: Report) -> None:
             shown = f"port {port.name!r}" if port.name else f"port {port.port}"
             report.info(
                 port.at,
-                f"{shown} of {service.title} does not say its protocol: it is taken for TCP",
+                f"{shown} of {service.title} does not say its protocol: proxies look for HTTP in each connection",
                 "begin the name with http-, grpc-, tcp- or the like, or set appProtocol",
                 "IST0118",
             )

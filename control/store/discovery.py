@@ -16,7 +16,7 @@ from pymesh.control.resources.metadata import Resource
 from pymesh.control.resources.workloads import ServiceEntry, WorkloadEntry
 from pymesh.control.store import slices, workloads
 from pymesh.control.store.pods import NO_PODS, Pods
-from pymesh.control.store.services import Backend, Port, Resolution, Service
+from pymesh.control.store.services import UNTOLD, Backend, Port, Resolution, Service
 from pymesh.control.store.workloads import Workload
 
 _PROTOCOLS = {
@@ -24,6 +24,9 @@ _PROTOCOLS = {
     "kubernetes.io/h2c": "HTTP2", "kubernetes.io/ws": "HTTP", "kubernetes.io/wss": "HTTPS",
     "mongo": "TCP", "redis": "TCP", "mysql": "TCP",
 }  # fmt: skip
+#: Whoever looks for what a client says there waits in vain: FTP, SSH, SMTP, DNS (as Istio), POP3, IMAP, MySQL, and
+#: MongoDB (as Istio).
+_SERVER_SPEAKS_FIRST = frozenset({21, 22, 25, 53, 110, 143, 587, 3306, 27017})
 _RESOLUTIONS: Mapping[str, Resolution] = {
     "STATIC": "EDS",
     "DNS": "DNS",
@@ -118,7 +121,7 @@ def from_kubernetes(
         Port(
             port.port,
             port.name,
-            _protocol(port.name, port.app_protocol),
+            _protocol(port.port, port.name, port.app_protocol),
             port.port if port.target_port is None else port.target_port,
         )
         for port in spec.ports
@@ -267,9 +270,9 @@ def tells_protocol(name: str, app_protocol: str) -> bool:
     return _word(name, app_protocol) in _PROTOCOLS
 
 
-def _protocol(name: str, app_protocol: str) -> str:
-    """Istio's rule: ``appProtocol``, else the port's name, up to the first dash; what neither says is TCP."""
-    return _PROTOCOLS.get(_word(name, app_protocol), "TCP")
+def _protocol(number: int, name: str, app_protocol: str) -> str:
+    """Istio's rule: ``appProtocol``, else the port's name, up to the first dash. What neither says is looked for."""
+    return _PROTOCOLS.get(_word(name, app_protocol), "TCP" if number in _SERVER_SPEAKS_FIRST else UNTOLD)
 
 
 def _word(name: str, app_protocol: str) -> str:

@@ -46,7 +46,7 @@ def check_port(
         numbers = ", ".join(str(known.number) for known in owner.ports)
         report.error(place.place(field), f"{owner.host!r} has no port {number}", f"known: {numbers}")
         return False
-    if http and not port.is_http:
+    if http and not (port.is_http or port.is_sniffed):
         report.error(
             place.place(field),
             f"port {number} of {owner.host!r} is {port.protocol}, not HTTP",

@@ -121,7 +121,7 @@ def _found(bare: Store, asked: ServiceProvider, lost: str, report: Report) -> tu
         report.warning(asked.place("port"), message, f"known: {numbers}")
         return None
     wanted = "grpc" if asked.is_grpc else "http"
-    if not (port.is_http2 if asked.is_grpc else port.is_http):
+    if not (port.is_http2 if asked.is_grpc else port.is_http or port.is_sniffed):
         message = f"port {asked.port} of {service.host!r} is {port.protocol}, not {wanted.upper()}: {lost}"
         report.warning(asked.place("port"), message, f"begin the port's name with {wanted!r}, or set appProtocol")
         return None

@@ -15,6 +15,9 @@ from pymesh.control.store.workloads import Workload
 #: How a proxy finds where a service is served: told by us, by DNS (all addresses, or one), or by who connects.
 Resolution = Literal["EDS", "DNS", "DNS_ROUND_ROBIN", "NONE"]
 
+#: The protocol of a port that does not say it.
+UNTOLD = "AUTO"
+
 
 @dataclass(frozen=True, slots=True)
 class Port:
@@ -34,6 +37,11 @@ class Port:
     def is_http2(self) -> bool:
         """Whether the application speaks HTTP/2 there."""
         return self.protocol in ("HTTP2", "GRPC")
+
+    @property
+    def is_sniffed(self) -> bool:
+        """Whether the proxies look, of each connection, whether it is HTTP."""
+        return self.protocol == UNTOLD
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,11 @@ from pymesh.control.translate.scope import Scope
 UNRESOLVED = "outbound|0||unresolved"
 
 
-def cluster(scope: Scope, route: Route, backend: Backend) -> str:
-    """The cluster of a backend. What is not there, or not to be used by the route, gets its share of failures, which is
-    told where the store is made.
+def cluster(scope: Scope, route: Route, backend: Backend, *, tcp: bool = False) -> str:
+    """The cluster of a backend, with ``tcp`` that for connections. What is not there, or not to be used by the route,
+    gets its share of failures, which is told where the store is made.
     """
     if check_backend(scope.store, route, backend, Report(searches=0)) is not None:
         return UNRESOLVED
     owner = backend.namespace or route.namespace
-    return scope.cluster(backend.name, owner, "", backend.port, None, backend.at) or UNRESOLVED
+    return scope.cluster(backend.name, owner, "", backend.port, None, backend.at, tcp=tcp) or UNRESOLVED

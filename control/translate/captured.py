@@ -14,13 +14,13 @@ listeners the workload reaches what those name, with a port on that port alone. 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pymesh.control.resources.workloads import Sidecar
 from pymesh.control.store.services import Port, Service
-from pymesh.control.translate import application, clusters, common, listeners, names, sidecar
+from pymesh.control.translate import application, clusters, common, listeners, names, selected_filters, sidecar
 from pymesh.control.translate.at_port import PASSTHROUGH, TLS_PROTOCOLS, AtPort, by_server_name
 from pymesh.control.translate.common import Outbound
 from pymesh.control.translate.l4 import L4Rule
@@ -113,10 +113,21 @@ def _services(scope: Scope, resource: Sidecar | None, any_address: str, made: Ca
         if "/" in "".join(service.addresses) or not (service.addresses or service.headless):
             at_port = ports.setdefault(port.number, AtPort(port.number))
             (at_port.by_host if port.protocol in TLS_PROTOCOLS else at_port.by_network).append((service, port))
+    tables: dict[tuple[str, int], Any] = {}
     for (address, number), found in at_address.items():
         rules = _at_address(scope, address, found)
         is_by_name = any(rule.server_names for rule in rules)
-        made.listeners.append(_unbound(address, number, listeners.l4(scope, rules, tls=is_by_name)))
+        chains = listeners.l4(scope, rules, tls=is_by_name)
+        service, port = _first(found)
+        if port.is_sniffed:
+            table = tables.get((service.host, number)) or sidecar.sniffed_table(scope, service, port)
+            tables[service.host, number] = table
+            filters = selected_filters.outbound(scope, number)
+            network = listeners.http(scope, f"outbound_{address}_{number}", "outbound", table.name, filters)
+            match = {"application_protocols": listeners.SNIFFED_HTTP}
+            chains.insert(0, {"filter_chain_match": match, "filters": [network]})
+        made.listeners.append(_unbound(address, number, chains))
+    made.tables += tables.values()
     allows_any = _allows_any(scope, resource)
     for number, shared in sorted(ports.items()):
         chains, rest, table = shared.build(scope, any_address, _unknown(scope, resource), allows_any)
@@ -132,7 +143,8 @@ def _at_address(scope: Scope, address: str, found: list[tuple[Service, Port]]) -
     """Where connections go at an address. It tells its service, so no server name is asked for but those that
     VirtualServices ask for, and those of further TLS services at the same address.
     """
-    (first, port), *others = sorted(found, key=lambda pair: pair[0].precedence)
+    first, port = _first(found)
+    others = [(service, own) for service, own in found if service is not first]
     is_tls = port.protocol in TLS_PROTOCOLS
     rules = (sidecar.tls_rules(scope, first, port, ()) if is_tls else []) or sidecar.tcp_rules(scope, first, port)
     for service, own in others:
@@ -143,6 +155,11 @@ def _at_address(scope: Scope, address: str, found: list[tuple[Service, Port]]) -
                 service.at, f"{address}:{own.number} is that of {first.host!r}", "give each its own address"
             )
     return rules
+
+
+def _first(found: Sequence[tuple[Service, Port]]) -> tuple[Service, Port]:
+    """Whose an address is that several give."""
+    return min(found, key=lambda pair: pair[0].precedence)
 
 
 def _own_addresses(service: Service, port: Port) -> list[str]:
@@ -193,7 +210,9 @@ def _virtual_inbound(scope: Scope, resource: Sidecar | None, any_address: str, s
     one = listeners.listener("virtualInbound", any_address, INBOUND_PORT, "INBOUND", [*chains, *mutual])
     one.default_filter_chain.CopyFrom(_chain(rest))
     restored = pb.message("envoy.extensions.filters.listener.original_dst.v3.OriginalDst")()
-    one.listener_filters.add(**extension("envoy.filters.listener.original_dst", restored))
+    # First: whoever says nothing goes on without what the inspectors, and all behind them, would find out.
+    first = pb.message("envoy.config.listener.v3.ListenerFilter")
+    one.listener_filters.insert(0, first(**extension("envoy.filters.listener.original_dst", restored)))
     if scope.proxy.interception == "TPROXY":
         one.transparent.value = True
     made.listeners.append(one)
@@ -215,11 +234,17 @@ def _application(
             yield one.port.number, *sidecar.ingress(scope, one)
         return
     served: dict[int, tuple[Service, Port]] = {}
-    for number, service, port in application.served(scope.store, scope.proxy):
+    # Where one of several services says what is spoken, that is so.
+    found = application.served(scope.store, scope.proxy)
+    for number, service, port in sorted(found, key=lambda one: one[2].is_sniffed):
         served.setdefault(number, (service, port))
     for number, (service, port) in sorted(served.items()):
-        own = sidecar.inbound_chains(scope, number, port.is_http, f"inbound_{any_address}_{number}")
-        yield number, own, clusters.captured(number, source, port.is_http2, service, port.is_http)
+        prefix = f"inbound_{any_address}_{number}"
+        if port.is_sniffed:
+            own = sidecar.inbound_sniffed(scope, number, prefix)
+        else:
+            own = sidecar.inbound_chains(scope, number, port.is_http, prefix)
+        yield number, own, clusters.captured(number, source, service, port)
 
 
 def _unbound(address: str, port: int, chains: list[dict[str, Any]]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -45,8 +46,8 @@ def outbound(
     subsets: list[Subset | None] = [None, *(rule.spec.subsets if rule else ())]
     general = rule.spec.traffic_policy if rule else None
     clusters, assignments = [], []
-    for subset in subsets:
-        name = names.outbound(service, port.number, subset.name if subset else "")
+    for subset, tcp in itertools.product(subsets, (False, True) if port.is_sniffed else (not port.is_http,)):
+        name = names.outbound(service, port, subset.name if subset else "", tcp=tcp)
         labels = subset.labels if subset else {}
         policies = [subset.traffic_policy if subset else None, general]
         if origination.is_lacking(store, proxy, _effective(policies, port.number)[2]):
@@ -56,7 +57,7 @@ def outbound(
         notices = any(one.outlier_detection for one in _layers(policies, port.number))
         setting, fails_over = locality.setting_for(written, service, notices)
         found = endpoints.assignment(name, service, port.number, labels, proxy, store.peers, setting, fails_over)
-        cluster = _cluster(store, proxy, service, port, name, policies, _discovery(service, proxy, found))
+        cluster = _cluster(store, proxy, service, port, name, policies, _discovery(service, proxy, found), tcp)
         if cluster.type != pb.Cluster.ORIGINAL_DST and locality.applies(setting, fails_over):
             cluster.common_lb_config.locality_weighted_lb_config.SetInParent()
         if cluster.type == pb.Cluster.EDS:
@@ -86,13 +87,12 @@ def inbound(port: int, address: str, app_port: int, http2: bool, service: Servic
     return cluster
 
 
-def captured(port: int, source: str, http2: bool, service: Service | None, http: bool) -> Any:
-    """The proxy's own application, at the address that the client wanted."""
-    cluster = passthrough(names.inbound(port), source)
-    if service is not None:
-        cluster.metadata.CopyFrom(pb.message("envoy.config.core.v3.Metadata")(**_istio(service)))
-    if http:
-        _set_http(cluster, ConnectionPool(), http2)
+def captured(number: int, source: str, service: Service, port: Port) -> Any:
+    """The proxy's own application behind its port ``number``, at the address that the client wanted."""
+    cluster = passthrough(names.inbound(number), source)
+    cluster.metadata.CopyFrom(pb.message("envoy.config.core.v3.Metadata")(**_istio(service)))
+    if port.is_http or port.is_sniffed:
+        _set_http(cluster, ConnectionPool(), port.is_http2, port.is_sniffed)
     return cluster
 
 
@@ -121,7 +121,7 @@ def tcp_limits(scope: Scope, name: str) -> TcpPool | None:
     direction, port, subset, host = name.split("|")
     service = scope.store.services.get(host)
     rule = scope.store.destination_rule(service, scope.proxy.namespace) if service else None
-    if direction != "outbound" or rule is None:
+    if not direction.startswith("outbound") or rule is None:
         return None
     own = [one.traffic_policy for one in rule.spec.subsets if one.name == subset]
     return _effective([*own, rule.spec.traffic_policy], int(port))[1].tcp
@@ -183,6 +183,7 @@ def _cluster(
     name: str,
     policies: list[TrafficPolicy | None],
     discovery: str,
+    tcp: bool,
 ) -> Any:
     balancer = _balancer(policies, service, port.number)
     _, pool, client_tls = _effective(policies, port.number)
@@ -209,13 +210,16 @@ def _cluster(
         cluster.dns_lookup_family = _dns_family(proxy)
     in_mesh = any(map(store.peers.accepts_mutual_tls, service.backends[port.number]))
     http2 = port.is_http2 or (port.is_http and pool.http.h2_upgrade_policy == "UPGRADE")
-    # The server must choose by ALPN what is spoken here anyway.
-    alpn = [] if not port.is_http else ["h2"] if http2 else ["http/1.1"]
-    if port.is_http and pool.http.use_client_protocol:
+    if tcp or port.is_sniffed:
+        alpn = []  # what the client speaks, which a server could only make wrong
+    elif pool.http.use_client_protocol:
         alpn = ["h2", "http/1.1"]
-    _set_tls(store, proxy, service, port, cluster, client_tls, in_mesh, alpn)
-    if port.is_http:
-        _set_http(cluster, pool, http2)
+    else:
+        # The server must choose by ALPN what is spoken here anyway.
+        alpn = ["h2"] if http2 else ["http/1.1"]
+    _set_tls(store, proxy, service, port, cluster, client_tls, in_mesh, alpn, not tcp)
+    if not tcp:
+        _set_http(cluster, pool, http2, port.is_sniffed)
     # Where the client chooses the endpoint it goes there, however that is.
     if discovery != "ORIGINAL_DST":
         set_health_check(cluster, health_check(store.health_checks, service, port), service.host, http2)
@@ -283,6 +287,7 @@ def _set_tls(
     wanted: ClientTls | None,
     in_mesh: bool,
     alpn: list[str],
+    http: bool,
 ) -> None:
     mode = wanted.mode if wanted else ("ISTIO_MUTUAL" if in_mesh and not service.external else "DISABLE")
     if mode == "DISABLE":
@@ -292,7 +297,8 @@ def _set_tls(
         cluster.transport_socket.CopyFrom(pb.message("envoy.config.core.v3.TransportSocket")(**secured))
         return
     sni = (wanted.sni if wanted else "") or f"outbound_.{port.number}_._.{service.host}"
-    transport = tls.outbound(proxy, _identities(store, service, port, wanted), sni, alpn)
+    told = [tls.MESH_HTTP] if http and port.is_sniffed else []
+    transport = tls.outbound(proxy, _identities(store, service, port, wanted), sni, [*told, tls.MESH_PROTOCOL, *alpn])
     if wanted is not None or cluster.type == pb.Cluster.ORIGINAL_DST:
         # Who asks for it means every endpoint; and one that the client chose is an address without labels.
         cluster.transport_socket.CopyFrom(pb.message("envoy.config.core.v3.TransportSocket")(**transport))
@@ -316,10 +322,10 @@ def _identities(store: Store, service: Service, port: Port, wanted: ClientTls | 
     return [*served, *service.subject_alt_names]
 
 
-def _set_http(cluster: Any, pool: ConnectionPool, http2: bool) -> None:
+def _set_http(cluster: Any, pool: ConnectionPool, http2: bool, as_client: bool = False) -> None:
     options = pb.message(_HTTP_OPTIONS)()
     streams = pool.http.max_concurrent_streams
-    if pool.http.use_client_protocol:
+    if as_client or pool.http.use_client_protocol:
         options.use_downstream_protocol_config.http_protocol_options.SetInParent()
         options.use_downstream_protocol_config.http2_protocol_options.SetInParent()
         if streams is not None:

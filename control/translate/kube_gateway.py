@@ -34,7 +34,8 @@ def sites(scope: Scope) -> Iterator[Site]:
 
 def tcp_rule(scope: Scope, route: TCPRoute | TLSRoute, rule: RouteRule, names: tuple[str, ...] = ()) -> L4Rule:
     """Where connections go."""
-    return L4Rule([(backends.cluster(scope, route, one), one.weight) for one in rule.backend_refs if one.weight], names)
+    shares = [(backends.cluster(scope, route, one, tcp=True), one.weight) for one in rule.backend_refs if one.weight]
+    return L4Rule(shares, names)
 
 
 def _site(scope: Scope, gateway: KubeGateway, listener: Listener) -> Site:

@@ -49,7 +49,7 @@ def _shares(scope: Scope, rule: TcpRoute | TlsRoute, virtual: VirtualService, pl
         target = share.destination
         number = target.port.number if target.port else None
         cluster = scope.destination(
-            target.host, virtual.namespace, target.subset, number, place.default_port, target.at
+            target.host, virtual.namespace, target.subset, number, place.default_port, target.at, tcp=True
         )
         weight = 1 if len(rule.route) == 1 else share.weight or 0
         if weight:

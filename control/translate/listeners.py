@@ -17,6 +17,10 @@ from pymesh.control.xds import pb
 _MANAGER = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 
 
+#: What the HTTP inspector calls that which a connection manager takes. HTTP/1.0 is passed on, as with Istio.
+SNIFFED_HTTP = ("http/1.1", "h2c")
+
+
 def http(
     scope: Scope,
     stat_prefix: str,
@@ -135,9 +139,11 @@ def listener(
     direction: Literal["INBOUND", "OUTBOUND"],
     chains: Sequence[dict[str, Any]],
 ) -> Any:
-    """A listener. A chain that asks for TLS, or for what a client says in it, needs the TLS inspector.
+    """A listener. A chain that asks for TLS, or for what a client says in it, needs the TLS inspector; one for HTTP
+    that is to be seen needs the HTTP inspector.
 
-    Into a workload may come who waits for the server to speak first: after a second without a word it is plain text.
+    Who waits for the server to speak first may come into a workload, and to a port of which it is not known what is
+    spoken there: after a second without a word it is plain text, and no HTTP.
     """
     made = pb.Listener(
         name=name,
@@ -147,10 +153,16 @@ def listener(
         per_connection_buffer_limit_bytes=wrapped(1024 * 1024),
     )
     matches = [chain.filter_chain_match for chain in made.filter_chains]
-    if any(match.server_names or match.transport_protocol or match.application_protocols for match in matches):
+    wanted = {protocol for match in matches for protocol in match.application_protocols}
+    sniffs = not wanted.isdisjoint(SNIFFED_HTTP)
+    by_tls = any(match.server_names or match.transport_protocol for match in matches) or wanted - {*SNIFFED_HTTP}
+    if by_tls:
         inspector = pb.message("envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector")()
         made.listener_filters.add(**extension("envoy.filters.listener.tls_inspector", inspector))
-        if direction == "INBOUND":
-            made.listener_filters_timeout.CopyFrom(pb.message("google.protobuf.Duration")(seconds=1))
-            made.continue_on_listener_filters_timeout = True
+    if sniffs:
+        looker = pb.message("envoy.extensions.filters.listener.http_inspector.v3.HttpInspector")()
+        made.listener_filters.add(**extension("envoy.filters.listener.http_inspector", looker))
+    if sniffs or (by_tls and direction == "INBOUND"):
+        made.listener_filters_timeout.CopyFrom(pb.message("google.protobuf.Duration")(seconds=1))
+        made.continue_on_listener_filters_timeout = True
     return made

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from pymesh.control.store.services import Service
+from pymesh.control.store.services import Port, Service
 
 
-def outbound(service: Service, port: int, subset: str = "") -> str:
-    """The cluster for a port of a service, or for one subset of it."""
-    return f"outbound|{port}|{subset}|{service.host}"
+def outbound(service: Service, port: Port, subset: str = "", *, tcp: bool = False) -> str:
+    """The cluster for a port of a service, or for one subset of it; with ``tcp`` for connections that are no HTTP.
+
+    Where what is spoken is looked for there are both: the other end is told which it is when TLS begins.
+    """
+    direction = "outbound_tcp" if tcp and port.is_sniffed else "outbound"
+    return f"{direction}|{port.number}|{subset}|{service.host}"
 
 
 def inbound(port: int) -> str:

@@ -28,7 +28,15 @@ class Scope:
     guards: dict[Any, list[dict[str, Any]]] = field(default_factory=dict)
 
     def cluster(
-        self, host: str, namespace: str, subset: str, port: int | None, default: int | None, at: Position
+        self,
+        host: str,
+        namespace: str,
+        subset: str,
+        port: int | None,
+        default: int | None,
+        at: Position,
+        *,
+        tcp: bool = False,
     ) -> str | None:
         """The cluster that a destination means; None, and a warning, if it has no such port here."""
         service = self.store.service(host, namespace)
@@ -49,13 +57,21 @@ class Scope:
             message = f"{service.host!r} has no subset {subset!r} for clients in {self.proxy.namespace!r}"
             self.report.warning(at, message, "the DestinationRule of their own namespace comes first")
             return None
-        return self.use(service, found, subset)
+        return self.use(service, found, subset, tcp=tcp)
 
     def destination(
-        self, host: str, namespace: str, subset: str, port: int | None, default: int | None, at: Position
+        self,
+        host: str,
+        namespace: str,
+        subset: str,
+        port: int | None,
+        default: int | None,
+        at: Position,
+        *,
+        tcp: bool = False,
     ) -> str:
         """The same, where a destination that is not there gets its share of failures (503), as with Istio."""
-        found = self.cluster(host, namespace, subset, port, default, at)
+        found = self.cluster(host, namespace, subset, port, default, at, tcp=tcp)
         service = self.store.service(host, namespace)
         return found or f"outbound|{port or default or 0}|{subset}|{service.host if service else host}"
 
@@ -64,12 +80,12 @@ class Scope:
         service = self.store.service(name, self.proxy.namespace)
         return service is not None and service.selects(self.proxy.namespace, self.proxy.labels)
 
-    def use(self, service: Service, port: Port, subset: str = "") -> str:
-        """The cluster of a port, which the proxy will be given."""
+    def use(self, service: Service, port: Port, subset: str = "", *, tcp: bool = False) -> str:
+        """The cluster of a port, which the proxy will be given; with ``tcp`` the one for connections."""
         if (service.host, port.number) not in self.needed:
             self._caution(service, port)
         self.needed[service.host, port.number] = (service, port)
-        return names.outbound(service, port.number, subset)
+        return names.outbound(service, port, subset, tcp=tcp)
 
     def _caution(self, service: Service, port: Port) -> None:
         """Warn of a service that this proxy cannot reach as its resource says."""

@@ -45,18 +45,55 @@ def ingress(scope: Scope, one: IngressListener) -> tuple[list[dict[str, Any]], A
 
 def inbound_chains(scope: Scope, number: int, is_http: bool, stat_prefix: str) -> list[dict[str, Any]]:
     """To the inbound cluster of a port."""
-    name = names.inbound(number)
     if not is_http:
-        return inbound_tcp(scope, number, name)
-    filters = selected_filters.inbound(scope, number)
-    network = [listeners.http(scope, stat_prefix, "inbound", _inbound_routes(name, number), filters)]
-    return _as_peers_may(scope, number, network, is_http=True)
+        return inbound_tcp(scope, number, names.inbound(number))
+    return _as_peers_may(scope, number, _requests(scope, number, stat_prefix), is_http=True)
 
 
 def inbound_tcp(scope: Scope, number: int, cluster: str) -> list[dict[str, Any]]:
     """To a cluster, as connections that nobody looks into; the last chain takes whatever the others do not."""
-    network = [*access.inbound_tcp(scope), *listeners.tcp(scope, cluster, "inbound", [(cluster, 1)])]
-    return _as_peers_may(scope, number, network, is_http=False)
+    return _as_peers_may(scope, number, _connections(scope, cluster), is_http=False)
+
+
+def inbound_sniffed(scope: Scope, number: int, stat_prefix: str) -> list[dict[str, Any]]:
+    """To the inbound cluster of a port that does not say what is spoken there.
+
+    The mesh's clients say when TLS begins whether they speak HTTP; of plain text it is seen. Every chain asks for TLS
+    or for plain text: as soon as one does, Envoy tries none that does not.
+    """
+    requests = {"filters": _requests(scope, number, stat_prefix)}
+    connections = {"filters": _connections(scope, names.inbound(number))}
+    plain: dict[str, Any] = {"transport_protocol": "raw_buffer"}
+    secured: dict[str, Any] = {"transport_protocol": "tls"}
+    seen: dict[str, Any] = {**plain, "application_protocols": listeners.SNIFFED_HTTP}
+    told: dict[str, Any] = {**secured, "application_protocols": tls.MESH_HTTPS}
+    open_to_all = [
+        {**requests, "filter_chain_match": seen},
+        {**connections, "filter_chain_match": plain},
+        {**connections, "filter_chain_match": secured},
+    ]
+    mode = scope.store.peers.mode(scope.proxy.namespace, scope.proxy.labels, number)
+    if mode == "DISABLE":
+        return open_to_all
+    # No protocol is chosen, not for requests either: which HTTP it is they tell themselves.
+    socket = tls.inbound(scope.proxy, scope.store.options.trust_domain, http=False)
+    first = {**requests, "transport_socket": socket, "filter_chain_match": told}
+    mutual = {**connections, "transport_socket": socket}
+    if mode == "STRICT":
+        return [first, {**mutual, "filter_chain_match": secured}, {**mutual, "filter_chain_match": plain}]
+    of_mesh: dict[str, Any] = {**secured, "application_protocols": [tls.MESH_PROTOCOL]}
+    return [first, {**mutual, "filter_chain_match": of_mesh}, *open_to_all]
+
+
+def _requests(scope: Scope, number: int, stat_prefix: str) -> list[dict[str, Any]]:
+    """The network filters of a port for HTTP."""
+    filters = selected_filters.inbound(scope, number)
+    return [listeners.http(scope, stat_prefix, "inbound", _inbound_routes(names.inbound(number), number), filters)]
+
+
+def _connections(scope: Scope, cluster: str) -> list[dict[str, Any]]:
+    """The network filters for connections that nobody looks into."""
+    return [*access.inbound_tcp(scope), *listeners.tcp(scope, cluster, "inbound", [(cluster, 1)])]
 
 
 def _as_peers_may(scope: Scope, number: int, network: list[dict[str, Any]], *, is_http: bool) -> list[dict[str, Any]]:
@@ -175,9 +212,9 @@ def _host_matches(pattern: str, host: str) -> bool:
 
 
 def _port(service: Service, wanted: ListenerPort) -> Port | None:
-    """By number, else by name, else the only one that speaks HTTP (or does not), as the listener."""
+    """By number, else by name, else the only one that speaks HTTP (or does not), or may, as the listener."""
     is_http = wanted.protocol in HTTP_PROTOCOLS
-    fitting = [port for port in service.ports if port.is_http == is_http]
+    fitting = [port for port in service.ports if port.is_http == is_http or port.is_sniffed]
     for port in fitting:
         if port.number == wanted.number:
             return port
@@ -208,6 +245,18 @@ def _outbound_routes(scope: Scope, number: int, found: Sequence[tuple[Service, P
             routes=[{"name": "block_all", "match": {"prefix": "/"}, "direct_response": {"status": 502}}],
         )
     return routes.allow_bodies(made)
+
+
+def sniffed_table(scope: Scope, service: Service, port: Port) -> Any:
+    """The routes for the requests among the connections to a port that does not say what is spoken there. Its address
+    tells the service, so any host will do.
+    """
+    name = f"{service.host}:{port.number}"
+    table = pb.RouteConfiguration(name=name, validate_clusters={"value": False}, ignore_port_in_host_matching=True)
+    table.virtual_hosts.add(
+        name=name, domains=["*"], routes=service_routes(scope, service, port), include_request_attempt_count=True
+    )
+    return routes.allow_bodies(table)
 
 
 def service_routes(scope: Scope, service: Service, port: Port) -> list[Any]:
@@ -274,4 +323,4 @@ def tcp_rules(scope: Scope, service: Service, port: Port) -> list[L4Rule]:
             rules.append(rule)
             if not rule.subnets:
                 return rules
-    return [*rules, L4Rule([(scope.use(service, port), 1)])]
+    return [*rules, L4Rule([(scope.use(service, port, tcp=True), 1)])]

@@ -33,6 +33,9 @@ _API_CONFIG_SOURCE = b"\x12"
 
 #: What clients of the mesh ask for beside HTTP. No server chooses it: it tells TLS of the mesh from others'.
 MESH_PROTOCOL = "istio"
+#: What they ask for first where what they speak is looked for, and is HTTP (as Istio's), and what Istio's may ask for.
+MESH_HTTP = "istio-http/1.1"
+MESH_HTTPS = ("istio-http/1.0", MESH_HTTP, "istio-h2")
 
 
 def inbound(proxy: Proxy, trust_domain: str, *, http: bool) -> dict[str, Any]:
@@ -47,7 +50,7 @@ def inbound(proxy: Proxy, trust_domain: str, *, http: bool) -> dict[str, Any]:
 def outbound(proxy: Proxy, identities: Iterable[str], sni: str, alpn: list[str]) -> dict[str, Any]:
     """Mutual TLS with a service whose workloads are one of ``identities``."""
     names = [{"exact": identity} for identity in sorted(set(identities))]
-    common = _mesh(proxy, names, [MESH_PROTOCOL, *alpn])
+    common = _mesh(proxy, names, alpn)
     context = pb.message(_PACKAGE + "UpstreamTlsContext")(common_tls_context=common, sni=sni)
     return extension(_TLS, context)
 

@@ -100,7 +100,8 @@ class Told:
                     return True
             elif config.DESCRIPTOR.name == "TcpProxy":
                 clusters = [config.cluster, *(share.name for share in config.weighted_clusters.clusters)]
-                if any(name.startswith(f"outbound|{port}|") and name.endswith(f"|{host}") for name in clusters):
+                ways = (f"outbound|{port}|", f"outbound_tcp|{port}|")
+                if any(name.startswith(ways) and name.endswith(f"|{host}") for name in clusters):
                     return True
         return False
 

@@ -81,7 +81,7 @@ def has_flags(line: Line) -> bool:
 def direction(line: Line) -> str:
     """`in` or `out`, by Istio's name of the cluster; `-` where no cluster was chosen or it says neither."""
     found = str(line.get("upstream_cluster") or "").partition("|")[0].lower()
-    return {"inbound": "in", "outbound": "out"}.get(found, "-")
+    return {"inbound": "in", "outbound": "out", "outbound_tcp": "out"}.get(found, "-")
 
 
 class Tap:

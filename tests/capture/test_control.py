@@ -104,6 +104,51 @@ spec:
   ports: [{{number: 9999, name: tcp, protocol: TCP}}]
 """
 
+#: No port says what is spoken there.
+UNTOLD = f"""
+apiVersion: v1
+kind: Service
+metadata: {{name: web, namespace: shop}}
+spec: {{selector: {{app: web}}, clusterIP: {WEB}, ports: [{{port: 80, targetPort: 8081}}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: db, namespace: shop}}
+spec: {{selector: {{app: web}}, clusterIP: {DATABASE}, ports: [{{name: main, port: 5432, targetPort: 3307}}]}}
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {{name: web-1, namespace: shop}}
+spec: {{address: {WORLD[4]}, labels: {{app: web}}}}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: web, namespace: shop}}
+spec:
+  hosts: [web]
+  http:
+    - {{match: [{{uri: {{prefix: /teapot}}}}], directResponse: {{status: 418}}}}
+    - {{route: [{{destination: {{host: web}}}}], headers: {{response: {{set: {{x-route: main}}}}}}}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: client, namespace: shop}}
+spec: {{selector: {{app: client}}, clusterIP: 10.99.0.5, ports: [{{name: a, port: 8080}}, {{name: b, port: 9000}}]}}
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {{name: client, namespace: shop}}
+spec: {{selector: {{matchLabels: {{app: client}}}}, mtls: {{mode: DISABLE}}}}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: client, namespace: shop}}
+spec:
+  selector: {{matchLabels: {{app: client}}}}
+  action: DENY
+  rules: [{{to: [{{operation: {{paths: [/secret], ports: ["8080"]}}}}]}}]
+"""
+
 
 def test_envoy_takes_every_resource(tmp_path: Path) -> None:
     head, _, rest = GOLDEN.read_text().partition("\n---\n")
@@ -118,9 +163,9 @@ def test_envoy_takes_every_resource(tmp_path: Path) -> None:
 
 
 @contextmanager
-def _controlled(kind: str, policy: str, folder: Path) -> Iterator[Sidecar]:
+def _controlled(kind: str, policy: str, folder: Path, mesh: str = MESH) -> Iterator[Sidecar]:
     (folder / "mesh").mkdir()
-    (folder / "mesh" / "mesh.yaml").write_text(MESH)
+    (folder / "mesh" / "mesh.yaml").write_text(mesh)
     server = cluster("control", [CONTROL], http2=True)
     config = dynamic("DELTA_GRPC", server, ADMIN)
     config["node"] = {
@@ -139,6 +184,30 @@ def _controlled(kind: str, policy: str, folder: Path) -> Iterator[Sidecar]:
 def allowing(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
     with _controlled(request.param, "ALLOW_ANY", tmp_path_factory.mktemp("mesh")) as made:
         yield made
+
+
+@pytest.fixture(scope="module", params=["pymesh", "envoy"])
+def untold(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
+    with _controlled(request.param, "ALLOW_ANY", tmp_path_factory.mktemp("mesh"), UNTOLD) as made:
+        yield made
+
+
+def test_http_is_seen_where_no_port_says_it(untold: Sidecar) -> None:
+    status, headers, body = get(untold.pod, url(WEB, 80))
+    assert (status, headers["x-route"], body[:2]) == (200, "main", [WORLD[4], "8081"])
+    for version in ("--http1.1", "--http2-prior-knowledge"):
+        status, _, _ = get(untold.pod, url(WEB, 80, "/teapot"), version)
+        assert status == 418
+    status, headers, body = get(untold.world, url(POD[4], 8080))
+    assert (status, body[:2], "x-envoy-upstream-service-time" in headers) == (200, [POD[4], "8080"], True)
+    status, _, _ = get(untold.world, url(POD[4], 8080, "/secret"))
+    assert status == 403
+
+
+def test_what_is_no_http_passes_where_no_port_says_it(untold: Sidecar) -> None:
+    """Also where the server speaks first: nobody waits for ever for what the client would say."""
+    assert untold.pod.talk(DATABASE, 5432) == [f"hello {WORLD[4]} 3307 {POD[4]}", "ping"]
+    assert untold.world.talk(POD[4], 9000) == [f"hello {POD[4]} 9000 127.0.0.6", "ping"]
 
 
 @pytest.mark.parametrize("target", [url(ANYWHERE[4], 80), url(WEB, 80)])

@@ -203,6 +203,51 @@ def test_a_service_keeps_its_clients(mesh: Shop) -> None:
         mesh.cluster.delete("v1", "Service", "shelf", "shop")
 
 
+def test_a_port_that_says_nothing_carries_http_all_the_same(mesh: Shop) -> None:
+    """As `kubectl expose` makes it. Over mutual TLS, too, the other side knows that these are requests."""
+    path = "/api/v1/namespaces/shop/services/catalog"
+    reviews, pods = mesh.pod("reviews", version="v1"), mesh.node.all("shop", app="catalog")
+    told = {"reporter": "destination", "source_principal": f"{_PRINCIPAL}/reviews", "response_code": "200"}
+
+    def known() -> bool:
+        def read() -> bytes:
+            with urllib.request.urlopen("http://127.0.0.1:15000/config_dump", timeout=20) as page:
+                return bytes(page.read())
+
+        inward = all(b'"istio-http/1.1"' in pod.space.call(read) for pod in pods)
+        return inward and b"outbound_tcp|80||catalog.shop.svc.cluster.local" in reviews.space.call(read)
+
+    def ports(*wanted: dict[str, object]) -> None:
+        changed = {"spec": {"ports": list(wanted)}}
+        mesh.cluster.request("PATCH", path, changed, content_type="application/merge-patch+json")
+
+    def asked() -> str:
+        """Over a connection of its own: those that are open stay what they were."""
+        return reviews.run("reviews", "python3", "-c", _ASK, "http://catalog/products").strip()
+
+    def counted() -> int:
+        return sum(mesh.requests_total(one, **told) for one in pods)
+
+    ports({"port": 80, "targetPort": "http"})
+    try:
+        mesh.node.wait("the port is no longer HTTP by its name", known)
+        # Until the slices have the port's new name nobody serves it.
+        mesh.node.wait("it is served", lambda: asked() == "200")
+        before = counted()
+        assert [asked() for _ in range(4)] == ["200"] * 4
+        assert counted() == before + 4
+        who = '[{source: {principals: ["cluster.local/ns/shop/sa/reviews"]}}]'
+        rule = f"{{from: {who}, to: [{{operation: {{paths: [/products]}}}}]}}"
+        wanted = f"action: DENY, selector: {{matchLabels: {{app: catalog}}}}, rules: [{rule}]"
+        mesh.apply(_policy("AuthorizationPolicy", "catalog", wanted))
+        mesh.node.wait("the reviews may not", lambda: asked() == "403")
+    finally:
+        mesh.cluster.delete("security.istio.io/v1", "AuthorizationPolicy", "catalog", "shop")
+        ports({"name": "http", "port": 80, "targetPort": "http"})
+    mesh.node.wait("it is by its name", lambda: not known())
+    mesh.node.wait("the shop serves", lambda: all(mesh.serves() for _ in range(10)) and asked() == "200")
+
+
 def test_a_deployment_is_rolled_while_requests_are_answered(mesh: Shop) -> None:
     before = {one.name for one in mesh.node.all("shop", app="catalog")}
     deployment = mesh.cluster.get("apps/v1", "Deployment", "catalog", "shop")

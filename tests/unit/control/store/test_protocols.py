@@ -12,7 +12,7 @@ from pymesh.control.store.store import build
     [
         ("name: http", "HTTP"),
         ("name: http-admin", "HTTP"),
-        ("name: httpx", "TCP"),
+        ("name: httpx", "AUTO"),
         ("name: grpc-web", "GRPC"),
         ("name: tcp-db, appProtocol: http", "HTTP"),
         ("appProtocol: HTTP2", "HTTP2"),
@@ -21,13 +21,16 @@ from pymesh.control.store.store import build
         ("appProtocol: kubernetes.io/h2c", "HTTP2"),
         ("appProtocol: kubernetes.io/ws", "HTTP"),
         ("appProtocol: kubernetes.io/wss", "HTTPS"),
-        ("name: http, appProtocol: example.com/http-alt", "TCP"),
+        ("name: http, appProtocol: example.com/http-alt", "AUTO"),
         ("name: mysql", "TCP"),
-        ("name: web", "TCP"),
+        ("name: web", "AUTO"),
+        ("port: 3306, name: web", "TCP"),
+        ("port: 3306, name: http", "HTTP"),
     ],
 )
 def test_a_port_says_what_is_spoken_there(port: str, protocol: str) -> None:
-    text = f"apiVersion: v1\nkind: Service\nmetadata: {{name: a}}\nspec: {{ports: [{{port: 80, {port}}}]}}\n"
+    written = port if port.startswith("port") else f"port: 80, {port}"
+    text = f"apiVersion: v1\nkind: Service\nmetadata: {{name: a}}\nspec: {{ports: [{{{written}}}]}}\n"
     store, _ = build(load_text("f", text, Report()))
     (service,) = store.services.values()
     assert service.ports[0].protocol == protocol

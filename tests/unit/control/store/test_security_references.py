@@ -10,7 +10,7 @@ SERVICES = """\
 apiVersion: v1
 kind: Service
 metadata: {name: opa, namespace: authz}
-spec: {selector: {app: opa}, ports: [{name: grpc, port: 9191}, {name: http, port: 80}, {name: data, port: 90}]}
+spec: {selector: {app: opa}, ports: [{name: grpc, port: 9191}, {name: http, port: 80}, {name: tcp-data, port: 90}]}
 ---
 apiVersion: networking.istio.io/v1
 kind: WorkloadEntry
