@@ -58,13 +58,15 @@ class Workload:
     health: Literal["HEALTHY", "DRAINING"] = "HEALTHY"
     #: Zones whose clients should prefer it, as EndpointSlices hint.
     for_zones: tuple[str, ...] = ()
+    #: Whoever described it has named its service account, which it has as a member of the mesh.
+    is_member: bool = False
     #: The document that tells of it.
     at: Position = field(default=Position("<built in>"), compare=False, repr=False)
 
     @property
     def in_mesh(self) -> bool:
-        """Whether a proxy that speaks mutual TLS stands before it."""
-        return self.labels.get(TLS_MODE_LABEL) == "istio"
+        """Whether a proxy that speaks mutual TLS stands before it: its label says so, or else that it is a member."""
+        return self.labels.get(TLS_MODE_LABEL, "istio" if self.is_member else "") == "istio"
 
     def address_for(self, ipv6: bool) -> str:
         """The address for a client that prefers this IP version."""
@@ -92,6 +94,8 @@ def from_endpoint(spec: Endpoint, name: str, namespace: str, labels: Mapping[str
         spec.service_account,
         spec.weight,
         locality,
+        # As with Istio: "the service account associated with the workload if a sidecar is present in the workload".
+        is_member=bool(spec.service_account),
         at=spec.place("address"),
     )
 

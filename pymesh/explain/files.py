@@ -125,7 +125,7 @@ class FileSource:
     def why_not(self, name: str) -> str | None:
         """Why a workload of this name is no member, if there is one."""
         if name in self._without_proxy:
-            return f"has no proxy: its WorkloadEntry lacks the label {TLS_MODE_LABEL}: istio"
+            return f"has no proxy: its WorkloadEntry has neither a serviceAccount nor the label {TLS_MODE_LABEL}: istio"
         return None
 
     def _add(self, proxy: Proxy, identity: str | None = None) -> Member:

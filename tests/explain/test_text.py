@@ -82,7 +82,8 @@ ASKED = *MESH, "--from", "front-1", "--to", "orders"
         ),
         (
             [*MESH, "--from", "legacy-1", "--to", "orders"],
-            "'legacy-1' has no proxy: its WorkloadEntry lacks the label security.istio.io/tlsMode: istio\n"
+            "'legacy-1' has no proxy: its WorkloadEntry has neither a serviceAccount nor the label "
+            "security.istio.io/tlsMode: istio\n"
             "hint: --from none is somebody without one",
         ),
         (
