@@ -101,10 +101,12 @@ def without_others(one: Object) -> dict[str, Any]:
 
 
 def is_for_mesh(one: Object) -> bool:
-    """Whether it can tell the mesh anything: not a Service or a slice without a TCP port."""
+    """Whether it can tell the mesh anything: not a Service or a slice without a TCP port. Another name needs none."""
     kind = one.get("kind")
     if kind == "Service":
-        return any(_is_tcp(port) for port in (one.get("spec") or {}).get("ports") or ())
+        spec = one.get("spec") or {}
+        ports = spec.get("ports") or ()
+        return any(_is_tcp(port) for port in ports) or (not ports and spec.get("type") == "ExternalName")
     if kind == "EndpointSlice":
         return one.get("addressType") != "FQDN"
     return True

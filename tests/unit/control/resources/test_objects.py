@@ -186,6 +186,8 @@ def test_of_a_pod_who_and_where_is_read() -> None:
         ("Service", {"spec": {"ports": [{"port": 53, "protocol": "UDP"}]}}, False),
         ("Service", {"spec": {"clusterIP": "None"}}, False),
         ("Service", {"spec": {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53}]}}, True),
+        ("Service", {"spec": {"type": "ExternalName", "externalName": "a.example"}}, True),
+        ("Service", {"spec": {"type": "ExternalName", "ports": [{"port": 53, "protocol": "UDP"}]}}, False),
         ("EndpointSlice", {"addressType": "FQDN"}, False),
         ("EndpointSlice", {"addressType": "IPv4", "endpoints": None, "ports": None}, True),
     ],
