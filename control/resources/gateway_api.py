@@ -164,7 +164,7 @@ def possible_kinds(protocol: str, passes_on: bool) -> tuple[RouteKindName, ...]:
     if protocol in ("HTTP", "HTTPS"):
         return ("HTTPRoute", "GRPCRoute")
     if protocol in ("TLS", "TCP"):
-        return ("TLSRoute",) if passes_on else ("TCPRoute",)
+        return ("TLSRoute",) if passes_on else ("TCPRoute",) if protocol == "TCP" else ("TLSRoute", "TCPRoute")
     return ()
 
 
@@ -204,7 +204,7 @@ class Listener(Located):
         if self.hostname:
             yield from hostname_problems("hostname", self.hostname)
         if not self.kinds:
-            hint = "HTTPRoute and GRPCRoute need HTTP or HTTPS; TLSRoute needs TLS that passes; TCPRoute the rest"
+            hint = "HTTPRoute and GRPCRoute need HTTP or HTTPS; TLSRoute needs TLS; TCPRoute TCP, or TLS that ends here"
             yield Problem("allowedRoutes", f"no such route can bind to protocol {self.protocol}", hint)
 
 

@@ -130,9 +130,10 @@ def _with_tls(scope: Scope, chain: dict[str, Any], site: Site) -> dict[str, Any]
         return chain
     transport = tls.server(site.tls, site.secrets, scope.proxy, scope.store.options.trust_domain)
     found = {**chain, "transport_socket": transport}
-    server_names = [host for host in site.server_names if host != "*"]
+    match = chain.get("filter_chain_match", {})
+    server_names = match.get("server_names") or [host for host in site.server_names if host != "*"]
     if server_names:
-        found["filter_chain_match"] = {**chain.get("filter_chain_match", {}), "server_names": server_names}
+        found["filter_chain_match"] = {**match, "server_names": server_names}
     return found
 
 

@@ -60,12 +60,12 @@ def _site(scope: Scope, gateway: KubeGateway, listener: Listener) -> Site:
     )
     if site.is_http:
         site.hosts = _hosts(scope, gateway, listener, hostname, site.terminates)
-    elif listener.passes_on:
-        for host, found in _by_host(scope, scope.store.tls_routes, gateway, listener, hostname).items():
-            site.rules += [tcp_rule(scope, route, rule, (host,)) for route in found for rule in route.spec.rules]
-    else:
-        bound = [route for route in scope.store.tcp_routes if scope.store.binds(route, gateway, listener)]
-        site.rules = [tcp_rule(scope, route, rule) for route in bound for rule in route.spec.rules]
+        return site
+    # Where TLS ends at the listener, a TLSRoute has the server names that it asks for, and a TCPRoute the others.
+    for host, found in _by_host(scope, scope.store.tls_routes, gateway, listener, hostname).items():
+        site.rules += [tcp_rule(scope, route, rule, (host,)) for route in found for rule in route.spec.rules]
+    bound = [route for route in scope.store.tcp_routes if scope.store.binds(route, gateway, listener)]
+    site.rules += [tcp_rule(scope, route, rule) for route in bound for rule in route.spec.rules]
     return site
 
 

@@ -197,7 +197,7 @@ CASES = {
     "route that cannot bind": (
         listener("port: 1, protocol: TCP, allowedRoutes: {kinds: [{kind: HTTPRoute}]}"),
         ["4:96: error: listeners[0]: no such route can bind to protocol TCP\n"
-         "  hint: HTTPRoute and GRPCRoute need HTTP or HTTPS; TLSRoute needs TLS that passes; TCPRoute the rest"],
+         "  hint: HTTPRoute and GRPCRoute need HTTP or HTTPS; TLSRoute needs TLS; TCPRoute TCP, or TLS that ends here"],
     ),
     "unknown protocol": (
         listener("port: 1, protocol: UDP"),
