@@ -51,11 +51,16 @@ def groups(found: Sequence[Backend], proxy: Proxy, setting: LocalityLbSetting, f
         return _group(found, [0] * len(found))
     if setting.distribute:
         return _distributed(_group(found, [0] * len(found)), proxy.locality, setting)
-    if setting.failover_priority:
-        return _group(found, _dense([_missing(one, proxy, setting.failover_priority) for one in found]))
-    if proxy.locality == SOMEWHERE:
-        return _group(found, [0] * len(found))
-    return _group(found, _dense([_distance(one.workload.locality, proxy.locality, setting) for one in found]))
+    # As with Istio, places count beside labels only where it is said which region stands in for which.
+    by_place = proxy.locality != SOMEWHERE and bool(setting.failover or not setting.failover_priority)
+    ranks = [
+        (
+            _missing(one, proxy, setting.failover_priority),
+            _distance(one.workload.locality, proxy.locality, setting) if by_place else 0,
+        )
+        for one in found
+    ]
+    return _group(found, _dense(ranks))
 
 
 def _group(found: Sequence[Backend], priorities: Sequence[int]) -> list[Group]:
@@ -68,7 +73,7 @@ def _group(found: Sequence[Backend], priorities: Sequence[int]) -> list[Group]:
     ]
 
 
-def _dense(ranks: list[int]) -> list[int]:
+def _dense(ranks: list[tuple[int, int]]) -> list[int]:
     """Priorities without gaps."""
     order = sorted(set(ranks))
     return [order.index(rank) for rank in ranks]
