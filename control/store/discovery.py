@@ -123,6 +123,7 @@ def from_kubernetes(
             port.name,
             _protocol(port.port, port.name, port.app_protocol),
             port.port if port.target_port is None else port.target_port,
+            bool(port.app_protocol),
         )
         for port in spec.ports
     )

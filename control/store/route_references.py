@@ -196,5 +196,8 @@ def check_backend(store: Store, route: Route, backend: Backend, report: Report) 
         report.error(backend.at, f"the backend {backend.name!r} needs a port")
         return "BackendNotFound"
     port = found.port(backend.port)
-    is_good = lookup.check_port(found, port, backend, "port", backend.port, _is_http(route), report)
+    # The standard knows appProtocol alone. Where that is silent, whatever Istio reads in a port's name, it is the route
+    # that says what is spoken: HTTP. A call needs HTTP/2, though, which has to be said somewhere.
+    is_asked = isinstance(route, GRPCRoute) or (isinstance(route, HTTPRoute) and port is not None and port.is_declared)
+    is_good = lookup.check_port(found, port, backend, "port", backend.port, is_asked, report)
     return None if is_good else "BackendNotFound" if port is None else "UnsupportedProtocol"

@@ -27,6 +27,8 @@ class Port:
     name: str
     protocol: str
     target: int | str
+    #: Its ``appProtocol`` says what is spoken there, and not its name, or nothing at all.
+    is_declared: bool = False
 
     @property
     def is_http(self) -> bool:

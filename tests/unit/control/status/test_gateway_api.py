@@ -31,7 +31,7 @@ SERVICE = """
 apiVersion: v1
 kind: Service
 metadata: {name: cart, namespace: shop}
-spec: {clusterIP: 10.0.0.5, ports: [{name: http, port: 80}, {name: tcp, port: 81}]}
+spec: {clusterIP: 10.0.0.5, ports: [{name: http, port: 80}, {name: tcp, port: 81, appProtocol: tcp}]}
 """
 EDGE = """
 apiVersion: v1

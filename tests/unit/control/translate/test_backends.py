@@ -14,6 +14,7 @@ from pymesh.control.translate import translate
 from pymesh.control.translate.backends import UNRESOLVED
 from pymesh.control.translate.proxy import Proxy
 from pymesh.control.xds import pb
+from pymesh.testing import Mesh
 
 CART = "outbound|80||cart.shop.svc.cluster.local"
 EDGE = Proxy("router", "10.0.0.9", "edge-1", "shop", {"gateway.networking.k8s.io/gateway-name": "edge"})
@@ -21,7 +22,9 @@ MESH = """
 apiVersion: v1
 kind: Service
 metadata: {name: cart, namespace: shop}
-spec: {clusterIP: 10.0.0.5, ports: [{name: http, port: 80}, {name: tcp, port: 81}]}
+spec:
+  clusterIP: 10.0.0.5
+  ports: [{name: http, port: 80}, {name: d, appProtocol: redis, port: 81}, {name: tcp, port: 82}, {name: web, port: 83}]
 ---
 apiVersion: v1
 kind: Service
@@ -35,8 +38,8 @@ spec:
   gatewayClassName: pymesh
   listeners: [{name: http, port: 80, protocol: HTTP}, {name: tcp, port: 9000, protocol: TCP}]
 """
-#: What cannot be used: nobody, a port that does not speak HTTP, what no ReferenceGrant lets the route refer to, what is
-#: of a kind that is not known.
+#: What cannot be used: nobody, a port of which it is said that it does not speak HTTP, what no ReferenceGrant lets the
+#: route refer to, what is of a kind that is not known.
 WRONG = (
     "name: gone, port: 80",
     "name: cart, port: 81",
@@ -58,6 +61,54 @@ def test_all_requests_fail_where_there_is_no_other(wrong: str) -> None:
     (route,) = _routes("HTTPRoute", f"backendRefs: [{{{wrong}}}]")
     assert route.route.cluster == UNRESOLVED
     assert route.route.cluster_not_found_response_code == pb.RouteAction.INTERNAL_SERVER_ERROR
+
+
+@pytest.mark.parametrize("port", [82, 83])
+def test_a_route_says_what_is_spoken_where_no_app_protocol_does(port: int) -> None:
+    """What a port is called means nothing to the Gateway API."""
+    (route,) = _routes("HTTPRoute", f"backendRefs: [{{name: cart, port: {port}}}]")
+    assert route.route.cluster == f"outbound|{port}||cart.shop.svc.cluster.local"
+
+
+def test_calls_need_http2() -> None:
+    (route,) = _routes("GRPCRoute", "backendRefs: [{name: cart, port: 83}]")
+    assert route.route.cluster == UNRESOLVED
+
+
+NAMELESS = """
+apiVersion: v1
+kind: Service
+metadata: {name: cart, namespace: shop}
+spec: {selector: {app: cart}, ports: [{port: 80, targetPort: 8080}]}
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: cart-1, namespace: shop}
+spec: {address: 10.0.0.1, labels: {app: cart}}
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: cart-2, namespace: shop}
+spec: {address: 10.0.0.2, labels: {app: cart}, serviceAccount: cart}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: edge, namespace: shop}
+spec: {gatewayClassName: pymesh, listeners: [{name: http, port: 80, protocol: HTTP}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: cart, namespace: shop}
+spec: {parentRefs: [{name: edge}], rules: [{backendRefs: [{name: cart, port: 80}]}]}
+"""
+
+
+def test_requests_reach_a_port_without_a_name_with_a_sidecar_and_without() -> None:
+    with Mesh(NAMELESS) as mesh:
+        mesh.service("cart-1", lambda request: "first")
+        mesh.service("cart-2", lambda request: "second")
+        answers = [mesh.get("http://a.test/", source="edge") for _ in range(20)]
+        assert {(one.status, one.text) for one in answers} == {(200, "first"), (200, "second")}
 
 
 def test_calls_are_told_that_nobody_is_available() -> None:
