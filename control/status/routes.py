@@ -16,7 +16,7 @@ from pymesh.control.resources.gateway_routes import GRPCRoute, TCPRoute, TLSRout
 from pymesh.control.status.conditions import Condition, merged, told
 from pymesh.control.status.gateways import CONTROLLER
 from pymesh.control.status.objects import Json, Object
-from pymesh.control.store.parents import Route
+from pymesh.control.store.parents import Route, is_for_port
 from pymesh.control.store.route_references import backends, check_backend, refusal
 from pymesh.control.store.store import Store
 
@@ -85,8 +85,10 @@ def _accepted(store: Store, found: Object, route: Route, parent: ParentRef, gate
         service = store.service(parent.name, parent.namespace or route.namespace)
         if service is None:
             return Condition("Accepted", False, "NoMatchingParent", f"there is no service {parent.name!r}")
-        if parent.port is not None and service.port(parent.port) is None:
-            return Condition("Accepted", False, "NoMatchingParent", f"{service.host!r} has no port {parent.port}")
+        is_narrow = parent.port is not None or parent.section_name
+        if is_narrow and not any(is_for_port(parent, port) for port in service.ports):
+            wanted = parent.port if parent.port is not None else repr(parent.section_name)
+            return Condition("Accepted", False, "NoMatchingParent", f"{service.host!r} has no port {wanted}")
     if found.errors and not found.is_partial:
         return Condition("Accepted", False, "UnsupportedValue", told(found.errors))
     return Condition("Accepted", True, "Accepted")

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from pymesh.control.resources.diagnostics import Position
-from pymesh.control.resources.gateway_api import HTTPRoute, KubeGateway, Listener
+from pymesh.control.resources.gateway_api import HTTPRoute, KubeGateway, Listener, ParentRef
 from pymesh.control.resources.gateway_routes import GRPCRoute, TCPRoute, TLSRoute
 from pymesh.control.store.namespaces import Namespaces
-from pymesh.control.store.services import Service
+from pymesh.control.store.services import Port, Service
 
 Route = HTTPRoute | GRPCRoute | TLSRoute | TCPRoute
 R = TypeVar("R", HTTPRoute, GRPCRoute, TLSRoute, TCPRoute)
@@ -68,6 +68,11 @@ def is_admitted(namespaces: Namespaces, route: Route, gateway: KubeGateway, list
     return listener.allowed_routes.namespaces.admits(route.namespace, labels, gateway.namespace)
 
 
+def is_for_port(parent: ParentRef, port: Port) -> bool:
+    """Whether a reference to a service means this port of it: by its number, and by its name, which is the section."""
+    return parent.port in (None, port.number) and parent.section_name in ("", port.name)
+
+
 def for_service(
     written: Sequence[R], service: Service, port: int, namespace: str, named: Callable[[str, str], Service | None]
 ) -> list[R]:
@@ -76,12 +81,14 @@ def for_service(
     A route of the service's own namespace is for everybody. One of another namespace is for the clients there, and
     takes the place of those.
     """
+    known = service.port(port)
     bound = [
         route
         for route in written
         if any(
             parent.kind == "Service"
-            and parent.port in (None, port)
+            and known is not None
+            and is_for_port(parent, known)
             and named(parent.name, parent.namespace or route.namespace) is service
             for parent in route.spec.parent_refs
         )

@@ -22,6 +22,7 @@ from pymesh.control.resources.hosts import intersection
 from pymesh.control.store import lookup
 from pymesh.control.store.parents import Displaced, Route, is_admitted, listener_place
 from pymesh.control.store.route_conflicts import all_routes
+from pymesh.control.store.services import Service
 
 if TYPE_CHECKING:
     from pymesh.control.store.store import Store
@@ -62,15 +63,29 @@ def _of_parent(store: Store, route: Route, parent: ParentRef, report: Report) ->
     namespace = parent.namespace or route.namespace
     if parent.kind == "Gateway":
         return _gateway(store, route, parent, namespace, report), report.diagnostics
-    if parent.section_name:
-        report.error(parent.place("sectionName"), "a Service has no sections", "name its port with `port`")
     found = lookup.service(store, parent, "name", parent.name, namespace, report)
     if found is not None and parent.port is not None:
         lookup.check_port(found, found.port(parent.port), parent, "port", parent.port, _is_http(route), report)
+    if found is not None and parent.section_name:
+        _check_section(found, parent, _is_http(route), report)
     lost = store.displaced.get((route.title, found.host)) if found is not None else None
     if lost is not None:
         report.error(route.spec.place(lost.field), lost.message, lost.hint, rival=lost.rival)
     return report.failed, report.diagnostics
+
+
+def _check_section(service: Service, parent: ParentRef, http: bool, report: Report) -> None:
+    """A section of a Service is the port of that name; with a number, too, they have to be of the same port."""
+    names = {port.name: port for port in service.ports if port.name}
+    port = names.get(parent.section_name)
+    if port is None:
+        hint = did_you_mean(parent.section_name, names)
+        report.error(parent.place("sectionName"), f"{service.host!r} has no port {parent.section_name!r}", hint)
+    elif parent.port is None:
+        lookup.check_port(service, port, parent, "sectionName", port.number, http, report)
+    elif parent.port != port.number:
+        message = f"port {parent.section_name!r} of {service.host!r} is {port.number}, not {parent.port}"
+        report.error(parent.place("sectionName"), message, "remove one of 'port' and 'sectionName'")
 
 
 def _gateway(store: Store, route: Route, parent: ParentRef, namespace: str, report: Report) -> bool:

@@ -36,6 +36,7 @@ SELECTING, BY_NAME = selecting("team: shop"), selecting("kubernetes.io/metadata.
 NAMESPACE = "apiVersion: v1\nkind: Namespace\nmetadata: {{name: other, labels: {{team: {team}}}}}\n---\n"
 OF_SHOP = "parentRefs: [{name: edge, namespace: shop}]"
 HERE = "parentRefs: [{name: edge}]"
+OF_CART = "{group: '', kind: Service, name: cart"
 TO_CART = "rules: [{backendRefs: [{name: cart, port: 80}]}]"
 TO_TCP = "rules: [{backendRefs: [{name: cart, port: 81}]}]"
 GRANT = document(
@@ -153,8 +154,18 @@ CASES = {
          "  hint: write a ReferenceGrant there, from Gateway in 'shop' to Secret"],
     ),
     "section of a Service": (
-        SERVICE + route("HTTPRoute", "parentRefs: [{group: '', kind: Service, name: cart, sectionName: http}]"),
-        ["9:73: error: a Service has no sections\n  hint: name its port with `port`"],
+        SERVICE + route("HTTPRoute", "parentRefs: [{group: '', kind: Service, name: cart, sectionName: htpp}]"),
+        ["9:73: error: 'cart.shop.svc.cluster.local' has no port 'htpp'\n  hint: did you mean 'http'?"],
+    ),
+    "section of a Service that is another port": (
+        SERVICE + route("TCPRoute", f"parentRefs: [{OF_CART}, sectionName: http, port: 81}}], {TO_TCP}"),
+        ["9:73: error: port 'http' of 'cart.shop.svc.cluster.local' is 80, not 81\n"
+         "  hint: remove one of 'port' and 'sectionName'"],
+    ),
+    "section of a Service that is not HTTP": (
+        SERVICE + route("HTTPRoute", f"parentRefs: [{OF_CART}, sectionName: tcp}}], {TO_CART}"),
+        ["9:73: error: port 81 of 'cart.shop.svc.cluster.local' is TCP, not HTTP\n"
+         "  hint: begin the port's name with 'http', or set appProtocol"],
     ),
     "port of a Service": (
         SERVICE + route("TCPRoute", f"parentRefs: [{{group: '', kind: Service, name: cart, port: 8}}], {TO_TCP}"),
