@@ -212,7 +212,7 @@ def check_backend(store: Store, route: Route, backend: Backend, report: Report) 
         return "BackendNotFound"
     port = found.port(backend.port)
     # The standard knows appProtocol alone. Where that is silent, whatever Istio reads in a port's name, it is the route
-    # that says what is spoken: HTTP. A call needs HTTP/2, though, which has to be said somewhere.
+    # that says what is spoken: HTTP. A call needs HTTP/2, though: a port that is said to be TCP is not spoken to so.
     is_asked = isinstance(route, GRPCRoute) or (isinstance(route, HTTPRoute) and port is not None and port.is_declared)
     is_good = lookup.check_port(found, port, backend, "port", backend.port, is_asked, report)
     return None if is_good else "BackendNotFound" if port is None else "UnsupportedProtocol"

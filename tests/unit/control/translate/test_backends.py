@@ -70,9 +70,11 @@ def test_a_route_says_what_is_spoken_where_no_app_protocol_does(port: int) -> No
     assert route.route.cluster == f"outbound|{port}||cart.shop.svc.cluster.local"
 
 
-def test_calls_need_http2() -> None:
-    (route,) = _routes("GRPCRoute", "backendRefs: [{name: cart, port: 83}]")
-    assert route.route.cluster == UNRESOLVED
+@pytest.mark.parametrize(("port", "cluster"), [(82, UNRESOLVED), (83, "outbound|83||cart.shop.svc.cluster.local")])
+def test_calls_need_http2(port: int, cluster: str) -> None:
+    """A port that says nothing is spoken to as the client speaks."""
+    (route,) = _routes("GRPCRoute", f"backendRefs: [{{name: cart, port: {port}}}]")
+    assert route.route.cluster == cluster
 
 
 NAMELESS = """
