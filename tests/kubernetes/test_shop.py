@@ -47,7 +47,8 @@ _READABLE = (b"HTTP/1.1", b"PRI * HTTP/2.0", b"Boils before I am awake.", b"tin 
 
 @pytest.fixture(scope="module")
 def mesh(mesh_apis: Cluster) -> Iterator[Shop]:
-    with shop(mesh_apis, certificate_lifetime="60s") as made:
+    # Half of it is left when a sidecar asks anew: longer than the control plane is away here, also on a busy machine.
+    with shop(mesh_apis, certificate_lifetime="120s") as made:
         yield made
 
 
