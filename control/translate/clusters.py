@@ -210,8 +210,12 @@ def _cluster(
         cluster.dns_lookup_family = _dns_family(proxy)
     in_mesh = any(map(store.peers.accepts_mutual_tls, service.backends[port.number]))
     http2 = port.is_http2 or (port.is_http and pool.http.h2_upgrade_policy == "UPGRADE")
-    if tcp or port.is_sniffed:
-        alpn = []  # what the client speaks, which a server could only make wrong
+    if tcp or (port.is_sniffed and proxy.is_envoy):
+        alpn = []
+    elif port.is_sniffed:
+        # For a server to which another service says that it is HTTP: it has to choose. Ours speaks what is chosen, if
+        # anything is, Envoy what its client speaks.
+        alpn = ["h2", "http/1.1"]
     elif pool.http.use_client_protocol:
         alpn = ["h2", "http/1.1"]
     else:

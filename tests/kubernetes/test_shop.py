@@ -249,6 +249,31 @@ def test_a_port_that_says_nothing_carries_http_all_the_same(mesh: Shop) -> None:
     mesh.node.wait("the shop serves", lambda: all(mesh.serves() for _ in range(10)) and asked() == "200")
 
 
+_NAMELESS = """
+apiVersion: v1
+kind: Service
+metadata: {name: nameless, namespace: shop}
+spec: {selector: {app: catalog}, ports: [{port: 80, targetPort: http}]}
+"""
+
+
+def test_a_port_that_says_nothing_may_be_another_service_s_for_http(mesh: Shop) -> None:
+    reviews, pods = mesh.pod("reviews", version="v1"), mesh.node.all("shop", app="catalog")
+    told = {"reporter": "destination", "source_principal": f"{_PRINCIPAL}/reviews", "response_code": "200"}
+    mesh.apply(_NAMELESS)
+    try:
+
+        def asked() -> str:
+            return reviews.run("reviews", "python3", "-c", _ASK, "http://nameless/products").strip()
+
+        mesh.node.wait("it is served", lambda: asked() == "200")
+        before = sum(mesh.requests_total(one, **told) for one in pods)
+        assert [asked() for _ in range(4)] == ["200"] * 4
+        assert sum(mesh.requests_total(one, **told) for one in pods) == before + 4
+    finally:
+        mesh.cluster.delete("v1", "Service", "nameless", "shop")
+
+
 def test_a_deployment_is_rolled_while_requests_are_answered(mesh: Shop) -> None:
     before = {one.name for one in mesh.node.all("shop", app="catalog")}
     deployment = mesh.cluster.get("apps/v1", "Deployment", "catalog", "shop")
