@@ -24,7 +24,7 @@ from pymesh.control.resources.request_authentication import RequestAuthenticatio
 from pymesh.control.resources.security import AuthorizationPolicy, PeerAuthentication
 from pymesh.control.resources.traffic import HttpMatch, HttpRoute, VirtualService
 from pymesh.control.resources.workloads import ServiceEntry, Sidecar, WorkloadEntry
-from pymesh.control.store.discovery import tells_protocol
+from pymesh.control.store.discovery import SERVER_SPEAKS_FIRST, tells_protocol
 from pymesh.control.store.references import gateway_key
 from pymesh.control.store.route_conflicts import MESH
 from pymesh.control.store.store import Store
@@ -302,9 +302,11 @@ def _port_names(service: KubeService, report: Report) -> None:
     for port in service.spec.ports:
         if not tells_protocol(port.name, port.app_protocol):
             shown = f"port {port.name!r}" if port.name else f"port {port.port}"
+            is_tcp = port.port in SERVER_SPEAKS_FIRST
+            then = "it is taken for TCP" if is_tcp else "proxies look for HTTP in each connection"
             report.info(
                 port.at,
-                f"{shown} of {service.title} does not say its protocol: proxies look for HTTP in each connection",
+                f"{shown} of {service.title} does not say its protocol: {then}",
                 "begin the name with http-, grpc-, tcp- or the like, or set appProtocol",
                 "IST0118",
             )
