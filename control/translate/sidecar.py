@@ -270,8 +270,10 @@ def service_routes(scope: Scope, service: Service, port: Port) -> list[Any]:
     if bound:
         return http_route.http_routes(scope, bound, place)
     for virtual in scope.store.mesh_virtual_services(service, scope.proxy.namespace):
-        if virtual.spec.http:
-            return routes.virtual_service(scope, virtual, place)
+        # As with Istio, one of which no rule is for this client and port says nothing here: not that there is no way.
+        found = routes.virtual_service(scope, virtual, place)
+        if found:
+            return found
     return [routes.default_route(scope, cluster)]
 
 
