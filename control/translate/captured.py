@@ -14,7 +14,7 @@ listeners the workload reaches what those name, with a port on that port alone. 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -115,10 +115,12 @@ def _services(scope: Scope, resource: Sidecar | None, any_address: str, made: Ca
             (at_port.by_host if port.protocol in TLS_PROTOCOLS else at_port.by_network).append((service, port))
     tables: dict[tuple[str, int], Any] = {}
     for (address, number), found in at_address.items():
+        # Whose an address is that several give is first.
+        found.sort(key=lambda pair: pair[0].precedence)
         rules = _at_address(scope, address, found)
         is_by_name = any(rule.server_names for rule in rules)
         chains = listeners.l4(scope, rules, tls=is_by_name)
-        service, port = _first(found)
+        service, port = found[0]
         if port.is_sniffed:
             table = tables.get((service.host, number)) or sidecar.sniffed_table(scope, service, port)
             tables[service.host, number] = table
@@ -143,8 +145,7 @@ def _at_address(scope: Scope, address: str, found: list[tuple[Service, Port]]) -
     """Where connections go at an address. It tells its service, so no server name is asked for but those that
     VirtualServices ask for, and those of further TLS services at the same address.
     """
-    first, port = _first(found)
-    others = [(service, own) for service, own in found if service is not first]
+    (first, port), *others = found
     is_tls = port.protocol in TLS_PROTOCOLS
     rules = (sidecar.tls_rules(scope, first, port, ()) if is_tls else []) or sidecar.tcp_rules(scope, first, port)
     for service, own in others:
@@ -155,11 +156,6 @@ def _at_address(scope: Scope, address: str, found: list[tuple[Service, Port]]) -
                 service.at, f"{address}:{own.number} is that of {first.host!r}", "give each its own address"
             )
     return rules
-
-
-def _first(found: Sequence[tuple[Service, Port]]) -> tuple[Service, Port]:
-    """Whose an address is that several give."""
-    return min(found, key=lambda pair: pair[0].precedence)
 
 
 def _own_addresses(service: Service, port: Port) -> list[str]:
