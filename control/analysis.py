@@ -24,9 +24,10 @@ from pymesh.control.resources.request_authentication import RequestAuthenticatio
 from pymesh.control.resources.security import AuthorizationPolicy, PeerAuthentication
 from pymesh.control.resources.traffic import HttpMatch, HttpRoute, VirtualService
 from pymesh.control.resources.workloads import ServiceEntry, Sidecar, WorkloadEntry
-from pymesh.control.store.discovery import SERVER_SPEAKS_FIRST, tells_protocol
+from pymesh.control.store.discovery import protocol, tells_protocol
 from pymesh.control.store.references import gateway_key
 from pymesh.control.store.route_conflicts import MESH
+from pymesh.control.store.services import UNTOLD
 from pymesh.control.store.store import Store
 
 #: Istio's code -> its name.
@@ -302,8 +303,8 @@ def _port_names(service: KubeService, report: Report) -> None:
     for port in service.spec.ports:
         if not tells_protocol(port.name, port.app_protocol):
             shown = f"port {port.name!r}" if port.name else f"port {port.port}"
-            is_tcp = port.port in SERVER_SPEAKS_FIRST
-            then = "it is taken for TCP" if is_tcp else "proxies look for HTTP in each connection"
+            is_looked_for = protocol(port.port, port.name, port.app_protocol) == UNTOLD
+            then = "proxies look for HTTP in each connection" if is_looked_for else "it is taken for TCP"
             report.info(
                 port.at,
                 f"{shown} of {service.title} does not say its protocol: {then}",

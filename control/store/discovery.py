@@ -26,7 +26,7 @@ _PROTOCOLS = {
 }  # fmt: skip
 #: Whoever looks for what a client says there waits in vain: FTP, SSH, SMTP, DNS (as Istio), POP3, IMAP, MySQL, and
 #: MongoDB (as Istio).
-SERVER_SPEAKS_FIRST = frozenset({21, 22, 25, 53, 110, 143, 587, 3306, 27017})
+_SERVER_SPEAKS_FIRST = frozenset({21, 22, 25, 53, 110, 143, 587, 3306, 27017})
 _RESOLUTIONS: Mapping[str, Resolution] = {
     "STATIC": "EDS",
     "DNS": "DNS",
@@ -121,7 +121,7 @@ def from_kubernetes(
         Port(
             port.port,
             port.name,
-            _protocol(port.port, port.name, port.app_protocol),
+            protocol(port.port, port.name, port.app_protocol),
             port.port if port.target_port is None else port.target_port,
             bool(port.app_protocol),
         )
@@ -271,9 +271,9 @@ def tells_protocol(name: str, app_protocol: str) -> bool:
     return _word(name, app_protocol) in _PROTOCOLS
 
 
-def _protocol(number: int, name: str, app_protocol: str) -> str:
+def protocol(number: int, name: str, app_protocol: str) -> str:
     """Istio's rule: ``appProtocol``, else the port's name, up to the first dash. What neither says is looked for."""
-    return _PROTOCOLS.get(_word(name, app_protocol), "TCP" if number in SERVER_SPEAKS_FIRST else UNTOLD)
+    return _PROTOCOLS.get(_word(name, app_protocol), "TCP" if number in _SERVER_SPEAKS_FIRST else UNTOLD)
 
 
 def _word(name: str, app_protocol: str) -> str:

@@ -14,8 +14,6 @@ from pymesh.control.store.services import Port, Service
 from pymesh.control.translate import listeners, names, routes, selected_filters, sidecar
 from pymesh.control.translate.l4 import L4Rule
 from pymesh.control.translate.scope import Scope
-from pymesh.control.translate.wire import wrapped
-from pymesh.control.xds import pb
 
 PASSTHROUGH = "PassthroughCluster"
 TLS_PROTOCOLS = frozenset({"HTTPS", "TLS"})
@@ -95,9 +93,7 @@ class AtPort:
 
     def _table(self, scope: Scope, found: list[tuple[Service, Port]], allows_any: bool) -> Any:
         number = self.number
-        table = pb.RouteConfiguration(
-            name=str(number), validate_clusters=wrapped(False), ignore_port_in_host_matching=True
-        )
+        table = sidecar.route_table(str(number))
         # Services may have names and addresses in common; a domain can be in one virtual host only.
         owner: dict[str, Service] = {}
         for service, port in sorted(found, key=lambda pair: pair[0].precedence):
@@ -110,12 +106,7 @@ class AtPort:
                 message = f"{service.host!r} at port {number} is a name of {first.host!r}"
                 scope.report.warning(service.at, message, "give it a host of its own")
                 continue
-            table.virtual_hosts.add(
-                name=f"{service.host}:{number}",
-                domains=domains,
-                routes=sidecar.service_routes(scope, service, port),
-                include_request_attempt_count=True,
-            )
+            sidecar.add_service(scope, table, service, port, domains)
         route: dict[str, Any] = {"name": "block_all", "match": {"prefix": "/"}, "direct_response": {"status": 502}}
         if allows_any:
             action = {"cluster": PASSTHROUGH, **routes.within(scope, None)}

@@ -36,7 +36,7 @@ def static(translation: Translation) -> Any:
         if cluster.type == pb.Cluster.EDS:
             copy.type = pb.Cluster.STATIC
             copy.ClearField("eds_cluster_config")
-            copy.load_assignment.CopyFrom(messages[pb.ENDPOINTS][cluster.name])
+            copy.load_assignment.CopyFrom(messages[pb.ENDPOINTS][cluster.eds_cluster_config.service_name])
     made.static_resources.secrets.extend(messages[pb.SECRET].values())
     companion = pb.Cluster(
         name=SDS_CLUSTER,

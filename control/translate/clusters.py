@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -45,28 +44,36 @@ def outbound(
     """
     subsets: list[Subset | None] = [None, *(rule.spec.subsets if rule else ())]
     general = rule.spec.traffic_policy if rule else None
-    clusters, assignments = [], []
-    for subset, tcp in itertools.product(subsets, (False, True) if port.is_sniffed else (not port.is_http,)):
-        name = names.outbound(service, port, subset.name if subset else "", tcp=tcp)
+    clusters: list[Any] = []
+    assignments = []
+    forms = (False, True) if port.is_sniffed else (not port.is_http,)
+    for subset in subsets:
+        named = {names.outbound(service, port, subset.name if subset else "", tcp=tcp): tcp for tcp in forms}
         labels = subset.labels if subset else {}
         policies = [subset.traffic_policy if subset else None, general]
         if origination.is_lacking(store, proxy, _effective(policies, port.number)[2]):
-            clusters.append(black_hole(name))
+            clusters += map(black_hole, named)
             continue
         written = _effective(policies, port.number)[0].locality_lb_setting
         notices = any(one.outlier_detection for one in _layers(policies, port.number))
         setting, fails_over = locality.setting_for(written, service, notices)
-        found = endpoints.assignment(name, service, port.number, labels, proxy, store.peers, setting, fails_over)
-        cluster = _cluster(store, proxy, service, port, name, policies, _discovery(service, proxy, found), tcp)
-        if cluster.type != pb.Cluster.ORIGINAL_DST and locality.applies(setting, fails_over):
-            cluster.common_lb_config.locality_weighted_lb_config.SetInParent()
-        if cluster.type == pb.Cluster.EDS:
+        # Where a subset has two clusters, these are the endpoints of both.
+        first = next(iter(named))
+        found = endpoints.assignment(first, service, port.number, labels, proxy, store.peers, setting, fails_over)
+        discovery = _discovery(service, proxy, found)
+        for name, tcp in named.items():
+            cluster = _cluster(store, proxy, service, port, name, policies, discovery, tcp)
+            if discovery != "ORIGINAL_DST" and locality.applies(setting, fails_over):
+                cluster.common_lb_config.locality_weighted_lb_config.SetInParent()
+            if discovery == "EDS":
+                cluster.eds_cluster_config.service_name = first
+            elif discovery != "ORIGINAL_DST":
+                cluster.load_assignment.CopyFrom(found)
+            if subset is not None:
+                cluster.metadata.filter_metadata["istio"].update({"subset": subset.name})
+            clusters.append(cluster)
+        if discovery == "EDS":
             assignments.append(found)
-        elif cluster.type != pb.Cluster.ORIGINAL_DST:
-            cluster.load_assignment.CopyFrom(found)
-        if subset is not None:
-            cluster.metadata.filter_metadata["istio"].update({"subset": subset.name})
-        clusters.append(cluster)
     return clusters, assignments
 
 
@@ -205,7 +212,6 @@ def _cluster(
     _set_keepalive(cluster, pool)
     if discovery == "EDS":
         cluster.eds_cluster_config.eds_config.CopyFrom(pb.message("envoy.config.core.v3.ConfigSource")(**ADS))
-        cluster.eds_cluster_config.service_name = name
     elif discovery != "ORIGINAL_DST":
         cluster.dns_lookup_family = _dns_family(proxy)
     in_mesh = any(map(store.peers.accepts_mutual_tls, service.backends[port.number]))

@@ -46,11 +46,7 @@ def tls_rules(scope: Scope, virtual: VirtualService, place: Place) -> Iterator[L
 def _shares(scope: Scope, rule: TcpRoute | TlsRoute, virtual: VirtualService, place: Place) -> Shares:
     shares = []
     for share in rule.route:
-        target = share.destination
-        number = target.port.number if target.port else None
-        cluster = scope.destination(
-            target.host, virtual.namespace, target.subset, number, place.default_port, target.at, tcp=True
-        )
+        cluster = scope.destination(share.destination, virtual.namespace, place.default_port, tcp=True)
         weight = 1 if len(rule.route) == 1 else share.weight or 0
         if weight:
             shares.append((cluster, weight))

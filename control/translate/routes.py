@@ -9,7 +9,6 @@ from typing import Any
 
 from pymesh.control.resources.traffic import (
     PREFIX_MARK,
-    Destination,
     HeaderMatch,
     HeaderOperations,
     HttpMatch,
@@ -173,7 +172,7 @@ def _redirect(redirect: Redirect, place: Place) -> Any:
 
 
 def _forward(scope: Scope, route: Any, rule: HttpRoute, namespace: str, place: Place) -> None:
-    shares = [(_cluster(scope, share.destination, namespace, place), share) for share in rule.route]
+    shares = [(scope.destination(share.destination, namespace, place.default_port), share) for share in rule.route]
     weighted = [(cluster, share) for cluster, share in shares if share.weight or len(rule.route) == 1]
     choice: dict[str, Any]
     authority = rule.headers.request.authority
@@ -195,7 +194,7 @@ def _forward(scope: Scope, route: Any, rule: HttpRoute, namespace: str, place: P
     _rewrite(action, rule.rewrite)
     sticky.by_destination(scope, action, [cluster for cluster, _ in weighted])
     for copy in rule.copies:
-        mirror(action, _cluster(scope, copy.destination, namespace, place), copy.percentage.millionths)
+        mirror(action, scope.destination(copy.destination, namespace, place.default_port), copy.percentage.millionths)
     route.route.CopyFrom(action)
 
 
@@ -215,12 +214,6 @@ def mirror(action: Any, cluster: str, millionths: int) -> None:
             # Nobody waits for the answer to a copy, and who gives up ends the request alone: what a server that hangs
             # is sent must not heap up.
             action.ClearField("idle_timeout")
-
-
-def _cluster(scope: Scope, target: Destination, namespace: str, place: Place) -> str:
-    port = target.port.number if target.port else None
-    home = target.home or namespace
-    return scope.destination(target.host, home, target.subset, port, place.default_port, target.at)
 
 
 def _rewrite(action: Any, rewrite: Rewrite | None) -> None:

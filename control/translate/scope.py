@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pymesh.control.resources.diagnostics import Position, Report
+from pymesh.control.resources.traffic import Destination
 from pymesh.control.store.services import Port, Service
 from pymesh.control.store.store import Store
 from pymesh.control.translate import names
@@ -59,21 +60,14 @@ class Scope:
             return None
         return self.use(service, found, subset, tcp=tcp)
 
-    def destination(
-        self,
-        host: str,
-        namespace: str,
-        subset: str,
-        port: int | None,
-        default: int | None,
-        at: Position,
-        *,
-        tcp: bool = False,
-    ) -> str:
-        """The same, where a destination that is not there gets its share of failures (503), as with Istio."""
-        found = self.cluster(host, namespace, subset, port, default, at, tcp=tcp)
-        service = self.store.service(host, namespace)
-        return found or f"outbound|{port or default or 0}|{subset}|{service.host if service else host}"
+    def destination(self, target: Destination, namespace: str, default: int | None, *, tcp: bool = False) -> str:
+        """The same of a VirtualService in ``namespace``; a destination that is not there gets its share of failures
+        (503), as with Istio.
+        """
+        home, port = target.home or namespace, target.port.number if target.port else None
+        found = self.cluster(target.host, home, target.subset, port, default, target.at, tcp=tcp)
+        service = self.store.service(target.host, home)
+        return found or f"outbound|{port or default or 0}|{target.subset}|{service.host if service else target.host}"
 
     def serves(self, name: str) -> bool:
         """Whether the proxy is a workload behind the service of that name in its own namespace."""

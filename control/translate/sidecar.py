@@ -23,6 +23,7 @@ from pymesh.control.translate import (
 )
 from pymesh.control.translate.l4 import L4Rule
 from pymesh.control.translate.scope import Scope
+from pymesh.control.translate.wire import wrapped
 from pymesh.control.xds import pb
 
 
@@ -225,16 +226,9 @@ def _port(service: Service, wanted: ListenerPort) -> Port | None:
 
 
 def _outbound_routes(scope: Scope, number: int, found: Sequence[tuple[Service, Port]]) -> Any:
-    made = pb.RouteConfiguration(
-        name=str(number), validate_clusters={"value": False}, ignore_port_in_host_matching=True
-    )
+    made = route_table(str(number))
     for service, port in found:
-        host = made.virtual_hosts.add(
-            name=f"{service.host}:{port.number}",
-            domains=names.domains(service, scope.proxy.namespace),
-            routes=service_routes(scope, service, port),
-            include_request_attempt_count=True,
-        )
+        host = add_service(scope, made, service, port, names.domains(service, scope.proxy.namespace))
         if len(found) == 1:
             # The application calls 127.0.0.1: whatever it writes as host, one service is meant.
             host.domains.append("*")
@@ -251,12 +245,24 @@ def sniffed_table(scope: Scope, service: Service, port: Port) -> Any:
     """The routes for the requests among the connections to a port that does not say what is spoken there. Its address
     tells the service, so any host will do.
     """
-    name = f"{service.host}:{port.number}"
-    table = pb.RouteConfiguration(name=name, validate_clusters={"value": False}, ignore_port_in_host_matching=True)
-    table.virtual_hosts.add(
-        name=name, domains=["*"], routes=service_routes(scope, service, port), include_request_attempt_count=True
-    )
+    table = route_table(f"{service.host}:{port.number}")
+    add_service(scope, table, service, port, ["*"])
     return routes.allow_bodies(table)
+
+
+def route_table(name: str) -> Any:
+    """A table for the way out, without hosts."""
+    return pb.RouteConfiguration(name=name, validate_clusters=wrapped(False), ignore_port_in_host_matching=True)
+
+
+def add_service(scope: Scope, table: Any, service: Service, port: Port, domains: Sequence[str]) -> Any:
+    """The host of a service in a table."""
+    return table.virtual_hosts.add(
+        name=f"{service.host}:{port.number}",
+        domains=domains,
+        routes=service_routes(scope, service, port),
+        include_request_attempt_count=True,
+    )
 
 
 def service_routes(scope: Scope, service: Service, port: Port) -> list[Any]:

@@ -34,6 +34,12 @@ CONTROL = 15010
 WEB, DATABASE = "10.99.0.1", "10.99.0.2"
 #: Where a service of the mesh speaks HTTP, and somebody outside of it TLS.
 SECURE = 8444
+#: The workload takes plain text.
+PLAIN = """\
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: client, namespace: shop}
+spec: {selector: {matchLabels: {app: client}}, mtls: {mode: DISABLE}}"""
 MESH = f"""
 apiVersion: v1
 kind: Service
@@ -76,10 +82,7 @@ addressType: IPv4
 ports: [{{name: http, port: 8081}}, {{name: tcp, port: 3307}}]
 endpoints: [{{addresses: [{WORLD[4]}], hostname: store-0}}, {{addresses: [{ANYWHERE[4]}], hostname: store-1}}]
 ---
-apiVersion: security.istio.io/v1
-kind: PeerAuthentication
-metadata: {{name: client, namespace: shop}}
-spec: {{selector: {{matchLabels: {{app: client}}}}, mtls: {{mode: DISABLE}}}}
+{PLAIN}
 ---
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
@@ -135,10 +138,7 @@ kind: Service
 metadata: {{name: client, namespace: shop}}
 spec: {{selector: {{app: client}}, clusterIP: 10.99.0.5, ports: [{{name: a, port: 8080}}, {{name: b, port: 9000}}]}}
 ---
-apiVersion: security.istio.io/v1
-kind: PeerAuthentication
-metadata: {{name: client, namespace: shop}}
-spec: {{selector: {{matchLabels: {{app: client}}}}, mtls: {{mode: DISABLE}}}}
+{PLAIN}
 ---
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
